@@ -1,0 +1,51 @@
+# make train [CONFIG=configs/scan.py] [WORKDIR=runs/scan] [ARGS="--config.seed=1"] [PYTHON=python3.12]
+# make test      lint, format, the tests that take seconds;   make test-all   the slow ones too
+# make format    rewrites the code as `make test` wants it
+
+PYTHON ?= python3
+CONFIG ?= configs/scan.py
+WORKDIR ?= runs/scan
+ARGS ?=
+# requirements-cuda.txt or requirements-tpu.txt on an accelerator
+REQUIREMENTS ?= requirements.txt
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -qq
+TESTED := .venv/requirements-dev.txt.installed
+PYTEST := $(BIN)/python -m pytest -n 2
+
+.PHONY: train test test-all format lint
+.DELETE_ON_ERROR:
+
+train: .venv/$(REQUIREMENTS).installed
+	@$(BIN)/python -m train.main --config $(CONFIG) --workdir $(WORKDIR) $(ARGS)
+
+test: lint
+	@$(PYTEST) -m "not slow"
+
+test-all: lint
+	@$(PYTEST)
+
+lint: $(TESTED)
+	@$(BIN)/ruff check -q .
+	@$(BIN)/ruff format -q --check . || { echo "make format puts this right"; exit 1; }
+
+format: $(TESTED)
+	@$(BIN)/ruff check -q --fix .
+	@$(BIN)/ruff format -q .
+
+# One stamp for each requirements file; each is installed again when it or requirements.txt changes.
+.venv/%.installed: % requirements.txt | .venv/bin/python
+	@echo "Installing $< into .venv (a minute or two the first time) ..."
+	@$(PIP) -r $<
+	@touch $@
+
+.venv/bin/python:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "$(PYTHON): not found. Install Python 3.11 or later, or name one: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "$(PYTHON) is `$(PYTHON) --version 2>&1`; 3.11 or later is needed: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) has no venv with pip; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@rm -rf .venv
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }

@@ -1,0 +1,160 @@
+"""Attention, feed-forward, norms and dropout: the parts every stack is built from.
+
+Axis letters, the same in every file and in every einsum; a name ends in its axes:
+  B batch   T query (target) positions   S key (source) positions   D model
+  H heads   G key/value groups   R query heads per group (H = G * R)   K head size
+  F feed-forward   V vocabulary   N beams
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+NEG_INF = -1e9  # finite, so a row with nothing to attend to gives no NaN
+
+ACTIVATIONS = {
+  "relu": jax.nn.relu,
+  "gelu": functools.partial(jax.nn.gelu, approximate=False),
+  "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+  "silu": jax.nn.silu,
+}
+NORMS = {"layer": nnx.LayerNorm, "rms": nnx.RMSNorm}
+
+
+def split(key: jax.Array | None, num: int):
+  """`num` keys, or `num` Nones: no key means no dropout (evaluation)."""
+  return (None,) * num if key is None else jax.random.split(key, num)
+
+
+def hash_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  """One uint32 a position, from two rounds of a 32-bit finalizer over its index.
+
+  Good enough to drop units, not for cryptography. It fuses into its consumer and never leaves the
+  registers: dropout of a [4096, 256] array takes 0.8 ms here against 4.7 with threefry bits, and
+  each device computes only the bits of its own shard.
+  """
+
+  def mix(x):  # "lowbias32": Wellons, Prospecting for hash functions, 2018
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)
+
+  first, second = jax.random.key_data(key)
+  index = jnp.zeros(shape, jnp.uint32)
+  for axis, size in enumerate(shape):
+    index = index * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+  return mix(mix(index ^ first) + second)
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+  """`x` with each element zeroed with probability `rate`, the rest scaled by 1 / (1 - rate)."""
+  if key is None or rate == 0.0:
+    return x
+  keep = hash_bits(key, x.shape) >= jnp.uint32(round(rate * 2**32))
+  return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
+
+
+def norm(kind: str, dim: int, *, eps: float, dtype, rngs: nnx.Rngs):
+  """A layer or RMS norm over the last axis; statistics in float32."""
+  return NORMS[kind](dim, epsilon=eps, dtype=dtype, rngs=rngs)
+
+
+def initializer(std: float | None):
+  """Normal with that deviation, or Glorot's uniform (fan average) for None."""
+  return nnx.initializers.xavier_uniform() if std is None else nnx.initializers.normal(std)
+
+
+class Attention(nnx.Module):
+  """Multi-head attention, in three moves: `queries`, `keys_values`, `attend`.
+
+  Grouped-query when num_kv_heads < num_heads (Ainslie et al. 2023). `scale` multiplies the logits.
+  """
+
+  def __init__(
+    self,
+    dim: int,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    *,
+    bias: bool,
+    scale: float,
+    dropout: float,
+    init_std: float | None,
+    impl: str,
+    dtype,
+    rngs: nnx.Rngs,
+  ):
+    self.scale, self.dropout, self.impl = scale, dropout, impl
+    linear = functools.partial(
+      nnx.LinearGeneral, use_bias=bias, kernel_init=initializer(init_std), dtype=dtype, rngs=rngs
+    )
+    self.query = linear(dim, (num_heads, head_dim))
+    self.key = linear(dim, (num_kv_heads, head_dim))
+    self.value = linear(dim, (num_kv_heads, head_dim))
+    self.out = linear((num_heads, head_dim), dim, axis=(-2, -1))
+
+  def queries(self, x_BTD):
+    """[B, T, H, K]."""
+    return self.query(x_BTD)
+
+  def keys_values(self, memory_BSD):
+    """Keys and values, each [B, S, G, K]."""
+    return self.key(memory_BSD), self.value(memory_BSD)
+
+  def attend(self, q_BTHK, k_BSGK, v_BSGK, bias, key=None):
+    """[B, T, D]; `bias` is added to the logits: [B or 1, H or 1, T, S], float32."""
+    if self.impl == "einsum":
+      y_BTHK = self._einsum(q_BTHK, k_BSGK, v_BSGK, bias, key)
+    else:  # "xla" or "cudnn": jax's own; TransformerConfig refuses attention dropout with these
+      y_BTHK = jax.nn.dot_product_attention(
+        q_BTHK, k_BSGK, v_BSGK, bias=bias, scale=self.scale, implementation=self.impl
+      )
+    return self.out(y_BTHK)
+
+  def _einsum(self, q_BTHK, k_BSGK, v_BSGK, bias, key):
+    B, T, H, K = q_BTHK.shape
+    G, S = k_BSGK.shape[2], k_BSGK.shape[1]
+    # Heads before positions: the products are 1.3 to 3 times faster on CPU than in the order BTHK.
+    q_BGRTK = q_BTHK.reshape(B, T, G, H // G, K).transpose(0, 2, 3, 1, 4) * self.scale
+    k_BGSK, v_BGSK = k_BSGK.swapaxes(1, 2), v_BSGK.swapaxes(1, 2)
+    logits_BGRTS = jnp.einsum("BGRTK,BGSK->BGRTS", q_BGRTK, k_BGSK).astype(jnp.float32)
+    logits_BHTS = logits_BGRTS.reshape(B, H, T, S) + bias
+    weights_BHTS = jax.nn.softmax(logits_BHTS).astype(v_BGSK.dtype)
+    weights_BHTS = dropout(weights_BHTS, self.dropout, key)
+    weights_BGRTS = weights_BHTS.reshape(B, G, H // G, T, S)
+    y_BGRTK = jnp.einsum("BGRTS,BGSK->BGRTK", weights_BGRTS, v_BGSK)
+    return y_BGRTK.transpose(0, 3, 1, 2, 4).reshape(B, T, H, K)
+
+
+class FeedForward(nnx.Module):
+  """Position-wise network; gated: act(x W_gate) * (x W_up) (Shazeer 2020, GLU variants)."""
+
+  def __init__(
+    self,
+    dim: int,
+    hidden: int,
+    *,
+    activation: str,
+    gated: bool,
+    bias: bool,
+    dropout: float,
+    init_std: float | None,
+    dtype,
+    rngs: nnx.Rngs,
+  ):
+    linear = functools.partial(
+      nnx.Linear, use_bias=bias, kernel_init=initializer(init_std), dtype=dtype, rngs=rngs
+    )
+    self.activation, self.dropout = activation, dropout
+    self.up = linear(dim, hidden)
+    self.gate = linear(dim, hidden) if gated else None
+    self.down = linear(hidden, dim)
+
+  def __call__(self, x_BTD, key=None):
+    h_BTF = self.up(x_BTD)
+    act = ACTIVATIONS[self.activation]
+    h_BTF = act(h_BTF) if self.gate is None else act(self.gate(x_BTD)) * h_BTF
+    return self.down(dropout(h_BTF, self.dropout, key))

@@ -1,0 +1,89 @@
+"""Five ways to tell positions apart: sinusoidal, learned, relative buckets, rotary, ALiBi.
+
+The first two are added to the embeddings, rotary turns queries and keys, the last two are a bias
+on the attention logits. Distances are taken between places in a row, which equals the distance in
+a segment, so packed rows need nothing more.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+def sinusoidal(positions_BT: jax.Array, dim: int) -> jax.Array:
+  """[B, T, dim] float32: sines, then cosines, of geometric wavelengths to 10000 * 2 pi.
+
+  Vaswani et al. 2017, section 3.5, in tensor2tensor's order (halves, not interleaved).
+  """
+  half = dim // 2
+  frequency = jnp.exp(jnp.arange(half) * (-math.log(10000.0) / max(half - 1, 1)))
+  angle = positions_BT[..., None].astype(jnp.float32) * frequency
+  both = jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+  return jnp.pad(both, ((0, 0), (0, 0), (0, dim % 2)))
+
+
+def rotary(x_BTHK: jax.Array, positions_BT: jax.Array, theta: float) -> jax.Array:
+  """`x` with pairs (i, i + K/2) turned by position * theta^(-2i/K). Su et al. 2021, RoFormer."""
+  half = x_BTHK.shape[-1] // 2
+  frequency = theta ** (-jnp.arange(half) / half)
+  angle = positions_BT[:, :, None, None].astype(jnp.float32) * frequency
+  sin, cos = jnp.sin(angle), jnp.cos(angle)
+  a, b = jnp.split(x_BTHK.astype(jnp.float32), 2, axis=-1)
+  return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BTHK.dtype)
+
+
+def alibi(distance_BTS: jax.Array, num_heads: int) -> jax.Array:
+  """Bias [B, H, T, S] float32: minus slope times distance. Press et al. 2022, section 3."""
+
+  def slopes(n):
+    return [2 ** (-8 * (i + 1) / n) for i in range(n)]
+
+  power = 2 ** math.floor(math.log2(num_heads))
+  slope = slopes(power) + slopes(2 * power)[0::2][: num_heads - power]
+  return -jnp.array(slope)[:, None, None] * jnp.abs(distance_BTS[:, None]).astype(jnp.float32)
+
+
+def bucket(distance: jax.Array, *, bidirectional: bool, num_buckets: int, max_distance: int):
+  """T5's bucket of a distance (key minus query): exact when near, logarithmic when far.
+
+  Raffel et al. 2020, section 2.1. Beyond max_distance all share the last bucket.
+  """
+  offset = jnp.zeros_like(distance)
+  if bidirectional:
+    num_buckets //= 2
+    offset = (distance > 0) * num_buckets
+    distance = jnp.abs(distance)
+  else:
+    distance = jnp.maximum(-distance, 0)
+  exact = num_buckets // 2
+  ratio = jnp.log(jnp.maximum(distance, 1).astype(jnp.float32) / exact) / math.log(
+    max_distance / exact
+  )
+  far = exact + (ratio * (num_buckets - exact)).astype(jnp.int32)
+  return offset + jnp.where(distance < exact, distance, jnp.minimum(far, num_buckets - 1))
+
+
+class RelativeBias(nnx.Module):
+  """A learned bias for each head and bucket of distance, one table for a whole stack (T5)."""
+
+  def __init__(self, num_heads: int, num_buckets: int, max_distance: int, *, bidirectional, rngs):
+    self.num_buckets, self.max_distance, self.bidirectional = (
+      num_buckets,
+      max_distance,
+      bidirectional,
+    )
+    self.embedding = nnx.Param(
+      nnx.initializers.normal(0.02)(rngs.params(), (num_buckets, num_heads))
+    )
+
+  def __call__(self, distance_BTS: jax.Array) -> jax.Array:
+    """[B, H, T, S] float32."""
+    bucket_BTS = bucket(
+      distance_BTS,
+      bidirectional=self.bidirectional,
+      num_buckets=self.num_buckets,
+      max_distance=self.max_distance,
+    )
+    return jnp.moveaxis(self.embedding[...][bucket_BTS], -1, 1)

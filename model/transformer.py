@@ -1,0 +1,346 @@
+"""The Transformer: an encoder, a decoder, or both, from one block.
+
+A model is four methods, and tasks and decoders use nothing else:
+  encode(source)                  -> hidden states [B, S, D]
+  decode(inputs, memory)          -> hidden states [B, T, D]; `logits` turns them into words
+  init_cache(memory)              -> an empty cache
+  decode_step(token, cache)       -> logits [B, V] of the next token, and the cache one longer
+It holds weights and nothing else: dropout takes its key as an argument, no key means none.
+"""
+
+import dataclasses
+import functools
+import typing
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from model import layers, positions
+
+POSITIONS = ("sinusoidal", "learned", "relative", "rotary", "alibi", "none")
+IMPLS = ("einsum", "xla", "cudnn")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+  """Everything that makes one Transformer differ from another. ValueError if it makes none."""
+
+  vocab_size: int
+  dim: int = 512
+  num_heads: int = 8
+  num_kv_heads: int | None = None  # None: as many as heads; fewer: grouped-query attention
+  head_dim: int | None = None  # None: dim / num_heads
+  mlp_dim: int = 2048
+  encoder_layers: int = 6  # 0 for a decoder-only model
+  decoder_layers: int = 6  # 0 for an encoder-only model
+  activation: str = "relu"  # relu, gelu, gelu_tanh, silu
+  gated: bool = False
+  norm: str = "layer"  # layer, rms
+  norm_position: str = "post"  # post: after the residual sum (Vaswani); pre: before each sublayer
+  norm_eps: float = 1e-6
+  embedding_norm: bool = False  # a norm right after the embeddings (BERT, BART)
+  bias: bool = True  # in attention and feed-forward
+  positions: str = "sinusoidal"  # sinusoidal, learned, relative, rotary, alibi, none
+  max_len: int = 512  # rows of the learned position table
+  relative_buckets: int = 32
+  relative_max_distance: int = 128
+  rope_theta: float = 10000.0
+  share_embeddings: bool = True  # one table for source and target
+  tie_output: bool = True  # output matrix = the decoder's (encoder-only: the encoder's) table
+  output_bias: bool = False
+  embed_scale: bool = True  # embeddings times sqrt(dim)
+  logits_scale: float = 1.0
+  attention_scale: float | None = None  # None: head size ** -0.5 (T5: 1)
+  init_std: float | None = None  # None: Glorot uniform, embeddings dim ** -0.5
+  dropout: float = 0.1  # on embeddings and on each sublayer's output
+  attention_dropout: float = 0.0
+  activation_dropout: float = 0.0
+  attention_impl: str = "einsum"  # einsum (ours); xla, cudnn: jax.nn.dot_product_attention
+  dtype: str = "float32"  # of activations; weights, norms, softmax and logits stay float32
+
+  def __post_init__(self):
+    for field, known in (
+      ("activation", layers.ACTIVATIONS),
+      ("norm", layers.NORMS),
+      ("norm_position", ("pre", "post")),
+      ("positions", POSITIONS),
+      ("attention_impl", IMPLS),
+    ):
+      if getattr(self, field) not in known:
+        raise ValueError(f"model.{field} is {getattr(self, field)!r}; known: {', '.join(known)}")
+    if self.head_dim is None and self.dim % self.num_heads:
+      raise ValueError(f"model.dim {self.dim} is no multiple of model.num_heads {self.num_heads}")
+    if self.num_heads % self.kv_heads:
+      raise ValueError(
+        f"model.num_heads {self.num_heads} is no multiple of num_kv_heads {self.kv_heads}"
+      )
+    if self.attention_impl != "einsum" and self.attention_dropout:
+      raise ValueError("model.attention_dropout needs model.attention_impl='einsum'")
+    if not self.encoder_layers and not self.decoder_layers:
+      raise ValueError("model.encoder_layers and model.decoder_layers are both 0")
+
+  @property
+  def kv_heads(self) -> int:
+    return self.num_kv_heads or self.num_heads
+
+  @property
+  def head_size(self) -> int:
+    return self.head_dim or self.dim // self.num_heads
+
+
+class Cross(typing.NamedTuple):
+  """What a decoder layer sees of the encoder."""
+
+  keys: jax.Array  # [B, S, G, K]
+  values: jax.Array  # [B, S, G, K]
+  bias: jax.Array  # [B, 1, T, S]
+
+
+def mask_bias(mask_BTS: jax.Array) -> jax.Array:
+  """[B, 1, T, S] float32: 0 where attention may look, about -1e9 elsewhere."""
+  return jnp.where(mask_BTS, 0.0, layers.NEG_INF)[:, None]
+
+
+class Block(nnx.Module):
+  """Self-attention, cross-attention (in a decoder with an encoder), feed-forward."""
+
+  def __init__(self, cfg: TransformerConfig, *, cross: bool, rngs: nnx.Rngs):
+    self.cfg = cfg
+    attention = functools.partial(
+      layers.Attention,
+      cfg.dim,
+      cfg.num_heads,
+      cfg.kv_heads,
+      cfg.head_size,
+      bias=cfg.bias,
+      scale=cfg.head_size**-0.5 if cfg.attention_scale is None else cfg.attention_scale,
+      dropout=cfg.attention_dropout,
+      init_std=cfg.init_std,
+      impl=cfg.attention_impl,
+      dtype=cfg.dtype,
+      rngs=rngs,
+    )
+    norm = functools.partial(
+      layers.norm, cfg.norm, cfg.dim, eps=cfg.norm_eps, dtype=cfg.dtype, rngs=rngs
+    )
+    self.self_attention, self.self_norm = attention(), norm()
+    self.cross_attention, self.cross_norm = (attention(), norm()) if cross else (None, None)
+    self.mlp_norm = norm()
+    self.mlp = layers.FeedForward(
+      cfg.dim,
+      cfg.mlp_dim,
+      activation=cfg.activation,
+      gated=cfg.gated,
+      bias=cfg.bias,
+      dropout=cfg.activation_dropout,
+      init_std=cfg.init_std,
+      dtype=cfg.dtype,
+      rngs=rngs,
+    )
+
+  def __call__(self, x_BTD, bias, positions_BT, cross: Cross | None = None, cache=None, key=None):
+    """[B, T, D] and this layer's cache; with a cache T is 1 and the keys seen are the cache's."""
+    attend_key, cross_key, mlp_key, *drop_keys = layers.split(key, 6)
+
+    def attend(h_BTD):
+      nonlocal cache
+      q_BTHK, (k_BSGK, v_BSGK) = (
+        self.self_attention.queries(h_BTD),
+        self.self_attention.keys_values(h_BTD),
+      )
+      if self.cfg.positions == "rotary":
+        q_BTHK = positions.rotary(q_BTHK, positions_BT, self.cfg.rope_theta)
+        k_BSGK = positions.rotary(k_BSGK, positions_BT, self.cfg.rope_theta)
+      if cache is not None:
+        here = jnp.arange(cache["keys"].shape[1]) == positions_BT  # [B, S]
+        k_BSGK = jnp.where(here[..., None, None], k_BSGK, cache["keys"])
+        v_BSGK = jnp.where(here[..., None, None], v_BSGK, cache["values"])
+        cache = dict(keys=k_BSGK, values=v_BSGK)
+      return self.self_attention.attend(q_BTHK, k_BSGK, v_BSGK, bias, attend_key)
+
+    def cross_attend(h_BTD):
+      return self.cross_attention.attend(self.cross_attention.queries(h_BTD), *cross, cross_key)
+
+    x_BTD = self._residual(x_BTD, attend, self.self_norm, drop_keys[0])
+    if cross is not None:
+      x_BTD = self._residual(x_BTD, cross_attend, self.cross_norm, drop_keys[1])
+    x_BTD = self._residual(
+      x_BTD, lambda h_BTD: self.mlp(h_BTD, mlp_key), self.mlp_norm, drop_keys[2]
+    )
+    return x_BTD, cache
+
+  def _residual(self, x_BTD, sublayer, norm, key):
+    if self.cfg.norm_position == "pre":
+      return x_BTD + layers.dropout(sublayer(norm(x_BTD)), self.cfg.dropout, key)
+    return norm(x_BTD + layers.dropout(sublayer(x_BTD), self.cfg.dropout, key))
+
+
+class Stack(nnx.Module):
+  """Blocks, the relative bias they share, and the last norm of a pre-norm stack."""
+
+  def __init__(self, cfg: TransformerConfig, depth: int, *, causal: bool, cross: bool, rngs):
+    self.cfg, self.causal = cfg, causal
+    self.blocks = nnx.List([Block(cfg, cross=cross, rngs=rngs) for _ in range(depth)])
+    relative = functools.partial(
+      positions.RelativeBias,
+      cfg.num_heads,
+      cfg.relative_buckets,
+      cfg.relative_max_distance,
+      bidirectional=not causal,
+      rngs=rngs,
+    )
+    self.relative = relative() if cfg.positions == "relative" else None
+    norm = functools.partial(
+      layers.norm, cfg.norm, cfg.dim, eps=cfg.norm_eps, dtype=cfg.dtype, rngs=rngs
+    )
+    self.norm = norm() if cfg.norm_position == "pre" else None
+
+  def bias(self, mask_BTS, query_place_BT, key_place_BS):
+    """Mask and distances as one bias on the attention logits."""
+    distance_BTS = key_place_BS[:, None, :] - query_place_BT[:, :, None]
+    bias = mask_bias(mask_BTS)
+    if self.relative is not None:
+      bias = bias + self.relative(distance_BTS)
+    elif self.cfg.positions == "alibi":
+      bias = bias + positions.alibi(distance_BTS, self.cfg.num_heads)
+    return bias
+
+  def __call__(self, x_BTD, bias, positions_BT, cross=None, cache=None, key=None):
+    """[B, T, D] and the new cache (a list, one a layer; None without one)."""
+    new_cache = []
+    for i, (block, block_key) in enumerate(zip(self.blocks, layers.split(key, len(self.blocks)))):
+      x_BTD, layer_cache = block(
+        x_BTD, bias, positions_BT, cross and cross[i], cache and cache[i], block_key
+      )
+      new_cache.append(layer_cache)
+    return (x_BTD if self.norm is None else self.norm(x_BTD)), (cache and new_cache)
+
+
+class Transformer(nnx.Module):
+  """Encoder and/or decoder with their embeddings."""
+
+  def __init__(self, cfg: TransformerConfig, *, rngs: nnx.Rngs):
+    self.cfg = cfg
+    std = cfg.dim**-0.5 if cfg.init_std is None else cfg.init_std
+    embed = functools.partial(
+      nnx.Embed,
+      features=cfg.dim,
+      embedding_init=nnx.initializers.normal(std),
+      dtype=cfg.dtype,
+      rngs=rngs,
+    )
+    both = bool(cfg.encoder_layers and cfg.decoder_layers)
+    self.embedding = embed(cfg.vocab_size)
+    self.source_embedding = embed(cfg.vocab_size) if both and not cfg.share_embeddings else None
+    self.position_embedding = embed(cfg.max_len) if cfg.positions == "learned" else None
+    norm = functools.partial(
+      layers.norm, cfg.norm, cfg.dim, eps=cfg.norm_eps, dtype=cfg.dtype, rngs=rngs
+    )
+    self.embedding_norm = norm() if cfg.embedding_norm else None
+    stack = functools.partial(Stack, cfg, rngs=rngs)
+    E, D = cfg.encoder_layers, cfg.decoder_layers
+    self.encoder = stack(E, causal=False, cross=False) if E else None
+    self.decoder = stack(D, causal=True, cross=both) if D else None
+    output = functools.partial(
+      nnx.Linear,
+      cfg.dim,
+      cfg.vocab_size,
+      use_bias=False,
+      kernel_init=layers.initializer(cfg.init_std),
+      dtype=cfg.dtype,
+      rngs=rngs,
+    )
+    self.output = None if cfg.tie_output else output()
+    self.output_bias = nnx.Param(jnp.zeros(cfg.vocab_size)) if cfg.output_bias else None
+
+  def encode(self, source_BS, segments=None, positions=None, key=None):
+    """Hidden states [B, S, D]. Segments (0 = padding) and positions as in a packed batch;
+    without them a row is one segment up to its padding (id 0)."""
+    segments_BS, positions_BS = _row(source_BS, segments, positions)
+    embed_key, stack_key = layers.split(key, 2)
+    x_BSD = self._embed(self.source_embedding or self.embedding, source_BS, positions_BS, embed_key)
+    place_BS = jnp.arange(source_BS.shape[1])[None]
+    mask_BSS = _same(segments_BS, segments_BS)
+    bias = self.encoder.bias(mask_BSS, place_BS, place_BS)
+    return self.encoder(x_BSD, bias, positions_BS, key=stack_key)[0]
+
+  def decode(
+    self, inputs_BT, memory_BSD=None, memory_segments=None, segments=None, positions=None, key=None
+  ):
+    """Hidden states [B, T, D] of all positions at once; each sees itself and those before."""
+    segments_BT, positions_BT = _row(inputs_BT, segments, positions)
+    embed_key, stack_key = layers.split(key, 2)
+    x_BTD = self._embed(self.embedding, inputs_BT, positions_BT, embed_key)
+    place_BT = jnp.arange(inputs_BT.shape[1])[None]
+    mask_BTT = _same(segments_BT, segments_BT) & (place_BT[:, None, :] <= place_BT[:, :, None])
+    bias = self.decoder.bias(mask_BTT, place_BT, place_BT)
+    cross = None
+    if memory_BSD is not None:
+      cross_bias = mask_bias(_same(segments_BT, memory_segments))
+      cross = [
+        Cross(*block.cross_attention.keys_values(memory_BSD), cross_bias)
+        for block in self.decoder.blocks
+      ]
+    return self.decoder(x_BTD, bias, positions_BT, cross, key=stack_key)[0]
+
+  def logits(self, x_BTD):
+    """[..., V] float32."""
+    table = self.embedding.attend if self.output is None else self.output
+    logits_BTV = table(x_BTD).astype(jnp.float32) * self.cfg.logits_scale
+    return logits_BTV if self.output_bias is None else logits_BTV + self.output_bias[...]
+
+  def init_cache(self, batch: int, max_len: int, memory_BSD=None, memory_segments=None):
+    """An empty cache for `max_len` tokens, every leaf [B, ...].
+
+    `moving` changes with each token and follows its beam; `fixed` is the memory's keys and values.
+    """
+    cfg = self.cfg
+    empty = jnp.zeros((batch, max_len, cfg.kv_heads, cfg.head_size), cfg.dtype)
+    moving = dict(
+      length=jnp.zeros(batch, jnp.int32),
+      layers=[dict(keys=empty, values=empty) for _ in self.decoder.blocks],
+    )
+    fixed = None
+    if memory_BSD is not None:
+      bias = mask_bias((memory_segments > 0)[:, None, :])
+      fixed = [
+        Cross(*block.cross_attention.keys_values(memory_BSD), bias) for block in self.decoder.blocks
+      ]
+    return dict(moving=moving, fixed=fixed)
+
+  def decode_step(self, token_B, cache):
+    """Logits [B, V] of the token after `token_B`, and the cache one longer."""
+    moving = cache["moving"]
+    position_BT = moving["length"][:, None]
+    place_BS = jnp.arange(moving["layers"][0]["keys"].shape[1])[None]
+    bias = self.decoder.bias((place_BS <= position_BT)[:, None, :], position_BT, place_BS)
+    x_BTD = self._embed(self.embedding, token_B[:, None], position_BT, None)
+    x_BTD, new = self.decoder(x_BTD, bias, position_BT, cache["fixed"], moving["layers"])
+    moving = dict(length=moving["length"] + 1, layers=new)
+    return self.logits(x_BTD)[:, 0], dict(moving=moving, fixed=cache["fixed"])
+
+  def _embed(self, table, ids_BT, positions_BT, key):
+    x_BTD = table(ids_BT)
+    if self.cfg.embed_scale:
+      x_BTD = x_BTD * self.cfg.dim**0.5
+    if self.position_embedding is not None:
+      x_BTD = x_BTD + self.position_embedding(positions_BT)
+    elif self.cfg.positions == "sinusoidal":
+      x_BTD = x_BTD + positions.sinusoidal(positions_BT, self.cfg.dim).astype(x_BTD.dtype)
+    if self.embedding_norm is not None:
+      x_BTD = self.embedding_norm(x_BTD)
+    return layers.dropout(x_BTD, self.cfg.dropout, key)
+
+
+def _row(ids_BT, segments, positions):
+  if segments is None:
+    segments = (ids_BT > 0).astype(jnp.int32)
+  if positions is None:
+    positions = jnp.broadcast_to(jnp.arange(ids_BT.shape[1]), ids_BT.shape)
+  return segments, positions
+
+
+def _same(segments_BT, segments_BS):
+  """[B, T, S]: same segment, and not padding."""
+  return (segments_BT[:, :, None] == segments_BS[:, None, :]) & (segments_BS > 0)[:, None, :]

@@ -1,0 +1,199 @@
+"""Everything a run needs to continue exactly: weights, optimizer and data position (Orbax)."""
+
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from orbax.checkpoint import v1 as ocp
+
+from train.errors import UserError
+from train.optimizer import path_name
+
+
+class Checkpoints:
+  """The folder `checkpoints` of a run: the latest n, and the best k by a validation metric.
+
+  A checkpoint holds `params`, `optimizer` (step and moments) and `data` (position, JSON), so that
+  whoever wants only weights reads only weights. Saving is asynchronous; a folder without Orbax's
+  commit mark was interrupted and is never read.
+  """
+
+  def __init__(self, workdir, *, keep_latest=1, keep_best=0, best_metric="loss", best_mode="min"):
+    if best_mode not in ("min", "max"):
+      raise UserError(f"checkpoint.best_mode is {best_mode!r}; known: min, max")
+    self.best_metric, self.best_mode = best_metric, best_mode
+    policies = ocp.training.preservation_policies
+    keep = [policies.LatestN(keep_latest)]
+    if keep_best:
+      best = policies.BestN(
+        get_metric_fn=lambda metrics: metrics[best_metric],
+        reverse=best_mode == "min",
+        n=keep_best,
+        keep_checkpoints_without_metrics=False,
+      )
+      keep.append(best)
+    registry = ocp.handlers.local_registry()
+    registry.add(ocp.handlers.JsonHandler, checkpointable_name="data")
+    context = ocp.Context()
+    context.checkpointables.registry = registry
+    self.directory = pathlib.Path(workdir).resolve() / "checkpoints"
+    self.orbax = ocp.training.Checkpointer(
+      self.directory,
+      context=context,
+      save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+      preservation_policy=policies.AnyPreservationPolicy(keep),
+      cleanup_tmp_directories=True,
+    )
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *error):
+    self.orbax.close()  # waits for a save in progress
+
+  def save(self, state, data, metrics=None):
+    """Starts writing `state` and the position of `data`; waits only for an earlier save."""
+    step = int(state["step"])
+    if self.latest == step:
+      return
+    metrics = metrics if metrics and self.best_metric in metrics else None
+    parts = dict(
+      params=state["params"],
+      optimizer=dict(step=state["step"], opt_state=state["opt_state"]),
+      data=data.get_state(),
+    )
+    self.orbax.save_checkpointables_async(step, parts, metrics=metrics, force=True)
+
+  @property
+  def latest(self) -> int | None:
+    """The last step saved, or None."""
+    return self.orbax.latest.step if self.orbax.latest else None
+
+  def restore(self, state, data):
+    """The latest state, placed as `state` is, with `data` moved to its position.
+
+    Returns `state` itself where nothing was saved. UserError if the shapes do not fit.
+    """
+    if self.latest is None:
+      return state
+    self._check_shapes(self.latest, state["params"])
+    abstract = jax.tree.map(_abstract, state)
+    parts = dict(
+      params=abstract["params"],
+      optimizer=dict(step=abstract["step"], opt_state=abstract["opt_state"]),
+      data=None,
+    )
+    saved = self.orbax.load_checkpointables(self.latest, parts)
+    data.set_state(saved["data"])
+    return dict(params=saved["params"], **saved["optimizer"])
+
+  def params(self, which: str, like=None):
+    """Weights of `latest`, `best`, a step, or `average:N` (the mean of the last N checkpoints).
+
+    With `like` (a tree of arrays or ShapeDtypeStructs with shardings) they are placed so; without,
+    they come as they were saved.
+    """
+    loaded = [self._load_params(step, like) for step in self.steps(which)]
+    if len(loaded) == 1:
+      return loaded[0]
+    return jax.tree.map(lambda *xs: sum(x.astype(jnp.float32) for x in xs) / len(xs), *loaded)
+
+  def steps(self, which: str) -> list[int]:
+    """The saved steps that `which` means; UserError with what there is if it means none."""
+    saved = [info.step for info in self.orbax.checkpoints]
+    if not saved:
+      raise UserError(f"{self.directory} holds no finished checkpoint")
+    if which == "latest":
+      return saved[-1:]
+    if which == "best":
+      scored = [i for i in self.orbax.checkpoints if i.metrics and self.best_metric in i.metrics]
+      if not scored:
+        raise UserError(f"no checkpoint in {self.directory} has a validation {self.best_metric}")
+      sign = 1 if self.best_mode == "min" else -1
+      return [min(scored, key=lambda i: sign * i.metrics[self.best_metric]).step]
+    if match := re.fullmatch(r"average:(\d+)", which):
+      count = int(match[1])
+      if not 1 <= count <= len(saved):
+        raise UserError(f"{which}: there are {len(saved)} checkpoints, steps {saved}")
+      return saved[-count:]
+    if which.isdigit() and int(which) in saved:
+      return [int(which)]
+    raise UserError(f"no checkpoint {which!r}; there are latest, best, average:N and steps {saved}")
+
+  def _load_params(self, step, like):
+    if like is None:
+      return self.orbax.load_checkpointables(step, dict(params=None))["params"]
+    self._check_shapes(step, like)
+    return self.orbax.load_checkpointables(step, dict(params=jax.tree.map(_abstract, like)))[
+      "params"
+    ]
+
+  def _check_shapes(self, step, params):
+    saved = flatten(self.orbax.checkpointables_metadata(step).metadata["params"])
+    here = flatten(params)
+    wrong = [f"{name}: not in the checkpoint" for name in here.keys() - saved.keys()]
+    wrong += [f"{name}: only in the checkpoint" for name in saved.keys() - here.keys()]
+    wrong += [
+      f"{name}: {tuple(saved[name].shape)} in the checkpoint, {tuple(here[name].shape)} here"
+      for name in here.keys() & saved.keys()
+      if tuple(saved[name].shape) != tuple(here[name].shape)
+    ]
+    if wrong:
+      raise UserError(f"{self.directory / str(step)} does not fit this model:\n  " + _listed(wrong))
+
+
+def init_from(params, workdir: str, which: str, skip):
+  """`params` with every weight that another run's checkpoint has under the same path and shape.
+
+  Prints what matched. A weight only here, only there, or of another shape is a UserError unless its
+  path matches one of the patterns `skip`.
+  """
+  if not (pathlib.Path(workdir) / "checkpoints").is_dir():
+    raise UserError(f"init_from: {workdir} holds no checkpoints")
+  with Checkpoints(workdir) as other:
+    step, found = other.steps(which)[-1], flatten(other.params(which))
+  here = flatten(params)
+  same = {n for n in here.keys() & found.keys() if here[n].shape == found[n].shape}
+  others = sorted((here.keys() | found.keys()) - same)
+
+  def told(name):
+    there, ours = (getattr(tree.get(name), "shape", "nothing") for tree in (found, here))
+    return f"{name}: {there} there, {ours} here"
+
+  logging.info("init_from %s step %d: %d of %d weights taken", workdir, step, len(same), len(here))
+  for name in others:
+    logging.info("init_from: not taken %s", told(name))
+  wrong = [told(name) for name in others if not any(re.search(p, name) for p in skip)]
+  if wrong:
+    raise UserError(
+      f"init_from.workdir {workdir}: weights that do not match; patterns in init_from.skip allow"
+      " them:\n  " + _listed(wrong)
+    )
+
+  def take(path, x):
+    name = path_name(path)
+    if name not in same:
+      return x
+    return jax.make_array_from_callback(
+      x.shape, x.sharding, lambda index: np.asarray(found[name]).astype(x.dtype)[index]
+    )
+
+  return jax.tree_util.tree_map_with_path(take, params)
+
+
+def flatten(tree) -> dict:
+  """path -> leaf."""
+  return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _abstract(x):
+  return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))
+
+
+def _listed(lines, most=12):
+  lines = sorted(lines)
+  more = [f"... and {len(lines) - most} more"] if len(lines) > most else []
+  return "\n  ".join(lines[:most] + more)

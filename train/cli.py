@@ -1,0 +1,119 @@
+"""What the command lines share: arguments, a trained run ready to use, and errors in words."""
+
+import argparse
+import dataclasses
+import logging as stdlib_logging
+import os
+import pathlib
+import sys
+from typing import Any
+
+import jax
+from absl import flags, logging
+from flax import nnx
+
+from train import models, sharding, tasks
+from train.checkpoint import Checkpoints
+from train.errors import UserError
+from train.paths import cache_dir
+from train.workdir import load_config
+
+INTERRUPTED = 130  # exit status after Ctrl-C, as shells count it
+
+
+def run(main) -> None:
+  """Calls `main(argv)`; a user's mistake is printed without traceback and exits 2."""
+  set_logging()
+  set_compile_cache()
+  try:
+    sys.exit(main(sys.argv[1:]) or 0)
+  except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
+  except BrokenPipeError:  # the reader, say `head`, has enough
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  except KeyboardInterrupt:
+    print("interrupted", file=sys.stderr)
+    sys.exit(INTERRUPTED)
+
+
+def set_logging() -> None:
+  """Our own lines from INFO on, as plain text; of the libraries only warnings."""
+  flags.FLAGS(["scriptorium"])  # absl warns about every line logged before its flags are parsed
+  logging.use_absl_handler()
+  logging.set_verbosity(logging.INFO)
+  handler, ours = logging.get_absl_handler(), str(pathlib.Path(__file__).parent)
+  handler.setFormatter(None)
+  handler.addFilter(lambda r: r.levelno > stdlib_logging.INFO or r.pathname.startswith(ours))
+
+
+def set_compile_cache() -> None:
+  """Compiled programs outlive the process, unless JAX_COMPILATION_CACHE_DIR says where or ''."""
+  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir("compiled")))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A trained run, ready to evaluate or predict."""
+
+  cfg: Any
+  task: Any
+  graph: Any
+  params: Any
+  mesh: jax.sharding.Mesh
+  steps: list[int]
+
+
+def load_run(workdir, checkpoint: str) -> Run:
+  """The weights of `latest`, `best`, STEP or `average:N`, on all devices here."""
+  cfg = load_config(workdir)
+  mesh = sharding.make_mesh(dict(data=-1, fsdp=1, tensor=1))
+  task = tasks.build(cfg.task, workdir)
+  graph, shapes = nnx.split(nnx.eval_shape(lambda: models.build(cfg.model, task, seed=0)))
+  shapes = dict(params=nnx.to_pure_dict(shapes))
+  like = jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    shapes,
+    sharding.place(shapes, mesh),
+  )
+  with Checkpoints(workdir, **checkpoint_policy(cfg)) as checkpoints:
+    steps = checkpoints.steps(checkpoint)
+    params = checkpoints.params(checkpoint, like["params"])
+  logging.info("%s: checkpoint %s, steps %s", workdir, checkpoint, steps)
+  return Run(cfg, task, graph, params, mesh, steps)
+
+
+def checkpoint_policy(cfg) -> dict:
+  """The part of the `checkpoint` section that Checkpoints takes."""
+  return {key: value for key, value in cfg.checkpoint.items() if key != "every"}
+
+
+def parser(doc: str) -> argparse.ArgumentParser:
+  """A parser with the arguments that every use of a run has."""
+  made = argparse.ArgumentParser(
+    description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  made.add_argument("--workdir", required=True, type=pathlib.Path)
+  made.add_argument("--checkpoint", default="latest", help="latest, best, STEP or average:N")
+  return made
+
+
+DECODING = ("beam", "length_penalty", "temperature", "top_k", "top_p", "nbest", "seed")
+
+
+def add_decoding(made: argparse.ArgumentParser) -> None:
+  """Arguments that change the config's way of decoding."""
+  made.add_argument("--beam", type=int, help="1: greedy")
+  made.add_argument("--length_penalty", type=float, help="Wu et al. 2016; 0: none")
+  made.add_argument("--temperature", type=float, help="above 0: sampling")
+  made.add_argument("--top_k", type=int)
+  made.add_argument("--top_p", type=float)
+  made.add_argument("--nbest", type=int)
+  made.add_argument("--seed", type=int, help="of sampling")
+
+
+def decoding_changes(args) -> dict:
+  """What was given of `add_decoding`."""
+  return {key: getattr(args, key) for key in DECODING if getattr(args, key) is not None}

@@ -1,0 +1,149 @@
+"""Which example goes in which row of which batch (first fit), and the arrays that come of it."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from train.data.tokenizer import BOS
+
+START = {"position": 0, "carried": []}  # of an endless stream
+
+
+def plan(
+  lengths_at: Callable[[int], tuple[int, int]],
+  state: Mapping,
+  *,
+  rows: int,
+  source_len: int,
+  target_len: int,
+  max_carried: int | None = None,
+  max_per_row: int | None = None,
+  end: int | None = None,
+) -> tuple[list[list[int]], dict]:
+  """Stream positions for each row of the next batch, and the state after it.
+
+  Carried positions come first, oldest first, then the stream from `position` on (to `end`). Each
+  goes into the first row with room for its source and its target; one without room is carried, and
+  when `max_carried` (default: `rows`) are, the batch is done. Delivered and carried together are
+  always exactly range(position). Raises ValueError for an example longer than a row.
+  """
+  max_carried = rows if max_carried is None else max_carried
+  source_room, target_room = np.full(rows, source_len), np.full(rows, target_len)
+  filled: list[list[int]] = [[] for _ in range(rows)]
+  open_rows = rows
+
+  def place(position: int) -> bool:
+    nonlocal open_rows
+    source, target = lengths_at(position)
+    if source > source_len or not 0 < target <= target_len:
+      raise ValueError(f"example {position} of {source}/{target} in {source_len}/{target_len}")
+    fits = target_room >= target
+    if source:
+      fits &= source_room >= source
+    row = int(fits.argmax())
+    if not fits[row]:
+      return False
+    filled[row].append(position)
+    source_left = source_room.item(row) - source
+    target_left = target_room.item(row) - target
+    if not target_left or (source_len and not source_left) or len(filled[row]) == max_per_row:
+      target_left = 0  # every example has a target, so nothing fits here any more
+      open_rows -= 1
+    source_room[row], target_room[row] = source_left, target_left
+    return True
+
+  carried = [position for position in state["carried"] if not (open_rows and place(position))]
+  position = state["position"]
+  while open_rows and position != end:
+    if not place(position):
+      if len(carried) >= max_carried:
+        break
+      carried.append(position)
+    position += 1
+  return filled, {"position": position, "carried": carried}
+
+
+def pack_epoch(
+  lengths: Sequence[tuple[int, int]],
+  *,
+  rows: int,
+  source_len: int,
+  target_len: int,
+  max_per_row: int | None = None,
+) -> list[list[list[int]]]:
+  """Batches of rows that hold each example once, in one pass; the last has empty rows."""
+  batches, state = [], START
+  while state["position"] < len(lengths) or state["carried"]:
+    filled, state = plan(
+      lengths.__getitem__,
+      state,
+      rows=rows,
+      source_len=source_len,
+      target_len=target_len,
+      max_per_row=max_per_row,
+      end=len(lengths),
+    )
+    batches.append(filled)
+  return batches
+
+
+def bucketed(
+  lengths: Sequence[int], widths: Sequence[int], rows: int
+) -> list[tuple[int, list[int]]]:
+  """(width, `rows` indices) of batches to decode, longest first; index -1 is a row of padding.
+
+  A sentence gets the smallest width that holds it, or the largest there is, whatever lies beside
+  it: so what is decoded for it does not depend on its batch.
+  """
+  widths = np.sort(np.asarray(widths))
+  bucket = np.searchsorted(widths, np.minimum(lengths, widths[-1]))
+  order = np.argsort(-np.asarray(lengths), kind="stable")
+  batches = []
+  for number in reversed(range(len(widths))):
+    inside = order[bucket[order] == number].tolist()
+    for start in range(0, len(inside), rows):
+      batch = inside[start : start + rows]
+      batches.append((int(widths[number]), batch + [-1] * (rows - len(batch))))
+  return batches
+
+
+def fill(
+  rows: Sequence[Sequence[int]],
+  examples: Mapping[int, Mapping[str, Sequence[int]]],
+  *,
+  source_len: int,
+  target_len: int,
+) -> dict[str, np.ndarray]:
+  """The batch, arrays [rows, target_len] or [rows, source_len], of the examples named in the rows.
+
+  `examples[i]` is {"source": ids, "target": ids}, eos last. inputs are the targets shifted right
+  with bos first; labels, weights (float32, 1 on a label), segments (1, 2, ... in a row, 0 is
+  padding) and positions (0, 1, ... in a segment) lie under them. source, source_segments and
+  source_positions are absent when source_len is 0.
+  """
+  shape = (len(rows), target_len)
+  batch = {key: np.zeros(shape, np.int32) for key in ("inputs", "labels", "segments", "positions")}
+  _lay(rows, examples, "target", batch["labels"], batch["segments"], batch["positions"])
+  batch["weights"] = (batch["segments"] > 0).astype(np.float32)
+  batch["inputs"][:, 1:] = batch["labels"][:, :-1]
+  batch["inputs"][batch["positions"] == 0] = BOS
+  batch["inputs"][batch["segments"] == 0] = 0
+  if source_len:
+    keys = ("source", "source_segments", "source_positions")
+    batch |= {key: np.zeros((len(rows), source_len), np.int32) for key in keys}
+    _lay(rows, examples, "source", *(batch[key] for key in keys))
+  return batch
+
+
+def _lay(rows, examples, side: str, ids, segments, positions) -> None:
+  for r, row in enumerate(rows):
+    start = 0
+    for segment, i in enumerate(row, 1):
+      tokens = examples[i][side]
+      span = slice(start, start + len(tokens))
+      if span.stop > ids.shape[1]:
+        raise ValueError(f"row {r}: {span.stop} {side} tokens in {ids.shape[1]}")
+      ids[r, span] = tokens
+      segments[r, span] = segment
+      positions[r, span] = np.arange(len(tokens))
+      start = span.stop

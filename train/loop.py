@@ -1,0 +1,128 @@
+"""The training loop: read this file top to bottom to know what a run does."""
+
+import signal
+import time
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+from flax import nnx
+
+from train import checkpoint, evaluate, models, optimizer, sharding, tasks
+from train.cli import checkpoint_policy
+from train.metrics import Meter
+from train.step import make_eval_step, make_predict_step, make_train_step
+from train.writer import Writer
+
+
+def train(cfg, workdir) -> bool:
+  """Trains to `cfg.steps`, from the workdir's last checkpoint if there is one.
+
+  False if Ctrl-C ended it early (after saving).
+  """
+  mesh = sharding.make_mesh(cfg.mesh)
+  task = tasks.build(cfg.task, workdir.path)
+  tx, learning_rate = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
+  graph, state = init(cfg, task, tx, mesh)
+  batches = task.batches("train", cfg.batch_size, cfg.seed, cfg.workers)
+  checkpoints = checkpoint.Checkpoints(workdir.path, **checkpoint_policy(cfg))
+  with checkpoints, batches:
+    start = checkpoints.latest or 0
+    if start:
+      state = checkpoints.restore(state, batches)
+    elif cfg.init_from.workdir:
+      state["params"] = checkpoint.init_from(state["params"], **cfg.init_from)
+    if start >= cfg.steps:
+      logging.info("finished: %s has all %d steps", workdir.path, cfg.steps)
+      return True
+    train_step = make_train_step(task, graph, tx, microbatches=cfg.microbatches, seed=cfg.seed)
+    eval_step, predict_step = make_eval_step(task, graph), make_predict_step(task, graph)
+    logging.info(
+      "%d parameters, %d devices, %s step %d of %d",
+      sum(x.size for x in jax.tree.leaves(state["params"])),
+      mesh.size,
+      "going on after" if start else "starting before",
+      start,
+      cfg.steps,
+    )
+    primary = jax.process_index() == 0
+    writer = Writer(
+      workdir.path, start, primary, total_steps=cfg.steps, tensorboard=cfg.tensorboard
+    )
+    meter, stop = Meter(batches), StopSignal()
+    try:
+      for step in range(start + 1, cfg.steps + 1):
+        state, sums = train_step(state, sharding.put(next(batches), mesh))
+        meter.add(sums)
+        last = step == cfg.steps
+
+        if step % cfg.log_every == 0 or last:
+          values = meter.values()
+          writer.write(step, "train", values | {"learning_rate": float(learning_rate(step - 1))})
+
+        scores = {}
+        evaluating = step % cfg.evaluate.every == 0 or last
+        decoding = cfg.evaluate.decode_every and (step % cfg.evaluate.decode_every == 0 or last)
+        saving = step % cfg.checkpoint.every == 0 or last or stop.seen
+        if evaluating or decoding or saving:
+          go_on = meter.pause()
+          began = time.perf_counter()
+          if evaluating:
+            scores |= evaluate.loss(
+              task, eval_step, state["params"], mesh, cfg.evaluate.split, cfg.batch_size
+            )
+          if decoding:
+            found, *_ = evaluate.score(
+              task,
+              predict_step,
+              state["params"],
+              mesh,
+              cfg.evaluate.split,
+              task.settings(),
+              cfg.evaluate.decode_examples,
+            )
+            scores |= {name: value for name, value in found.items() if not isinstance(value, str)}
+          if scores:
+            seconds = {"seconds": time.perf_counter() - began}
+            writer.write(step, cfg.evaluate.split, scores | seconds)
+          if saving:
+            checkpoints.save(state, batches, scores)
+          go_on()
+
+        if stop.seen and not last:
+          logging.info("interrupted: step %d is saved in %s", step, checkpoints.directory)
+          return False
+    finally:
+      stop.close()
+      writer.close()
+  return True
+
+
+def init(cfg, task, tx, mesh):
+  """The model's graph, and the state born sharded: no device ever holds the whole of it."""
+
+  def build():
+    model = models.build(cfg.model, task, cfg.seed)
+    params = nnx.to_pure_dict(nnx.state(model))
+    return dict(step=jnp.int32(0), params=params, opt_state=tx.init(params))
+
+  graph = nnx.split(nnx.eval_shape(lambda: models.build(cfg.model, task, cfg.seed)))[0]
+  place = sharding.place(jax.eval_shape(build), mesh)
+  return graph, jax.jit(build, out_shardings=place)()
+
+
+class StopSignal:
+  """Ctrl-C once: finish the step, save, leave. Twice: leave at once."""
+
+  def __init__(self):
+    self.seen = False
+    self.before = signal.signal(signal.SIGINT, self._note)
+
+  def _note(self, *_):
+    if self.seen:
+      raise KeyboardInterrupt
+    self.seen = True
+    logging.info("saving after this step; Ctrl-C again leaves at once")
+
+  def close(self):
+    signal.signal(signal.SIGINT, self.before)

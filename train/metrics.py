@@ -1,0 +1,63 @@
+"""Sums of many steps, read one step late so that the host never waits for the device."""
+
+import time
+
+import jax
+import numpy as np
+
+from train.step import means
+
+COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
+
+
+class Meter:
+  """Collects `name -> (sum, weight)` of steps; `values` reports and starts a new window."""
+
+  def __init__(self, batches):
+    self.batches, self.pending, self.compiles = batches, None, 0
+    jax.monitoring.register_event_duration_secs_listener(self._compiled)
+    self._start()
+
+  def add(self, sums):
+    """Queues this step's sums and reads those of the step before, which the device has done."""
+    before, self.pending = self.pending, sums
+    if before is not None:
+      self._read(before)
+
+  def pause(self):
+    """Stops the clock while something else than training runs; returns what starts it again."""
+    self._flush()
+    stopped = time.perf_counter()
+
+    def go_on():
+      self.started += time.perf_counter() - stopped
+
+    return go_on
+
+  def values(self) -> dict[str, float]:
+    """Means over the window, speed (non-pad target tokens) and what slowed it."""
+    self._flush()
+    seconds = max(time.perf_counter() - self.started, 1e-9)
+    values = means(self.total)
+    values["tokens_per_second"] = float(self.total["loss"][1]) / seconds
+    values["stall_share"] = (self.batches.stall_seconds - self.stalled) / seconds
+    values["padding_share"] = self.batches.padding
+    values["compiles"] = self.compiles
+    values["epoch"] = self.batches.epoch
+    self._start()
+    return values
+
+  def _start(self):
+    self.total, self.started, self.stalled = None, time.perf_counter(), self.batches.stall_seconds
+
+  def _flush(self):
+    if self.pending is not None:
+      self._read(self.pending)
+      self.pending = None
+
+  def _read(self, sums):
+    sums = jax.device_get(sums)
+    self.total = sums if self.total is None else jax.tree.map(np.add, self.total, sums)
+
+  def _compiled(self, event, seconds, **_):
+    self.compiles += event == COMPILE_EVENT

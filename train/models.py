@@ -1,0 +1,15 @@
+"""The model a config names, for the vocabulary a task has."""
+
+from flax import nnx
+
+from model.transformer import Transformer, TransformerConfig
+from train.errors import UserError
+
+
+def build(cfg, task, seed: int) -> Transformer:
+  """A Transformer of the section `model`; UserError for settings that make none."""
+  try:
+    config = TransformerConfig(vocab_size=task.tokenizer.vocab_size, **cfg)
+  except (TypeError, ValueError) as error:
+    raise UserError(f"model: {error}") from error
+  return Transformer(config, rngs=nnx.Rngs(seed))

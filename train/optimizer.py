@@ -1,0 +1,114 @@
+"""Optimizers and schedules by name; which weights decay is said by their paths."""
+
+import functools
+import inspect
+import re
+
+import jax
+import optax
+
+from train.errors import UserError
+
+OPTIMIZERS = {
+  "adamw": optax.adamw,
+  "adam": optax.adam,
+  "adafactor": functools.partial(optax.adafactor, multiply_by_parameter_scale=False),
+  "lion": optax.lion,
+  "muon": optax.contrib.muon,
+  "sgd": optax.sgd,
+}
+
+
+def rsqrt(peak, warmup, steps):
+  """Linear warm-up to `peak`, then peak * sqrt(warmup / step): Vaswani et al. 2017, section 5.3
+  (theirs peaks at dim**-0.5 * warmup**-0.5)."""
+
+  def schedule(step):
+    step = jax.numpy.maximum(step, 1)
+    return peak * jax.numpy.minimum(step / max(warmup, 1), (max(warmup, 1) / step) ** 0.5)
+
+  return schedule
+
+
+def cosine(peak, warmup, steps, final=0.0):
+  """Linear warm-up, then half a cosine down to `final` * peak at `steps`."""
+  return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps, end_value=final * peak)
+
+
+def linear(peak, warmup, steps, final=0.0):
+  """Linear warm-up, then a line down to `final` * peak at `steps`."""
+  return _join(peak, warmup, optax.linear_schedule(peak, final * peak, steps - warmup))
+
+
+def constant(peak, warmup, steps):
+  """Linear warm-up, then `peak`."""
+  return _join(peak, warmup, optax.constant_schedule(peak))
+
+
+def wsd(peak, warmup, steps, decay_steps, final=0.0):
+  """Warm-up, stable, and a line down to `final` * peak over the last `decay_steps`."""
+  decay = optax.linear_schedule(peak, final * peak, decay_steps, steps - decay_steps - warmup)
+  return _join(peak, warmup, decay)
+
+
+def _join(peak, warmup, then):
+  return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), then], [warmup])
+
+
+SCHEDULES = {
+  "rsqrt": rsqrt,
+  "cosine": cosine,
+  "linear": linear,
+  "constant": constant,
+  "wsd": wsd,
+}
+
+
+def build(optimizer, schedule, steps: int):
+  """The optax transformation and its learning rate as a function of the step.
+
+  `optimizer` is a section with `name`, `clip_norm` (0: no clipping), `no_decay` (a pattern: weights
+  whose path it matches do not decay) and the arguments of optax's function of that name;
+  `schedule` one with `name`, `peak`, `warmup_steps` and the schedule's own. Raises UserError.
+  """
+  rate = _schedule(dict(schedule), steps)
+  settings = dict(optimizer)
+  make = _known(OPTIMIZERS, settings.pop("name"), "optimizer.name")
+  clip_norm, no_decay = settings.pop("clip_norm"), settings.pop("no_decay")
+  known = inspect.signature(make).parameters
+  for key in settings:
+    if key not in known:
+      raise UserError(f"optimizer.{key} is no argument of {optimizer.name}: {', '.join(known)}")
+
+  def decays(params):
+    return jax.tree_util.tree_map_with_path(
+      lambda path, _: re.search(no_decay, path_name(path)) is None, params
+    )
+
+  for key in ("mask", "weight_decay_mask"):
+    if key in known:
+      settings[key] = decays
+  clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+  return optax.chain(*clip, make(rate, **settings)), rate
+
+
+def _schedule(settings, steps):
+  make = _known(SCHEDULES, settings.pop("name"), "schedule.name")
+  peak, warmup = settings.pop("peak"), settings.pop("warmup_steps")
+  if warmup > steps:
+    raise UserError(f"schedule.warmup_steps {warmup} is more than steps {steps}")
+  try:
+    return make(peak, warmup, steps, **settings)
+  except TypeError as error:
+    raise UserError(f"schedule: {error}") from error
+
+
+def _known(table, name, key):
+  if name not in table:
+    raise UserError(f"{key} is {name!r}; known: {', '.join(table)}")
+  return table[name]
+
+
+def path_name(path) -> str:
+  """A tree path as one string: `encoder/blocks/0/self_attention/query/kernel`."""
+  return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)

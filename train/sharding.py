@@ -1,0 +1,86 @@
+"""Devices as a named mesh, and where each weight is split.
+
+The model knows nothing of this: a weight is placed by its path. The optimizer's moments end in the
+path of their weight and so land beside it.
+"""
+
+import re
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from train.errors import UserError
+from train.optimizer import path_name
+
+AXES = ("data", "fsdp", "tensor")
+RULES = (
+  (r"(query|key|value)/kernel$", P("fsdp", "tensor", None)),  # [D, H, K]
+  (r"(query|key|value)/bias$", P("tensor", None)),  # [H, K]
+  (r"out/kernel$", P("tensor", None, "fsdp")),  # [H, K, D]
+  (r"mlp/(up|gate)/kernel$", P("fsdp", "tensor")),  # [D, F]
+  (r"mlp/(up|gate)/bias$", P("tensor")),  # [F]
+  (r"mlp/down/kernel$", P("tensor", "fsdp")),  # [F, D]
+  (r"(^|/)(source_)?embedding/embedding$", P("tensor", "fsdp")),  # [V, D]
+  (r"position_embedding/embedding$", P(None, "fsdp")),  # [T, D]
+  (r"(^|/)output/kernel$", P("fsdp", "tensor")),  # [D, V]
+  (r"(^|/)output_bias$", P("tensor")),  # [V]
+  (r"relative/embedding$", P()),  # [buckets, H]
+  (r"(scale|out/bias|down/bias|norm/bias)$", P()),
+)
+
+
+def make_mesh(sizes) -> jax.sharding.Mesh:
+  """A mesh of all devices; one axis may be -1, which takes what the others leave."""
+  shape, count = [sizes[axis] for axis in AXES], jax.device_count()
+  if -1 in shape:
+    shape[shape.index(-1)] = count // max(1, int(np.prod([n for n in shape if n > 0])))
+  if np.prod(shape) != count:
+    raise UserError(
+      f"mesh {dict(zip(AXES, shape))} needs {np.prod(shape)} devices; here are {count}"
+    )
+  return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def put(batch, mesh):
+  """The global batch on the devices, rows split over data and fsdp; each process gives its own."""
+  sharding = NamedSharding(mesh, P(("data", "fsdp")))
+  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def place(tree, mesh):
+  """A sharding for every leaf of `tree`; a weight that no rule matches is an error."""
+
+  def rule(path, leaf):
+    name = path_name(path)
+    if leaf.ndim == 0:
+      return NamedSharding(mesh, P())
+    spec = next((spec for pattern, spec in RULES if re.search(pattern, name)), None)
+    if spec is None:
+      raise ValueError(f"no rule in train/sharding.py says where to put {name} {leaf.shape}")
+    parts = [1 if axis is None else mesh.shape[axis] for axis in spec]
+    if len(spec) <= leaf.ndim and all(n % m == 0 for n, m in zip(leaf.shape, parts)):
+      return NamedSharding(mesh, spec)
+    if name.startswith("opt_state"):  # adafactor's rows and columns are smaller than their weight
+      return NamedSharding(mesh, P())
+    raise UserError(f"{name} {leaf.shape} cannot be split {parts} ways: change mesh or the sizes")
+
+  return jax.tree_util.tree_map_with_path(rule, tree)
+
+
+def put_whole(batch, mesh):
+  """Like `put`, for a batch that every process holds whole."""
+  sharding = NamedSharding(mesh, P(("data", "fsdp")))
+  return jax.tree.map(
+    lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index]), batch
+  )
+
+
+def fetch(tree):
+  """The whole of each array as numpy, on every process."""
+  if jax.process_count() > 1:
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(tree, tiled=True)
+  return jax.device_get(tree)

@@ -1,0 +1,231 @@
+"""The folder of one run: what was asked, by whom it is in use, and refusal of another run's."""
+
+import dataclasses
+import datetime
+import difflib
+import fcntl
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import socket
+import subprocess
+from collections.abc import Sequence
+
+from absl import logging
+from ml_collections import ConfigDict
+
+from train.errors import UserError
+from train.flags import flat, frozen
+
+# Last parts of the keys a later start may change: they change no number of the run.
+CHANGEABLE = ("log_every", "tensorboard", "workers")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets")
+
+
+@dataclasses.dataclass
+class Workdir:
+  """A run's folder, locked for this process until `close` or the process's end."""
+
+  path: pathlib.Path
+  primary: bool
+  lock: int | None  # file descriptor; the kernel frees the lock with it, also on kill -9
+
+  def close(self) -> None:
+    """Lets another process use the folder."""
+    if self.lock is not None:
+      os.close(self.lock)
+      self.lock = None
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self.close()
+
+
+def open_run(
+  path: str | os.PathLike,
+  config: ConfigDict,
+  command: Sequence[str],
+  devices: Sequence[str] = (),
+  primary: bool = True,
+) -> Workdir:
+  """The folder of the run of `config`: made or continued, locked, this start in run.json.
+
+  Only the primary process locks and writes. Raises UserError where the folder is in use by a
+  living process, holds a run with another config, or can't be written to.
+  """
+  path = pathlib.Path(path)
+  if not primary:
+    return Workdir(path, False, None)
+  text = config_json(config)
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    workdir = Workdir(path, True, _lock(path))
+    try:
+      if (path / "config.json").exists():
+        _refuse_another(path, frozen(config), load_config(path))
+      write_atomically(path / "config.json", text)
+      _note_start(path, command, devices)
+    except BaseException:
+      workdir.close()
+      raise
+  except OSError as error:
+    raise UserError(
+      f"{path}: can't be used as workdir: {error.strerror}: {error.filename}"
+    ) from error
+  return workdir
+
+
+def load_config(path: str | os.PathLike) -> ConfigDict:
+  """The locked config of the run in the folder `path`, equal to the one `flags.load` gave it.
+
+  JSON knows one kind of sequence: all come back as tuples, which `flags.load` makes of them too.
+  Raises UserError where `path` holds no run.
+  """
+  path = pathlib.Path(path)
+  file = path / "config.json"
+  try:
+    return frozen(json.loads(file.read_text(encoding="utf-8")))
+  except OSError:
+    raise UserError(_no_run(path)) from None
+  except (ValueError, AttributeError) as error:
+    raise UserError(f"{file}: no config is in it ({error}); restore or remove it") from error
+
+
+def config_json(config: ConfigDict) -> str:
+  """Canonical JSON of `config`: keys sorted, two spaces; UserError for a value JSON can't hold."""
+  plain = frozen(config)
+  for key, value in flat(plain).items():
+    try:
+      json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+      kind = type(value).__name__
+      raise UserError(
+        f"config key {key}: {value!r} ({kind}) can't be written to config.json; "
+        "use a finite number, a string, a bool, None or a sequence of them"
+      ) from None
+  return json.dumps(plain.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+def write_atomically(path: str | os.PathLike, text: str) -> None:
+  """Writes `text` so that, whenever the machine stops, `path` holds all of the old or the new."""
+  path = pathlib.Path(path)
+  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+  try:
+    with open(temporary, "w", encoding="utf-8") as file:
+      file.write(text)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(temporary, path)
+  except BaseException:
+    temporary.unlink(missing_ok=True)
+    raise
+  folder = os.open(path.parent, os.O_RDONLY)
+  try:
+    os.fsync(folder)  # else the rename itself may be lost with the power
+  finally:
+    os.close(folder)
+
+
+def _lock(path):
+  """A descriptor of the held lock; UserError where a living process holds it."""
+  lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+  try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    holder = os.pread(lock, 1000, 0).decode(errors="replace").strip() or "another process"
+    os.close(lock)
+    raise UserError(
+      f"{path}: in use by {holder}. Wait for it, stop it, or use another --workdir"
+    ) from None
+  except OSError as error:
+    logging.warning("%s: this file system has no locks (%s); start one run in it", path, error)
+  os.ftruncate(lock, 0)
+  os.pwrite(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+  return lock
+
+
+def _refuse_another(path, here, there):
+  """UserError with the settings that differ, where one of them is not CHANGEABLE."""
+  here, there = flat(here), flat(there)
+  missing = object()
+  keys = [
+    key
+    for key in sorted(here.keys() | there.keys())
+    if repr(here.get(key, missing)) != repr(there.get(key, missing))
+    and key.split(".")[-1] not in CHANGEABLE
+  ]
+  if not keys:
+    return
+  shown = [("key", "here", "there")]
+  for key in keys:
+    shown.append((key, *(repr(side[key]) if key in side else "(absent)" for side in (here, there))))
+  wide = [max(len(row[column]) for row in shown) for column in (0, 1)]
+  table = "\n".join(f"  {a:<{wide[0]}}  {b:<{wide[1]}}  {c}" for a, b, c in shown)
+  raise UserError(
+    f"{path}: holds another run; settings that differ (here: this command, there: the folder):\n"
+    f"{table}\nUse another --workdir, or the same settings"
+  )
+
+
+def _note_start(path, command, devices):
+  file = path / "run.json"
+  try:
+    run = json.loads(file.read_text(encoding="utf-8"))
+  except FileNotFoundError:
+    run = {"starts": []}
+  except ValueError as error:
+    raise UserError(f"{file}: not valid JSON ({error}); restore or remove it") from error
+  start = {
+    "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    "command": list(command),
+    "git": _git(),
+    "versions": versions(),
+    "devices": list(devices),
+  }
+  run["starts"].append(start)
+  write_atomically(file, json.dumps(run, indent=2) + "\n")
+
+
+def versions() -> dict[str, str | None]:
+  """Name -> version of Python and of each of PACKAGES (None: not installed)."""
+  found = {"python": platform.python_version()}
+  for name in PACKAGES:
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      found[name] = None
+  return found
+
+
+def _git():
+  """{"commit", "dirty"} of the checkout this file is in; None outside of git."""
+  root = pathlib.Path(__file__).parent.parent
+  # no optional locks: a status here must not make somebody's commit there fail
+  environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+
+  def ask(*words):
+    command = ["git", "-C", str(root), *words]
+    answer = subprocess.run(
+      command, capture_output=True, text=True, timeout=30, env=environment, check=True
+    )
+    return answer.stdout.strip()
+
+  try:
+    return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
+  except (OSError, subprocess.SubprocessError):
+    return None
+
+
+def _no_run(path):
+  if not path.is_dir():
+    problem = "no such folder" if not path.exists() else "not a folder"
+  else:
+    problem = "holds no run (config.json is not in it)"
+  near = path if path.is_dir() else path.parent
+  runs = {found.parent.name: found.parent for found in sorted(near.glob("*/config.json"))}
+  close = difflib.get_close_matches(path.name, runs, 1, cutoff=0.5) or list(runs)[:1]
+  return f"{path}: {problem}" + (f"; did you mean {runs[close[0]]}?" if close else "")

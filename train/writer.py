@@ -1,0 +1,285 @@
+"""What a run tells: metrics.jsonl, TensorBoard files, a progress bar or lines, curves.png."""
+
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+
+from tensorboardX import SummaryWriter
+
+from train.errors import UserError
+from train.workdir import write_atomically
+
+FIXED = ("step", "split", "time")  # on every line of metrics.jsonl; time in seconds since 1970
+# The order of the metrics on the screen and their names there; the others follow as they come.
+SCREEN = {
+  "loss": "loss",
+  "accuracy": "accuracy",
+  "bleu": "bleu",
+  "chrf": "chrf",
+  "exact_match": "exact match",
+  "tokens_per_second": "tokens/s",
+  "learning_rate": "lr",
+  "grad_norm": "grad norm",
+  "perplexity": "ppl",
+}
+COLUMNS = 100  # a training line is cut to it, whole metrics at a time
+PANELS = ("accuracy", "exact_match", "bleu", "chrf", "learning_rate", "grad_norm")
+MOST_PANELS = 9
+# A colour belongs to a split, whichever others are drawn; the three differ for colour-blind eyes.
+COLOURS = {"train": "#2a78d6", "validation": "#eb6834", "test": "#1baf7a"}
+
+
+class Writer:
+  """Tells files and screen what `write` is given; nothing where the process is not primary."""
+
+  def __init__(
+    self,
+    workdir: str | os.PathLike,
+    start_step: int,
+    primary: bool = True,
+    progress: bool | None = None,
+    *,
+    total_steps: int | None = None,
+    tensorboard: bool = True,
+  ):
+    """A writer that goes on after `start_step`: what is in metrics.jsonl from later is dropped.
+
+    progress: a live bar instead of lines; None means if stderr is a terminal.
+    """
+    self.path, self.primary, self.total_steps = pathlib.Path(workdir), primary, total_steps
+    self.board = self.bar = None
+    self.pace = None  # (step, seconds) of the first training line: compiling is over by then
+    if not primary:
+      return
+    drop_after(self.path / "metrics.jsonl", start_step)
+    self.lines = open(self.path / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+    if tensorboard:
+      # purge_step: TensorBoard forgets what an earlier start wrote after its last checkpoint
+      purge = start_step + 1 if start_step else 0
+      # the suffix keeps two starts in the same second from sharing a file
+      self.board = SummaryWriter(
+        str(self.path / "tensorboard"),
+        purge_step=purge,
+        flush_secs=10,
+        filename_suffix=f".{time.time_ns()}",
+      )
+    if sys.stderr.isatty() if progress is None else progress:
+      self.bar, self.task = _bar(start_step, total_steps)
+
+  def write(self, step: int, split: str, values: dict[str, float]) -> None:
+    """Adds a line to metrics.jsonl, a point to each TensorBoard curve `split/name`, and shows it.
+
+    JSON has no nan and no infinity: they are written as "nan", "inf", "-inf", and `read_metrics`
+    gives floats again. Raises ValueError for a metric called step, split or time.
+    """
+    if not self.primary:
+      return
+    values = {name: float(value) for name, value in values.items()}
+    if taken := values.keys() & set(FIXED):
+      raise ValueError(f"no metric can be called {min(taken)}: every line has that already")
+    line = {"step": int(step), "split": split, "time": round(time.time(), 3)}
+    line |= {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
+    self.lines.write(json.dumps(line, allow_nan=False) + "\n")
+    self.lines.flush()
+    if self.board:
+      for name, value in values.items():
+        self.board.add_scalar(f"{split}/{name}", value, step)
+    self._show(step, split, values)
+
+  def close(self) -> None:
+    """Ends bar and files and draws curves.png; a second close does nothing."""
+    if not self.primary or self.lines.closed:
+      return
+    self.lines.close()
+    if self.bar:
+      self.bar.stop()
+    if self.board:
+      self.board.close()
+    draw_curves(self.path)
+
+  def _show(self, step, split, values):
+    left = self._left(step) if split == "train" else ""
+    if self.bar and split == "train":
+      shown = {name: values[name] for name in ("loss", "tokens_per_second") if name in values}
+      self.bar.update(self.task, completed=step, values="  ".join(_words(shown)), left=left)
+      return
+    line = text_line(step, self.total_steps, split, values, left)
+    if self.bar:
+      self.bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
+    else:
+      print(line, file=sys.stderr, flush=True)
+
+  def _left(self, step):
+    now = time.monotonic()
+    if self.pace is None:
+      self.pace = step, now
+    if not self.total_steps or step <= self.pace[0]:
+      return ""
+    seconds_per_step = (now - self.pace[1]) / (step - self.pace[0])
+    return duration(seconds_per_step * (self.total_steps - step)) + " left"
+
+
+def read_metrics(path: str | os.PathLike) -> list[dict]:
+  """The lines of a metrics.jsonl (or of the one in the folder `path`) in order; values are floats.
+
+  A last line cut off by a kill is left out. Raises UserError for any other that is not JSON.
+  """
+  path = pathlib.Path(path)
+  path = path / "metrics.jsonl" if path.is_dir() else path
+  try:
+    texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
+  except OSError as error:
+    raise UserError(f"{path}: can't be read: {error.strerror}") from error
+  return [
+    {name: value if name in FIXED else float(value) for name, value in line.items()}
+    for _, line in _parsed(path, texts)
+  ]
+
+
+def drop_after(path: pathlib.Path, step: int) -> None:
+  """Leaves in the metrics.jsonl `path` the lines up to `step`: none for 0, a run that starts."""
+  if not path.exists():
+    return
+  before = path.read_text(encoding="utf-8", errors="replace")
+  kept = [text for text, line in _parsed(path, before.splitlines()) if 0 < step >= line["step"]]
+  after = "".join(text + "\n" for text in kept)
+  if after != before:
+    write_atomically(path, after)
+
+
+def text_line(step: int, total: int | None, split: str, values: dict, left: str = "") -> str:
+  """`step  100/2000  train  loss 1.234  ...  3m20s left`; a training line has at most COLUMNS."""
+  count = f"{step:>{len(str(total))}}/{total}" if total else str(step)
+  start = f"step {count}  {split:<10}"
+  words = _words(values)
+  size = len(start) + sum(len(word) + 2 for word in words) + (len(left) + 2 if left else 0)
+  while split == "train" and size > COLUMNS and len(words) > 1:
+    size -= len(words.pop()) + 2
+  return "  ".join([start, *words, *([left] if left else [])])
+
+
+def number(value: float) -> str:
+  """A few digits of `value`: 12,345 or 1.234 or 0.0021 or 2.0e-05."""
+  if not math.isfinite(value) or (value == int(value) and abs(value) < 1e9):
+    return f"{value:,.0f}"
+  if abs(value) < 1e-3 or abs(value) >= 1e9:
+    return f"{value:.1e}"
+  return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.4g}"
+
+
+def duration(seconds: float) -> str:
+  """`45s`, `3m20s`, `2h05m` or `1d04h`."""
+  seconds = round(seconds)
+  for size, unit, part, below in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+    if seconds >= size:
+      return f"{seconds // size}{unit}{seconds % size // part:02d}{below}"
+  return f"{seconds}s"
+
+
+def draw_curves(path: str | os.PathLike) -> pathlib.Path | None:
+  """The file curves.png drawn in the run's folder `path`; None where there is nothing to draw.
+
+  The loss of every split on one axis, below it a small panel for each other metric.
+  """
+  from matplotlib.backends.backend_agg import FigureCanvasAgg  # 1.2 s, and only needed at the end
+  from matplotlib.figure import Figure
+
+  path = pathlib.Path(path)
+  curves = _curves(read_metrics(path))
+  names = [name for name in PANELS if name in curves]
+  names += [name for name in curves if name not in names and name != "loss"]
+  names = names[:MOST_PANELS]
+  if not curves:
+    return None
+  last = max(max(steps) for splits in curves.values() for steps, _ in splits.values())
+  rows = -(-len(names) // 3)
+  tall = ["loss"] * ("loss" in curves)
+  figure = Figure(figsize=(10, 4 * len(tall) + 2.4 * rows), dpi=120, layout="constrained")
+  grid = figure.add_gridspec(len(tall) + rows, 3, height_ratios=[1.7] * len(tall) + [1] * rows)
+  figure.suptitle(path.resolve().name, fontsize=12)
+  for name in tall:
+    axes = figure.add_subplot(grid[0, :])
+    _draw(axes, name, curves[name], last)
+    axes.set_xlabel("step")
+    axes.legend(frameon=False)
+  for at, name in enumerate(names):
+    axes = figure.add_subplot(grid[len(tall) + at // 3, at % 3])
+    _draw(axes, name, curves[name], last)
+    if at + 3 >= len(names):  # the lowest of its column
+      axes.set_xlabel("step", fontsize=9)
+  FigureCanvasAgg(figure).print_png(path / "curves.png")
+  return path / "curves.png"
+
+
+def _curves(lines):
+  """{metric: {split: ([steps], [values])}} of what is finite."""
+  curves = {}
+  for line in lines:
+    for name, value in line.items():
+      if name not in FIXED and math.isfinite(value):
+        steps, values = curves.setdefault(name, {}).setdefault(line["split"], ([], []))
+        steps.append(line["step"])
+        values.append(value)
+  return curves
+
+
+def _draw(axes, name, splits, last):
+  for split, (steps, values) in splits.items():
+    dots = "o" if len(steps) < 30 else ""
+    width = 1.0 if len(steps) > 200 else 1.8
+    colour = COLOURS.get(split, "#52514e")
+    axes.plot(steps, values, color=colour, label=split, marker=dots, markersize=3, linewidth=width)
+  everything = [value for _, values in splits.values() for value in values]
+  title = name.replace("_", " ")
+  if name == "loss" and min(everything) > 0 and max(everything) > 30 * min(everything):
+    axes.set_yscale("log")
+    title += " (log scale)"
+  axes.set_title(title, fontsize=10, loc="left")
+  axes.set_xlim(0, last * 1.02 or 1)
+  axes.grid(True, color="#e6e5e1", linewidth=0.6)
+  axes.set_axisbelow(True)
+  axes.spines[["top", "right"]].set_visible(False)
+  axes.tick_params(labelsize=8)
+
+
+def _words(values):
+  names = [name for name in SCREEN if name in values]
+  names += [name for name in values if name not in SCREEN]
+  return [f"{SCREEN.get(name, name.replace('_', ' '))} {number(values[name])}" for name in names]
+
+
+def _parsed(path, texts):
+  """(text, line) of each line; the last one may be half-written and is then left out."""
+  for at, text in enumerate(texts, 1):
+    try:
+      line = json.loads(text)
+      if not isinstance(line, dict) or not line.keys() >= set(FIXED):
+        raise ValueError(f"a line has {', '.join(FIXED)}")
+    except ValueError as error:
+      if at == len(texts):
+        return
+      raise UserError(f"{path} line {at}: {error}; mend or remove that line") from error
+    yield text, line
+
+
+def _bar(start_step, total_steps):
+  """A bar on stderr with step/total, loss, tokens/s and time left; and its task."""
+  from rich import progress
+  from rich.console import Console
+
+  total = "/{task.total}" if total_steps else ""
+  bar = progress.Progress(
+    progress.TextColumn("step {task.completed}" + total),
+    progress.BarColumn(bar_width=None),
+    progress.TextColumn("{task.fields[values]}"),
+    progress.TextColumn("{task.fields[left]}"),
+    console=Console(stderr=True),
+    refresh_per_second=4,
+    expand=True,
+  )
+  task = bar.add_task("", completed=start_step, total=total_steps, values="", left="")
+  bar.start()
+  return bar, task

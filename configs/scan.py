@@ -39,6 +39,7 @@ def get_config(arg=""):
     decode_batch=64,
     lowercase_scores=False,
     tokenized_scores=True,
+    piece_marker="",
     decoding=dict(beam=1, length_penalty=0.0, max_len_ratio=0.0, max_len_extra=50),
   )
   cfg.model = dict(

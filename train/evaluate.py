@@ -14,10 +14,10 @@ from train import cli, sharding
 from train.step import make_eval_step, make_predict_step, means
 
 
-def loss(task, eval_step, params, mesh, split: str, batch_size: int) -> dict[str, float]:
-  """Means over the whole split."""
+def loss(eval_step, params, mesh, batches) -> dict[str, float]:
+  """Means over all of `batches`."""
   total = None
-  for batch in task.eval_batches(split, batch_size):
+  for batch in batches:
     sums = jax.device_get(eval_step(params, sharding.put(batch, mesh)))
     total = sums if total is None else jax.tree.map(np.add, total, sums)
   return means(total)
@@ -65,7 +65,8 @@ def main(argv):
     decoding=vars(settings),
   )
   eval_step = make_eval_step(run.task, run.graph)
-  results |= loss(run.task, eval_step, run.params, run.mesh, args.split, run.cfg.batch_size)
+  batches = run.task.eval_batches(args.split, run.cfg.batch_size)
+  results |= loss(eval_step, run.params, run.mesh, batches)
   predict_step = make_predict_step(run.task, run.graph)
   scores, outputs, examples = score(
     run.task, predict_step, run.params, run.mesh, args.split, settings

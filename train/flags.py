@@ -136,8 +136,12 @@ def _call(module, path, arg):
 
 def _inside(path, error):
   frames = traceback.extract_tb(error.__traceback__)
-  own = [frame.lineno for frame in frames if pathlib.Path(frame.filename) == path]
+  own = [frame.lineno for frame in frames if _same(frame.filename, path)]
   return f"{path} line {own[-1] if own else '?'}: {type(error).__name__}: {error}"
+
+
+def _same(name, path):
+  return pathlib.Path(name).resolve() == path.resolve()
 
 
 def _unknown_file(path):

@@ -1,5 +1,6 @@
 """The training loop: read this file top to bottom to know what a run does."""
 
+import functools
 import signal
 import time
 
@@ -37,6 +38,7 @@ def train(cfg, workdir) -> bool:
       return True
     train_step = make_train_step(task, graph, tx, microbatches=cfg.microbatches, seed=cfg.seed)
     eval_step, predict_step = make_eval_step(task, graph), make_predict_step(task, graph)
+    held_out = functools.cache(lambda: list(task.eval_batches(cfg.evaluate.split, cfg.batch_size)))
     logging.info(
       "%d parameters, %d devices, %s step %d of %d",
       sum(x.size for x in jax.tree.leaves(state["params"])),
@@ -68,9 +70,7 @@ def train(cfg, workdir) -> bool:
           go_on = meter.pause()
           began = time.perf_counter()
           if evaluating:
-            scores |= evaluate.loss(
-              task, eval_step, state["params"], mesh, cfg.evaluate.split, cfg.batch_size
-            )
+            scores |= evaluate.loss(eval_step, state["params"], mesh, held_out())
           if decoding:
             found, *_ = evaluate.score(
               task,

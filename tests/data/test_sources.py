@@ -177,7 +177,7 @@ def test_wrong_tfds_specs_are_told(toy, change, split, message):
 
 
 def test_an_unprepared_dataset_is_told_with_the_command(tmp_path):
-  for dataset in ("toy_pairs", "wmt14_translate/de-en"):
+  for dataset in ("toy_pairs", "toy_pairs/config", "wmt14_translate/de-en", "no name"):
     spec = {"name": "tfds", "dataset": dataset, "data_dir": str(tmp_path), "source": "de"}
     with pytest.raises(UserError, match=f"tfds build {dataset} .*--data_dir={tmp_path}"):
       sources.open_split(spec, "train")

@@ -73,6 +73,7 @@ def test_both_spellings_are_one_config_and_the_rest_is_left(file):
     ("model.sizes=7", (7,)),
     ("langs=cs,en", ("cs", "en")),
     ("langs=('cs', 'en')", ("cs", "en")),
+    ("langs=1,2", ("1", "2")),
     ("init_from=runs/a", "runs/a"),
     ("init_from=3", 3),
     ("init_from=none", None),
@@ -103,6 +104,7 @@ def test_of_two_overrides_the_last_wins_and_references_follow(file):
     ("model=3", ["--config.model", "section", "model.num_heads"]),
     ("model.num_head=4", ["--config.model.num_head:", "did you mean model.num_heads?"]),
     ("num_heads=4", ["--config.num_heads:", "did you mean model.num_heads?"]),
+    ("dim=4", ["--config.dim:", "did you mean model.dim?"]),
     ("stpes=4", ["--config.stpes:", "did you mean steps?"]),
     ("steps.x=4", ["--config.steps.x:", "no such key"]),
   ],
@@ -138,18 +140,20 @@ def test_an_unknown_file_names_the_nearest(file):
 @pytest.mark.parametrize(
   "text, words",
   [
-    ("def get_config(:\n", ["line 1"]),
+    ("def get_config(:\n", ["line 1: "]),
     ("import math\nx = math.no\n", ["line 2", "AttributeError"]),
     ("def get_config(arg=''):\n  y = 1\n  return z\n", ["line 3", "NameError", "z"]),
     ("x = 1\n", ["get_config"]),
     ("def get_config():\n  return {}\n", ["dict", "ConfigDict"]),
   ],
 )
-def test_a_broken_config_file_is_told_with_its_line(tmp_path, text, words):
+def test_a_broken_config_file_is_told_with_its_line(tmp_path, monkeypatch, text, words):
   path = tmp_path / "broken.py"
   path.write_text(text)
-  message = refusal(flags.load, str(path))
-  assert not [word for word in [str(path), *words] if word not in message], message
+  monkeypatch.chdir(tmp_path)
+  for way in (str(path), "broken.py"):
+    message = refusal(flags.load, way)
+    assert not [word for word in [way, *words] if word not in message], message
 
 
 def test_config_missing_or_twice(file):
@@ -191,4 +195,5 @@ def test_arguments_are_typed_by_their_defaults():
     "rate=3,size=2, root=/a/b ,small", rate=0.5, size=(1, 2), root=None, small=False
   )
   assert repr(got) == "namespace(rate=3.0, size=2, root='/a/b', small=True)"
+  assert common.parse("small=no", small=True).small is False
   assert common.parse("", size=("base", "big"), n=3).__dict__ == {"size": "base", "n": 3}

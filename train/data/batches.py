@@ -158,15 +158,11 @@ class Batches(Iterator, contextlib.AbstractContextManager):
     process_count: int = 1,
     lookahead: int = 4,
   ):
-    import grain  # here, because it takes seconds and worker processes do without
-
     self._maker = Maker(source, tokenizer, source_len, target_len)
     self._mine = _slice(batch_size, process_index, process_count)
     self._lengths, self.truncated = self._maker.fitted()
     self._layout = self._maker.layout(batch_size, pack)
-    # grain shuffles epoch e by seed + e: unhashed, seed 1 would be seed 0 one epoch later
-    mixed = int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:4], "big")
-    self._order = grain.MapDataset.range(len(source)).shuffle(seed=mixed).repeat()
+    self._order = packing.shuffled(len(source), seed)
     self._chunk = functools.lru_cache(maxsize=64)(self._read_chunk)
     self._identity = {"seed": seed, "data": source.fingerprint}
     self._state = self._ahead = packing.START
@@ -183,7 +179,7 @@ class Batches(Iterator, contextlib.AbstractContextManager):
     return ProcessPoolExecutor(self._workers, context, _start_worker, (self._maker,))
 
   def _read_chunk(self, number: int) -> list[tuple[int, int, int]]:
-    indices = [int(self._order[i]) for i in range(number * CHUNK, (number + 1) * CHUNK)]
+    indices = [self._order(i) for i in range(number * CHUNK, (number + 1) * CHUNK)]
     return list(zip(indices, *self._lengths[indices].T.tolist()))
 
   def _at(self, position: int) -> tuple[int, int, int]:

@@ -143,8 +143,8 @@ def _open_files(split: str, /, splits, columns=("source", "target")) -> Records:
 def _open_tfds(split: str, /, dataset: str, data_dir: str | None = None, **fields: str) -> Records:
   """Records of a prepared TFDS dataset; `fields` maps our names to its features, nested as "a/b".
 
-  The fingerprint covers dataset_info.json (version, shard lengths, bytes), the split, the fields
-  and some records, not every record: that would mean reading the whole dataset at each start.
+  The fingerprint covers dataset_info.json (version, shard lengths, bytes), the split's length and
+  up to 200 of its examples: to cover all would mean reading the whole dataset at each start.
   """
   builder = _prepared_builder(dataset, data_dir)
   known = list(builder.info.splits)
@@ -163,7 +163,7 @@ def _open_tfds(split: str, /, dataset: str, data_dir: str | None = None, **field
     ) from None
   _check_fields(dataset, source)
   content = hashlib.sha256(pathlib.Path(builder.data_dir, "dataset_info.json").read_bytes())
-  content.update(json.dumps([split, fields, size]).encode())
+  content.update(str(size).encode())
   for index in range(0, size, max(1, size // FINGERPRINT_RECORDS)):
     content.update(json.dumps(source[index]).encode())
   return dataclasses.replace(source, fingerprint=content.hexdigest())
@@ -172,15 +172,17 @@ def _open_tfds(split: str, /, dataset: str, data_dir: str | None = None, **field
 def _prepared_builder(dataset: str, data_dir: str | None):
   if data_dir is not None:
     data_dir = str(pathlib.Path(data_dir).expanduser())
+  reason = ""
   try:
     builder = tfds.builder(dataset, data_dir=data_dir)
     if builder.info.splits:
       return builder
-  except (tfds.core.DatasetNotFoundError, FileNotFoundError):
-    pass
+  except (ValueError, FileNotFoundError) as error:  # no such name, config, version or folder
+    reason = f" ({str(error).splitlines()[0]})"
   place = data_dir or "TFDS's own folder ($TFDS_DATA_DIR or ~/tensorflow_datasets)"
   raise UserError(
-    f"TFDS dataset {dataset!r} is not prepared in {place}\n{_how_to_prepare(dataset, data_dir)}"
+    f"TFDS dataset {dataset!r} is not prepared in {place}{reason}\n"
+    + _how_to_prepare(dataset, data_dir)
   )
 
 

@@ -230,9 +230,9 @@ def unigram_pieces(counts: Mapping[str, int], size: int) -> list[tuple[str, floa
   required = np.arange(len(pieces)) < len(ALPHABET)
   while True:
     for _ in range(2):
+      weight = np.where(required, np.maximum(used, 0.5), used * alive)
       with np.errstate(divide="ignore"):
-        score = np.log(np.where(required, np.maximum(used, 0.5), used * alive))
-      score -= np.log(used[alive].sum())
+        score = np.log(weight / weight.sum())
       used = text.expected(score, frequency)
       alive &= required | (used >= 0.5)
       text.keep(alive[text.edges[3]])
@@ -247,8 +247,7 @@ def unigram_pieces(counts: Mapping[str, int], size: int) -> list[tuple[str, floa
     alive[order[max(int(0.75 * len(order)), size - len(ALPHABET)) :]] = False
     text.keep(alive[text.edges[3]])
     inside.keep(alive[inside.edges[3]] & alive[inside.edges[4]])
-  total = used[alive].sum()
-  share = np.maximum(used, 0.5) / total
+  share = np.maximum(used, 0.5) / np.maximum(used, 0.5)[alive].sum()
   final = [(str(pieces[i]), round(float(np.log(share[i])), 6)) for i in np.flatnonzero(alive)]
   return sorted(final, key=lambda piece: (-piece[1], piece[0]))
 

@@ -61,7 +61,7 @@ class Task(Protocol):
 
 def build(cfg, workdir) -> Task:
   """The task of a config section; its tokenizer is the workdir's, trained first if need be."""
-  settings = {k: dict(v) if isinstance(v, Mapping) else v for k, v in cfg.items()}
+  settings = cfg.to_dict()
   name = settings.pop("name")
   if name not in TASKS:
     raise UserError(f"task.name is {name!r}; known: {', '.join(TASKS)}")

@@ -52,25 +52,19 @@ class Translation:
   decode_batch: int = 32  # sentences
   lowercase_scores: bool = False
   tokenized_scores: bool = False  # the data is tokenised already: BLEU with tokenize="none"
+  piece_marker: str = ""  # "@@ ": the data is split into pieces already; scored and shown joined
 
   def batches(self, split, batch_size, seed, workers=0):
-    return batches.Batches(
-      self.examples(split),
-      self.tokenizer,
-      batch_size=batch_size,
-      source_len=self.source_len,
-      target_len=self.target_len,
-      seed=seed,
-      pack=self.pack,
-      workers=workers,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
-    )
+    rows = self._rows(split, batch_size)
+    return batches.Batches(*rows.pop("data"), seed=seed, workers=workers, **rows)
 
   def eval_batches(self, split, batch_size):
-    return batches.eval_batches(
-      self.examples(split),
-      self.tokenizer,
+    rows = self._rows(split, batch_size)
+    return batches.eval_batches(*rows.pop("data"), **rows)
+
+  def _rows(self, split, batch_size):
+    return dict(
+      data=(self.examples(split), self.tokenizer),
       batch_size=batch_size,
       source_len=self.source_len,
       target_len=self.target_len,
@@ -153,7 +147,7 @@ class Translation:
     return dict(tokens=found.tokens, scores=found.scores, lengths=found.lengths, row=batch["row"])
 
   def output(self, prediction):
-    texts = [self.tokenizer.decode(ids) for ids in prediction["tokens"].tolist()]
+    texts = [self._joined(self.tokenizer.decode(ids)) for ids in prediction["tokens"].tolist()]
     found = [
       dict(text=text, score=score)
       for text, score in zip(texts, prediction["scores"].tolist())
@@ -165,7 +159,7 @@ class Translation:
     import sacrebleu  # half a second
 
     texts = [output["text"] for output in outputs]
-    wanted = [example["target"] for example in examples]
+    wanted = [self._joined(example["target"]) for example in examples]
     tokenize = "none" if self.tokenized_scores else "13a"
     bleu = sacrebleu.BLEU(tokenize=tokenize, lowercase=self.lowercase_scores, force=True)
     chrf = sacrebleu.CHRF(lowercase=self.lowercase_scores)
@@ -177,3 +171,6 @@ class Translation:
       chrf_signature=str(chrf.get_signature()),
       exact_match=100.0 * float(np.mean(exact)),
     )
+
+  def _joined(self, text):
+    return text.replace(self.piece_marker, "") if self.piece_marker else text

@@ -1,0 +1,315 @@
+"""The batch iterator: same stream for any number of workers and processes, resumable anywhere."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from train.data import batches
+from train.data.batches import Batches, eval_batches
+from train.data.tokenizer import train
+from train.errors import UserError
+
+
+class Texts:
+  """Numbered sentences: target i says i, then i % 7 words more."""
+
+  def __init__(self, n, fingerprint="texts"):
+    self.n, self.fingerprint = n, f"{fingerprint}-{n}"
+
+  def __len__(self):
+    return self.n
+
+  def __getitem__(self, i):
+    words = f"{i}" + " x" * (i % 7)
+    return {"source": words + " y" * (i % 3), "target": words}
+
+
+class Bad(Texts):
+  """Reading example 5 is an error; reading example 6 ends the process that does it."""
+
+  def __init__(self, n, kind):
+    super().__init__(n, "bad")
+    self.kind, self.parent = kind, os.getpid()
+
+  def __getitem__(self, i):
+    if os.getpid() != self.parent and i == 5 and self.kind == "error":
+      raise UserError("example 5 is unreadable")
+    if os.getpid() != self.parent and i == 6 and self.kind == "death":
+      os.kill(os.getpid(), signal.SIGKILL)
+    return super().__getitem__(i)
+
+
+WORDS = train({"name": "word"}, [Texts(400)[i]["source"] for i in range(400)])
+SIZES = {"batch_size": 4, "source_len": 24, "target_len": 16}
+
+
+def stream(n=60, **options):
+  return Batches(Texts(n), WORDS, **{**SIZES, "seed": 0, **options})
+
+
+def take(iterator, count):
+  return [next(iterator) for _ in range(count)]
+
+
+def same(a, b):
+  assert len(a) == len(b)
+  for one, other in zip(a, b):
+    assert one.keys() == other.keys()
+    for key in one:
+      np.testing.assert_array_equal(one[key], other[key], key)
+
+
+def sentences(batch):
+  """Number of each example in the batch, in order."""
+  rows, columns = np.nonzero((batch["positions"] == 0) & (batch["segments"] > 0))
+  return [int(WORDS.decode([i])) for i in batch["labels"][rows, columns]]
+
+
+@pytest.mark.parametrize("pack", [True, False])
+@pytest.mark.parametrize("cut", [0, 1, 7, 30])
+def test_resumed_is_uninterrupted_over_epochs(pack, cut):
+  with stream(pack=pack) as whole, stream(pack=pack) as before, stream(pack=pack) as after:
+    expected = take(whole, 40)
+    assert whole.epoch >= 2
+    found = take(before, cut)
+    state = json.loads(json.dumps(before.get_state()))
+    take(after, 3)  # a position set later than the start, with batches already made ahead
+    after.set_state(state)
+    assert after.get_state() == state
+    found += take(after, 40 - cut)
+    same(found, expected)
+    assert after.get_state() == whole.get_state()
+
+
+def test_the_state_does_not_depend_on_the_look_ahead():
+  with stream(lookahead=1) as near, stream(lookahead=9) as far:
+    for _ in range(12):
+      same([next(near)], [next(far)])
+      time.sleep(0.002)
+      assert near.get_state() == far.get_state()
+
+
+def test_packed_batches_deliver_the_stream_less_what_is_carried():
+  with stream(pack=False) as one:
+    order = [i for batch in take(one, 60) for i in sentences(batch)]
+  assert all(sorted(order[e * 60 : e * 60 + 60]) == list(range(60)) for e in range(4))
+  with stream() as one:
+    delivered = []
+    for _ in range(15):
+      delivered += sentences(next(one))
+      state = one.get_state()
+      carried = [order[position] for position in state["carried"]]
+      assert sorted(delivered + carried) == sorted(order[: state["position"]])
+      assert one.examples == len(delivered)
+      assert one.epoch == state["position"] // 60
+    assert state["position"] > 60
+
+
+@pytest.mark.parametrize("pack", [True, False])
+def test_the_rows_of_all_processes_are_the_global_batch(pack):
+  with stream(pack=pack) as whole:
+    expected, state = take(whole, 12), whole.get_state()
+  for count in (2, 4):
+    parts = []
+    for index in range(count):
+      with stream(pack=pack, process_index=index, process_count=count) as part:
+        parts.append(take(part, 12))
+        assert part.get_state() == state
+    joined = [
+      {key: np.concatenate([b[key] for b in each]) for key in each[0]} for each in zip(*parts)
+    ]
+    same(joined, expected)
+
+
+def test_worker_processes_change_nothing():
+  with stream() as alone:
+    expected, end = take(alone, 12), alone.get_state()
+  with stream(workers=1) as one:
+    same(take(one, 5), expected[:5])
+    state = one.get_state()
+  with stream(workers=2) as two:
+    two.set_state(state)
+    same(take(two, 7), expected[5:])
+    assert two.get_state() == end
+
+
+def test_dead_workers_are_replaced_and_the_batches_made_again():
+  with stream() as alone:
+    expected = take(alone, 12)
+  with stream(workers=1) as one:
+    found = take(one, 3)
+    for child in multiprocessing.active_children():
+      os.kill(child.pid, signal.SIGKILL)
+    found += take(one, 9)
+  same(found, expected)
+  assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(
+  "kind, told", [("error", "example 5 is unreadable"), ("death", "died twice on one batch")]
+)
+def test_a_worker_that_cannot_go_on_is_told(kind, told):
+  with (
+    Batches(Bad(12, kind), WORDS, **SIZES, seed=0, workers=1) as one,
+    pytest.raises(UserError, match=told),
+  ):
+    take(one, 9)
+
+
+LEFT_OPEN = """
+import os, signal, sys
+from tests.data.test_batches import stream, take
+one = stream(workers=1, lookahead=3)
+take(one, 2)
+print(*one._pool._processes, flush=True)
+if sys.argv[1] == "kill":
+  os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("way, code", [("exit", 0), ("kill", -signal.SIGKILL)])
+def test_no_process_stays_behind(way, code):
+  run = subprocess.run(
+    [sys.executable, "-c", LEFT_OPEN, way], stdout=subprocess.PIPE, text=True, timeout=30
+  )
+  assert run.returncode == code
+  (worker,) = run.stdout.split()
+  deadline = time.monotonic() + 5
+  while alive(worker) and time.monotonic() < deadline:
+    time.sleep(0.02)
+  assert not alive(worker)
+
+
+def alive(pid):
+  try:
+    with open(f"/proc/{pid}/stat") as file:
+      return file.read().rsplit(")", 1)[1].split()[0] != "Z"  # Z: dead, not yet collected
+  except FileNotFoundError:
+    return False
+
+
+@pytest.mark.parametrize("pack", [True, False])
+def test_evaluation_holds_each_example_once(pack):
+  options = {**SIZES, "pack": pack}
+  found = list(eval_batches(Texts(61), WORDS, **options))
+  assert sorted(i for batch in found for i in sentences(batch)) == list(range(61))
+  with stream(pack=pack) as training:
+    shapes = {key: (array.shape, array.dtype) for key, array in next(training).items()}
+  for batch in found:
+    assert {key: (array.shape, array.dtype) for key, array in batch.items()} == shapes
+  parts = [
+    eval_batches(Texts(61), WORDS, **options, process_index=p, process_count=2) for p in (0, 1)
+  ]
+  joined = [
+    {key: np.concatenate([b[key] for b in each]) for key in each[0]} for each in zip(*parts)
+  ]
+  same(joined, found)
+
+
+def test_unpacked_is_one_a_row():
+  with stream(pack=False) as one:
+    batch = next(one)
+  assert batch["segments"].max(1).tolist() == [1] * 4
+  assert batch["source_segments"].max(1).tolist() == [1] * 4
+
+
+def test_truncated_sides_end_in_eos_and_are_counted():
+  sizes = {"batch_size": 4, "source_len": 7, "target_len": 5}
+  texts = [Texts(60)[i] for i in range(60)]
+  longer = {
+    side: sum(len(text[side].split()) + 1 > sizes[f"{side}_len"] for text in texts)
+    for side in ("source", "target")
+  }
+  with Batches(Texts(60), WORDS, **sizes, seed=0, pack=False) as one:
+    assert one.truncated == longer
+    assert min(longer.values()) > 0
+    for batch in take(one, 15):
+      for side, numbers in (("labels", "segments"), ("source", "source_segments")):
+        last = batch[numbers].sum(1) - 1
+        assert (batch[side][np.arange(4), last] == WORDS.eos).all()
+        assert (batch[side] == WORDS.eos).sum() == 4
+  with stream() as one:
+    assert one.truncated == {"source": 0, "target": 0}
+
+
+def test_padding_is_the_share_of_the_batches_so_far():
+  with stream() as one:
+    assert one.padding == 0
+    found = take(one, 9)
+    assert one.padding == pytest.approx(1 - np.mean([batch["weights"] for batch in found]))
+
+
+def test_only_waiting_is_stall():
+  with stream(lookahead=4) as one:
+    next(one)
+    before, started = one.stall_seconds, time.perf_counter()
+    time.sleep(0.2)
+    take(one, 2)
+    assert one.stall_seconds - before <= time.perf_counter() - started - 0.2
+
+
+def test_without_a_source_there_is_only_a_target():
+  class Targets(Texts):
+    def __getitem__(self, i):
+      return {"target": super().__getitem__(i)["target"]}
+
+  with Batches(Targets(60), WORDS, batch_size=4, source_len=0, target_len=16, seed=0) as one:
+    batch = next(one)
+  assert batch.keys() == {"inputs", "labels", "weights", "segments", "positions"}
+  assert len(sentences(batch)) > 4
+
+
+def test_lengths_are_measured_once_and_a_broken_file_is_measured_again(tmp_path, monkeypatch):
+  monkeypatch.setenv("SCRIPTORIUM_CACHE", str(tmp_path))
+  maker = batches.Maker(Texts(60), WORDS, 24, 16)
+  expected = maker.lengths()
+  assert expected.tolist() == [
+    [len(Texts(60)[i][side].split()) + 1 for side in ("source", "target")] for i in range(60)
+  ]
+  (path,) = (tmp_path / "lengths").iterdir()
+  with monkeypatch.context() as unread:
+    unread.delattr(Texts, "__getitem__")
+    np.testing.assert_array_equal(maker.lengths(), expected)
+  path.write_bytes(path.read_bytes()[:200])
+  np.testing.assert_array_equal(maker.lengths(), expected)
+  other = train({"name": "char"}, ["0123456789 xy"])
+  assert batches.Maker(Texts(60), other, 24, 16).lengths().sum() > expected.sum()
+
+
+def test_a_source_is_read_many_at_once_where_it_can():
+  class Many(Texts):
+    __getitem__ = None
+
+    def _getitems(self, indices):
+      return [Texts(60)[i] for i in indices]
+
+  with Batches(Many(60), WORDS, **SIZES, seed=0) as many, stream() as one:
+    same(take(many, 5), take(one, 5))
+
+
+def test_a_position_of_other_data_or_another_order_is_refused():
+  with stream() as one, stream(seed=1) as reseeded, stream(61) as longer:
+    state = one.get_state()
+    with pytest.raises(UserError, match="seed=0"):
+      reseeded.set_state(state)
+    with pytest.raises(UserError, match="data='texts-60'"):
+      longer.set_state(state)
+
+
+def test_bad_sizes_are_told():
+  with pytest.raises(UserError, match="batch_size=4"):
+    stream(process_count=3)
+  with pytest.raises(UserError, match="no example"):
+    stream(0)
+
+
+def test_a_worker_does_without_jax():
+  program = "import sys, train.data.batches; sys.exit('jax' in sys.modules)"
+  assert subprocess.run([sys.executable, "-c", program]).returncode == 0

@@ -1,0 +1,318 @@
+"""Whole runs: same command again, kill, Ctrl-C, bad input; evaluating and predicting with a run."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from train import cli, evaluate, flags, loop, main, predict, workdir
+from train.checkpoint import Checkpoints, flatten
+from train.errors import UserError
+from train.writer import read_metrics
+
+ROOT = pathlib.Path(__file__).parents[2]
+TINY = [
+  "--config=configs/scan.py:small",
+  "--config.steps=24",
+  "--config.log_every=1",
+  "--config.checkpoint.every=8",
+  "--config.checkpoint.keep_latest=3",
+  "--config.evaluate.every=8",
+  "--config.evaluate.decode_every=0",
+]
+
+
+def weights(folder, which="latest"):
+  """path -> numpy of a run's checkpoint."""
+  with Checkpoints(folder, keep_latest=9) as checkpoints:
+    return {name: np.asarray(x) for name, x in flatten(checkpoints.params(which)).items()}
+
+
+def losses(folder):
+  """(step, split) -> the numbers that do not depend on time."""
+  told = ("loss", "accuracy", "grad_norm", "perplexity", "learning_rate")
+  lines = read_metrics(folder)
+  assert len({(x["step"], x["split"]) for x in lines}) == len(lines), "a step is there twice"
+  return {(x["step"], x["split"]): {k: x[k] for k in told if k in x} for x in lines}
+
+
+def assert_same_run(one, other):
+  assert losses(one) == losses(other)
+  a, b = weights(one), weights(other)
+  assert a.keys() == b.keys()
+  for name in a:
+    np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def start(folder, *more):
+  """The real command in a process of its own, on one device."""
+  env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+  command = [sys.executable, "-m", "train.main", *TINY, *more, "--workdir", str(folder)]
+  return subprocess.Popen(
+    command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+  )
+
+
+def finish(process):
+  output, _ = process.communicate(timeout=300)
+  return process.returncode, output
+
+
+def when(folder, step, process):
+  """Waits until metrics.jsonl has a line of `step`."""
+  file = pathlib.Path(folder) / "metrics.jsonl"
+  deadline = time.time() + 200
+  while time.time() < deadline:
+    assert process.poll() is None, process.communicate()[0]
+    if file.exists() and f'"step": {step},' in file.read_text():
+      return
+    time.sleep(0.01)
+  raise AssertionError(f"step {step} was never reached")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  """An uninterrupted run."""
+  folder = tmp_path_factory.mktemp("whole")
+  code, output = finish(start(folder))
+  assert code == 0, output
+  return folder
+
+
+def test_killed_and_started_again_is_the_same_run(whole, tmp_path):
+  process = start(tmp_path)
+  when(tmp_path, 13, process)
+  process.kill()
+  process.communicate()
+  code, output = finish(start(tmp_path))
+  assert code == 0, output
+  assert "going on after step 8" in output
+  assert_same_run(tmp_path, whole)
+
+
+def test_ctrl_c_saves_says_where_and_exits_130(whole, tmp_path):
+  process = start(tmp_path)
+  when(tmp_path, 10, process)
+  process.send_signal(signal.SIGINT)
+  code, output = finish(process)
+  assert code == 130, output
+  assert "is saved in" in output
+  assert str(tmp_path) in output
+  code, output = finish(start(tmp_path, "--config.workers=2"))  # other workers, same data
+  assert code == 0, output
+  # The interrupted step was saved outside the plan; the numbers are those of the whole run.
+  assert_same_run(tmp_path, whole)
+
+
+def test_a_finished_run_says_so(whole):
+  code, output = finish(start(whole))
+  assert code == 0
+  assert "finished" in output
+
+
+def test_another_config_is_refused_and_the_difference_shown(whole):
+  code, output = finish(start(whole, "--config.seed=1"))
+  assert code == 2
+  assert "Traceback" not in output
+  assert "seed" in output
+
+
+def test_a_run_in_use_is_refused(tmp_path):
+  process = start(tmp_path)
+  when(tmp_path, 1, process)
+  code, output = finish(start(tmp_path))
+  process.kill()
+  process.communicate()
+  assert code == 2
+  assert "Traceback" not in output
+  assert str(process.pid) in output
+
+
+def train_here(folder, *more):
+  """Trains in this process, over its eight devices."""
+  cfg, _ = flags.parse([*TINY, *more])
+  with workdir.open_run(folder, cfg, ["test"]) as run:
+    assert loop.train(cfg, run)
+
+
+def test_eight_devices_are_one(whole, tmp_path):
+  assert jax.device_count() == 8
+  train_here(tmp_path)
+  here, there = losses(tmp_path), losses(whole)
+  assert here.keys() == there.keys()
+  for key, values in here.items():
+    for name, value in values.items():
+      assert value == pytest.approx(there[key][name], rel=2e-3), (key, name)
+
+
+def test_nothing_heavy_was_imported(whole):
+  assert not {"tensorflow", "torch"} & sys.modules.keys()
+
+
+def test_average_is_the_mean_of_the_last_checkpoints(whole):
+  with Checkpoints(whole, keep_latest=9) as checkpoints:
+    steps = checkpoints.steps("average:3")
+  assert steps == [8, 16, 24]
+  each = [weights(whole, str(step)) for step in steps]
+  for name, mean in weights(whole, "average:3").items():
+    np.testing.assert_allclose(mean, np.mean([x[name] for x in each], 0), rtol=1e-5, atol=1e-7)
+
+
+def test_best_is_the_checkpoint_of_the_lowest_validation_loss(whole):
+  scored = {x["step"]: x["loss"] for x in read_metrics(whole) if x["split"] == "validation"}
+  with Checkpoints(whole, keep_latest=9) as checkpoints:
+    assert checkpoints.steps("best") == [min(scored, key=scored.get)]
+
+
+def test_latest_and_best_are_both_kept(tmp_path):
+  class Position:
+    def get_state(self):
+      return {"position": 1, "carried": []}
+
+  with Checkpoints(tmp_path, keep_latest=2, keep_best=1) as checkpoints:
+    for step, loss in ((1, 0.5), (2, 0.1), (3, 0.7), (4, 0.8), (5, 0.9)):
+      params = {"w": jax.numpy.full(3, float(step))}
+      state = dict(step=jax.numpy.int32(step), params=params, opt_state=())
+      checkpoints.save(state, Position(), {"loss": loss})
+  with Checkpoints(tmp_path) as checkpoints:
+    assert [info.step for info in checkpoints.orbax.checkpoints] == [2, 4, 5]
+    assert checkpoints.steps("best") == [2]
+    with pytest.raises(UserError, match=r"steps \[2, 4, 5\]"):
+      checkpoints.steps("3")
+
+
+def test_a_checkpoint_of_another_shape_is_refused_by_name(whole):
+  with Checkpoints(whole, keep_latest=9) as checkpoints:
+    params = checkpoints.params("latest")
+    params["embedding"]["embedding"] = params["embedding"]["embedding"][:, :5]
+    with pytest.raises(UserError, match=r"embedding/embedding: \(\d+, 32\) in the checkpoint"):
+      checkpoints.params("latest", params)
+
+
+def test_init_from_takes_the_weights(whole, tmp_path):
+  train_here(
+    tmp_path,
+    f"--config.init_from.workdir={whole}",
+    "--config.steps=1",
+    "--config.schedule.peak=0.0",
+    "--config.schedule.warmup_steps=0",
+  )
+  there = weights(whole)
+  for name, value in weights(tmp_path).items():
+    np.testing.assert_allclose(value, there[name], atol=1e-7, err_msg=name)
+
+
+def test_init_from_names_what_does_not_match(whole, tmp_path):
+  wider = [f"--config.init_from.workdir={whole}", "--config.steps=1", "--config.model.mlp_dim=72"]
+  wider.append("--config.schedule.warmup_steps=0")
+  with pytest.raises(UserError, match=r"mlp/up/kernel: \(32, 64\) there, \(32, 72\) here"):
+    train_here(tmp_path / "refused", *wider)
+  train_here(tmp_path / "allowed", *wider, "--config.init_from.skip=('mlp',)")
+
+
+def test_evaluate_writes_results_and_outputs(whole, capsys):
+  evaluate.main(["--workdir", str(whole), "--split", "validation"])
+  results = json.loads(capsys.readouterr().out)
+  assert results == json.loads((whole / "results.json").read_text())
+  assert results["steps"] == [24]
+  assert results["loss"] == pytest.approx(losses(whole)[24, "validation"]["loss"], rel=1e-3)
+  lines = (whole / "evaluations" / "validation-latest-beam1.jsonl").read_text().splitlines()
+  told = [json.loads(line) for line in lines]
+  exact = np.mean([x["output"] == x["target"] for x in told])
+  assert results["exact_match"] == pytest.approx(100 * exact)
+
+
+INPUTS = ["jump twice", "walk", "turn left after run opposite right thrice", "look and walk"]
+
+
+def test_prediction_does_not_depend_on_the_batch(whole):
+  predictor = predict.load(whole, beam=3, nbest=2)
+  together = predictor(INPUTS)
+  assert together == [predictor([text])[0] for text in INPUTS]
+  assert together == predictor(INPUTS[::-1])[::-1]
+
+
+def test_sampling_does_not_depend_on_the_place_in_the_batch(whole):
+  predictor = predict.load(whole, temperature=1.0, nbest=3)
+  assert predictor(INPUTS)[0] == predictor(INPUTS[:1])[0]
+  scores = [x["score"] for x in predictor(INPUTS)[0]["nbest"]]
+  assert scores == sorted(scores, reverse=True)
+
+
+def test_predict_streams_standard_input_in_order(whole):
+  command = [sys.executable, "-m", "train.predict", "--workdir", str(whole), "--input", "-"]
+  done = subprocess.run(
+    command, cwd=ROOT, input="\n".join(INPUTS), capture_output=True, text=True, timeout=200
+  )
+  assert done.returncode == 0, done.stderr
+  wanted = [output["text"] for output in predict.load(whole)(INPUTS)]
+  assert done.stdout.splitlines() == wanted
+
+
+@pytest.mark.parametrize(
+  "arguments, told",
+  [
+    (["--config=configs/scam.py"], "scan.py"),
+    (["--config=configs/scan.py:splitt=length"], "split"),
+    (["--config=configs/scan.py:split=longth"], "length"),
+    (["--config=configs/scan.py", "--config.model.num_haeds=4"], "model.num_heads"),
+    (["--config=configs/scan.py", "--config.model.num_heads=four"], "int"),
+    (["--config=configs/scan.py", "--workdirr=x"], "workdirr"),
+    (["--config=configs/scan.py:small", "--config.model.activation=swish"], "silu"),
+    (["--config=configs/scan.py:small", "--config.model.num_heads=5"], "multiple"),
+    (["--config=configs/scan.py:small", "--config.task.data.split=long"], "length"),
+    (["--config=configs/scan.py:small", "--config.task.name=translate"], "translation"),
+    (["--config=configs/scan.py:small", "--config.optimizer.name=adamax"], "adamw"),
+    (["--config=configs/scan.py:small", "--config.schedule.name=step"], "rsqrt"),
+    (["--config=configs/scan.py:small", "--config.schedule.warmup_steps=99"], "warmup_steps"),
+    (["--config=configs/scan.py:small", "--config.batch_size=12"], "batch_size"),
+    (["--config=configs/scan.py:small", "--config.microbatches=3"], "microbatches"),
+    (["--config=configs/scan.py:small", "--config.mesh.tensor=3"], "devices"),
+    (["--config=configs/scan.py:small", "--config.init_from.workdir=nowhere"], "nowhere"),
+    (["--config=configs/multi30k.py:data=nowhere"], "nowhere"),
+  ],
+)
+def test_mistakes_are_told_before_the_first_batch(arguments, told, tmp_path, monkeypatch):
+  monkeypatch.chdir(ROOT)
+  with pytest.raises(UserError) as error:
+    main.main([*arguments, "--workdir", str(tmp_path)])
+  assert told in str(error.value)
+
+
+@pytest.mark.parametrize(
+  "arguments, told",
+  [
+    (["--workdir", "nowhere", "x"], "nowhere"),
+    (["--workdir", "{run}", "--checkpoint", "7", "x"], "24"),
+    (["--workdir", "{run}", "--checkpoint", "average:9", "x"], "3 checkpoints"),
+    (["--workdir", "{run}"], "--input"),
+    (["--workdir", "{run}", "--input", "missing.txt"], "missing.txt"),
+    (["--workdir", "{run}", "--nbest", "3", "x"], "beam"),
+  ],
+)
+def test_mistakes_in_prediction(arguments, told, whole):
+  with pytest.raises(UserError) as error:
+    predict.main([word.format(run=whole) for word in arguments])
+  assert told in str(error.value)
+
+
+def test_undecodable_input_names_file_and_line(whole, tmp_path):
+  file = tmp_path / "input.txt"
+  file.write_bytes(b"walk\njump \xff twice\n")
+  with pytest.raises(UserError, match=r"input\.txt, line 2"):
+    predict.main(["--workdir", str(whole), "--input", str(file)])
+
+
+def test_a_user_mistake_exits_2_without_traceback(monkeypatch, capsys):
+  monkeypatch.setattr(sys, "argv", ["train.main", "--config=configs/none.py", "--workdir=x"])
+  with pytest.raises(SystemExit) as stop:
+    cli.run(main.main)
+  assert stop.value.code == 2
+  assert capsys.readouterr().err.startswith("error: ")

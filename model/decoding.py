@@ -163,7 +163,7 @@ def beam_search(
     beam_BC = index_BC // log_BNC.shape[2]
 
     ends_BC = token_BC == eos
-    end_log_BN = jnp.where(ends_BC, log_BC, -jnp.inf)[:, :N]
+    end_log_BN = jnp.where(ends_BC & ~s.done_B[:, None], log_BC, -jnp.inf)[:, :N]
     ended = Decoded(
       tokens=_pick(s.live_BNT, beam_BC[:, :N]).at[:, :, s.t].set(eos),
       scores=end_log_BN * weight_T[length],
@@ -183,9 +183,7 @@ def beam_search(
     # sum now times the least weight ahead, which (monotone) is the next length's or the limit's.
     ahead_B = jnp.minimum(weight_T[jnp.minimum(length + 1, limit_B)], weight_T[limit_B])
     hopeless_B = live_log_BN[:, 0] * ahead_B <= found.scores[:, -1]
-    # A row that is done stays as it is while others go on: nothing left can displace what it kept,
-    # and past the limit nothing is left.
-    done_B = (limit_B <= length) | (hopeless_B & early_stop)
+    done_B = s.done_B | (limit_B <= length) | (hopeless_B & early_stop)
     moving = jax.tree.map(lambda x: x[row_B], after["moving"])
     live_BNT = _pick(s.live_BNT, beam_BN).at[:, :, s.t].set(token_BN)
     return _Search(length, moving, live_BNT, live_log_BN, token_BN, found, done_B)

@@ -8,7 +8,6 @@ A model is four methods, and tasks and decoders use nothing else:
 It holds weights and nothing else: dropout takes its key as an argument, no key means none.
 """
 
-import dataclasses
 import functools
 import typing
 
@@ -17,76 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model import layers, positions
-
-POSITIONS = ("sinusoidal", "learned", "relative", "rotary", "alibi", "none")
-IMPLS = ("einsum", "xla", "cudnn")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TransformerConfig:
-  """Everything that makes one Transformer differ from another. ValueError if it makes none."""
-
-  vocab_size: int
-  dim: int = 512
-  num_heads: int = 8
-  num_kv_heads: int | None = None  # None: as many as heads; fewer: grouped-query attention
-  head_dim: int | None = None  # None: dim / num_heads
-  mlp_dim: int = 2048
-  encoder_layers: int = 6  # 0 for a decoder-only model
-  decoder_layers: int = 6  # 0 for an encoder-only model
-  activation: str = "relu"  # relu, gelu, gelu_tanh, silu
-  gated: bool = False
-  norm: str = "layer"  # layer, rms
-  norm_position: str = "post"  # post: after the residual sum (Vaswani); pre: before each sublayer
-  norm_eps: float = 1e-6
-  embedding_norm: bool = False  # a norm right after the embeddings (BERT, BART)
-  bias: bool = True  # in attention and feed-forward
-  positions: str = "sinusoidal"  # sinusoidal, learned, relative, rotary, alibi, none
-  max_len: int = 512  # rows of the learned position table
-  relative_buckets: int = 32
-  relative_max_distance: int = 128
-  rope_theta: float = 10000.0
-  share_embeddings: bool = True  # one table for source and target
-  tie_output: bool = True  # output matrix = the decoder's (encoder-only: the encoder's) table
-  output_bias: bool = False
-  embed_scale: bool = True  # embeddings times sqrt(dim)
-  logits_scale: float = 1.0
-  attention_scale: float | None = None  # None: head size ** -0.5 (T5: 1)
-  init_std: float | None = None  # None: Glorot uniform, embeddings dim ** -0.5
-  dropout: float = 0.1  # on embeddings and on each sublayer's output
-  attention_dropout: float = 0.0
-  activation_dropout: float = 0.0
-  attention_impl: str = "einsum"  # einsum (ours); xla, cudnn: jax.nn.dot_product_attention
-  dtype: str = "float32"  # of activations; weights, norms, softmax and logits stay float32
-
-  def __post_init__(self):
-    for field, known in (
-      ("activation", layers.ACTIVATIONS),
-      ("norm", layers.NORMS),
-      ("norm_position", ("pre", "post")),
-      ("positions", POSITIONS),
-      ("attention_impl", IMPLS),
-    ):
-      if getattr(self, field) not in known:
-        raise ValueError(f"model.{field} is {getattr(self, field)!r}; known: {', '.join(known)}")
-    if self.head_dim is None and self.dim % self.num_heads:
-      raise ValueError(f"model.dim {self.dim} is no multiple of model.num_heads {self.num_heads}")
-    if self.num_heads % self.kv_heads:
-      raise ValueError(
-        f"model.num_heads {self.num_heads} is no multiple of num_kv_heads {self.kv_heads}"
-      )
-    if self.attention_impl != "einsum" and self.attention_dropout:
-      raise ValueError("model.attention_dropout needs model.attention_impl='einsum'")
-    if not self.encoder_layers and not self.decoder_layers:
-      raise ValueError("model.encoder_layers and model.decoder_layers are both 0")
-
-  @property
-  def kv_heads(self) -> int:
-    return self.num_kv_heads or self.num_heads
-
-  @property
-  def head_size(self) -> int:
-    return self.head_dim or self.dim // self.num_heads
+from model.config import TransformerConfig
 
 
 class Cross(typing.NamedTuple):

@@ -10,24 +10,7 @@ import pytest
 from train import flags, loop, workdir
 
 ROOT = pathlib.Path(__file__).parents[1]
-WORDS = [
-  "a",
-  "the",
-  "man",
-  "woman",
-  "dog",
-  "red",
-  "blue",
-  "runs",
-  "jumps",
-  "sees",
-  "ball",
-  "house",
-  "on",
-  "under",
-  "with",
-  "two",
-]
+WORDS = ("a", "the", "man", "woman", "dog", "red", "runs", "jumps", "sees", "ball", "on", "two")
 
 
 @pytest.fixture(scope="module")

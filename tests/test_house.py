@@ -180,7 +180,7 @@ def test_einsum_subscripts_are_the_suffixes_of_names():
     'y_BTD: Array = jnp.einsum("BTHK,HKD->BTD", x_BTHK, w_KHD)',
     'f(jnp.einsum("BTHK,HKD->BTD", x_BTHK, self.w_HDK))',
     'y_BT = jnp.einsum("BTX,XD->BT", x, w)',
-    'y_BT = jnp.einsum("BTD,BTD", x_BTD, x_BTD)',
+    'y = jnp.einsum("BTD,BTD", x_BTD, x_BTD)',
     'y_BT = jnp.einsum(pattern, x_BTD, x_BTD)',
   ],
 )  # fmt: skip

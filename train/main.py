@@ -5,22 +5,25 @@ Trains the run that a config describes; the same command again goes on where it 
 
 import argparse
 
-import jax
-
-from train import cli, flags, loop, workdir
-from train.errors import UserError
-
 
 def main(argv):
+  # Imported here: data workers import this module again, and need none of it.
+  import jax
+
+  from train import cli, flags, loop, workdir
+  from train.errors import UserError
+
   if not argv or {"-h", "--help"} & set(argv):
     print(__doc__)
     return 0
   cfg, rest = flags.parse(argv)
-  parser = argparse.ArgumentParser(prog="train.main", description=__doc__)
-  parser.add_argument("--workdir", required=True)
+  parser = argparse.ArgumentParser(prog="train.main")
+  parser.add_argument("--workdir")
   args, unknown = parser.parse_known_args(rest)
   if unknown:
     raise UserError(f"unknown arguments: {' '.join(unknown)}")
+  if not args.workdir:
+    raise UserError("--workdir is missing: the folder for this run's checkpoints and metrics")
   devices = [str(device) for device in jax.devices()]
   primary = jax.process_index() == 0
   command = ["python", "-m", "train.main", *argv]
@@ -29,4 +32,6 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  from train.cli import run
+
+  run(main)

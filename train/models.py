@@ -2,7 +2,8 @@
 
 from flax import nnx
 
-from model.transformer import Transformer, TransformerConfig
+from model.config import TransformerConfig
+from model.transformer import Transformer
 from train.errors import UserError
 
 

@@ -9,14 +9,30 @@ import optax
 
 from train.errors import UserError
 
+
+def _matrices(params):
+  """How muon sees the matrices of blocks: [D, H, K] as D by HK, [H, K, D] as HK by D. The rest
+  (None: embeddings, output, biases, norms) is Adam's, as in Jordan et al. 2024."""
+
+  def axes(path, leaf):
+    name = path_name(path)
+    if not re.search(r"blocks/.*/kernel$", name):
+      return None
+    inputs = leaf.ndim - 1 if name.endswith("out/kernel") else 1
+    return optax.contrib.MuonDimensionNumbers(tuple(range(inputs)), tuple(range(inputs, leaf.ndim)))
+
+  return jax.tree_util.tree_map_with_path(axes, params)
+
+
 OPTIMIZERS = {
   "adamw": optax.adamw,
   "adam": optax.adam,
   "adafactor": functools.partial(optax.adafactor, multiply_by_parameter_scale=False),
   "lion": optax.lion,
-  "muon": optax.contrib.muon,
+  "muon": functools.partial(optax.contrib.muon, muon_weight_dimension_numbers=_matrices),
   "sgd": optax.sgd,
 }
+OURS = ("learning_rate", "mask", "weight_decay_mask", "muon_weight_dimension_numbers")  # set here
 
 
 def rsqrt(peak, warmup, steps):
@@ -47,6 +63,8 @@ def constant(peak, warmup, steps):
 
 def wsd(peak, warmup, steps, decay_steps, final=0.0):
   """Warm-up, stable, and a line down to `final` * peak over the last `decay_steps`."""
+  if decay_steps > steps - warmup:
+    raise UserError(f"schedule.decay_steps {decay_steps} is more than steps {steps} less warm-up")
   decay = optax.linear_schedule(peak, final * peak, decay_steps, steps - decay_steps - warmup)
   return _join(peak, warmup, decay)
 
@@ -75,10 +93,15 @@ def build(optimizer, schedule, steps: int):
   settings = dict(optimizer)
   make = _known(OPTIMIZERS, settings.pop("name"), "optimizer.name")
   clip_norm, no_decay = settings.pop("clip_norm"), settings.pop("no_decay")
-  known = inspect.signature(make).parameters
+  parameters = inspect.signature(make).parameters
+  known = [key for key in parameters if key not in OURS]
   for key in settings:
     if key not in known:
-      raise UserError(f"optimizer.{key} is no argument of {optimizer.name}: {', '.join(known)}")
+      raise UserError(f"optimizer.{key} is no argument of {optimizer['name']}: {', '.join(known)}")
+  try:
+    re.compile(no_decay)
+  except re.error as error:
+    raise UserError(f"optimizer.no_decay {no_decay!r} is no pattern: {error}") from error
 
   def decays(params):
     return jax.tree_util.tree_map_with_path(
@@ -86,7 +109,7 @@ def build(optimizer, schedule, steps: int):
     )
 
   for key in ("mask", "weight_decay_mask"):
-    if key in known:
+    if key in parameters:
       settings[key] = decays
   clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
   return optax.chain(*clip, make(rate, **settings)), rate
@@ -99,7 +122,7 @@ def _schedule(settings, steps):
     raise UserError(f"schedule.warmup_steps {warmup} is more than steps {steps}")
   try:
     return make(peak, warmup, steps, **settings)
-  except TypeError as error:
+  except (TypeError, ValueError) as error:
     raise UserError(f"schedule: {error}") from error
 
 

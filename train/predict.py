@@ -46,8 +46,7 @@ def stream(predictor, lines: Iterable[str]) -> Iterator[dict]:
 def read(path: str) -> Iterator[str]:
   """Lines of a file or, for "-", of standard input; UserError for what is no UTF-8 text."""
   try:
-    opened = contextlib.nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb")
-    with opened as file:
+    with contextlib.nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as file:
       for number, line in enumerate(file, 1):
         try:
           yield line.decode("utf-8").rstrip("\r\n")

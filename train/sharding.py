@@ -27,6 +27,7 @@ RULES = (
   (r"(^|/)output/kernel$", P("fsdp", "tensor")),  # [D, V]
   (r"(^|/)output_bias$", P("tensor")),  # [V]
   (r"relative/embedding$", P()),  # [buckets, H]
+  (r"^opt_state/.*ns_coeffs$", P()),  # muon's three numbers
   (r"(scale|out/bias|down/bias|norm/bias)$", P()),
 )
 
@@ -36,17 +37,26 @@ def make_mesh(sizes) -> jax.sharding.Mesh:
   shape, count = [sizes[axis] for axis in AXES], jax.device_count()
   if -1 in shape:
     shape[shape.index(-1)] = count // max(1, int(np.prod([n for n in shape if n > 0])))
-  if np.prod(shape) != count:
+  if min(shape) < 1 or np.prod(shape) != count:
     raise UserError(
-      f"mesh {dict(zip(AXES, shape))} needs {np.prod(shape)} devices; here are {count}"
+      f"mesh {dict(zip(AXES, shape))}: the sizes must multiply to the {count} devices here"
     )
   return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def put(batch, mesh):
   """The global batch on the devices, rows split over data and fsdp; each process gives its own."""
-  sharding = NamedSharding(mesh, P(("data", "fsdp")))
+  sharding = _by_rows(batch, mesh, jax.process_count())
   return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def _by_rows(batch, mesh, processes):
+  rows, parts = len(jax.tree.leaves(batch)[0]) * processes, mesh.shape["data"] * mesh.shape["fsdp"]
+  if rows % parts:
+    raise UserError(
+      f"{rows} rows cannot be shared by mesh data x fsdp = {parts}: change batch_size"
+    )
+  return NamedSharding(mesh, P(("data", "fsdp")))
 
 
 def place(tree, mesh):
@@ -71,7 +81,7 @@ def place(tree, mesh):
 
 def put_whole(batch, mesh):
   """Like `put`, for a batch that every process holds whole."""
-  sharding = NamedSharding(mesh, P(("data", "fsdp")))
+  sharding = _by_rows(batch, mesh, 1)
   return jax.tree.map(
     lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index]), batch
   )

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from train.errors import UserError
+
 
 def make_train_step(task, graph, tx, *, microbatches: int, seed: int):
   """Compiles `state, batch -> state, sums`, where state is dict(step, params, opt_state).
@@ -34,6 +36,9 @@ def make_train_step(task, graph, tx, *, microbatches: int, seed: int):
         grads, sums = gradient(params, *slice_and_key)
         return jax.tree.map(jnp.add, total, grads), sums
 
+      rows = len(jax.tree.leaves(batch)[0])
+      if rows % microbatches:
+        raise UserError(f"batch_size {rows} is no multiple of microbatches {microbatches}")
       # Interleaved, so that every microbatch keeps a part on every device.
       slices = jax.tree.map(
         lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), batch
@@ -45,7 +50,7 @@ def make_train_step(task, graph, tx, *, microbatches: int, seed: int):
     weight = jnp.maximum(sums["loss"][1], 1.0)
     grads = jax.tree.map(lambda g: g / weight, total)
     updates, opt_state = tx.update(grads, state["opt_state"], params)
-    sums["grad_norm"] = (optax.global_norm(grads), jnp.float32(1.0))
+    sums["grad_norm"] = (optax.tree.norm(grads), jnp.float32(1.0))
     params = optax.apply_updates(params, updates)
     return dict(step=state["step"] + 1, params=params, opt_state=opt_state), sums
 

@@ -11,7 +11,7 @@ from train.errors import UserError
 from train.workdir import config_json, load_config, write_atomically
 
 FILE = """
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 from configs import common
 
 def get_config(arg=""):
@@ -20,6 +20,7 @@ def get_config(arg=""):
   cfg.model = {"dim": 64 if got.size == "base" else 128, "num_heads": 4, "sizes": [1, 2]}
   cfg.model.width = cfg.model.get_ref("dim") * 2
   cfg.init_from = None
+  cfg.limit = config_dict.placeholder(int)
   cfg.langs = ("en", "de")
   return cfg
 """
@@ -78,6 +79,8 @@ def test_both_spellings_are_one_config_and_the_rest_is_left(file):
     ("init_from=3", 3),
     ("init_from=none", None),
     ("init_from=(1, 'a')", (1, "a")),
+    ("limit=3", 3),
+    ("limit=None", None),
   ],
 )
 def test_an_override_has_its_fields_type(file, override, expected):
@@ -100,6 +103,7 @@ def test_of_two_overrides_the_last_wins_and_references_follow(file):
     ("rate=fast", ["--config.rate", "float", "'fast'"]),
     ("small=maybe", ["--config.small", "bool", "'maybe'"]),
     ("model.sizes=1,b", ["--config.model.sizes", "int", "'1,b'"]),
+    ("limit=x", ["--config.limit", "int", "'x'"]),
     ("steps", ["--config.steps", "no value"]),
     ("model=3", ["--config.model", "section", "model.num_heads"]),
     ("model.num_head=4", ["--config.model.num_head:", "did you mean model.num_heads?"]),

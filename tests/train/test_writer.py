@@ -188,7 +188,9 @@ def test_curves_are_drawn_at_close_also_of_odd_runs(tmp_path):
 
 
 def test_what_is_drawn_is_what_was_written(tmp_path):
-  run(tmp_path, 0, 6, tensorboard=False).lines.close()
+  out = run(tmp_path, 0, 6, tensorboard=False)
+  out.write(7, "train", {"loss": math.inf})
+  out.lines.close()
   curves = writer._curves(writer.read_metrics(tmp_path))
   assert curves["loss"]["train"] == ([1, 2, 3, 4, 5, 6], [1 / step for step in range(1, 7)])
   assert curves["loss"]["validation"][0] == [2, 4, 6]

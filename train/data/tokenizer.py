@@ -2,23 +2,21 @@
 
 import difflib
 import hashlib
-import itertools
 import os
 import pathlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from train.data import unigram
 from train.errors import UserError
 
 PAD, BOS, EOS, UNK = range(4)
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())  # one printable character for each byte
-MAX_PIECE = 16  # bytes; SentencePiece's default length
-SEED_PIECES = SEED_WORDS = 100_000  # bound the memory of unigram training to about 1 GB
+SEED_WORDS = 100_000  # the most frequent: bounds the memory of unigram training to about 1 GB
 # str.split() also splits at the four separators U+001C..1F, which the regex class \s leaves out
 BLANK = tokenizers.Regex(r"[\s\x1c-\x1f]+")
 
@@ -153,103 +151,9 @@ def _unigram(texts: Iterator[str], vocab_size: int) -> tokenizers.Tokenizer:
   for word in _by_frequency(words)[:SEED_WORDS]:
     for part, _ in split(" " + word):
       counts[part] += words[word]
-  pieces = unigram_pieces(counts, vocab_size - len(SPECIALS))
+  pieces = unigram.pieces(counts, vocab_size - len(SPECIALS), ALPHABET)
   vocab = [(special, 0.0) for special in SPECIALS] + pieces
   return _bytelevel(models.Unigram(vocab, unk_id=UNK, byte_fallback=False))
-
-
-class _Lattice:
-  """Every way to cut words into known pieces: edges from node to node, by depth of their end."""
-
-  def __init__(self, words: Sequence[str], index: Mapping[str, int]):
-    offsets = np.cumsum([0] + [len(word) + 1 for word in words])
-    self.nodes, self.first, self.last = int(offsets[-1]), offsets[:-1], offsets[1:] - 1
-    edges = [
-      (j, first + i, first + j, piece, w)
-      for w, (word, first) in enumerate(zip(words, offsets.tolist()))
-      for i in range(len(word))
-      for j in range(i + 1, min(i + MAX_PIECE, len(word)) + 1)
-      if (piece := index.get(word[i:j])) is not None
-    ]
-    edges = np.asarray(edges, np.int64).reshape(-1, 5).T
-    self.edges = edges[:, np.lexsort((edges[2], edges[0]))]
-
-  def keep(self, mask: np.ndarray) -> None:
-    """Drops the edges where the mask is False."""
-    self.edges = self.edges[:, mask]
-
-  def _depths(self) -> list[slice]:
-    cuts = np.flatnonzero(np.diff(self.edges[0], prepend=-1, append=-1))
-    return [slice(a, b) for a, b in itertools.pairwise(cuts)]
-
-  def scores(self, score: np.ndarray, best: bool = False) -> np.ndarray:
-    """Log of the summed (or best) probability of reaching each node."""
-    alpha = np.zeros(self.nodes)
-    for group in self._depths():
-      _, start, end, piece, _ = self.edges[:, group]
-      value = alpha[start] + score[piece]
-      cuts = np.flatnonzero(np.diff(end, prepend=-1))
-      top = np.maximum.reduceat(value, cuts)
-      if not best:
-        lengths = np.diff(cuts, append=len(end))
-        top = top + np.log(np.add.reduceat(np.exp(value - np.repeat(top, lengths)), cuts))
-      alpha[end[cuts]] = top
-    return alpha
-
-  def expected(self, score: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """How often each piece is used, over all cuts of all words."""
-    alpha, flow = self.scores(score), np.zeros(self.nodes)
-    used = np.zeros(len(score))
-    flow[self.last] = counts
-    for group in reversed(self._depths()):
-      _, start, end, piece, _ = self.edges[:, group]
-      share = flow[end] * np.exp(alpha[start] + score[piece] - alpha[end])
-      np.add.at(flow, start, share)
-      np.add.at(used, piece, share)
-    return used.round(6)  # so that the last bits of a float decide no tie
-
-
-def unigram_pieces(counts: Mapping[str, int], size: int) -> list[tuple[str, float]]:
-  """At most `size` pieces with log probabilities for byte-level words (Kudo 2018, section 3.2)."""
-  words = sorted(counts, key=lambda word: (-counts[word], word))
-  found = Counter()
-  for word in words:
-    for i in range(len(word)):
-      for j in range(i + 2, min(i + MAX_PIECE, len(word)) + 1):
-        found[word[i:j]] += counts[word]
-  seeds = [piece for piece, n in found.items() if n > 1]
-  seeds.sort(key=lambda piece: (-found[piece] * len(piece), piece))
-  pieces = np.asarray(ALPHABET + seeds[:SEED_PIECES], dtype=object)
-  frequency = np.asarray([counts[word] for word in words], np.float64)
-  index = {piece: i for i, piece in enumerate(pieces)}
-  text = _Lattice(words, index)
-  inside = _Lattice(pieces, index)  # each piece cut into other pieces
-  inside.keep(inside.edges[3] != inside.edges[4])
-  used = np.asarray([float(found[piece] or 1) for piece in pieces])
-  alive = np.ones(len(pieces), bool)
-  required = np.arange(len(pieces)) < len(ALPHABET)
-  while True:
-    for _ in range(2):
-      weight = np.where(required, np.maximum(used, 0.5), used * alive)
-      with np.errstate(divide="ignore"):
-        score = np.log(weight / weight.sum())
-      used = text.expected(score, frequency)
-      alive &= required | (used >= 0.5)
-      text.keep(alive[text.edges[3]])
-      inside.keep(alive[inside.edges[3]] & alive[inside.edges[4]])
-    if alive.sum() <= size:
-      break
-    # what the text loses when a piece is replaced by the best cut into others
-    optional = np.flatnonzero(alive & ~required)
-    otherwise = inside.scores(score, best=True)[inside.last]
-    loss = used[optional] * (score[optional] - otherwise[optional])
-    order = optional[np.argsort(-loss.round(6), kind="stable")]
-    alive[order[max(int(0.75 * len(order)), size - len(ALPHABET)) :]] = False
-    text.keep(alive[text.edges[3]])
-    inside.keep(alive[inside.edges[3]] & alive[inside.edges[4]])
-  share = np.maximum(used, 0.5) / np.maximum(used, 0.5)[alive].sum()
-  final = [(str(pieces[i]), round(float(np.log(share[i])), 6)) for i in np.flatnonzero(alive)]
-  return sorted(final, key=lambda piece: (-piece[1], piece[0]))
 
 
 TOKENIZERS: dict[str, Callable] = {

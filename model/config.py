@@ -1,0 +1,87 @@
+"""What makes one Transformer differ from another, as data."""
+
+import dataclasses
+
+from model import layers
+
+POSITIONS = ("sinusoidal", "learned", "relative", "rotary", "alibi", "none")
+IMPLS = ("einsum", "xla", "cudnn")
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+  """Everything that makes one Transformer differ from another. ValueError if it makes none."""
+
+  vocab_size: int
+  dim: int = 512
+  num_heads: int = 8
+  num_kv_heads: int | None = None  # None: as many as heads; fewer: grouped-query attention
+  head_dim: int | None = None  # None: dim / num_heads
+  mlp_dim: int = 2048
+  encoder_layers: int = 6  # 0 for a decoder-only model
+  decoder_layers: int = 6  # 0 for an encoder-only model
+  activation: str = "relu"  # relu, gelu, gelu_tanh, silu
+  gated: bool = False
+  norm: str = "layer"  # layer, rms
+  norm_position: str = "post"  # post: after the residual sum (Vaswani); pre: before each sublayer
+  norm_eps: float = 1e-6
+  embedding_norm: bool = False  # a norm right after the embeddings (BERT, BART)
+  bias: bool = True  # in attention and feed-forward
+  positions: str = "sinusoidal"  # sinusoidal, learned, relative, rotary, alibi, none
+  max_len: int = 512  # rows of the learned position table
+  relative_buckets: int = 32
+  relative_max_distance: int = 128
+  rope_theta: float = 10000.0
+  share_embeddings: bool = True  # one table for source and target
+  tie_output: bool = True  # output matrix = the decoder's (encoder-only: the encoder's) table
+  output_bias: bool = False
+  embed_scale: bool = True  # embeddings times sqrt(dim)
+  logits_scale: float = 1.0
+  attention_scale: float | None = None  # None: head size ** -0.5 (T5: 1)
+  init_std: float | None = None  # None: Glorot uniform, embeddings dim ** -0.5
+  dropout: float = 0.1  # on embeddings and on each sublayer's output
+  attention_dropout: float = 0.0
+  activation_dropout: float = 0.0
+  attention_impl: str = "einsum"  # einsum (ours); xla, cudnn: jax.nn.dot_product_attention
+  dtype: str = "float32"  # of activations; weights, norms, softmax and logits stay float32
+
+  def __post_init__(self):
+    for field, known in (
+      ("activation", layers.ACTIVATIONS),
+      ("norm", layers.NORMS),
+      ("norm_position", ("pre", "post")),
+      ("positions", POSITIONS),
+      ("attention_impl", IMPLS),
+      ("dtype", DTYPES),
+    ):
+      if getattr(self, field) not in known:
+        raise ValueError(f"model.{field} is {getattr(self, field)!r}; known: {', '.join(known)}")
+    for field in ("vocab_size", "dim", "num_heads", "num_kv_heads", "head_dim", "mlp_dim"):
+      if getattr(self, field) is not None and getattr(self, field) < 1:
+        raise ValueError(f"model.{field} is {getattr(self, field)}; at least 1")
+    for field in ("dropout", "attention_dropout", "activation_dropout"):
+      if not 0 <= getattr(self, field) < 1:
+        raise ValueError(f"model.{field} is {getattr(self, field)}; at least 0 and below 1")
+    if self.head_dim is None and self.dim % self.num_heads:
+      raise ValueError(f"model.dim {self.dim} is no multiple of model.num_heads {self.num_heads}")
+    if self.num_heads % self.kv_heads:
+      raise ValueError(
+        f"model.num_heads {self.num_heads} is no multiple of num_kv_heads {self.kv_heads}"
+      )
+    if self.positions == "rotary" and self.head_size % 2:
+      raise ValueError(f"model.head_dim {self.head_size} is odd: rotary positions turn pairs")
+    if self.positions == "relative" and self.relative_max_distance <= self.relative_buckets // 2:
+      raise ValueError("model.relative_max_distance must be more than half of relative_buckets")
+    if self.attention_impl != "einsum" and self.attention_dropout:
+      raise ValueError("model.attention_dropout needs model.attention_impl='einsum'")
+    if min(depths := (self.encoder_layers, self.decoder_layers)) < 0 or not any(depths):
+      raise ValueError("model.encoder_layers and model.decoder_layers: {} and {}".format(*depths))
+
+  @property
+  def kv_heads(self) -> int:
+    return self.num_kv_heads or self.num_heads
+
+  @property
+  def head_size(self) -> int:
+    return self.head_dim or self.dim // self.num_heads

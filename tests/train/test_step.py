@@ -1,0 +1,227 @@
+"""One update is one update: however many microbatches and devices it is cut into."""
+
+import functools
+import math
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from jax.sharding import AxisType
+
+from model import layers
+from model.transformer import Transformer, TransformerConfig
+from train import sharding, step
+from train.data import packing
+from train.errors import UserError
+from train.tasks.translation import Translation
+
+ROWS, S, T, VOCAB = 8, 10, 9, 16
+# Examples in each row: rows 1 and 5 are padding, so one of four microbatches has no weight at all.
+COUNTS = (1, 0, 3, 2, 1, 0, 2, 1)
+TASK = Translation(
+  data={},
+  tokenizer=types.SimpleNamespace(vocab_size=VOCAB),
+  source_len=S,
+  target_len=T,
+  label_smoothing=0.1,
+  z_loss=1e-3,
+)
+PLAIN = Translation(data={}, tokenizer=TASK.tokenizer, source_len=S, target_len=T)
+MODEL = TransformerConfig(
+  vocab_size=VOCAB,
+  dim=16,
+  num_heads=4,
+  num_kv_heads=2,
+  mlp_dim=32,
+  encoder_layers=1,
+  decoder_layers=1,
+  norm_position="pre",
+  dropout=0.2,
+  attention_dropout=0.2,
+  activation_dropout=0.2,
+)
+SGD = optax.sgd(0.5)  # not Adam: its first step is nearly the gradient's sign, whatever its size
+
+
+def mesh_of(*sizes):
+  devices = jax.devices()[: math.prod(sizes)]
+  return jax.make_mesh(sizes, sharding.AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+@functools.cache
+def graph_and_weights(**changes):
+  """A model with random weights, made without compiling an initializer."""
+  cfg, rng = TransformerConfig(**vars(MODEL) | changes), np.random.default_rng(0)
+  graph, state = nnx.split(nnx.eval_shape(lambda: Transformer(cfg, rngs=nnx.Rngs(0))))
+  return graph, jax.tree.map(
+    lambda x: (0.2 * rng.normal(size=x.shape) + (x.ndim == 1)).astype(x.dtype),
+    nnx.to_pure_dict(state),
+  )
+
+
+def start(tx, params, mesh=None, at=0):
+  """A state of its own (a step eats it), on one device or laid out over a mesh."""
+  state = dict(step=np.int32(at), params=params, opt_state=tx.init(params))
+  places = sharding.place(state, mesh) if mesh else jax.devices()[0]
+  return jax.device_put(jax.tree.map(np.array, state), places)
+
+
+@pytest.fixture(scope="module")
+def batch():
+  """Packed rows of very different weight."""
+  rng = np.random.default_rng(0)
+  rows = [[10 * r + i for i in range(count)] for r, count in enumerate(COUNTS)]
+  words = iter(range(4, VOCAB))  # each source starts with its own, so it can be learned by heart
+  examples = {
+    i: {
+      "source": [next(words), *rng.integers(4, VOCAB, rng.integers(0, 2)), 2],
+      "target": [*rng.integers(4, VOCAB, rng.integers(1, 3)), 2],
+    }
+    for row in rows
+    for i in row
+  }
+  return packing.fill(rows, examples, source_len=S, target_len=T)
+
+
+@functools.cache
+def compiled(microbatches=1, **changes):
+  """The step with these settings, and the weights it starts from."""
+  graph, params = graph_and_weights(**changes)
+  return step.make_train_step(TASK, graph, SGD, microbatches=microbatches, seed=0), params
+
+
+def one_step(batch, mesh=None, **settings):
+  train_step, params = compiled(**settings)
+  mesh = mesh or mesh_of(1, 1, 1)
+  state, sums = train_step(start(SGD, params, mesh), sharding.put(batch, mesh))
+  return jax.device_get(state), jax.device_get(sums)
+
+
+def assert_same(one, other):
+  (state_a, sums_a), (state_b, sums_b) = one, other
+  paths = jax.tree_util.tree_leaves_with_path(state_a)
+  for (path, a), b in zip(paths, jax.tree.leaves(state_b), strict=True):
+    np.testing.assert_allclose(a, b, atol=2e-6, err_msg=jax.tree_util.keystr(path))
+  assert sums_a.keys() == sums_b.keys() == {"loss", "nll", "accuracy", "grad_norm"}
+  for name, pair in sums_a.items():
+    np.testing.assert_allclose(pair, sums_b[name], rtol=2e-5, err_msg=name)
+
+
+NO_DROPOUT = dict(dropout=0.0, attention_dropout=0.0, activation_dropout=0.0)
+
+
+def test_a_step_is_the_gradient_of_the_mean_over_all_tokens(batch):
+  """Against autodiff of the mean itself."""
+  graph, params = graph_and_weights(**NO_DROPOUT)
+
+  def mean_loss(params):
+    total, weight = TASK.loss(nnx.merge(graph, params), batch, None)["loss"]
+    return total / weight
+
+  gradient = jax.jit(jax.grad(mean_loss))(params)
+  state, sums = one_step(batch, **NO_DROPOUT)
+  jax.tree.map(
+    lambda before, g, after: np.testing.assert_allclose(after, before - 0.5 * g, atol=2e-6),
+    params,
+    jax.device_get(gradient),
+    state["params"],
+  )
+  assert state["step"] == 1
+  assert float(sums["grad_norm"][0]) == pytest.approx(float(optax.tree.norm(gradient)), rel=1e-5)
+  assert float(sums["loss"][1]) == batch["weights"].sum()
+  moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), params, state["params"])
+  assert max(jax.tree.leaves(moved)) > 1e-2  # so 2e-6 is a bound that says something
+
+
+def test_one_batch_is_four_microbatches(batch):
+  weights = batch["weights"].sum(1).reshape(-1, 4).sum(0)  # of the microbatches
+  assert weights.min() == 0
+  assert len(set(weights)) > 2
+  assert_same(one_step(batch, **NO_DROPOUT), one_step(batch, microbatches=4, **NO_DROPOUT))
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)])
+def test_one_device_is_eight(batch, sizes):
+  """With dropout: its mask is a function of the key and the place, not of the device."""
+  assert_same(one_step(batch), one_step(batch, mesh_of(*sizes)))
+
+
+class Masked:
+  """A task whose loss is what dropout leaves of the batch: tells masks apart, compiles at once."""
+
+  def loss(self, model, batch, key):
+    mask = layers.dropout(batch["weights"], 0.5, key)
+    places = jnp.arange(batch["weights"].shape[1]) + 1.0
+    return {"loss": ((mask * places).sum() + 0 * model.bias[...].sum(), batch["weights"].sum())}
+
+
+def masked_losses(weights, steps, seed=0, microbatches=1):
+  """The loss sum at each of the steps."""
+  graph, weight = nnx.split(nnx.eval_shape(lambda: nnx.Linear(1, 1, rngs=nnx.Rngs(0))))
+  params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), nnx.to_pure_dict(weight))
+  train_step = step.make_train_step(Masked(), graph, SGD, microbatches=microbatches, seed=seed)
+  return [
+    float(train_step(start(SGD, params, at=at), {"weights": weights})[1]["loss"][0]) for at in steps
+  ]
+
+
+def test_masks_are_a_function_of_seed_and_step():
+  weights = np.ones((4, 200), np.float32)
+  first, second = masked_losses(weights, [0, 1])
+  assert masked_losses(weights, [0, 1, 0]) == [first, second, first]
+  assert len({first, second, *masked_losses(weights, [0, 1], seed=1)}) == 4
+
+
+def test_microbatches_draw_different_masks():
+  """The same mask twice would leave twice an even number: at rate 0.5 what is left is doubled."""
+  weights = np.ones((2, 3), np.float32)
+  assert any(loss % 4 for loss in masked_losses(weights, range(12), microbatches=2))
+
+
+def test_microbatches_that_do_not_divide_the_batch_are_refused():
+  with pytest.raises(UserError, match=r"8 .*microbatches 3"):
+    masked_losses(np.ones((8, 3), np.float32), [0], microbatches=3)
+
+
+def test_evaluation_drops_nothing(batch):
+  graph, params = graph_and_weights()
+  evaluate = step.make_eval_step(TASK, graph)
+  sums = jax.device_get(evaluate(params, batch))
+  again = jax.device_get(evaluate(params, batch))
+  without = one_step(batch, **NO_DROPOUT)[1]
+  dropped = one_step(batch)[1]
+  for name, pair in sums.items():
+    np.testing.assert_array_equal(pair, again[name])
+    np.testing.assert_allclose(pair, without[name], rtol=1e-5)
+  assert abs(float(dropped["loss"][0]) - float(sums["loss"][0])) > 1e-2
+
+
+def test_one_batch_is_learned_by_heart(batch):
+  graph, params = graph_and_weights(**NO_DROPOUT)
+  tx = optax.adam(3e-2)
+  train_step = step.make_train_step(PLAIN, graph, tx, microbatches=1, seed=0)
+  state, values = start(tx, params), []
+  for _ in range(80):
+    state, sums = train_step(state, batch)
+    values.append(step.means(sums))
+  assert values[0]["loss"] > 2
+  print([round(v["loss"], 3) for v in values[::5]], values[-1])
+  assert values[-1]["loss"] < 0.1
+  assert values[-1]["accuracy"] == 1
+  assert int(state["step"]) == 80
+
+
+def test_means_divide_once_and_perplexity_is_exp_of_the_nll():
+  sums = dict(loss=(6.0, 4.0), nll=(5.0, 4.0), accuracy=(3.0, 4.0), grad_norm=(2.5, 1.0))
+  sums = jax.tree.map(jnp.float32, sums)
+  values = step.means(sums)
+  want = dict(loss=1.5, accuracy=0.75, grad_norm=2.5, perplexity=math.exp(1.25))
+  assert values == pytest.approx(want, rel=1e-6)
+  assert all(type(value) is float for value in values.values())
+  assert step.means({"nll": (jnp.float32(1e9), jnp.float32(1.0))})["perplexity"] < math.inf
+  nothing = step.means({"nll": (jnp.float32(0), jnp.float32(0))})
+  assert nothing == {"perplexity": 1.0}

@@ -9,10 +9,13 @@ ARGS ?=
 # requirements-cuda.txt or requirements-tpu.txt on an accelerator
 REQUIREMENTS ?= requirements.txt
 
+# Large pages for XLA's buffers on a CPU: 1.3 times the speed of the Multi30k step (README, "Speed").
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -qq
 TESTED := .venv/requirements-dev.txt.installed
-PYTEST := $(BIN)/python -m pytest -n 2
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: train test test-all format lint
 .DELETE_ON_ERROR:

@@ -32,7 +32,7 @@ def get_config(arg=""):
   tiny = arg.recipe == "tiny"
   cfg = ConfigDict()
   cfg.seed = 0
-  cfg.steps = 20 if arg.small else 8000 if tiny else 1300
+  cfg.steps = 20 if arg.small else 8000 if tiny else 800
   cfg.batch_size = 8 if arg.small else 128 if tiny else 32  # packed rows
   cfg.microbatches = 1
   cfg.workers = 0
@@ -89,7 +89,7 @@ def get_config(arg=""):
     cfg.optimizer = dict(
       name="adamw", clip_norm=1.0, no_decay=r"(bias|scale)$", b1=0.9, b2=0.98, weight_decay=0.01
     )
-    cfg.schedule = dict(name="linear", peak=1.5e-3, warmup_steps=150, final=0.02)
+    cfg.schedule = dict(name="linear", peak=1.5e-3, warmup_steps=100, final=0.02)
   if arg.small:
     cfg.schedule.warmup_steps = 5
   every = 10 if arg.small else 200

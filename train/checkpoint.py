@@ -91,7 +91,8 @@ class Checkpoints:
     return dict(params=saved["params"], **saved["optimizer"])
 
   def params(self, which: str, like=None):
-    """Weights of `latest`, `best`, a step, or `average:N` (the mean of the last N checkpoints).
+    """Weights of `latest`, `best`, a step, or a mean: `average:N` of the last N checkpoints,
+    `average:STEP,STEP,...` of those.
 
     With `like` (a tree of arrays or ShapeDtypeStructs with shardings) they are placed so; without,
     they come as they were saved.
@@ -119,9 +120,14 @@ class Checkpoints:
       if not 1 <= count <= len(saved):
         raise UserError(f"{which}: there are {len(saved)} checkpoints, steps {saved}")
       return saved[-count:]
-    if which.isdigit() and int(which) in saved:
-      return [int(which)]
-    raise UserError(f"no checkpoint {which!r}; there are latest, best, average:N and steps {saved}")
+    wanted = which.removeprefix("average:").split(",")
+    one_or_mean = len(wanted) == 1 or which.startswith("average:")
+    if one_or_mean and all(word.isdigit() and int(word) in saved for word in wanted):
+      return [int(word) for word in wanted]
+    raise UserError(
+      f"no checkpoint {which!r}; there are latest, best, average:N, average:STEP,STEP and"
+      f" steps {saved}"
+    )
 
   def _load_params(self, step, like):
     if like is None:

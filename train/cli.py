@@ -96,7 +96,11 @@ def parser(doc: str) -> argparse.ArgumentParser:
     description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   made.add_argument("--workdir", required=True, type=pathlib.Path)
-  made.add_argument("--checkpoint", default="latest", help="latest, best, STEP or average:N")
+  made.add_argument(
+    "--checkpoint",
+    default="latest",
+    help="latest, best, STEP, average:N (the last N) or average:STEP,STEP,...",
+  )
   return made
 
 

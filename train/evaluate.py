@@ -6,6 +6,7 @@ outputs (JSON lines) into the workdir's folder `evaluations`.
 
 import json
 import pathlib
+import re
 
 import jax
 import numpy as np
@@ -73,7 +74,7 @@ def main(argv):
   )
   results |= scores
   folder = pathlib.Path(args.workdir) / "evaluations"
-  name = f"{args.split}-{args.checkpoint.replace(':', '')}-beam{settings.beam}"
+  name = f"{args.split}-{re.sub('[:,]', '-', args.checkpoint)}-beam{settings.beam}"
   folder.mkdir(exist_ok=True)
   with open(folder / f"{name}.jsonl", "w", encoding="utf-8") as file:
     for example, output in zip(examples, outputs):

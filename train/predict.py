@@ -36,10 +36,10 @@ def load(workdir, checkpoint: str = "latest", **decoding) -> Predictor:
   return Predictor(run, run.task.settings(**decoding))
 
 
-def stream(predictor, lines: Iterable[str]) -> Iterator[dict]:
-  """Outputs of endless lines, in order, a chunk at a time."""
+def stream(predictor, lines: Iterable[str], size: int = CHUNK) -> Iterator[dict]:
+  """Outputs of endless lines, in order, `size` at a time."""
   lines = iter(lines)
-  while chunk := list(itertools.islice(lines, CHUNK)):
+  while chunk := list(itertools.islice(lines, size)):
     yield from predictor(chunk)
 
 
@@ -75,7 +75,9 @@ def main(argv):
   if bool(args.inputs) == bool(args.input):
     raise UserError("give texts as arguments, or --input FILE, or --input -")
   predictor = load(args.workdir, args.checkpoint, **cli.decoding_changes(args))
-  for output in stream(predictor, read(args.input) if args.input else args.inputs):
+  typed = args.input == "-" and sys.stdin.isatty()  # a person waits for each answer
+  lines = read(args.input) if args.input else args.inputs
+  for output in stream(predictor, lines, 1 if typed else CHUNK):
     print(told(output, args), flush=True)
 
 

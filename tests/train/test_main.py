@@ -1,8 +1,11 @@
 """Whole runs: same command again, kill, Ctrl-C, bad input; evaluating and predicting with a run."""
 
+import io
 import json
 import os
 import pathlib
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,12 +21,13 @@ from train.errors import UserError
 from train.writer import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
+README = ROOT / "README.md"
 TINY = [
   "--config=configs/scan.py:small",
   "--config.steps=200",
   "--config.log_every=1",
   "--config.checkpoint.every=40",
-  "--config.checkpoint.keep_latest=3",
+  "--config.checkpoint.keep_latest=5",
   "--config.evaluate.every=40",
   "--config.evaluate.decode_every=0",
 ]
@@ -168,6 +172,7 @@ def test_nothing_heavy_was_imported(whole):
 def test_average_is_the_mean_of_the_last_checkpoints(whole):
   with Checkpoints(whole, keep_latest=9) as checkpoints:
     steps = checkpoints.steps("average:3")
+    assert checkpoints.steps("average:40,160") == [40, 160]
   assert steps == [120, 160, 200]
   each = [weights(whole, str(step)) for step in steps]
   for name, mean in weights(whole, "average:3").items():
@@ -255,6 +260,28 @@ def test_sampling_does_not_depend_on_the_place_in_the_batch(whole):
   assert scores == sorted(scores, reverse=True)
 
 
+COMMANDS = re.findall(r"python -m (train\.(?:predict|evaluate)) ([^>\n]*)", README.read_text())
+
+
+@pytest.mark.parametrize("module, words", COMMANDS, ids=lambda x: x[:60])
+def test_readme_command(module, words, whole, tmp_path, monkeypatch, capsys):
+  (tmp_path / "captions.en").write_text("\n".join(INPUTS) + "\n")
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"walk\n")))
+  words = shlex.split(words)
+  words[words.index("--workdir") + 1] = str(whole)
+  {"train.predict": predict, "train.evaluate": evaluate}[module].main(words)
+  assert capsys.readouterr().out.strip()
+
+
+def test_readme_training_commands_name_real_settings():
+  lines = README.read_text().replace("\\\n", " ")
+  commands = re.findall(r"python -m train\.main (.*)", lines)
+  assert len(commands) >= 2
+  for command in commands:
+    flags.parse(shlex.split(command))
+
+
 def test_predict_streams_standard_input_in_order(whole):
   command = [sys.executable, "-m", "train.predict", "--workdir", str(whole), "--input", "-"]
   done = subprocess.run(
@@ -300,7 +327,7 @@ def test_mistakes_are_told_before_the_first_batch(arguments, told, tmp_path, mon
   [
     (["--workdir", "nowhere", "x"], "nowhere"),
     (["--workdir", "{run}", "--checkpoint", "7", "x"], "200"),
-    (["--workdir", "{run}", "--checkpoint", "average:9", "x"], "3 checkpoints"),
+    (["--workdir", "{run}", "--checkpoint", "average:9", "x"], "5 checkpoints"),
     (["--workdir", "{run}"], "--input"),
     (["--workdir", "{run}", "--input", "missing.txt"], "missing.txt"),
     (["--workdir", "{run}", "--nbest", "3", "x"], "beam"),

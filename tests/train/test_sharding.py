@@ -11,7 +11,8 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from model.transformer import POSITIONS, Transformer, TransformerConfig
+from model.config import POSITIONS, TransformerConfig
+from model.transformer import Transformer
 from train import optimizer, sharding
 from train.errors import UserError
 

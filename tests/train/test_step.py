@@ -13,7 +13,8 @@ from flax import nnx
 from jax.sharding import AxisType
 
 from model import layers
-from model.transformer import Transformer, TransformerConfig
+from model.config import TransformerConfig
+from model.transformer import Transformer
 from train import sharding, step
 from train.data import packing
 from train.errors import UserError
@@ -209,7 +210,6 @@ def test_one_batch_is_learned_by_heart(batch):
     state, sums = train_step(state, batch)
     values.append(step.means(sums))
   assert values[0]["loss"] > 2
-  print([round(v["loss"], 3) for v in values[::5]], values[-1])
   assert values[-1]["loss"] < 0.1
   assert values[-1]["accuracy"] == 1
   assert int(state["step"]) == 80

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
+from absl import logging
 
 from model import decoding
 from train import losses
@@ -104,7 +105,12 @@ class Translation:
   def predict_batches(self, inputs, batch_size=None):
     """Sentences sorted by length, each in the smallest of a few widths that holds it."""
     rows = batch_size or self.decode_batch
-    ids = [s[: self.source_len - 1] + [EOS] for s in self.tokenizer.encode_batch(list(inputs))]
+    whole = self.tokenizer.encode_batch(list(inputs))
+    ids = [s[: self.source_len - 1] + [EOS] for s in whole]
+    if cut := sum(len(s) >= self.source_len for s in whole):
+      logging.warning(
+        "of %d inputs, %d are truncated to task.source_len=%d", len(ids), cut, self.source_len
+      )
     widths = [n for n in (8, 16, 32, 64, 128, 256, 512, 1024) if n < self.source_len]
     for width, members in packing.bucketed([len(s) for s in ids], [*widths, self.source_len], rows):
       source = np.full((rows, width), PAD, np.int32)

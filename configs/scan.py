@@ -1,7 +1,10 @@
 """python -m train.main --config configs/scan.py --workdir runs/scan
 
-SCAN (Lake & Baroni 2018): commands to actions. Arguments: split=simple|length|add_jump|
-add_turn_left, positions=..., small.
+SCAN (Lake & Baroni 2018), commands to actions, made from its grammar. About 5 minutes on two CPU
+cores. Number to reach: 99.5% exact match on the simple split's test commands (measured: 99.57,
+greedy; README, "Results").
+Arguments: split=simple|length|add_jump|add_turn_left, positions=sinusoidal|learned|relative|
+rotary|alibi|none, small.
 """
 
 from ml_collections import ConfigDict

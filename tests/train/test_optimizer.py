@@ -136,6 +136,18 @@ def test_muon_turns_the_matrices_of_blocks_and_nothing_else():
     np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", RATES)
+def test_no_optimizer_takes_larger_steps_for_larger_weights(name):
+  """The schedule alone says how large: so adafactor's factor for that is off."""
+  params = weights()
+  gradient = jax.tree.map(lambda x: jnp.sin(9 * x), params)
+  larger = jax.tree.map(lambda x: 10 * x, params)
+  decay = {DECAY[name]: 0.0} if name in DECAY else {}
+  one, other = (update(p, gradient, name=name, **decay) for p in (params, larger))
+  for a, b in zip(*map(jax.tree.leaves, (one, other))):
+    np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
 def test_clipping_is_of_the_norm_of_all_gradients_together():
   params = gradient = weights()
   norm = float(optax.tree.norm(gradient))

@@ -13,4 +13,9 @@ def build(cfg, task, seed: int) -> Transformer:
     config = TransformerConfig(vocab_size=task.tokenizer.vocab_size, **cfg)
   except (TypeError, ValueError) as error:
     raise UserError(f"model: {error}") from error
+  if config.positions == "learned" and task.longest > config.max_len:
+    raise UserError(
+      f"model.max_len {config.max_len} is less than the {task.longest} positions that"
+      " task.source_len, task.target_len and decoding may use: learned positions end there"
+    )
   return Transformer(config, rngs=nnx.Rngs(seed))

@@ -260,7 +260,7 @@ def test_sampling_does_not_depend_on_the_place_in_the_batch(whole):
   assert scores == sorted(scores, reverse=True)
 
 
-COMMANDS = re.findall(r"python -m (train\.(?:predict|evaluate)) ([^>\n]*)", README.read_text())
+COMMANDS = re.findall(r"python -m (train\.(?:predict|evaluate)) ([^>`\n]*)", README.read_text())
 
 
 @pytest.mark.parametrize("module, words", COMMANDS, ids=lambda x: x[:60])
@@ -303,6 +303,7 @@ def test_predict_streams_standard_input_in_order(whole):
     (["--config=configs/scan.py", "--workdirr=x"], "workdirr"),
     (["--config=configs/scan.py:small", "--config.model.positions=sinus"], "sinusoidal"),
     (["--config=configs/scan.py:small", "--config.model.num_heads=5"], "multiple"),
+    (["--config=configs/scan.py:small,positions=learned", "--config.model.max_len=63"], "max_len"),
     (["--config=configs/scan.py:small", "--config.task.data.split=long"], "length"),
     (["--config=configs/scan.py:small", "--config.task.name=translate"], "translation"),
     (["--config=configs/scan.py:small", "--config.optimizer.name=adamax"], "adamw"),

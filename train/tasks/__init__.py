@@ -33,6 +33,7 @@ class Task(Protocol):
   """A frozen dataclass with these methods; no base class."""
 
   tokenizer: Tokenizer
+  longest: int  # the most positions the model must tell apart
 
   def batches(self, split: str, batch_size: int, seed: int, workers: int):
     """Endless training batches (dict of numpy), with get_state, set_state and close."""

@@ -98,6 +98,13 @@ class Translation:
       z_loss=self.z_loss,
     )
 
+  @property
+  def longest(self) -> int:
+    """The most positions that the model must tell apart."""
+    how = self.settings()
+    output = math.ceil(how.max_len_ratio * self.source_len + how.max_len_extra)
+    return max(self.source_len, self.target_len, output)
+
   def settings(self, **changes) -> Decoding:
     """The config's way of decoding with `changes`."""
     return Decoding(**{**self.decoding, **changes})

@@ -7,8 +7,6 @@ Arguments: split=simple|length|add_jump|add_turn_left, positions=sinusoidal|lear
 rotary|alibi|none, small.
 """
 
-from ml_collections import ConfigDict
-
 from configs import common
 
 
@@ -19,49 +17,31 @@ def get_config(arg=""):
     positions=("sinusoidal", "learned", "relative", "rotary", "alibi", "none"),
     small=False,
   )
-  cfg = ConfigDict()
-  cfg.seed = 0
-  cfg.steps = 40 if arg.small else 1500
-  cfg.batch_size = 8 if arg.small else 32  # packed rows
-  cfg.microbatches = 1
-  cfg.workers = 0
-  cfg.mesh = dict(data=-1, fsdp=1, tensor=1)
-  cfg.log_every = 10 if arg.small else 50
-  cfg.tensorboard = True
-  cfg.init_from = dict(workdir="", which="latest", skip=())
-
-  cfg.task = dict(
-    name="translation",
-    data=dict(name="scan", split=arg.split, holdout=500),
-    tokenizer=dict(name="word"),
-    source_len=40,
-    target_len=64,
-    pack=True,
-    label_smoothing=0.0,
-    z_loss=0.0,
-    decode_batch=64,
-    lowercase_scores=False,
-    tokenized_scores=True,
-    piece_marker="",
-    decoding=dict(beam=1, length_penalty=0.0, max_len_ratio=0.0, max_len_extra=50),
+  return common.run(
+    steps=40 if arg.small else 1500,
+    batch_size=8 if arg.small else 32,  # packed rows
+    log_every=10 if arg.small else 50,
+    task=common.TRANSLATION
+    | dict(
+      data=dict(name="scan", split=arg.split, holdout=500),
+      tokenizer=dict(name="word"),
+      source_len=40,
+      label_smoothing=0.0,
+      tokenized_scores=True,
+      decoding=dict(beam=1, length_penalty=0.0, max_len_ratio=0.0, max_len_extra=50),
+    ),
+    model=dict(
+      dim=32 if arg.small else 128,
+      num_heads=8,
+      mlp_dim=64 if arg.small else 256,
+      encoder_layers=1 if arg.small else 2,
+      decoder_layers=1 if arg.small else 2,
+      norm_position="pre",
+      positions=arg.positions,
+      max_len=64,
+    ),
+    optimizer=common.ADAMW,
+    schedule=dict(name="cosine", peak=2e-3, warmup_steps=10 if arg.small else 150, final=0.0),
+    evaluate=dict(split="validation", every=500, decode_every=500, decode_examples=500),
+    checkpoint=common.checkpoints(every=500, keep_latest=2),
   )
-  cfg.model = dict(
-    dim=32 if arg.small else 128,
-    num_heads=8,
-    mlp_dim=64 if arg.small else 256,
-    encoder_layers=1 if arg.small else 2,
-    decoder_layers=1 if arg.small else 2,
-    positions=arg.positions,
-    norm_position="pre",
-    dropout=0.1,
-    tie_output=True,
-    share_embeddings=True,
-    max_len=64,
-  )
-  cfg.optimizer = dict(
-    name="adamw", clip_norm=1.0, no_decay=r"(bias|scale)$", b1=0.9, b2=0.98, weight_decay=0.01
-  )
-  cfg.schedule = dict(name="cosine", peak=2e-3, warmup_steps=10 if arg.small else 150)
-  cfg.evaluate = dict(split="validation", every=500, decode_every=500, decode_examples=500)
-  cfg.checkpoint = dict(every=500, keep_latest=2, keep_best=1, best_metric="loss", best_mode="min")
-  return cfg

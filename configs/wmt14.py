@@ -9,83 +9,50 @@ on 8 GPUs. Afterwards, with 5 (base) or 20 (big) checkpoints averaged:
 python -m train.evaluate --workdir runs/wmt14_base --split test --checkpoint average:5
 """
 
-from ml_collections import ConfigDict
-
 from configs import common
 
 
 def get_config(arg=""):
   arg = common.parse(arg, size=("base", "big"), data_dir="", small=False)
   big = arg.size == "big"
-  cfg = ConfigDict()
-  cfg.seed = 0
-  cfg.steps = 20 if arg.small else 300_000 if big else 100_000
-  cfg.batch_size = 8 if arg.small else 104  # packed rows of 256: 25k tokens at 94% filled
-  cfg.microbatches = 1
-  cfg.workers = 0 if arg.small else 4
-  cfg.mesh = dict(data=-1, fsdp=1, tensor=1)
-  cfg.log_every = 5 if arg.small else 100
-  cfg.tensorboard = True
-  cfg.init_from = dict(workdir="", which="latest", skip=())
-
-  cfg.task = dict(
-    name="translation",
-    data=dict(
-      name="tfds",
-      dataset="wmt14_translate/de-en",
-      data_dir=arg.data_dir or None,
-      source="en",
-      target="de",
-    ),
-    tokenizer=dict(name="bpe", vocab_size=500 if arg.small else 37_000),
-    source_len=256,
-    target_len=256,
-    pack=True,
-    label_smoothing=0.1,
-    z_loss=0.0,
-    decode_batch=64,
-    lowercase_scores=False,
-    tokenized_scores=False,
-    piece_marker="",
-    decoding=dict(beam=4, length_penalty=0.6, max_len_ratio=1.0, max_len_extra=50),
-  )
-  cfg.model = dict(
-    dim=1024 if big else 512,
-    num_heads=16 if big else 8,
-    mlp_dim=4096 if big else 2048,
-    encoder_layers=6,
-    decoder_layers=6,
-    activation="relu",
-    norm="layer",
-    norm_position="post",
-    positions="sinusoidal",
-    dropout=0.3 if big else 0.1,
-    share_embeddings=True,
-    tie_output=True,
-    dtype="bfloat16",
-  )
-  if arg.small:
-    cfg.model.update(
-      dim=32, num_heads=4, mlp_dim=64, encoder_layers=1, decoder_layers=1, dtype="float32"
-    )
-  cfg.optimizer = dict(
-    name="adam", clip_norm=0.0, no_decay=r"(bias|scale)$", b1=0.9, b2=0.98, eps=1e-9
-  )
-  # The paper's dim**-0.5 * warmup**-0.5 is the schedule's peak.
-  warmup = 5 if arg.small else 4000
-  cfg.schedule = dict(name="rsqrt", peak=(cfg.model.dim * 4000) ** -0.5, warmup_steps=warmup)
+  dim = 32 if arg.small else 1024 if big else 512
+  depth = 1 if arg.small else 6
   every = 10 if arg.small else 1500
-  cfg.evaluate = dict(
-    split="validation",
-    every=every,
-    decode_every=20 if arg.small else 10_500,
-    decode_examples=8 if arg.small else 500,
+  return common.run(
+    steps=20 if arg.small else 300_000 if big else 100_000,
+    batch_size=8 if arg.small else 104,  # packed rows of 256: 25k tokens at 94% filled
+    workers=0 if arg.small else 4,
+    log_every=5 if arg.small else 100,
+    task=common.TRANSLATION
+    | dict(
+      data=dict(
+        name="tfds",
+        dataset="wmt14_translate/de-en",
+        data_dir=arg.data_dir or None,
+        source="en",
+        target="de",
+      ),
+      tokenizer=dict(name="bpe", vocab_size=500 if arg.small else 37_000),
+      source_len=256,
+      target_len=256,
+    ),
+    model=dict(
+      dim=dim,
+      num_heads=4 if arg.small else 16 if big else 8,
+      mlp_dim=64 if arg.small else 4 * dim,
+      encoder_layers=depth,
+      decoder_layers=depth,
+      dropout=0.3 if big else 0.1,
+      dtype="float32" if arg.small else "bfloat16",
+    ),
+    optimizer=common.ADAM,
+    # The paper's dim**-0.5 * warmup**-0.5 is the schedule's peak.
+    schedule=dict(name="rsqrt", peak=(dim * 4000) ** -0.5, warmup_steps=5 if arg.small else 4000),
+    evaluate=dict(
+      split="validation",
+      every=every,
+      decode_every=20 if arg.small else 10_500,
+      decode_examples=8 if arg.small else 500,
+    ),
+    checkpoint=common.checkpoints(every, keep_latest=20 if big else 5),
   )
-  cfg.checkpoint = dict(
-    every=every,
-    keep_latest=20 if big else 5,
-    keep_best=1,
-    best_metric="loss",
-    best_mode="min",
-  )
-  return cfg

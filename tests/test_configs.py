@@ -1,5 +1,6 @@
 """Every config trains at `small`, and nobody writes a config field that nobody reads."""
 
+import dataclasses
 import gzip
 import pathlib
 import random
@@ -7,7 +8,10 @@ import re
 
 import pytest
 
+from configs import common
+from model.config import TransformerConfig
 from train import flags, loop, workdir
+from train.tasks import translation
 
 ROOT = pathlib.Path(__file__).parents[1]
 WORDS = ("a", "the", "man", "woman", "dog", "red", "runs", "jumps", "sees", "ball", "on", "two")
@@ -58,6 +62,22 @@ def test_takes_a_step_at_small(text, captions, tmp_path):
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/[a-z]*.py")), ids=lambda p: p.stem)
 def test_every_config_is_tried_here(path):
   assert path.stem == "common" or any(text.startswith(path.name) for text in CONFIGS)
+
+
+@pytest.mark.parametrize(
+  "section, consumer",
+  [(common.MODEL, TransformerConfig), (common.TRANSLATION["decoding"], translation.Decoding)],
+  ids=["model", "decoding"],
+)
+def test_sections_say_the_defaults(section, consumer):
+  """So what a config leaves out means the same as what the class leaves out."""
+  defaults = {field.name: field.default for field in dataclasses.fields(consumer)}
+  assert {name: defaults.get(name) for name in section} == section
+
+
+def test_the_model_section_has_every_field():
+  fields = {field.name for field in dataclasses.fields(TransformerConfig)}
+  assert common.MODEL.keys() == fields - {"vocab_size"}  # the tokenizer's
 
 
 def test_every_field_is_read(captions):

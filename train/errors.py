@@ -1,5 +1,27 @@
 """Mistakes of the person who started the program, told in words instead of a traceback."""
 
+import difflib
+from collections.abc import Iterable, Mapping
+
 
 class UserError(Exception):
   """Says what is wrong, where (file, line, key) and what to do; `main` prints it and exits 2."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+  """The known word most like `word`, if any is like it."""
+  return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)), None)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+  """The end of a message: "; did you mean X?" with the nearest known word, or nothing."""
+  near = nearest(word, known)
+  return f"; did you mean {near}?" if near else ""
+
+
+def choose(table: Mapping, name, key: str):
+  """`table[name]`; UserError naming the setting `key` and what is known if there is none."""
+  if name not in table:
+    hint = did_you_mean(str(name), table)
+    raise UserError(f"{key} is {name!r}; known: {', '.join(table)}{hint}")
+  return table[name]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from train.errors import UserError
+from train.errors import UserError, nearest
 
 BOOLS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 USAGE = "--config configs/NAME.py[:arg=value,...] [--config.key=value ...]"
@@ -151,11 +151,10 @@ def _unknown_file(path):
     for found in sorted(folder.glob("*.py"))
     if "def get_config" in found.read_text(encoding="utf-8", errors="replace")
   }
-  near = difflib.get_close_matches(path.stem, known, 1, cutoff=0.5)
-  if near:
-    return f"{path}: no such config file; did you mean {known[near[0]]}?"
   there = ", ".join(found.name for found in known.values()) or "none"
-  return f"{path}: no such config file; {folder} has: {there}"
+  near = nearest(path.stem, known)
+  hint = f"; did you mean {known[near]}?" if near else ""
+  return f"{path}: no such config file; {folder} has: {there}{hint}"
 
 
 def _unknown_key(key, config):

@@ -11,9 +11,9 @@ from flax import nnx
 
 from train import checkpoint, evaluate, models, optimizer, sharding, tasks
 from train.cli import checkpoint_policy
-from train.metrics import Meter
+from train.metrics import Meter, Patience
 from train.step import make_eval_step, make_predict_step, make_train_step
-from train.writer import Writer
+from train.writer import Writer, read_metrics
 
 
 def train(cfg, workdir) -> bool:
@@ -33,12 +33,22 @@ def train(cfg, workdir) -> bool:
       state = checkpoints.restore(state, batches)
     elif cfg.init_from.workdir:
       state["params"] = checkpoint.init_from(state["params"], **cfg.init_from)
-    if start >= cfg.steps:
-      logging.info("finished: %s has all %d steps", workdir.path, cfg.steps)
+    patience = Patience(cfg.patience, cfg.checkpoint.best_metric, cfg.checkpoint.best_mode)
+    for line in read_metrics(workdir.path) if start else ():
+      if line["split"] == cfg.evaluate.split and line["step"] <= start:
+        patience.add(line)
+    if start >= cfg.steps or patience.over:
+      logging.info("finished: %s has %d of %d steps%s", workdir.path, start, cfg.steps, patience)
       return True
     train_step = make_train_step(task, graph, tx, microbatches=cfg.microbatches, seed=cfg.seed)
     eval_step, predict_step = make_eval_step(task, graph), make_predict_step(task, graph)
     held_out = functools.cache(lambda: list(task.eval_batches(cfg.evaluate.split, cfg.batch_size)))
+
+    def decode_scores(params):
+      split, most = cfg.evaluate.split, cfg.evaluate.decode_examples
+      found = evaluate.score(task, predict_step, params, mesh, split, task.settings(), most)[0]
+      return {name: value for name, value in found.items() if not isinstance(value, str)}
+
     logging.info(
       "%d parameters, %d devices, %s step %d of %d",
       sum(x.size for x in jax.tree.leaves(state["params"])),
@@ -71,24 +81,21 @@ def train(cfg, workdir) -> bool:
           began = time.perf_counter()
           if evaluating:
             scores |= evaluate.loss(eval_step, state["params"], mesh, held_out())
-          if decoding:
-            found, *_ = evaluate.score(
-              task,
-              predict_step,
-              state["params"],
-              mesh,
-              cfg.evaluate.split,
-              task.settings(),
-              cfg.evaluate.decode_examples,
-            )
-            scores |= {name: value for name, value in found.items() if not isinstance(value, str)}
+            patience.add(scores)
+          if decoding or (cfg.evaluate.decode_every and patience.over):
+            found = decode_scores(state["params"])
+            patience.add(found)
+            scores |= found
           if scores:
             seconds = {"seconds": time.perf_counter() - began}
             writer.write(step, cfg.evaluate.split, scores | seconds)
-          if saving:
+          if saving or patience.over:
             checkpoints.save(state, batches, scores)
           go_on()
 
+        if patience.over and not last:
+          logging.info("stopped after step %d%s", step, patience)
+          break
         if stop.seen and not last:
           logging.info("interrupted: step %d is saved in %s", step, checkpoints.directory)
           return False

@@ -1,4 +1,4 @@
-"""Sums of many steps, read one step late so that the host never waits for the device."""
+"""What a run watches: sums of many steps, and whether evaluations still get better."""
 
 import time
 
@@ -11,7 +11,10 @@ COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
 
 class Meter:
-  """Collects `name -> (sum, weight)` of steps; `values` reports and starts a new window."""
+  """Collects `name -> (sum, weight)` of steps; `values` reports and starts a new window.
+
+  The sums are read one step late, so that the host never waits for the device.
+  """
 
   def __init__(self, batches):
     self.batches, self.pending, self.compiles = batches, None, 0
@@ -61,3 +64,30 @@ class Meter:
 
   def _compiled(self, event, seconds, **_):
     self.compiles += event == COMPILE_EVENT
+
+
+class Patience:
+  """Whether the last `limit` values of a validation metric brought nothing better (0: never)."""
+
+  def __init__(self, limit: int, metric: str, mode: str):
+    self.limit, self.metric, self.sign = limit, metric, 1 if mode == "min" else -1
+    self.best, self.waited = float("inf"), 0
+
+  def add(self, scores) -> None:
+    """Counts an evaluation, if the metric is one of its scores."""
+    if self.metric in scores:
+      value = self.sign * scores[self.metric]
+      self.waited = 0 if value < self.best else self.waited + 1
+      self.best = min(self.best, value)
+
+  @property
+  def over(self) -> bool:
+    return bool(self.limit) and self.waited >= self.limit
+
+  def __str__(self):
+    """The end of a message: why a run ended, if it is because of this."""
+    if not self.over:
+      return ""
+    return (
+      f": {self.waited} evaluations without a {self.metric} better than {self.sign * self.best:.4g}"
+    )

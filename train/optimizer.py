@@ -7,7 +7,7 @@ import re
 import jax
 import optax
 
-from train.errors import UserError
+from train.errors import UserError, choose
 
 
 def _matrices(params):
@@ -91,7 +91,7 @@ def build(optimizer, schedule, steps: int):
   """
   rate = _schedule(dict(schedule), steps)
   settings = dict(optimizer)
-  make = _known(OPTIMIZERS, settings.pop("name"), "optimizer.name")
+  make = choose(OPTIMIZERS, settings.pop("name"), "optimizer.name")
   clip_norm, no_decay = settings.pop("clip_norm"), settings.pop("no_decay")
   parameters = inspect.signature(make).parameters
   known = [key for key in parameters if key not in OURS]
@@ -116,7 +116,7 @@ def build(optimizer, schedule, steps: int):
 
 
 def _schedule(settings, steps):
-  make = _known(SCHEDULES, settings.pop("name"), "schedule.name")
+  make = choose(SCHEDULES, settings.pop("name"), "schedule.name")
   peak, warmup = settings.pop("peak"), settings.pop("warmup_steps")
   if warmup > steps:
     raise UserError(f"schedule.warmup_steps {warmup} is more than steps {steps}")
@@ -124,12 +124,6 @@ def _schedule(settings, steps):
     return make(peak, warmup, steps, **settings)
   except (TypeError, ValueError) as error:
     raise UserError(f"schedule: {error}") from error
-
-
-def _known(table, name, key):
-  if name not in table:
-    raise UserError(f"{key} is {name!r}; known: {', '.join(table)}")
-  return table[name]
 
 
 def path_name(path) -> str:

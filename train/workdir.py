@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import difflib
 import fcntl
 import importlib.metadata
 import json
@@ -16,7 +15,7 @@ from collections.abc import Sequence
 from absl import logging
 from ml_collections import ConfigDict
 
-from train.errors import UserError
+from train.errors import UserError, nearest
 from train.flags import flat, frozen
 
 # Last parts of the keys a later start may change: they change no number of the run.
@@ -227,5 +226,5 @@ def _no_run(path):
     problem = "holds no run (config.json is not in it)"
   near = path if path.is_dir() else path.parent
   runs = {found.parent.name: found.parent for found in sorted(near.glob("*/config.json"))}
-  close = difflib.get_close_matches(path.name, runs, 1, cutoff=0.5) or list(runs)[:1]
-  return f"{path}: {problem}" + (f"; did you mean {runs[close[0]]}?" if close else "")
+  close = nearest(path.name, runs) or next(iter(runs), None)
+  return f"{path}: {problem}" + (f"; did you mean {runs[close]}?" if close else "")

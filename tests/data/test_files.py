@@ -211,7 +211,7 @@ def test_writers_at_the_same_time_do_not_clash(tmp_path):
     ({"x.tsv": b"a\tb\n\n"}, r"x\.tsv, line 2: 1 tab-separated columns"),
     ({"x.jsonl": b'{"source": "a", "target": "b"}\n{"so\n'}, r"x\.jsonl, line 2, column \d+: not"),
     ({"x.jsonl": b"[1]\n"}, r"x\.jsonl, line 1: a JSON object is needed, not list"),
-    ({"x.jsonl": b'{"source": "a", "tagret": "b"}\n'}, r"line 1: no key 'target'.*'tagret'"),
+    ({"x.jsonl": b'{"source": "a", "tagret": "b"}\n'}, r"line 1: no key 'target'.*mean tagret"),
     ({"x.jsonl": b'{"source": "a", "target": 1}\n'}, r"line 1: 'target' must be text, not int"),
     ({"x.jsonl": b'{"source": "a", "target": "\\ud800"}\n'}, r"line 1: 'target' holds half"),
     ({"x.txt": b"a\n"}, r"x\.txt must end in \.tsv or \.jsonl"),
@@ -243,7 +243,7 @@ def test_different_line_counts_name_both_files_and_counts(tmp_path):
 
 def test_missing_files_are_told_with_the_nearest(tmp_path):
   value = parallel(tmp_path, suffix=".gz")
-  with pytest.raises(UserError, match=r"splits\.train\.source: there is no file .*'x\.en\.gz'"):
+  with pytest.raises(UserError, match=r"splits\.train\.source: there is no file .*mean x\.en\.gz"):
     opened({**value, "source": str(tmp_path / "x.n.gz")})
   with pytest.raises(UserError, match="nor a folder"):
     opened({**value, "source": str(tmp_path / "no" / "x.en.gz")})

@@ -43,15 +43,15 @@ def test_a_source_pickles_small_and_the_copy_reads_the_same(texts, kind):
 @pytest.mark.parametrize(
   "spec, split, message",
   [
-    ({}, "train", "data.name is None; known are scan, files, tfds"),
-    ({"name": "scna"}, "train", "'scna'.*did you mean 'scan'"),
-    ({"name": "scan", "holdot": 3}, "train", "data.holdot: .*did you mean 'holdout'"),
+    ({}, "train", "data.name is None; known: scan, files, tfds"),
+    ({"name": "scna"}, "train", "'scna'.*did you mean scan"),
+    ({"name": "scan", "holdot": 3}, "train", "data.holdot: .*did you mean holdout"),
     ({"name": "scan", "split": "jump"}, "train", "add-jump"),
     ({"name": "scan"}, "dev", "train, validation, test"),
     ({"name": "files"}, "train", "data.splits is missing"),
     ({"name": "files", "splits": {"train": 3}}, "train", "data.splits.train is 3"),
     ({"name": "files", "splits": "x"}, "x", "listed are none"),
-    ({"name": "files", "splits": {"train": "", "test": ""}}, "tst", "train, test.*mean 'test'"),
+    ({"name": "files", "splits": {"train": "", "test": ""}}, "tst", "train, test.*mean test"),
     ({"name": "files", "splits": {"train": {}}}, "train", "distinct, not empty"),
     ({"name": "tfds", "source": "de"}, "train", "data.dataset is missing"),
   ],
@@ -160,13 +160,13 @@ def test_neither_tensorflow_nor_torch_nor_jax_is_imported(toy, texts):
 @pytest.mark.parametrize(
   "change, split, message",
   [
-    ({}, "trian", "no split 'trian'; it has t.*did you mean 'train'"),
+    ({}, "trian", "no split 'trian'; it has t.*did you mean train"),
     (
       {"target": "more/em"},
       "train",
-      "data.target: .*count, de, more/en, more/fr; did you mean 'more/en'",
+      "data.target: .*count, de, more/en, more/fr; did you mean more/en",
     ),
-    ({"data_dri": "/x"}, "train", "data.data_dri: .*did you mean 'data_dir'"),
+    ({"data_dri": "/x"}, "train", "data.data_dri: .*did you mean data_dir"),
     ({"target": "count"}, "train", "data.target: feature 'count' of toy_pairs is not one text"),
     ({"dataset": "toy_pears"}, "train", "tfds build toy_pears --file_format=array_record"),
   ],

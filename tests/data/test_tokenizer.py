@@ -177,8 +177,8 @@ def test_a_size_is_kept(name, size):
 @pytest.mark.parametrize(
   "spec, told",
   [
-    ({"name": "unigrm", "vocab_size": 400}, "did you mean 'unigram'"),
-    ({}, "unknown tokenizer name None"),
+    ({"name": "unigrm", "vocab_size": 400}, "did you mean unigram"),
+    ({}, "tokenizer.name is None; known: word"),
     ({"name": "bpe", "vocab_size": 259}, "vocab_size=259"),
     ({"name": "unigram", "vocab_size": "8k"}, "vocab_size='8k'"),
     ({"name": "bpe"}, "vocab_size"),

@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -163,6 +164,21 @@ def test_eight_devices_are_one(whole, tmp_path):
     if step <= 25:  # rounding differs, and grows from step to step
       for name, value in here[step, split].items():
         assert value == pytest.approx(there[step, split][name], rel=2e-3), (step, split, name)
+
+
+def test_patience_ends_a_run_that_gets_no_better_also_after_a_restart(tmp_path):
+  """With a learning rate of 0 no evaluation is better than the first, at step 40."""
+  settings = ["--config.schedule.peak=0", "--config.patience=2"]
+  train_here(tmp_path, *settings)
+  assert max(step for step, _ in losses(tmp_path)) == 120
+  shutil.rmtree(tmp_path / "checkpoints" / "120")
+  train_here(tmp_path, *settings)  # from step 80: one of the two was spent before
+  assert max(step for step, _ in losses(tmp_path)) == 120
+  assert saved(tmp_path, 120)()
+  code, output = finish(start(tmp_path, *settings))
+  assert code == 0
+  assert "finished" in output
+  assert "2 evaluations without a loss better" in output
 
 
 def test_nothing_heavy_was_imported(whole):

@@ -6,7 +6,6 @@ the start of the file are stripped. TFDS's own writer is not used: it needs Tens
 """
 
 import contextlib
-import difflib
 import functools
 import glob
 import gzip
@@ -27,7 +26,7 @@ from absl import logging
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
-from train.errors import UserError
+from train.errors import UserError, did_you_mean
 from train.paths import cache_dir
 
 FORMAT_VERSION = "1.0.0"  # part of the cache's key: raise it when the written records change
@@ -42,12 +41,6 @@ STALE_SECONDS = 24 * 3600  # a half-written folder this old belongs to a process
 
 Row = Sequence[str]
 Table = tuple[str, tuple[pathlib.Path, ...]]  # a key of READERS and its files
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-  """The end of a message: "; did you mean 'x'?" with the nearest known word, or nothing."""
-  near = difflib.get_close_matches(word, list(known), n=1)
-  return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def prepare(

@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
 from train.data import files, scan
-from train.errors import UserError
+from train.errors import UserError, choose, did_you_mean
 
 FINGERPRINT_RECORDS = 100  # of a TFDS dataset: enough to tell two of the same size apart
 
@@ -43,24 +43,20 @@ def open_split(spec: Mapping[str, object], split: str) -> Source:
   """
   options = dict(spec)
   name = options.pop("name", None)
-  if name not in SOURCES:
-    raise UserError(
-      f"data.name is {name!r}; known are {', '.join(SOURCES)}"
-      + files.did_you_mean(str(name), SOURCES)
-    )
-  _, *parameters = inspect.signature(SOURCES[name]).parameters.values()
+  make = choose(SOURCES, name, "data.name")
+  _, *parameters = inspect.signature(make).parameters.values()
   named = [parameter for parameter in parameters if parameter.kind != parameter.VAR_KEYWORD]
   known = [parameter.name for parameter in named]
   for key in options:
     if key not in known and named == parameters:
       raise UserError(
         f"data.{key}: source {name!r} has no such option (it has {', '.join(known)})"
-        + files.did_you_mean(key, known)
+        + did_you_mean(key, known)
       )
   for parameter in named:
     if parameter.default is parameter.empty and parameter.name not in options:
       raise UserError(f"data.{parameter.name} is missing: source {name!r} needs it")
-  return SOURCES[name](split, **options)
+  return make(split, **options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,8 +146,7 @@ def _open_tfds(split: str, /, dataset: str, data_dir: str | None = None, **field
   known = list(builder.info.splits)
   if split.split("[")[0] not in known:
     raise UserError(
-      f"{dataset} has no split {split!r}; it has {', '.join(known)}"
-      + files.did_you_mean(split, known)
+      f"{dataset} has no split {split!r}; it has {', '.join(known)}" + did_you_mean(split, known)
     )
   source = Records(str(builder.data_dir), split, fields, "")
   try:
@@ -204,7 +199,7 @@ def _check_fields(dataset: str, source: Records) -> None:
     if path not in known:
       raise UserError(
         f"data.{name}: {dataset} has no feature {path!r}; it has {', '.join(known)}"
-        + (files.did_you_mean(path, known) or files.did_you_mean(name, ("dataset", "data_dir")))
+        + (did_you_mean(path, known) or did_you_mean(name, ("dataset", "data_dir")))
       )
     if len(values[path].bytes_list.value) != 1:
       raise UserError(f"data.{name}: feature {path!r} of {dataset} is not one text")

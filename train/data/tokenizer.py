@@ -1,6 +1,5 @@
 """Text to ids and back: words, BPE, unigram, characters, bytes; trained the same every time."""
 
-import difflib
 import hashlib
 import os
 import pathlib
@@ -11,7 +10,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from train.data import unigram
-from train.errors import UserError
+from train.errors import UserError, choose
 
 PAD, BOS, EOS, UNK = range(4)
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
@@ -174,10 +173,7 @@ def train(spec: Mapping, texts: Iterable[str]) -> Tokenizer:
   """
   options = dict(spec)
   name = options.pop("name", None)
-  if name not in TOKENIZERS:
-    near = difflib.get_close_matches(str(name), TOKENIZERS, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise UserError(f"unknown tokenizer name {name!r}: {hint}Known: {', '.join(TOKENIZERS)}")
+  make = choose(TOKENIZERS, name, "tokenizer.name")
   wanted = {"vocab_size"} if name in SIZED else set()
   if options.keys() != wanted:
     raise UserError(
@@ -196,7 +192,7 @@ def train(spec: Mapping, texts: Iterable[str]) -> Tokenizer:
       seen["characters"] += len(text)
       yield text
 
-  inner = TOKENIZERS[name](counted(), **options)
+  inner = make(counted(), **options)
   if name != "byte" and not seen["characters"]:
     raise UserError(f"the text to train the {name} tokenizer on is empty: check the training split")
   return Tokenizer(inner)

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from train.data import sources
 from train.data.tokenizer import Tokenizer
 from train.data.tokenizer import train as train_tokenizer
-from train.errors import UserError
+from train.errors import UserError, choose, did_you_mean
 from train.tasks import translation
 
 TASKS = {"translation": translation.Translation}
@@ -64,13 +64,13 @@ def build(cfg, workdir) -> Task:
   """The task of a config section; its tokenizer is the workdir's, trained first if need be."""
   settings = cfg.to_dict()
   name = settings.pop("name")
-  if name not in TASKS:
-    raise UserError(f"task.name is {name!r}; known: {', '.join(TASKS)}")
-  unknown = settings.keys() - inspect.signature(TASKS[name]).parameters.keys()
-  if unknown:
-    raise UserError(f"task.{min(unknown)}: a {name} task has no such setting")
+  make = choose(TASKS, name, "task.name")
+  known = inspect.signature(make).parameters
+  if unknown := settings.keys() - known.keys():
+    key = min(unknown)
+    raise UserError(f"task.{key}: a {name} task has no such setting{did_you_mean(key, known)}")
   settings["tokenizer"] = _tokenizer(settings["tokenizer"], settings["data"], workdir)
-  return TASKS[name](**settings)
+  return make(**settings)
 
 
 def _tokenizer(spec, data, workdir) -> Tokenizer:

@@ -8,8 +8,9 @@ recipe=quick: 12 minutes on two CPU cores. Number to reach: 32 BLEU on test_2016
 33.4 cased sacreBLEU, beam 4; with 1,200 steps and 15 minutes 34.5).
 recipe=tiny: Transformer-Tiny of Wu et al. 2021, "Good for Misconceived Reasons", section 4: 4 + 4
 layers, dim 128, 8,192 tokens an update, at most 8,000 updates or until 10 epochs bring no lower
-validation loss, the last 10 checkpoints averaged (at most 5 hours). Number to reach: 36 cased BLEU on raw text; with form=wu2021 their 41.02 on
-test2016. Not run at full length yet. Commands: README, "Results".
+validation loss, the last 10 checkpoints averaged (at most 5 hours). Number to reach: 36 cased BLEU
+on raw text; with form=wu2021 their 41.02 on test2016. Not run at full length yet.
+Commands: README, "Results".
 """
 
 from configs import common

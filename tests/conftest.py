@@ -4,8 +4,8 @@ import importlib.metadata
 import os
 import tempfile
 
-# Compiles 7 times faster than XLA's defaults and runs half as fast: tests mostly compile. jaxlib 0.11
-# no longer has the second flag, and stops at it.
+# Compiles 7 times faster than XLA's defaults and runs half as fast: tests mostly compile. jaxlib
+# 0.11 no longer has the second flag, and stops at it.
 os.environ["SCRIPTORIUM_TEST_XLA_FLAGS"] = " ".join(
   ["--xla_backend_optimization_level=0"]
   + ["--xla_cpu_use_fusion_emitters=false"]

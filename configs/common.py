@@ -1,69 +1,15 @@
-"""What the configs share: the sections with all their keys, and what follows ":" in
-`--config configs/NAME.py:arg=value,...`.
-
-A key that is in no section cannot be set by `--config.KEY=VALUE`; so each section is written out
-here once, and a config says only what is different in its run.
-"""
+"""What the configs share: a run made of its sections, and what follows ":" in
+`--config configs/NAME.py:arg=value,...`."""
 
 import ast
 import difflib
+import json
+import pathlib
 import types
 
 from ml_collections import ConfigDict
 
-# model.config.TransformerConfig's fields and defaults (tests/test_configs.py holds them equal).
-MODEL = dict(
-  dim=512,
-  num_heads=8,
-  num_kv_heads=None,
-  head_dim=None,
-  mlp_dim=2048,
-  encoder_layers=6,
-  decoder_layers=6,
-  activation="relu",
-  gated=False,
-  norm="layer",
-  norm_position="post",
-  norm_eps=1e-6,
-  embedding_norm=False,
-  bias=True,
-  positions="sinusoidal",
-  max_len=512,
-  relative_buckets=32,
-  relative_max_distance=128,
-  rope_theta=10000.0,
-  share_embeddings=True,
-  tie_output=True,
-  output_bias=False,
-  embed_scale=True,
-  logits_scale=1.0,
-  attention_scale=None,
-  init_std=None,
-  dropout=0.1,
-  attention_dropout=0.0,
-  activation_dropout=0.0,
-  attention_impl="einsum",
-  dtype="float32",
-)
-TRANSLATION = dict(
-  name="translation",
-  data=dict(),
-  tokenizer=dict(name="bpe", vocab_size=8000),
-  source_len=64,
-  target_len=64,
-  pack=True,
-  label_smoothing=0.1,
-  z_loss=0.0,
-  decode_batch=64,
-  lowercase_scores=False,
-  tokenized_scores=False,
-  piece_marker="",
-  decoding=dict(beam=4, length_penalty=0.6, max_len_ratio=1.0, max_len_extra=50),
-)
-ADAMW = dict(
-  name="adamw", clip_norm=1.0, no_decay=r"(bias|scale)$", b1=0.9, b2=0.98, weight_decay=0.01
-)
-ADAM = dict(name="adam", clip_norm=0.0, no_decay="", b1=0.9, b2=0.98, eps=1e-9)  # Vaswani's
+from configs.sections import ADAMW, ENCODER, MODEL, SMALL
 
 
 def run(*, steps: int, batch_size: int, log_every: int, task, model, optimizer, schedule, **more):
@@ -80,6 +26,67 @@ def run(*, steps: int, batch_size: int, log_every: int, task, model, optimizer, 
   sections = dict(task=task, model=MODEL | model, optimizer=optimizer, schedule=schedule)
   own = dict(steps=steps, batch_size=batch_size, log_every=log_every)
   return ConfigDict(usual | own | sections | more)
+
+
+def prose(pattern: str) -> dict:
+  """Texts of which the last fiftieth is held out, file by file."""
+  splits = {"train": f"{pattern}[:98%]", "validation": f"{pattern}[98%:]"}
+  return dict(name="text", splits=splits, unit="file")
+
+
+def splits(folder: str, ending: str, dev: str) -> dict:
+  """Files train, dev and test of a folder. dev "10%": there is none, and so much of train, its
+  end, is held out instead."""
+  train, validation = f"{folder}/train{ending}", f"{folder}/{dev}{ending}"
+  if dev.endswith("%"):
+    share = 100 - int(dev.removesuffix("%"))
+    train, validation = f"{train}[:{share}%]", f"{train}[{share}%:]"
+  return dict(train=train, validation=validation, test=f"{folder}/test{ending}")
+
+
+def pretrained(workdir: str, skip=("^head/", "^output_bias")) -> dict:
+  """The model, init_from and tokenizer of a run that goes on from another's latest checkpoint."""
+  path = pathlib.Path(workdir, "config.json")
+  if not path.exists():
+    raise ValueError(f"init={workdir} is no run's folder: there is no {path}")
+  config = json.loads(path.read_text(encoding="utf-8"))
+  return dict(
+    model=config["model"],
+    init_from=dict(workdir=workdir, which="latest", skip=skip),
+    tokenizer=dict(name="file", path=f"{workdir}/tokenizer.json"),
+  )
+
+
+def fine_tune(task: dict, arg, *, best_metric: str, decoder: bool = False):
+  """A run on labelled data: a pre-trained model (arg.init) or a random one, an encoder unless
+  `decoder`."""
+  if arg.init:
+    start = pretrained(arg.init)
+    task = task | dict(tokenizer=start.pop("tokenizer"))
+    if not decoder:
+      start["model"] = start["model"] | dict(decoder_layers=0, output_bias=False)
+      start["init_from"]["skip"] += ("^decoder/",)
+  else:
+    depths = dict(encoder_layers=3, decoder_layers=2) if decoder else {}
+    start = dict(model=ENCODER | depths)
+    if arg.small:
+      task = task | dict(tokenizer=task["tokenizer"] | dict(vocab_size=400))
+      start["model"] |= SMALL | dict(encoder_layers=1, decoder_layers=int(decoder))
+  every = 10 if arg.small else max(arg.steps // 5, 1)
+  examples = 16 if arg.small else 1000
+  return run(
+    steps=20 if arg.small else arg.steps,
+    batch_size=8 if arg.small else 16,  # packed rows
+    log_every=5 if arg.small else 50,
+    task=task,
+    optimizer=ADAMW,
+    schedule=dict(
+      name="linear", peak=arg.peak, warmup_steps=2 if arg.small else arg.steps // 10, final=0.0
+    ),
+    evaluate=dict(split="validation", every=every, decode_every=every, decode_examples=examples),
+    checkpoint=checkpoints(every, keep_latest=1) | dict(best_metric=best_metric, best_mode="max"),
+    **start,
+  )
 
 
 def checkpoints(every: int, keep_latest: int) -> dict:

@@ -13,7 +13,7 @@ on raw text; with form=wu2021 their 41.02 on test2016. Not run at full length ye
 Commands: README, "Results".
 """
 
-from configs import common
+from configs import common, sections
 
 FILES = {
   "raw": {"train": "train", "validation": "val", "test": "test_2016_flickr"},
@@ -34,7 +34,7 @@ def get_config(arg=""):
     split: dict(source=f"{arg.data}/{name}.en.gz", target=f"{arg.data}/{name}.de.gz")
     for split, name in names.items()
   }
-  task = common.TRANSLATION | dict(data=dict(name="files", splits=files))
+  task = sections.TRANSLATION | dict(data=dict(name="files", splits=files))
   recipe = tiny() if arg.recipe == "tiny" else quick()
   model, task["decoding"] = recipe.pop("model"), recipe.pop("decoding")
   vocab_size, every = recipe.pop("vocab_size"), recipe.pop("every")
@@ -45,7 +45,7 @@ def get_config(arg=""):
     recipe["schedule"] |= dict(warmup_steps=5)
   task["tokenizer"] = dict(name="bpe", vocab_size=vocab_size)
   if arg.form == "wu2021":
-    task |= dict(tokenizer=dict(name="word"), tokenized_scores=True, piece_marker="@@ ")
+    task |= dict(tokenizer=dict(name="word"), bleu_tokenizer="none", piece_marker="@@ ")
   return common.run(
     task=task,
     model=model,
@@ -76,7 +76,7 @@ def quick():
       decoder_layers=3,
       norm_position="pre",
     ),
-    optimizer=common.ADAMW,
+    optimizer=sections.ADAMW,
     schedule=dict(name="linear", peak=2e-3, warmup_steps=100, final=0.02),
     decoding=dict(beam=4, length_penalty=1.0, max_len_ratio=1.0, max_len_extra=20),
   )
@@ -92,7 +92,7 @@ def tiny():
     vocab_size=8000,
     every=50,
     model=dict(dim=128, num_heads=4, mlp_dim=256, encoder_layers=4, decoder_layers=4, dropout=0.3),
-    optimizer=common.ADAM,
+    optimizer=sections.ADAM,
     schedule=dict(name="rsqrt", peak=5e-3, warmup_steps=2000),
     decoding=dict(beam=5, length_penalty=1.0, max_len_ratio=1.0, max_len_extra=20),
   )

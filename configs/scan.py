@@ -7,7 +7,7 @@ Arguments: split=simple|length|add_jump|add_turn_left, positions=sinusoidal|lear
 rotary|alibi|none, small.
 """
 
-from configs import common
+from configs import common, sections
 
 
 def get_config(arg=""):
@@ -21,13 +21,13 @@ def get_config(arg=""):
     steps=40 if arg.small else 1500,
     batch_size=8 if arg.small else 32,  # packed rows
     log_every=10 if arg.small else 50,
-    task=common.TRANSLATION
+    task=sections.TRANSLATION
     | dict(
       data=dict(name="scan", split=arg.split, holdout=500),
       tokenizer=dict(name="word"),
       source_len=40,
       label_smoothing=0.0,
-      tokenized_scores=True,
+      bleu_tokenizer="none",
       decoding=dict(beam=1, length_penalty=0.0, max_len_ratio=0.0, max_len_extra=50),
     ),
     model=dict(
@@ -40,7 +40,7 @@ def get_config(arg=""):
       positions=arg.positions,
       max_len=64,
     ),
-    optimizer=common.ADAMW,
+    optimizer=sections.ADAMW,
     schedule=dict(name="cosine", peak=2e-3, warmup_steps=10 if arg.small else 150, final=0.0),
     evaluate=dict(split="validation", every=500, decode_every=500, decode_examples=500),
     checkpoint=common.checkpoints(every=500, keep_latest=2),

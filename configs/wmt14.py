@@ -9,7 +9,7 @@ on 8 GPUs. Afterwards, with 5 (base) or 20 (big) checkpoints averaged:
 python -m train.evaluate --workdir runs/wmt14_base --split test --checkpoint average:5
 """
 
-from configs import common
+from configs import common, sections
 
 
 def get_config(arg=""):
@@ -23,7 +23,7 @@ def get_config(arg=""):
     batch_size=8 if arg.small else 104,  # packed rows of 256: 25k tokens at 94% filled
     workers=0 if arg.small else 4,
     log_every=5 if arg.small else 100,
-    task=common.TRANSLATION
+    task=sections.TRANSLATION
     | dict(
       data=dict(
         name="tfds",
@@ -45,7 +45,7 @@ def get_config(arg=""):
       dropout=0.3 if big else 0.1,
       dtype="float32" if arg.small else "bfloat16",
     ),
-    optimizer=common.ADAM,
+    optimizer=sections.ADAM,
     # The paper's dim**-0.5 * warmup**-0.5 is the schedule's peak.
     schedule=dict(name="rsqrt", peak=(dim * 4000) ** -0.5, warmup_steps=5 if arg.small else 4000),
     evaluate=dict(

@@ -47,18 +47,46 @@ def length_weights(max_len: int, alpha: float) -> np.ndarray:
   return (((5 + np.arange(max_len + 1)) / 6) ** -alpha).astype(np.float32)
 
 
+def prefill(step: Step, cache: Cache, prompt_BT: Array, length_B: Array) -> tuple[Cache, Array]:
+  """The cache after all but the last token of each prompt, and that last token [B].
+
+  length_B [B] is at least 1; what stands in prompt_BT from there on is not read.
+  """
+
+  def read(t, moving):
+    _, after = step(prompt_BT[:, t], {**cache, "moving": moving})
+    more_B = t < length_B - 1
+
+    def kept(new, old):
+      return jnp.where(more_B.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+    return jax.tree.map(kept, after["moving"], moving)
+
+  moving = lax.fori_loop(0, prompt_BT.shape[1] - 1, read, cache["moving"])
+  return {**cache, "moving": moving}, _pick(prompt_BT, length_B - 1)
+
+
 def greedy(
-  step: Step, cache: Cache, *, max_len: int, limit_B: Array, bos: int, eos: int, pad: int
+  step: Step,
+  cache: Cache,
+  *,
+  max_len: int,
+  limit_B: Array,
+  bos: int,
+  eos: int,
+  pad: int,
+  first_B: Array | None = None,
 ) -> Decoded:
   """The most probable token each time, N = 1; the score is the log-probability.
 
-  limit_B [B] is each row's greatest length, eos included; it is clipped to 1 ... max_len.
+  limit_B [B] is each row's greatest length, eos included; it is clipped to 1 ... max_len. first_B
+  [B] is the token before the output (default: bos).
   """
 
   def choose(t, log_BV):
     return log_BV.argmax(-1)
 
-  return _follow(step, cache, choose, 1, max_len, limit_B, bos, eos, pad)
+  return _follow(step, cache, choose, 1, max_len, limit_B, bos, eos, pad, first_B)
 
 
 def sample(
@@ -72,6 +100,7 @@ def sample(
   bos: int,
   eos: int,
   pad: int,
+  first_B: Array | None = None,
   num_samples: int = 1,
   temperature: float = 1.0,
   top_k: int | None = None,
@@ -83,7 +112,7 @@ def sample(
   whose probability reaches top_p (Holtzman et al. 2020; tokens that tie at the edge all stay).
   Temperature 0 is greedy. A draw depends on the key, the row's id in ids_B [B] int32, the sample's
   number and the position, not on the batch (for a threefry key: rbg bits change under vmap).
-  limit_B as in `greedy`. ValueError for a temperature, top_k or top_p outside its range.
+  limit_B, first_B as in `greedy`. ValueError for a temperature, top_k or top_p outside its range.
   """
   if temperature < 0 or not 0 < top_p <= 1 or (top_k is not None and top_k < 1):
     raise ValueError(
@@ -105,7 +134,7 @@ def sample(
     drawn_B = jax.vmap(jax.random.categorical)(step_key_B, scaled_BC)
     return drawn_B if token_BC is None else _pick(token_BC, drawn_B)
 
-  return _follow(step, cache, choose, num_samples, max_len, limit_B, bos, eos, pad)
+  return _follow(step, cache, choose, num_samples, max_len, limit_B, bos, eos, pad, first_B)
 
 
 class _Search(NamedTuple):
@@ -127,6 +156,7 @@ def beam_search(
   bos: int,
   eos: int,
   pad: int,
+  first_B: Array | None = None,
   num_beams: int,
   length_penalty: float,
   num_return: int = 1,
@@ -139,7 +169,7 @@ def beam_search(
   num_beams is finished; the first num_beams that do not end live on, so beams never run out. One
   beam is greedy search: it follows the first continuation only and ends when that is eos.
   `early_stop` ends a row once no live beam can get past the worst kept one: same result, sooner.
-  limit_B as in `greedy`. ValueError unless 1 <= num_return <= num_beams.
+  limit_B and first_B as in `greedy`. ValueError unless 1 <= num_return <= num_beams.
   """
   if not 1 <= num_return <= num_beams:
     raise ValueError(f"num_return={num_return} must lie between 1 and num_beams={num_beams}")
@@ -192,12 +222,13 @@ def beam_search(
   live_log_BN = jnp.full((B, N), -jnp.inf, jnp.float32).at[:, 0].set(0)
   never_BN, empty_BNT = jnp.full((B, R), -jnp.inf), jnp.full((B, N, max_len), pad, jnp.int32)
   found = Decoded(empty_BNT[:, :R], never_BN, never_BN, jnp.zeros((B, R), jnp.int32))
-  last_BN, done_B = jnp.full((B, N), bos, jnp.int32), jnp.zeros(B, bool)
+  first_B = jnp.full(B, bos, jnp.int32) if first_B is None else first_B
+  last_BN, done_B = jnp.repeat(first_B[:, None], N, axis=1), jnp.zeros(B, bool)
   start = _Search(0, cache["moving"], empty_BNT, live_log_BN, last_BN, found, done_B)
   return lax.while_loop(lambda s: ~s.done_B.all(), body, start).found
 
 
-def _follow(step, cache, choose, n, max_len, limit_B, bos, eos, pad) -> Decoded:
+def _follow(step, cache, choose, n, max_len, limit_B, bos, eos, pad, first_B) -> Decoded:
   """n hypotheses a row, each grown by `choose(t, log_BV) -> token_B`, most probable first."""
   limit_B = jnp.repeat(jnp.clip(limit_B, 1, max_len), n)
   B = len(limit_B)
@@ -215,7 +246,8 @@ def _follow(step, cache, choose, n, max_len, limit_B, bos, eos, pad) -> Decoded:
     return t + 1, after["moving"], token_B, tokens_BT, log_B, length_B, done_B | (token_B == eos)
 
   zero_B, tokens_BT = jnp.zeros(B, jnp.int32), jnp.full((B, max_len), pad, jnp.int32)
-  start = (0, cache["moving"], zero_B + bos, tokens_BT, jnp.zeros(B), zero_B, zero_B > 0)
+  first_B = zero_B + bos if first_B is None else jnp.repeat(first_B, n)
+  start = (0, cache["moving"], first_B, tokens_BT, jnp.zeros(B), zero_B, zero_B > 0)
   *_, tokens_BT, log_B, length_B, _ = lax.while_loop(lambda state: ~state[-1].all(), body, start)
   log_BN, order_BN = lax.top_k(log_B.reshape(-1, n), n)
   tokens_BNT, length_BN = tokens_BT.reshape(-1, n, max_len), length_B.reshape(-1, n)

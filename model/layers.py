@@ -158,3 +158,11 @@ class FeedForward(nnx.Module):
     act = ACTIVATIONS[self.activation]
     h_BTF = act(h_BTF) if self.gate is None else act(self.gate(x_BTD)) * h_BTF
     return self.down(dropout(h_BTF, self.dropout, key))
+
+
+def written(cached_BSGK, new_BTGK, positions_BT):
+  """The cache with one new token at its position, or with the first T at once: [B, S, G, K]."""
+  if new_BTGK.shape[1] > 1:
+    return cached_BSGK.at[:, : new_BTGK.shape[1]].set(new_BTGK)
+  here_BS = jnp.arange(cached_BSGK.shape[1]) == positions_BT
+  return jnp.where(here_BS[..., None, None], new_BTGK, cached_BSGK)

@@ -70,23 +70,20 @@ class Block(nnx.Module):
     )
 
   def __call__(self, x_BTD, bias, positions_BT, cross: Cross | None = None, cache=None, key=None):
-    """[B, T, D] and this layer's cache; with a cache T is 1 and the keys seen are the cache's."""
+    """[B, T, D] and this layer's cache; with one the keys seen are the cache's."""
     attend_key, cross_key, mlp_key, *drop_keys = layers.split(key, 6)
 
     def attend(h_BTD):
       nonlocal cache
-      q_BTHK, (k_BSGK, v_BSGK) = (
-        self.self_attention.queries(h_BTD),
-        self.self_attention.keys_values(h_BTD),
-      )
+      q_BTHK = self.self_attention.queries(h_BTD)
+      k_BSGK, v_BSGK = self.self_attention.keys_values(h_BTD)
       if self.cfg.positions == "rotary":
         q_BTHK = positions.rotary(q_BTHK, positions_BT, self.cfg.rope_theta)
         k_BSGK = positions.rotary(k_BSGK, positions_BT, self.cfg.rope_theta)
       if cache is not None:
-        here = jnp.arange(cache["keys"].shape[1]) == positions_BT  # [B, S]
-        k_BSGK = jnp.where(here[..., None, None], k_BSGK, cache["keys"])
-        v_BSGK = jnp.where(here[..., None, None], v_BSGK, cache["values"])
-        cache = dict(keys=k_BSGK, values=v_BSGK)
+        new = dict(keys=k_BSGK, values=v_BSGK)
+        cache = {name: layers.written(cache[name], new[name], positions_BT) for name in new}
+        k_BSGK, v_BSGK = cache["keys"], cache["values"]
       return self.self_attention.attend(q_BTHK, k_BSGK, v_BSGK, bias, attend_key)
 
     def cross_attend(h_BTD):
@@ -196,14 +193,26 @@ class Transformer(nnx.Module):
     return self.encoder(x_BSD, bias, positions_BS, key=stack_key)[0]
 
   def decode(
-    self, inputs_BT, memory_BSD=None, memory_segments=None, segments=None, positions=None, key=None
+    self,
+    inputs_BT,
+    memory_BSD=None,
+    memory_segments=None,
+    segments=None,
+    positions=None,
+    key=None,
+    *,
+    prefix=None,
   ):
-    """Hidden states [B, T, D] of all positions at once; each sees itself and those before."""
+    """Hidden states [B, T, D] of all positions at once; each sees itself, those before and, of its
+    segment, those where `prefix` [B, T] is not 0."""
     segments_BT, positions_BT = _row(inputs_BT, segments, positions)
     embed_key, stack_key = layers.split(key, 2)
     x_BTD = self._embed(self.embedding, inputs_BT, positions_BT, embed_key)
     place_BT = jnp.arange(inputs_BT.shape[1])[None]
-    mask_BTT = _same(segments_BT, segments_BT) & (place_BT[:, None, :] <= place_BT[:, :, None])
+    visible_BTT = place_BT[:, None, :] <= place_BT[:, :, None]
+    if prefix is not None:
+      visible_BTT |= (prefix > 0)[:, None, :]
+    mask_BTT = _same(segments_BT, segments_BT) & visible_BTT
     bias = self.decoder.bias(mask_BTT, place_BT, place_BT)
     cross = None
     if memory_BSD is not None:
@@ -238,6 +247,16 @@ class Transformer(nnx.Module):
         Cross(*block.cross_attention.keys_values(memory_BSD), bias) for block in self.decoder.blocks
       ]
     return dict(moving=moving, fixed=fixed)
+
+  def prefill(self, prompt_BT, length_B, cache):
+    """The cache after all but the last token of prompts whose tokens see the whole of them."""
+    place_BS = jnp.arange(cache["moving"]["layers"][0]["keys"].shape[1])[None]
+    positions_BT = place_BS[:, : prompt_BT.shape[1]]
+    seen_BTS = jnp.repeat((place_BS < length_B[:, None])[:, None], prompt_BT.shape[1], axis=1)
+    bias = self.decoder.bias(seen_BTS, positions_BT, place_BS)
+    x_BTD = self._embed(self.embedding, prompt_BT, positions_BT, None)
+    _, new = self.decoder(x_BTD, bias, positions_BT, cache["fixed"], cache["moving"]["layers"])
+    return dict(moving=dict(length=length_B - 1, layers=new), fixed=cache["fixed"])
 
   def decode_step(self, token_B, cache):
     """Logits [B, V] of the token after `token_B`, and the cache one longer."""

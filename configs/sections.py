@@ -1,0 +1,164 @@
+"""The sections of a config with all their keys.
+
+A key that is in no section cannot be set by `--config.KEY=VALUE`: so each is written out here,
+once, and a config says only what is different in its run.
+"""
+
+# model.config.TransformerConfig's fields and defaults (tests/test_configs.py holds them equal).
+MODEL = dict(
+  dim=512,
+  num_heads=8,
+  num_kv_heads=None,
+  head_dim=None,
+  mlp_dim=2048,
+  encoder_layers=6,
+  decoder_layers=6,
+  activation="relu",
+  gated=False,
+  norm="layer",
+  norm_position="post",
+  norm_eps=1e-6,
+  embedding_norm=False,
+  bias=True,
+  positions="sinusoidal",
+  max_len=512,
+  relative_buckets=32,
+  relative_max_distance=128,
+  rope_theta=10000.0,
+  share_embeddings=True,
+  tie_output=True,
+  output_bias=False,
+  embed_scale=True,
+  logits_scale=1.0,
+  attention_scale=None,
+  init_std=None,
+  dropout=0.1,
+  attention_dropout=0.0,
+  activation_dropout=0.0,
+  attention_impl="einsum",
+  dtype="float32",
+)
+TRANSLATION = dict(
+  name="translation",
+  data=dict(),
+  tokenizer=dict(name="bpe", vocab_size=8000),
+  source_len=64,
+  target_len=64,
+  pack=True,
+  label_smoothing=0.1,
+  z_loss=0.0,
+  decode_batch=64,
+  metric="texts",
+  lowercase_scores=False,
+  bleu_tokenizer="13a",
+  piece_marker="",
+  decoding=dict(beam=4, length_penalty=0.6, max_len_ratio=1.0, max_len_extra=50),
+)
+LANGUAGE = dict(beam=1, length_penalty=0.0, temperature=0.8, max_len_ratio=0.0, max_len_extra=200)
+MLM = dict(
+  name="mlm",
+  data=dict(),
+  tokenizer=dict(name="bpe", vocab_size=8000, special=("<mask>",)),
+  source_len=128,
+  rate=0.15,
+  whole_words=False,
+  static=False,
+  across=False,
+  seed=0,
+  pack=True,
+  decode_batch=32,
+)
+CAUSAL = dict(
+  name="causal",
+  data=dict(),
+  tokenizer=dict(name="bpe", vocab_size=8000),
+  target_len=128,
+  across=True,
+  prefix=False,
+  seed=0,
+  pack=True,
+  label_smoothing=0.0,
+  z_loss=0.0,
+  decoding=LANGUAGE,
+  decode_batch=32,
+)
+SPAN = dict(
+  name="span",
+  data=dict(),
+  tokenizer=dict(name="bpe", vocab_size=8000, special=("<mask>",), sentinels=100),
+  length=128,
+  source_len=128,
+  target_len=128,
+  style="spans",
+  rate=0.15,
+  mean_span=3.0,
+  across=False,
+  seed=0,
+  pack=True,
+  label_smoothing=0.0,
+  z_loss=0.0,
+  decoding=dict(beam=1, length_penalty=0.0, max_len_ratio=1.0, max_len_extra=20),
+  decode_batch=32,
+)
+CLASSIFICATION = dict(
+  name="classification",
+  data=dict(),
+  tokenizer=dict(name="bpe", vocab_size=8000, special=("<mask>",)),
+  source_len=128,
+  labels=(),
+  fields=("text",),
+  regression=False,
+  pool="first",
+  stride=0,
+  label_smoothing=0.0,
+  pack=True,
+  decode_batch=32,
+)
+TAGGING = dict(
+  name="tagging",
+  data=dict(),
+  tokenizer=dict(name="bpe", vocab_size=8000, special=("<mask>",)),
+  source_len=128,
+  labels=(),
+  stride=96,
+  label_smoothing=0.0,
+  pack=True,
+  decode_batch=32,
+)
+QA = dict(
+  name="qa",
+  data=dict(),
+  tokenizer=dict(name="bpe", vocab_size=8000, special=("<mask>",)),
+  source_len=256,
+  stride=128,
+  reading=dict(no_answer=False, threshold=0.0, max_answer=30),
+  pack=True,
+  decode_batch=32,
+)
+# An encoder of about 10 million parameters, with 8,000 words.
+ENCODER = dict(
+  dim=320,
+  num_heads=5,
+  mlp_dim=1280,
+  encoder_layers=6,
+  decoder_layers=0,
+  activation="gelu",
+  norm_position="pre",
+  positions="rotary",
+  embed_scale=False,
+  init_std=0.02,
+)
+SMALL = dict(dim=32, num_heads=4, mlp_dim=64)
+
+# rates: ((pattern, factor), ...), the learning rate of the weights whose path matches; 0 freezes.
+ADAMW = dict(
+  name="adamw",
+  clip_norm=1.0,
+  no_decay=r"(bias|scale)$",
+  rates=(),
+  b1=0.9,
+  b2=0.98,
+  weight_decay=0.01,
+)
+ADAM = ADAMW | dict(name="adam", clip_norm=0.0, no_decay="", eps=1e-9)  # Vaswani's
+del ADAM["weight_decay"]

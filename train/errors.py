@@ -8,6 +8,10 @@ class UserError(Exception):
   """Says what is wrong, where (file, line, key) and what to do; `main` prints it and exits 2."""
 
 
+class NoSplit(UserError):
+  """The data have no split of that name."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str | None:
   """The known word most like `word`, if any is like it."""
   return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)), None)

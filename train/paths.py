@@ -1,7 +1,14 @@
 """Where things that outlive a run are kept."""
 
+import contextlib
 import os
 import pathlib
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+
+STALE_SECONDS = 24 * 3600  # a half-written folder this old belongs to a process that was killed
 
 
 def cache_dir(*parts: str) -> pathlib.Path:
@@ -10,3 +17,26 @@ def cache_dir(*parts: str) -> pathlib.Path:
   path = pathlib.Path(root, *parts)
   path.mkdir(parents=True, exist_ok=True)
   return path
+
+
+@contextlib.contextmanager
+def new_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  """An empty folder to write into, which becomes `folder` when the block ends.
+
+  So a kill leaves no half cache and two writers do not meet; who is second throws his away.
+  """
+  for old in folder.parent.glob("*.partial-*"):
+    with contextlib.suppress(FileNotFoundError):
+      if time.time() - old.stat().st_mtime > STALE_SECONDS:
+        shutil.rmtree(old, ignore_errors=True)
+  partial = folder.with_name(f"{folder.name}.partial-{uuid.uuid4().hex}")
+  partial.mkdir()
+  try:
+    yield partial
+    try:
+      partial.rename(folder)
+    except OSError:
+      if not folder.exists():  # else another process was first with the same content
+        raise
+  finally:
+    shutil.rmtree(partial, ignore_errors=True)

@@ -10,8 +10,8 @@ import time
 import numpy as np
 import pytest
 
-from train.data import batches
-from train.data.batches import Batches, eval_batches
+from train.data import items
+from train.data.batches import Batches, Layout, eval_batches
 from train.data.tokenizer import train
 from train.errors import UserError
 
@@ -48,10 +48,23 @@ class Bad(Texts):
 WORDS = train({"name": "word"}, [Texts(400)[i]["source"] for i in range(400)])
 LENGTHS = np.asarray([[len(t.split()) + 1 for t in Texts(60)[i].values()] for i in range(60)])
 SIZES = {"batch_size": 4, "source_len": 24, "target_len": 16}
+OF_STREAM = ("seed", "workers", "lookahead")
+
+
+def pairs(source, **sizes):
+  sizes = SIZES | sizes
+  return items.Pairs(source, WORDS, sizes["source_len"], sizes["target_len"])
+
+
+def batches_of(source, **options):
+  ours = {key: options.pop(key) for key in OF_STREAM if key in options}
+  layout = Layout(**SIZES | options)
+  sizes = {"source_len": layout.source_len, "target_len": layout.target_len}
+  return Batches(pairs(source, **sizes), layout, **{"seed": 0, **ours})
 
 
 def stream(n=60, **options):
-  return Batches(Texts(n), WORDS, **{**SIZES, "seed": 0, **options})
+  return batches_of(Texts(n), **options)
 
 
 def take(iterator, count):
@@ -156,7 +169,7 @@ def test_dead_workers_are_replaced_and_the_batches_made_again():
   "kind, told", [("error", "example 5 is unreadable"), ("death", "died twice on one batch")]
 )
 def test_a_worker_that_cannot_go_on_is_told(kind, told):
-  bad = Batches(Bad(12, kind), WORDS, **SIZES, seed=0, workers=1)
+  bad = batches_of(Bad(12, kind), workers=1)
   with bad, pytest.raises(UserError, match=told):
     take(bad, 9)
 
@@ -195,29 +208,33 @@ def alive(pid):
 @pytest.mark.parametrize("pack", [True, False])
 def test_evaluation_holds_each_example_once(pack):
   options = {**SIZES, "pack": pack}
-  found = list(eval_batches(Texts(61), WORDS, **options))
+  found = list(eval_batches(pairs(Texts(61)), Layout(**options)))
   assert sorted(i for batch in found for i in sentences(batch)) == list(range(61))
   with stream(pack=pack) as training:
     shapes = {key: (array.shape, array.dtype) for key, array in next(training).items()}
   for batch in found:
     assert {key: (array.shape, array.dtype) for key, array in batch.items()} == shapes
   options["process_count"] = 2
-  parts = [eval_batches(Texts(61), WORDS, **options, process_index=p) for p in (0, 1)]
+  parts = [eval_batches(pairs(Texts(61)), Layout(**options, process_index=p)) for p in (0, 1)]
   same(join(parts), found)
 
 
-def test_truncated_sides_end_in_eos_and_are_counted_and_unpacked_is_one_a_row():
+def test_truncated_sides_end_in_eos_and_are_counted_and_unpacked_is_one_a_row(monkeypatch):
+  told = []
+  monkeypatch.setattr(items.logging, "warning", lambda text, *args: told.append(text % args))
   longer = (LENGTHS > (7, 5)).sum(0)
+  assert min(longer) > 0
   with stream(source_len=7, target_len=5, pack=False) as one:
-    assert list(one.truncated.values()) == longer.tolist()
-    assert min(longer) > 0
+    assert told == [
+      f"of 60 examples, {longer[0]} sources are truncated to 7 tokens and {longer[1]} targets to 5"
+    ]
     for batch in take(one, 15):
       for side, numbers in (("labels", "segments"), ("source", "source_segments")):
         last = batch[numbers].sum(1) - 1
         assert (batch[side][np.arange(4), last] == WORDS.eos).all()
         assert (batch[side] == WORDS.eos).sum() == 4
-  with stream() as one:
-    assert one.truncated == {"source": 0, "target": 0}
+  with stream():
+    assert len(told) == 1
 
 
 def test_padding_is_the_share_of_the_batches_so_far():
@@ -225,6 +242,7 @@ def test_padding_is_the_share_of_the_batches_so_far():
     assert one.padding == 0
     found = take(one, 9)
     assert one.padding == pytest.approx(1 - np.mean([batch["weights"] for batch in found]))
+    assert one.tokens == sum(batch["weights"].sum() for batch in found)
 
 
 def test_all_waiting_is_stall_and_nothing_else():
@@ -233,7 +251,7 @@ def test_all_waiting_is_stall_and_nothing_else():
       time.sleep(0.03)
       return super().__getitem__(i)
 
-  with Batches(Slow(12), WORDS, **SIZES, seed=0, lookahead=1) as one:
+  with batches_of(Slow(12), lookahead=1) as one:
     waited = 0.0
     for _ in range(3):
       started, before = time.perf_counter(), one.stall_seconds
@@ -242,30 +260,68 @@ def test_all_waiting_is_stall_and_nothing_else():
       assert before + 0.005 <= one.stall_seconds <= waited
 
 
-def test_without_a_source_there_is_only_a_target():
-  class Targets(Texts):
-    def __getitem__(self, i):
-      return {"target": super().__getitem__(i)["target"]}
+class OneSide:
+  """Items with one side only, which say their own labels along the source."""
 
-  with Batches(Targets(60), WORDS, batch_size=4, source_len=0, target_len=16, seed=0) as one:
+  def __init__(self, side):
+    self.side, self.fingerprint = side, side
+    self.extras = {"labels": "int32", "weights": "float32"} if side == "source" else {}
+
+  def rooms(self):
+    rooms = np.zeros((60, 2), np.int32)
+    rooms[:, 0 if self.side == "source" else 1] = [i % 5 + 2 for i in range(60)]
+    return rooms
+
+  def read(self, numbers, places):
+    for number, place in zip(numbers, places):
+      assert 0 <= number < 60
+      assert place >= 0
+    made = [{self.side: [10 + i] * (i % 5 + 2)} for i in numbers]
+    if self.side == "source":
+      for item in made:
+        item["labels"] = [x + 100 for x in item["source"]]
+        item["weights"] = [0.5] * len(item["source"])
+    return made
+
+
+def test_without_a_source_there_is_only_a_target():
+  with Batches(OneSide("target"), Layout(4, 0, 16), seed=0) as one:
     batch = next(one)
   assert batch.keys() == {"inputs", "labels", "weights", "segments", "positions"}
-  assert len(sentences(batch)) > 4
+  assert (batch["positions"] == 0).sum() > 4
+
+
+def test_without_a_target_labels_lie_along_the_source():
+  with Batches(OneSide("source"), Layout(4, 16, 0), seed=0) as one:
+    found = take(one, 5)
+    assert one.padding < 0.2
+  keys = {"source", "source_segments", "source_positions", "labels", "weights"}
+  for batch in found:
+    assert batch.keys() == keys
+    real = batch["source_segments"] > 0
+    np.testing.assert_array_equal(batch["labels"], np.where(real, batch["source"] + 100, 0))
+    np.testing.assert_array_equal(batch["weights"], np.where(real, 0.5, 0))
+  seen = {
+    int(i) - 10
+    for batch in eval_batches(OneSide("source"), Layout(4, 16, 0))
+    for i in np.unique(batch["source"])
+    if i
+  }
+  assert seen == set(range(60))
 
 
 def test_lengths_are_measured_once_and_a_broken_file_is_measured_again(tmp_path, monkeypatch):
   monkeypatch.setenv("SCRIPTORIUM_CACHE", str(tmp_path))
-  maker = batches.Maker(Texts(60), WORDS, 24, 16)
-  expected = maker.lengths()
+  expected = pairs(Texts(60)).rooms()
   np.testing.assert_array_equal(expected, LENGTHS)
   (path,) = (tmp_path / "lengths").iterdir()
   with monkeypatch.context() as unread:
     unread.delattr(Texts, "__getitem__")
-    np.testing.assert_array_equal(maker.lengths(), expected)
+    np.testing.assert_array_equal(pairs(Texts(60)).rooms(), expected)
   path.write_bytes(path.read_bytes()[:200])
-  np.testing.assert_array_equal(maker.lengths(), expected)
+  np.testing.assert_array_equal(pairs(Texts(60)).rooms(), expected)
   other = train({"name": "char"}, ["0123456789 xy"])
-  assert batches.Maker(Texts(60), other, 24, 16).lengths().sum() > expected.sum()
+  assert items.Pairs(Texts(60), other, 99, 99).rooms().sum() > expected.sum()
 
 
 def test_a_source_is_read_many_at_once_where_it_can():
@@ -275,7 +331,7 @@ def test_a_source_is_read_many_at_once_where_it_can():
     def _getitems(self, indices):
       return [Texts(60)[i] for i in indices]
 
-  with Batches(Many(60), WORDS, **SIZES, seed=0) as many, stream() as one:
+  with batches_of(Many(60)) as many, stream() as one:
     same(take(many, 5), take(one, 5))
 
 

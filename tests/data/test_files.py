@@ -142,7 +142,7 @@ def test_the_key_is_the_content(tmp_path):
 def test_the_second_opening_writes_nothing(tmp_path, monkeypatch):
   value = parallel(tmp_path)
   first = opened(value)
-  monkeypatch.setattr(files, "_write", None)
+  monkeypatch.setattr(files, "_write_records", None)
   assert list(opened(value)) == list(first)
 
 

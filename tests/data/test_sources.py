@@ -43,7 +43,7 @@ def test_a_source_pickles_small_and_the_copy_reads_the_same(texts, kind):
 @pytest.mark.parametrize(
   "spec, split, message",
   [
-    ({}, "train", "data.name is None; known: scan, files, tfds"),
+    ({}, "train", "data.name is None; known: formatted, scan, files, gettext, tfds"),
     ({"name": "scna"}, "train", "'scna'.*did you mean scan"),
     ({"name": "scan", "holdot": 3}, "train", "data.holdot: .*did you mean holdout"),
     ({"name": "scan", "split": "jump"}, "train", "add-jump"),
@@ -74,7 +74,7 @@ def test_scan_source_is_scan():
 
 
 class ToyPairs(tfds.core.GeneratorBasedBuilder):
-  """Two languages, one of them nested, and a number."""
+  """Two languages, one of them nested, and numbers, one of them a class and nested too."""
 
   VERSION = tfds.core.Version("1.0.0")
   suffix = ""
@@ -82,7 +82,14 @@ class ToyPairs(tfds.core.GeneratorBasedBuilder):
   def _info(self):
     text = tfds.features.Text()
     more = tfds.features.Translation(languages=["en", "fr"])
-    features = {"de": text, "more": more, "count": tfds.features.Scalar(np.int64)}
+    features = {
+      "de": text,
+      "more": more,
+      "count": tfds.features.Scalar(np.int64),
+      "score": tfds.features.Scalar(np.float32),
+      "kind": {"label": tfds.features.ClassLabel(names=["no", "yes"])},
+      "many": tfds.features.Sequence(tfds.features.Text()),
+    }
     return tfds.core.DatasetInfo(
       builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
     )
@@ -94,7 +101,14 @@ class ToyPairs(tfds.core.GeneratorBasedBuilder):
     for i in range(count):
       yield (
         i,
-        {"de": f"Größe {i}{self.suffix}", "more": {"en": f"size {i}", "fr": "oui"}, "count": i},
+        {
+          "de": f"Größe {i}{self.suffix}",
+          "more": {"en": f"size {i}", "fr": "oui"},
+          "count": 10**12 - i,
+          "score": i / 5,
+          "kind": {"label": i % 3 - 1},  # -1: nobody says
+          "many": ["a", "b"],
+        },
       )
 
 
@@ -118,6 +132,16 @@ def test_tfds_fields_are_the_texts_written(toy):
   assert list(sources.open_split(toy, "train[2:4]")) == [source[2], source[3]]
 
 
+def test_tfds_numbers_are_their_digits_and_classes_their_names(toy):
+  spec = toy | {"count": "count", "score": "score", "label": "kind/label"}
+  source = sources.open_split(spec, "train")
+  assert [x["count"] for x in source] == [str(10**12 - i) for i in range(7)]
+  assert [x["score"] for x in source] == ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0", "1.2"]
+  assert [x["label"] for x in source] == ["-1", "no", "yes", "-1", "no", "yes", "-1"]
+  assert source._getitems([4, 1]) == [source[4], source[1]]
+  assert list(pickle.loads(pickle.dumps(source))) == list(source)
+
+
 def test_tfds_fingerprint_follows_split_fields_and_content(toy, tmp_path, monkeypatch):
   def fingerprint(spec=toy, split="train"):
     return sources.open_split(spec, split).fingerprint
@@ -135,9 +159,13 @@ def test_tfds_fingerprint_follows_split_fields_and_content(toy, tmp_path, monkey
   assert len({first, *others}) == 4
 
 
+_generate = ToyPairs._generate_examples
+
+
 def _generate_upside_down(self, count):
-  for i in range(count):
-    yield i, {"de": f"Größe {count - 1 - i}", "more": {"en": f"size {i}", "fr": "oui"}, "count": i}
+  examples = [example for _, example in _generate(self, count)]
+  for i, example in enumerate(examples):
+    yield i, {**example, "de": examples[-1 - i]["de"]}
 
 
 def test_neither_tensorflow_nor_torch_nor_jax_is_imported(toy, texts):
@@ -164,10 +192,10 @@ def test_neither_tensorflow_nor_torch_nor_jax_is_imported(toy, texts):
     (
       {"target": "more/em"},
       "train",
-      "data.target: .*count, de, more/en, more/fr; did you mean more/en",
+      "data.target: .*count, de, kind/label, many, more/en, more/fr, score; did you mean more/en",
     ),
     ({"data_dri": "/x"}, "train", "data.data_dri: .*did you mean data_dir"),
-    ({"target": "count"}, "train", "data.target: feature 'count' of toy_pairs is not one text"),
+    ({"target": "many"}, "train", "data.target: feature 'many' of toy_pairs is not one text"),
     ({"dataset": "toy_pears"}, "train", "tfds build toy_pears --file_format=array_record"),
   ],
 )
@@ -193,3 +221,78 @@ def test_a_dataset_in_another_format_is_told(tmp_path, toy):
 def test_no_field_at_all_is_told(toy):
   with pytest.raises(UserError, match="say which features"):
     sources.open_split({k: v for k, v in toy.items() if k not in ("source", "target")}, "train")
+
+
+# Formatted
+
+
+@pytest.fixture
+def question(tmp_path):
+  answers = [{"text": "a cat", "answer_start": 0}, {"text": "cat", "answer_start": 2}]
+  qas = [
+    {"id": "1", "question": "Who {sat}?", "answers": answers},
+    {"id": "2", "question": "Why?", "answers": []},
+  ]
+  data = {"data": [{"paragraphs": [{"context": "a cat sat", "qas": qas}]}]}
+  (tmp_path / "a.json").write_text(json.dumps(data))
+  return {"name": "squad", "splits": {"train": str(tmp_path / "a.json")}}
+
+
+def test_examples_are_formatted_by_their_fields(question, tmp_path):
+  spec = {"source": "{question} in: {context}", "target": "{answers}"}
+  source = sources.open_split({"name": "formatted", "of": question, **spec}, "train")
+  assert list(source._getitems([1, 0])) == [
+    {"source": "Why? in: a cat sat", "target": ""},
+    {"source": "Who {sat}? in: a cat sat", "target": "a cat"},
+  ]
+  assert (source[1], len(source)) == (source._getitems([1])[0], 2)
+  assert pickle.loads(pickle.dumps(source))[0] == source[0]
+  (tmp_path / "b.conll").write_text("a DET\ncat NOUN\n")
+  tags = {"name": "conll", "splits": {"train": str(tmp_path / "b.conll")}}
+  spec = {"name": "formatted", "of": tags, "source": "{words}", "target": "{{{tags}}}"}
+  assert sources.open_split(spec, "train")[0] == {"source": "a cat", "target": "{DET NOUN}"}
+
+
+def test_the_fingerprint_of_formatted_examples_follows_data_and_patterns(question, texts):
+  specs = [
+    {"of": question, "source": "{question}"},
+    {"of": question, "source": "{context}"},
+    {"of": question, "target": "{question}"},
+    {"of": texts, "source": "{text}"},
+  ]
+  prints = [sources.open_split({"name": "formatted", **s}, "train").fingerprint for s in specs]
+  assert len(set(prints)) == 4
+  assert sources.open_split({"name": "formatted", **specs[0]}, "train").fingerprint == prints[0]
+
+
+@pytest.mark.parametrize(
+  "patterns, told",
+  [
+    ({"source": "{questoin}"}, "asks for 'questoin'; the examples have .*did you mean question"),
+    ({"source": "{question"}, "a pattern asks for"),
+    ({"source": "{}"}, "a pattern asks for"),
+    ({"source": "{question.x}"}, "a pattern asks for"),
+    ({}, "say what to make of the examples"),
+  ],
+)
+def test_wrong_patterns_are_told(question, patterns, told):
+  with pytest.raises(UserError, match=told):
+    sources.open_split({"name": "formatted", "of": question, **patterns}, "train")
+
+
+def test_parts_of_a_file_are_the_file(tmp_path):
+  rows = [f"text {i}\t{i}\n" for i in range(57)]
+  (tmp_path / "train.tsv").write_text("".join(rows))
+  path, found, seen = f"{tmp_path}/train.tsv", [], set()
+  for part in ("[:30%]", "[30%:90%]", "[90%:]"):
+    spec = {"name": "files", "splits": {"train": path + part}, "columns": ("text", "label")}
+    source = sources.open_split(spec, "train", ("text", "label"))
+    assert 0 < len(source) < 57
+    found += [source[i]["text"] for i in range(len(source))]
+    seen.add(source.fingerprint)
+  assert found == [f"text {i}" for i in range(57)]
+  assert len(seen) == 3
+  with pytest.raises(UserError, match=r"train.tsv\[90%:30%\] is no part of a file"):
+    sources.open_split(spec | {"splits": {"train": path + "[90%:30%]"}}, "train")
+  with pytest.raises(UserError, match=r"needs examples with 'txt', .* did you mean text"):
+    sources.open_split(spec, "train", ("txt",))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -210,3 +211,158 @@ def test_missing_broken_and_foreign_files_are_told(tmp_path, trained):
     path.write_bytes(content)
     with pytest.raises(UserError, match=told):
       Tokenizer.load(path)
+
+
+# Special tokens, and what a token stands for
+
+
+@pytest.fixture(scope="module")
+def special():
+  more = {"special": ("<mask>",), "sentinels": 3}
+  return {name: train({**spec, **more}, TEXTS) for name, spec in SPECS.items()}
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_special_tokens_come_first_and_text_never_turns_into_one(special, name):
+  one, names = special[name], ["<mask>", "<extra_0>", "<extra_1>", "<extra_2>"]
+  assert one.specials == {token: i for i, token in enumerate([*tokenizer.SPECIALS, *names])}
+  assert one.words == (8, one.vocab_size)
+  assert one.sentinels == (5, 6, 7)
+  assert one.id("<mask>") == 4
+  for text in (" ".join(one.specials), "x<mask>"):
+    ids = one.encode_batch([text])[0]
+    assert not set(ids) & {0, 1, 2, *range(4, 8)}
+    assert one.encode_offsets([text])[0][0] == ids
+
+
+def test_a_missing_special_token_is_told_with_how_to_add_it(trained):
+  with pytest.raises(UserError, match=r"no <mask>: .*tokenizer.special=\('<mask>',\)"):
+    trained["bpe"].id("<mask>")
+  assert trained["bpe"].sentinels == ()
+
+
+@pytest.mark.parametrize(
+  "more, told",
+  [
+    ({"special": "<mask>"}, "tokenizer.special is '<mask>'"),
+    ({"special": ("<mask>", "")}, "tokenizer.special is"),
+    ({"special": ("<eos>",)}, "<eos> is a special token already"),
+    ({"special": ("<extra_1>",), "sentinels": 2}, "<extra_1> is a special token already"),
+    ({"sentinels": -1}, "tokenizer.sentinels is -1"),
+    ({"sentinels": "3"}, "tokenizer.sentinels is '3'"),
+  ],
+)
+def test_wrong_special_tokens_are_told(more, told):
+  with pytest.raises(UserError, match=told):
+    train({"name": "byte", **more}, TEXTS)
+
+
+def test_special_tokens_among_the_others_are_told(special, tmp_path):
+  path = tmp_path / "tokenizer.json"
+  special["byte"].save(path)
+  saved = json.loads(path.read_text())
+  token, last = saved["added_tokens"][-1], 263  # <extra_2> and the last byte change places
+  other = next(key for key, i in saved["model"]["vocab"].items() if i == last)
+  saved["model"]["vocab"] |= {token["content"]: last, other: token["id"]}
+  token["id"] = last
+  path.write_text(json.dumps(saved))
+  with pytest.raises(UserError, match="special tokens must be the first ids"):
+    Tokenizer.load(path)
+
+
+MARKED = [  # a text, and running text of the same words, of which those in the middle are marked
+  ("the <mask> sat", ("the", " dog", " sat")),
+  ("<mask> sat", ("", "dog", " sat")),
+  ("the <mask>", ("the", " dog", "")),
+  ("the <mask>; the", ("the", " dog", "; the")),
+  ("the  <mask>\tsat", ("the ", " dog", "\tsat")),
+]
+
+
+@pytest.mark.parametrize("name", ["word", "bpe", "unigram"])
+@pytest.mark.parametrize("text, parts", MARKED)
+def test_words_around_a_mask_are_encoded_as_in_running_text(special, name, text, parts):
+  if name == "word":
+    text, parts = text.replace(";", " ;"), [part.replace(";", " ;") for part in parts]
+  one = special[name]
+  (whole,) = one.encode_batch(["".join(parts)])
+  (dog,) = one.encode_batch(["dog"])
+  place = next(i for i in range(len(whole)) if whole[i : i + len(dog)] == dog)
+  expected = [*whole[:place], 4, *whole[place + len(dog) :]]
+  assert one.encode_marked(text) == expected
+  assert one.encode_marked(text.replace("<mask>", "[MASK]")) == expected
+  assert one.encode_marked(text.replace("<mask>", "<extra_2>")) == [
+    7 if i == 4 else i for i in expected
+  ]
+
+
+@pytest.mark.parametrize("name", ["char", "byte"])
+def test_characters_and_bytes_around_a_mask_keep_their_blanks(special, name):
+  one = special[name]
+  first, second = one.encode_batch(["the ", " sat"])
+  assert one.encode_marked("the <mask> sat") == [*first, 4, *second]
+  assert one.encode_marked("the <mask><extra_0>") == [*first, 4, 5]
+
+
+@pytest.mark.parametrize("name", SPECS)
+@given(text=st.text(max_size=30))
+@settings(max_examples=25)
+def test_a_text_without_marks_is_encoded_as_ever(trained, special, name, text):
+  for one in (trained[name], special[name]):
+    if not any(mark in text for mark in [*one.specials, "[MASK]"]):
+      assert one.encode_marked(text) == one.encode_batch([text])[0]
+
+
+@pytest.mark.parametrize("name", ["bpe", "unigram", "char", "byte"])
+@given(text=st.text(max_size=40))
+@example(text="  the\n cat")
+@settings(max_examples=40)
+def test_the_bytes_of_a_texts_tokens_are_its_utf8(special, name, text):
+  one = special[name]
+  (ids,) = one.encode_batch([text])
+  count = int(one.byte_lengths[ids].sum())
+  if name == "char":
+    known = [character for character in text if one.unk not in one.encode_batch([character])[0]]
+    assert count == len("".join(known).encode())
+  elif name == "byte" or not text:
+    assert count == len(text.encode())
+  else:  # a blank is put in front, unless there is one
+    assert count - len(text.encode()) == (not text[0].isspace()) or text[0] != " "
+
+
+def test_the_bytes_of_words_count_a_blank_each(special):
+  one = special["word"]
+  for text in TEXTS:
+    words = [word for word in text.split() if word != "<eos>"]
+    (ids,) = one.encode_batch([text])
+    assert one.byte_lengths[ids].sum() == len(" ".join(words).encode()) + 1
+  assert not one.byte_lengths[:8].any()
+
+
+@pytest.mark.parametrize("name", SPECS)
+@given(text=st.text(max_size=40))
+@example(text="  the (cat) \n\n 🦊é")
+@settings(max_examples=40)
+def test_offsets_say_which_characters_a_piece_stands_for(special, name, text):
+  one = special[name]
+  ((ids, places),) = one.encode_offsets([text])
+  assert [ids] == one.encode_batch([text])
+  assert len(places) == len(ids)
+  assert places == sorted(places)
+  covered = set()
+  for i, (start, stop) in zip(ids, places):
+    assert 0 <= start <= stop <= len(text)
+    piece = text[start:stop]
+    assert piece == piece.lstrip()
+    if i != one.unk and "\ufffd" not in one.decode([i]):  # which is half a character
+      assert one.decode([i]).strip() == piece.strip()
+    covered.update(range(start, stop))
+  assert {i for i, character in enumerate(text) if not character.isspace()} <= covered
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_words_start_where_a_text_has_a_blank_before_them(special, name):
+  one, text = special[name], " the zebra sat;\tsat don't"
+  (ids,) = one.encode_batch([text])
+  starts = int(one.word_starts[np.asarray(ids)].sum())
+  assert starts == len(text.split())

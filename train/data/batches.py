@@ -4,100 +4,83 @@ import collections
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import multiprocessing
 import os
 import signal
 import threading
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import logging
 
 from train.data import packing
-from train.data.tokenizer import EOS, Tokenizer
+from train.data.items import Items, order
 from train.errors import UserError
-from train.paths import cache_dir
 
-if TYPE_CHECKING:  # it imports TFDS, which a worker may do without
-  from train.data.sources import Source
+CHUNK = 1024  # stream positions looked up at a time
+WIDTHS = (8, 16, 32, 64, 128, 256, 512, 1024)  # of rows to predict from
 
-CHUNK = 1024  # examples encoded, or stream positions looked up, at a time
+# A row of a batch: number and place in the stream of each of its items.
+Row = list[tuple[int, int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """The shape of a batch. A side of length 0 is absent; one side at least is there."""
+
+  batch_size: int  # rows of the global batch, all processes together
+  source_len: int
+  target_len: int
+  pack: bool = True
+  process_index: int = 0
+  process_count: int = 1
+
+  @property
+  def mine(self) -> slice:
+    """This process's rows; UserError if the processes cannot share them evenly."""
+    rows, left = divmod(self.batch_size, self.process_count)
+    if left:
+      raise UserError(
+        f"batch_size={self.batch_size} must be a multiple of the {self.process_count} processes"
+      )
+    return slice(rows * self.process_index, rows * (self.process_index + 1))
+
+  @property
+  def planned(self) -> dict:
+    """What `packing.plan` wants to know. Its target is the side that every item has."""
+    source, target = self.source_len, self.target_len
+    sides = (source, target) if target else (0, source)
+    most = None if self.pack else 1
+    return dict(rows=self.batch_size, max_per_row=most, source_len=sides[0], target_len=sides[1])
+
+  def sizes(self, items: Items) -> np.ndarray:
+    """Rooms of the items as `planned` counts them: int32 [items, 2]."""
+    rooms = items.rooms()
+    return rooms if self.target_len else rooms[:, ::-1]
 
 
 @dataclasses.dataclass(frozen=True)
 class Maker:
-  """Reads, tokenises, truncates and fills; all that a worker process needs. source_len 0: none."""
+  """Reads items and fills batches with them; all that a worker process needs."""
 
-  source: "Source"
-  tokenizer: Tokenizer
+  items: Items
   source_len: int
   target_len: int
 
-  def sides(self) -> dict[str, int]:
-    """Row length of each side that there is."""
-    both = {"source": self.source_len, "target": self.target_len}
-    return both if self.source_len else {"target": self.target_len}
-
-  def layout(self, batch_size: int, pack: bool) -> dict:
-    """What `packing` wants to know of a batch."""
-    sizes = {"source_len": self.source_len, "target_len": self.target_len}
-    return {"rows": batch_size, "max_per_row": None if pack else 1, **sizes}
-
-  def __call__(self, rows: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
-    """The batch of the example indices in the rows (`packing.fill`)."""
-    examples = {i: {} for row in rows for i in row}
-    encoded = self._encode(list(examples))
-    for side, length in self.sides().items():
-      for i, ids in zip(examples, encoded[side]):
-        examples[i][side] = ids[: length - 1] + [EOS]
-    return packing.fill(rows, examples, source_len=self.source_len, target_len=self.target_len)
-
-  def _encode(self, indices: Sequence[int]) -> dict[str, list[list[int]]]:
-    read = getattr(self.source, "_getitems", None)  # many at once: faster where a source can
-    texts = read(indices) if read and indices else [self.source[i] for i in indices]
-    return {side: self.tokenizer.encode_batch([t[side] for t in texts]) for side in self.sides()}
-
-  def lengths(self) -> np.ndarray:
-    """Source and target tokens, eos included, nothing cut: int32 [examples, 2]; kept on disk."""
-    key = [self.source.fingerprint, self.tokenizer.fingerprint, *self.sides()]
-    name = hashlib.sha256(" ".join(key).encode()).hexdigest()[:32]
-    path = cache_dir("lengths") / f"{name}.npy"
-    try:
-      found = np.load(path)
-      if found.shape == (len(self.source), 2):
-        return found
-    except (OSError, ValueError, EOFError):
-      pass  # not there, or not whole: measured anew
-    found = np.zeros((len(self.source), 2), np.int32)
-    for start in range(0, len(found), CHUNK):
-      encoded = self._encode(range(start, min(start + CHUNK, len(found))))
-      for side, ids in encoded.items():
-        found[start : start + CHUNK, int(side == "target")] = [len(row) + 1 for row in ids]
-      logging.log_every_n_seconds(logging.INFO, "encoded %d of %d examples", 10, start, len(found))
-    temporary = path.with_name(f"{uuid.uuid4().hex}.npy")
-    np.save(temporary, found)
-    os.replace(temporary, path)
-    return found
-
-  def fitted(self) -> tuple[np.ndarray, dict[str, int]]:
-    """Lengths cut to the rows, and how many examples lose something on each side."""
-    if not len(self.source):
-      raise UserError("the data has no example: check the split and the files it names")
-    found = self.lengths()
-    limits = (self.source_len, self.target_len)
-    cut = (found > limits).sum(0).tolist()
-    if any(cut):
-      logging.warning(
-        "of %d examples, %d sources are truncated to %d tokens and %d targets to %d",
-        *(len(found), cut[0], limits[0], cut[1], limits[1]),
-      )
-    return np.minimum(found, limits), dict(zip(("source", "target"), cut))
+  def __call__(self, rows: Sequence[Row]) -> dict[str, np.ndarray]:
+    """The batch of the rows."""
+    numbers, places = zip(*(one for row in rows for one in row)) if any(rows) else ((), ())
+    made = dict(zip(places, self.items.read(numbers, places)))
+    return packing.fill(
+      [[place for _, place in row] for row in rows],
+      made,
+      source_len=self.source_len,
+      target_len=self.target_len,
+      extras=self.items.extras,
+    )
 
 
 _maker: Maker  # of this worker process
@@ -116,22 +99,15 @@ def _end_with_parent() -> None:
   os._exit(1)
 
 
-def _work(rows: list[list[int]]) -> dict[str, np.ndarray]:
+def _work(rows: list[Row]) -> dict[str, np.ndarray]:
   return _maker(rows)
 
 
 @dataclasses.dataclass
 class _Planned:
-  rows: list[list[int]]  # example indices of this process's rows
+  rows: list[Row]  # this process's
   state: dict  # of the stream, after this batch
-  tokens: int  # non-pad target tokens of the global batch
   batch: Future[dict[str, np.ndarray]]
-
-
-def _slice(batch_size: int, process_index: int, process_count: int) -> slice:
-  if batch_size % process_count:
-    raise UserError(f"batch_size={batch_size} must be a multiple of the {process_count} processes")
-  return slice(*(batch_size // process_count * p for p in (process_index, process_index + 1)))
 
 
 class Batches(Iterator, contextlib.AbstractContextManager):
@@ -144,33 +120,20 @@ class Batches(Iterator, contextlib.AbstractContextManager):
   """
 
   def __init__(
-    self,
-    source: "Source",
-    tokenizer: Tokenizer,
-    *,
-    batch_size: int,
-    source_len: int,
-    target_len: int,
-    seed: int,
-    pack: bool = True,
-    workers: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
-    lookahead: int = 4,
+    self, items: Items, layout: Layout, *, seed: int, workers: int = 0, lookahead: int = 4
   ):
-    self._maker = Maker(source, tokenizer, source_len, target_len)
-    self._mine = _slice(batch_size, process_index, process_count)
-    self._lengths, self.truncated = self._maker.fitted()
-    self._layout = self._maker.layout(batch_size, pack)
-    self._order = packing.shuffled(len(source), seed)
+    self._maker = Maker(items, layout.source_len, layout.target_len)
+    self._layout, self._mine = layout, layout.mine
+    self._sizes = layout.sizes(items)
+    self._order = order(items, len(self._sizes), seed)
     self._chunk = functools.lru_cache(maxsize=64)(self._read_chunk)
-    self._identity = {"seed": seed, "data": source.fingerprint}
+    self._identity = {"seed": seed, "data": items.fingerprint}
     self._state = self._ahead = packing.START
     self._workers, self._lookahead = workers, max(lookahead, workers + 1)
     self._planner = ThreadPoolExecutor(1, "batches")
     self._pool = self._start_pool() if workers else self._planner
     self._queue: collections.deque[Future[_Planned]] = collections.deque()
-    self._tokens, self._places, self._restarted = 0, 0, False
+    self.tokens, self._places, self._restarted = 0, 0, False
     self.stall_seconds = 0.0
     self._top_up()
 
@@ -180,18 +143,20 @@ class Batches(Iterator, contextlib.AbstractContextManager):
 
   def _read_chunk(self, number: int) -> list[tuple[int, int, int]]:
     indices = [self._order(i) for i in range(number * CHUNK, (number + 1) * CHUNK)]
-    return list(zip(indices, *self._lengths[indices].T.tolist()))
+    return list(zip(indices, *self._sizes[indices].T.tolist()))
 
   def _at(self, position: int) -> tuple[int, int, int]:
-    return self._chunk(position // CHUNK)[position % CHUNK]  # example index, its two lengths
+    return self._chunk(position // CHUNK)[position % CHUNK]  # item number, its two sizes
+
+  def _sizes_at(self, position: int) -> tuple[int, int]:
+    return self._at(position)[1:]
 
   def _plan(self) -> _Planned:
-    rows, self._ahead = packing.plan(lambda i: self._at(i)[1:], self._ahead, **self._layout)
-    tokens = sum(self._at(position)[2] for row in rows for position in row)
-    mine = [[self._at(position)[0] for position in row] for row in rows[self._mine]]
-    return _Planned(mine, self._ahead, tokens, self._submit(mine))
+    rows, self._ahead = packing.plan(self._sizes_at, self._ahead, **self._layout.planned)
+    mine = [[(self._at(place)[0], place) for place in row] for row in rows[self._mine]]
+    return _Planned(mine, self._ahead, self._submit(mine))
 
-  def _submit(self, rows: list[list[int]]) -> Future[dict[str, np.ndarray]]:
+  def _submit(self, rows: list[Row]) -> Future[dict[str, np.ndarray]]:
     try:
       return self._pool.submit(_work if self._workers else self._maker, rows)
     except BrokenProcessPool as error:
@@ -231,14 +196,16 @@ class Batches(Iterator, contextlib.AbstractContextManager):
     self._top_up()
     self._state = planned.state
     self.stall_seconds += time.perf_counter() - started
-    self._tokens += planned.tokens
-    self._places += self._layout["rows"] * self._layout["target_len"]
+    # of this process's rows, as a sample of all
+    segments = batch["segments" if self._layout.target_len else "source_segments"]
+    self.tokens += int((segments > 0).sum()) * self._layout.process_count
+    self._places += segments.size * self._layout.process_count
     return batch
 
   @property
   def padding(self) -> float:
-    """Share of padding in the target side of the global batches so far."""
-    return 1 - self._tokens / self._places if self._places else 0.0
+    """Share of padding in the batches so far, on the target side if there is one."""
+    return 1 - self.tokens / self._places if self._places else 0.0
 
   @property
   def examples(self) -> int:
@@ -248,7 +215,7 @@ class Batches(Iterator, contextlib.AbstractContextManager):
   @property
   def epoch(self) -> int:
     """Passes over the data that the stream has completed."""
-    return self._state["position"] // len(self._lengths)
+    return self._state["position"] // len(self._sizes)
 
   def get_state(self) -> dict:
     """The position after the last delivered batch, fit for JSON."""
@@ -278,19 +245,21 @@ class Batches(Iterator, contextlib.AbstractContextManager):
     self.close()
 
 
-def eval_batches(
-  source: "Source",
-  tokenizer: Tokenizer,
-  *,
-  batch_size: int,
-  source_len: int,
-  target_len: int,
-  pack: bool = True,
-  process_index: int = 0,
-  process_count: int = 1,
-) -> Iterator[dict[str, np.ndarray]]:
-  """Batches of training's shapes that hold each example once; the last has rows of padding."""
-  mine = _slice(batch_size, process_index, process_count)
-  maker = Maker(source, tokenizer, source_len, target_len)
-  planned = packing.pack_epoch(maker.fitted()[0].tolist(), **maker.layout(batch_size, pack))
-  return (maker(rows[mine]) for rows in planned)
+def eval_batches(items: Items, layout: Layout) -> Iterator[dict[str, np.ndarray]]:
+  """Batches of training's shapes that hold each item once; the last has rows of padding."""
+  maker = Maker(items, layout.source_len, layout.target_len)
+  mine = layout.mine
+  planned = packing.pack_epoch(layout.sizes(items).tolist(), **layout.planned)
+  return (maker([[(i, i) for i in row] for row in rows[mine]]) for rows in planned)
+
+
+def requests(items: Items, rows: int, longest: int) -> Iterator[dict[str, np.ndarray]]:
+  """Batches to predict from, one source a row in the smallest of a few widths that holds it.
+
+  Each has `row` [rows]: the item's number, -1 for a row of padding.
+  """
+  widths = [n for n in WIDTHS if n < longest]
+  for width, members in packing.bucketed(items.rooms()[:, 0], [*widths, longest], rows):
+    maker = Maker(items, width, 0)
+    batch = maker([[(i, i)] if i >= 0 else [] for i in members])
+    yield batch | {"row": np.asarray(members, np.int32)}

@@ -1,23 +1,15 @@
 """The user's text files, read once into ArrayRecord that TFDS opens, cached by content.
 
-Lines end at "\\n" only (not at U+2028 and its kin); one "\\r" before it and a byte order mark at
-the start of the file are stripped. TFDS's own writer is not used: it needs TensorFlow for more than
+TFDS's own writer is not used: it needs TensorFlow for more than
 1 GB and its shards grow too long (see SHARD_RECORDS).
 """
 
 import contextlib
-import functools
-import glob
-import gzip
 import hashlib
 import itertools
 import json
 import os
 import pathlib
-import shutil
-import time
-import uuid
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -26,8 +18,9 @@ from absl import logging
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
-from train.errors import UserError, did_you_mean
-from train.paths import cache_dir
+from train.data.reading import READERS, Row, digest_of, find, kind
+from train.errors import NoSplit, UserError, did_you_mean
+from train.paths import cache_dir, new_folder
 
 FORMAT_VERSION = "1.0.0"  # part of the cache's key: raise it when the written records change
 DATASET = "text_files"
@@ -37,9 +30,7 @@ SPLIT = "data"  # the one split of each cached folder, whatever its user calls i
 # begin short and double every 64: 4.5M pairs make 151 files.
 SHARD_RECORDS = 16384
 SHARDS_BEFORE_DOUBLING = 64
-STALE_SECONDS = 24 * 3600  # a half-written folder this old belongs to a process that was killed
 
-Row = Sequence[str]
 Table = tuple[str, tuple[pathlib.Path, ...]]  # a key of READERS and its files
 
 
@@ -56,7 +47,7 @@ def prepare(
   """
   if not isinstance(splits, Mapping) or split not in splits:
     known = list(splits) if isinstance(splits, Mapping) else []
-    raise UserError(
+    raise NoSplit(
       f"data.splits has no {split!r}; listed are {', '.join(known) or 'none'}"
       + did_you_mean(split, known)
     )
@@ -66,8 +57,9 @@ def prepare(
   folder = cache_dir("files") / _digest(fields, tables, drop_blank)
   if not folder.exists():
     logging.info("%s: writing its files to ArrayRecord, once", where)
-    rows = itertools.chain.from_iterable(READERS[kind](paths, fields) for kind, paths in tables)
-    _write(folder, fields, rows, drop_blank)
+    rows = itertools.chain.from_iterable(READERS[ending](paths, fields) for ending, paths in tables)
+    with new_folder(folder) as partial:
+      _write_records(partial, fields, rows, drop_blank)
   dropped = tfds.builder_from_directory(folder).info.metadata["dropped"]
   if dropped:
     logging.warning("%s: %d examples with a blank field were dropped", where, dropped)
@@ -76,9 +68,9 @@ def prepare(
 
 def _tables(where: str, value, columns: tuple[str, ...]) -> tuple[tuple[str, ...], list[Table]]:
   if isinstance(value, str):
-    tables = [(_kind(path), (path,)) for path in _find(where, value)]
-    for kind, (path,) in tables:
-      if kind not in (".tsv", ".jsonl"):
+    tables = [(kind(path), (path,)) for path in find(where, value)]
+    for ending, (path,) in tables:
+      if ending not in (".tsv", ".jsonl"):
         raise UserError(
           f"{where}: {path} must end in .tsv or .jsonl (or either with .gz); "
           'give parallel text as {"source": PATH, "target": PATH}'
@@ -89,7 +81,7 @@ def _tables(where: str, value, columns: tuple[str, ...]) -> tuple[tuple[str, ...
       f"{where} is {value!r}; it must be one path, or a mapping from field to path, "
       'such as {"source": "train.en.gz", "target": "train.de.gz"}'
     )
-  found = {field: _find(f"{where}.{field}", pattern) for field, pattern in value.items()}
+  found = {field: find(f"{where}.{field}", pattern) for field, pattern in value.items()}
   if len({len(paths) for paths in found.values()}) > 1:
     counts = ", ".join(f"{value[field]} matches {len(paths)}" for field, paths in found.items())
     raise UserError(f"{where}: each field needs the same number of files, but {counts}")
@@ -103,137 +95,10 @@ def _names(where: str, fields: tuple[str, ...]) -> tuple[str, ...]:
   return fields
 
 
-def _kind(path: pathlib.Path) -> str:
-  return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
-
-
-def _find(where: str, pattern: str) -> list[pathlib.Path]:
-  path = pathlib.Path(pattern).expanduser()
-  if path.is_file():
-    return [path]
-  if path.is_dir():
-    raise UserError(f"{where}: {path} is a folder; name a file, or a glob such as {path}/*.tsv")
-  if any(mark in pattern for mark in "*?["):
-    found = [pathlib.Path(p) for p in sorted(glob.glob(str(path), recursive=True))]
-    found = [p for p in found if p.is_file()]
-    if not found:
-      raise UserError(f"{where}: no file matches {pattern}; check the folder and the pattern")
-    return found
-  if not path.parent.is_dir():
-    raise UserError(f"{where}: there is no {path}, nor a folder {path.parent}")
-  names = [p.name for p in path.parent.iterdir()]
-  raise UserError(f"{where}: there is no file {path}{did_you_mean(path.name, names)}")
-
-
 def _digest(fields: tuple[str, ...], tables: list[Table], drop_blank: bool) -> str:
-  try:
-    content = []
-    for kind, paths in tables:
-      stats = [(str(path), path.stat()) for path in paths]
-      content.append([kind, *(_file_digest(p, s.st_size, s.st_mtime_ns) for p, s in stats)])
-  except OSError as error:
-    raise UserError(f"{error.filename} cannot be read: {error.strerror}") from None
+  content = [[ending, *map(digest_of, paths)] for ending, paths in tables]
   key = json.dumps([FORMAT_VERSION, fields, drop_blank, content])
   return hashlib.sha256(key.encode()).hexdigest()
-
-
-@functools.cache
-def _file_digest(path: str, size: int, mtime_ns: int) -> str:
-  # size and time only say when the remembered digest no longer holds
-  with open(path, "rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _aligned(paths: tuple[pathlib.Path, ...], fields: tuple[str, ...]) -> Iterator[Row]:
-  for row in itertools.zip_longest(*map(read_lines, paths)):
-    if None in row:
-      counts = ", ".join(f"{path} has {sum(1 for _ in read_lines(path))}" for path in paths)
-      raise UserError(f"line-aligned files must have as many lines as each other, but {counts}")
-    yield row
-
-
-def _tsv(paths: tuple[pathlib.Path, ...], columns: tuple[str, ...]) -> Iterator[Row]:
-  (path,) = paths
-  for number, text in enumerate(read_lines(path), 1):
-    cells = text.split("\t")
-    if len(cells) != len(columns):
-      raise UserError(
-        f"{path}, line {number}: {len(cells)} tab-separated columns, not the {len(columns)} "
-        f"({', '.join(columns)}) of `columns`"
-      )
-    yield cells
-
-
-def _jsonl(paths: tuple[pathlib.Path, ...], keys: tuple[str, ...]) -> Iterator[Row]:
-  (path,) = paths
-  for number, text in enumerate(read_lines(path), 1):
-    where = f"{path}, line {number}"
-    try:
-      record = json.loads(text)
-    except json.JSONDecodeError as error:
-      raise UserError(f"{where}, column {error.colno}: not JSON ({error.msg})") from None
-    if not isinstance(record, dict):
-      raise UserError(f"{where}: a JSON object is needed, not {type(record).__name__}")
-    for key in keys:
-      if key not in record:
-        raise UserError(f"{where}: no key {key!r}{did_you_mean(key, record)}")
-      if not isinstance(record[key], str):
-        raise UserError(f"{where}: {key!r} must be text, not {type(record[key]).__name__}")
-      try:
-        record[key].encode()
-      except UnicodeEncodeError:
-        raise UserError(f"{where}: {key!r} holds half a surrogate pair, which is no text") from None
-    yield [record[key] for key in keys]
-
-
-READERS = {"aligned": _aligned, ".tsv": _tsv, ".jsonl": _jsonl}
-
-
-def read_lines(path: pathlib.Path) -> Iterator[str]:
-  """The lines of the file without their ends; UserError if empty, cut short or not UTF-8."""
-  number = 0
-  try:
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-      for number, raw in enumerate(file, 1):
-        yield _decode(raw, path, number)
-  except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-    raise UserError(
-      f"{path}: not a whole gzip file, it breaks after line {number} ({error}); fetch it again"
-    ) from None
-  except OSError as error:
-    raise UserError(f"{path} cannot be read: {error.strerror}") from None
-  if not number:
-    raise UserError(f"{path} is empty; give a file with at least one line")
-
-
-def _decode(raw: bytes, path: pathlib.Path, number: int) -> str:
-  try:
-    text = raw.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
-  except UnicodeDecodeError as error:
-    raise UserError(
-      f"{path}, line {number}, byte {error.start + 1}: 0x{raw[error.start]:02x} is not UTF-8; "
-      "convert the file (iconv -t utf-8)"
-    ) from None
-  return text.removeprefix("\ufeff") if number == 1 else text
-
-
-def _write(folder: pathlib.Path, fields, rows: Iterable[Row], drop_blank: bool) -> None:
-  for old in folder.parent.glob("*.partial-*"):
-    with contextlib.suppress(FileNotFoundError):
-      if time.time() - old.stat().st_mtime > STALE_SECONDS:
-        shutil.rmtree(old, ignore_errors=True)
-  # A folder of our own, renamed when whole: a kill leaves no half cache, two writers do not meet.
-  partial = folder.with_name(f"{folder.name}.partial-{uuid.uuid4().hex}")
-  partial.mkdir()
-  try:
-    _write_records(partial, fields, rows, drop_blank)
-    try:
-      partial.rename(folder)
-    except OSError:
-      if not folder.exists():  # else another process was first with the same records
-        raise
-  finally:
-    shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write_records(folder: pathlib.Path, fields, rows: Iterable[Row], drop_blank: bool) -> None:

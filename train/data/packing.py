@@ -1,4 +1,4 @@
-"""Which example goes in which row of which batch (first fit), and the arrays that come of it."""
+"""Which item goes in which row of which batch (first fit), and the arrays that come of it."""
 
 import functools
 import hashlib
@@ -127,41 +127,55 @@ def bucketed(
 
 def fill(
   rows: Sequence[Sequence[int]],
-  examples: Mapping[int, Mapping[str, Sequence[int]]],
+  items: Mapping[int, Mapping[str, Sequence]],
   *,
   source_len: int,
   target_len: int,
+  extras: Mapping[str, str] | None = None,
 ) -> dict[str, np.ndarray]:
-  """The batch, arrays [rows, target_len] or [rows, source_len], of the examples named in the rows.
+  """The batch, arrays [rows, target_len] or [rows, source_len], of the items named in the rows.
 
-  `examples[i]` is {"source": ids, "target": ids}, eos last. inputs are the targets shifted right
-  with bos first; labels, weights (float32, 1 on a label), segments (1, 2, ... in a row, 0 is
-  padding) and positions (0, 1, ... in a segment) lie under them. source, source_segments and
-  source_positions are absent when source_len is 0.
+  A target gives labels, inputs (the labels one later, bos first), weights (float32, 1 on a label),
+  segments (1, 2, ... in a row, 0 is padding) and positions (0, 1, ... in a segment); a source gives
+  source, source_segments, source_positions. A side of length 0 is absent. `extras` (batch key ->
+  dtype) are what items say themselves, along the target or, without one, the source.
   """
-  shape = (len(rows), target_len)
-  batch = {key: np.zeros(shape, np.int32) for key in ("inputs", "labels", "segments", "positions")}
-  _lay(rows, examples, "target", batch["labels"], batch["segments"], batch["positions"])
-  batch["weights"] = (batch["segments"] > 0).astype(np.float32)
-  batch["inputs"][:, 1:] = batch["labels"][:, :-1]
-  batch["inputs"][batch["positions"] == 0] = BOS
-  batch["inputs"][batch["segments"] == 0] = 0
+  batch, places = {}, {}
   if source_len:
-    keys = ("source", "source_segments", "source_positions")
-    batch |= {key: np.zeros((len(rows), source_len), np.int32) for key in keys}
-    _lay(rows, examples, "source", *(batch[key] for key in keys))
+    names = ("source", "source_segments", "source_positions")
+    places = _lay(batch, names, rows, items, "source", source_len)
+  if target_len:
+    names = ("labels", "segments", "positions")
+    places = _lay(batch, names, rows, items, "target", target_len)
+    batch["weights"] = (batch["segments"] > 0).astype(np.float32)
+    batch["inputs"] = np.zeros_like(batch["labels"])
+    batch["inputs"][:, 1:] = batch["labels"][:, :-1]
+    batch["inputs"][batch["positions"] == 0] = BOS
+    batch["inputs"][batch["segments"] == 0] = 0
+  for key, dtype in (extras or {}).items():
+    if key not in batch:
+      batch[key] = np.zeros((len(rows), target_len or source_len), dtype)
+    for i, (row, span) in places.items():
+      if key in items[i]:
+        batch[key][row, span] = items[i][key]
   return batch
 
 
-def _lay(rows, examples, side: str, ids, segments, positions) -> None:
+def _lay(batch, names, rows, items, side: str, length: int) -> dict[int, tuple[int, slice]]:
+  """Puts one side of the items into new arrays of the batch; says where each item lies."""
+  ids, segments, positions = (np.zeros((len(rows), length), np.int32) for _ in names)
+  places = {}
   for r, row in enumerate(rows):
     start = 0
     for segment, i in enumerate(row, 1):
-      tokens = examples[i][side]
+      tokens = items[i].get(side, ())
       span = slice(start, start + len(tokens))
-      if span.stop > ids.shape[1]:
-        raise ValueError(f"row {r}: {span.stop} {side} tokens in {ids.shape[1]}")
+      if span.stop > length:
+        raise ValueError(f"row {r}: {span.stop} {side} tokens in {length}")
       ids[r, span] = tokens
       segments[r, span] = segment
       positions[r, span] = np.arange(len(tokens))
+      places[i] = r, span
       start = span.stop
+  batch.update(zip(names, (ids, segments, positions)))
+  return places

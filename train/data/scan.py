@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 
-from train.errors import UserError
+from train.errors import NoSplit, UserError
 
 SPLITS = ("simple", "length", "add-jump", "add-turn-left")
 PARTS = ("train", "validation", "test")
@@ -60,7 +60,7 @@ def split(name: str, part: str, holdout: int = 0) -> list[Pair]:
   if name not in SPLITS:
     raise UserError(f"SCAN has no split {name!r}; choose one of {', '.join(SPLITS)}")
   if part not in PARTS:
-    raise UserError(f"SCAN has no {part!r}; its parts are {', '.join(PARTS)}")
+    raise NoSplit(f"SCAN has no {part!r}; its parts are {', '.join(PARTS)}")
   train, test = _published(name)
   if part == "test":
     return test

@@ -9,11 +9,13 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
-from train.data import files, scan
-from train.errors import UserError, choose, did_you_mean
+from train.data import catalogs, files, scan, texts
+from train.data.formatted import Formatted
+from train.errors import NoSplit, UserError, choose, did_you_mean
 
 FINGERPRINT_RECORDS = 100  # of a TFDS dataset: enough to tell two of the same size apart
 
@@ -36,10 +38,11 @@ class Source(Protocol):
   def _getitems(self, indices: Sequence[int]) -> list[Example]: ...
 
 
-def open_split(spec: Mapping[str, object], split: str) -> Source:
+def open_split(spec: Mapping[str, object], split: str, needs: Sequence[str] = ()) -> Source:
   """The examples of one split; spec["name"] is a key of SOURCES, the rest its options.
 
-  Raises UserError for an unknown name, option or split and for data that cannot be read.
+  Raises UserError for an unknown name, option or split, for data that cannot be read, and for
+  examples without one of the fields that the task `needs`.
   """
   options = dict(spec)
   name = options.pop("name", None)
@@ -56,7 +59,15 @@ def open_split(spec: Mapping[str, object], split: str) -> Source:
   for parameter in named:
     if parameter.default is parameter.empty and parameter.name not in options:
       raise UserError(f"data.{parameter.name} is missing: source {name!r} needs it")
-  return make(split, **options)
+  source = make(split, **options)
+  there = source[0] if needs and len(source) else dict.fromkeys(needs)
+  for field in needs:
+    if field not in there:
+      raise UserError(
+        f"data: the task needs examples with {field!r}, those of source {name!r} have"
+        f" {', '.join(there)}{did_you_mean(field, there)}"
+      )
+  return source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +103,10 @@ class Scan:
 
 @dataclasses.dataclass(frozen=True)
 class Records:
-  """Text fields of a prepared TFDS folder; `fields` maps our name to TFDS's, nested as "a/b"."""
+  """Features of a prepared TFDS folder as text; `fields` maps our name to TFDS's, nested as "a/b".
+
+  A class is its name, a number its digits; the class -1 (a test set's) has no name and is "-1".
+  """
 
   folder: str
   split: str
@@ -103,8 +117,23 @@ class Records:
   def _records(self):
     # Raw: TFDS's decoding to numpy takes 60 us a record, parsing the text fields alone takes 5.
     raw = tfds.decode.DeserializeMethod.RAW_BYTES
-    builder = tfds.builder_from_directory(self.folder)
-    return builder.as_data_source(self.split, deserialize_method=raw)
+    return self._builder.as_data_source(self.split, deserialize_method=raw)
+
+  @functools.cached_property
+  def _builder(self):
+    return tfds.builder_from_directory(self.folder)
+
+  @functools.cached_property
+  def _classes(self) -> dict[str, list[str]]:
+    """The names of the classes of each field that has such."""
+    found = {}
+    for name, path in self.fields.items():
+      feature = self._builder.info.features
+      for key in path.split("/"):
+        feature = feature[key]
+      if isinstance(feature, tfds.features.ClassLabel):
+        found[name] = feature.names
+    return found
 
   def __len__(self) -> int:
     return len(self._records)
@@ -119,7 +148,16 @@ class Records:
 
   def _texts(self, record: bytes) -> Example:
     values = tf_example_pb2.Example.FromString(record).features.feature
-    return {name: values[path].bytes_list.value[0].decode() for name, path in self.fields.items()}
+    return {name: self._text(name, values[path]) for name, path in self.fields.items()}
+
+  def _text(self, name: str, value) -> str:
+    if value.bytes_list.value:
+      return value.bytes_list.value[0].decode()
+    if value.float_list.value:
+      return str(np.float32(value.float_list.value[0]))  # as a float64 it has more digits
+    (number,) = value.int64_list.value
+    names = self._classes.get(name)
+    return names[number] if names and number >= 0 else str(number)
 
   def __reduce__(self):
     return Records, (self.folder, self.split, self.fields, self.fingerprint)
@@ -132,8 +170,13 @@ def _open_scan(part: str, /, split: str = "simple", holdout: int = 0) -> Scan:
 
 
 def _open_files(split: str, /, splits, columns=("source", "target")) -> Records:
+  """The records of a split's files; "train.tsv[:90%]" means that part of them, in order."""
+  splits, start, stop = texts.part_of(split, splits)
   folder, fields = files.prepare(split, splits, columns)
-  return Records(str(folder), files.SPLIT, {field: field for field in fields}, folder.name)
+  part = "" if (start, stop) == (0, 100) else f"[{start}%:{stop}%]"
+  return Records(
+    str(folder), files.SPLIT + part, {field: field for field in fields}, folder.name + part
+  )
 
 
 def _open_tfds(split: str, /, dataset: str, data_dir: str | None = None, **fields: str) -> Records:
@@ -145,7 +188,7 @@ def _open_tfds(split: str, /, dataset: str, data_dir: str | None = None, **field
   builder = _prepared_builder(dataset, data_dir)
   known = list(builder.info.splits)
   if split.split("[")[0] not in known:
-    raise UserError(
+    raise NoSplit(
       f"{dataset} has no split {split!r}; it has {', '.join(known)}" + did_you_mean(split, known)
     )
   source = Records(str(builder.data_dir), split, fields, "")
@@ -201,8 +244,28 @@ def _check_fields(dataset: str, source: Records) -> None:
         f"data.{name}: {dataset} has no feature {path!r}; it has {', '.join(known)}"
         + (did_you_mean(path, known) or did_you_mean(name, ("dataset", "data_dir")))
       )
-    if len(values[path].bytes_list.value) != 1:
-      raise UserError(f"data.{name}: feature {path!r} of {dataset} is not one text")
+    value = values[path]
+    if len(value.bytes_list.value or value.float_list.value or value.int64_list.value) != 1:
+      raise UserError(f"data.{name}: feature {path!r} of {dataset} is not one text or number")
 
 
-SOURCES = {"scan": _open_scan, "files": _open_files, "tfds": _open_tfds}
+def _open_formatted(split: str, /, of: Mapping, **patterns: str) -> Formatted:
+  if not patterns:
+    raise UserError('data: say what to make of the examples, such as source="{question}"')
+  source = Formatted(open_split(of, split), patterns)
+  if not len(source):
+    raise UserError(f"data.of: {split!r} has no example; check the files it names")
+  source[0]  # a wrong pattern is told now, not in a worker
+  return source
+
+
+SOURCES = {
+  "formatted": _open_formatted,
+  "scan": _open_scan,
+  "files": _open_files,
+  "gettext": catalogs.open_gettext,
+  "tfds": _open_tfds,
+  "text": texts.open_text,
+  "conll": texts.open_conll,
+  "squad": texts.open_squad,
+}

@@ -1,0 +1,163 @@
+"""How classes, tags and answers lie along the tokens of an encoder's rows (labelled.Encoder)."""
+
+import dataclasses
+import types
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from train.data import items
+from train.data.labelled import Encoded, Window
+from train.data.tokenizer import BOS, EOS, Tokenizer
+from train.errors import UserError
+
+
+def _row(encoded: Encoded, window: Window, dtype) -> np.ndarray:
+  """Zeros for head, window and eos."""
+  return np.zeros(len(encoded.head) + window.stop - window.start + 1, dtype)
+
+
+def _numbers(labels: Sequence[str]) -> dict[str, int]:
+  return {label: number for number, label in enumerate(labels)}
+
+
+def number(label: str) -> float:
+  """A regression's label; UserError if it is no number."""
+  try:
+    return float(label)
+  except ValueError:
+    raise UserError(f"a label is {label!r}: task.regression needs numbers") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Classes:
+  """A text, or two, and their class (or a number, without `labels`) on the first token.
+
+  A label that is not one of `labels`, or none, has no weight.
+  """
+
+  tokenizer: Tokenizer
+  fields: tuple[str, ...]  # one text, or two
+  labels: tuple[str, ...] | None
+
+  @property
+  def fingerprint(self) -> str:
+    return items.digest(self.tokenizer.fingerprint, "classes", *self.fields)
+
+  @property
+  def extras(self) -> Mapping[str, str]:
+    return {"labels": "float32" if self.labels is None else "int32", "weights": "float32"}
+
+  def encode(self, examples):
+    texts = [self.tokenizer.encode_batch([one[f] for one in examples]) for f in self.fields]
+    heads = (
+      [[BOS, *first, EOS] for first in texts[0]] if len(texts) > 1 else [[BOS]] * len(texts[0])
+    )
+    return [
+      Encoded(head, body, example.get("label"))
+      for head, body, example in zip(heads, texts[-1], examples)
+    ]
+
+  def item(self, encoded, window):
+    labels = _row(encoded, window, self.extras["labels"])
+    weights = _row(encoded, window, np.float32)
+    if self.labels is None:
+      value = None if encoded.label is None else number(encoded.label)
+    else:
+      value = _numbers(self.labels).get(encoded.label)
+    if value is not None:
+      labels[0], weights[0] = value, 1
+    return {"labels": labels, "weights": weights}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tags:
+  """Words and their tags, each on its word's first token."""
+
+  tokenizer: Tokenizer
+  labels: tuple[str, ...]
+
+  extras = types.MappingProxyType({"labels": "int32", "weights": "float32"})
+
+  @property
+  def fingerprint(self) -> str:
+    return items.digest(self.tokenizer.fingerprint, "tags")
+
+  def encode(self, examples):
+    """The label of each is its words' places in the body and their tags' numbers (None: none).
+
+    UserError for tags that are more or fewer than the words.
+    """
+    words = [word for example in examples for word in example["words"]]
+    ids = iter(self.tokenizer.encode_batch(words))
+    numbers, found = _numbers(self.labels), []
+    for example in examples:
+      body, places = [], []
+      for _ in example["words"]:
+        pieces = next(ids)
+        places.append(len(body) if pieces else -1)  # -1: a word that tokenises to nothing
+        body += pieces
+      tags = [None] * len(places)
+      if "tags" in example:
+        tags = [numbers.get(tag) for tag in example["tags"]]
+      if len(tags) != len(places):
+        raise UserError(
+          f"{len(places)} words have {len(tags)} tags, and each needs one: {example['words']!r}"
+        )
+      found.append(Encoded([BOS], body, (places, tags)))
+    return found
+
+  def item(self, encoded, window):
+    labels = _row(encoded, window, np.int32)
+    weights = _row(encoded, window, np.float32)
+    for place, tag in zip(*encoded.label):
+      if tag is not None and window.own_start <= place < window.own_stop:
+        at = len(encoded.head) + place - window.start
+        labels[at], weights[at] = tag, 1
+    return {"labels": labels, "weights": weights}
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+  """A question, its context in windows, and where the answer begins and ends.
+
+  A window without the answer, or a question without one, points at the first token.
+  """
+
+  tokenizer: Tokenizer
+
+  extras = types.MappingProxyType(
+    {"starts": "int32", "ends": "int32", "answerable": "int32", "weights": "float32"}
+  )
+
+  @property
+  def fingerprint(self) -> str:
+    return items.digest(self.tokenizer.fingerprint, "answers")
+
+  def encode(self, examples):
+    """The label of each is the body's characters (from, to), and the answer's first and last
+    place in the body, None without one."""
+    heads = self.tokenizer.encode_batch([example["question"].strip() for example in examples])
+    bodies = self.tokenizer.encode_offsets([example["context"] for example in examples])
+    found = []
+    for example, head, (body, characters) in zip(examples, heads, bodies):
+      span = None
+      for answer in example.get("answers", ())[:1]:
+        text = answer["text"].lstrip()
+        first = answer["answer_start"] + len(answer["text"]) - len(text)
+        last = first + len(text.rstrip())
+        inside = [i for i, (a, b) in enumerate(characters) if a < last and b > first]
+        span = (inside[0], inside[-1]) if inside and last > first else None
+      found.append(Encoded([BOS, *head, EOS], body, (characters, span)))
+    return found
+
+  def item(self, encoded, window):
+    rows = {key: _row(encoded, window, dtype) for key, dtype in self.extras.items()}
+    rows["weights"][0] = 1
+    rows["answerable"][0] = 1
+    rows["answerable"][len(encoded.head) : -1] = 1
+    _, span = encoded.label
+    here = span is not None and window.start <= span[0] and span[1] < window.stop
+    first, last = (len(encoded.head) + place - window.start for place in span) if here else (0, 0)
+    rows["starts"][first] = rows["ends"][last] = 1
+    return rows

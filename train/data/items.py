@@ -1,0 +1,146 @@
+"""What batches are made of: items, each some tokens, read by number.
+
+An item is a dict of equally long rows: `source` (what an encoder reads) and `target` (what a
+decoder says), eos included, of which one may be absent; and along the target, or without one along
+the source, whatever else a task needs, under its batch key: labels, weights, inputs, ...
+"""
+
+import dataclasses
+import hashlib
+import os
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from absl import logging
+
+from train.data import packing
+from train.data.tokenizer import EOS, Tokenizer
+from train.errors import UserError
+from train.paths import cache_dir
+
+if TYPE_CHECKING:  # it imports TFDS, which a worker may do without
+  from train.data.sources import Example, Source
+
+CHUNK = 1024  # examples read at a time
+
+Item = Mapping[str, Sequence[int] | np.ndarray]
+
+
+class Items(Protocol):
+  """Pickles small: a worker process opens the data itself, when it first reads."""
+
+  fingerprint: str  # hex digest of the data
+  extras: Mapping[str, str]  # batch keys that the items say themselves, and their dtypes
+
+  def rooms(self) -> np.ndarray:
+    """The most tokens each item takes on each side, int32 [items, 2]: source, target."""
+
+  def read(self, numbers: Sequence[int], places: Sequence[int]) -> list[Item]:
+    """The items of those numbers. What is random in one is a function of its place in the stream:
+    another in every epoch, the same after a restart."""
+
+
+def order(items: Items, count: int, seed: int) -> Callable[[int], int]:
+  """The item's number at each place of an endless stream: shuffled anew in every epoch, unless the
+  items have an `order` of their own (a mixture's)."""
+  own = getattr(items, "order", None)
+  return own(seed) if own else packing.shuffled(count, seed)
+
+
+def digest(*parts: object) -> str:
+  """Hex digest of the parts' texts."""
+  return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
+
+
+def read_many(source: "Source", numbers: Sequence[int]) -> "list[Example]":
+  """Examples by number, at once where the source can, which is faster from a disk."""
+  together = getattr(source, "_getitems", None)
+  return together(numbers) if together and len(numbers) else [source[i] for i in numbers]
+
+
+def measured(source: "Source", key: str, measure: Callable, columns: int) -> np.ndarray:
+  """`measure(examples)`, a row of whole numbers each, for all of a source: int32 [n, columns].
+
+  Kept on disk under the source's fingerprint (not without one) and `key`, which says everything
+  else that decides the numbers.
+  """
+  if not source.fingerprint:
+    return np.asarray(measure(source), np.int32).reshape(len(source), columns)
+  if not len(source):
+    raise UserError("the data has no example: check the split and the files it names")
+  path = cache_dir("lengths") / f"{digest(source.fingerprint, key)[:32]}.npy"
+  try:
+    found = np.load(path)
+    if found.shape == (len(source), columns):
+      return found
+  except (OSError, ValueError, EOFError):
+    pass  # not there, or not whole: measured anew
+  found = np.zeros((len(source), columns), np.int32)
+  for start in range(0, len(found), CHUNK):
+    numbers = range(start, min(start + CHUNK, len(found)))
+    found[start : start + CHUNK] = measure(read_many(source, numbers))
+    logging.log_every_n_seconds(logging.INFO, "encoded %d of %d examples", 10, start, len(found))
+  save_array(path, found)
+  return found
+
+
+def save_array(path, array: np.ndarray) -> None:
+  """Writes an .npy file whole or not at all."""
+  temporary = path.with_name(f"{uuid.uuid4().hex}.npy")
+  np.save(temporary, array)
+  os.replace(temporary, path)
+
+
+def reduced(self):
+  """`__reduce__` of a dataclass: its fields, without what it remembers besides."""
+  return type(self), tuple(getattr(self, field.name) for field in dataclasses.fields(self))
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+  """Examples with a source and a target text, each cut to its length and ended by eos."""
+
+  source: "Source"
+  tokenizer: Tokenizer
+  source_len: int
+  target_len: int
+
+  @property
+  def fingerprint(self) -> str:
+    return self.source.fingerprint
+
+  @property
+  def extras(self) -> Mapping[str, str]:
+    return {}
+
+  def rooms(self) -> np.ndarray:
+    def measure(examples):
+      encoded = self._encode(examples)
+      return [[len(ids) + 1 for ids in both] for both in zip(encoded["source"], encoded["target"])]
+
+    found = measured(self.source, f"{self.tokenizer.fingerprint} source target", measure, 2)
+    limits = (self.source_len, self.target_len)
+    cut = (found > limits).sum(0).tolist()
+    if any(cut):
+      logging.warning(
+        "of %d examples, %d sources are truncated to %d tokens and %d targets to %d",
+        *(len(found), cut[0], limits[0], cut[1], limits[1]),
+      )
+    return np.minimum(found, limits)
+
+  def read(self, numbers, places):
+    del places  # nothing is random
+    encoded = self._encode(read_many(self.source, numbers))
+    limits = {"source": self.source_len, "target": self.target_len}
+    cut = {
+      side: [ids[: limits[side] - 1] + [EOS] for ids in rows] for side, rows in encoded.items()
+    }
+    return [dict(zip(cut, both)) for both in zip(*cut.values())]
+
+  def _encode(self, examples):
+    encoders = {"source": self.tokenizer.encode_sources, "target": self.tokenizer.encode_batch}
+    return {
+      side: encode([example[side] for example in examples]) for side, encode in encoders.items()
+    }

@@ -1,0 +1,97 @@
+"""The kinds of tokenizer, each a function of texts: words, BPE, unigram, characters, bytes."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from train.data import unigram
+
+PAD, BOS, EOS, UNK = range(4)
+SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
+ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())  # one printable character for each byte
+SEED_WORDS = 100_000  # the most frequent: bounds the memory of unigram training to about 1 GB
+# str.split() also splits at the four separators U+001C..1F, which the regex class \s leaves out
+BLANK = tokenizers.Regex(r"[\s\x1c-\x1f]+")
+
+
+def _assemble(model, pre_tokenizer, decoder, specials) -> tokenizers.Tokenizer:
+  inner = tokenizers.Tokenizer(model)
+  inner.pre_tokenizer, inner.decoder = pre_tokenizer, decoder
+  inner.add_special_tokens(specials)
+  return inner
+
+
+def _numbered(specials: list[str], items: Iterable[str]) -> dict[str, int]:
+  return {item: i for i, item in enumerate([*specials, *items])}
+
+
+def _by_frequency(counts: Counter, specials=()) -> list[str]:
+  return sorted(counts.keys() - set(specials), key=lambda item: (-counts[item], item))
+
+
+def _word(texts: Iterator[str], specials) -> tokenizers.Tokenizer:
+  counts = Counter(word for text in texts for word in text.split())
+  vocab = _numbered(specials, _by_frequency(counts, specials))
+  model = models.WordLevel(vocab, unk_token=SPECIALS[UNK])
+  return _assemble(model, pre_tokenizers.Split(BLANK, "removed"), None, specials)
+
+
+def _char(texts: Iterator[str], specials) -> tokenizers.Tokenizer:
+  counts = Counter()
+  for text in texts:
+    counts.update(text)
+  vocab = _numbered(specials, _by_frequency(counts, specials))
+  return _assemble(models.BPE(vocab, [], unk_token=SPECIALS[UNK]), None, decoders.Fuse(), specials)
+
+
+def _byte(texts: Iterator[str], specials) -> tokenizers.Tokenizer:
+  del texts  # nothing to learn
+  # the byte-level alphabet keeps printable Latin-1 and moves the other bytes to 256, 257, ...
+  moved = iter(sorted(set(map(ord, ALPHABET)) - set(range(256))))
+  characters = [chr(b) if chr(b) in ALPHABET else chr(next(moved)) for b in range(256)]
+  bytewise = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+  model = models.BPE(_numbered(specials, characters), [])
+  return _assemble(model, bytewise, decoders.ByteLevel(), specials)
+
+
+def _bytelevel(model, specials) -> tokenizers.Tokenizer:
+  # the first word gets a blank like every other word; the decoder takes that one blank off again
+  decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
+  return _assemble(model, pre_tokenizers.ByteLevel(add_prefix_space=True), decoder, specials)
+
+
+def _bpe(texts: Iterator[str], specials, vocab_size: int) -> tokenizers.Tokenizer:
+  inner = _bytelevel(models.BPE(), specials)
+  trainer = trainers.BpeTrainer(
+    vocab_size=vocab_size,
+    special_tokens=specials,
+    initial_alphabet=ALPHABET,
+    show_progress=False,
+  )
+  inner.train_from_iterator(texts, trainer)
+  return inner
+
+
+def _unigram(texts: Iterator[str], specials, vocab_size: int) -> tokenizers.Tokenizer:
+  # the library's own trainer gives another vocabulary in every process: its sums over words
+  # run in the random order of a hash map
+  split = pre_tokenizers.ByteLevel(add_prefix_space=True).pre_tokenize_str
+  words, counts = Counter(word for text in texts for word in text.split()), Counter()
+  for word in _by_frequency(words)[:SEED_WORDS]:
+    for part, _ in split(" " + word):
+      counts[part] += words[word]
+  pieces = unigram.pieces(counts, vocab_size - len(specials), ALPHABET)
+  vocab = [(special, 0.0) for special in specials] + pieces
+  return _bytelevel(models.Unigram(vocab, unk_id=UNK, byte_fallback=False), specials)
+
+
+TOKENIZERS: dict[str, Callable] = {
+  "word": _word,
+  "bpe": _bpe,
+  "unigram": _unigram,
+  "char": _char,
+  "byte": _byte,
+}
+SIZED = ("bpe", "unigram")

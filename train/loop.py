@@ -11,6 +11,8 @@ from flax import nnx
 
 from train import checkpoint, evaluate, models, optimizer, sharding, tasks
 from train.cli import checkpoint_policy
+from train.data.batches import Batches, eval_batches
+from train.errors import UserError
 from train.metrics import Meter, Patience
 from train.step import make_eval_step, make_predict_step, make_train_step
 from train.writer import Writer, read_metrics
@@ -23,9 +25,12 @@ def train(cfg, workdir) -> bool:
   """
   mesh = sharding.make_mesh(cfg.mesh)
   task = tasks.build(cfg.task, workdir.path)
+  if cfg.evaluate.decode_every and not task.scored:
+    raise UserError(f"{cfg.task.name} has a loss and no score: set evaluate.decode_every=0")
   tx, learning_rate = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
   graph, state = init(cfg, task, tx, mesh)
-  batches = task.batches("train", cfg.batch_size, cfg.seed, cfg.workers)
+  layout = tasks.layout(task, cfg.batch_size)
+  batches = Batches(task.items("train"), layout, seed=cfg.seed, workers=cfg.workers)
   checkpoints = checkpoint.Checkpoints(workdir.path, **checkpoint_policy(cfg))
   with checkpoints, batches:
     start = checkpoints.latest or 0
@@ -42,11 +47,11 @@ def train(cfg, workdir) -> bool:
       return True
     train_step = make_train_step(task, graph, tx, microbatches=cfg.microbatches, seed=cfg.seed)
     eval_step, predict_step = make_eval_step(task, graph), make_predict_step(task, graph)
-    held_out = functools.cache(lambda: list(task.eval_batches(cfg.evaluate.split, cfg.batch_size)))
+    held_out = functools.cache(lambda: list(eval_batches(task.items(cfg.evaluate.split), layout)))
 
     def decode_scores(params):
       split, most = cfg.evaluate.split, cfg.evaluate.decode_examples
-      found = evaluate.score(task, predict_step, params, mesh, split, task.settings(), most)[0]
+      found = evaluate.score(task, predict_step, params, mesh, split, {}, most)[0]
       return {name: value for name, value in found.items() if not isinstance(value, str)}
 
     logging.info(

@@ -59,3 +59,13 @@ def _token_losses_gradient(label_smoothing, z_loss, saved, cotangents):
 
 
 token_losses.defvjp(_token_losses, _token_losses_gradient)
+
+
+def pointer(logits_BS, marks_BS, segments_BS):
+  """Losses and hits, summed: each mark (1) names the right place among those of its segment."""
+  same_BST = segments_BS[:, :, None] == segments_BS[:, None, :]
+  rivals_BST = jnp.where(same_BST, logits_BS[:, None, :], -jnp.inf)
+  loss_BS = jax.nn.logsumexp(rivals_BST, axis=-1) - logits_BS
+  right_BS = logits_BS >= rivals_BST.max(-1)
+  marks_BS = marks_BS.astype(jnp.float32)
+  return (loss_BS * marks_BS).sum(), (right_BS * marks_BS).sum()

@@ -38,11 +38,11 @@ class Meter:
     return go_on
 
   def values(self) -> dict[str, float]:
-    """Means over the window, speed (non-pad target tokens) and what slowed it."""
+    """Means over the window, speed (tokens that are no padding) and what slowed it."""
     self._flush()
     seconds = max(time.perf_counter() - self.started, 1e-9)
     values = means(self.total)
-    values["tokens_per_second"] = float(self.total["loss"][1]) / seconds
+    values["tokens_per_second"] = (self.batches.tokens - self.tokens) / seconds
     values["stall_share"] = (self.batches.stall_seconds - self.stalled) / seconds
     values["padding_share"] = self.batches.padding
     values["compiles"] = self.compiles
@@ -51,7 +51,8 @@ class Meter:
     return values
 
   def _start(self):
-    self.total, self.started, self.stalled = None, time.perf_counter(), self.batches.stall_seconds
+    self.total, self.started = None, time.perf_counter()
+    self.stalled, self.tokens = self.batches.stall_seconds, self.batches.tokens
 
   def _flush(self):
     if self.pending is not None:

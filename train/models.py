@@ -8,7 +8,7 @@ from train.errors import UserError
 
 
 def build(cfg, task, seed: int) -> Transformer:
-  """A Transformer of the section `model`; UserError for settings that make none."""
+  """A Transformer of the section `model` with the task's head; UserError if there is none such."""
   try:
     config = TransformerConfig(vocab_size=task.tokenizer.vocab_size, **cfg)
   except (TypeError, ValueError) as error:
@@ -18,4 +18,13 @@ def build(cfg, task, seed: int) -> Transformer:
       f"model.max_len {config.max_len} is less than the {task.longest} positions that"
       " task.source_len, task.target_len and decoding may use: learned positions end there"
     )
-  return Transformer(config, rngs=nnx.Rngs(seed))
+  for side, layers in (("source", config.encoder_layers), ("target", config.decoder_layers)):
+    if bool(getattr(task, f"{side}_len")) != bool(layers):
+      part = "encoder" if side == "source" else "decoder"
+      needs = "needs" if not layers else "has no use for"
+      raise UserError(f"model.{part}_layers is {layers}, but the task {needs} {part} layers")
+  rngs = nnx.Rngs(seed)
+  model = Transformer(config, rngs=rngs)
+  if make_head := getattr(task, "head", None):
+    model.head = make_head(config, rngs)
+  return model

@@ -86,22 +86,25 @@ def build(optimizer, schedule, steps: int):
   """The optax transformation and its learning rate as a function of the step.
 
   `optimizer` is a section with `name`, `clip_norm` (0: no clipping), `no_decay` (a pattern: weights
-  whose path it matches do not decay) and the arguments of optax's function of that name;
+  whose path it matches do not decay), `rates` ((pattern, factor) pairs: the learning rate of the
+  weights whose path it matches, 0 freezes them) and the arguments of optax's function of that name;
   `schedule` one with `name`, `peak`, `warmup_steps` and the schedule's own. Raises UserError.
   """
   rate = _schedule(dict(schedule), steps)
   settings = dict(optimizer)
   make = choose(OPTIMIZERS, settings.pop("name"), "optimizer.name")
   clip_norm, no_decay = settings.pop("clip_norm"), settings.pop("no_decay")
+  factors = settings.pop("rates")
   parameters = inspect.signature(make).parameters
   known = [key for key in parameters if key not in OURS]
   for key in settings:
     if key not in known:
       raise UserError(f"optimizer.{key} is no argument of {optimizer['name']}: {', '.join(known)}")
-  try:
-    re.compile(no_decay)
-  except re.error as error:
-    raise UserError(f"optimizer.no_decay {no_decay!r} is no pattern: {error}") from error
+  for key, pattern in [("no_decay", no_decay), *(("rates", pattern) for pattern, _ in factors)]:
+    try:
+      re.compile(pattern)
+    except re.error as error:
+      raise UserError(f"optimizer.{key}: {pattern!r} is no pattern: {error}") from error
 
   def decays(params):
     return jax.tree_util.tree_map_with_path(
@@ -112,7 +115,27 @@ def build(optimizer, schedule, steps: int):
     if key in parameters:
       settings[key] = decays
   clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
-  return optax.chain(*clip, make(rate, **settings)), rate
+  moving = [_scaled(factors, lambda factor: float(factor > 0))] if factors else []
+  scaled = [_scaled(factors, float)] if factors else []
+  return optax.chain(*moving, *clip, make(rate, **settings), *scaled), rate
+
+
+def _scaled(factors, of):
+  """Multiplies what belongs to a weight by `of` its factor: that of the first pattern its path
+  matches. A weight that none matches is an error, so that a typo does not freeze or train it."""
+
+  def scale(updates, state, params):
+    names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    found = [next((f for p, f in factors if re.search(p, name)), None) for name in names]
+    if left := [name for name, factor in zip(names, found) if factor is None]:
+      raise UserError(
+        f"optimizer.rates: no pattern matches {', '.join(left[:5])}"
+        f" ({len(left)} weights): end with ('.', 1.0) to train the rest"
+      )
+    tree = jax.tree.unflatten(jax.tree.structure(params), [of(factor) for factor in found])
+    return jax.tree.map(lambda u, factor: u * factor, updates, tree), state
+
+  return optax.GradientTransformation(lambda params: optax.EmptyState(), scale)
 
 
 def _schedule(settings, steps):

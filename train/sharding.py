@@ -27,6 +27,7 @@ RULES = (
   (r"(^|/)output/kernel$", P("fsdp", "tensor")),  # [D, V]
   (r"(^|/)output_bias$", P("tensor")),  # [V]
   (r"relative/embedding$", P()),  # [buckets, H]
+  (r"(^|/)head/(dense|labels)/(kernel|bias)$", P()),  # [D, D], [D, labels]
   (r"^opt_state/.*ns_coeffs$", P()),  # muon's three numbers
   (r"(scale|out/bias|down/bias|norm/bias)$", P()),
 )

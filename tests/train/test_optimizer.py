@@ -22,7 +22,8 @@ DECAY = {  # the argument that says how much; the others do not decay
 
 
 def section(**settings):
-  return ConfigDict(dict(name="adamw", clip_norm=0.0, no_decay="(bias|scale)$") | settings)
+  usual = dict(name="adamw", clip_norm=0.0, no_decay="(bias|scale)$", rates=())
+  return ConfigDict(usual | settings)
 
 
 def schedule(**settings):

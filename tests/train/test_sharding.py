@@ -36,7 +36,7 @@ FULL = dict(
 @functools.cache
 def shapes(name, **settings):
   """The state of a model and its optimizer, without a number in it."""
-  section = ConfigDict(dict(name=name, clip_norm=1.0, no_decay="bias$"))
+  section = ConfigDict(dict(name=name, clip_norm=1.0, no_decay="bias$", rates=()))
   schedule = ConfigDict(dict(name="rsqrt", peak=0.1, warmup_steps=3))
   tx, _ = optimizer.build(section, schedule, 10)
   cfg = TransformerConfig(**FULL | settings)

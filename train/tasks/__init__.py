@@ -4,79 +4,166 @@ All tasks and models share one vocabulary of batch keys (int32 unless said other
 
 | key              | shape  | what                                                          |
 |------------------|--------|---------------------------------------------------------------|
-| inputs           | [B, T] | what the decoder reads: labels shifted right, bos first       |
-| labels           | [B, T] | what it should say                                            |
-| weights          | [B, T] | float32: how much each label counts, 0 on padding             |
 | source           | [B, S] | what the encoder reads                                        |
-| segments         | [B, T] | packed rows: 1, 2, ... for the examples in a row, 0 = padding |
-| positions        | [B, T] | place in the segment, from 0                                  |
-| source_segments  | [B, S] | the same of the source                                        |
-| source_positions | [B, S] |                                                               |
-| row              | [B]    | decoding only: the example's number, -1 = a row of padding    |
+| source_segments  | [B, S] | packed rows: 1, 2, ... for the items in a row, 0 = padding    |
+| source_positions | [B, S] | place in the segment, from 0                                  |
+| inputs           | [B, T] | what the decoder reads: labels one later, bos first           |
+| segments         | [B, T] | as source_segments                                            |
+| positions        | [B, T] | as source_positions                                           |
+| prefix           | [B, T] | 1 where the decoder's inputs are seen by their whole segment  |
+| labels           | [B, T] | what to say there; without a decoder along the source, [B, S] |
+| weights          | [B, T] | float32: how much each label counts, 0 on padding; likewise   |
+| starts, ends     | [B, S] | 1 on the answer's first and last token                        |
+| answerable       | [B, S] | 1 where an answer may lie                                     |
+| row              | [B]    | requests only: the item's number, -1 = a row of padding       |
 """
 
+import functools
 import inspect
+import json
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import jax
+
 from train.data import sources
+from train.data.batches import Layout
+from train.data.items import Items
 from train.data.tokenizer import Tokenizer
 from train.data.tokenizer import train as train_tokenizer
 from train.errors import UserError, choose, did_you_mean
-from train.tasks import translation
+from train.report import Report
+from train.tasks import causal, classification, denoising, mixture, mlm, qa, tagging, translation
+from train.workdir import write_atomically
 
-TASKS = {"translation": translation.Translation}
+TASKS = {
+  "translation": translation.Translation,
+  "mlm": mlm.Mlm,
+  "causal": causal.Causal,
+  "prefix": functools.partial(denoising.Denoising, style="prefix"),
+  "span": denoising.Denoising,
+  "denoise": functools.partial(denoising.Denoising, style="bert"),
+  "classification": classification.Classification,
+  "tagging": tagging.Tagging,
+  "qa": qa.Qa,
+}
 
 
 class Task(Protocol):
-  """A frozen dataclass with these methods; no base class."""
+  """A frozen dataclass with these attributes and methods; no base class."""
 
   tokenizer: Tokenizer
+  source_len: int  # tokens in a row that the encoder reads; 0: there is no encoder
+  target_len: int  # tokens in a row of the decoder; 0: there is none
+  pack: bool  # several items in a row
   longest: int  # the most positions the model must tell apart
+  decode_batch: int  # rows to predict from at a time
+  scored: bool  # whether there is a score to be had from predictions
 
-  def batches(self, split: str, batch_size: int, seed: int, workers: int):
-    """Endless training batches (dict of numpy), with get_state, set_state and close."""
-
-  def eval_batches(self, split: str, batch_size: int) -> Iterator[dict]:
-    """One pass over a split, in training's shapes."""
+  def items(self, split: str) -> Items:
+    """The split as what batches are made of."""
 
   def loss(self, model, batch, key) -> dict[str, tuple[Any, Any]]:
     """name -> (sum, weight); jitted. key None: no dropout."""
 
-  def examples(self, split: str) -> Sequence[Mapping[str, str]]:
+  def examples(self, split: str) -> Sequence[Mapping[str, Any]]:
     """The split as text."""
 
-  def predict_batches(self, inputs: Sequence[str], batch_size: int) -> Iterator[dict]:
-    """Batches that cover `inputs`, in few fixed shapes, each with `row`."""
+  def example(self, text: str) -> Mapping[str, Any]:
+    """What a person typed, as an example without its answer."""
+
+  def requests(self, examples: Sequence[Mapping[str, Any]]) -> Items:
+    """The examples, without their answers, as items to predict from: one or several each."""
+
+  def settings(self, **changes):
+    """How to predict, a hashable dataclass: the config's way with `changes`. Its `words()` name
+    a file of outputs."""
 
   def predict(self, model, batch, settings) -> dict[str, Any]:
-    """What the model makes of a batch; jitted."""
+    """What the model makes of a batch of requests, each [B, ...]; jitted."""
 
-  def output(self, prediction: Mapping[str, Any]) -> dict:
-    """One row of `predict`, on the host, as what a person reads."""
+  def outputs(self, examples, asked: Items, predictions: Sequence[Mapping], settings) -> list[dict]:
+    """A dict for each example, fit for JSON, of the predictions for its requests (`asked`, in
+    order); its `text` is the answer in short."""
 
-  def score(self, outputs: Sequence[dict], examples: Sequence[Mapping[str, str]]) -> dict:
-    """Metrics of outputs against examples."""
+  def told(self, output: dict, *, scores: bool, colour: bool) -> str:
+    """An output as a person reads it, of one line or more; on a terminal with `colour`."""
+
+  def score(self, outputs: Sequence[dict], examples: Sequence[Mapping[str, Any]]) -> dict:
+    """Metrics of outputs against examples; a task that is `scored` has it and `report`."""
+
+  def report(self, outputs, examples) -> Report | None:
+    """What there is to tell of each class, if there are classes."""
+
+
+def layout(task: Task, batch_size: int) -> Layout:
+  """The shape of the task's batches, shared by the processes there are."""
+  return Layout(
+    batch_size,
+    task.source_len,
+    task.target_len,
+    task.pack,
+    jax.process_index(),
+    jax.process_count(),
+  )
 
 
 def build(cfg, workdir) -> Task:
-  """The task of a config section; its tokenizer is the workdir's, trained first if need be."""
-  settings = cfg.to_dict()
+  """The task of a config section. Its tokenizer and labels are the workdir's, made of the training
+  split first if they are not there."""
+  settings, folder = cfg.to_dict(), pathlib.Path(workdir)
+  if settings["name"] != "mixture":
+    tokenizer = _tokenizer(settings.pop("tokenizer"), [settings["data"]], folder)
+    return _make(settings | {"tokenizer": tokenizer}, folder)
+  del settings["name"]
+  main, parts, spec = (settings.pop(key) for key in ("main", "parts", "tokenizer"))
+  tokenizer = _tokenizer(spec, [part["data"] for part in parts.values()], folder)
+  shared = settings | {"tokenizer": tokenizer}
+  return mixture.Mixture(
+    main=main,
+    rates={name: part.pop("rate") for name, part in parts.items()},
+    parts={name: _make(shared | part, folder) for name, part in parts.items()},
+    **shared,
+  )
+
+
+def _make(settings, folder) -> Task:
   name = settings.pop("name")
   make = choose(TASKS, name, "task.name")
   known = inspect.signature(make).parameters
   if unknown := settings.keys() - known.keys():
     key = min(unknown)
     raise UserError(f"task.{key}: a {name} task has no such setting{did_you_mean(key, known)}")
-  settings["tokenizer"] = _tokenizer(settings["tokenizer"], settings["data"], workdir)
+  if "labels" in known and not settings.get("labels") and not settings.get("regression"):
+    settings["labels"] = _labels(make, settings["data"], folder / "labels.json")
   return make(**settings)
 
 
-def _tokenizer(spec, data, workdir) -> Tokenizer:
-  path = pathlib.Path(workdir) / "tokenizer.json"
+def _tokenizer(spec, data, folder) -> Tokenizer:
+  """The folder's; else another run's (name "file") or one trained on the texts of all `data`."""
+  path = folder / "tokenizer.json"
+  if not path.exists():
+    if spec["name"] == "file":
+      Tokenizer.load(spec["path"]).save(path)
+    else:
+      splits = [sources.open_split(one, "train") for one in data]
+      train_tokenizer(spec, (text for split in splits for text in _texts(split))).save(path)
+  return Tokenizer.load(path)
+
+
+def _texts(source):
+  for number in range(len(source)):
+    example = source[number]
+    yield from (value for value in example.values() if isinstance(value, str))
+    if "words" in example:
+      yield " ".join(example["words"])
+
+
+def _labels(make, data, path) -> tuple[str, ...]:
+  """The training split's labels, sorted."""
   if not path.exists():
     source = sources.open_split(data, "train")
-    texts = (text for i in range(len(source)) for text in source[i].values())
-    train_tokenizer(spec, texts).save(path)
-  return Tokenizer.load(path)
+    found = {label for number in range(len(source)) for label in make.labels_of(source[number])}
+    write_atomically(path, json.dumps(sorted(found), ensure_ascii=False) + "\n")
+  return tuple(json.loads(path.read_text(encoding="utf-8")))

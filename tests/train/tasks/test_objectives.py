@@ -1,0 +1,158 @@
+"""Each objective's loss against a slower or plainer way to say it."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from ml_collections import ConfigDict
+
+from configs import sections
+from model import heads
+from model.config import TransformerConfig
+from tests.train.tasks.test_tasks import (
+  DECODER,
+  ENCODER,
+  KINDS,
+  MASKS,
+  MODEL,
+  build,
+  data,
+  layout,
+  split,
+)
+from train import losses, tasks
+from train.data.batches import eval_batches
+from train.errors import UserError
+
+__all__ = ["data"]  # a fixture
+
+
+def first_batch(task):
+  return next(iter(eval_batches(task.items("train"), layout(task))))
+
+
+def test_masked_loss_is_that_of_the_logits_of_all_tokens(data, tmp_path):
+  task, graph, params = build("mlm", data, tmp_path)
+  model, batch = nnx.merge(graph, params), first_batch(task)
+  x_BSD = model.encode(batch["source"], batch["source_segments"], batch["source_positions"])
+  everywhere = losses.cross_entropy(
+    model.logits(model.head(x_BSD)), batch["labels"], jnp.asarray(batch["weights"])
+  )
+  found = task.loss(model, batch, None)
+  for name in ("loss", "nll", "accuracy"):
+    np.testing.assert_allclose(found[name], everywhere[name], rtol=1e-5)
+
+
+def test_bits_per_byte_divide_by_the_bytes_of_the_text(data, tmp_path):
+  found = {}
+  for name in ("word", "char", "byte"):
+    section = KINDS["causal"][1] | dict(data=KINDS["causal"][0](data), tokenizer=dict(name=name))
+    section |= dict(target_len=120)
+    (tmp_path / name).mkdir()
+    task = tasks.build(ConfigDict(section), tmp_path / name)
+    graph, params = split(MODEL | DECODER, task)
+    total = weight = bits = 0.0
+    for batch in eval_batches(task.items("train"), layout(task)):
+      sums = task.loss(nnx.merge(graph, params), batch, None)
+      total, bits = total + sums["nll"][0], bits + sums["bits_per_byte"][0]
+      weight += sums["bits_per_byte"][1]
+    np.testing.assert_allclose(bits, total / math.log(2), rtol=1e-6)
+    found[name] = weight
+  documents = (data / "train.txt").read_text().split("\n\n")
+  assert found["char"] == found["byte"] == sum(len(one.encode()) for one in documents)
+  # a word counts the blank behind it, which the last one of a document has not
+  assert found["word"] == found["byte"] + len(documents)
+
+
+def changes(task, graph, params, batch, place):
+  """Which outputs [T] of the first row change with the input at `place`."""
+  model = nnx.merge(graph, params)
+
+  def outputs(inputs):
+    return model.decode(
+      inputs, None, None, batch["segments"], batch["positions"], prefix=batch.get("prefix")
+    )[0]
+
+  other = np.array(batch["inputs"])
+  other[0, place] = other[0, place] % 7 + 8
+  difference = outputs(jnp.asarray(batch["inputs"])) - outputs(jnp.asarray(other))
+  return np.abs(np.asarray(difference)).max(-1) > 1e-6
+
+
+@pytest.mark.parametrize("name", ["causal", "prefix decoder"])
+def test_only_a_prefix_is_seen_by_what_stands_before_it(name, data, tmp_path):
+  task, graph, params = build(name, data, tmp_path)
+  batch = first_batch(task)
+  mine = batch["segments"][0] == 1
+  last = int(mine.sum()) - 1
+  prefix = batch.get("prefix", np.zeros_like(batch["inputs"]))[0] * mine
+  inside = int(prefix.sum()) - 1
+  if name == "causal":
+    assert not prefix.any()
+  else:
+    assert 0 < inside < last
+    assert changes(task, graph, params, batch, inside)[mine].all()
+    np.testing.assert_array_equal(batch["weights"][0][mine][:inside], 0)  # shown, not learned
+    np.testing.assert_array_equal(batch["weights"][0][mine][inside:], 1)
+  found = changes(task, graph, params, batch, last)
+  assert found[last]
+  assert not found[:last].any()
+  assert not found[last + 1 :].any()  # another segment
+
+
+def test_pointers_are_a_softmax_over_their_own_window(data, tmp_path):
+  task, graph, params = build("qa", data, tmp_path)
+  model, items = nnx.merge(graph, params), task.items("train")
+  found = np.zeros(2)
+  for batch in eval_batches(items, layout(task, source_len=48)):
+    found += np.asarray(jnp.stack(task.loss(model, batch, None)["loss"]))
+  expected, alone = 0.0, jax.jit(lambda row: model.head(model.encode(row[None]), None)[0])
+  for item in items.read(range(len(items.rooms())), range(len(items.rooms()))):
+    length = len(item["source"])
+    logits_SC = alone(np.pad(item["source"], (0, 24 - length)))[:length]
+    logits_SC = np.where(np.asarray(item["answerable"])[:, None] > 0, logits_SC, -np.inf)
+    log_SC = jax.nn.log_softmax(logits_SC, axis=0)
+    first, last = np.argmax(item["starts"]), np.argmax(item["ends"])
+    expected -= float(log_SC[first, 0] + log_SC[last, 1]) / 2
+  assert found[1] == len(items.rooms())
+  np.testing.assert_allclose(found[0], expected, rtol=1e-5)
+
+
+def test_a_pooled_head_reads_its_own_segment():
+  cfg = TransformerConfig(vocab_size=9, **MODEL | ENCODER)
+  rng = np.random.default_rng(0)
+  x_BTD = jnp.asarray(rng.normal(size=(1, 7, 32)), jnp.float32)
+  segments_BT = jnp.asarray([[1, 1, 1, 2, 2, 2, 0]])
+  mean = heads.LabelHead(cfg, 3, pool="mean", rngs=nnx.Rngs(0))
+  both = mean(x_BTD, segments_BT)[0]
+  for start in (0, 3):
+    alone = mean(x_BTD[:, start : start + 3].mean(1, keepdims=True), jnp.ones((1, 1)))
+    np.testing.assert_allclose(both[start], alone[0, 0], rtol=1e-5)
+  first = heads.LabelHead(cfg, 3, pool="first", rngs=nnx.Rngs(0))
+  np.testing.assert_allclose(
+    first(x_BTD, segments_BT)[0, 3], first(x_BTD[:, 3:6], jnp.ones((1, 3)))[0, 0], rtol=1e-5
+  )
+
+
+@pytest.mark.parametrize(
+  "section, changed, message",
+  [
+    (sections.MLM, dict(rate=0.0), "task.rate is 0.0"),
+    (sections.MLM, dict(rate=1.0), "task.rate is 1.0"),
+    (sections.MLM, dict(tokenizer=dict(name="word")), "no <mask>: train it with .*special"),
+    (sections.SPAN, dict(mean_span=0.5), "task.mean_span is 0.5"),
+    (sections.SPAN, dict(tokenizer=dict(name="word")), "needs sentinels .*tokenizer.sentinels=100"),
+    (sections.SPAN, dict(style="spam"), "did you mean spans"),
+    (sections.SPAN, dict(length=200), "task.length=200 tokens of text can become"),
+    (sections.CLASSIFICATION, dict(pool="max"), "task.pool"),
+    (sections.CLASSIFICATION, dict(fields=("tekst",)), "tekst"),
+  ],
+)
+def test_settings_that_make_no_task_are_told(section, changed, message, data, tmp_path):
+  kind = "classes" if section["name"] == "classification" else "mlm"
+  section = section | dict(data=KINDS[kind][0](data), tokenizer=MASKS) | changed
+  with pytest.raises(UserError, match=message):
+    tasks.build(ConfigDict(section), tmp_path).items("train").rooms()

@@ -1,0 +1,74 @@
+"""Several tasks, or one on several data sets, in one stream: pre-training with a bit of each."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from absl import logging
+
+from train.data.mixed import Mixed
+from train.data.tokenizer import Tokenizer
+from train.errors import NoSplit, UserError, choose
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mixture:
+  """Items of all parts, each at its rate, share rows.
+
+  Evaluation takes the parts that have the split. What the mixture does not say itself (loss,
+  prediction) is its part `main`'s.
+  """
+
+  main: str
+  parts: Mapping[str, Any]  # name -> task
+  rates: Mapping[str, float]
+  tokenizer: Tokenizer
+  source_len: int
+  target_len: int
+  pack: bool = True
+
+  def __post_init__(self):
+    choose(self.parts, self.main, "task.main")
+    for name, rate in self.rates.items():
+      if not rate > 0:
+        raise UserError(f"task.parts.{name}.rate is {rate}: more than 0")
+
+  def __getattr__(self, name):
+    if name.startswith("__") or name in ("main", "parts"):
+      raise AttributeError(name)
+    return getattr(self.parts[self.main], name)
+
+  @property
+  def longest(self) -> int:
+    return max(part.longest for part in self.parts.values())
+
+  @property
+  def scored(self) -> bool:
+    return any(part.scored for part in self.parts.values())
+
+  def items(self, split):
+    found, missing = self._having(split, lambda part: part.items(split))
+    if missing and split == "train":
+      raise next(iter(missing.values()))
+    if missing:
+      logging.warning("task.parts without a split %r are left out: %s", split, ", ".join(missing))
+    return Mixed(found, {name: self.rates[name] for name in found})
+
+  def scored_parts(self, split) -> dict[str, Any]:
+    """The parts that have a score and the split; `main` is called "", as its metrics keep their
+    plain names, which a config's best_metric means."""
+    there, _ = self._having(split, lambda part: part.examples(split))
+    scored = {name: part for name, part in self.parts.items() if part.scored and name in there}
+    return {"" if name == self.main else name: part for name, part in scored.items()}
+
+  def _having(self, split, of: Callable) -> tuple[dict, dict[str, NoSplit]]:
+    """`of` each part that has the split, and why the others have not; NoSplit if none has."""
+    found, missing = {}, {}
+    for name, part in self.parts.items():
+      try:
+        found[name] = of(part)
+      except NoSplit as error:
+        missing[name] = error
+    if not found:
+      raise next(iter(missing.values()))
+    return found, missing

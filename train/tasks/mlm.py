@@ -1,0 +1,135 @@
+"""Masked language modelling with an encoder (Devlin et al. 2019)."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from model import heads
+from train import losses
+from train.data import documents, sources
+from train.data.corruption import check_rate
+from train.data.tokenizer import BOS, EOS, MASK, Tokenizer
+from train.errors import UserError
+from train.tasks import requests
+
+
+@dataclasses.dataclass(frozen=True)
+class TopWords(requests.Settings):
+  """How many words to offer for a mask."""
+
+  top_k: int = 5
+
+  def __post_init__(self):
+    if self.top_k < 1:
+      raise UserError(f"top_k {self.top_k}: 1 word at least")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mlm:
+  """Learns the tokens that a window hides: 80% are <mask>, 10% another word, 10% themselves."""
+
+  data: Mapping  # train/data/sources.py; examples have a "text"
+  tokenizer: Tokenizer
+  source_len: int  # tokens in a row; a window has two fewer, for bos and eos
+  rate: float = 0.15  # share of a window's tokens that are hidden, rounded down
+  whole_words: bool = False
+  static: bool = False  # the same tokens are hidden in every epoch
+  across: bool = False  # windows run over the ends of documents
+  seed: int = 0  # of the masks
+  pack: bool = True
+  decode_batch: int = 32
+
+  scored = False
+  target_len = 0
+
+  def __post_init__(self):
+    check_rate(self.rate)
+    self.tokenizer.id(MASK)
+
+  @property
+  def longest(self) -> int:
+    return self.source_len
+
+  def head(self, cfg, rngs):
+    return heads.MaskedLmHead(cfg, rngs=rngs)
+
+  def examples(self, split):
+    return sources.open_split(self.data, split, ("text",))
+
+  def items(self, split):
+    starts = self.tokenizer.word_starts if self.whole_words else None
+    objective = documents.MaskedLm(self.tokenizer.id(MASK), self.tokenizer.words, self.rate, starts)
+    tokens = documents.Tokens(self.examples(split), self.tokenizer)
+    length = self.source_len - 2
+    return documents.Windows(tokens, length, objective, self.across, self.seed, self.static)
+
+  def loss(self, model, batch, key):
+    """Logits are made for hidden tokens only, a seventh of all."""
+    x_BSD = model.encode(batch["source"], batch["source_segments"], batch["source_positions"], key)
+    # windows hide their share rounded down: no row can hide more than this
+    most = max(1, int(self.rate * self.source_len))
+    weights_BT, place_BT = jax.lax.top_k(batch["weights"], most)
+    x_BTD = jnp.take_along_axis(x_BSD, place_BT[..., None], axis=1)
+    labels_BT = jnp.take_along_axis(batch["labels"], place_BT, axis=1)
+    return losses.cross_entropy(model.logits(model.head(x_BTD)), labels_BT, weights_BT)
+
+  def settings(self, **changes):
+    settings = requests.changed(TopWords(), "mlm", changes)
+    first, stop = self.tokenizer.words
+    if settings.top_k > stop - first:
+      raise UserError(f"top_k {settings.top_k}: the vocabulary has {stop - first} words")
+    return settings
+
+  def example(self, text):
+    """A text with <mask> or [MASK] where words are wanted; UserError without one."""
+    text = text.replace("[MASK]", MASK)
+    if MASK not in text:
+      raise UserError(f"{text!r}: write {MASK} or [MASK] where a word is wanted")
+    return {"text": text}
+
+  def requests(self, examples):
+    return requests.Rows([self._ids(example) for example in examples])
+
+  def predict(self, model, batch, settings):
+    x_BSD = model.encode(batch["source"], batch["source_segments"], batch["source_positions"])
+    probs_BSV = jax.nn.softmax(model.logits(model.head(x_BSD)))
+    first, _ = self.tokenizer.words  # special tokens are no words
+    best_BSN, token_BSN = jax.lax.top_k(probs_BSV[..., first:], settings.top_k)
+    return {"probs": best_BSN, "tokens": token_BSN + first}
+
+  def outputs(self, examples, asked, predictions, settings):
+    """The text with the likeliest words, and `masks`: for each the words and probabilities."""
+    del asked, settings
+    made = []
+    for example, found in zip(examples, predictions):
+      ids, masks = self._ids(example), []
+      for place in (i for i, token in enumerate(ids) if token == self.tokenizer.id(MASK)):
+        tokens, probs = found["tokens"][place].tolist(), found["probs"][place].tolist()
+        ids[place] = tokens[0]
+        words = [self.tokenizer.decode([token]) for token in tokens]
+        masks.append([dict(word=word, prob=prob) for word, prob in zip(words, probs)])
+      made.append(dict(text=self.tokenizer.decode(ids[1:]), masks=masks))
+    return made
+
+  def _ids(self, example):
+    ids = self.tokenizer.encode_marked(example["text"])
+    if len(ids) > self.source_len - 2:
+      raise UserError(
+        f"{example['text'][:40]!r}...: {len(ids)} tokens, and task.source_len={self.source_len} has"
+        " room for two fewer: give less text around the mask"
+      )
+    return [BOS, *ids, EOS]
+
+  def told(self, output, *, scores, colour):
+    """The filled text, and below it the likeliest words of each mask with their probabilities."""
+    del scores, colour
+    lines = [output["text"]]
+    for number, words in enumerate(output["masks"], 1):
+      told = ", ".join(f"{one['word']} {one['prob']:.4f}" for one in words)
+      lines.append(f"  {MASK} {number}: {told}")
+    return "\n".join(lines)
+
+  def score(self, outputs, examples):
+    raise UserError("mlm has a loss and no score: set evaluate.decode_every=0")

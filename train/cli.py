@@ -112,9 +112,9 @@ def add_decoding(made: argparse.ArgumentParser) -> None:
   made.add_argument("--beam", type=int, help="1: greedy")
   made.add_argument("--length_penalty", type=float, help="Wu et al. 2016; 0: none")
   made.add_argument("--temperature", type=float, help="above 0: sampling")
-  made.add_argument("--top_k", type=int)
-  made.add_argument("--top_p", type=float)
-  made.add_argument("--nbest", type=int)
+  made.add_argument("--top_k", type=int, help="of sampling; of a mask: how many words")
+  made.add_argument("--top_p", type=float, help="of sampling")
+  made.add_argument("--nbest", type=int, help="outputs to tell of each input")
   made.add_argument("--seed", type=int, help="of sampling")
 
 

@@ -1,16 +1,19 @@
 """python -m train.predict --workdir runs/scan "jump twice"   (or --input FILE, --input -)
 
-What a trained run makes of each input, in the order given, one line each; --nbest N gives N lines
-an input, --scores adds log-probabilities (length-penalised for beams), --jsonl writes JSON lines.
+What a trained run makes of each input, in the order given. An input is a text; a pair to classify
+is "text<TAB>text", a question "question<TAB>context", and <mask> or [MASK] is a word to find. There
+is a line an input, N with --nbest N, one more for each mask; --scores adds (log-)probabilities,
+--jsonl writes all that is known as JSON lines. On a terminal tags are coloured (unless NO_COLOR).
 """
 
 import contextlib
+import functools
 import itertools
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from train import cli, evaluate
+from train import cli, evaluate, paint
 from train.errors import UserError
 from train.step import make_predict_step
 
@@ -24,10 +27,11 @@ class Predictor:
     self.run, self.settings = run, settings
     self.step = make_predict_step(run.task, run.graph)
 
-  def __call__(self, inputs: list[str]) -> list[dict]:
-    """A dict with `text`, `score` and `nbest` for each input."""
+  def __call__(self, inputs: Sequence) -> list[dict]:
+    """A dict with `text` and more for each input: a text, or an example as the task's data has."""
     run = self.run
-    return evaluate.decode(run.task, self.step, run.params, run.mesh, inputs, self.settings)
+    examples = [run.task.example(x) if isinstance(x, str) else x for x in inputs]
+    return evaluate.decode(run.task, self.step, run.params, run.mesh, examples, self.settings)
 
 
 def load(workdir, checkpoint: str = "latest", **decoding) -> Predictor:
@@ -36,10 +40,10 @@ def load(workdir, checkpoint: str = "latest", **decoding) -> Predictor:
   return Predictor(run, run.task.settings(**decoding))
 
 
-def stream(predictor, lines: Iterable[str], size: int = CHUNK) -> Iterator[dict]:
-  """Outputs of endless lines, in order, `size` at a time."""
-  lines = iter(lines)
-  while chunk := list(itertools.islice(lines, size)):
+def stream(predictor, inputs: Iterable, size: int = CHUNK) -> Iterator[dict]:
+  """Outputs of endless inputs, in order, `size` at a time."""
+  inputs = iter(inputs)
+  while chunk := list(itertools.islice(inputs, size)):
     yield from predictor(chunk)
 
 
@@ -56,12 +60,13 @@ def read(path: str) -> Iterator[str]:
     raise UserError(f"--input {path}: {error.strerror}") from error
 
 
-def told(output: dict, args) -> str:
-  """An output as the lines to print."""
-  if args.jsonl:
-    return json.dumps(output, ensure_ascii=False)
-  lines = output["nbest"] if args.nbest and args.nbest > 1 else output["nbest"][:1]
-  return "\n".join(f"{x['score']:.4f}\t{x['text']}" if args.scores else x["text"] for x in lines)
+def typed(task, lines: Iterable[str], where: str) -> Iterator[Mapping]:
+  """The lines as examples; UserError says which line is none."""
+  for number, line in enumerate(lines, 1):
+    try:
+      yield task.example(line)
+    except UserError as error:
+      raise UserError(f"{where} {number}: {error}") from None
 
 
 def main(argv):
@@ -75,10 +80,12 @@ def main(argv):
   if bool(args.inputs) == bool(args.input):
     raise UserError("give texts as arguments, or --input FILE, or --input -")
   predictor = load(args.workdir, args.checkpoint, **cli.decoding_changes(args))
-  typed = args.input == "-" and sys.stdin.isatty()  # a person waits for each answer
+  waits = args.input == "-" and sys.stdin.isatty()  # a person waits for each answer
   lines = read(args.input) if args.input else args.inputs
-  for output in stream(predictor, lines, 1 if typed else CHUNK):
-    print(told(output, args), flush=True)
+  examples = typed(predictor.run.task, lines, f"{args.input}, line" if args.input else "text")
+  tell = functools.partial(predictor.run.task.told, scores=args.scores, colour=paint.coloured())
+  for output in stream(predictor, examples, 1 if waits else CHUNK):
+    print(json.dumps(output, ensure_ascii=False) if args.jsonl else tell(output), flush=True)
 
 
 if __name__ == "__main__":

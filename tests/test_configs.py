@@ -2,56 +2,114 @@
 
 import dataclasses
 import gzip
+import json
 import pathlib
 import random
 import re
 
 import pytest
 
-from configs import common
+from configs import sections
 from model.config import TransformerConfig
+from tests.data import po
 from train import flags, loop, workdir
-from train.tasks import translation
+from train.tasks import seq2seq
 
 ROOT = pathlib.Path(__file__).parents[1]
 WORDS = ("a", "the", "man", "woman", "dog", "red", "runs", "jumps", "sees", "ball", "on", "two")
 
 
+def said(rng, low=3, high=12):
+  return " ".join(rng.choices(WORDS, k=rng.randint(low, high)))
+
+
+def put_wheels(folder, rng):
+  """The wheels of configs/catalogs.py, of made-up messages."""
+  for program in ("pretix", "plone_app_locales", "horizon", "django", "spyder"):
+    for language in ("de", "fr", "zh_CN"):
+      english = [" ".join(rng.choices(WORDS, k=rng.randint(5, 12))) for _ in range(20)]
+      messages = {line: f"{language} {line}" for line in english}
+      po.write(folder / program / language / "LC_MESSAGES" / "x.po", messages)
+    po.wheel(folder / f"{program}-1.0-py3-none-any.whl", folder / program)
+
+
 @pytest.fixture(scope="module")
-def captions(tmp_path_factory):
-  """Multi30k's file names over made-up captions."""
-  folder, rng = tmp_path_factory.mktemp("captions"), random.Random(0)
-  names = ("train", "val", "test_2016_flickr", "valid", "test.2016")
-  for name in names:
-    lines = [" ".join(rng.choices(WORDS, k=rng.randint(3, 12))) for _ in range(60)]
+def folder(tmp_path_factory):
+  """The file names that configs ask for, over made-up text."""
+  folder, rng = tmp_path_factory.mktemp("data"), random.Random(0)
+  for name in ("train", "val", "test_2016_flickr", "valid", "test.2016"):  # Multi30k's
+    lines = [said(rng) for _ in range(60)]
     for language, change in (("en", str), ("de", str.upper)):
       text = "".join(change(line) + "\n" for line in lines)
       (folder / f"{name}.{language}.gz").write_bytes(gzip.compress(text.encode()))
+  (folder / "prose").mkdir()
+  for number in range(3):
+    text = "\n\n".join(said(rng, 20, 60) for _ in range(20))
+    (folder / "prose" / f"{number}.txt").write_text(text)
+  for name in ("train", "dev", "test"):
+    lines = [said(rng) for _ in range(40)]
+    rows = [f"{line}\t{'dog' if 'dog' in line else 'none'}\n" for line in lines]
+    (folder / f"{name}.tsv").write_text("".join(rows))
+    rows = [f"{line}\t{said(rng)}\t{rng.random():.2f}\n" for line in lines]
+    (folder / f"{name}_pairs.tsv").write_text("".join(rows))
+    tagged = [[(word, "B-dog" if word == "dog" else "O") for word in x.split()] for x in lines]
+    rows = ["".join(f"{word}\t{tag}\n" for word, tag in one) for one in tagged]
+    (folder / f"{name}.conll").write_text("\n".join(rows))
+    paragraphs = []
+    for number, line in enumerate(lines):
+      answer = {"text": line.split()[0], "answer_start": 0}
+      ask = {"id": f"{name}{number}", "question": said(rng), "answers": [answer]}
+      paragraphs.append({"context": line, "qas": [ask]})
+    (folder / f"{name}.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+  put_wheels(folder, rng)
   return folder
 
 
 CONFIGS = [
   "scan.py:small",
   "scan.py:small,split=length,positions=rotary",
-  "multi30k.py:small,data={captions}",
-  "multi30k.py:small,recipe=tiny,form=wu2021,data={captions}",
+  "multi30k.py:small,data={folder}",
+  "multi30k.py:small,recipe=tiny,form=wu2021,data={folder}",
+  "catalogs.py:small,target=all,data={folder}",
   "wmt14.py:small",
   "wmt14.py:small,size=big",
+  "mixture.py:small,data={folder}",
+  "causal.py:small,data={folder}/prose/*.txt",
+  "mlm.py:small,data={folder}/prose,whole_words",
+  "span.py:small,data={folder}/prose",
+  "span.py:small,data={folder}/prose,style=bert",
+  "prefix.py:small,data={folder}/prose",
+  "prefix.py:small,data={folder}/prose,model=decoder",
+  "classify.py:small,data={folder}",
+  "tag.py:small,data={folder},suffix=.conll",
+  "qa.py:small,train={folder}/train.json,validation={folder}/dev.json,test={folder}/test.json",
+  "glue.py:small,name=cola",
+  "glue.py:small,name=stsb",
+  "text2text.py:small,data={folder}",
+  "text2text.py:small,task=tag,data={folder},suffix=.conll",
+  "text2text.py:small,task=qa,data={folder}",
 ]
 
 
-def load(text, captions):
-  cfg = flags.load(f"{ROOT}/configs/" + text.format(captions=captions))
+def load(text, folder):
+  cfg = flags.load(f"{ROOT}/configs/" + text.format(folder=folder))
   with cfg.unlocked():
-    if cfg.task.data.name == "tfds":  # the data set itself is gigabytes
-      cfg.task.data = flags.load(f"{ROOT}/configs/multi30k.py:data={captions}").task.data
+    if cfg.task.get("data", {}).get("name") == "tfds":  # the data set itself is gigabytes
+      if text.startswith("wmt14"):
+        cfg.task.data = flags.load(f"{ROOT}/configs/multi30k.py:data={folder}").task.data
+      else:
+        pairs, columns = len(cfg.task.fields) > 1, (*cfg.task.fields, "label")
+        ending = "_pairs.tsv" if pairs else ".tsv"
+        splits = {"train": f"{folder}/train{ending}", "validation": f"{folder}/dev{ending}"}
+        cfg.task.data = dict(name="files", splits=splits, columns=columns)
   return cfg
 
 
 @pytest.mark.parametrize("text", CONFIGS)
-def test_takes_a_step_at_small(text, captions, tmp_path):
-  cfg = load(text, captions)
-  cfg.steps, cfg.evaluate.every, cfg.evaluate.decode_every = 2, 2, 2
+def test_takes_a_step_at_small(text, folder, tmp_path):
+  cfg = load(text, folder)
+  cfg.steps, cfg.evaluate.every = 2, 2
+  cfg.evaluate.decode_every = min(cfg.evaluate.decode_every, 2)
   cfg.evaluate.decode_examples, cfg.schedule.warmup_steps = 2, 1
   with workdir.open_run(tmp_path, cfg, ["test"]) as run:
     assert loop.train(cfg, run)
@@ -61,12 +119,12 @@ def test_takes_a_step_at_small(text, captions, tmp_path):
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/[a-z]*.py")), ids=lambda p: p.stem)
 def test_every_config_is_tried_here(path):
-  assert path.stem == "common" or any(text.startswith(path.name) for text in CONFIGS)
+  assert path.stem in ("common", "sections") or any(text.startswith(path.name) for text in CONFIGS)
 
 
 @pytest.mark.parametrize(
   "section, consumer",
-  [(common.MODEL, TransformerConfig), (common.TRANSLATION["decoding"], translation.Decoding)],
+  [(sections.MODEL, TransformerConfig), (sections.TRANSLATION["decoding"], seq2seq.Decoding)],
   ids=["model", "decoding"],
 )
 def test_sections_say_the_defaults(section, consumer):
@@ -77,15 +135,15 @@ def test_sections_say_the_defaults(section, consumer):
 
 def test_the_model_section_has_every_field():
   fields = {field.name for field in dataclasses.fields(TransformerConfig)}
-  assert common.MODEL.keys() == fields - {"vocab_size"}  # the tokenizer's
+  assert sections.MODEL.keys() == fields - {"vocab_size"}  # the tokenizer's
 
 
-def test_every_field_is_read(captions):
+def test_every_field_is_read(folder):
   """A section is handed over whole, to a function that refuses what it does not know; what is
   left are the fields the loop and its helpers read by name."""
   code = "".join(path.read_text() for path in ROOT.glob("train/*.py"))
   for text in CONFIGS:
-    cfg = load(text, captions)
+    cfg = load(text, folder)
     for key in cfg:
       assert re.search(rf"\bcfg\.{key}\b", code), key
     for key in cfg.evaluate:

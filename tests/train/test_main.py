@@ -255,7 +255,7 @@ def test_evaluate_writes_results_and_outputs(whole, capsys):
   assert results["loss"] == pytest.approx(losses(whole)[200, "validation"]["loss"], rel=1e-3)
   lines = (whole / "evaluations" / "validation-latest-beam1.jsonl").read_text().splitlines()
   told = [json.loads(line) for line in lines]
-  exact = np.mean([x["output"] == x["target"] for x in told])
+  exact = np.mean([x["output"]["text"] == x["target"] for x in told])
   assert results["exact_match"] == pytest.approx(100 * exact)
 
 
@@ -290,8 +290,8 @@ def test_readme_command(module, words, whole, tmp_path, monkeypatch, capsys):
   assert capsys.readouterr().out.strip()
 
 
-def test_readme_training_commands_name_real_settings():
-  lines = README.read_text().replace("\\\n", " ")
+def test_readme_training_commands_name_real_settings(whole):
+  lines = re.sub(r"init=[^, ]+", f"init={whole}", README.read_text().replace("\\\n", " "))
   commands = re.findall(r"python -m train\.main (.*)", lines)
   assert len(commands) >= 2
   for command in commands:
@@ -315,6 +315,11 @@ def test_predict_streams_standard_input_in_order(whole):
     (["--config=configs/scan.py:splitt=length"], "split"),
     (["--config=configs/scan.py:split=longth"], "length"),
     (["--config=configs/scan.py", "--config.model.num_haeds=4"], "model.num_heads"),
+    (["--config=configs/tag.py:init=runs/nothing"], "init=runs/nothing is no run"),
+    (
+      ["--config=configs/mlm.py:small,data=README.md", "--config.evaluate.decode_every=5"],
+      "decode_every=0",
+    ),
     (["--config=configs/scan.py", "--config.model.num_heads=four"], "int"),
     (["--config=configs/scan.py", "--workdirr=x"], "workdirr"),
     (["--config=configs/scan.py:small", "--config.model.positions=sinus"], "sinusoidal"),

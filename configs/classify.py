@@ -1,0 +1,28 @@
+"""python -m train.main --config configs/classify.py:data=DIR,init=runs/mlm --workdir runs/sst2
+
+Classes of sentences: tab-separated `text<TAB>label` files train.tsv, dev.tsv, test.tsv in a folder
+(SST-2, TREC). init=RUN goes on from a pre-trained encoder, its model and tokenizer; without it the
+same encoder begins with random weights.
+Arguments: data=DIR, init=RUN, dev=NAME (dev=10%: the last tenth of train; TREC has no dev file),
+steps=, peak=, pool=first|mean, small.
+"""
+
+from configs import common, sections
+
+
+def get_config(arg=""):
+  arg = common.parse(
+    arg,
+    data="data/sst2",
+    dev="dev",
+    init="",
+    steps=400,
+    peak=3e-4,
+    pool=("first", "mean"),
+    small=False,
+  )
+  splits = common.splits(arg.data, ".tsv", arg.dev)
+  data = dict(name="files", splits=splits, columns=("text", "label"))
+  return common.fine_tune(
+    sections.CLASSIFICATION | dict(data=data, pool=arg.pool), arg, best_metric="accuracy"
+  )

@@ -1,0 +1,35 @@
+"""python -m train.main --config configs/glue.py:name=rte,init=runs/mlm --workdir runs/rte
+
+A task of GLUE as TFDS prepared it (`glue/NAME`). Its test labels are secret: the validation split
+is both (Devlin et al. 2019, table 1, has the test scores of BERT: base 79.6 on average).
+Arguments: name=cola|sst2|mrpc|stsb|qqp|mnli|qnli|rte, data_dir=DIR, init=RUN, steps=, peak=, small.
+"""
+
+from configs import common, sections
+
+# The features that hold the texts, and the score to choose a checkpoint by.
+TASKS = {
+  "cola": (("sentence",), "matthews"),
+  "sst2": (("sentence",), "accuracy"),
+  "mrpc": (("sentence1", "sentence2"), "accuracy"),
+  "stsb": (("sentence1", "sentence2"), "pearson"),
+  "qqp": (("question1", "question2"), "accuracy"),
+  "mnli": (("premise", "hypothesis"), "accuracy"),
+  "qnli": (("question", "sentence"), "accuracy"),
+  "rte": (("sentence1", "sentence2"), "accuracy"),
+}
+
+
+def get_config(arg=""):
+  arg = common.parse(
+    arg, name=tuple(TASKS), data_dir="", init="", steps=1000, peak=3e-4, small=False
+  )
+  features, metric = TASKS[arg.name]
+  fields = ("text", "text_pair")[: len(features)]
+  held_out = "validation_matched" if arg.name == "mnli" else "validation"
+  data = dict(name="tfds", dataset=f"glue/{arg.name}", data_dir=arg.data_dir or None)
+  data |= dict(zip(fields, features)) | dict(label="label")
+  task = sections.CLASSIFICATION | dict(data=data, fields=fields, regression=arg.name == "stsb")
+  cfg = common.fine_tune(task, arg, best_metric=metric)
+  cfg.evaluate.split = held_out
+  return cfg

@@ -1,0 +1,28 @@
+"""python -m train.main --config configs/qa.py:train=a.json,init=runs/mlm --workdir runs/qa
+
+Answers as spans of a text, in SQuAD's JSON (.gz or not); long texts in windows.
+Arguments: train=FILE, validation=FILE, test=FILE, init=RUN, no_answer (SQuAD 2.0), steps=, peak=,
+small.
+"""
+
+from configs import common, sections
+
+
+def get_config(arg=""):
+  arg = common.parse(
+    arg,
+    train="data/squad/train.json",
+    validation="",
+    test="data/squad/dev.json",
+    init="",
+    no_answer=False,
+    steps=1000,
+    peak=3e-4,
+    small=False,
+  )
+  splits = dict(train=arg.train, validation=arg.validation or arg.test, test=arg.test)
+  task = sections.QA | dict(
+    data=dict(name="squad", splits=splits),
+    reading=sections.QA["reading"] | dict(no_answer=arg.no_answer),
+  )
+  return common.fine_tune(task, arg, best_metric="f1")

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from model import layers
 from train import cli, flags, loop, losses, optimizer, sharding, tasks
+from train.data.batches import Batches
 from train.errors import UserError
 from train.step import make_train_step
 
@@ -69,7 +70,7 @@ def step(repeats, cfg):
   tx, _ = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
   graph, state = loop.init(cfg, task, tx, mesh)
   train_step = make_train_step(task, graph, tx, microbatches=cfg.microbatches, seed=cfg.seed)
-  with task.batches("train", cfg.batch_size, cfg.seed) as batches:
+  with Batches(task.items("train"), tasks.layout(task, cfg.batch_size), seed=cfg.seed) as batches:
     batch = sharding.put(next(batches), mesh)
 
   def update():

@@ -1,0 +1,121 @@
+"""python -m experiments.run experiments/transfer.py --data DIR [--root runs] [--only PATTERN]
+
+Runs what an experiment file lists, one after another: each is trained, then evaluated on its split.
+What is finished is skipped and what was interrupted goes on, so the same command is started again
+after anything. --dry_run prints the commands, --table the results so far.
+
+An experiment file has `runs(data, root)`, which yields `Run`s, and may have `EXPECTED`, a text:
+what the paper says and which of our numbers to hold against it.
+"""
+
+import argparse
+import collections
+import dataclasses
+import importlib.util
+import json
+import pathlib
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+
+from train.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One training run and its evaluation; `name` ends in `-seedN` where seeds are compared."""
+
+  name: str
+  config: str  # configs/NAME.py:arg=value
+  changes: Mapping[str, object] = dataclasses.field(default_factory=dict)  # --config.KEY=VALUE
+  split: str = "test"
+  checkpoint: str = "best"
+  metrics: Sequence[str] = ("accuracy",)  # of results.json, for the table
+
+
+def commands(run: Run, workdir: pathlib.Path) -> list[list[str]]:
+  """Train, then evaluate."""
+  python = [sys.executable, "-m"]
+  changes = [f"--config.{key}={value}" for key, value in run.changes.items()]
+  train = [*python, "train.main", "--config", run.config, "--workdir", str(workdir), *changes]
+  evaluate = [*python, "train.evaluate", "--workdir", str(workdir), "--split", run.split]
+  return [train, [*evaluate, "--checkpoint", run.checkpoint]]
+
+
+def results_of(run: Run, workdir: pathlib.Path) -> dict | None:
+  """What evaluation found for the run's split and checkpoint, None before that."""
+  try:
+    found = json.loads((workdir / "results.json").read_text(encoding="utf-8"))
+  except OSError:
+    return None
+  asked = (run.split, run.checkpoint)
+  return found if (found["split"], found["checkpoint"]) == asked else None
+
+
+def table(runs: Sequence[Run], root: pathlib.Path) -> str:
+  """Mean and spread (lowest to highest) over seeds of each run's metrics, in Markdown."""
+  groups = collections.defaultdict(list)
+  for run in runs:
+    if (found := results_of(run, root / run.name)) is not None:
+      groups[re.sub(r"-seed\d+$", "", run.name), tuple(run.metrics)].append(found)
+  lines = ["| run | metric | mean | lowest to highest | seeds |", "|---|---|---|---|---|"]
+  for (name, metrics), found in groups.items():
+    for metric in metrics:
+      values = [one[metric] for one in found]
+      ends = f"{min(values):.2f} to {max(values):.2f}" if len(values) > 1 else ""
+      mean = statistics.fmean(values)
+      lines.append(f"| {name} | {metric} | {mean:.2f} | {ends} | {len(values)} |")
+  return "\n".join(lines)
+
+
+def load(path: str):
+  """The experiment file as a module; UserError if it is none."""
+  file = pathlib.Path(path)
+  if not file.is_file():
+    raise UserError(f"{path}: no such experiment file")
+  spec = importlib.util.spec_from_file_location(file.stem, file)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  if not hasattr(module, "runs"):
+    raise UserError(f"{path}: an experiment file defines runs(data, root), this one does not")
+  return module
+
+
+def main(argv):
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("experiment")
+  parser.add_argument("--data", required=True, help="the folder with the data sets")
+  parser.add_argument("--root", default="runs", type=pathlib.Path, help="where workdirs go")
+  parser.add_argument("--only", default="", help="a pattern for the names of runs")
+  parser.add_argument("--dry_run", action="store_true")
+  parser.add_argument("--table", action="store_true")
+  args = parser.parse_args(argv)
+  module, root = load(args.experiment), args.root / pathlib.Path(args.experiment).stem
+  runs = [run for run in module.runs(args.data, root) if re.search(args.only, run.name)]
+  if not runs:
+    raise UserError(f"--only {args.only!r}: no run of {args.experiment} has such a name")
+  failed = []
+  for run in [] if args.table else runs:
+    if results_of(run, root / run.name) is not None:
+      continue
+    for command in commands(run, root / run.name):
+      print("$ " + shlex.join(["python", *command[1:]]), flush=True)
+      if not args.dry_run and subprocess.run(command).returncode:
+        failed.append(run.name)
+        break
+  if not args.dry_run:
+    print(table(runs, root))
+    print(getattr(module, "EXPECTED", ""))
+  if failed:
+    raise UserError(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+  from train.cli import run
+
+  run(main)

@@ -1,0 +1,33 @@
+"""python -m experiments.run experiments/transfer.py --data DIR
+
+Does masked-LM pre-training on a few megabytes of prose help? An encoder of about 10 million
+parameters is pre-trained on DIR/prose, then fine-tuned on four tasks; the same encoder begins at
+random for comparison. Three seeds each. About three hours on two CPU cores, of which pre-training
+is one.
+"""
+
+from experiments.run import Run
+
+SEEDS = (0, 1, 2)
+EXPECTED = (
+  "The pre-trained encoder is to win on at least three of the four by more than the spread."
+)
+
+# name -> config, metrics
+TASKS = {
+  "sst2": ("classify.py:data={data}/sst2,steps=250", ("accuracy",)),
+  "trec": ("classify.py:data={data}/trec,dev=10%,steps=200", ("accuracy",)),
+  "ud_ewt": ("tag.py:data={data}/ud_ewt,steps=350", ("accuracy",)),
+  "wnut17": ("tag.py:data={data}/wnut17,suffix=.conll,steps=200", ("f1",)),
+}
+
+
+def runs(data, root):
+  mlm = Run("mlm", f"configs/mlm.py:data={data}/prose", split="validation", metrics=("perplexity",))
+  yield mlm
+  for seed in SEEDS:
+    for task, (config, metrics) in TASKS.items():
+      for start, arg in (("pretrained", f",init={root / mlm.name}"), ("scratch", "")):
+        changes = {"seed": seed, "checkpoint.best_metric": metrics[0]}
+        config_text = f"configs/{config.format(data=data)}{arg}"
+        yield Run(f"{task}-{start}-seed{seed}", config_text, changes, metrics=metrics)

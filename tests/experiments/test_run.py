@@ -1,0 +1,94 @@
+"""The runner of experiments: what it starts, what it skips, what it tells."""
+
+import json
+import pathlib
+import re
+
+import pytest
+
+from experiments import run
+from train import flags
+from train.errors import UserError
+
+ROOT = pathlib.Path(__file__).parents[2]
+FILE = """
+from experiments.run import Run
+EXPECTED = "half of it"
+def runs(data, root):
+  changes = {"steps": 2, "schedule.warmup_steps": 1, "task.data.holdout": 20}
+  changes |= {"evaluate.every": 2, "evaluate.decode_every": 0, "task.decoding.max_len_extra": 4}
+  small = Run("small", "configs/scan.py:small", changes, "validation", metrics=("exact_match",))
+  yield small
+  yield Run("broken", "configs/scan.py:small", {"model.num_heads": 5})
+"""
+
+
+@pytest.fixture
+def experiment(tmp_path):
+  (tmp_path / "mine.py").write_text(FILE)
+  return [str(tmp_path / "mine.py"), "--data", "nowhere", "--root", str(tmp_path)]
+
+
+def test_runs_what_is_not_finished_and_says_what_failed(experiment, tmp_path, monkeypatch, capfd):
+  monkeypatch.chdir(ROOT)
+  with pytest.raises(UserError, match="1 of 2 runs failed: broken"):
+    run.main(experiment)
+  first = capfd.readouterr().out
+  assert first.count("$ python -m train.main") == 2
+  assert first.count("$ python -m train.evaluate") == 1  # not of the broken one
+  results = json.loads((tmp_path / "mine" / "small" / "results.json").read_text())
+  assert f"| small | exact_match | {results['exact_match']:.2f} |  | 1 |" in first
+  assert "half of it" in first
+  run.main([*experiment, "--only", "small"])
+  again = capfd.readouterr().out
+  assert "train.main" not in again
+  assert again == first[first.index("| run |") :].replace("\n\n", "\n")
+
+
+def test_a_dry_run_prints_commands_that_can_be_pasted(experiment, tmp_path, capsys):
+  run.main([*experiment, "--dry_run"])
+  lines = capsys.readouterr().out.splitlines()
+  assert len(lines) == 4
+  assert not (tmp_path / "mine").exists()
+  for line in lines:
+    assert re.match(r"\$ python -m train\.(main|evaluate) ", line)
+
+
+def test_seeds_are_one_row_with_mean_and_ends(tmp_path):
+  runs = [run.Run(f"a-seed{seed}", "configs/scan.py", metrics=("f1", "loss")) for seed in (0, 1, 2)]
+  for one, f1 in zip(runs[:2], (50.0, 60.0)):
+    (tmp_path / one.name).mkdir()
+    results = dict(split="test", checkpoint="best", f1=f1, loss=f1 / 10)
+    (tmp_path / one.name / "results.json").write_text(json.dumps(results))
+  (tmp_path / "a-seed2").mkdir()
+  other = dict(split="validation", checkpoint="best", f1=99.0, loss=0.0)  # asked for another split
+  (tmp_path / "a-seed2" / "results.json").write_text(json.dumps(other))
+  assert run.table(runs, tmp_path).splitlines()[2:] == [
+    "| a | f1 | 55.00 | 50.00 to 60.00 | 2 |",
+    "| a | loss | 5.50 | 5.00 to 6.00 | 2 |",
+  ]
+
+
+@pytest.mark.parametrize("name", ["transfer", "denoising"])
+def test_every_experiment_lists_runs_whose_configs_are_real(name, tmp_path, monkeypatch):
+  monkeypatch.chdir(ROOT)
+  module = run.load(f"experiments/{name}.py")
+  runs = list(module.runs("data", tmp_path))
+  assert len({one.name for one in runs}) == len(runs)
+  for one in runs:
+    for start in re.findall(r"init=([^,]+)", one.config):  # an earlier run of the same file
+      assert pathlib.Path(start).name in {other.name for other in runs[: runs.index(one)]}
+      pathlib.Path(start).mkdir(exist_ok=True)
+      base = flags.load("configs/span.py" if name == "denoising" else "configs/mlm.py")
+      (pathlib.Path(start) / "config.json").write_text(json.dumps(base.to_dict()))
+    flags.load(one.config, [f"{key}={value}" for key, value in one.changes.items()])
+
+
+def test_mistakes_are_told(experiment, tmp_path):
+  with pytest.raises(UserError, match=r"no run of .*mine.py has such a name"):
+    run.main([*experiment, "--only", "nothing"])
+  with pytest.raises(UserError, match="no such experiment file"):
+    run.load(str(tmp_path / "other.py"))
+  (tmp_path / "empty.py").write_text("")
+  with pytest.raises(UserError, match=r"defines runs\(data, root\)"):
+    run.load(str(tmp_path / "empty.py"))

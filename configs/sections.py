@@ -31,6 +31,7 @@ MODEL = dict(
   embed_scale=True,
   logits_scale=1.0,
   attention_scale=None,
+  window=None,
   init_std=None,
   dropout=0.1,
   attention_dropout=0.0,

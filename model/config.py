@@ -39,6 +39,7 @@ class TransformerConfig:
   embed_scale: bool = True  # embeddings times sqrt(dim)
   logits_scale: float = 1.0
   attention_scale: float | None = None  # None: head size ** -0.5 (T5: 1)
+  window: int | None = None  # a token attends to those less than so far from it; None: to all
   init_std: float | None = None  # None: Glorot uniform, embeddings dim ** -0.5
   dropout: float = 0.1  # on embeddings and on each sublayer's output
   attention_dropout: float = 0.0
@@ -57,7 +58,15 @@ class TransformerConfig:
     ):
       if getattr(self, field) not in known:
         raise ValueError(f"model.{field} is {getattr(self, field)!r}; known: {', '.join(known)}")
-    for field in ("vocab_size", "dim", "num_heads", "num_kv_heads", "head_dim", "mlp_dim"):
+    for field in (
+      "vocab_size",
+      "dim",
+      "num_heads",
+      "num_kv_heads",
+      "head_dim",
+      "mlp_dim",
+      "window",
+    ):
       if getattr(self, field) is not None and getattr(self, field) < 1:
         raise ValueError(f"model.{field} is {getattr(self, field)}; at least 1")
     for field in ("dropout", "attention_dropout", "activation_dropout"):

@@ -126,6 +126,8 @@ class Stack(nnx.Module):
   def bias(self, mask_BTS, query_place_BT, key_place_BS):
     """Mask and distances as one bias on the attention logits."""
     distance_BTS = key_place_BS[:, None, :] - query_place_BT[:, :, None]
+    if self.cfg.window is not None:
+      mask_BTS = mask_BTS & (jnp.abs(distance_BTS) < self.cfg.window)
     bias = mask_bias(mask_BTS)
     if self.relative is not None:
       bias = bias + self.relative(distance_BTS)

@@ -208,6 +208,28 @@ def test_a_decoder_alone_is_cached_as_it_is_parallel(positions):
   np.testing.assert_array_equal(changed[:, :4], parallel[:, :4])
 
 
+def test_a_window_hides_what_is_further_away():
+  one = dict(positions="rotary", norm_position="pre", encoder_layers=1, decoder_layers=1)
+  wide, near, whole = build(window=T, **one), build(window=3, **one), build(**one)
+  inputs = np.random.default_rng(0).integers(1, 16, (2, T))
+  for side in ("encode", "decode"):
+    before = {m: np.asarray(getattr(m, side)(inputs)) for m in (wide, near, whole)}
+    np.testing.assert_array_equal(before[wide], before[whole])
+    place = 5
+    inputs[:, place] = inputs[:, place] % 15 + 1
+    moved = np.abs(np.asarray(getattr(near, side)(inputs)) - before[near]).max((0, 2)) > 1e-6
+    reach = range(place - 2 if side == "encode" else place, place + 3)
+    assert np.flatnonzero(moved).tolist() == list(reach)
+
+
+def test_a_window_is_cached_as_it_is_parallel():
+  model = build(window=4, positions="rotary", encoder_layers=0)
+  inputs = np.random.default_rng(0).integers(1, 16, (2, T))
+  parallel = np.asarray(model.logits(model.decode(inputs)))
+  cached = step_by_step(model, inputs, model.init_cache(2, T + 2))
+  np.testing.assert_allclose(cached, parallel, atol=3e-5)
+
+
 def test_an_encoder_alone_sees_both_ways():
   model = build(decoder_layers=0, share_embeddings=False, output_bias=True)
   assert model.decoder is None

@@ -9,7 +9,7 @@ import types
 
 from ml_collections import ConfigDict
 
-from configs.sections import ADAMW, ENCODER, MODEL, SMALL
+from configs.sections import ADAMW, ENCODER, MODEL, OPTIMIZER, SCHEDULE, SMALL
 
 
 def run(*, steps: int, batch_size: int, log_every: int, task, model, optimizer, schedule, **more):
@@ -23,7 +23,12 @@ def run(*, steps: int, batch_size: int, log_every: int, task, model, optimizer, 
     tensorboard=True,
     init_from=dict(workdir="", which="latest", skip=()),
   )
-  sections = dict(task=task, model=MODEL | model, optimizer=optimizer, schedule=schedule)
+  sections = dict(
+    task=task,
+    model=MODEL | model,
+    optimizer=OPTIMIZER | optimizer,
+    schedule=SCHEDULE | schedule,
+  )
   own = dict(steps=steps, batch_size=batch_size, log_every=log_every)
   return ConfigDict(usual | own | sections | more)
 

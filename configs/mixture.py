@@ -23,9 +23,8 @@ def get_config(arg=""):
   )
   denoising = {key: value for key, value in sections.SPAN.items() if key not in SHARED}
   german = dict(name="formatted", of=translation["data"], text="{target}")
-  denoising |= dict(data=german, length=60, style=arg.style)
-  parts = dict(translation=translation, denoising=denoising)
-  for name, rate in (("translation", 100 - arg.share), ("denoising", arg.share)):
-    parts[name]["rate"] = rate / 100
+  denoising |= dict(data=german, length=60, style=arg.style, share=arg.share / 100)
+  denoising["label_smoothing"] = translation["label_smoothing"]  # parts share their loss
+  parts = dict(translation=translation | dict(share=1 - arg.share / 100), denoising=denoising)
   cfg.task = dict(name="mixture", main="translation", parts=parts) | shared
   return cfg

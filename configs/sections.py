@@ -151,15 +151,22 @@ ENCODER = dict(
 )
 SMALL = dict(dim=32, num_heads=4, mlp_dim=64)
 
-# rates: ((pattern, factor), ...), the learning rate of the weights whose path matches; 0 freezes.
-ADAMW = dict(
+# None: optax's default. rates: ((pattern, factor), ...), the learning rate of the weights whose
+# path matches; 0 freezes them.
+OPTIMIZER = dict(
   name="adamw",
   clip_norm=1.0,
   no_decay=r"(bias|scale)$",
   rates=(),
-  b1=0.9,
-  b2=0.98,
-  weight_decay=0.01,
+  b1=None,
+  b2=None,
+  eps=None,
+  weight_decay=None,
+  weight_decay_rate=None,  # adafactor's
+  momentum=None,
+  nesterov=None,
 )
-ADAM = ADAMW | dict(name="adam", clip_norm=0.0, no_decay="", eps=1e-9)  # Vaswani's
-del ADAM["weight_decay"]
+ADAMW = dict(name="adamw", b1=0.9, b2=0.98, weight_decay=0.01)
+ADAM = dict(name="adam", clip_norm=0.0, no_decay="", b1=0.9, b2=0.98, eps=1e-9)  # Vaswani's
+# final: share of the peak at the end; decay_steps: of wsd, at the end.
+SCHEDULE = dict(name="linear", peak=1e-3, warmup_steps=0, final=None, decay_steps=None)

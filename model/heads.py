@@ -44,14 +44,14 @@ class LabelHead(nnx.Module):
       if pool == "first"
       else None
     )
-    self.labels = nnx.Linear(cfg.dim, num_labels, kernel_init=init, dtype=cfg.dtype, rngs=rngs)
+    self.labels = nnx.Linear(cfg.dim, num_labels, kernel_init=init, dtype=jnp.float32, rngs=rngs)
 
   def __call__(self, x_BTD, segments_BT, key=None):
     """[B, T, labels], float32."""
     if self.pool == "mean":
-      same_BTS = (segments_BT[:, :, None] == segments_BT[:, None, :]).astype(x_BTD.dtype)
+      same_BTS = (segments_BT[:, :, None] == segments_BT[:, None, :]).astype(jnp.float32)
       share_BTS = same_BTS / same_BTS.sum(-1, keepdims=True)
-      x_BTD = share_BTS @ x_BTD
+      x_BTD = share_BTS @ x_BTD.astype(jnp.float32)
     if self.dense is not None:
       x_BTD = jnp.tanh(self.dense(x_BTD))
-    return self.labels(layers.dropout(x_BTD, self.dropout, key)).astype(jnp.float32)
+    return self.labels(layers.dropout(x_BTD, self.dropout, key))

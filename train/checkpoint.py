@@ -154,15 +154,19 @@ class Checkpoints:
 def init_from(params, workdir: str, which: str, skip):
   """`params` with every weight that another run's checkpoint has under the same path and shape.
 
-  Prints what matched. A weight only here, only there, or of another shape is a UserError unless its
-  path matches one of the patterns `skip`.
+  Prints what matched. Weights whose path matches one of the patterns `skip` stay as they are; one
+  only here, only there, or of another shape is else a UserError.
   """
   if not (pathlib.Path(workdir) / "checkpoints").is_dir():
     raise UserError(f"init_from: {workdir} holds no checkpoints")
   with Checkpoints(workdir) as other:
     step, found = other.steps(which)[-1], flatten(other.params(which))
   here = flatten(params)
-  same = {n for n in here.keys() & found.keys() if here[n].shape == found[n].shape}
+  same = {
+    name
+    for name in here.keys() & found.keys()
+    if here[name].shape == found[name].shape and not any(re.search(p, name) for p in skip)
+  }
   others = sorted((here.keys() | found.keys()) - same)
 
   def told(name):

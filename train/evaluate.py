@@ -19,6 +19,7 @@ from train import cli, report, sharding, tasks
 from train.data import batches
 from train.errors import UserError
 from train.step import make_eval_step, make_predict_step, means
+from train.workdir import write_atomically
 
 
 def loss(eval_step, params, mesh, held_out) -> dict[str, float]:
@@ -108,7 +109,7 @@ def main(argv):
       results |= write_outputs(found, part, folder / prefixed(part, name, "-"))
   text = json.dumps(results, indent=2, ensure_ascii=False)
   for path in (folder / f"{name}.json", pathlib.Path(args.workdir) / "results.json"):
-    path.write_text(text + "\n", encoding="utf-8")
+    write_atomically(path, text + "\n")
   print(text)
 
 

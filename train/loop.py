@@ -47,7 +47,8 @@ def train(cfg, workdir) -> bool:
       return True
     train_step = make_train_step(task, graph, tx, microbatches=cfg.microbatches, seed=cfg.seed)
     eval_step, predict_step = make_eval_step(task, graph), make_predict_step(task, graph)
-    held_out = functools.cache(lambda: list(eval_batches(task.items(cfg.evaluate.split), layout)))
+    of_split = task.items(cfg.evaluate.split)  # opened now: what is wrong with it is told now
+    held_out = functools.cache(lambda: list(eval_batches(of_split, layout)))
 
     def decode_scores(params):
       split, most = cfg.evaluate.split, cfg.evaluate.decode_examples
@@ -86,11 +87,11 @@ def train(cfg, workdir) -> bool:
           began = time.perf_counter()
           if evaluating:
             scores |= evaluate.loss(eval_step, state["params"], mesh, held_out())
-            patience.add(scores)
-          if decoding or (cfg.evaluate.decode_every and patience.over):
-            found = decode_scores(state["params"])
-            patience.add(found)
-            scores |= found
+          if decoding:
+            scores |= decode_scores(state["params"])
+          patience.add(scores)
+          if patience.over and cfg.evaluate.decode_every and not decoding:
+            scores |= decode_scores(state["params"])
           if scores:
             seconds = {"seconds": time.perf_counter() - began}
             writer.write(step, cfg.evaluate.split, scores | seconds)

@@ -6,6 +6,7 @@ import re
 
 import jax
 import optax
+from absl import logging
 
 from train.errors import UserError, choose
 
@@ -32,7 +33,10 @@ OPTIMIZERS = {
   "muon": functools.partial(optax.contrib.muon, muon_weight_dimension_numbers=_matrices),
   "sgd": optax.sgd,
 }
-OURS = ("learning_rate", "mask", "weight_decay_mask", "muon_weight_dimension_numbers")  # set here
+OURS = {  # set here
+  *("learning_rate", "mask", "weight_decay_mask", "muon_weight_dimension_numbers"),
+  *("peak", "warmup", "steps"),
+}
 
 
 def rsqrt(peak, warmup, steps):
@@ -88,23 +92,17 @@ def build(optimizer, schedule, steps: int):
   `optimizer` is a section with `name`, `clip_norm` (0: no clipping), `no_decay` (a pattern: weights
   whose path it matches do not decay), `rates` ((pattern, factor) pairs: the learning rate of the
   weights whose path it matches, 0 freezes them) and the arguments of optax's function of that name;
-  `schedule` one with `name`, `peak`, `warmup_steps` and the schedule's own. Raises UserError.
+  `schedule` one with `name`, `peak`, `warmup_steps` and the schedule's own. What is None is left to
+  its default. Raises UserError.
   """
   rate = _schedule(dict(schedule), steps)
   settings = dict(optimizer)
   make = choose(OPTIMIZERS, settings.pop("name"), "optimizer.name")
   clip_norm, no_decay = settings.pop("clip_norm"), settings.pop("no_decay")
-  factors = settings.pop("rates")
+  factors = _rates(settings.pop("rates"))
   parameters = inspect.signature(make).parameters
-  known = [key for key in parameters if key not in OURS]
-  for key in settings:
-    if key not in known:
-      raise UserError(f"optimizer.{key} is no argument of {optimizer['name']}: {', '.join(known)}")
-  for key, pattern in [("no_decay", no_decay), *(("rates", pattern) for pattern, _ in factors)]:
-    try:
-      re.compile(pattern)
-    except re.error as error:
-      raise UserError(f"optimizer.{key}: {pattern!r} is no pattern: {error}") from error
+  _check_pattern("no_decay", no_decay)
+  settings = _known(settings, "optimizer", optimizer["name"], OPTIMIZERS)
 
   def decays(params):
     return jax.tree_util.tree_map_with_path(
@@ -120,29 +118,73 @@ def build(optimizer, schedule, steps: int):
   return optax.chain(*moving, *clip, make(rate, **settings), *scaled), rate
 
 
+def _rates(pairs) -> list[tuple[str, float]]:
+  """(pattern, factor) pairs; UserError for what is none."""
+  for pair in pairs:
+    if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[1], int | float):
+      raise UserError(
+        f"optimizer.rates: {pair!r} is no (pattern, factor) pair; write (('^encoder', 0.1),"
+        " ('.', 1.0))"
+      )
+    _check_pattern("rates", pair[0])
+  return list(pairs)
+
+
+def _check_pattern(key, pattern):
+  try:
+    re.compile(pattern)
+  except (re.error, TypeError) as error:
+    raise UserError(f"optimizer.{key}: {pattern!r} is no pattern: {error}") from error
+
+
+def _known(settings, section, name, table) -> dict:
+  """The settings that `table[name]` takes; what only others of the table take is logged, and what
+  none takes is a UserError. None is a setting that is not made."""
+  taken = {other: inspect.signature(make).parameters.keys() - OURS for other, make in table.items()}
+  made = {key: value for key, value in settings.items() if value is not None}
+  for key in made:
+    if not any(key in names for names in taken.values()):
+      known = ", ".join(sorted(taken[name]))
+      raise UserError(f"{section}.{key} is no argument of {name}: {known}")
+  if unused := [key for key in made if key not in taken[name]]:
+    logging.info("%s has no use for %s.%s", name, section, f", {section}.".join(unused))
+  return {key: value for key, value in made.items() if key in taken[name]}
+
+
 def _scaled(factors, of):
   """Multiplies what belongs to a weight by `of` its factor: that of the first pattern its path
-  matches. A weight that none matches is an error, so that a typo does not freeze or train it."""
+  matches. A weight that none matches is an error, and so is a pattern that is no weight's first, so
+  that a typo does not freeze or train anything."""
 
   def scale(updates, state, params):
     names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    found = [next((f for p, f in factors if re.search(p, name)), None) for name in names]
-    if left := [name for name, factor in zip(names, found) if factor is None]:
+    firsts = [next((pair for pair in factors if re.search(pair[0], name)), None) for name in names]
+    if idle := [pattern for pattern, factor in factors if (pattern, factor) not in firsts]:
+      raise UserError(
+        f"optimizer.rates: {idle[0]!r} is the first match of no weight; weights are called"
+        f" {', '.join(names[:3])}, ..."
+      )
+    if left := [name for name, pair in zip(names, firsts) if pair is None]:
       raise UserError(
         f"optimizer.rates: no pattern matches {', '.join(left[:5])}"
         f" ({len(left)} weights): end with ('.', 1.0) to train the rest"
       )
-    tree = jax.tree.unflatten(jax.tree.structure(params), [of(factor) for factor in found])
+    tree = jax.tree.unflatten(jax.tree.structure(params), [of(factor) for _, factor in firsts])
     return jax.tree.map(lambda u, factor: u * factor, updates, tree), state
 
   return optax.GradientTransformation(lambda params: optax.EmptyState(), scale)
 
 
 def _schedule(settings, steps):
-  make = choose(SCHEDULES, settings.pop("name"), "schedule.name")
+  name = settings.pop("name")
+  make = choose(SCHEDULES, name, "schedule.name")
   peak, warmup = settings.pop("peak"), settings.pop("warmup_steps")
   if warmup > steps:
     raise UserError(f"schedule.warmup_steps {warmup} is more than steps {steps}")
+  settings = _known(settings, "schedule", name, SCHEDULES)
+  missing = inspect.signature(make).parameters.keys() - OURS - settings.keys() - {"final"}
+  if missing:
+    raise UserError(f"schedule.{min(missing)} is missing: {name} needs it")
   try:
     return make(peak, warmup, steps, **settings)
   except (TypeError, ValueError) as error:

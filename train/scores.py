@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from train.errors import UserError
+
 
 def texts(found: Sequence[str], wanted: Sequence[str], *, tokenize="13a", lowercase=False) -> dict:
   """BLEU and chrF as sacreBLEU has them, and the percentage of exact matches."""
@@ -90,6 +92,8 @@ def typed_numbers(found: Sequence[str], wanted: Sequence[str]) -> dict:
       return math.nan
 
   values = np.asarray([number(text) for text in found])
+  if wrong := [text for text in wanted if math.isnan(number(text))]:
+    raise UserError(f"{len(wrong)} labels are no numbers: {', '.join(map(repr, wrong[:5]))}")
   scores = numbers(np.nan_to_num(values), [float(text) for text in wanted])
   return scores | dict(no_numbers=int(np.isnan(values).sum()))
 

@@ -20,6 +20,7 @@ from train.flags import flat, frozen
 
 # Last parts of the keys a later start may change: they change no number of the run.
 CHANGEABLE = ("log_every", "tensorboard", "workers")
+MADE_OF_DATA = ("tokenizer.json", "labels.json")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets")
 
 
@@ -54,7 +55,7 @@ def open_run(
   """The folder of the run of `config`: made or continued, locked, this start in run.json.
 
   Only the primary process locks and writes. Raises UserError where the folder is in use by a
-  living process, holds a run with another config, or can't be written to.
+  living process, holds checkpoints of a run with another config, or can't be written to.
   """
   path = pathlib.Path(path)
   if not primary:
@@ -64,8 +65,11 @@ def open_run(
     path.mkdir(parents=True, exist_ok=True)
     workdir = Workdir(path, True, _lock(path))
     try:
-      if (path / "config.json").exists():
+      if any(found.name.isdigit() for found in path.glob("checkpoints/*")):
         _refuse_another(path, frozen(config), load_config(path))
+      else:  # nothing of it is worth keeping, and what it made of its data may not fit
+        for name in MADE_OF_DATA:
+          (path / name).unlink(missing_ok=True)
       write_atomically(path / "config.json", text)
       _note_start(path, command, devices)
     except BaseException:

@@ -104,7 +104,7 @@ def test_inputs_are_the_labels_one_later(objective, rows, length, across):
   place = 0
   for item in read(Windows(Loose(rows), length, objective, across)):
     target, inputs = item["target"].tolist(), item["inputs"].tolist()
-    assert inputs[1:] == target[:-1]
+    assert inputs[1:] == [BOS if token == EOS else token for token in target[:-1]]
     if across:
       # a document begins behind bos, though the eos of the one before is in front of it
       assert inputs[0] == (BOS if before[place] == EOS else before[place])

@@ -242,8 +242,9 @@ def test_examples_are_formatted_by_their_fields(question, tmp_path):
   spec = {"source": "{question} in: {context}", "target": "{answers}"}
   source = sources.open_split({"name": "formatted", "of": question, **spec}, "train")
   assert list(source._getitems([1, 0])) == [
-    {"source": "Why? in: a cat sat", "target": ""},
-    {"source": "Who {sat}? in: a cat sat", "target": "a cat"},
+    {"source": "Why? in: a cat sat", "target": "", "answers": []},
+    # all that are right stay, for the score
+    {"source": "Who {sat}? in: a cat sat", "target": "a cat", "answers": source.of[0]["answers"]},
   ]
   assert (source[1], len(source)) == (source._getitems([1])[0], 2)
   assert pickle.loads(pickle.dumps(source))[0] == source[0]

@@ -9,6 +9,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
+from configs import sections
 from train import optimizer
 from train.errors import UserError
 
@@ -220,7 +221,8 @@ def test_the_update_takes_its_rate_from_the_schedule():
   [
     (dict(name="adamv"), r"optimizer.name is 'adamv'.*adamw"),
     (dict(beta1=0.9), "optimizer.beta1.*b1"),
-    (dict(name="sgd", weight_decay=0.1), "optimizer.weight_decay"),
+    (dict(rates=(("^blocks", 0.1))), r"optimizer.rates: '\^blocks' is no \(pattern, factor\) pair"),
+    (dict(rates=(("(", 0.1),)), r"optimizer.rates: '\(' is no pattern"),
     (dict(learning_rate=0.1), "optimizer.learning_rate"),
     (dict(mask=1), "optimizer.mask"),
     (dict(no_decay="(bias"), "optimizer.no_decay"),
@@ -237,11 +239,35 @@ def test_an_optimizer_that_is_none_is_named(wrong, named):
     (dict(name="cosinus"), "schedule.name is 'cosinus'.*cosine"),
     (dict(warmup_steps=101), "schedule.warmup_steps 101.*100"),
     (dict(name="cosine", warmup_steps=100), "schedule"),
-    (dict(name="constant", final=0.1), "schedule.*final"),
-    (dict(name="wsd"), "schedule.*decay_steps"),
+    (dict(end=0.1), "schedule.end is no argument of constant"),
+    (dict(name="wsd"), "schedule.decay_steps is missing"),
     (dict(name="wsd", warmup_steps=60, decay_steps=50), "schedule.*decay_steps 50"),
   ],
 )
 def test_a_schedule_that_is_none_is_named(wrong, named):
   with pytest.raises(UserError, match=named):
     optimizer.build(section(), schedule(**wrong), 100)
+
+
+@pytest.mark.parametrize("name", optimizer.OPTIMIZERS)
+@pytest.mark.parametrize("base", ["ADAMW", "ADAM"])
+def test_every_optimizer_can_be_named_instead_of_a_configs(name, base, caplog):
+  """Only the name is changed: what it has no use for is told, not refused."""
+  usual = sections.OPTIMIZER | getattr(sections, base)
+  for kind in optimizer.SCHEDULES:
+    rate = ConfigDict(sections.SCHEDULE | dict(final=0.1, decay_steps=5, name=kind))
+    tx, _ = optimizer.build(ConfigDict(usual | dict(name=name)), rate, 100)
+    tx.init(weights())
+
+
+def test_what_an_optimizer_has_no_use_for_is_told(monkeypatch):
+  told = []
+  monkeypatch.setattr(optimizer.logging, "info", lambda text, *args: told.append(text % args))
+  optimizer.build(section(name="sgd", weight_decay=0.1, b1=0.9, b2=None), schedule(), 100)
+  assert told[-1] == "sgd has no use for optimizer.b1, optimizer.weight_decay"
+
+
+def test_a_rate_that_no_weight_gets_is_named():
+  tx, _ = optimizer.build(section(rates=(("^blcks", 0.0), (".", 1.0))), schedule(), 100)
+  with pytest.raises(UserError, match=r"'\^blcks' is the first match of no weight; .* blocks/0/"):
+    tx.update(weights(), tx.init(weights()), weights())

@@ -55,8 +55,27 @@ def test_git_commit_and_changes_are_told(tmp_path, monkeypatch):
   assert workdir._git()["dirty"]
 
 
-def test_another_run_is_refused_with_the_difference(tmp_path):
+def saved(tmp_path):
+  """A run with a checkpoint."""
   workdir.open_run(tmp_path, config(), []).close()
+  (tmp_path / "checkpoints" / "10").mkdir(parents=True)
+
+
+def test_a_start_that_saved_nothing_is_forgotten(tmp_path):
+  """Its mistakes are not held against the next: neither the config nor what it made of its data."""
+  workdir.open_run(tmp_path, config(), []).close()
+  (tmp_path / "checkpoints" / "10.orbax-checkpoint-tmp").mkdir(parents=True)
+  for name in ("tokenizer.json", "labels.json"):
+    (tmp_path / name).write_text("{}")
+  workdir.open_run(tmp_path, config(seed=1), []).close()
+  assert workdir.load_config(tmp_path).seed == 1
+  assert not (tmp_path / "tokenizer.json").exists()
+  assert not (tmp_path / "labels.json").exists()
+  assert len(json.loads((tmp_path / "run.json").read_text())["starts"]) == 2
+
+
+def test_another_run_is_refused_with_the_difference(tmp_path):
+  saved(tmp_path)
   before = (tmp_path / "config.json").read_text(), (tmp_path / "run.json").read_text()
   message = refusal(workdir.open_run, tmp_path, config(seed=1, lr=2.5, log_every=3), [])
   rows = [line.split() for line in message.splitlines()]
@@ -72,7 +91,7 @@ def test_another_run_is_refused_with_the_difference(tmp_path):
 
 
 def test_one_and_one_point_nought_are_two_settings(tmp_path):
-  workdir.open_run(tmp_path, config(), []).close()
+  saved(tmp_path)
   other = flags.frozen({**PLAIN, "lr": 1})
   assert ["lr", "1", "1.0"] in [
     line.split() for line in refusal(workdir.open_run, tmp_path, other, []).splitlines()

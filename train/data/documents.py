@@ -146,6 +146,12 @@ class Windows:
   __reduce__ = items.reduced
 
 
+def _inputs(ids, before):
+  """The ids one later. bos stands in front of each document, as it does when predicting."""
+  inputs = np.concatenate([[before], ids[:-1]])
+  return np.where(inputs == EOS, BOS, inputs)
+
+
 @dataclasses.dataclass(frozen=True)
 class NextToken:
   """Each token given those before it."""
@@ -158,7 +164,7 @@ class NextToken:
 
   def __call__(self, ids, before, rng):
     del rng
-    return {"target": ids, "inputs": np.concatenate([[before], ids[:-1]])}
+    return {"target": ids, "inputs": _inputs(ids, before)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +182,7 @@ class PrefixLm:
     shown = np.arange(len(ids)) < place
     return {
       "target": ids,
-      "inputs": np.concatenate([[before], ids[:-1]]),
+      "inputs": _inputs(ids, before),
       # inputs are the labels one later: the prefix is one longer there
       "prefix": (np.arange(len(ids)) <= place).astype(np.int32),
       "weights": np.where(shown, 0, 1).astype(np.float32),

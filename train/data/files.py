@@ -35,7 +35,10 @@ Table = tuple[str, tuple[pathlib.Path, ...]]  # a key of READERS and its files
 
 
 def prepare(
-  split: str, splits: Mapping[str, object], columns: Sequence[str] = ("source", "target")
+  split: str,
+  splits: Mapping[str, object],
+  columns: Sequence[str] = ("source", "target"),
+  drop_blank: bool | None = None,
 ) -> tuple[pathlib.Path, tuple[str, ...]]:
   """The folder with the split's records, which TFDS opens, and their text fields.
 
@@ -43,7 +46,8 @@ def prepare(
   A split is a mapping from field to path or glob of line-aligned text, or one path or glob of .tsv
   (no header, exactly `columns`) or .jsonl (objects with the keys `columns`); any of them may be
   .gz. Pairs with a blank side are dropped from "train" and kept elsewhere, so that scores line up
-  with references. Raises UserError naming file and line for anything that cannot be read.
+  with references, unless `drop_blank` says otherwise. Raises UserError naming file and line for
+  anything that cannot be read.
   """
   if not isinstance(splits, Mapping) or split not in splits:
     known = list(splits) if isinstance(splits, Mapping) else []
@@ -53,7 +57,7 @@ def prepare(
     )
   where = f"data.splits.{split}"
   fields, tables = _tables(where, splits[split], tuple(columns))
-  drop_blank = split == "train"
+  drop_blank = split == "train" if drop_blank is None else drop_blank
   folder = cache_dir("files") / _digest(fields, tables, drop_blank)
   if not folder.exists():
     logging.info("%s: writing its files to ArrayRecord, once", where)

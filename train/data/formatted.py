@@ -37,8 +37,9 @@ class Formatted:
 
   def _formatted(self, example) -> dict:
     words = {name: _as_text(value) for name, value in example.items()}
+    golds = {"answers": example["answers"]} if "answers" in example else {}
     try:
-      return {name: pattern.format_map(words) for name, pattern in self.patterns.items()}
+      return {name: pattern.format_map(words) for name, pattern in self.patterns.items()} | golds
     except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
       raise UserError(
         f"data: a pattern asks for {error}; the examples have {', '.join(words)}"

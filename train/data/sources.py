@@ -172,8 +172,9 @@ def _open_scan(part: str, /, split: str = "simple", holdout: int = 0) -> Scan:
 def _open_files(split: str, /, splits, columns=("source", "target")) -> Records:
   """The records of a split's files; "train.tsv[:90%]" means that part of them, in order."""
   splits, start, stop = texts.part_of(split, splits)
-  folder, fields = files.prepare(split, splits, columns)
   part = "" if (start, stop) == (0, 100) else f"[{start}%:{stop}%]"
+  # the parts of a file are parts of the same records, so blank ones are dropped from all
+  folder, fields = files.prepare(split, splits, columns, True if part else None)
   return Records(
     str(folder), files.SPLIT + part, {field: field for field in fields}, folder.name + part
   )

@@ -52,7 +52,7 @@ class InMemory:
 def of_split(split: str, splits: Mapping, suffixes: Sequence[str], reader, *arguments) -> InMemory:
   """The examples of `splits[split]`: a path, glob or folder, or several. UserError as `reading`."""
   paths = files(split, splits, suffixes)
-  digests = [reading.digest_of(path) for path in paths]
+  digests = [f"{reading.kind(path)} {reading.digest_of(path)}" for path in paths]
   return InMemory(
     tuple(paths), reader, arguments, items.digest(reader.__name__, *arguments, *digests)
   )

@@ -18,10 +18,10 @@ All tasks and models share one vocabulary of batch keys (int32 unless said other
 | row              | [B]    | requests only: the item's number, -1 = a row of padding       |
 """
 
-import functools
 import inspect
 import json
 import pathlib
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -41,13 +41,12 @@ TASKS = {
   "translation": translation.Translation,
   "mlm": mlm.Mlm,
   "causal": causal.Causal,
-  "prefix": functools.partial(denoising.Denoising, style="prefix"),
   "span": denoising.Denoising,
-  "denoise": functools.partial(denoising.Denoising, style="bert"),
   "classification": classification.Classification,
   "tagging": tagging.Tagging,
   "qa": qa.Qa,
 }
+STYLED = {"prefix": "prefix", "denoise": "bert"}  # span tasks by the name of their style
 
 
 class Task(Protocol):
@@ -60,6 +59,7 @@ class Task(Protocol):
   longest: int  # the most positions the model must tell apart
   decode_batch: int  # rows to predict from at a time
   scored: bool  # whether there is a score to be had from predictions
+  mixes: tuple  # what the loss depends on: tasks that agree in it can be parts of a mixture
 
   def items(self, split: str) -> Items:
     """The split as what batches are made of."""
@@ -118,23 +118,29 @@ def build(cfg, workdir) -> Task:
     return _make(settings | {"tokenizer": tokenizer}, folder)
   del settings["name"]
   main, parts, spec = (settings.pop(key) for key in ("main", "parts", "tokenizer"))
+  for name, part in parts.items():
+    if "share" not in part:
+      raise UserError(f"task.parts.{name} has no `share`, its part of all items")
+  shares = {name: part.pop("share") for name, part in parts.items()}
   tokenizer = _tokenizer(spec, [part["data"] for part in parts.values()], folder)
   shared = settings | {"tokenizer": tokenizer}
-  return mixture.Mixture(
-    main=main,
-    rates={name: part.pop("rate") for name, part in parts.items()},
-    parts={name: _make(shared | part, folder) for name, part in parts.items()},
-    **shared,
-  )
+  parts = {name: _make(part, folder, shared) for name, part in parts.items()}
+  return mixture.Mixture(main=main, shares=shares, parts=parts, **shared)
 
 
-def _make(settings, folder) -> Task:
+def _make(settings, folder, shared=types.MappingProxyType({})) -> Task:
+  """The task of these settings, and of those of `shared` that it knows."""
   name = settings.pop("name")
+  if name in STYLED:
+    name, style = "span", STYLED[name]
+    if settings.setdefault("style", style) != style:
+      raise UserError(f"task.style is {settings['style']!r}: for another than {style!r} use span")
   make = choose(TASKS, name, "task.name")
   known = inspect.signature(make).parameters
   if unknown := settings.keys() - known.keys():
     key = min(unknown)
     raise UserError(f"task.{key}: a {name} task has no such setting{did_you_mean(key, known)}")
+  settings = {key: value for key, value in shared.items() if key in known} | settings
   if "labels" in known and not settings.get("labels") and not settings.get("regression"):
     settings["labels"] = _labels(make, settings["data"], folder / "labels.json")
   return make(**settings)
@@ -145,6 +151,10 @@ def _tokenizer(spec, data, folder) -> Tokenizer:
   path = folder / "tokenizer.json"
   if not path.exists():
     if spec["name"] == "file":
+      if not spec.get("path"):
+        raise UserError(
+          "tokenizer.path is missing: the file that a tokenizer named file is read of"
+        )
       Tokenizer.load(spec["path"]).save(path)
     else:
       splits = [sources.open_split(one, "train") for one in data]
@@ -152,10 +162,15 @@ def _tokenizer(spec, data, folder) -> Tokenizer:
   return Tokenizer.load(path)
 
 
+NO_TEXTS = ("id", "label")  # fields that a tokenizer need not learn
+
+
 def _texts(source):
   for number in range(len(source)):
     example = source[number]
-    yield from (value for value in example.values() if isinstance(value, str))
+    for key, text in example.items():
+      if isinstance(text, str) and key not in NO_TEXTS:
+        yield text
     if "words" in example:
       yield " ".join(example["words"])
 
@@ -163,7 +178,7 @@ def _texts(source):
 def _labels(make, data, path) -> tuple[str, ...]:
   """The training split's labels, sorted."""
   if not path.exists():
-    source = sources.open_split(data, "train")
+    source = sources.open_split(data, "train", (make.label_field,))
     found = {label for number in range(len(source)) for label in make.labels_of(source[number])}
     write_atomically(path, json.dumps(sorted(found), ensure_ascii=False) + "\n")
   return tuple(json.loads(path.read_text(encoding="utf-8")))

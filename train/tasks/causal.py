@@ -37,6 +37,10 @@ class Causal:
   source_len = 0
 
   @property
+  def mixes(self) -> tuple:
+    return ("causal", self.label_smoothing, self.z_loss)
+
+  @property
   def longest(self) -> int:
     return self.target_len + seq2seq.longest_output(self.settings(), self.target_len)
 

@@ -43,6 +43,8 @@ class Classification:
     if not 1 <= len(self.fields) <= 2:
       raise UserError(f"task.fields is {self.fields}: one text, or two")
 
+  label_field = "label"
+
   @staticmethod
   def labels_of(example) -> list[str]:
     return [example["label"]]
@@ -50,6 +52,10 @@ class Classification:
   @property
   def encoder(self) -> encoders.Classes:
     return encoders.Classes(self.tokenizer, self.fields, None if self.regression else self.labels)
+
+  @property
+  def mixes(self) -> tuple:
+    return ("classification", self.labels, self.regression, self.pool, self.label_smoothing)
 
   @property
   def longest(self) -> int:
@@ -64,8 +70,8 @@ class Classification:
 
   def items(self, split):
     examples = self.examples(split)
-    if not self.regression and split != "train":
-      warn_of_unknown(split, (example["label"] for example in examples), self.labels)
+    if not self.regression:
+      check_labels(split, (example["label"] for example in examples), self.labels)
     return labelled.Labelled(examples, self.encoder, self.source_len, self.stride)
 
   def loss(self, model, batch, key):
@@ -132,13 +138,16 @@ class Classification:
     return report.of_classes([x["text"] for x in outputs], [x["label"] for x in examples])
 
 
-def warn_of_unknown(split: str, labels, known) -> None:
-  """Logs which labels of a split training never saw, and how often they are there."""
+def check_labels(split: str, labels, known) -> None:
+  """Logs which labels of a split are not known, and how often they are there; in training they are
+  a UserError."""
   unknown = collections.Counter(labels)
   for label in known:
     del unknown[label]
   if unknown:
     told = ", ".join(f"{label!r} ({count})" for label, count in unknown.most_common(5))
+    if split == "train":
+      raise UserError(f"task.labels are {', '.join(known)}; training also has {told}")
     logging.warning(
       "%s: %d labels are none of the training split's %d: they have no loss and count as wrong: %s",
       *(split, sum(unknown.values()), len(known), told),

@@ -57,6 +57,10 @@ class Denoising:
     )
 
   @property
+  def mixes(self) -> tuple:
+    return ("text to text", self.label_smoothing, self.z_loss)
+
+  @property
   def longest(self) -> int:
     output = seq2seq.longest_output(self.settings(), self.source_len)
     return max(self.source_len, self.target_len, output)

@@ -21,17 +21,24 @@ class Mixture:
 
   main: str
   parts: Mapping[str, Any]  # name -> task
-  rates: Mapping[str, float]
+  shares: Mapping[str, float]  # they need not add up to 1
   tokenizer: Tokenizer
-  source_len: int
-  target_len: int
+  source_len: int = 0
+  target_len: int = 0
   pack: bool = True
 
   def __post_init__(self):
     choose(self.parts, self.main, "task.main")
-    for name, rate in self.rates.items():
-      if not rate > 0:
-        raise UserError(f"task.parts.{name}.rate is {rate}: more than 0")
+    for name, share in self.shares.items():
+      if not share > 0:
+        raise UserError(f"task.parts.{name}.share is {share}: more than 0")
+    main = self.parts[self.main]
+    for name, part in self.parts.items():
+      if part.mixes != main.mixes:
+        raise UserError(
+          f"task.parts.{name} cannot share a loss with task.parts.{self.main}: {part.mixes} is not"
+          f" {main.mixes}"
+        )
 
   def __getattr__(self, name):
     if name.startswith("__") or name in ("main", "parts"):
@@ -52,7 +59,7 @@ class Mixture:
       raise next(iter(missing.values()))
     if missing:
       logging.warning("task.parts without a split %r are left out: %s", split, ", ".join(missing))
-    return Mixed(found, {name: self.rates[name] for name in found})
+    return Mixed(found, {name: self.shares[name] for name in found})
 
   def scored_parts(self, split) -> dict[str, Any]:
     """The parts that have a score and the split; `main` is called "", as its metrics keep their

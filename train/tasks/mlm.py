@@ -49,6 +49,10 @@ class Mlm:
     self.tokenizer.id(MASK)
 
   @property
+  def mixes(self) -> tuple:
+    return ("mlm", self.rate)
+
+  @property
   def longest(self) -> int:
     return self.source_len
 
@@ -87,6 +91,7 @@ class Mlm:
     text = text.replace("[MASK]", MASK)
     if MASK not in text:
       raise UserError(f"{text!r}: write {MASK} or [MASK] where a word is wanted")
+    self._ids({"text": text})  # a text that is too long is told with its line
     return {"text": text}
 
   def requests(self, examples):

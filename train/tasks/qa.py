@@ -53,6 +53,10 @@ class Qa:
     return encoders.Answers(self.tokenizer)
 
   @property
+  def mixes(self) -> tuple:
+    return ("qa",)
+
+  @property
   def longest(self) -> int:
     return self.source_len
 

@@ -153,6 +153,8 @@ def output(prediction: Mapping, text_of: Callable[[list[int]], str]) -> dict:
     for text, score in zip(texts, prediction["scores"].tolist())
     if math.isfinite(score)
   ]
+  if not found:
+    raise UserError("no output has a finite score: the weights are nan, training has diverged")
   return dict(text=found[0]["text"], score=found[0]["score"], nbest=found)
 
 

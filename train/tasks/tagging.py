@@ -11,7 +11,7 @@ from train import paint, report, scores
 from train.data import encoders, labelled, sources
 from train.data.tokenizer import Tokenizer
 from train.tasks import requests
-from train.tasks.classification import warn_of_unknown
+from train.tasks.classification import check_labels
 from train.tasks.encoder import label_logits, label_loss
 
 
@@ -31,6 +31,8 @@ class Tagging:
   scored = True
   target_len = 0
 
+  label_field = "tags"
+
   @staticmethod
   def labels_of(example) -> list[str]:
     return example["tags"]
@@ -38,6 +40,10 @@ class Tagging:
   @property
   def encoder(self) -> encoders.Tags:
     return encoders.Tags(self.tokenizer, self.labels)
+
+  @property
+  def mixes(self) -> tuple:
+    return ("tagging", self.labels, self.label_smoothing)
 
   @property
   def longest(self) -> int:
@@ -51,8 +57,7 @@ class Tagging:
 
   def items(self, split):
     examples = self.examples(split)
-    if split != "train":
-      warn_of_unknown(split, (tag for one in examples for tag in one["tags"]), self.labels)
+    check_labels(split, (tag for one in examples for tag in one["tags"]), self.labels)
     return labelled.Labelled(examples, self.encoder, self.source_len, self.stride)
 
   def loss(self, model, batch, key):

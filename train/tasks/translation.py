@@ -14,7 +14,7 @@ METRICS = {
   "classes": scores.classes,
   "numbers": scores.typed_numbers,
   "tags": scores.typed_tags,
-  "answers": lambda found, wanted: scores.answers(found, [[one] for one in wanted]),
+  "answers": scores.answers,
 }
 
 # sacreBLEU's that need no download, and what each is for
@@ -58,7 +58,14 @@ class Translation:
     return items.Pairs(self.examples(split), self.tokenizer, self.source_len, self.target_len)
 
   def loss(self, model, batch, key):
-    return seq2seq.loss(model, batch, key, label_smoothing=self.label_smoothing, z_loss=self.z_loss)
+    sums = seq2seq.loss(model, batch, key, label_smoothing=self.label_smoothing, z_loss=self.z_loss)
+    if self.metric != "texts":  # accuracy is the score's, of whole outputs and in percent
+      sums["right"] = sums.pop("accuracy")
+    return sums
+
+  @property
+  def mixes(self) -> tuple:
+    return ("text to text", self.label_smoothing, self.z_loss)
 
   @property
   def longest(self) -> int:
@@ -91,6 +98,11 @@ class Translation:
   def score(self, outputs, examples):
     found = [output["text"] for output in outputs]
     wanted = [self._joined(example["target"]) for example in examples]
+    if self.metric == "answers":  # all that are right, where the source has several
+      wanted = [
+        [answer["text"] for answer in example["answers"]] if "answers" in example else [target]
+        for example, target in zip(examples, wanted)
+      ]
     if self.metric != "texts":
       return METRICS[self.metric](found, wanted)
     return scores.texts(

@@ -74,11 +74,11 @@ def mixed(folder):
   part = dict(
     name="translation",
     data=table(folder, "_upper.tsv", ("source", "target")),
-    rate=1.0,
+    share=1.0,
     decoding=SHORT | dict(max_len_ratio=1.0),
   )
   text = data(folder, ".txt", ("train",), name="text", unit="paragraph")
-  spans = dict(name="span", data=text, rate=1.0, length=16)
+  spans = dict(name="span", data=text, share=1.0, length=16)
   parts = dict(translation=part, spans=spans)
   return dict(
     name="mixture", main="translation", parts=parts, source_len=24, target_len=24, pack=True

@@ -5,7 +5,7 @@
 
 PYTHON ?= python3
 CONFIG ?= configs/scan.py
-WORKDIR ?= runs/scan
+WORKDIR ?= runs/$(basename $(notdir $(firstword $(subst :, ,$(CONFIG)))))
 ARGS ?=
 # requirements-cuda.txt or requirements-tpu.txt on an accelerator
 REQUIREMENTS ?= requirements.txt

@@ -2,7 +2,8 @@
 
 Multi30k image captions, English to German. DIR holds `train.en.gz`, `train.de.gz`, ... (raw text);
 for form=wu2021 the files that Wu et al. 2021 published (lowercased, tokenised, BPE pieces).
-Arguments: data=DIR, recipe=quick|tiny, form=raw|wu2021, small.
+Arguments: data=DIR, recipe=quick|tiny, form=raw|wu2021, init=RUN (go on from the weights, model and
+tokenizer of another encoder-decoder), small.
 
 recipe=quick: 12 minutes on two CPU cores. Number to reach: 32 BLEU on test_2016_flickr (measured:
 33.4 cased sacreBLEU, beam 4; with 1,200 steps and 15 minutes 34.5).
@@ -27,7 +28,12 @@ MORE_TESTS = {
 
 def get_config(arg=""):
   arg = common.parse(
-    arg, data="data/multi30k", recipe=("quick", "tiny"), form=("raw", "wu2021"), small=False
+    arg,
+    data="data/multi30k",
+    recipe=("quick", "tiny"),
+    form=("raw", "wu2021"),
+    init="",
+    small=False,
   )
   names = FILES[arg.form] | MORE_TESTS[arg.form]
   files = {
@@ -46,9 +52,13 @@ def get_config(arg=""):
   task["tokenizer"] = dict(name="bpe", vocab_size=vocab_size)
   if arg.form == "wu2021":
     task |= dict(tokenizer=dict(name="word"), bleu_tokenizer="none", piece_marker="@@ ")
+  start = dict(model=model)
+  if arg.init:
+    start = common.pretrained(arg.init)
+    task["tokenizer"] = start.pop("tokenizer")
   return common.run(
     task=task,
-    model=model,
+    **start,
     evaluate=dict(
       split="validation",
       every=every,

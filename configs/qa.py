@@ -1,6 +1,7 @@
 """python -m train.main --config configs/qa.py:train=a.json,init=runs/mlm --workdir runs/qa
 
 Answers as spans of a text, in SQuAD's JSON (.gz or not); long texts in windows.
+Without a validation file the last tenth of train's paragraphs is held out.
 Arguments: train=FILE, validation=FILE, test=FILE, init=RUN, no_answer (SQuAD 2.0), steps=, peak=,
 small.
 """
@@ -20,7 +21,9 @@ def get_config(arg=""):
     peak=3e-4,
     small=False,
   )
-  splits = dict(train=arg.train, validation=arg.validation or arg.test, test=arg.test)
+  splits = dict(train=arg.train, validation=arg.validation, test=arg.test)
+  if not arg.validation:
+    splits |= dict(train=f"{arg.train}[:90%]", validation=f"{arg.train}[90%:]")
   task = sections.QA | dict(
     data=dict(name="squad", splits=splits),
     reading=sections.QA["reading"] | dict(no_answer=arg.no_answer),

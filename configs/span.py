@@ -17,7 +17,7 @@ def get_config(arg=""):
   )
   every = 10 if arg.small else 200
   # Rows hold a whole window of text on the side that needs it, and several short ones of the other.
-  whole = arg.style in ("mask", "bert", "deshuffle", "prefix")
+  whole = arg.style in ("mask", "bert", "deshuffle", "prefix") or arg.rate > 0.2
   vocab_size = 400 if arg.small else 8000
   return common.run(
     steps=20 if arg.small else arg.steps,

@@ -2,7 +2,8 @@
 
 A tag for each word: files train, dev and test in a folder, in columns (`word<TAB>tag`, CoNLL) or
 CoNLL-U (its UPOS). init=RUN goes on from a pre-trained encoder, its model and tokenizer.
-Arguments: data=DIR, suffix=.conllu.gz|.conll|..., init=RUN, steps=, peak=, small.
+Arguments: data=DIR, suffix=.conllu.gz|.conll|..., metric=accuracy|f1 (of entities) to choose a
+checkpoint by, init=RUN, steps=, peak=, small.
 """
 
 from configs import common, sections
@@ -10,8 +11,15 @@ from configs import common, sections
 
 def get_config(arg=""):
   arg = common.parse(
-    arg, data="data/ud_ewt", suffix=".conllu.gz", init="", steps=600, peak=3e-4, small=False
+    arg,
+    data="data/ud_ewt",
+    suffix=".conllu.gz",
+    metric=("accuracy", "f1"),
+    init="",
+    steps=600,
+    peak=3e-4,
+    small=False,
   )
   splits = common.splits(arg.data, arg.suffix, "dev")
   data = dict(name="conll", splits=splits, word=0, tag=-1)
-  return common.fine_tune(sections.TAGGING | dict(data=data), arg, best_metric="accuracy")
+  return common.fine_tune(sections.TAGGING | dict(data=data), arg, best_metric=arg.metric)

@@ -2,7 +2,8 @@
 
 Runs what an experiment file lists, one after another: each is trained, then evaluated on its split.
 What is finished is skipped and what was interrupted goes on, so the same command is started again
-after anything. --dry_run prints the commands, --table the results so far.
+after anything. A run that starts from another's weights waits for it. --dry_run prints the
+commands, --table the results so far.
 
 An experiment file has `runs(data, root)`, which yields `Run`s, and may have `EXPECTED`, a text:
 what the paper says and which of our numbers to hold against it.
@@ -22,6 +23,9 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from train.errors import UserError
+from train.workdir import write_atomically
+
+RECORD = "experiment.json"  # in a run's folder: what was asked and what came of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +50,40 @@ def commands(run: Run, workdir: pathlib.Path) -> list[list[str]]:
 
 
 def results_of(run: Run, workdir: pathlib.Path) -> dict | None:
-  """What evaluation found for the run's split and checkpoint, None before that."""
+  """What evaluation found for exactly this run; None where it has not come so far."""
   try:
-    found = json.loads((workdir / "results.json").read_text(encoding="utf-8"))
+    kept = json.loads((workdir / RECORD).read_text(encoding="utf-8"))
   except OSError:
     return None
-  asked = (run.split, run.checkpoint)
-  return found if (found["split"], found["checkpoint"]) == asked else None
+  return kept["results"] if kept["asked"] == asked(run) else None
+
+
+def asked(run: Run) -> dict:
+  """What makes a run another one, as JSON has it."""
+  names = ("config", "changes", "split", "checkpoint")
+  return json.loads(json.dumps({name: getattr(run, name) for name in names}))
+
+
+def execute(run: Run, workdir: pathlib.Path) -> bool:
+  """Trains and evaluates, and keeps the results beside what was asked; False if that failed."""
+  for command in commands(run, workdir):
+    print("$ " + pasted(command), flush=True)
+    process = subprocess.Popen(command)
+    try:
+      process.wait()
+    except KeyboardInterrupt:
+      process.wait()  # it saves
+      raise
+    if process.returncode:
+      return False
+  results = json.loads((workdir / "results.json").read_text(encoding="utf-8"))
+  write_atomically(workdir / RECORD, json.dumps(dict(asked=asked(run), results=results)) + "\n")
+  return True
+
+
+def pasted(command: Sequence[str]) -> str:
+  """The command as a person would type it."""
+  return shlex.join(["python", *command[1:]])
 
 
 def table(runs: Sequence[Run], root: pathlib.Path) -> str:
@@ -96,21 +127,32 @@ def main(argv):
   parser.add_argument("--table", action="store_true")
   args = parser.parse_args(argv)
   module, root = load(args.experiment), args.root / pathlib.Path(args.experiment).stem
-  runs = [run for run in module.runs(args.data, root) if re.search(args.only, run.name)]
+  everything = list(module.runs(args.data, root))
+  runs = [run for run in everything if re.search(args.only, run.name)]
   if not runs:
     raise UserError(f"--only {args.only!r}: no run of {args.experiment} has such a name")
+  if args.dry_run:
+    for run in runs:
+      for command in commands(run, root / run.name):
+        print("$ " + pasted(command))
+    return
   failed = []
   for run in [] if args.table else runs:
     if results_of(run, root / run.name) is not None:
       continue
-    for command in commands(run, root / run.name):
-      print("$ " + shlex.join(["python", *command[1:]]), flush=True)
-      if not args.dry_run and subprocess.run(command).returncode:
-        failed.append(run.name)
-        break
-  if not args.dry_run:
-    print(table(runs, root))
-    print(getattr(module, "EXPECTED", ""))
+    # a run that starts from another waits for its end: half of it would give other numbers
+    waits = [
+      one.name
+      for one in everything
+      if f"init={root / one.name}" in re.split("[:,]", run.config)
+      and results_of(one, root / one.name) is None
+    ]
+    if waits:
+      print(f"{run.name}: left out, as {waits[0]} is not finished", flush=True)
+    if waits or not execute(run, root / run.name):
+      failed.append(run.name)
+  print(table(runs, root))
+  print(getattr(module, "EXPECTED", ""))
   if failed:
     raise UserError(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}")
 

@@ -18,7 +18,7 @@ TASKS = {
   "sst2": ("classify.py:data={data}/sst2,steps=250", ("accuracy",)),
   "trec": ("classify.py:data={data}/trec,dev=10%,steps=200", ("accuracy",)),
   "ud_ewt": ("tag.py:data={data}/ud_ewt,steps=350", ("accuracy",)),
-  "wnut17": ("tag.py:data={data}/wnut17,suffix=.conll,steps=200", ("f1",)),
+  "wnut17": ("tag.py:data={data}/wnut17,suffix=.conll,metric=f1,steps=200", ("f1",)),
 }
 
 
@@ -28,6 +28,5 @@ def runs(data, root):
   for seed in SEEDS:
     for task, (config, metrics) in TASKS.items():
       for start, arg in (("pretrained", f",init={root / mlm.name}"), ("scratch", "")):
-        changes = {"seed": seed, "checkpoint.best_metric": metrics[0]}
         config_text = f"configs/{config.format(data=data)}{arg}"
-        yield Run(f"{task}-{start}-seed{seed}", config_text, changes, metrics=metrics)
+        yield Run(f"{task}-{start}-seed{seed}", config_text, {"seed": seed}, metrics=metrics)

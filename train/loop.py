@@ -37,6 +37,7 @@ def train(cfg, workdir) -> bool:
     if start:
       state = checkpoints.restore(state, batches)
     elif cfg.init_from.workdir:
+      tasks.check_vocabulary(task, **cfg.init_from)
       state["params"] = checkpoint.init_from(state["params"], **cfg.init_from)
     patience = Patience(cfg.patience, cfg.checkpoint.best_metric, cfg.checkpoint.best_mode)
     for line in read_metrics(workdir.path) if start else ():

@@ -98,7 +98,7 @@ def test_several_languages_are_told_by_the_first_token(programs):
 
 def test_only_a_texts_first_word_is_a_language():
   marked = tokenizer.train(dict(name="bpe", vocab_size=300, special=("<2de>",)), ["Save <2de>"])
-  texts = ["Save <2de> it", " <2de> it", "<2fr> it", "<eos> it", "<2de>it", "<2de>", ""]
+  texts = ["Save <2de> it", " <2de> it", "<eos> it", "<2de>it", "<2de>", ""]
   assert marked.encode_sources(texts) == marked.encode_batch(texts)
   assert marked.encode_sources(["<2de> it"]) == [
     [marked.id("<2de>"), *marked.encode_batch(["it"])[0]]

@@ -283,6 +283,9 @@ def test_wrong_patterns_are_told(question, patterns, told):
 
 def test_parts_of_a_file_are_the_file(tmp_path):
   rows = [f"text {i}\t{i}\n" for i in range(57)]
+  # blank rows are dropped from all parts alike, or the parts would overlap
+  for place in (3, 9, 9, 20):
+    rows.insert(place, "\tblank\n")
   (tmp_path / "train.tsv").write_text("".join(rows))
   path, found, seen = f"{tmp_path}/train.tsv", [], set()
   for part in ("[:30%]", "[30%:90%]", "[90%:]"):

@@ -321,3 +321,38 @@ def test_published_files_have_their_published_counts():
       assert len(source) == count, (name, split)
       labels = {one["label"] for one in source._getitems(range(100))}
       assert 2 <= len(labels) <= (6 if name == "trec" else 2)
+
+
+def test_parts_of_questions_share_no_paragraph(tmp_path):
+  paragraphs = []
+  for number in range(20):
+    asks = [
+      {"id": f"{number} {i}", "question": "what?", "answers": [{"text": "a", "answer_start": 0}]}
+      for i in range(number % 3)
+    ]
+    paragraphs.append({"context": f"a {number}", "qas": asks})
+  squad = {"data": [{"paragraphs": paragraphs[:1]}, {"paragraphs": paragraphs[1:]}]}
+  (tmp_path / "a.json").write_text(json.dumps(squad))
+  parts = [read(f"{tmp_path}/a.json{part}", "squad") for part in ("[:90%]", "[90%:]", "")]
+  assert parts[0] + parts[1] == parts[2]
+  assert min(map(len, parts)) > 0
+  contexts = [{one["context"] for one in part} for part in parts]
+  assert not contexts[0] & contexts[1]
+
+
+@pytest.mark.parametrize("name", ["b.txt", "b.txt.gz"])
+def test_an_empty_file_is_an_empty_document(tmp_path, name):
+  (tmp_path / "a.txt").write_text("one")
+  (tmp_path / name).write_bytes(gzip.compress(b"") if name.endswith(".gz") else b"")
+  assert documents(tmp_path) == ["one", ""]
+
+
+def test_the_ending_is_part_of_the_fingerprint(tmp_path):
+  for name in ("a.txt", "a.jsonl"):
+    (tmp_path / name).write_text('{"text": "one"}\n')
+  found = [
+    sources.open_split({"name": "text", "splits": {"train": f"{tmp_path}/{name}"}}, "train")
+    for name in ("a.txt", "a.jsonl")
+  ]
+  assert [one[0]["text"] for one in found] == ['{"text": "one"}', "one"]
+  assert found[0].fingerprint != found[1].fingerprint

@@ -1,5 +1,6 @@
 """The runner of experiments: what it starts, what it skips, what it tells."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -20,6 +21,7 @@ def runs(data, root):
   small = Run("small", "configs/scan.py:small", changes, "validation", metrics=("exact_match",))
   yield small
   yield Run("broken", "configs/scan.py:small", {"model.num_heads": 5})
+  yield Run("after", f"configs/scan.py:small,init={root / 'broken'}")
 """
 
 
@@ -31,7 +33,7 @@ def experiment(tmp_path):
 
 def test_runs_what_is_not_finished_and_says_what_failed(experiment, tmp_path, monkeypatch, capfd):
   monkeypatch.chdir(ROOT)
-  with pytest.raises(UserError, match="1 of 2 runs failed: broken"):
+  with pytest.raises(UserError, match="2 of 3 runs failed: broken, after"):
     run.main(experiment)
   first = capfd.readouterr().out
   assert first.count("$ python -m train.main") == 2
@@ -39,6 +41,7 @@ def test_runs_what_is_not_finished_and_says_what_failed(experiment, tmp_path, mo
   results = json.loads((tmp_path / "mine" / "small" / "results.json").read_text())
   assert f"| small | exact_match | {results['exact_match']:.2f} |  | 1 |" in first
   assert "half of it" in first
+  assert "after: left out, as broken is not finished" in first
   run.main([*experiment, "--only", "small"])
   again = capfd.readouterr().out
   assert "train.main" not in again
@@ -48,25 +51,35 @@ def test_runs_what_is_not_finished_and_says_what_failed(experiment, tmp_path, mo
 def test_a_dry_run_prints_commands_that_can_be_pasted(experiment, tmp_path, capsys):
   run.main([*experiment, "--dry_run"])
   lines = capsys.readouterr().out.splitlines()
-  assert len(lines) == 4
+  assert len(lines) == 6
   assert not (tmp_path / "mine").exists()
   for line in lines:
     assert re.match(r"\$ python -m train\.(main|evaluate) ", line)
 
 
+def keep(one, root, **results):
+  (root / one.name).mkdir()
+  record = dict(asked=run.asked(one), results=results)
+  (root / one.name / run.RECORD).write_text(json.dumps(record))
+
+
 def test_seeds_are_one_row_with_mean_and_ends(tmp_path):
   runs = [run.Run(f"a-seed{seed}", "configs/scan.py", metrics=("f1", "loss")) for seed in (0, 1, 2)]
-  for one, f1 in zip(runs[:2], (50.0, 60.0)):
-    (tmp_path / one.name).mkdir()
-    results = dict(split="test", checkpoint="best", f1=f1, loss=f1 / 10)
-    (tmp_path / one.name / "results.json").write_text(json.dumps(results))
-  (tmp_path / "a-seed2").mkdir()
-  other = dict(split="validation", checkpoint="best", f1=99.0, loss=0.0)  # asked for another split
-  (tmp_path / "a-seed2" / "results.json").write_text(json.dumps(other))
+  keep(runs[0], tmp_path, f1=50.0, loss=5.0)
+  keep(runs[1], tmp_path, f1=60.0, loss=6.0)
+  keep(dataclasses.replace(runs[2], changes={"steps": 3}), tmp_path, f1=99.0, loss=0.0)  # another
   assert run.table(runs, tmp_path).splitlines()[2:] == [
     "| a | f1 | 55.00 | 50.00 to 60.00 | 2 |",
     "| a | loss | 5.50 | 5.00 to 6.00 | 2 |",
   ]
+
+
+def test_a_run_that_is_asked_otherwise_is_another(tmp_path):
+  one = run.Run("a", "configs/scan.py", {"seed": 1, "rates": (("x", 0.5),)})
+  keep(one, tmp_path, f1=1.0)
+  assert run.results_of(one, tmp_path / "a") == {"f1": 1.0}
+  for change in (dict(config="configs/scan.py:small"), dict(changes={}), dict(split="validation")):
+    assert run.results_of(dataclasses.replace(one, **change), tmp_path / "a") is None
 
 
 @pytest.mark.parametrize("name", ["transfer", "denoising"])

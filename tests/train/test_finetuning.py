@@ -39,14 +39,15 @@ def span(folder, tmp_path_factory):
 @pytest.mark.parametrize("base", ["mlm", "span"])
 def test_a_pre_trained_encoder_moves_under_a_new_head(base, folder, request, tmp_path):
   path, before = request.getfixturevalue(base)
-  after = trained(
-    f"classify.py:small,data={folder},init={path}", folder, tmp_path, **{"schedule.peak": 0.0}
-  )
+  changes = {"schedule.peak": 0.0, "seed": 1}
+  after = trained(f"classify.py:small,data={folder},init={path}", folder, tmp_path, **changes)
   body = {name for name in after if not name.startswith("head/")}
   assert {name for name in before if name.startswith(("encoder/", "embedding/"))} == body
   for name in body:
     np.testing.assert_array_equal(after[name], before[name], err_msg=name)
   assert {"head/dense/kernel", "head/labels/kernel"} <= after.keys() - body
+  if base == "mlm":  # its head's dense layer has the same name and shape, and is another's
+    assert np.abs(after["head/dense/kernel"] - before["head/dense/kernel"]).max() > 0.01
   assert (tmp_path / "tokenizer.json").read_text() == (path / "tokenizer.json").read_text()
   assert (tmp_path / "labels.json").read_text() == '["dog", "none"]\n'
 
@@ -91,3 +92,12 @@ def test_weights_that_do_not_move_are_listed(mlm, folder, tmp_path):
   text = f"tag.py:small,suffix=.conll,data={folder},init={mlm[0]}"
   with pytest.raises(UserError, match=r"head/dense/bias.*there, nothing here"):
     trained(text, folder, tmp_path, **{"init_from.skip": ("^head/labels", "^output_bias")})
+
+
+def test_weights_of_another_vocabulary_are_not_taken(mlm, folder, tmp_path):
+  """The shapes are alike, the words are not."""
+  changes = {"init_from.workdir": str(mlm[0]), "init_from.skip": ("^head/", "^output_bias")}
+  changes["task.tokenizer.vocab_size"] = 440
+  (tmp_path / "tokenizer.json").write_text("")  # of a start that saved nothing
+  with pytest.raises(UserError, match="its tokenizer is another than this run's"):
+    trained("tag.py:small,suffix=.conll,data={folder}", folder, tmp_path, **changes)

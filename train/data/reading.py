@@ -123,8 +123,9 @@ def _jsonl(paths: tuple[pathlib.Path, ...], keys: tuple[str, ...]) -> Iterator[R
 READERS = {"aligned": _aligned, ".tsv": _tsv, ".jsonl": _jsonl}
 
 
-def read_lines(path: pathlib.Path) -> Iterator[str]:
-  """The lines of the file without their ends; UserError if empty, cut short or not UTF-8."""
+def read_lines(path: pathlib.Path, empty: bool = False) -> Iterator[str]:
+  """The lines of the file without their ends; UserError if cut short, not UTF-8, or without a line
+  unless it may be `empty`."""
   number = 0
   try:
     with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
@@ -136,7 +137,7 @@ def read_lines(path: pathlib.Path) -> Iterator[str]:
     ) from None
   except OSError as error:
     raise UserError(f"{path} cannot be read: {error.strerror}") from None
-  if not number:
+  if not number and not empty:
     raise UserError(f"{path} is empty; give a file with at least one line")
 
 

@@ -108,7 +108,7 @@ def documents(path: pathlib.Path, unit: str, start: int, stop: int) -> list[dict
   if reading.kind(path) == ".jsonl":
     texts = [row[0] for row in reading.READERS[".jsonl"]((path,), ("text",))]
   else:
-    texts = UNITS[unit]("\n".join(reading.read_lines(path)))
+    texts = UNITS[unit]("\n".join(reading.read_lines(path, empty=True)))
   if len(texts) == 1:
     return [{"text": _between(texts[0], start, stop)}]
   return [{"text": text} for text in _between(texts, start, stop)]
@@ -162,15 +162,18 @@ def sentences(path: pathlib.Path, word: int, tag: int) -> Iterator[dict]:
 
 
 def open_squad(split: str, /, splits: Mapping) -> InMemory:
-  """Questions {"id", "question", "context", "answers"} of SQuAD's JSON, 1.1 or 2.0."""
-  return of_split(split, splits, (".json",), questions)
+  """Questions {"id", "question", "context", "answers"} of SQuAD's JSON, 1.1 or 2.0. "PATH[:90%]" is
+  a part of each file's paragraphs."""
+  splits, start, stop = part_of(split, splits)
+  return of_split(split, splits, (".json",), questions, start, stop)
 
 
-def questions(path: pathlib.Path) -> Iterator[dict]:
+def questions(path: pathlib.Path, start: int, stop: int) -> Iterator[dict]:
   """answers: [{"text", "answer_start"}], none for a question without one. An answer that is not
-  where its context says is left out, with its question if it was the only one, and counted."""
+  where its context says is left out, with its question if it was the only one, and counted. The
+  paragraphs are those between two percentages."""
   wrong = []
-  for context, where, qa in _asked(path):
+  for context, where, qa in _asked(path, start, stop):
     name, question = _part(where, qa, "id", str), _part(where, qa, "question", str)
     answers = [] if qa.get("is_impossible") else _part(where, qa, "answers", list)
     found = [
@@ -189,15 +192,17 @@ def questions(path: pathlib.Path) -> Iterator[dict]:
     )
 
 
-def _asked(path):
+def _asked(path, start, stop):
   """Context, place in the file and question of each."""
+  paragraphs = []
   for i, article in enumerate(_part(path, _json(path), "data", list)):
     of = f"{path}, data[{i}]"
     for j, paragraph in enumerate(_part(of, article, "paragraphs", list)):
-      where = f"{of}.paragraphs[{j}]"
-      context = _part(where, paragraph, "context", str)
-      for k, qa in enumerate(_part(where, paragraph, "qas", list)):
-        yield context, f"{where}.qas[{k}]", qa
+      paragraphs.append((f"{of}.paragraphs[{j}]", paragraph))
+  for where, paragraph in _between(paragraphs, start, stop):
+    context = _part(where, paragraph, "context", str)
+    for k, qa in enumerate(_part(where, paragraph, "qas", list)):
+      yield context, f"{where}.qas[{k}]", qa
 
 
 def _is_at(context, text, answer_start):

@@ -117,18 +117,24 @@ class Tokenizer:
   def id(self, name: str) -> int:
     """The id of a special token; UserError that says how to add it."""
     if name not in self.specials:
+      there = f" (it has {', '.join(self.languages)})" if LANGUAGE.match(f"{name} ") else ""
       raise UserError(
-        f"the vocabulary has no {name}: train it with one, tokenizer.special=({name!r},)"
+        f"the vocabulary has no {name}{there}: train it with one, tokenizer.special=({name!r},)"
       )
     return self.specials[name]
 
   def encode_sources(self, texts: Sequence[str]) -> list[list[int]]:
-    """`encode_batch`, but a language token at a text's start (<2de>) means that special token."""
-    starts = [LANGUAGE.match(text) for text in texts]
-    names = [start[1] if start and start[1] in self.specials else "" for start in starts]
+    """`encode_batch`, but a language token at a text's start (<2de>) means that special token;
+    UserError for one that is not in the vocabulary."""
+    names = [found[1] if (found := LANGUAGE.match(text)) else "" for text in texts]
+    firsts = [[self.id(name)] if name else [] for name in names]
     plain = [text.removeprefix(f"{name} ") if name else text for name, text in zip(names, texts)]
-    rows = self.encode_batch(plain)
-    return [[self.specials[name], *row] if name else row for name, row in zip(names, rows)]
+    return [[*first, *row] for first, row in zip(firsts, self.encode_batch(plain))]
+
+  @property
+  def languages(self) -> tuple[str, ...]:
+    """The language tokens there are, such as <2de>."""
+    return tuple(name for name in self.specials if LANGUAGE.match(f"{name} "))
 
   @property
   def sentinels(self) -> tuple[int, ...]:

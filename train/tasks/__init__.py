@@ -21,6 +21,7 @@ All tasks and models share one vocabulary of batch keys (int32 unless said other
 import inspect
 import json
 import pathlib
+import re
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -182,3 +183,18 @@ def _labels(make, data, path) -> tuple[str, ...]:
     found = {label for number in range(len(source)) for label in make.labels_of(source[number])}
     write_atomically(path, json.dumps(sorted(found), ensure_ascii=False) + "\n")
   return tuple(json.loads(path.read_text(encoding="utf-8")))
+
+
+def check_vocabulary(task: Task, workdir: str, skip: Sequence[str], **_) -> None:
+  """UserError if the run in `workdir`, whose weights are to be taken, knows its tokens by other
+  numbers: equal shapes would hide it. With the embeddings in `skip` it may."""
+  path = pathlib.Path(workdir) / "tokenizer.json"
+  skipped = any(re.search(pattern, "embedding/embedding") for pattern in skip)
+  if skipped or not path.exists():
+    return
+  if Tokenizer.load(path).fingerprint != task.tokenizer.fingerprint:
+    raise UserError(
+      f"init_from.workdir {workdir}: its tokenizer is another than this run's. Take it too"
+      f" (task.tokenizer=dict(name='file', path='{path}'); configs do with init={workdir}), or"
+      " leave the embeddings (init_from.skip='embedding/embedding$')"
+    )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from train import report, scores
 from train.data import items, sources
 from train.data.tokenizer import Tokenizer
-from train.errors import choose
+from train.errors import UserError, choose
 from train.tasks import seq2seq
 
 METRICS = {
@@ -76,6 +76,10 @@ class Translation:
     return seq2seq.settings(self.decoding, "translation", changes)
 
   def example(self, text):
+    """A source; UserError if it does not say in which of the model's languages it is wanted."""
+    languages = self.tokenizer.languages
+    if languages and not text.startswith(tuple(f"{name} " for name in languages)):
+      raise UserError(f"{text!r}: begin with the language wanted, one of {', '.join(languages)}")
     return {"source": text}
 
   def requests(self, examples):

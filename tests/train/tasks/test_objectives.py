@@ -1,5 +1,6 @@
 """Each objective's loss against a slower or plainer way to say it."""
 
+import dataclasses
 import math
 
 import jax
@@ -156,3 +157,58 @@ def test_settings_that_make_no_task_are_told(section, changed, message, data, tm
   section = section | dict(data=KINDS[kind][0](data), tokenizer=MASKS) | changed
   with pytest.raises(UserError, match=message):
     tasks.build(ConfigDict(section), tmp_path).items("train").rooms()
+
+
+def parts(**changes):
+  """A mixture of masked words and masked words, one of them with changes."""
+  part = dict(name="mlm", data={"name": "text"}, share=1.0, rate=0.3)
+  return dict(a=dict(part), b=part | changes)
+
+
+@pytest.mark.parametrize(
+  "changed, message",
+  [
+    (dict(main="c"), "task.main is 'c'; known: a, b"),
+    (dict(parts=parts(share=0.0)), "task.parts.b.share is 0.0"),
+    (dict(parts=parts(rate=0.2)), r"parts.b cannot share a loss with task.parts.a: .*0\.2.*0\.3"),
+    (dict(parts=parts(rat=0.2)), "task.rat: a mlm task has no such setting; did you mean rate"),
+    (dict(parts=dict(a=dict(name="mlm"))), "task.parts.a has no `share`"),
+  ],
+)
+def test_parts_that_make_no_mixture_are_told(changed, message, data, tmp_path):
+  section = dict(name="mixture", main="a", parts=parts(), tokenizer=MASKS, source_len=24) | changed
+  for part in section["parts"].values():
+    part["data"] = KINDS["mlm"][0](data)
+  with pytest.raises(UserError, match=message):
+    tasks.build(ConfigDict(section), tmp_path)
+
+
+def test_several_sources_of_one_objective_are_mixed(data, tmp_path):
+  """Of masked words too, whose rows have no target: each part as often as its share says."""
+  section = dict(name="mixture", main="a", parts=parts(share=3.0), tokenizer=MASKS, source_len=24)
+  for part in section["parts"].values():
+    part["data"] = KINDS["mlm"][0](data)
+  task = tasks.build(ConfigDict(section), tmp_path)
+  graph, params = split(MODEL | ENCODER, task)
+  items = task.items("train")
+  count, order = len(items.rooms()) // 2, items.order(0)
+  numbers = [order(place) for place in range(1000)]
+  assert sum(number >= count for number in numbers) == 750
+  sums = task.loss(nnx.merge(graph, params), first_batch(task), None)
+  assert np.isfinite(sums["loss"][0])
+
+
+@pytest.mark.parametrize("name, style", [("prefix", "prefix"), ("denoise", "bert")])
+def test_some_styles_are_tasks_by_name(name, style, data, tmp_path):
+  section = sections.SPAN | dict(data=KINDS["span"][0](data), tokenizer=MASKS, length=16, name=name)
+  with pytest.raises(UserError, match=r"task.style is 'spans'"):
+    tasks.build(ConfigDict(section), tmp_path)
+  del section["style"]
+  assert tasks.build(ConfigDict(section), tmp_path).style == style
+
+
+def test_labels_that_training_has_and_the_config_has_not_are_told(data, tmp_path):
+  task, *_ = build("classes", data, tmp_path)
+  other = dataclasses.replace(task, labels=("cat", "none"))
+  with pytest.raises(UserError, match=r"task.labels are cat, none; training also has 'dog' \("):
+    other.items("train")

@@ -90,6 +90,12 @@ def train(cfg, workdir) -> bool:
             scores |= evaluate.loss(eval_step, state["params"], mesh, held_out())
           if decoding:
             scores |= decode_scores(state["params"])
+          whole = evaluating and (decoding or not cfg.evaluate.decode_every)
+          if whole and cfg.checkpoint.best_metric not in scores:
+            raise UserError(
+              f"checkpoint.best_metric is {cfg.checkpoint.best_metric!r}; evaluation tells"
+              f" {', '.join(scores)}"
+            )
           patience.add(scores)
           if patience.over and cfg.evaluate.decode_every and not decoding:
             scores |= decode_scores(state["params"])

@@ -1,5 +1,6 @@
 """What a run watches: sums of many steps, and whether evaluations still get better."""
 
+import resource
 import time
 
 import jax
@@ -47,6 +48,8 @@ class Meter:
     values["padding_share"] = self.batches.padding
     values["compiles"] = self.compiles
     values["epoch"] = self.batches.epoch
+    # the most there has been, so it does not grow where memory is flat; Linux counts in kB
+    values["peak_memory_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     self._start()
     return values
 

@@ -361,6 +361,13 @@ def test_mistakes_in_prediction(arguments, told, whole):
   assert told in str(error.value)
 
 
+def test_a_best_metric_that_no_evaluation_tells_is_told_at_the_first(tmp_path, monkeypatch):
+  monkeypatch.chdir(ROOT)
+  wrong = ["--config.evaluate.every=1", "--config.checkpoint.best_metric=blue"]
+  with pytest.raises(UserError, match="best_metric is 'blue'; evaluation tells accuracy, loss"):
+    main.main([*TINY, *wrong, "--workdir", str(tmp_path)])
+
+
 def test_undecodable_input_names_file_and_line(whole, tmp_path):
   file = tmp_path / "input.txt"
   file.write_bytes(b"walk\njump \xff twice\n")

@@ -75,8 +75,10 @@ def probabilities(**rows):
   return np.log(table)
 
 
-# compiling is most of this file's time: a quarter of it with these
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+# compiling is most of this file's time: a quarter of it with these (jaxlib 0.11 has not the second)
+QUICK = {"xla_backend_optimization_level": 0}
+if jax.__version__.startswith("0.10."):
+  QUICK["xla_cpu_use_fusion_emitters"] = False
 
 
 @functools.cache

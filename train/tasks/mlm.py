@@ -132,7 +132,8 @@ class Mlm:
     del scores, colour
     lines = [output["text"]]
     for number, words in enumerate(output["masks"], 1):
-      told = ", ".join(f"{one['word']} {one['prob']:.4f}" for one in words)
+      named = ((x["word"] if x["word"].strip() else repr(x["word"]), x["prob"]) for x in words)
+      told = ", ".join(f"{word} {prob:.4f}" for word, prob in named)
       lines.append(f"  {MASK} {number}: {told}")
     return "\n".join(lines)
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.data.test_batches import same, take
 from train.data import items, mixed
 from train.data.batches import Batches, Layout
 from train.data.mixed import BLOCK, Mixed
@@ -38,18 +39,6 @@ class Numbers:
 RATES = {"a": 5, "b": 3, "c": 2}
 PARTS = {"a": Numbers(0, 70), "b": Numbers(1, 300), "c": Numbers(2, 11)}
 LAYOUT = Layout(4, 0, 24)
-
-
-def take(batches, count):
-  return [next(batches) for _ in range(count)]
-
-
-def same(a, b):
-  assert len(a) == len(b)
-  for one, other in zip(a, b):
-    assert one.keys() == other.keys()
-    for key in one:
-      np.testing.assert_array_equal(one[key], other[key], key)
 
 
 @settings(max_examples=15)

@@ -26,10 +26,13 @@ class TransformerConfig:
   norm: str = "layer"  # layer, rms
   norm_position: str = "post"  # post: after the residual sum (Vaswani); pre: before each sublayer
   norm_eps: float = 1e-6
+  embedding_dim: int | None = None  # of an encoder's table, projected to dim (ELECTRA); None: dim
   embedding_norm: bool = False  # a norm right after the embeddings (BERT, BART)
+  token_types: int = 0  # of an encoder's words: a first and a second text (BERT); 0: not told apart
   bias: bool = True  # in attention and feed-forward
   positions: str = "sinusoidal"  # sinusoidal, learned, relative, rotary, alibi, none
-  max_len: int = 512  # rows of the learned position table
+  max_len: int = 512  # learned positions there are
+  position_offset: int = 0  # rows of their table before the first position's (RoBERTa, BART: 2)
   relative_buckets: int = 32
   relative_max_distance: int = 128
   rope_theta: float = 10000.0
@@ -65,6 +68,7 @@ class TransformerConfig:
       "num_kv_heads",
       "head_dim",
       "mlp_dim",
+      "embedding_dim",
       "window",
     ):
       if getattr(self, field) is not None and getattr(self, field) < 1:
@@ -82,10 +86,24 @@ class TransformerConfig:
       raise ValueError(f"model.head_dim {self.head_size} is odd: rotary positions turn pairs")
     if self.positions == "relative" and self.relative_max_distance <= self.relative_buckets // 2:
       raise ValueError("model.relative_max_distance must be more than half of relative_buckets")
+    if min(self.token_types, self.position_offset) < 0:
+      raise ValueError("model.token_types and model.position_offset are 0 or more")
+    if self.decoder_layers and (self.token_types or self.table_dim != self.dim):
+      raise ValueError("model.token_types and model.embedding_dim are an encoder's alone")
     if self.attention_impl != "einsum" and self.attention_dropout:
       raise ValueError("model.attention_dropout needs model.attention_impl='einsum'")
     if min(depths := (self.encoder_layers, self.decoder_layers)) < 0 or not any(depths):
       raise ValueError("model.encoder_layers and model.decoder_layers: {} and {}".format(*depths))
+
+  @property
+  def table_dim(self) -> int:
+    """Size of the words' vectors."""
+    return self.embedding_dim or self.dim
+
+  @property
+  def table_std(self) -> float:
+    """Deviation of the embedding tables at the start."""
+    return self.dim**-0.5 if self.init_std is None else self.init_std
 
   @property
   def kv_heads(self) -> int:

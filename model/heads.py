@@ -17,12 +17,12 @@ class MaskedLmHead(nnx.Module):
     self.activation = cfg.activation
     self.dense = nnx.Linear(
       cfg.dim,
-      cfg.dim,
+      cfg.table_dim,
       kernel_init=layers.initializer(cfg.init_std),
       dtype=cfg.dtype,
       rngs=rngs,
     )
-    self.norm = layers.norm(cfg.norm, cfg.dim, eps=cfg.norm_eps, dtype=cfg.dtype, rngs=rngs)
+    self.norm = layers.norm(cfg.norm, cfg.table_dim, eps=cfg.norm_eps, dtype=cfg.dtype, rngs=rngs)
 
   def __call__(self, x_BTD):
     """[..., D]."""
@@ -32,12 +32,20 @@ class MaskedLmHead(nnx.Module):
 class LabelHead(nnx.Module):
   """Scores of `num_labels` labels at every position, of the token or of its whole segment.
 
-  pool: "token" (tags, answers); "first", through a dense layer and tanh as BERT's pooler, or "mean"
-  of the segment: both mean something at a segment's first position only.
+  pool: "token" (tags, answers); "first", through a dense layer and an activation (tanh: BERT's
+  pooler), or "mean" of the segment: both mean something at a segment's first position only.
   """
 
-  def __init__(self, cfg: TransformerConfig, num_labels: int, *, pool: str, rngs: nnx.Rngs):
-    self.pool, self.dropout = pool, cfg.dropout
+  def __init__(
+    self,
+    cfg: TransformerConfig,
+    num_labels: int,
+    *,
+    pool: str,
+    activation: str = "tanh",
+    rngs: nnx.Rngs,
+  ):
+    self.pool, self.activation, self.dropout = pool, activation, cfg.dropout
     init = layers.initializer(cfg.init_std)
     self.dense = (
       nnx.Linear(cfg.dim, cfg.dim, kernel_init=init, dtype=cfg.dtype, rngs=rngs)
@@ -53,5 +61,5 @@ class LabelHead(nnx.Module):
       share_BTS = same_BTS / same_BTS.sum(-1, keepdims=True)
       x_BTD = share_BTS @ x_BTD.astype(jnp.float32)
     if self.dense is not None:
-      x_BTD = jnp.tanh(self.dense(x_BTD))
+      x_BTD = layers.ACTIVATIONS[self.activation](self.dense(x_BTD))
     return self.labels(layers.dropout(x_BTD, self.dropout, key))

@@ -19,6 +19,7 @@ ACTIVATIONS = {
   "gelu": functools.partial(jax.nn.gelu, approximate=False),
   "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
   "silu": jax.nn.silu,
+  "tanh": jnp.tanh,
 }
 NORMS = {"layer": nnx.LayerNorm, "rms": nnx.RMSNorm}
 

@@ -13,12 +13,12 @@ from flax import nnx
 
 
 def sinusoidal(positions_BT: jax.Array, dim: int) -> jax.Array:
-  """[B, T, dim] float32: sines, then cosines, of geometric wavelengths to 10000 * 2 pi.
+  """[B, T, dim] float32: sines, then cosines, of positions / 10000^(2i / dim).
 
-  Vaswani et al. 2017, section 3.5, in tensor2tensor's order (halves, not interleaved).
+  Vaswani et al. 2017, section 3.5, in halves, not interleaved.
   """
   half = dim // 2
-  frequency = jnp.exp(jnp.arange(half) * (-math.log(10000.0) / max(half - 1, 1)))
+  frequency = jnp.exp(jnp.arange(half) * (-2 * math.log(10000.0) / dim))
   angle = positions_BT[..., None].astype(jnp.float32) * frequency
   both = jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
   return jnp.pad(both, ((0, 0), (0, 0), (0, dim % 2)))

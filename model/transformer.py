@@ -17,6 +17,7 @@ from flax import nnx
 
 from model import layers, positions
 from model.config import TransformerConfig
+from model.embeddings import Embeddings
 
 
 class Cross(typing.NamedTuple):
@@ -104,10 +105,11 @@ class Block(nnx.Module):
 
 
 class Stack(nnx.Module):
-  """Blocks, the relative bias they share, and the last norm of a pre-norm stack."""
+  """Embeddings, blocks, the relative bias they share, and the last norm of a pre-norm stack."""
 
   def __init__(self, cfg: TransformerConfig, depth: int, *, causal: bool, cross: bool, rngs):
     self.cfg, self.causal = cfg, causal
+    self.embeddings = Embeddings(cfg, types=not causal, rngs=rngs)
     self.blocks = nnx.List([Block(cfg, cross=cross, rngs=rngs) for _ in range(depth)])
     relative = functools.partial(
       positions.RelativeBias,
@@ -151,29 +153,23 @@ class Transformer(nnx.Module):
 
   def __init__(self, cfg: TransformerConfig, *, rngs: nnx.Rngs):
     self.cfg = cfg
-    std = cfg.dim**-0.5 if cfg.init_std is None else cfg.init_std
     embed = functools.partial(
       nnx.Embed,
-      features=cfg.dim,
-      embedding_init=nnx.initializers.normal(std),
+      features=cfg.table_dim,
+      embedding_init=nnx.initializers.normal(cfg.table_std),
       dtype=cfg.dtype,
       rngs=rngs,
     )
     both = bool(cfg.encoder_layers and cfg.decoder_layers)
     self.embedding = embed(cfg.vocab_size)
     self.source_embedding = embed(cfg.vocab_size) if both and not cfg.share_embeddings else None
-    self.position_embedding = embed(cfg.max_len) if cfg.positions == "learned" else None
-    norm = functools.partial(
-      layers.norm, cfg.norm, cfg.dim, eps=cfg.norm_eps, dtype=cfg.dtype, rngs=rngs
-    )
-    self.embedding_norm = norm() if cfg.embedding_norm else None
     stack = functools.partial(Stack, cfg, rngs=rngs)
     E, D = cfg.encoder_layers, cfg.decoder_layers
     self.encoder = stack(E, causal=False, cross=False) if E else None
     self.decoder = stack(D, causal=True, cross=both) if D else None
     output = functools.partial(
       nnx.Linear,
-      cfg.dim,
+      cfg.table_dim,
       cfg.vocab_size,
       use_bias=False,
       kernel_init=layers.initializer(cfg.init_std),
@@ -183,12 +179,13 @@ class Transformer(nnx.Module):
     self.output = None if cfg.tie_output else output()
     self.output_bias = nnx.Param(jnp.zeros(cfg.vocab_size)) if cfg.output_bias else None
 
-  def encode(self, source_BS, segments=None, positions=None, key=None):
+  def encode(self, source_BS, segments=None, positions=None, key=None, *, types=None):
     """Hidden states [B, S, D]. Segments (0 = padding) and positions as in a packed batch;
-    without them a row is one segment up to its padding (id 0)."""
+    without them a row is one segment up to its padding (id 0). `types` [B, S] are 0 without."""
     segments_BS, positions_BS = _row(source_BS, segments, positions)
     embed_key, stack_key = layers.split(key, 2)
-    x_BSD = self._embed(self.source_embedding or self.embedding, source_BS, positions_BS, embed_key)
+    x_BSD = (self.source_embedding or self.embedding)(source_BS)
+    x_BSD = self.encoder.embeddings(x_BSD, positions_BS, types, embed_key)
     place_BS = jnp.arange(source_BS.shape[1])[None]
     mask_BSS = _same(segments_BS, segments_BS)
     bias = self.encoder.bias(mask_BSS, place_BS, place_BS)
@@ -209,7 +206,7 @@ class Transformer(nnx.Module):
     segment, those where `prefix` [B, T] is not 0."""
     segments_BT, positions_BT = _row(inputs_BT, segments, positions)
     embed_key, stack_key = layers.split(key, 2)
-    x_BTD = self._embed(self.embedding, inputs_BT, positions_BT, embed_key)
+    x_BTD = self._embed(inputs_BT, positions_BT, embed_key)
     place_BT = jnp.arange(inputs_BT.shape[1])[None]
     visible_BTT = place_BT[:, None, :] <= place_BT[:, :, None]
     if prefix is not None:
@@ -256,7 +253,7 @@ class Transformer(nnx.Module):
     positions_BT = place_BS[:, : prompt_BT.shape[1]]
     seen_BTS = jnp.repeat((place_BS < length_B[:, None])[:, None], prompt_BT.shape[1], axis=1)
     bias = self.decoder.bias(seen_BTS, positions_BT, place_BS)
-    x_BTD = self._embed(self.embedding, prompt_BT, positions_BT, None)
+    x_BTD = self._embed(prompt_BT, positions_BT)
     _, new = self.decoder(x_BTD, bias, positions_BT, cache["fixed"], cache["moving"]["layers"])
     return dict(moving=dict(length=length_B - 1, layers=new), fixed=cache["fixed"])
 
@@ -266,22 +263,14 @@ class Transformer(nnx.Module):
     position_BT = moving["length"][:, None]
     place_BS = jnp.arange(moving["layers"][0]["keys"].shape[1])[None]
     bias = self.decoder.bias((place_BS <= position_BT)[:, None, :], position_BT, place_BS)
-    x_BTD = self._embed(self.embedding, token_B[:, None], position_BT, None)
+    x_BTD = self._embed(token_B[:, None], position_BT)
     x_BTD, new = self.decoder(x_BTD, bias, position_BT, cache["fixed"], moving["layers"])
     moving = dict(length=moving["length"] + 1, layers=new)
     return self.logits(x_BTD)[:, 0], dict(moving=moving, fixed=cache["fixed"])
 
-  def _embed(self, table, ids_BT, positions_BT, key):
-    x_BTD = table(ids_BT)
-    if self.cfg.embed_scale:
-      x_BTD = x_BTD * self.cfg.dim**0.5
-    if self.position_embedding is not None:
-      x_BTD = x_BTD + self.position_embedding(positions_BT)
-    elif self.cfg.positions == "sinusoidal":
-      x_BTD = x_BTD + positions.sinusoidal(positions_BT, self.cfg.dim).astype(x_BTD.dtype)
-    if self.embedding_norm is not None:
-      x_BTD = self.embedding_norm(x_BTD)
-    return layers.dropout(x_BTD, self.cfg.dropout, key)
+  def _embed(self, ids_BT, positions_BT, key=None):
+    """What the decoder reads."""
+    return self.decoder.embeddings(self.embedding(ids_BT), positions_BT, key=key)
 
 
 def _row(ids_BT, segments, positions):

@@ -23,13 +23,14 @@ RULES = (
   (r"mlp/(up|gate)/bias$", P("tensor")),  # [F]
   (r"mlp/down/kernel$", P("tensor", "fsdp")),  # [F, D]
   (r"(^|/)(source_)?embedding/embedding$", P("tensor", "fsdp")),  # [V, D]
-  (r"position_embedding/embedding$", P(None, "fsdp")),  # [T, D]
+  (r"embeddings/(positions|types)/embedding$", P(None, "fsdp")),  # [T, D]
+  (r"embeddings/projection/kernel$", P(None, "fsdp")),  # [E, D]
   (r"(^|/)output/kernel$", P("fsdp", "tensor")),  # [D, V]
   (r"(^|/)output_bias$", P("tensor")),  # [V]
   (r"relative/embedding$", P()),  # [buckets, H]
   (r"(^|/)head/(dense|labels)/(kernel|bias)$", P()),  # [D, D], [D, labels]
   (r"^opt_state/.*ns_coeffs$", P()),  # muon's three numbers
-  (r"(scale|out/bias|down/bias|norm/bias)$", P()),
+  (r"(scale|out/bias|down/bias|norm/bias|projection/bias)$", P()),
 )
 
 

@@ -272,6 +272,7 @@ ACTIVATIONS = {
   "gelu": lambda x: x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2))),
   "gelu_tanh": lambda x: x * 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
   "silu": lambda x: x / (1 + np.exp(-x)),
+  "tanh": lambda x: 1 - 2 / (1 + np.exp(2 * x)),
 }
 
 
@@ -333,7 +334,7 @@ def test_sinusoidal_is_the_formula(dim):
   half = dim // 2
   for b, t in np.ndindex(places.shape):
     for i in range(half):
-      angle = places[b, t] / 10000 ** (i / (half - 1))
+      angle = places[b, t] / 10000 ** (2 * i / dim)
       np.testing.assert_allclose(got[b, t, i], math.sin(angle), atol=2e-5)
       np.testing.assert_allclose(got[b, t, half + i], math.cos(angle), atol=2e-5)
   assert got.shape == (2, 4, dim)

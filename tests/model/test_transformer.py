@@ -304,11 +304,8 @@ def closed_form(
   stacks = bool(encoder) + bool(decoder)
   total = encoder * encoder_layer + decoder * decoder_layer
   total += stacks * (pre * norm * dim + relative * heads)
-  return (
-    total
-    + (tables * vocab_size + learned + embedding_norm * norm) * dim
-    + (output_bias * vocab_size)
-  )
+  total += stacks * (learned + embedding_norm * norm) * dim
+  return total + tables * vocab_size * dim + output_bias * vocab_size
 
 
 def test_vaswanis_base_has_65_million_weights():
@@ -329,11 +326,11 @@ PUBLISHED = {  # as Hugging Face's models of these names count them
       positions="learned", max_len=1024, norm_position="pre", activation="gelu_tanh",
     ),
   ),
-  "bert-base, less its pooler and its two segments": (
-    109_482_240 - (768 * 768 + 768) - 2 * 768,
+  "bert-base, less its pooler": (
+    109_482_240 - (768 * 768 + 768),
     dict(
       vocab_size=30522, dim=768, num_heads=12, mlp_dim=3072, encoder_layers=12, decoder_layers=0,
-      positions="learned", embedding_norm=True, activation="gelu",
+      positions="learned", embedding_norm=True, token_types=2, activation="gelu",
     ),
   ),
 }  # fmt: skip
@@ -377,8 +374,12 @@ FAMILIES = {
   "t5": T5 | dict(logits_scale=16**-0.5),
   "t5 1.1": T5 | dict(gated=True, activation="gelu_tanh", tie_output=False),
   "bert": dict(
-    decoder_layers=0, positions="learned", embedding_norm=True, activation="gelu",
+    decoder_layers=0, positions="learned", embedding_norm=True, token_types=1, activation="gelu",
     embed_scale=False, norm_eps=1e-12, output_bias=True, init_std=0.02,
+  ),
+  "bart": dict(
+    positions="learned", position_offset=2, embedding_norm=True, activation="gelu",
+    embed_scale=False, norm_eps=1e-5, init_std=0.02, output_bias=True,
   ),
   "gpt-2": dict(
     encoder_layers=0, positions="learned", norm_position="pre", activation="gelu_tanh",

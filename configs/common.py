@@ -10,6 +10,7 @@ import types
 from ml_collections import ConfigDict
 
 from configs.sections import ADAMW, ENCODER, MODEL, OPTIMIZER, SCHEDULE, SMALL
+from train.interop import directory  # the one thing of ours: what hf:DIR says of its model
 
 
 def run(*, steps: int, batch_size: int, log_every: int, task, model, optimizer, schedule, **more):
@@ -49,16 +50,23 @@ def splits(folder: str, ending: str, dev: str) -> dict:
   return dict(train=train, validation=validation, test=f"{folder}/test{ending}")
 
 
-def pretrained(workdir: str, skip=("^head/", "^output_bias")) -> dict:
-  """The model, init_from and tokenizer of a run that goes on from another's latest checkpoint."""
-  path = pathlib.Path(workdir, "config.json")
-  if not path.exists():
-    raise ValueError(f"init={workdir} is no run's folder: there is no {path}")
-  config = json.loads(path.read_text(encoding="utf-8"))
+def pretrained(init: str, skip=("^head/", "^output_bias")) -> dict:
+  """The model, init_from and tokenizer of a run that goes on from another's latest checkpoint, or
+  from hf:DIR, a Hugging Face directory."""
+  path = pathlib.Path(init, "config.json")
+  if directory.is_one(init):
+    model, tokenizer = directory.open_directory(init).model, init
+  elif path.exists():
+    model, tokenizer = (
+      json.loads(path.read_text(encoding="utf-8"))["model"],
+      f"{init}/tokenizer.json",
+    )
+  else:
+    raise ValueError(f"init={init} is no run's folder: there is no {path}")
   return dict(
-    model=config["model"],
-    init_from=dict(workdir=workdir, which="latest", skip=skip),
-    tokenizer=dict(name="file", path=f"{workdir}/tokenizer.json"),
+    model=model,
+    init_from=dict(workdir=init, which="latest", skip=skip),
+    tokenizer=dict(name="file", path=tokenizer),
   )
 
 
@@ -69,8 +77,13 @@ def fine_tune(task: dict, arg, *, best_metric: str, decoder: bool = False):
     start = pretrained(arg.init)
     task = task | dict(tokenizer=start.pop("tokenizer"))
     if not decoder:
-      start["model"] = start["model"] | dict(decoder_layers=0, output_bias=False)
-      start["init_from"]["skip"] += ("^decoder/",)
+      start["model"] = start["model"] | dict(decoder_layers=0, output_bias=False, tie_output=True)
+      start["init_from"]["skip"] += ("^decoder/", "^output/")
+      if directory.is_one(arg.init) and task["name"] == "classification":
+        found = directory.open_directory(arg.init)
+        task = task | dict(pool_activation=found.family.pool_activation)
+        if found.pooler:
+          start["init_from"]["skip"] = ("^head/labels", "^output_bias")
   else:
     depths = dict(encoder_layers=3, decoder_layers=2) if decoder else {}
     start = dict(model=ENCODER | depths)

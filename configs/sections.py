@@ -6,6 +6,7 @@ once, and a config says only what is different in its run.
 
 # model.config.TransformerConfig's fields and defaults (tests/test_configs.py holds them equal).
 MODEL = dict(
+  vocab_size=None,  # rows of the embedding table; None: as many as the tokenizer has tokens
   dim=512,
   num_heads=8,
   num_kv_heads=None,
@@ -113,6 +114,7 @@ CLASSIFICATION = dict(
   fields=("text",),
   regression=False,
   pool="first",
+  pool_activation="tanh",
   stride=0,
   label_smoothing=0.0,
   pack=True,

@@ -40,11 +40,17 @@ def repeat_cache(cache: Cache, n: int) -> Cache:
   return jax.tree.map(lambda x: jnp.repeat(x, n, axis=0), cache)
 
 
-def length_weights(max_len: int, alpha: float) -> np.ndarray:
-  """((5 + n) / 6) ** -alpha for n = 0 ... max_len, float32 (1/lp of Wu et al. 2016, eq. 14)."""
+PENALTIES = {
+  "wu": lambda n: (5 + n) / 6,  # Wu et al. 2016, eq. 14
+  "length": lambda n: np.maximum(n, 1),  # fairseq, transformers
+}
+
+
+def length_weights(max_len: int, alpha: float, penalty="wu", before: int = 0) -> np.ndarray:
+  """lp(n + before) ** -alpha for n = 0 ... max_len, float32; lp is one of PENALTIES."""
   # Rounded from float64 it stays monotone in n, and a product (XLA may round a division in two
   # ways) is monotone too: the early stop's bound rests on both.
-  return (((5 + np.arange(max_len + 1)) / 6) ** -alpha).astype(np.float32)
+  return (PENALTIES[penalty](before + np.arange(max_len + 1.0)) ** -alpha).astype(np.float32)
 
 
 def prefill(step: Step, cache: Cache, prompt_BT: Array, length_B: Array) -> tuple[Cache, Array]:
@@ -159,12 +165,15 @@ def beam_search(
   first_B: Array | None = None,
   num_beams: int,
   length_penalty: float,
+  penalty: str = "wu",
+  before: int = 0,
   num_return: int = 1,
   early_stop: bool = True,
 ) -> Decoded:
   """The num_return best hypotheses found with num_beams live ones; `cache` has a row per input.
 
-  score = log-probability / ((5 + length) / 6) ** length_penalty (Wu et al. 2016, eq. 14).
+  score = log-probability / lp(length + before) ** length_penalty, lp being one of PENALTIES;
+  `before` tokens of each output were given, not found.
   Each step ranks the continuations of all live beams. A continuation by eos among the first
   num_beams is finished; the first num_beams that do not end live on, so beams never run out. One
   beam is greedy search: it follows the first continuation only and ends when that is eos.
@@ -177,7 +186,7 @@ def beam_search(
   # each beam has one eos, so of the first 2N continuations at least N live on
   wanted = 1 if N == 1 else 2 * N
   limit_B = jnp.clip(limit_B, 1, max_len)
-  weight_T = jnp.asarray(length_weights(max_len, length_penalty))
+  weight_T = jnp.asarray(length_weights(max_len, length_penalty, penalty, before))
   cache = repeat_cache(cache, N)
 
   def body(s: _Search) -> _Search:

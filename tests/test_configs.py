@@ -135,7 +135,7 @@ def test_sections_say_the_defaults(section, consumer):
 
 def test_the_model_section_has_every_field():
   fields = {field.name for field in dataclasses.fields(TransformerConfig)}
-  assert sections.MODEL.keys() == fields - {"vocab_size"}  # the tokenizer's
+  assert sections.MODEL.keys() == fields
 
 
 def test_every_field_is_read(folder):

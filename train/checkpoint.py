@@ -10,6 +10,7 @@ from absl import logging
 from orbax.checkpoint import v1 as ocp
 
 from train.errors import UserError
+from train.interop import directory
 from train.optimizer import path_name
 
 
@@ -152,15 +153,19 @@ class Checkpoints:
 
 
 def init_from(params, workdir: str, which: str, skip):
-  """`params` with every weight that another run's checkpoint has under the same path and shape.
+  """`params` with every weight that another run's checkpoint, or hf:DIR, has under the same path
+  and shape.
 
   Prints what matched. Weights whose path matches one of the patterns `skip` stay as they are; one
   only here, only there, or of another shape is else a UserError.
   """
-  if not (pathlib.Path(workdir) / "checkpoints").is_dir():
-    raise UserError(f"init_from: {workdir} holds no checkpoints")
-  with Checkpoints(workdir) as other:
-    step, found = other.steps(which)[-1], flatten(other.params(which))
+  if directory.is_one(workdir):
+    found, step = directory.open_directory(workdir).params, ""
+  else:
+    if not (pathlib.Path(workdir) / "checkpoints").is_dir():
+      raise UserError(f"init_from: {workdir} holds no checkpoints")
+    with Checkpoints(workdir) as other:
+      found, step = flatten(other.params(which)), f" step {other.steps(which)[-1]}"
   here = flatten(params)
   same = {
     name
@@ -173,7 +178,7 @@ def init_from(params, workdir: str, which: str, skip):
     there, ours = (getattr(tree.get(name), "shape", "nothing") for tree in (found, here))
     return f"{name}: {there} there, {ours} here"
 
-  logging.info("init_from %s step %d: %d of %d weights taken", workdir, step, len(same), len(here))
+  logging.info("init_from %s%s: %d of %d weights taken", workdir, step, len(same), len(here))
   for name in others:
     logging.info("init_from: not taken %s", told(name))
   wrong = [told(name) for name in others if not any(re.search(p, name) for p in skip)]
@@ -187,9 +192,8 @@ def init_from(params, workdir: str, which: str, skip):
     name = path_name(path)
     if name not in same:
       return x
-    return jax.make_array_from_callback(
-      x.shape, x.sharding, lambda index: np.asarray(found[name]).astype(x.dtype)[index]
-    )
+    whole = np.asarray(found[name]).astype(x.dtype)
+    return jax.make_array_from_callback(x.shape, x.sharding, lambda index: whole[index])
 
   return jax.tree_util.tree_map_with_path(take, params)
 

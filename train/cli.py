@@ -9,12 +9,15 @@ import sys
 from typing import Any
 
 import jax
+import numpy as np
 from absl import flags, logging
 from flax import nnx
 
 from train import models, sharding, tasks
 from train.checkpoint import Checkpoints
 from train.errors import UserError
+from train.interop import directory
+from train.optimizer import path_name
 from train.paths import cache_dir
 from train.workdir import load_config
 
@@ -66,23 +69,50 @@ class Run:
   steps: list[int]
 
 
-def load_run(workdir, checkpoint: str) -> Run:
-  """The weights of `latest`, `best`, STEP or `average:N`, on all devices here."""
-  cfg = load_config(workdir)
+def load_run(workdir, checkpoint: str, **changes) -> Run:
+  """The weights of `latest`, `best`, STEP or `average:N`, on all devices here; or those of hf:DIR.
+
+  `changes` are of the task's settings.
+  """
   mesh = sharding.make_mesh(dict(data=-1, fsdp=1, tensor=1))
+  if directory.is_one(workdir):
+    return _load_directory(directory.open_directory(str(workdir)), checkpoint, mesh, changes)
+  cfg = load_config(workdir)
   task = tasks.build(cfg.task, workdir)
-  graph, shapes = nnx.split(nnx.eval_shape(lambda: models.build(cfg.model, task, seed=0)))
+  if changes:
+    task = dataclasses.replace(task, **changes)
+  graph, like = _blank(cfg.model, task, mesh)
+  with Checkpoints(workdir, **checkpoint_policy(cfg)) as checkpoints:
+    steps = checkpoints.steps(checkpoint)
+    params = checkpoints.params(checkpoint, like["params"])
+  logging.info("%s: checkpoint %s, steps %s", workdir, checkpoint, steps)
+  return Run(cfg, task, graph, params, mesh, steps)
+
+
+def _load_directory(found, checkpoint, mesh, changes) -> Run:
+  if checkpoint != "latest":
+    raise UserError(f"--checkpoint {checkpoint}: hf:{found.path} has one set of weights")
+  task = tasks.make(found.task(**changes))
+  graph, like = _blank(found.model, task, mesh)
+
+  def place(path, x):
+    whole = np.asarray(found.params[path_name(path[1:])])
+    return jax.make_array_from_callback(x.shape, x.sharding, lambda index: whole[index])
+
+  params = jax.tree_util.tree_map_with_path(place, like)["params"]
+  return Run(None, task, graph, params, mesh, [])
+
+
+def _blank(model, task, mesh):
+  """The model's graph, and what its weights are to be: shapes and places."""
+  graph, shapes = nnx.split(nnx.eval_shape(lambda: models.build(model, task, seed=0)))
   shapes = dict(params=nnx.to_pure_dict(shapes))
   like = jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
     shapes,
     sharding.place(shapes, mesh),
   )
-  with Checkpoints(workdir, **checkpoint_policy(cfg)) as checkpoints:
-    steps = checkpoints.steps(checkpoint)
-    params = checkpoints.params(checkpoint, like["params"])
-  logging.info("%s: checkpoint %s, steps %s", workdir, checkpoint, steps)
-  return Run(cfg, task, graph, params, mesh, steps)
+  return graph, like
 
 
 def checkpoint_policy(cfg) -> dict:
@@ -95,7 +125,13 @@ def parser(doc: str) -> argparse.ArgumentParser:
   made = argparse.ArgumentParser(
     description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  made.add_argument("--workdir", required=True, type=pathlib.Path)
+  made.add_argument(
+    *("--workdir", "--model"),
+    required=True,
+    dest="workdir",
+    type=pathlib.Path,
+    help="a run's folder, or hf:DIR, a Hugging Face directory",
+  )
   made.add_argument(
     "--checkpoint",
     default="latest",

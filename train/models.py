@@ -9,8 +9,12 @@ from train.errors import UserError
 
 def build(cfg, task, seed: int) -> Transformer:
   """A Transformer of the section `model` with the task's head; UserError if there is none such."""
+  settings, words = dict(cfg), task.tokenizer.vocab_size
+  size = settings.pop("vocab_size", None) or words
+  if size < words:
+    raise UserError(f"model.vocab_size is {size}, but the vocabulary has {words} tokens")
   try:
-    config = TransformerConfig(vocab_size=task.tokenizer.vocab_size, **cfg)
+    config = TransformerConfig(vocab_size=size, **settings)
   except (TypeError, ValueError) as error:
     raise UserError(f"model: {error}") from error
   if config.positions == "learned" and task.longest > config.max_len:

@@ -34,6 +34,7 @@ from train.data.items import Items
 from train.data.tokenizer import Tokenizer
 from train.data.tokenizer import train as train_tokenizer
 from train.errors import UserError, choose, did_you_mean
+from train.interop import directory
 from train.report import Report
 from train.tasks import causal, classification, denoising, mixture, mlm, qa, tagging, translation
 from train.workdir import write_atomically
@@ -129,6 +130,11 @@ def build(cfg, workdir) -> Task:
   return mixture.Mixture(main=main, shares=shares, parts=parts, **shared)
 
 
+def make(settings) -> Task:
+  """The task of a section that says all: its tokenizer itself, and labels."""
+  return _make(settings, None)
+
+
 def _make(settings, folder, shared=types.MappingProxyType({})) -> Task:
   """The task of these settings, and of those of `shared` that it knows."""
   name = settings.pop("name")
@@ -156,11 +162,18 @@ def _tokenizer(spec, data, folder) -> Tokenizer:
         raise UserError(
           "tokenizer.path is missing: the file that a tokenizer named file is read of"
         )
-      Tokenizer.load(spec["path"]).save(path)
+      _tokenizer_of(spec["path"]).save(path)
     else:
       splits = [sources.open_split(one, "train") for one in data]
       train_tokenizer(spec, (text for split in splits for text in _texts(split))).save(path)
   return Tokenizer.load(path)
+
+
+def _tokenizer_of(path) -> Tokenizer:
+  """That of a tokenizer.json, or of hf:DIR."""
+  return (
+    directory.open_directory(path).tokenizer if directory.is_one(path) else Tokenizer.load(path)
+  )
 
 
 NO_TEXTS = ("id", "label")  # fields that a tokenizer need not learn
@@ -188,11 +201,12 @@ def _labels(make, data, path) -> tuple[str, ...]:
 def check_vocabulary(task: Task, workdir: str, skip: Sequence[str], **_) -> None:
   """UserError if the run in `workdir`, whose weights are to be taken, knows its tokens by other
   numbers: equal shapes would hide it. With the embeddings in `skip` it may."""
-  path = pathlib.Path(workdir) / "tokenizer.json"
+  foreign = directory.is_one(workdir)
+  path = workdir if foreign else pathlib.Path(workdir) / "tokenizer.json"
   skipped = any(re.search(pattern, "embedding/embedding") for pattern in skip)
-  if skipped or not path.exists():
+  if skipped or not (foreign or path.exists()):
     return
-  if Tokenizer.load(path).fingerprint != task.tokenizer.fingerprint:
+  if _tokenizer_of(path).fingerprint != task.tokenizer.fingerprint:
     raise UserError(
       f"init_from.workdir {workdir}: its tokenizer is another than this run's. Take it too"
       f" (task.tokenizer=dict(name='file', path='{path}'); configs do with init={workdir}), or"

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from model import heads
+from model import heads, layers
 from train import report, scores
 from train.data import encoders, labelled, sources
 from train.data.tokenizer import Tokenizer
@@ -30,6 +30,7 @@ class Classification:
   fields: tuple[str, ...] = ("text",)  # one, or two for pairs
   regression: bool = False  # labels are numbers
   pool: str = "first"  # first (BERT's), mean
+  pool_activation: str = "tanh"  # after the first token's dense layer
   stride: int = 0  # long texts in windows that begin so many tokens apart; 0: cut
   label_smoothing: float = 0.0
   pack: bool = True
@@ -40,6 +41,7 @@ class Classification:
 
   def __post_init__(self):
     choose(POOLS, self.pool, "task.pool")
+    choose(layers.ACTIVATIONS, self.pool_activation, "task.pool_activation")
     if not 1 <= len(self.fields) <= 2:
       raise UserError(f"task.fields is {self.fields}: one text, or two")
 
@@ -55,7 +57,8 @@ class Classification:
 
   @property
   def mixes(self) -> tuple:
-    return ("classification", self.labels, self.regression, self.pool, self.label_smoothing)
+    head = (self.labels, self.regression, self.pool, self.pool_activation)
+    return ("classification", *head, self.label_smoothing)
 
   @property
   def longest(self) -> int:
@@ -63,7 +66,7 @@ class Classification:
 
   def head(self, cfg, rngs):
     count = 1 if self.regression else len(self.labels)
-    return heads.LabelHead(cfg, count, pool=self.pool, rngs=rngs)
+    return heads.LabelHead(cfg, count, pool=self.pool, activation=self.pool_activation, rngs=rngs)
 
   def examples(self, split):
     return sources.open_split(self.data, split, (*self.fields, "label"))

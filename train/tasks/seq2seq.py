@@ -12,7 +12,7 @@ from absl import logging
 from model import decoding
 from train import losses
 from train.data.tokenizer import BOS, EOS, PAD, Tokenizer
-from train.errors import UserError
+from train.errors import UserError, choose
 from train.tasks.requests import Rows, changed
 
 
@@ -22,6 +22,7 @@ class Decoding:
 
   beam: int = 4
   length_penalty: float = 0.6
+  penalty: str = "wu"  # what its power is of: see model/decoding.py's PENALTIES
   temperature: float = 0.0  # above 0: sampling
   top_k: int = 0  # 0: all
   top_p: float = 1.0
@@ -33,6 +34,7 @@ class Decoding:
   def __post_init__(self):
     if self.beam < 1 or self.nbest < 1 or (not self.temperature and self.nbest > self.beam):
       raise UserError(f"nbest {self.nbest} and beam {self.beam}: 1 <= nbest <= beam")
+    choose(decoding.PENALTIES, self.penalty, "decoding.penalty")
     if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
       raise UserError("temperature and top_k must be at least 0, top_p in (0, 1]")
 
@@ -75,7 +77,9 @@ def settings(config: Mapping, task: str, changes: Mapping) -> Decoding:
   if "beam" in changes and "temperature" not in changes:
     changes = {**changes, "temperature": 0.0}
   made = changed(Decoding(**config), task, changes)
-  useless = ("beam", "length_penalty") if made.temperature else ("top_k", "top_p", "seed")
+  useless = (
+    ("beam", "length_penalty", "penalty") if made.temperature else ("top_k", "top_p", "seed")
+  )
   for key in changes:
     if key in useless:
       how = (
@@ -140,6 +144,7 @@ def search(model, cache, row_B, settings: Decoding, max_len: int, limit_B, first
       num_beams=settings.beam,
       num_return=settings.nbest,
       length_penalty=settings.length_penalty,
+      penalty=settings.penalty,
       **common,
     )
   return dict(tokens=found.tokens, scores=found.scores, lengths=found.lengths, row=row_B)

@@ -1,0 +1,169 @@
+"""python -m train.export --workdir runs/sst2 --checkpoint best --out DIR [--format ctranslate2]
+
+A trained run, or hf:DIR, as a Hugging Face directory that `transformers` loads with its Auto
+classes: config.json, model.safetensors, tokenizer. The family is the one that says all of the run's
+settings; where none does, what is without counterpart is named. --format ctranslate2 makes of that
+what CTranslate2 serves from (needs the packages ctranslate2, transformers and torch).
+"""
+
+import importlib.util
+import json
+import pathlib
+import tempfile
+
+import jax
+from absl import logging
+
+from train import cli
+from train.checkpoint import flatten
+from train.errors import UserError
+from train.interop import directory, export, vocabulary
+from train.interop.families import KINDS
+from train.tasks import (
+  causal,
+  classification,
+  denoising,
+  mlm,
+  qa,
+  seq2seq,
+  tagging,
+  translation,
+)
+
+FORMATS = ("hf", "ctranslate2")
+KIND_OF = {
+  mlm.Mlm: "mlm",
+  classification.Classification: "classification",
+  tagging.Tagging: "tagging",
+  qa.Qa: "qa",
+  causal.Causal: "causal",
+  translation.Translation: "translation",
+  denoising.Denoising: "translation",
+}
+
+
+def as_hf(workdir, checkpoint: str, out: pathlib.Path) -> None:
+  """Writes the run into the folder `out`; UserError for what transformers has no counterpart of."""
+  if directory.is_one(workdir):
+    found = directory.open_directory(str(workdir))
+    model, kind, tokenizer, params = found.model, found.kind, found.tokenizer, found.params
+    labels, first, activation = found.labels, found.family.model_type, found.family.pool_activation
+    decoding = found.generation if kind in ("causal", "translation") else None
+    labels = labels if kind in ("classification", "tagging") else ()
+  else:
+    run = cli.load_run(workdir, checkpoint)
+    task = run.task
+    kind, tokenizer = _kind(task), task.tokenizer
+    model = dict(run.cfg.model)
+    model["vocab_size"] = model.get("vocab_size") or tokenizer.vocab_size
+    params, first = flatten(jax.device_get(run.params)), _origin(run.cfg)
+    labels, activation = getattr(task, "labels", ()), getattr(task, "pool_activation", "tanh")
+    if getattr(task, "regression", False):
+      labels = ("value",)
+    decoding = getattr(task, "decoding", None)
+  fit = export.best(model, kind, activation, first)
+  out.mkdir(parents=True, exist_ok=True)
+  if found := sorted(path.name for path in out.iterdir()):
+    raise UserError(f"--out {out}: is not empty ({', '.join(found[:5])}); name a new folder")
+  roles, both = tokenizer.roles, bool(model["encoder_layers"] and model["decoder_layers"])
+  more = dict(
+    pad_token_id=roles.pad,
+    eos_token_id=roles.eos,
+    bos_token_id=roles.start,
+    is_encoder_decoder=both,
+  )
+  if both:
+    more["decoder_start_token_id"] = roles.start
+  if roles.mask is not None and fit.family.model_type == "esm":
+    more["mask_token_id"] = roles.mask
+  if kind == "classification" and len(labels) == 1:
+    more["problem_type"] = "regression"
+  zeros = export.write(out, fit, kind, params, more, labels)
+  vocabulary.write(tokenizer, out, encoder_decoder=both, max_length=_longest(fit.model))
+  if decoding is not None:
+    _write_generation(out, decoding, more, roles)
+  logging.info("%s: a %s (%s)", out, fit.family.model_type, fit.config["architectures"][0])
+  if zeros:
+    logging.info("with zeros for what the run has none of: %s", ", ".join(zeros))
+
+
+def _kind(task) -> str:
+  kind = KIND_OF.get(type(task))
+  if kind is None:
+    raise UserError(f"a {type(task).__name__} run has no counterpart; there are {', '.join(KINDS)}")
+  if getattr(task, "prefix", False):
+    raise UserError("task.prefix: no causal model of transformers sees a prefix whole")
+  if getattr(task, "pool", "first") != "first":
+    raise UserError(f"task.pool={task.pool!r} has no counterpart: transformers pools the first")
+  return kind
+
+
+def _origin(cfg) -> str:
+  """The family that a run began from, or ""."""
+  start = cfg.init_from.workdir
+  return directory.open_directory(start).family.model_type if directory.is_one(start) else ""
+
+
+def _longest(model) -> int:
+  return model["max_len"] if model["positions"] == "learned" else 10**9
+
+
+def _write_generation(out, decoding, more, roles) -> None:
+  """generation_config.json: our way of decoding, as far as transformers has it."""
+  decoding = seq2seq.Decoding(**decoding)
+  never = {roles.pad, roles.start} - {roles.eos}
+  told = dict(
+    **{key: more[key] for key in ("pad_token_id", "eos_token_id", "bos_token_id")},
+    num_beams=decoding.beam,
+    length_penalty=decoding.length_penalty,
+    do_sample=bool(decoding.temperature),
+    max_new_tokens=decoding.max_len_extra,
+    suppress_tokens=sorted(never) or None,
+  )
+  if "decoder_start_token_id" in more:
+    told["decoder_start_token_id"] = more["decoder_start_token_id"]
+  if roles.target_first:
+    told["forced_bos_token_id"] = roles.target_first[0]
+  if decoding.temperature:
+    told |= dict(temperature=decoding.temperature, top_k=decoding.top_k or 0, top_p=decoding.top_p)
+  if decoding.penalty == "wu" and decoding.length_penalty and decoding.beam > 1:
+    logging.warning(
+      "decoding.penalty 'wu' has no counterpart: transformers divides by length ** %g, where we"
+      " divide by ((5 + length) / 6) ** %g, so beams may rank otherwise",
+      *(decoding.length_penalty, decoding.length_penalty),
+    )
+  if decoding.max_len_ratio:
+    logging.warning(
+      "decoding.max_len_ratio has no counterpart: max_new_tokens is max_len_extra=%d alone",
+      decoding.max_len_extra,
+    )
+  text = json.dumps({k: v for k, v in told.items() if v is not None}, indent=2)
+  (out / "generation_config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def as_ctranslate2(workdir, checkpoint: str, out: pathlib.Path) -> None:
+  """Through the Hugging Face form and CTranslate2's own converter."""
+  for name in ("ctranslate2", "transformers", "torch"):
+    if importlib.util.find_spec(name) is None:
+      raise UserError(
+        f"--format ctranslate2 needs the package {name}: pip install ctranslate2 transformers torch"
+      )
+  import ctranslate2
+
+  with tempfile.TemporaryDirectory() as folder:
+    as_hf(workdir, checkpoint, pathlib.Path(folder))
+    ctranslate2.converters.TransformersConverter(folder).convert(str(out))
+
+
+def main(argv):
+  parser = cli.parser(__doc__)
+  parser.add_argument("--out", required=True, type=pathlib.Path)
+  parser.add_argument("--format", choices=FORMATS, default="hf")
+  args = parser.parse_args(argv)
+  write = as_hf if args.format == "hf" else as_ctranslate2
+  write(args.workdir, args.checkpoint, args.out)
+  print(args.out)
+
+
+if __name__ == "__main__":
+  cli.run(main)

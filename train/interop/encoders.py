@@ -1,0 +1,275 @@
+"""BERT, RoBERTa, DistilBERT, ELECTRA and ESM (the one with rotary positions, for our own encoders)."""
+
+import dataclasses
+
+from train.interop.families import (
+  Family,
+  Row,
+  activation,
+  attention,
+  field,
+  linear,
+  norm,
+  same,
+)
+
+LAYER, BLOCK = "encoder.layer.{}", "encoder/blocks/{}"
+
+
+def _labels(theirs: str) -> tuple[Row, ...]:
+  return linear(theirs, "head/labels", body=False)
+
+
+def _classes(name: str) -> dict[str, str]:
+  return {
+    f"{name}Model": "body",
+    f"{name}ForMaskedLM": "mlm",
+    f"{name}ForSequenceClassification": "classification",
+    f"{name}ForTokenClassification": "tagging",
+    f"{name}ForQuestionAnswering": "qa",
+  }
+
+
+BERT = Family(
+  model_type="bert",
+  prefix="bert.",
+  classes=_classes("Bert") | {"BertForPreTraining": "mlm"},
+  settings=(
+    field("vocab_size", "vocab_size", 30522),
+    field("hidden_size", "dim", 768),
+    field("num_hidden_layers", "encoder_layers", 12),
+    field("num_attention_heads", "num_heads", 12),
+    field("intermediate_size", "mlp_dim", 3072),
+    activation("hidden_act", "gelu"),
+    field("hidden_dropout_prob", "dropout", 0.1),
+    field("attention_probs_dropout_prob", "attention_dropout", 0.1),
+    field("max_position_embeddings", "max_len", 512),
+    field("type_vocab_size", "token_types", 2),
+    field("layer_norm_eps", "norm_eps", 1e-12),
+    field("initializer_range", "init_std", 0.02),
+  ),
+  constants=dict(
+    decoder_layers=0,
+    positions="learned",
+    norm="layer",
+    norm_position="post",
+    embedding_norm=True,
+    embed_scale=False,
+    output_bias=True,
+  ),
+  fixed=dict(
+    position_embedding_type="absolute",
+    is_decoder=False,
+    add_cross_attention=False,
+    tie_word_embeddings=True,
+    pruned_heads={},
+  ),
+  # of a head's dropout, and of the pooler in old files
+  ignored=(
+    "classifier_dropout",
+    "directionality",
+    "pooler_fc_size",
+    "pooler_num_attention_heads",
+    "pooler_num_fc_layers",
+    "pooler_size_per_head",
+    "pooler_type",
+  ),
+  rows=(
+    *same("embeddings.word_embeddings", "embedding"),
+    *same("embeddings.position_embeddings", "encoder/embeddings/positions"),
+    *same("embeddings.token_type_embeddings", "encoder/embeddings/types"),
+    *norm("embeddings.LayerNorm", "encoder/embeddings/norm"),
+    *attention(
+      f"{LAYER}.attention",
+      f"{BLOCK}/self_attention",
+      ("self.query", "self.key", "self.value", "output.dense"),
+    ),
+    *norm(f"{LAYER}.attention.output.LayerNorm", f"{BLOCK}/self_norm"),
+    *linear(f"{LAYER}.intermediate.dense", f"{BLOCK}/mlp/up"),
+    *linear(f"{LAYER}.output.dense", f"{BLOCK}/mlp/down"),
+    *norm(f"{LAYER}.output.LayerNorm", f"{BLOCK}/mlp_norm"),
+  ),
+  heads=dict(
+    body=linear("pooler.dense", "head/dense"),
+    mlm=(
+      *linear("cls.predictions.transform.dense", "head/dense", body=False),
+      *norm("cls.predictions.transform.LayerNorm", "head/norm", body=False),
+      Row("cls.predictions.bias", "output_bias", "vector", body=False),
+    ),
+    classification=(*linear("pooler.dense", "head/dense"), *_labels("classifier")),
+    tagging=_labels("classifier"),
+    qa=_labels("qa_outputs"),
+  ),
+  copies={
+    "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+    "cls.predictions.decoder.bias": "cls.predictions.bias",
+  },
+  computed=r"embeddings\.(position|token_type)_ids$",
+  # the next sentence; the pooler of a model that does not pool
+  left_out=r"^cls\.seq_relationship\.|^bert\.pooler\.",
+)
+
+ROBERTA = dataclasses.replace(
+  BERT,
+  model_type="roberta",
+  prefix="roberta.",
+  classes=_classes("Roberta"),
+  settings=(
+    *(one for one in BERT.settings if one.ours not in ("max_len", "vocab_size")),
+    field("vocab_size", "vocab_size", 50265),
+    # the first position is pad's id + 1 = 2, and the rows before it are in the table
+    field("max_position_embeddings", "max_len", 512, lambda n: n - 2, lambda n: n + 2),
+  ),
+  constants=BERT.constants | dict(position_offset=2),
+  fixed=BERT.fixed | dict(pad_token_id=1),
+  heads=dict(
+    body=linear("pooler.dense", "head/dense"),
+    mlm=(
+      *linear("lm_head.dense", "head/dense", body=False),
+      *norm("lm_head.layer_norm", "head/norm", body=False),
+      Row("lm_head.bias", "output_bias", "vector", body=False),
+    ),
+    classification=(
+      *linear("classifier.dense", "head/dense", body=False),
+      *_labels("classifier.out_proj"),
+    ),
+    tagging=_labels("classifier"),
+    qa=_labels("qa_outputs"),
+  ),
+  copies={
+    "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
+    "lm_head.decoder.bias": "lm_head.bias",
+  },
+  left_out=r"^roberta\.pooler\.",
+)
+
+_DISTIL = "transformer.layer.{}"
+DISTILBERT = Family(
+  model_type="distilbert",
+  prefix="distilbert.",
+  classes=_classes("DistilBert"),
+  settings=(
+    field("vocab_size", "vocab_size", 30522),
+    field("dim", "dim", 768),
+    field("n_layers", "encoder_layers", 6),
+    field("n_heads", "num_heads", 12),
+    field("hidden_dim", "mlp_dim", 3072),
+    activation("activation", "gelu"),
+    field("dropout", "dropout", 0.1),
+    field("attention_dropout", "attention_dropout", 0.1),
+    field("max_position_embeddings", "max_len", 512),
+    field("initializer_range", "init_std", 0.02),
+  ),
+  constants=BERT.constants | dict(norm_eps=1e-12),
+  fixed=dict(sinusoidal_pos_embds=False, tie_word_embeddings=True, pruned_heads={}),
+  ignored=("qa_dropout", "seq_classif_dropout", "tie_weights_"),
+  rows=(
+    *same("embeddings.word_embeddings", "embedding"),
+    *same("embeddings.position_embeddings", "encoder/embeddings/positions"),
+    *norm("embeddings.LayerNorm", "encoder/embeddings/norm"),
+    *attention(
+      f"{_DISTIL}.attention", f"{BLOCK}/self_attention", ("q_lin", "k_lin", "v_lin", "out_lin")
+    ),
+    *norm(f"{_DISTIL}.sa_layer_norm", f"{BLOCK}/self_norm"),
+    *linear(f"{_DISTIL}.ffn.lin1", f"{BLOCK}/mlp/up"),
+    *linear(f"{_DISTIL}.ffn.lin2", f"{BLOCK}/mlp/down"),
+    *norm(f"{_DISTIL}.output_layer_norm", f"{BLOCK}/mlp_norm"),
+  ),
+  heads=dict(
+    mlm=(
+      *linear("vocab_transform", "head/dense", body=False),
+      *norm("vocab_layer_norm", "head/norm", body=False),
+      Row("vocab_projector.bias", "output_bias", "vector", body=False),
+    ),
+    classification=(*linear("pre_classifier", "head/dense", body=False), *_labels("classifier")),
+    tagging=_labels("classifier"),
+    qa=_labels("qa_outputs"),
+  ),
+  copies={"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"},
+  pool_activation="relu",
+)
+
+ELECTRA = dataclasses.replace(
+  BERT,
+  model_type="electra",
+  prefix="electra.",
+  classes=_classes("Electra"),
+  settings=(
+    *(one for one in BERT.settings if one.ours not in ("dim", "mlp_dim", "num_heads")),
+    field("embedding_size", "embedding_dim", 128),
+    field("hidden_size", "dim", 256),
+    field("intermediate_size", "mlp_dim", 1024),
+    field("num_attention_heads", "num_heads", 4),
+  ),
+  fixed=BERT.fixed | dict(summary_type="first", summary_use_proj=True, summary_activation="gelu"),
+  ignored=(*BERT.ignored, "summary_last_dropout"),
+  rows=(*BERT.rows, *linear("embeddings_project", "encoder/embeddings/projection")),
+  heads=dict(
+    mlm=(
+      *linear("generator_predictions.dense", "head/dense", body=False),
+      *norm("generator_predictions.LayerNorm", "head/norm", body=False),
+      Row("generator_lm_head.bias", "output_bias", "vector", body=False),
+    ),
+    classification=(
+      *linear("classifier.dense", "head/dense", body=False),
+      *_labels("classifier.out_proj"),
+    ),
+    tagging=_labels("classifier"),
+    qa=_labels("qa_outputs"),
+  ),
+  copies={"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"},
+  left_out=r"^discriminator_predictions\.",
+  pool_activation="gelu",
+)
+
+ESM = dataclasses.replace(
+  BERT,
+  model_type="esm",
+  prefix="esm.",
+  classes={name: kind for name, kind in _classes("Esm").items() if kind not in ("qa",)},
+  settings=(
+    *(one for one in BERT.settings if one.ours not in ("token_types", "activation")),
+    field("rope_theta", "rope_theta", 10000.0),
+  ),
+  constants=dict(
+    decoder_layers=0,
+    positions="rotary",
+    norm="layer",
+    norm_position="pre",
+    activation="gelu",
+    embed_scale=False,
+    output_bias=True,
+  ),
+  fixed=dict(
+    position_embedding_type="rotary",
+    emb_layer_norm_before=False,
+    token_dropout=False,
+    is_folding_model=False,
+    esmfold_config=None,
+    vocab_list=None,
+    is_decoder=False,
+    add_cross_attention=False,
+    tie_word_embeddings=True,
+  ),
+  rows=(
+    *same("embeddings.word_embeddings", "embedding"),
+    *attention(
+      f"{LAYER}.attention",
+      f"{BLOCK}/self_attention",
+      ("self.query", "self.key", "self.value", "output.dense"),
+    ),
+    *norm(f"{LAYER}.attention.LayerNorm", f"{BLOCK}/self_norm"),
+    *linear(f"{LAYER}.intermediate.dense", f"{BLOCK}/mlp/up"),
+    *linear(f"{LAYER}.output.dense", f"{BLOCK}/mlp/down"),
+    *norm(f"{LAYER}.LayerNorm", f"{BLOCK}/mlp_norm"),
+    *norm("encoder.emb_layer_norm_after", "encoder/norm"),
+  ),
+  heads=dict(
+    mlm=ROBERTA.heads["mlm"],
+    classification=ROBERTA.heads["classification"],
+    tagging=_labels("classifier"),
+  ),
+  copies={"lm_head.decoder.weight": "esm.embeddings.word_embeddings.weight"},
+  computed=r"(position_ids|inv_freq)$",
+  left_out=r"^(esm\.)?(contact_head|pooler)\.",  # of proteins
+)

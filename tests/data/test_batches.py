@@ -231,8 +231,8 @@ def test_truncated_sides_end_in_eos_and_are_counted_and_unpacked_is_one_a_row(mo
     for batch in take(one, 15):
       for side, numbers in (("labels", "segments"), ("source", "source_segments")):
         last = batch[numbers].sum(1) - 1
-        assert (batch[side][np.arange(4), last] == WORDS.eos).all()
-        assert (batch[side] == WORDS.eos).sum() == 4
+        assert (batch[side][np.arange(4), last] == WORDS.roles.eos).all()
+        assert (batch[side] == WORDS.roles.eos).sum() == 4
   with stream():
     assert len(told) == 1
 
@@ -262,6 +262,8 @@ def test_all_waiting_is_stall_and_nothing_else():
 
 class OneSide:
   """Items with one side only, which say their own labels along the source."""
+
+  start = 1
 
   def __init__(self, side):
     self.side, self.fingerprint = side, side

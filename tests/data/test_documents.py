@@ -11,7 +11,8 @@ from train import paths
 from train.data.batches import Batches, Layout
 from train.data.corruption import Corruption
 from train.data.documents import Denoise, MaskedLm, NextToken, PrefixLm, Tokens, Windows
-from train.data.tokenizer import BOS, EOS, UNK, train
+from train.data.tokenizer import train
+from train.data.vocabulary import BOS, EOS, UNK
 from train.errors import UserError
 
 
@@ -29,8 +30,8 @@ BYTES = train({"name": "byte", "special": ("<mask>",)}, [])
 CHARS = train({"name": "char", "special": ("<mask>",)}, ["abcdefghijklmnopqrstuvwxyz "])
 MASK = WORDS.id("<mask>")
 TEXTS = ["a b c d e f g", "h", "i j a b", "c d"]
-SPANS = Denoise(Corruption("spans", 0.4, 2.0, sentinels=WORDS.sentinels))
-MASKED = MaskedLm(MASK, WORDS.words, 0.4)
+SPANS = Denoise(Corruption("spans", 0.4, 2.0, sentinels=WORDS.sentinels), WORDS.roles)
+MASKED = MaskedLm(WORDS.roles, WORDS.words, 0.4)
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +68,10 @@ ROWS = st.lists(st.lists(st.integers(60, 99), min_size=1, max_size=12), min_size
 def test_windows_across_documents_are_all_tokens_joined(rows, length):
   rows = [[*row, EOS] for row in rows]
   joined = [token for row in rows for token in row]
-  made = [item["target"].tolist() for item in read(Windows(Loose(rows), length, NextToken(), True))]
+  made = [
+    item["target"].tolist()
+    for item in read(Windows(Loose(rows), length, NextToken(WORDS.roles), True))
+  ]
   found = [token for target in made for token in target]
   # of the last window a single token is left out
   assert found == joined[: len(joined) - (len(joined) % length == 1)]
@@ -78,7 +82,7 @@ def test_windows_across_documents_are_all_tokens_joined(rows, length):
 @pytest.mark.parametrize("ends", [True, False])
 def test_a_window_lies_in_one_document(ends, rows, length):
   rows = [[*row, EOS] for row in rows]
-  objective = Denoise(Corruption("prefix")) if ends else NextToken()
+  objective = Denoise(Corruption("prefix"), WORDS.roles) if ends else NextToken(WORDS.roles)
   items = read(Windows(Loose(rows), length, objective))
   expected = []
   for row in rows:
@@ -94,7 +98,7 @@ def test_a_window_lies_in_one_document(ends, rows, length):
 
 
 @given(rows=ROWS, length=st.integers(2, 9), across=st.booleans())
-@pytest.mark.parametrize("objective", [NextToken(), PrefixLm()])
+@pytest.mark.parametrize("objective", [NextToken(WORDS.roles), PrefixLm(WORDS.roles)])
 def test_inputs_are_the_labels_one_later(objective, rows, length, across):
   rows = [[*row, EOS] for row in rows]
   before = {}  # of each token of the stream, by its place
@@ -115,7 +119,7 @@ def test_inputs_are_the_labels_one_later(objective, rows, length, across):
 
 def test_next_token_batches_are_the_packers_own():
   """Where no window begins inside a document, `inputs` are what packing makes of the labels."""
-  windows = Windows(Tokens(Docs(TEXTS), WORDS), 8, NextToken())
+  windows = Windows(Tokens(Docs(TEXTS), WORDS), 8, NextToken(WORDS.roles))
   layout = Layout(2, 0, 16)
   with Batches(windows, layout, seed=0) as ours:
     batch = next(ours)
@@ -130,7 +134,7 @@ def test_next_token_batches_are_the_packers_own():
 def test_what_a_prefix_shows_has_no_weight_and_the_rest_no_sight_of_what_comes():
   ids = np.arange(60, 80)
   for seed in range(30):
-    item = PrefixLm()(ids, BOS, np.random.default_rng(seed))
+    item = PrefixLm(WORDS.roles)(ids, BOS, np.random.default_rng(seed))
     learned = np.flatnonzero(item["weights"])
     assert learned[0] > 0
     assert learned.tolist() == list(range(learned[0], 20))
@@ -143,8 +147,8 @@ def test_what_a_prefix_shows_has_no_weight_and_the_rest_no_sight_of_what_comes()
 
 @given(seed=st.integers(0, 1000), rate=st.floats(0.05, 0.9))
 def test_hidden_tokens_are_the_labels(seed, rate):
-  ids = np.random.default_rng(seed).integers(*WORDS.words, 40)
-  item = MaskedLm(MASK, WORDS.words, rate)(ids, BOS, np.random.default_rng(seed))
+  ids = np.random.default_rng(seed).choice(WORDS.words, 40)
+  item = MaskedLm(WORDS.roles, WORDS.words, rate)(ids, BOS, np.random.default_rng(seed))
   assert (item["source"][0], item["source"][-1]) == (BOS, EOS)
   weights = item["weights"][1:-1] > 0
   assert weights.sum() == int(40 * rate)
@@ -156,7 +160,9 @@ def test_hidden_tokens_are_the_labels(seed, rate):
 @pytest.mark.parametrize("across", [True, False])
 def test_an_eos_is_never_hidden_and_a_document_has_one(across):
   texts = [text for text in TEXTS * 3 if len(text) > 1]
-  items = read(Windows(Tokens(Docs(texts), WORDS), 6, MaskedLm(MASK, WORDS.words, 0.9), across))
+  items = read(
+    Windows(Tokens(Docs(texts), WORDS), 6, MaskedLm(WORDS.roles, WORDS.words, 0.9), across)
+  )
   for item in items:
     eos = item["source"][1:-1] == EOS
     assert across or not eos.any()
@@ -170,7 +176,7 @@ def test_words_of_several_pieces_are_hidden_wholly(tokenizer):
   texts = ["the zebra sat on unknown mats", "quagga"] * 8
   hidden, of_two_documents = [0, 0], []
   tokens = Tokens(Docs(texts, "zebras"), tokenizer)
-  whole = MaskedLm(4, tokenizer.words, 0.5, tokenizer.word_starts)
+  whole = MaskedLm(tokenizer.roles, tokenizer.words, 0.5, tokenizer.word_starts)
   (item,) = read(Windows(tokens, 1000, whole, across=True))
   chosen, place, before = item["weights"][1:-1] > 0, 0, False
   for text in texts:
@@ -198,7 +204,7 @@ def same(a, b):
   )
 
 
-@pytest.mark.parametrize("objective", [SPANS, MASKED, PrefixLm()])
+@pytest.mark.parametrize("objective", [SPANS, MASKED, PrefixLm(WORDS.roles)])
 def test_what_is_random_is_a_function_of_seed_and_place(objective):
   tokens = Tokens(Docs(["a b c d e f g h i j " * 3] * 6), WORDS)
   windows = Windows(tokens, 30, objective)
@@ -211,7 +217,9 @@ def test_what_is_random_is_a_function_of_seed_and_place(objective):
   assert not same(read(static)[:1], read(static)[1:2])  # yet each window has its own
 
 
-@pytest.mark.parametrize("objective", [SPANS, MASKED, PrefixLm(), NextToken()])
+@pytest.mark.parametrize(
+  "objective", [SPANS, MASKED, PrefixLm(WORDS.roles), NextToken(WORDS.roles)]
+)
 @pytest.mark.parametrize("across", [True, False])
 def test_no_item_takes_more_than_its_room(objective, across):
   windows = Windows(Tokens(Docs(TEXTS * 5), WORDS), 5, objective, across)

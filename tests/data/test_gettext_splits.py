@@ -91,7 +91,7 @@ def test_several_languages_are_told_by_the_first_token(programs):
   for (english, _), row in zip(expected, rows):
     name, _, rest = english.partition(" ")
     plain = learned.encode_batch([rest])[0]
-    assert list(row["source"]) == [learned.id(name), *plain, learned.eos]
+    assert list(row["source"]) == [learned.id(name), *plain, learned.roles.eos]
   lengths = items.Pairs(marked, learned, 99, 99).rooms()[:, 0]
   assert np.array_equal(lengths, [len(row["source"]) for row in rows])
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from train.data.encoders import Answers, Classes, Tags
 from train.data.labelled import Labelled, Typed, windows
-from train.data.tokenizer import BOS, EOS, train
+from train.data.tokenizer import train
+from train.data.vocabulary import BOS, EOS
 from train.errors import UserError
 
 TEXTS = ["the cat sat on the mat", "a dog ran", "who sat on the mat ?"] * 3

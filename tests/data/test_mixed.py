@@ -12,12 +12,14 @@ from tests.data.test_batches import same, take
 from train.data import items, mixed
 from train.data.batches import Batches, Layout
 from train.data.mixed import BLOCK, Mixed
-from train.data.tokenizer import EOS
+from train.data.vocabulary import BOS, EOS
 from train.errors import UserError
 
 
 class Numbers:
   """Item i of part p: a target that says p and i, some tokens more, and its place in the stream."""
+
+  start = BOS
 
   def __init__(self, part, count):
     self.part, self.count, self.fingerprint = part, count, f"{part}-{count}"

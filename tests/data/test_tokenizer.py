@@ -13,8 +13,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from train.data import tokenizer
 from train.data.tokenizer import Tokenizer, train
+from train.data.vocabulary import SIZED, SPECIALS
 from train.errors import UserError
 
 TEXTS = [
@@ -68,7 +68,7 @@ def test_training_texts_survive(trained, name):
 def test_every_training_character_and_word_is_known(texts):
   char = train({"name": "char"}, texts)
   assert [char.decode(ids) for ids in char.encode_batch(texts)] == texts
-  texts = [text for text in texts if not set(text.split()) & set(tokenizer.SPECIALS)] + ["end"]
+  texts = [text for text in texts if not set(text.split()) & set(SPECIALS)] + ["end"]
   word = train({"name": "word"}, texts)
   assert [word.decode(ids) for ids in word.encode_batch(texts)] == [normalised(t) for t in texts]
 
@@ -89,7 +89,7 @@ def test_bytes_are_numbered_from_four(trained):
 
 def test_an_unknown_word_shows_and_a_word_spelled_like_a_special_ends_nothing(trained):
   (ids,) = trained["word"].encode_batch(["the <eos> <pad> zebra cat"])
-  assert ids.count(trained["word"].unk) == 3
+  assert ids.count(trained["word"].roles.unk) == 3
   assert trained["word"].decode(ids) == "the <unk> <unk> <unk> cat"
 
 
@@ -97,7 +97,10 @@ def test_an_unknown_word_shows_and_a_word_spelled_like_a_special_ends_nothing(tr
 def test_decode_stops_at_eos_and_drops_pad_and_bos(trained, name):
   one = trained[name]
   cat, dog = one.encode_batch(["the cat", "dog"])
-  assert one.decode([one.bos, one.pad, *cat, one.pad, one.eos, *dog]) == "the cat"
+  assert (
+    one.decode([one.roles.start, one.roles.pad, *cat, one.roles.pad, one.roles.eos, *dog])
+    == "the cat"
+  )
   assert one.decode([]) == ""
 
 
@@ -169,7 +172,7 @@ def test_unigram_prefers_few_pieces_for_frequent_words():
   assert min(len(ids) for ids in one.encode_batch(seldom)) > 1
 
 
-@pytest.mark.parametrize("name", tokenizer.SIZED)
+@pytest.mark.parametrize("name", SIZED)
 @pytest.mark.parametrize("size", [260, 261, 300])
 def test_a_size_is_kept(name, size):
   assert 260 <= train({"name": name, "vocab_size": size}, TIED).vocab_size <= size
@@ -225,8 +228,8 @@ def special():
 @pytest.mark.parametrize("name", SPECS)
 def test_special_tokens_come_first_and_text_never_turns_into_one(special, name):
   one, names = special[name], ["<mask>", "<extra_0>", "<extra_1>", "<extra_2>"]
-  assert one.specials == {token: i for i, token in enumerate([*tokenizer.SPECIALS, *names])}
-  assert one.words == (8, one.vocab_size)
+  assert one.specials == {token: i for i, token in enumerate([*SPECIALS, *names])}
+  assert one.words.tolist() == list(range(8, one.vocab_size))
   assert one.sentinels == (5, 6, 7)
   assert one.id("<mask>") == 4
   for text in (" ".join(one.specials), "x<mask>"):
@@ -322,7 +325,9 @@ def test_the_bytes_of_a_texts_tokens_are_its_utf8(special, name, text):
   (ids,) = one.encode_batch([text])
   count = int(one.byte_lengths[ids].sum())
   if name == "char":
-    known = [character for character in text if one.unk not in one.encode_batch([character])[0]]
+    known = [
+      character for character in text if one.roles.unk not in one.encode_batch([character])[0]
+    ]
     assert count == len("".join(known).encode())
   elif name == "byte" or not text:
     assert count == len(text.encode())
@@ -354,7 +359,7 @@ def test_offsets_say_which_characters_a_piece_stands_for(special, name, text):
     assert 0 <= start <= stop <= len(text)
     piece = text[start:stop]
     assert piece == piece.lstrip()
-    if i != one.unk and "\ufffd" not in one.decode([i]):  # which is half a character
+    if i != one.roles.unk and "\ufffd" not in one.decode([i]):  # which is half a character
       assert one.decode([i]).strip() == piece.strip()
     covered.update(range(start, stop))
   assert {i for i, character in enumerate(text) if not character.isspace()} <= covered

@@ -80,6 +80,7 @@ class Maker:
       source_len=self.source_len,
       target_len=self.target_len,
       extras=self.items.extras,
+      **({"start": self.items.start} if self.target_len else {}),
     )
 
 

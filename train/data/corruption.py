@@ -33,7 +33,7 @@ class Corruption:
   mean_span: float = 3.0
   mask: int = 0  # id of <mask>
   sentinels: Sequence[int] = ()  # their ids, in order
-  words: tuple[int, int] = (0, 0)  # random tokens are drawn from range(*words)
+  words: np.ndarray = ()  # ids of which random tokens are drawn
 
   def __post_init__(self):
     choose(STYLES, self.style, "task.style")
@@ -149,10 +149,11 @@ STYLES = {
 }
 
 
-def hide(ids, chosen, mask: int, words: tuple[int, int], rng) -> np.ndarray:
+def hide(ids, chosen, mask: int, words: np.ndarray, rng) -> np.ndarray:
   """The chosen tokens as Devlin et al. 2019 hide them: 80% mask, 10% a random word, 10% as is."""
   how = rng.random(len(ids))
-  hidden = np.where(how < 0.8, mask, np.where(how < 0.9, rng.integers(*words, len(ids)), ids))
+  drawn = np.asarray(words)[rng.integers(len(words), size=len(ids))]
+  hidden = np.where(how < 0.8, mask, np.where(how < 0.9, drawn, ids))
   return np.where(chosen, hidden, ids)
 
 

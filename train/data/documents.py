@@ -14,7 +14,8 @@ import numpy as np
 from absl import logging
 
 from train.data import corruption, items
-from train.data.tokenizer import BOS, EOS, Tokenizer
+from train.data.tokenizer import Tokenizer
+from train.data.vocabulary import Roles
 from train.errors import UserError
 from train.paths import cache_dir, new_folder
 
@@ -50,7 +51,7 @@ class Tokens:
     return folder
 
   def _write(self, folder):
-    starts, empty = [0], []
+    starts, empty, eos = [0], [], self.tokenizer.roles.eos
     with open(folder / "ids", "wb") as file:
       for first in range(0, len(self.source), items.CHUNK):
         numbers = range(first, min(first + items.CHUNK, len(self.source)))
@@ -59,7 +60,7 @@ class Tokens:
           if not ids:
             empty.append(number)
             continue
-          file.write(np.asarray([*ids, EOS], np.int32).tobytes())
+          file.write(np.asarray([*ids, eos], np.int32).tobytes())
           starts.append(starts[-1] + len(ids) + 1)
         logging.log_every_n_seconds(
           logging.INFO, "encoded %d of %d documents", 10, first, len(self.source)
@@ -87,7 +88,7 @@ class Objective(Protocol):
     """The most source and target tokens that a window of that length gives."""
 
   def __call__(self, ids: np.ndarray, before: int, rng: np.random.Generator) -> items.Item:
-    """The item of a window's ids; `before` is the token in front of it, bos if there is none."""
+    """The item of a window's ids; `before` is the token in front of it, the start if none is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +126,10 @@ class Windows:
   def extras(self) -> Mapping[str, str]:
     return self.objective.extras
 
+  @property
+  def start(self) -> int:
+    return self.tokens.tokenizer.roles.start
+
   def rooms(self) -> np.ndarray:
     spans = self._spans
     if not len(spans):
@@ -133,12 +138,12 @@ class Windows:
     return np.asarray([self.objective.room(n) for n in lengths.tolist()], np.int32)[which]
 
   def read(self, numbers, places):
-    made = []
+    made, roles = [], self.tokens.tokenizer.roles
     for number, place in zip(numbers, places):
       start, stop = self._spans[number].tolist()
       ids = np.asarray(self.tokens.ids[start:stop])
-      fresh = start == 0 or self.tokens.ids[start - 1] == EOS
-      before = BOS if fresh or not self.across else int(self.tokens.ids[start - 1])
+      fresh = start == 0 or self.tokens.ids[start - 1] == roles.eos
+      before = roles.start if fresh or not self.across else int(self.tokens.ids[start - 1])
       rng = np.random.default_rng([self.seed, number if self.static else place])
       made.append(self.objective(ids, before, rng))
     return made
@@ -146,15 +151,21 @@ class Windows:
   __reduce__ = items.reduced
 
 
-def _inputs(ids, before):
-  """The ids one later. bos stands in front of each document, as it does when predicting."""
+def _framed(first, ids, eos):
+  return np.concatenate([np.asarray(first, np.int32), ids, [eos]])
+
+
+def _inputs(ids, before, roles):
+  """The ids one later. The start is in front of each document, as it is when predicting."""
   inputs = np.concatenate([[before], ids[:-1]])
-  return np.where(inputs == EOS, BOS, inputs)
+  return np.where(inputs == roles.eos, roles.start, inputs)
 
 
 @dataclasses.dataclass(frozen=True)
 class NextToken:
   """Each token given those before it."""
+
+  roles: Roles
 
   extras = types.MappingProxyType({"inputs": "int32"})
   ends = False
@@ -164,12 +175,14 @@ class NextToken:
 
   def __call__(self, ids, before, rng):
     del rng
-    return {"target": ids, "inputs": _inputs(ids, before)}
+    return {"target": ids, "inputs": _inputs(ids, before, self.roles)}
 
 
 @dataclasses.dataclass(frozen=True)
 class PrefixLm:
   """A decoder that sees a random prefix whole and learns the rest (Raffel et al. 2020, fig. 4)."""
+
+  roles: Roles
 
   extras = types.MappingProxyType({"inputs": "int32", "prefix": "int32", "weights": "float32"})
   ends = False
@@ -182,7 +195,7 @@ class PrefixLm:
     shown = np.arange(len(ids)) < place
     return {
       "target": ids,
-      "inputs": _inputs(ids, before),
+      "inputs": _inputs(ids, before, self.roles),
       # inputs are the labels one later: the prefix is one longer there
       "prefix": (np.arange(len(ids)) <= place).astype(np.int32),
       "weights": np.where(shown, 0, 1).astype(np.float32),
@@ -194,46 +207,52 @@ class Denoise:
   """An encoder-decoder's pair of source and target."""
 
   corruption: corruption.Corruption
+  roles: Roles
   extras = types.MappingProxyType({})
   ends = True
 
   def room(self, length: int) -> tuple[int, int]:
     source, target = self.corruption.room(length)
-    return source + 1, target + 1
+    roles = self.roles
+    return source + len(roles.source_first) + 1, target + len(roles.target_first) + 1
 
   def __call__(self, ids, before, rng):
     del before
-    source, target = self.corruption(ids, rng)
-    return {"source": np.append(source, EOS), "target": np.append(target, EOS)}
+    (source, target), roles = self.corruption(ids, rng), self.roles
+    return {
+      "source": _framed(roles.source_first, source, roles.eos),
+      "target": _framed(roles.target_first, target, roles.eos),
+    }
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskedLm:
-  """What an encoder reads, between bos and eos, and the labels of the tokens it cannot see.
+  """What an encoder reads, with what frames a text, and the labels of the tokens it cannot see.
 
   The eos between two documents of a window is never hidden.
   """
 
-  mask: int
-  words: tuple[int, int]
+  roles: Roles  # with a mask
+  words: np.ndarray  # ids of which random tokens are drawn
   rate: float
   word_starts: np.ndarray | None = None  # bool [V]: whole words are hidden
   extras = types.MappingProxyType({"labels": "int32", "weights": "float32"})
   ends = True
 
   def room(self, length: int) -> tuple[int, int]:
-    return length + 2, 0
+    return length + len(self.roles.first) + 1, 0
 
   def __call__(self, ids, before, rng):
     del before
     starts = np.ones(len(ids), bool) if self.word_starts is None else self.word_starts[ids]
-    eos = ids == EOS
+    eos = ids == self.roles.eos
     starts[1:] |= eos[:-1]
     chosen = np.zeros(len(ids), bool)
     chosen[~eos] = corruption.choose_words(starts[~eos], self.rate, rng)
-    hidden = corruption.hide(ids, chosen, self.mask, self.words, rng)
+    hidden = corruption.hide(ids, chosen, self.roles.mask, self.words, rng)
+    around = (len(self.roles.first), 1)
     return {
-      "source": np.concatenate([[BOS], hidden, [EOS]]),
-      "labels": np.concatenate([[0], np.where(chosen, ids, 0), [0]]),
-      "weights": np.concatenate([[0], chosen, [0]]).astype(np.float32),
+      "source": _framed(self.roles.first, hidden, self.roles.eos),
+      "labels": np.pad(np.where(chosen, ids, 0), around),
+      "weights": np.pad(chosen.astype(np.float32), around),
     }

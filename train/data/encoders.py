@@ -8,13 +8,20 @@ import numpy as np
 
 from train.data import items
 from train.data.labelled import Encoded, Window
-from train.data.tokenizer import BOS, EOS, Tokenizer
+from train.data.tokenizer import Tokenizer
 from train.errors import UserError
 
 
 def _row(encoded: Encoded, window: Window, dtype) -> np.ndarray:
   """Zeros for head, window and eos."""
   return np.zeros(len(encoded.head) + window.stop - window.start + 1, dtype)
+
+
+def _types(encoded: Encoded, window: Window) -> np.ndarray:
+  """0 for the head, 1 for what is behind it."""
+  types = _row(encoded, window, np.int32)
+  types[len(encoded.head) :] = 1
+  return types
 
 
 def _numbers(labels: Sequence[str]) -> dict[str, int]:
@@ -46,13 +53,20 @@ class Classes:
 
   @property
   def extras(self) -> Mapping[str, str]:
-    return {"labels": "float32" if self.labels is None else "int32", "weights": "float32"}
+    labels = "float32" if self.labels is None else "int32"
+    types = {"source_types": "int32"} if self._typed else {}
+    return {"labels": labels, "weights": "float32", **types}
+
+  @property
+  def _typed(self) -> bool:
+    return self.tokenizer.roles.types and len(self.fields) > 1
 
   def encode(self, examples):
     texts = [self.tokenizer.encode_batch([one[f] for one in examples]) for f in self.fields]
-    heads = (
-      [[BOS, *first, EOS] for first in texts[0]] if len(texts) > 1 else [[BOS]] * len(texts[0])
-    )
+    roles = self.tokenizer.roles
+    heads = [[*roles.first] for _ in examples]
+    if len(texts) > 1:
+      heads = [[*head, *ids, *roles.between] for head, ids in zip(heads, texts[0])]
     return [
       Encoded(head, body, example.get("label"))
       for head, body, example in zip(heads, texts[-1], examples)
@@ -67,7 +81,8 @@ class Classes:
       value = _numbers(self.labels).get(encoded.label)
     if value is not None:
       labels[0], weights[0] = value, 1
-    return {"labels": labels, "weights": weights}
+    types = {"source_types": _types(encoded, window)} if self._typed else {}
+    return {"labels": labels, "weights": weights, **types}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +104,7 @@ class Tags:
     UserError for tags that are more or fewer than the words.
     """
     words = [word for example in examples for word in example["words"]]
-    ids = iter(self.tokenizer.encode_batch(words))
+    ids = iter(self.tokenizer.encode_words(words))
     numbers, found = _numbers(self.labels), []
     for example in examples:
       body, places = [], []
@@ -104,7 +119,7 @@ class Tags:
         raise UserError(
           f"{len(places)} words have {len(tags)} tags, and each needs one: {example['words']!r}"
         )
-      found.append(Encoded([BOS], body, (places, tags)))
+      found.append(Encoded([*self.tokenizer.roles.first], body, (places, tags)))
     return found
 
   def item(self, encoded, window):
@@ -126,9 +141,11 @@ class Answers:
 
   tokenizer: Tokenizer
 
-  extras = types.MappingProxyType(
-    {"starts": "int32", "ends": "int32", "answerable": "int32", "weights": "float32"}
-  )
+  @property
+  def extras(self) -> Mapping[str, str]:
+    types = {"source_types": "int32"} if self.tokenizer.roles.types else {}
+    marks = dict.fromkeys(("starts", "ends", "answerable"), "int32")
+    return {**marks, "weights": "float32", **types}
 
   @property
   def fingerprint(self) -> str:
@@ -139,7 +156,7 @@ class Answers:
     place in the body, None without one."""
     heads = self.tokenizer.encode_batch([example["question"].strip() for example in examples])
     bodies = self.tokenizer.encode_offsets([example["context"] for example in examples])
-    found = []
+    found, roles = [], self.tokenizer.roles
     for example, head, (body, characters) in zip(examples, heads, bodies):
       span = None
       for answer in example.get("answers", ())[:1]:
@@ -148,11 +165,13 @@ class Answers:
         last = first + len(text.rstrip())
         inside = [i for i, (a, b) in enumerate(characters) if a < last and b > first]
         span = (inside[0], inside[-1]) if inside and last > first else None
-      found.append(Encoded([BOS, *head, EOS], body, (characters, span)))
+      found.append(Encoded([*roles.first, *head, *roles.between], body, (characters, span)))
     return found
 
   def item(self, encoded, window):
     rows = {key: _row(encoded, window, dtype) for key, dtype in self.extras.items()}
+    if "source_types" in rows:
+      rows["source_types"] = _types(encoded, window)
     rows["weights"][0] = 1
     rows["answerable"][0] = 1
     rows["answerable"][len(encoded.head) : -1] = 1

@@ -16,7 +16,7 @@ import numpy as np
 from absl import logging
 
 from train.data import packing
-from train.data.tokenizer import EOS, Tokenizer
+from train.data.tokenizer import Tokenizer
 from train.errors import UserError
 from train.paths import cache_dir
 
@@ -33,6 +33,7 @@ class Items(Protocol):
 
   fingerprint: str  # hex digest of the data
   extras: Mapping[str, str]  # batch keys that the items say themselves, and their dtypes
+  start: int  # what a decoder reads first; where there are targets
 
   def rooms(self) -> np.ndarray:
     """The most tokens each item takes on each side, int32 [items, 2]: source, target."""
@@ -100,7 +101,8 @@ def reduced(self):
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-  """Examples with a source and a target text, each cut to its length and ended by eos."""
+  """Examples with a source and a target text, each cut to its length, with what the tokenizer puts
+  in front of it and eos."""
 
   source: "Source"
   tokenizer: Tokenizer
@@ -114,6 +116,10 @@ class Pairs:
   @property
   def extras(self) -> Mapping[str, str]:
     return {}
+
+  @property
+  def start(self) -> int:
+    return self.tokenizer.roles.start
 
   def rooms(self) -> np.ndarray:
     def measure(examples):
@@ -135,12 +141,16 @@ class Pairs:
     encoded = self._encode(read_many(self.source, numbers))
     limits = {"source": self.source_len, "target": self.target_len}
     cut = {
-      side: [ids[: limits[side] - 1] + [EOS] for ids in rows] for side, rows in encoded.items()
+      side: [[*ids[: limits[side] - 1], self.tokenizer.roles.eos] for ids in rows]
+      for side, rows in encoded.items()
     }
     return [dict(zip(cut, both)) for both in zip(*cut.values())]
 
   def _encode(self, examples):
-    encoders = {"source": self.tokenizer.encode_sources, "target": self.tokenizer.encode_batch}
+    sources = self.tokenizer.encode_sources([example["source"] for example in examples])
+    targets = self.tokenizer.encode_targets([example["target"] for example in examples])
+    roles = self.tokenizer.roles
     return {
-      side: encode([example[side] for example in examples]) for side, encode in encoders.items()
+      "source": [[*roles.source_first, *ids] for ids in sources],
+      "target": [[*roles.target_first, *ids] for ids in targets],
     }

@@ -1,8 +1,9 @@
 """Labelled examples as rows for an encoder: classes, tags, answers; long ones as windows.
 
-An example is a head (bos, and a question or first sentence with eos), a body that may be cut into
-windows, and eos. Every window repeats the head. A class is the label of the row's first token, a
-tag that of its word's first token, an answer two marks on its ends: so all of them pack.
+An example is a head (what begins a row, and a question or first sentence with what parts it from
+the next), a body that may be cut into windows, and eos. Every window repeats the head. A class is
+the label of the row's first token, a tag that of its word's first token, an answer two marks on its
+ends: so all of them pack.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ import numpy as np
 from absl import logging
 
 from train.data import items
-from train.data.tokenizer import EOS
+from train.data.tokenizer import Tokenizer
 from train.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Encoded(NamedTuple):
 class Encoder(Protocol):
   """What a task makes of its examples; picklable."""
 
+  tokenizer: Tokenizer
   fingerprint: str  # of what decides head and body
   extras: Mapping[str, str]
 
@@ -85,8 +87,12 @@ class Labelled:
   stride: int = 0
 
   def __post_init__(self):
-    if self.length < 4:
-      raise UserError(f"task.source_len is {self.length}: bos, two eos and a token need 4")
+    roles = self.encoder.tokenizer.roles
+    head = len(roles.first) + len(roles.between)
+    if self.length < (least := max(4, 2 * head)):  # half of the length holds a head of no text
+      raise UserError(
+        f"task.source_len is {self.length}: special tokens and one of text need {least}"
+      )
     if not 0 <= self.stride < self.length - 1:
       raise UserError(
         f"task.stride is {self.stride}: with task.source_len={self.length}, windows begin 1 to"
@@ -152,13 +158,14 @@ class Labelled:
     chosen = [self.index[number] for number in numbers]
     examples = sorted({number for number, _ in chosen})
     encoded = self.encoder.encode(items.read_many(self.source, examples))
+    between, eos = self.encoder.tokenizer.roles.between, self.encoder.tokenizer.roles.eos
     by_number = dict(zip(examples, encoded))
     made = []
     for number, window in chosen:
       one, kept = by_number[number], self.head_length(number)
       if len(one.head) > kept:
-        one = one._replace(head=[*one.head[: kept - 1], EOS])
-      source = [*one.head, *one.body[window.start : window.stop], EOS]
+        one = one._replace(head=[*one.head[: kept - len(between)], *between])
+      source = [*one.head, *one.body[window.start : window.stop], eos]
       made.append({"source": source, **self.encoder.item(one, window)})
     return made
 

@@ -33,6 +33,10 @@ class Mixed:
   def extras(self) -> Mapping[str, str]:
     return {key: dtype for part in self.parts.values() for key, dtype in part.extras.items()}
 
+  @property
+  def start(self) -> int:
+    return next(iter(self.parts.values())).start  # a mixture has one tokenizer
+
   @functools.cached_property
   def _rooms(self) -> list[np.ndarray]:
     rooms = [part.rooms() for part in self.parts.values()]

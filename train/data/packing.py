@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from train.data.tokenizer import BOS
+from train.data.vocabulary import OWN
 
 START = {"position": 0, "carried": []}  # of an endless stream
 SMALL = 4096  # examples: Grain walks 65,536 steps an epoch, however few: 1.5 ms an example of 60
@@ -132,13 +132,14 @@ def fill(
   source_len: int,
   target_len: int,
   extras: Mapping[str, str] | None = None,
+  start: int = OWN.start,
 ) -> dict[str, np.ndarray]:
   """The batch, arrays [rows, target_len] or [rows, source_len], of the items named in the rows.
 
-  A target gives labels, inputs (the labels one later, bos first), weights (float32, 1 on a label),
-  segments (1, 2, ... in a row, 0 is padding) and positions (0, 1, ... in a segment); a source gives
-  source, source_segments, source_positions. A side of length 0 is absent. `extras` (batch key ->
-  dtype) are what items say themselves, along the target or, without one, the source.
+  A target gives labels, inputs (the labels one later, `start` first), weights (float32, 1 on a
+  label), segments (1, 2, ... in a row, 0 is padding) and positions (0, 1, ... in a segment); a
+  source gives source, source_segments, source_positions. A side of length 0 is absent. `extras`
+  (batch key -> dtype) are what items say themselves, along the target or, without one, the source.
   """
   batch, places = {}, {}
   if source_len:
@@ -150,7 +151,7 @@ def fill(
     batch["weights"] = (batch["segments"] > 0).astype(np.float32)
     batch["inputs"] = np.zeros_like(batch["labels"])
     batch["inputs"][:, 1:] = batch["labels"][:, :-1]
-    batch["inputs"][batch["positions"] == 0] = BOS
+    batch["inputs"][batch["positions"] == 0] = start
     batch["inputs"][batch["segments"] == 0] = 0
   for key, dtype in (extras or {}).items():
     if key not in batch:

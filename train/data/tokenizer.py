@@ -1,89 +1,133 @@
 """Text to ids and back: words, BPE, unigram, characters, bytes; trained the same every time."""
 
+import dataclasses
 import functools
 import hashlib
+import itertools
+import json
 import os
 import pathlib
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import decoders, pre_tokenizers
 
-from train.data.vocabulary import ALPHABET, BOS, EOS, PAD, SIZED, SPECIALS, TOKENIZERS, UNK
-from train.errors import UserError, choose
+from train.data import vocabulary
+from train.data.pieces import BLANKS, METASPACE, Pieces
+from train.data.vocabulary import MASK, OWN, SPECIALS, Roles
+from train.errors import UserError
 
-MASK = "<mask>"
-SENTINEL = "<extra_{}>"
+MASKS = (MASK, "[MASK]")  # how a person may write it
+SENTINELS = re.compile(r"<extra_(?:id_)?(\d+)>")  # ours and T5's
 LANGUAGE = re.compile(r"(<2[\w-]+>) ")  # a text's beginning: the language to say it in
-BLANKS = ("\u0120", "\u010a", "\u0109")  # blank, newline and tab in the byte-level alphabet
 
 
 class Tokenizer:
-  """A `tokenizers.Tokenizer` whose ids 0 to 3 are pad, bos, eos, unk; never pads or truncates.
+  """A `tokenizers.Tokenizer` and what its tokens are for (`roles`); never pads or truncates.
 
-  More special tokens may follow from 4 on; text never turns into one of them.
+  Without roles it is one of ours: ids 0 to 3 are pad, bos, eos, unk, and more special tokens may
+  follow from 4 on. Those of other programs (train/interop) have theirs anywhere. Text never turns
+  into a special token. `target`, if there is one, has other pieces over the same ids, for targets
+  (Marian's).
   """
 
-  pad, bos, eos, unk = PAD, BOS, EOS, UNK
-
-  def __init__(self, inner: tokenizers.Tokenizer):
-    inner.no_padding()
-    inner.no_truncation()
-    inner.encode_special_tokens = True  # "<eos>" in somebody's text is text; not kept in the JSON
-    self._inner = inner
+  def __init__(
+    self,
+    inner: tokenizers.Tokenizer,
+    roles: Roles | None = None,
+    target: tokenizers.Tokenizer | None = None,
+  ):
+    for one in filter(None, (inner, target)):
+      one.no_padding()
+      one.no_truncation()
+      one.encode_special_tokens = True  # "<eos>" in somebody's text is text; not kept in the JSON
+    self._inner, self._target = inner, target
+    self.foreign = roles is not None
+    self.roles = roles or dataclasses.replace(OWN, mask=self.specials.get(MASK))
 
   def __reduce__(self):
-    return _rebuild, (self._inner.to_str(),)
+    roles = self.roles if self.foreign else None
+    return _rebuild, (self._inner.to_str(), roles, self._target and self._target.to_str())
 
-  @property
+  @functools.cached_property
   def vocab_size(self) -> int:
-    """Number of ids, the four special ones included."""
-    return self._inner.get_vocab_size()
+    """The number of ids, special ones included: one more than the greatest."""
+    return max(self._inner.get_vocab().values()) + 1
 
   @property
   def fingerprint(self) -> str:
     """Hex digest of everything that decides the ids."""
-    return hashlib.sha256(self._inner.to_str().encode()).hexdigest()
+    return hashlib.sha256(self._json().encode()).hexdigest()
 
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-    """Ids of each text, without bos and eos."""
-    encoded = self._inner.encode_batch_fast(texts, add_special_tokens=False)
+    """Ids of each text, without what frames it."""
+    return self._encode(self._inner, texts)
+
+  def encode_targets(self, texts: Sequence[str]) -> list[list[int]]:
+    """`encode_batch` of what a decoder is to say."""
+    return self._encode(self._target or self._inner, texts)
+
+  def _encode(self, inner, texts):
+    encoded = inner.encode_batch_fast(texts, add_special_tokens=False)
     return [self._ordinary(encoding.ids) for encoding in encoded]
+
+  def encode_words(self, words: Sequence[str]) -> list[list[int]]:
+    """Ids of each word as it stands inside a text."""
+    if self._pieces.blank_wanted:
+      words = [word and f" {word}" for word in words]
+    return self.encode_batch(words)
 
   def _ordinary(self, ids):
     # a word that is spelled like a special one is unknown: it must not end a sentence
-    first, _ = self.words
-    return [i if i >= first else UNK for i in ids] if min(ids, default=first) < first else ids
+    unk = self.roles.unk
+    if unk is None or self._special_ids.isdisjoint(ids):
+      return ids
+    return [unk if i in self._special_ids else i for i in ids]
+
+  @functools.cached_property
+  def _special_ids(self) -> frozenset[int]:
+    return frozenset(self.specials.values())
 
   def encode_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
     """Ids of each text and the characters (from, to) that each stands for, blanks left out."""
     found = []
+    blank_first = self.foreign or self._blank_first
     for text, encoding in zip(texts, self._inner.encode_batch(texts, add_special_tokens=False)):
       places = []
       for start, stop in encoding.offsets:
         start = min(start + len(text[start:stop]) - len(text[start:stop].lstrip()), stop)
         places.append((start, stop))
-      if self._blank_first and encoding.tokens[:1] == [BLANKS[0]] and text[:1] != " ":
+      alone = encoding.tokens[:1] in ([BLANKS[0]], [METASPACE])
+      if blank_first and alone and text[:1] not in (" ", METASPACE):
         places[0] = (0, 0)  # the blank that was put in front, alone
       found.append((self._ordinary(encoding.ids), places))
     return found
+
+  def marked(self, text: str) -> str:
+    """The text with the mask's own name for <mask> or [MASK], if there is a mask."""
+    if self.roles.mask is not None:
+      for name in MASKS:
+        if name not in self.specials:
+          text = text.replace(name, self.mask_name)
+    return text
 
   def encode_marked(self, text: str) -> list[int]:
     """Ids of a text in which special tokens' names, such as <mask> (or [MASK]), mean those tokens.
 
     Such a token stands for words with the blank in front of them, as the pieces of bpe and unigram
-    do: "The <mask> of" is the ids of "The", <mask>, the ids that " of" has in running text.
+    do: "The <mask> of" is the ids of "The", <mask>, the ids that " of" has in running text. Which
+    blanks the tokens of other programs swallow, those say.
     """
+    text = self.marked(text)
+    if self.foreign:
+      text = SENTINELS.sub(self._sentinel_name, text)
+      return self._inner_marked.encode(text, add_special_tokens=False).ids
     names = [name for name in self.specials if name not in SPECIALS]
-    if MASK in names:
-      text = text.replace("[MASK]", MASK)
     if not names:
       return self.encode_batch([text])[0]
-    parts = re.split("(" + "|".join(map(re.escape, names)) + ")", text)
-    ids = []
+    parts, ids = re.split("(" + "|".join(map(re.escape, names)) + ")", text), []
     for number, part in enumerate(parts):
       if number % 2:
         ids.append(self.specials[part])
@@ -95,10 +139,22 @@ class Tokenizer:
         ids += self._ordinary(inner.encode(part, add_special_tokens=False).ids)
     return ids
 
+  def _sentinel_name(self, found: re.Match) -> str:
+    number = int(found[1])
+    here = number < len(self.sentinels)
+    return self._inner.id_to_token(self.sentinels[number]) if here else found[0]
+
+  @functools.cached_property
+  def _inner_marked(self) -> tokenizers.Tokenizer:
+    """In whose texts the names of special tokens mean them."""
+    inner = tokenizers.Tokenizer.from_str(self._inner.to_str())
+    inner.encode_special_tokens = False
+    return inner
+
   @property
   def _blank_first(self) -> bool:
-    """Whether a word's pieces begin with the blank in front of it (`_bytelevel`)."""
-    return isinstance(self._inner.decoder, decoders.Sequence)
+    """Whether pieces begin with the blank in front of them (`vocabulary._bytelevel`); of ours."""
+    return not self.foreign and isinstance(self._inner.decoder, decoders.Sequence)
 
   @functools.cached_property
   def _inner_part(self) -> tokenizers.Tokenizer:
@@ -116,6 +172,10 @@ class Tokenizer:
 
   def id(self, name: str) -> int:
     """The id of a special token; UserError that says how to add it."""
+    if name not in self.specials and self.foreign:
+      raise UserError(
+        f"the vocabulary has no {name}, and it comes with the weights it was made for"
+      )
     if name not in self.specials:
       there = f" (it has {', '.join(self.languages)})" if LANGUAGE.match(f"{name} ") else ""
       raise UserError(
@@ -123,9 +183,21 @@ class Tokenizer:
       )
     return self.specials[name]
 
+  @property
+  def mask(self) -> int:
+    """The mask's id; UserError without one."""
+    return self.id(MASK) if self.roles.mask is None else self.roles.mask
+
+  @property
+  def mask_name(self) -> str:
+    """How the vocabulary spells its mask; UserError without one."""
+    return self._inner.id_to_token(self.mask)
+
   def encode_sources(self, texts: Sequence[str]) -> list[list[int]]:
     """`encode_batch`, but a language token at a text's start (<2de>) means that special token;
     UserError for one that is not in the vocabulary."""
+    if self.foreign and not self.languages:
+      return self.encode_batch(texts)
     names = [found[1] if (found := LANGUAGE.match(text)) else "" for text in texts]
     firsts = [[self.id(name)] if name else [] for name in names]
     plain = [text.removeprefix(f"{name} ") if name else text for name, text in zip(names, texts)]
@@ -136,66 +208,76 @@ class Tokenizer:
     """The language tokens there are, such as <2de>."""
     return tuple(name for name in self.specials if LANGUAGE.match(f"{name} "))
 
-  @property
+  @functools.cached_property
   def sentinels(self) -> tuple[int, ...]:
-    """Ids of <extra_0>, <extra_1>, ..."""
-    names = map(SENTINEL.format, range(len(self.specials)))
-    return tuple(self.specials[name] for name in names if name in self.specials)
+    """Ids of <extra_0>, <extra_1>, ... (T5's <extra_id_0>, ...)."""
+    found = {name: SENTINELS.fullmatch(name) for name in self.specials}
+    numbered = sorted(
+      (int(match[1]), self.specials[name]) for name, match in found.items() if match
+    )
+    return tuple(i for place, (number, i) in enumerate(numbered) if place == number)
 
   @functools.cached_property
-  def words(self) -> tuple[int, int]:
-    """The ids of ordinary tokens, as a range's ends."""
-    return max(self.specials.values()) + 1, self.vocab_size
+  def words(self) -> np.ndarray:
+    """The ids of ordinary tokens, rising: int32."""
+    every = set(self._inner.get_vocab().values())
+    return np.asarray(sorted(every - self._special_ids), np.int32)
 
   @functools.cached_property
   def byte_lengths(self) -> np.ndarray:
-    """How many bytes of text each id stands for: int32 [V]; 0 for special tokens.
-
-    Their sum is the UTF-8 length of a text in bytes and characters, less those of unknown
-    characters; of bpe and unigram it is 1 more, for the blank they put in front (none where there
-    is one); of words, each known one and a blank.
-    """
+    """How many bytes of text each id stands for, int32 [V]: see `pieces.Pieces.byte_length`."""
     found = np.zeros(self.vocab_size, np.int32)
-    bytewise = isinstance(self._inner.decoder, (decoders.ByteLevel, decoders.Sequence))
-    blank = isinstance(self._inner.model, models.WordLevel)
     for token, i in self._inner.get_vocab().items():
-      found[i] = len(token) if bytewise else len(token.encode()) + blank
-    found[list(self.specials.values())] = 0
+      found[i] = 0 if i in self._special_ids else self._pieces.byte_length(token)
     return found
 
   @functools.cached_property
   def word_starts(self) -> np.ndarray:
-    """Whether each id begins a word, which is a blank and what follows it: bool [V]. All do, of a
-    tokenizer of words."""
+    """Whether each id begins a word, bool [V]: see `pieces.Pieces.starts_word`."""
     found = np.zeros(self.vocab_size, bool)
-    words = isinstance(self._inner.model, models.WordLevel)
-    characters = isinstance(self._inner.decoder, decoders.Fuse)
     for token, i in self._inner.get_vocab().items():
-      found[i] = words or (token.isspace() if characters else token[:1] in BLANKS)
+      found[i] = self._pieces.starts_word(token)
     return found
 
+  @functools.cached_property
+  def _pieces(self) -> Pieces:
+    return Pieces(self._inner, self.foreign)
+
   def decode(self, ids: Iterable[int]) -> str:
-    """Text up to the first eos; pad and bos are dropped, an unknown token shows as `<unk>`."""
-    kept = []
-    for i in ids:
-      if i == EOS:
-        break
-      if i not in (PAD, BOS):
-        kept.append(int(i))
-    return self._inner.decode(kept, skip_special_tokens=False)
+    """Text up to the first eos; pad and start are dropped, an unknown token shows as `<unk>`."""
+    said = itertools.takewhile(lambda i: i != self.roles.eos, ids)
+    kept = [int(i) for i in said if i not in (self.roles.pad, self.roles.start)]
+    return (self._target or self._inner).decode(kept, skip_special_tokens=False)
 
   def save(self, path: str | os.PathLike) -> None:
     """Writes the JSON file whole or not at all."""
     path = pathlib.Path(path)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(self._inner.to_str(pretty=True), encoding="utf-8")
+    temporary.write_text(self._json(pretty=True), encoding="utf-8")
     os.replace(temporary, path)
+
+  def _json(self, pretty: bool = False) -> str:
+    if not self.foreign:
+      return self._inner.to_str(pretty=pretty)
+    made = {
+      "roles": dataclasses.asdict(self.roles),
+      "tokenizer": json.loads(self._inner.to_str()),
+      "target_tokenizer": self._target and json.loads(self._target.to_str()),
+    }
+    return json.dumps(made, ensure_ascii=False, indent=1 if pretty else None)
 
   @classmethod
   def load(cls, path: str | os.PathLike) -> "Tokenizer":
     """The saved tokenizer; raises UserError for a missing, broken or foreign file."""
     try:
-      inner = tokenizers.Tokenizer.from_str(pathlib.Path(path).read_text(encoding="utf-8"))
+      text = pathlib.Path(path).read_text(encoding="utf-8")
+      made = json.loads(text)
+      if isinstance(made, dict) and "roles" in made:
+        roles = {key: tuple(x) if isinstance(x, list) else x for key, x in made["roles"].items()}
+        parts = (made["tokenizer"], made["target_tokenizer"])
+        inner, target = (one and tokenizers.Tokenizer.from_str(json.dumps(one)) for one in parts)
+        return cls(inner, Roles(**roles), target)
+      inner = tokenizers.Tokenizer.from_str(text)
     except OSError as error:
       raise UserError(f"cannot read the tokenizer {path}: {error.strerror}") from error
     except Exception as error:  # the library raises plain Exception
@@ -208,51 +290,11 @@ class Tokenizer:
     return cls(inner)
 
 
-def _rebuild(text: str) -> Tokenizer:
-  return Tokenizer(tokenizers.Tokenizer.from_str(text))
-
-
-def _specials(special, sentinels) -> list[str]:
-  if isinstance(special, str) or not all(isinstance(name, str) and name for name in special):
-    raise UserError(f"tokenizer.special is {special!r}; it must be names, such as ({MASK!r},)")
-  if type(sentinels) is not int or sentinels < 0:
-    raise UserError(f"tokenizer.sentinels is {sentinels!r}; it must be a number of tokens")
-  names = [*SPECIALS, *special, *map(SENTINEL.format, range(sentinels))]
-  if twice := [name for name, count in Counter(names).items() if count > 1]:
-    raise UserError(f"tokenizer.special: {', '.join(twice)} is a special token already")
-  return names
+def _rebuild(text: str, roles: Roles | None = None, target: str | None = None) -> Tokenizer:
+  inner, target = (one and tokenizers.Tokenizer.from_str(one) for one in (text, target))
+  return Tokenizer(inner, roles, target)
 
 
 def train(spec: Mapping, texts: Iterable[str]) -> Tokenizer:
-  """The tokenizer of `spec` fitted to the texts: name, and vocab_size of bpe and unigram; `special`
-  names more special tokens ("<mask>"), `sentinels` is the number of <extra_0>, <extra_1>, ...
-
-  Same spec and texts, same JSON, in any process. `vocab_size` is an upper bound: few texts give
-  fewer pieces. Raises UserError for an unknown name or key, a size below 260 and empty texts.
-  """
-  options = dict(spec)
-  name = options.pop("name", None)
-  make = choose(TOKENIZERS, name, "tokenizer.name")
-  specials = _specials(options.pop("special", ()), options.pop("sentinels", 0))
-  wanted = {"vocab_size"} if name in SIZED else set()
-  if options.keys() != wanted:
-    raise UserError(
-      f"tokenizer {name!r} takes the keys {sorted({'name'} | wanted)}, but got {sorted(spec)}"
-    )
-  smallest = len(specials) + len(ALPHABET)
-  if wanted and (type(options["vocab_size"]) is not int or options["vocab_size"] < smallest):
-    raise UserError(
-      f"tokenizer vocab_size={options['vocab_size']!r} is too small: {name} needs a whole number"
-      f" of at least {smallest} ({len(specials)} special ids and 256 bytes)"
-    )
-  seen = Counter()
-
-  def counted() -> Iterator[str]:
-    for text in texts:
-      seen["characters"] += len(text)
-      yield text
-
-  inner = make(counted(), specials, **options)
-  if name != "byte" and not seen["characters"]:
-    raise UserError(f"the text to train the {name} tokenizer on is empty: check the training split")
-  return Tokenizer(inner)
+  """The tokenizer of `spec` fitted to the texts: see `vocabulary.train`."""
+  return Tokenizer(vocabulary.train(spec, texts))

@@ -1,19 +1,44 @@
-"""The kinds of tokenizer, each a function of texts: words, BPE, unigram, characters, bytes."""
+"""What a vocabulary's tokens are for, and the kinds of tokenizer, each a function of texts: words,
+BPE, unigram, characters, bytes."""
 
+import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from train.data import unigram
+from train.errors import UserError, choose
 
 PAD, BOS, EOS, UNK = range(4)
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
+MASK = "<mask>"
+SENTINEL = "<extra_{}>"
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())  # one printable character for each byte
 SEED_WORDS = 100_000  # the most frequent: bounds the memory of unigram training to about 1 GB
 # str.split() also splits at the four separators U+001C..1F, which the regex class \s leaves out
 BLANK = tokenizers.Regex(r"[\s\x1c-\x1f]+")
+
+
+@dataclasses.dataclass(frozen=True)
+class Roles:
+  """Which ids do what no word does: they begin, end, part and fill what models read and say."""
+
+  pad: int  # fills rows
+  eos: int  # ends what an encoder reads and what a decoder says
+  start: int  # what a decoder reads before its first output
+  unk: int | None = None
+  mask: int | None = None
+  first: tuple[int, ...] = ()  # in front of what an encoder alone or a decoder alone reads
+  between: tuple[int, ...] = ()  # between two texts
+  source_first: tuple[int, ...] = ()  # in front of an encoder-decoder's source
+  target_first: tuple[int, ...] = ()  # of its target: learned, and forced when decoding
+  types: bool = False  # the model tells a first text from a second (BERT's token types)
+
+
+# of the tokenizers made here
+OWN = Roles(pad=PAD, eos=EOS, start=BOS, unk=UNK, first=(BOS,), between=(EOS,))
 
 
 def _assemble(model, pre_tokenizer, decoder, specials) -> tokenizers.Tokenizer:
@@ -95,3 +120,49 @@ TOKENIZERS: dict[str, Callable] = {
   "byte": _byte,
 }
 SIZED = ("bpe", "unigram")
+
+
+def _specials(special, sentinels) -> list[str]:
+  if isinstance(special, str) or not all(isinstance(name, str) and name for name in special):
+    raise UserError(f"tokenizer.special is {special!r}; it must be names, such as ({MASK!r},)")
+  if type(sentinels) is not int or sentinels < 0:
+    raise UserError(f"tokenizer.sentinels is {sentinels!r}; it must be a number of tokens")
+  names = [*SPECIALS, *special, *map(SENTINEL.format, range(sentinels))]
+  if twice := [name for name, count in Counter(names).items() if count > 1]:
+    raise UserError(f"tokenizer.special: {', '.join(twice)} is a special token already")
+  return names
+
+
+def train(spec: Mapping, texts: Iterable[str]) -> tokenizers.Tokenizer:
+  """The tokenizer of `spec` fitted to the texts: name, and vocab_size of bpe and unigram; `special`
+  names more special tokens ("<mask>"), `sentinels` is the number of <extra_0>, <extra_1>, ...
+
+  Same spec and texts, same JSON, in any process. `vocab_size` is an upper bound: few texts give
+  fewer pieces. Raises UserError for an unknown name or key, a size below 260 and empty texts.
+  """
+  options = dict(spec)
+  name = options.pop("name", None)
+  make = choose(TOKENIZERS, name, "tokenizer.name")
+  specials = _specials(options.pop("special", ()), options.pop("sentinels", 0))
+  wanted = {"vocab_size"} if name in SIZED else set()
+  if options.keys() != wanted:
+    raise UserError(
+      f"tokenizer {name!r} takes the keys {sorted({'name'} | wanted)}, but got {sorted(spec)}"
+    )
+  smallest = len(specials) + len(ALPHABET)
+  if wanted and (type(options["vocab_size"]) is not int or options["vocab_size"] < smallest):
+    raise UserError(
+      f"tokenizer vocab_size={options['vocab_size']!r} is too small: {name} needs a whole number"
+      f" of at least {smallest} ({len(specials)} special ids and 256 bytes)"
+    )
+  seen = Counter()
+
+  def counted() -> Iterator[str]:
+    for text in texts:
+      seen["characters"] += len(text)
+      yield text
+
+  inner = make(counted(), specials, **options)
+  if name != "byte" and not seen["characters"]:
+    raise UserError(f"the text to train the {name} tokenizer on is empty: check the training split")
+  return inner

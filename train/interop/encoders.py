@@ -1,4 +1,4 @@
-"""BERT, RoBERTa, DistilBERT, ELECTRA and ESM (the one with rotary positions, for our own encoders)."""
+"""BERT, RoBERTa, DistilBERT, ELECTRA, and ESM, whose rotary positions are our own encoders'."""
 
 import dataclasses
 

@@ -7,7 +7,8 @@ All tasks and models share one vocabulary of batch keys (int32 unless said other
 | source           | [B, S] | what the encoder reads                                        |
 | source_segments  | [B, S] | packed rows: 1, 2, ... for the items in a row, 0 = padding    |
 | source_positions | [B, S] | place in the segment, from 0                                  |
-| inputs           | [B, T] | what the decoder reads: labels one later, bos first           |
+| source_types     | [B, S] | 0 in a first text, 1 in a second; only where models tell them |
+| inputs           | [B, T] | what the decoder reads: labels one later, the start first     |
 | segments         | [B, T] | as source_segments                                            |
 | positions        | [B, T] | as source_positions                                           |
 | prefix           | [B, T] | 1 where the decoder's inputs are seen by their whole segment  |

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from absl import logging
 
 from train.data import documents, sources
-from train.data.tokenizer import BOS, Tokenizer
+from train.data.tokenizer import Tokenizer
 from train.errors import UserError
 from train.tasks import requests, seq2seq
 
@@ -49,7 +49,7 @@ class Causal:
 
   def items(self, split):
     tokens = documents.Tokens(self.examples(split), self.tokenizer)
-    objective = documents.PrefixLm() if self.prefix else documents.NextToken()
+    objective = (documents.PrefixLm if self.prefix else documents.NextToken)(self.tokenizer.roles)
     return documents.Windows(tokens, self.target_len, objective, self.across, self.seed)
 
   def loss(self, model, batch, key):
@@ -67,14 +67,16 @@ class Causal:
     return {"text": text}
 
   def requests(self, examples):
-    """Prompts behind bos; of a long one the end, and how many are long is logged."""
+    """Prompts behind what begins a text; of a long one the end, and how many are long is logged."""
+    roles = self.tokenizer.roles
+    first = roles.first or (roles.start,)
     rows = self.tokenizer.encode_batch([example["text"] for example in examples])
-    if long := sum(len(ids) >= self.target_len for ids in rows):
+    if long := sum(len(ids) + len(first) > self.target_len for ids in rows):
       logging.warning(
         "of %d inputs, %d are longer than task.target_len=%d tokens with bos: their end is read",
         *(len(rows), long, self.target_len),
       )
-    return requests.Rows([[BOS, *ids][-self.target_len :] for ids in rows])
+    return requests.Rows([[*first, *ids][-self.target_len :] for ids in rows])
 
   def predict(self, model, batch, settings):
     prompt_BS, length_B = batch["source"], batch["source_segments"].sum(1)
@@ -84,7 +86,8 @@ class Causal:
     cache = model.init_cache(len(prompt_BS), prompt_BS.shape[1] + max_len)
     read = seq2seq.prefill_whole if self.prefix else seq2seq.prefill
     cache, last_B = read(model, cache, prompt_BS, length_B)
-    return seq2seq.search(model, cache, batch["row"], settings, max_len, limit_B, last_B)
+    roles = self.tokenizer.roles
+    return seq2seq.search(model, cache, batch["row"], settings, max_len, limit_B, roles, last_B)
 
   def outputs(self, examples, asked, predictions, settings):
     """The text that was given and what follows it."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from train.data import documents, sources
 from train.data.corruption import Corruption
-from train.data.tokenizer import MASK, Tokenizer
+from train.data.tokenizer import Tokenizer
 from train.errors import UserError
 from train.tasks import seq2seq
 
@@ -36,7 +36,7 @@ class Denoising:
   scored = False
 
   def __post_init__(self):
-    source, target = documents.Denoise(self.corruption).room(self.length)
+    source, target = documents.Denoise(self.corruption, self.tokenizer.roles).room(self.length)
     if source > self.source_len or target > self.target_len:
       raise UserError(
         f"task.length={self.length} tokens of text can become {source} source and {target} target"
@@ -46,7 +46,7 @@ class Denoising:
   @property
   def corruption(self) -> Corruption:
     tokenizer = self.tokenizer
-    mask = tokenizer.id(MASK) if self.style in MASKED else 0
+    mask = tokenizer.mask if self.style in MASKED else 0
     if self.style in SPANNED and not tokenizer.sentinels:
       raise UserError(
         f"task.style={self.style!r} needs sentinels and the vocabulary has none: train it with"
@@ -63,14 +63,14 @@ class Denoising:
   @property
   def longest(self) -> int:
     output = seq2seq.longest_output(self.settings(), self.source_len)
-    return max(self.source_len, self.target_len, output)
+    return max(self.source_len, self.target_len, len(self.tokenizer.roles.target_first) + output)
 
   def examples(self, split):
     return sources.open_split(self.data, split, ("text",))
 
   def items(self, split):
     tokens = documents.Tokens(self.examples(split), self.tokenizer)
-    objective = documents.Denoise(self.corruption)
+    objective = documents.Denoise(self.corruption, self.tokenizer.roles)
     return documents.Windows(tokens, self.length, objective, self.across, self.seed)
 
   def loss(self, model, batch, key):
@@ -85,10 +85,10 @@ class Denoising:
 
   def requests(self, examples):
     rows = [self.tokenizer.encode_marked(example["text"]) for example in examples]
-    return seq2seq.cut(rows, self.source_len)
+    return seq2seq.cut(rows, self.source_len, self.tokenizer.roles)
 
   def predict(self, model, batch, settings):
-    return seq2seq.predict(model, batch, settings)
+    return seq2seq.predict(model, batch, settings, self.tokenizer.roles)
 
   def outputs(self, examples, asked, predictions, settings):
     """The target text; a prefix LM's behind what was given."""

@@ -1,16 +1,22 @@
-"""What tasks of an encoder with a head share."""
+"""What tasks of an encoder share, with a head or a decoder."""
 
 import jax
 
 from train import losses
 
 
+def encode(model, batch, key=None):
+  """The encoder's states [B, S, D]; no key: no dropout."""
+  types = {"types": batch["source_types"]} if "source_types" in batch else {}
+  return model.encode(
+    batch["source"], batch["source_segments"], batch["source_positions"], key=key, **types
+  )
+
+
 def label_logits(model, batch, key=None):
   """The head's scores at every token [B, S, C]; no key: no dropout."""
   body_key, head_key = (None, None) if key is None else jax.random.split(key)
-  segments_BS = batch["source_segments"]
-  x_BSD = model.encode(batch["source"], segments_BS, batch["source_positions"], body_key)
-  return model.head(x_BSD, segments_BS, head_key)
+  return model.head(encode(model, batch, body_key), batch["source_segments"], head_key)
 
 
 def label_loss(model, batch, key, label_smoothing: float):

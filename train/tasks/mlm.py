@@ -5,14 +5,16 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from model import heads
 from train import losses
 from train.data import documents, sources
 from train.data.corruption import check_rate
-from train.data.tokenizer import BOS, EOS, MASK, Tokenizer
+from train.data.tokenizer import MASK, Tokenizer
 from train.errors import UserError
 from train.tasks import requests
+from train.tasks.encoder import encode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Mlm:
 
   def __post_init__(self):
     check_rate(self.rate)
-    self.tokenizer.id(MASK)
+    self.tokenizer.mask  # noqa: B018 (UserError without one)
 
   @property
   def mixes(self) -> tuple:
@@ -64,14 +66,15 @@ class Mlm:
 
   def items(self, split):
     starts = self.tokenizer.word_starts if self.whole_words else None
-    objective = documents.MaskedLm(self.tokenizer.id(MASK), self.tokenizer.words, self.rate, starts)
+    tokenizer = self.tokenizer
+    objective = documents.MaskedLm(tokenizer.roles, tokenizer.words, self.rate, starts)
     tokens = documents.Tokens(self.examples(split), self.tokenizer)
-    length = self.source_len - 2
+    length = self.source_len - self._frame
     return documents.Windows(tokens, length, objective, self.across, self.seed, self.static)
 
   def loss(self, model, batch, key):
     """Logits are made for hidden tokens only, a seventh of all."""
-    x_BSD = model.encode(batch["source"], batch["source_segments"], batch["source_positions"], key)
+    x_BSD = encode(model, batch, key)
     # windows hide their share rounded down: no row can hide more than this
     most = max(1, int(self.rate * self.source_len))
     weights_BT, place_BT = jax.lax.top_k(batch["weights"], most)
@@ -81,15 +84,14 @@ class Mlm:
 
   def settings(self, **changes):
     settings = requests.changed(TopWords(), "mlm", changes)
-    first, stop = self.tokenizer.words
-    if settings.top_k > stop - first:
-      raise UserError(f"top_k {settings.top_k}: the vocabulary has {stop - first} words")
+    if settings.top_k > (count := len(self.tokenizer.words)):
+      raise UserError(f"top_k {settings.top_k}: the vocabulary has {count} words")
     return settings
 
   def example(self, text):
     """A text with <mask> or [MASK] where words are wanted; UserError without one."""
-    text = text.replace("[MASK]", MASK)
-    if MASK not in text:
+    text = self.tokenizer.marked(text)
+    if self.tokenizer.mask_name not in text:
       raise UserError(f"{text!r}: write {MASK} or [MASK] where a word is wanted")
     self._ids({"text": text})  # a text that is too long is told with its line
     return {"text": text}
@@ -98,11 +100,11 @@ class Mlm:
     return requests.Rows([self._ids(example) for example in examples])
 
   def predict(self, model, batch, settings):
-    x_BSD = model.encode(batch["source"], batch["source_segments"], batch["source_positions"])
-    probs_BSV = jax.nn.softmax(model.logits(model.head(x_BSD)))
-    first, _ = self.tokenizer.words  # special tokens are no words
-    best_BSN, token_BSN = jax.lax.top_k(probs_BSV[..., first:], settings.top_k)
-    return {"probs": best_BSN, "tokens": token_BSN + first}
+    probs_BSV = jax.nn.softmax(model.logits(model.head(encode(model, batch))))
+    # special tokens are no words, nor are the rows that a table has more than the vocabulary
+    words_V = np.isin(np.arange(probs_BSV.shape[-1]), self.tokenizer.words)
+    best_BSN, token_BSN = jax.lax.top_k(jnp.where(words_V, probs_BSV, -1), settings.top_k)
+    return {"probs": best_BSN, "tokens": token_BSN}
 
   def outputs(self, examples, asked, predictions, settings):
     """The text with the likeliest words, and `masks`: for each the words and probabilities."""
@@ -110,22 +112,27 @@ class Mlm:
     made = []
     for example, found in zip(examples, predictions):
       ids, masks = self._ids(example), []
-      for place in (i for i, token in enumerate(ids) if token == self.tokenizer.id(MASK)):
+      for place in (i for i, token in enumerate(ids) if token == self.tokenizer.mask):
         tokens, probs = found["tokens"][place].tolist(), found["probs"][place].tolist()
         ids[place] = tokens[0]
         words = [self.tokenizer.decode([token]) for token in tokens]
         masks.append([dict(word=word, prob=prob) for word, prob in zip(words, probs)])
-      made.append(dict(text=self.tokenizer.decode(ids[1:]), masks=masks))
+      made.append(dict(text=self.tokenizer.decode(ids[self._frame - 1 :]), masks=masks))
     return made
+
+  @property
+  def _frame(self) -> int:
+    """How many special tokens are around a text."""
+    return len(self.tokenizer.roles.first) + 1
 
   def _ids(self, example):
     ids = self.tokenizer.encode_marked(example["text"])
-    if len(ids) > self.source_len - 2:
+    if len(ids) > self.source_len - self._frame:
       raise UserError(
         f"{example['text'][:40]!r}...: {len(ids)} tokens, and task.source_len={self.source_len} has"
-        " room for two fewer: give less text around the mask"
+        f" room for {self._frame} fewer: give less text around the mask"
       )
-    return [BOS, *ids, EOS]
+    return [*self.tokenizer.roles.first, *ids, self.tokenizer.roles.eos]
 
   def told(self, output, *, scores, colour):
     """The filled text, and below it the likeliest words of each mask with their probabilities."""

@@ -11,8 +11,10 @@ from absl import logging
 
 from model import decoding
 from train import losses
-from train.data.tokenizer import BOS, EOS, PAD, Tokenizer
+from train.data.tokenizer import Tokenizer
+from train.data.vocabulary import Roles
 from train.errors import UserError, choose
+from train.tasks.encoder import encode
 from train.tasks.requests import Rows, changed
 
 
@@ -46,11 +48,7 @@ class Decoding:
 def loss(model, batch, key, *, label_smoothing: float = 0.0, z_loss: float = 0.0):
   """Cross-entropy of `labels` given `inputs` and, if there is one, `source`."""
   encoder_key, decoder_key = (None, None) if key is None else jax.random.split(key)
-  memory_BSD = None
-  if "source" in batch:
-    memory_BSD = model.encode(
-      batch["source"], batch["source_segments"], batch["source_positions"], encoder_key
-    )
+  memory_BSD = encode(model, batch, encoder_key) if "source" in batch else None
   x_BTD = model.decode(
     batch["inputs"],
     memory_BSD,
@@ -89,23 +87,30 @@ def settings(config: Mapping, task: str, changes: Mapping) -> Decoding:
   return made
 
 
-def cut(rows: Sequence[Sequence[int]], longest: int) -> Rows:
-  """Rows with eos, of at most `longest` tokens; how many lose something is logged."""
+def cut(rows: Sequence[Sequence[int]], longest: int, roles: Roles) -> Rows:
+  """Sources with what frames them, of at most `longest` tokens; how many lose something is
+  logged."""
+  rows = [[*roles.source_first, *ids] for ids in rows]
   if losing := sum(len(ids) >= longest for ids in rows):
     logging.warning(
       "of %d inputs, %d are truncated to task.source_len=%d", len(rows), losing, longest
     )
-  return Rows([[*ids[: longest - 1], EOS] for ids in rows])
+  return Rows([[*ids[: longest - 1], roles.eos] for ids in rows])
 
 
-def predict(model, batch, settings: Decoding):
+def predict(model, batch, settings: Decoding, roles: Roles):
   """What follows each source [B, S]: tokens [B, N, T], scores [B, N], lengths [B, N]."""
   source_BS, segments_BS = batch["source"], batch["source_segments"]
   limit_B = settings.max_len_ratio * segments_BS.sum(1) + settings.max_len_extra
   max_len = math.ceil(settings.max_len_ratio * source_BS.shape[1] + settings.max_len_extra)
-  memory_BSD = model.encode(source_BS, segments_BS, batch["source_positions"])
-  cache = model.init_cache(len(source_BS), max_len, memory_BSD, segments_BS)
-  return search(model, cache, batch["row"], settings, max_len, limit_B)
+  forced, rows = np.asarray([roles.start, *roles.target_first], np.int32), len(source_BS)
+  room = len(forced) - 1 + max_len
+  cache = model.init_cache(rows, room, encode(model, batch), segments_BS)
+  first_B = None
+  if roles.target_first:
+    length_B = jnp.full(rows, len(forced), jnp.int32)
+    cache, first_B = prefill(model, cache, jnp.tile(forced, (rows, 1)), length_B)
+  return search(model, cache, batch["row"], settings, max_len, limit_B, roles, first_B)
 
 
 def prefill(model, cache, prompt_BS, length_B):
@@ -119,10 +124,13 @@ def prefill_whole(model, cache, prompt_BS, length_B):
   return model.prefill(prompt_BS, length_B, cache), last_BS[:, 0]
 
 
-def search(model, cache, row_B, settings: Decoding, max_len: int, limit_B, first_B=None) -> dict:
-  """The outputs that `settings` ask for, from a cache and the token before them (None: bos)."""
+def search(
+  model, cache, row_B, settings: Decoding, max_len: int, limit_B, roles: Roles, first_B=None
+) -> dict:
+  """The outputs that `settings` ask for, from a cache and the token before them (None: start)."""
   limit_B = limit_B.astype(np.int32)
-  common = dict(max_len=max_len, limit_B=limit_B, first_B=first_B, bos=BOS, eos=EOS, pad=PAD)
+  common = dict(bos=roles.start, eos=roles.eos, pad=roles.pad, first_B=first_B)
+  common |= dict(max_len=max_len, limit_B=limit_B)
   if settings.temperature:
     found = decoding.sample(
       model.decode_step,
@@ -145,6 +153,7 @@ def search(model, cache, row_B, settings: Decoding, max_len: int, limit_B, first
       num_return=settings.nbest,
       length_penalty=settings.length_penalty,
       penalty=settings.penalty,
+      before=len(roles.target_first),
       **common,
     )
   return dict(tokens=found.tokens, scores=found.scores, lengths=found.lengths, row=row_B)

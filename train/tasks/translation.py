@@ -70,7 +70,7 @@ class Translation:
   @property
   def longest(self) -> int:
     output = seq2seq.longest_output(self.settings(), self.source_len)
-    return max(self.source_len, self.target_len, output)
+    return max(self.source_len, self.target_len, len(self.tokenizer.roles.target_first) + output)
 
   def settings(self, **changes) -> seq2seq.Decoding:
     return seq2seq.settings(self.decoding, "translation", changes)
@@ -84,10 +84,10 @@ class Translation:
 
   def requests(self, examples):
     rows = self.tokenizer.encode_sources([example["source"] for example in examples])
-    return seq2seq.cut(rows, self.source_len)
+    return seq2seq.cut(rows, self.source_len, self.tokenizer.roles)
 
   def predict(self, model, batch, settings):
-    return seq2seq.predict(model, batch, settings)
+    return seq2seq.predict(model, batch, settings, self.tokenizer.roles)
 
   def outputs(self, examples, asked, predictions, settings):
     del examples, asked, settings  # one prediction each

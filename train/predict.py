@@ -1,4 +1,5 @@
 """python -m train.predict --workdir runs/scan "jump twice"   (or --input FILE, --input -)
+python -m train.predict --model hf:DIR "I love Python."   (a Hugging Face directory)
 
 What a trained run makes of each input, in the order given. An input is a text; a pair to classify
 is "text<TAB>text", a question "question<TAB>context", and <mask> or [MASK] is a word to find. There
@@ -28,15 +29,25 @@ class Predictor:
     self.step = make_predict_step(run.task, run.graph)
 
   def __call__(self, inputs: Sequence) -> list[dict]:
-    """A dict with `text` and more for each input: a text, or an example as the task's data has."""
+    """A dict with `text` and more for each input: a text, a pair of them (two texts to classify, a
+    question and its context), or an example as the task's data has."""
     run = self.run
-    examples = [run.task.example(x) if isinstance(x, str) else x for x in inputs]
+    if isinstance(inputs, str):
+      raise UserError(f"{inputs!r}: give a list of inputs, of one or more")
+    examples = [x if isinstance(x, Mapping) else run.task.example(_typed(x)) for x in inputs]
     return evaluate.decode(run.task, self.step, run.params, run.mesh, examples, self.settings)
 
 
-def load(workdir, checkpoint: str = "latest", **decoding) -> Predictor:
-  """The run in `workdir`, its config's way of decoding changed by `decoding`."""
-  run = cli.load_run(workdir, checkpoint)
+def _typed(given) -> str:
+  return given if isinstance(given, str) else "\t".join(given)
+
+
+def load(workdir, checkpoint: str = "latest", *, pair: bool = False, **decoding) -> Predictor:
+  """The run in `workdir`, or hf:DIR, its way of decoding changed by `decoding`.
+
+  pair: of hf:DIR, a classifier of two texts; nothing in such a directory says which it is.
+  """
+  run = cli.load_run(workdir, checkpoint, **(dict(pair=True) if pair else {}))
   return Predictor(run, run.task.settings(**decoding))
 
 
@@ -75,11 +86,13 @@ def main(argv):
   parser.add_argument("--input", help="a file of one input a line; - reads standard input")
   parser.add_argument("--scores", action="store_true")
   parser.add_argument("--jsonl", action="store_true")
+  parser.add_argument("--pair", action="store_true", help="hf:DIR classifies two texts")
   cli.add_decoding(parser)
   args = parser.parse_args(argv)
   if bool(args.inputs) == bool(args.input):
     raise UserError("give texts as arguments, or --input FILE, or --input -")
-  predictor = load(args.workdir, args.checkpoint, **cli.decoding_changes(args))
+  changes = cli.decoding_changes(args)
+  predictor = load(args.workdir, args.checkpoint, pair=args.pair, **changes)
   waits = args.input == "-" and sys.stdin.isatty()  # a person waits for each answer
   lines = read(args.input) if args.input else args.inputs
   examples = typed(predictor.run.task, lines, f"{args.input}, line" if args.input else "text")

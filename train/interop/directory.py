@@ -148,8 +148,11 @@ class Directory:
     """Whether a classifier may go on from the dense layer in front of the labels."""
     return self.kind in ("body", "classification") and "head/dense/kernel" in self.params
 
-  def task(self, **changes) -> dict:
-    """The section `task` of a run that only predicts, with the tokenizer itself in it."""
+  def task(self, pair: bool = False) -> dict:
+    """The section `task` of a run that only predicts, with the tokenizer itself in it; `pair`: what
+    it classifies are two texts."""
+    if pair and self.kind != "classification":
+      raise UserError(f"--pair: hf:{self.path} is no classifier, but for {self.kind}")
     length = LONGEST
     if self.model["positions"] == "learned":
       length = min(length, self.model["max_len"])
@@ -166,7 +169,6 @@ class Directory:
           " example has one label"
         )
       number = len(self.labels) == 1 or self.config.get("problem_type") == "regression"
-      pair = changes.pop("pair", False)
       common |= dict(
         labels=() if number else self.labels,
         regression=number,
@@ -179,10 +181,10 @@ class Directory:
       common |= dict(stride=length // 2)
     if self.kind == "causal":
       words = self.generation["max_len_extra"]
-      return common | dict(target_len=max(length - words, 1), decoding=self.generation) | changes
+      return common | dict(target_len=max(length - words, 1), decoding=self.generation)
     if self.kind == "translation":
-      return common | dict(source_len=length, target_len=length, decoding=self.generation) | changes
-    return common | dict(source_len=length) | changes
+      return common | dict(source_len=length, target_len=length, decoding=self.generation)
+    return common | dict(source_len=length)
 
   @functools.cached_property
   def generation(self) -> dict:

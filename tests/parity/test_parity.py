@@ -1,0 +1,122 @@
+"""Live comparison with `transformers` (make parity): variations in, our own runs out."""
+
+import pathlib
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from tests.test_configs import folder
+from tests.train.interop.test_directory import outputs
+from tests.train.test_finetuning import trained
+from train import cli, export, predict
+from train.interop import directory
+
+torch = pytest.importorskip("torch", reason="`make parity` compares with torch and transformers")
+transformers = pytest.importorskip("transformers", reason="`make parity` compares with them")
+
+__all__ = ["folder"]  # a fixture
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "fixtures"))
+variations = pytest.importorskip("variations")
+
+VARIATIONS = {name: (config, model) for name, config, model in variations.variations()}
+
+
+def perturbed(model):
+  """A model in which no weight has a trivial value; what is computed stays as it is."""
+  generator = torch.Generator().manual_seed(0)
+  with torch.no_grad():
+    for name, weight in model.named_parameters():
+      if weight.requires_grad and not ("embed_positions" in name and not weight.requires_grad):
+        weight.add_(torch.randn(weight.shape, generator=generator) * 0.1)
+  return model.eval()
+
+
+def inputs(config, rows=3, length=9):
+  """A batch of random ids, the last row shorter."""
+  rng, pad = np.random.default_rng(0), config.pad_token_id or 0
+  ids = rng.integers(5, config.vocab_size - 2, (rows, length))
+  mask = np.ones_like(ids)
+  if config.model_type not in ("gpt2", "llama"):
+    ids[-1, 6:], mask[-1, 6:] = pad, 0
+  batch = dict(input_ids=ids, attention_mask=mask)
+  if getattr(config, "type_vocab_size", 0) > 1 and config.model_type != "esm":
+    batch["token_type_ids"] = np.arange(length)[None].repeat(rows, 0) // 5
+  if config.is_encoder_decoder:
+    batch["decoder_input_ids"] = rng.integers(5, config.vocab_size - 2, (rows, 7))
+  return batch
+
+
+@pytest.mark.parametrize("name", VARIATIONS)
+def test_a_variation_gives_what_transformers_gives(name, tmp_path):
+  config, make = VARIATIONS[name]
+  model = perturbed(make(config))
+  model.save_pretrained(tmp_path)
+  found, batch = directory.Directory(tmp_path), inputs(config)
+  got = outputs(found, {key: value.astype(np.int32) for key, value in batch.items()})
+  with torch.no_grad():
+    wanted = model(**{key: torch.tensor(value) for key, value in batch.items()})
+  for key in got.keys() & wanted.keys():
+    want = wanted[key].numpy()
+    seen = slice(None)
+    if want.shape[:2] == batch["input_ids"].shape and not config.is_encoder_decoder:
+      seen = batch["attention_mask"].astype(bool)
+    scale = max(1.0, float(np.abs(want).max()))
+    np.testing.assert_allclose(np.asarray(got[key])[seen], want[seen], atol=2e-5 * scale)
+
+
+OWN = {  # config -> the class that loads its export
+  "mlm.py:small,data={folder}/prose": "AutoModelForMaskedLM",
+  "classify.py:small,data={folder}": "AutoModelForSequenceClassification",
+  "tag.py:small,suffix=.conll,data={folder}": "AutoModelForTokenClassification",
+  "text2text.py:small,data={folder}": "AutoModelForSeq2SeqLM",
+}
+
+
+@pytest.mark.parametrize("text", OWN)
+def test_our_runs_give_there_what_they_give_here(text, folder, tmp_path):
+  changes = {"model.positions": "sinusoidal"} if "text2text" in text else {}
+  trained(text, folder, tmp_path / "run", **changes)
+  export.as_hf(tmp_path / "run", "latest", tmp_path / "out")
+  model = getattr(transformers, OWN[text]).from_pretrained(tmp_path / "out").eval()
+  tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+  run = cli.load_run(tmp_path / "run", "latest")
+  ours = nnx.merge(run.graph, run.params)
+  lines = ["the dog runs in the garden .", "a cat"]
+  batch = tokenizer(lines, padding=True, return_tensors="pt", return_token_type_ids=False)
+  ids, mask = batch["input_ids"].numpy(), batch["attention_mask"].numpy()
+  if model.config.is_encoder_decoder:
+    said = np.array([[1, 7, 8, 9], [1, 9, 5, 6]])
+    wanted = model(**batch, decoder_input_ids=torch.tensor(said)).logits
+    hidden = ours.decode(jnp.asarray(said), ours.encode(ids, mask), mask, np.ones_like(said))
+    got, seen = ours.logits(hidden), np.ones_like(said, bool)
+    first = run.task.tokenizer.roles.source_first
+  else:
+    wanted = model(**batch).logits
+    hidden = ours.encode(ids, mask)
+    first, seen = run.task.tokenizer.roles.first, mask.astype(bool)
+    got = ours.logits(ours.head(hidden)) if "mlm" in text else ours.head(hidden, mask)
+    if "classify" in text:
+      got, seen = got[:, 0], slice(None)
+  eos = run.task.tokenizer.roles.eos
+  for line, row, kept in zip(lines, ids, mask.astype(bool)):
+    assert [*first, *run.task.tokenizer.encode_batch([line])[0], eos] == row[kept].tolist()
+  np.testing.assert_allclose(np.asarray(got)[seen], wanted.detach().numpy()[seen], atol=1e-5)
+
+
+def test_an_exported_translator_is_served_by_ctranslate2(folder, tmp_path):
+  ctranslate2 = pytest.importorskip("ctranslate2")
+  changes = {"model.positions": "sinusoidal"}
+  trained("text2text.py:small,data={folder}", folder, tmp_path / "run", **changes)
+  export.as_ctranslate2(tmp_path / "run", "latest", tmp_path / "ct2")
+  pipeline = predict.load(tmp_path / "run", beam=1)
+  tokenizer = pipeline.run.task.tokenizer
+  translator = ctranslate2.Translator(str(tmp_path / "ct2"), device="cpu")
+  for example in [pipeline.run.task.examples("test")[i]["source"] for i in range(4)]:
+    (ids,) = tokenizer.encode_batch([example])
+    names = [tokenizer._inner.id_to_token(i) for i in [*ids, tokenizer.roles.eos]]
+    found = translator.translate_batch([names], beam_size=1, max_decoding_length=8)
+    said = [tokenizer._inner.token_to_id(piece) for piece in found[0].hypotheses[0]]
+    assert tokenizer.decode(said) == pipeline([example])[0]["text"]

@@ -1,0 +1,269 @@
+"""Hugging Face's tiny models (tests/fixtures) give here what they gave there."""
+
+import json
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file, save_file
+
+from train import predict, tasks
+from train.errors import UserError
+from train.interop import directory
+from train.optimizer import path_name
+
+FIXTURES = pathlib.Path(__file__).parents[2] / "fixtures"
+NAMES = sorted(path.parent.name for path in FIXTURES.glob("*/config.json"))
+# name -> length_penalty of the runs that the fixtures keep
+SEARCHES = {
+  "greedy": dict(beam=1, length_penalty=0.0),
+  "beam": dict(beam=4, length_penalty=0.0),
+  "beam_length": dict(beam=4, length_penalty=1.0),
+}
+
+
+def expected(name):
+  return load_file(FIXTURES / name / "expected.safetensors")
+
+
+def told(name):
+  return json.loads((FIXTURES / name / "expected.json").read_text(encoding="utf-8"))
+
+
+def opened(name):
+  return directory.Directory(FIXTURES / name)
+
+
+def built(found):
+  """The model with the directory's weights, and those weights."""
+  graph, state = nnx.split(nnx.eval_shape(found.build))
+  params = jax.tree_util.tree_map_with_path(
+    lambda path, _: jnp.asarray(np.asarray(found.params[path_name(path)])), nnx.to_pure_dict(state)
+  )
+  return nnx.merge(graph, params)
+
+
+def outputs(found, batch):
+  """What the model computes of the fixture's inputs, by Hugging Face's names."""
+  model, ids, mask = built(found), batch["input_ids"], batch["attention_mask"]
+  if found.kind == "causal":
+    return dict(logits=model.logits(model.decode(ids, segments=mask)))
+  if found.kind == "translation":
+    said = batch["decoder_input_ids"]
+    memory = model.encode(ids, mask)
+    return dict(logits=model.logits(model.decode(said, memory, mask, np.ones_like(said))))
+  hidden = model.encode(ids, mask, types=batch.get("token_type_ids"))
+  if found.kind == "mlm":
+    return dict(logits=model.logits(model.head(hidden)))
+  if found.kind == "body":
+    kernel, bias = (np.asarray(found.params[f"head/dense/{name}"]) for name in ("kernel", "bias"))
+    return dict(last_hidden_state=hidden, pooler_output=jnp.tanh(hidden[:, 0] @ kernel + bias))
+  labels = model.head(hidden, mask)
+  if found.kind == "qa":
+    return dict(start_logits=labels[..., 0], end_logits=labels[..., 1])
+  return dict(logits=labels[:, 0] if found.kind == "classification" else labels)
+
+
+def test_there_are_fixtures_of_every_family_but_our_own_encoders():
+  families = {opened(name).family.model_type for name in NAMES}
+  assert families == directory.FAMILIES.keys() - {"esm"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_outputs_are_those_of_transformers(name):
+  batch, found = expected(name), opened(name)
+  got = outputs(found, batch)
+  wanted = {key: batch[key] for key in batch if key in got}
+  assert wanted
+  read = batch["attention_mask"].astype(bool)
+  said = batch.get("decoder_attention_mask", read).astype(bool)
+  for key, want in wanted.items():
+    kept = said if found.kind == "translation" else read
+    rows = kept if want.shape[:2] == kept.shape else slice(None)
+    assert np.abs(want).max() > 0.05
+    np.testing.assert_allclose(np.asarray(got[key])[rows], want[rows], atol=1e-4, err_msg=key)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "greedy" in expected(name)])
+@pytest.mark.parametrize("search", SEARCHES)
+def test_generations_are_equal_token_for_token(name, search):
+  """From the texts: so the tokenizer's ids and how they are framed are compared too."""
+  found, wanted = opened(name), expected(name)
+  task = tasks.make(found.task())
+  texts = told(name)["prompts" if found.kind == "causal" else "texts"]
+  asked = task.requests([task.example(text) for text in texts])
+  rows = [row["source"] for row in asked.read(range(len(texts)), range(len(texts)))]
+  ids, mask = (
+    (wanted["prompt_ids"], wanted["prompt_mask"])
+    if found.kind == "causal"
+    else (wanted["input_ids"], wanted["attention_mask"])
+  )
+  assert [list(row) for row in rows] == [row[:n].tolist() for row, n in zip(ids, mask.sum(1))]
+  settings = task.settings(**SEARCHES[search], penalty="length", max_len_extra=24)
+  batch = dict(source=ids * mask, source_segments=mask, row=np.arange(len(ids)))
+  batch["source_positions"] = np.tile(np.arange(ids.shape[1]), (len(ids), 1))
+  model, first = built(found), task.tokenizer.roles.target_first
+  got = jax.jit(lambda batch: task.predict(model, batch, settings))(batch)
+  for row, tokens, length in zip(wanted[search], got["tokens"][:, 0], got["lengths"][:, 0]):
+    assert [*first, *tokens[:length].tolist()] == row[row >= 0].tolist()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_lines_have_the_ids_that_transformers_gives_them(name):
+  found = opened(name)
+  roles, tokenizer = found.tokenizer.roles, found.tokenizer
+  both = found.config.get("is_encoder_decoder")
+  for line in told(name)["lines"]:
+    first = roles.source_first if both else roles.first
+    last = [] if found.kind == "causal" else [roles.eos]
+    (ids,) = tokenizer.encode_batch([line["text"]])
+    assert [*first, *ids, *last] == line["ids"], line["text"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_three_lines_use_it(name):
+  found = opened(name)
+  if found.kind == "body":
+    with pytest.raises(UserError, match="has no head"):
+      predict.load(f"hf:{FIXTURES / name}")
+    return
+  pipeline = predict.load(f"hf:{FIXTURES / name}")
+  texts = {"mlm": ["The [MASK] fox."], "qa": [("Who reads?", "A good fox reads."), "Who?\tHe."]}
+  inputs = texts.get(found.kind, ["The lazy fox jumps.", "He reads!"])
+  made = pipeline(inputs)
+  assert len(made) == len(inputs)
+  assert all(isinstance(one["text"], str) for one in made)
+  assert made == [pipeline([one])[0] for one in inputs] or _nearly(made, pipeline, inputs)
+  if found.kind == "classification":
+    assert made[0]["probs"].keys() == set(found.config["id2label"].values())
+
+
+def _nearly(made, pipeline, inputs):
+  """Texts are the same one by one; numbers differ by rounding."""
+  return [one["text"] for one in made] == [pipeline([one])[0]["text"] for one in inputs]
+
+
+# Bad input
+
+
+@pytest.fixture
+def copy(tmp_path):
+  def make(name="bert_mlm", **changes):
+    folder = tmp_path / name
+    shutil.copytree(FIXTURES / name, folder)
+    if changes:
+      path = folder / "config.json"
+      config = json.loads(path.read_text()) | changes
+      path.write_text(json.dumps({k: v for k, v in config.items() if v != "gone"}))
+    return folder
+
+  return make
+
+
+@pytest.mark.parametrize(
+  "name, changes, words",
+  [
+    ("bert_mlm", dict(model_type="xlnet"), ["config.json", "'xlnet'", "bert, roberta"]),
+    ("bert_mlm", dict(model_type="gone"), ["config.json", "None"]),
+    ("bert_mlm", dict(architectures=["BertForNextSentencePrediction"]), ["BertForMaskedLM"]),
+    ("bert_mlm", dict(hidden_act="quick_gelu"), ["config.json", "hidden_act", "quick_gelu"]),
+    ("bert_mlm", dict(position_embedding_type="relative_key"), ["position_embedding_type"]),
+    ("bert_mlm", dict(hiden_size=3), ["hiden_size", "hidden_size"]),
+    ("bert_mlm", dict(is_decoder=True), ["is_decoder"]),
+    ("bert_mlm", dict(num_hidden_layers=3), ["encoder.layer.2", "is not there"]),
+    ("bert_mlm", dict(num_hidden_layers=1), ["encoder.layer.1", "no counterpart"]),
+    ("bert_mlm", dict(intermediate_size=24), ["intermediate.dense.weight", "24"]),
+    ("bert_mlm", dict(num_attention_heads=5), ["config.json", "num_heads 5"]),
+    ("bart", dict(decoder_ffn_dim=8), ["encoder_ffn_dim", "decoder_ffn_dim is 8"]),
+    ("llama", dict(rope_scaling={"type": "linear", "factor": 2}), ["rope_scaling"]),
+    ("llama", dict(rope_parameters={"rope_type": "yarn", "rope_theta": 1.0}), ["yarn"]),
+    ("t5", dict(feed_forward_proj="gated-quick"), ["gated-quick"]),
+  ],
+)
+def test_what_has_no_counterpart_is_named(copy, name, changes, words):
+  folder = copy(name, **changes)
+  with pytest.raises(UserError) as error:
+    _ = directory.Directory(folder).params
+  assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_a_table_with_fewer_rows_than_the_vocabulary_is_told(copy):
+  folder = copy()
+  tensors = load_file(folder / "model.safetensors")
+  name = "bert.embeddings.word_embeddings.weight"
+  save_file(tensors | {name: tensors[name][:-3]}, folder / "model.safetensors")
+  with pytest.raises(UserError, match=r"word_embeddings\.weight has shape"):
+    _ = directory.Directory(folder).params
+
+
+def test_a_missing_or_an_unused_tensor_is_listed(copy):
+  folder = copy()
+  tensors = load_file(folder / "model.safetensors")
+  gone = "bert.encoder.layer.1.output.dense.bias"
+  more = {"bert.encoder.layer.1.output.extra": np.ones(3, np.float32)}
+  save_file({k: v for k, v in tensors.items() if k != gone} | more, folder / "model.safetensors")
+  with pytest.raises(UserError) as error:
+    _ = directory.Directory(folder).params
+  assert f"{gone} is not there" in str(error.value)
+  assert "bert.encoder.layer.1.output.extra has no counterpart here" in str(error.value)
+
+
+def test_a_copy_that_is_none_is_told(copy):
+  folder = copy()
+  tensors = load_file(folder / "model.safetensors")
+  table = tensors["bert.embeddings.word_embeddings.weight"]
+  name = "cls.predictions.decoder.weight"
+  save_file(tensors | {name: table}, folder / "model.safetensors")
+  assert directory.Directory(folder).params
+  save_file(tensors | {name: table + 1}, folder / "model.safetensors")
+  with pytest.raises(UserError, match=f"{name} is to be a copy"):
+    _ = directory.Directory(folder).params
+
+
+def test_truncated_tensors_are_told(copy):
+  folder = copy()
+  path = folder / "model.safetensors"
+  path.write_bytes(path.read_bytes()[:-100])
+  with pytest.raises(UserError, match=r"model\.safetensors: no whole safetensors file"):
+    _ = directory.Directory(folder).params
+
+
+def test_pickles_are_refused_with_the_reason(copy):
+  folder = copy()
+  (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+  with pytest.raises(UserError, match=r"pytorch_model\.bin is not read: a pickle can run any"):
+    _ = directory.Directory(folder).params
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+def test_a_missing_file_is_named(copy, file):
+  folder = copy()
+  (folder / file).unlink()
+  with pytest.raises(UserError, match=file):
+    _ = directory.Directory(folder).params
+
+
+def test_a_missing_shard_is_named(copy):
+  name = next(name for name in NAMES if (FIXTURES / name / "model.safetensors.index.json").exists())
+  folder = copy(name)
+  shard = sorted(folder.glob("model-*.safetensors"))[0]
+  shard.unlink()
+  with pytest.raises(UserError, match=shard.name):
+    _ = directory.Directory(folder).params
+
+
+def test_an_old_norm_is_read_by_its_old_names(copy):
+  folder = copy()
+  tensors = load_file(folder / "model.safetensors")
+  old = {
+    k.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): v
+    for k, v in tensors.items()
+  }
+  assert old.keys() != tensors.keys()
+  save_file(old, folder / "model.safetensors")
+  new, before = directory.Directory(folder).params, opened("bert_mlm").params
+  assert all(np.array_equal(new[path], before[path]) for path in before)

@@ -25,7 +25,7 @@ class TransformerConfig:
   gated: bool = False
   norm: str = "layer"  # layer, rms
   norm_position: str = "post"  # post: after the residual sum (Vaswani); pre: before each sublayer
-  norm_eps: float = 1e-6
+  norm_eps: float = 1e-5
   embedding_dim: int | None = None  # of an encoder's table, projected to dim (ELECTRA); None: dim
   embedding_norm: bool = False  # a norm right after the embeddings (BERT, BART)
   token_types: int = 0  # of an encoder's words: a first and a second text (BERT); 0: not told apart

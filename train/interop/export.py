@@ -40,7 +40,8 @@ class Fit:
 
 
 def fit(family: Family, model: Mapping, kind: str) -> Fit:
-  """`model` (fields of TransformerConfig) said by a family and read again."""
+  """`model` (fields of TransformerConfig) said by a family and read again. Biases and types of
+  words that are not there are zeros, which a family that has them can say."""
   model = dataclasses.asdict(TransformerConfig(**model))
   if kind not in family.classes.values():
     return Fit(family, {}, {}, ("task.name",))
@@ -61,12 +62,13 @@ def fit(family: Family, model: Mapping, kind: str) -> Fit:
     return Fit(family, config, {}, tuple(lost) or ("model",))
   here, there = canonical(model, kind), canonical(back, kind)
   lacks = {field for field in here if here[field] != there[field]} | set(lost)
+  if not model["bias"]:
+    lacks -= {"bias"}
   return Fit(family, config, back, tuple(sorted(lacks)))
 
 
 def canonical(model: Mapping, kind: str) -> dict:
-  """The settings that matter, each said in one way. A bias or a type that is not there is one of
-  zeros, which any family that has them can say."""
+  """The settings that matter, each said in one way."""
   cfg = TransformerConfig(**model)
   found = {key: value for key, value in dataclasses.asdict(cfg).items() if key not in FREE}
   found |= dict(
@@ -76,8 +78,6 @@ def canonical(model: Mapping, kind: str) -> dict:
     attention_scale=cfg.head_size**-0.5 if cfg.attention_scale is None else cfg.attention_scale,
     token_types=None,
   )
-  if cfg.bias:
-    found["bias"] = True
   used = dict(
     max_len=cfg.positions == "learned",
     position_offset=cfg.positions == "learned",
@@ -106,7 +106,13 @@ def best(model: Mapping, kind: str, pool_activation: str, first: str = "") -> Fi
   whole = [one for one in fits if not one.lacks]
   if not whole:
     near = min(fits, key=lambda one: ("task.name" in one.lacks, len(one.lacks)))
-    told = [f"{field} is {model.get(field, kind)!r}" for field in near.lacks]
+    told = [
+      f"{field} {kind}" if field == "task.name" else f"model.{field} is {model.get(field)!r}"
+      for field in near.lacks
+      if field != "task.pool_activation"
+    ]
+    if "task.pool_activation" in near.lacks:
+      told.append(f"task.pool_activation is {pool_activation!r}")
     raise UserError(
       f"no family of Hugging Face's models says this one; the nearest, {near.family.model_type},"
       f" has no counterpart of: {', '.join(told)}"

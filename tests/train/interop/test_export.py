@@ -35,7 +35,7 @@ def test_the_export_of_an_import_is_the_same_bit_for_bit(name, tmp_path):
 
 
 SAID = {
-  "scan.py:small": ("translation", "marian"),
+  "scan.py:small": ("translation", "pegasus"),
   "multi30k.py:small,data={folder}": ("translation", "pegasus"),
   "multi30k.py:small,recipe=tiny,data={folder}": ("translation", "marian"),
   "mlm.py:small,data={folder}/prose": ("mlm", "esm"),
@@ -69,7 +69,8 @@ def test_a_setting_without_counterpart_is_named(text, kind, words, folder):
 @pytest.mark.parametrize(
   "model, kind, family",
   [
-    (dict(positions="learned", norm_position="pre", bias=False, embed_scale=False), "causal", "gpt2"),
+    (dict(positions="learned", norm_position="pre", bias=False, embed_scale=False),
+     "causal", "gpt2"),
     (dict(positions="relative", norm="rms", norm_position="pre", bias=False, embed_scale=False,
           attention_scale=1.0, gated=True, activation="gelu_tanh", tie_output=False),
      "translation", "t5"),

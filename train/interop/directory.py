@@ -158,10 +158,9 @@ class Directory:
       length = min(length, self.model["max_len"])
     common = dict(name=self.kind, data={}, tokenizer=self.tokenizer)
     if self.kind == "body":
-      raise UserError(
-        f"hf:{self.path} has no head, so nothing to predict: begin a fine-tuning from it"
-        f" (--config configs/classify.py:init=hf:{self.path})"
-      )
+      if not self.model["encoder_layers"]:
+        raise UserError(f"hf:{self.path} is a decoder without a head: it has nothing to say")
+      common |= dict(name="embedding", **self._pooling())
     if self.kind == "classification":
       if self.config.get("problem_type") == "multi_label_classification":
         raise UserError(
@@ -185,6 +184,12 @@ class Directory:
     if self.kind == "translation":
       return common | dict(source_len=length, target_len=length, decoding=self.generation)
     return common | dict(source_len=length)
+
+  def _pooling(self) -> dict:
+    """How sentence-transformers' files, if there are any, make a vector of a text."""
+    pooling = _json(self.path / "1_Pooling" / "config.json")
+    first = pooling.get("pooling_mode_cls_token") or pooling.get("pooling_mode") == "cls"
+    return dict(pool="first" if first else "mean")
 
   @functools.cached_property
   def generation(self) -> dict:

@@ -37,7 +37,17 @@ from train.data.tokenizer import train as train_tokenizer
 from train.errors import UserError, choose, did_you_mean
 from train.interop import directory
 from train.report import Report
-from train.tasks import causal, classification, denoising, mixture, mlm, qa, tagging, translation
+from train.tasks import (
+  causal,
+  classification,
+  denoising,
+  embedding,
+  mixture,
+  mlm,
+  qa,
+  tagging,
+  translation,
+)
 from train.workdir import write_atomically
 
 TASKS = {
@@ -48,6 +58,7 @@ TASKS = {
   "classification": classification.Classification,
   "tagging": tagging.Tagging,
   "qa": qa.Qa,
+  "embedding": embedding.Embedding,
 }
 STYLED = {"prefix": "prefix", "denoise": "bert"}  # span tasks by the name of their style
 

@@ -60,6 +60,23 @@ def table(path):
   return dict(name="files", splits=dict(train=str(path)), columns=("text", "label"))
 
 
+def pairs(folder):
+  return dict(
+    name="formatted", of=table(folder / "classes.tsv"), source="class: {text}", target="{label}"
+  )
+
+
+def mixed(folder):
+  """The parts of a mixture: captions to classify as text, and to denoise."""
+  lengths = ("tokenizer", "source_len", "target_len", "pack")
+  denoising = {key: value for key, value in sections.SPAN.items() if key not in lengths}
+  labels = {key: value for key, value in sections.TRANSLATION.items() if key not in lengths}
+  return dict(
+    labels=labels | dict(data=pairs(folder), label_smoothing=0.0, share=0.5),
+    denoising=denoising | dict(data=text(folder), length=16, share=0.5),
+  )
+
+
 # name -> (the data under a folder, what differs from the section, what differs in the model)
 KINDS = {
   "mlm": (text, sections.MLM | dict(source_len=24, rate=0.3), ENCODER),
@@ -73,6 +90,24 @@ KINDS = {
   "prefix": (
     text,
     sections.SPAN | dict(style="prefix", length=16, source_len=24, target_len=24),
+    BOTH,
+  ),
+  **{
+    style: (
+      text,
+      sections.SPAN | dict(style=style, length=16, source_len=24, target_len=24),
+      BOTH,
+    )
+    for style in ("drop", "mask", "bert", "deshuffle")
+  },
+  "text to text": (
+    pairs,
+    sections.TRANSLATION | dict(source_len=24, target_len=8, label_smoothing=0.0),
+    BOTH,
+  ),
+  "mixture": (
+    mixed,
+    dict(name="mixture", main="labels", source_len=24, target_len=24, pack=True),
     BOTH,
   ),
   "classes": (
@@ -106,7 +141,8 @@ KINDS = {
 def build(name, data, folder):
   """The task and a model for it: its graph and weights."""
   source, section, model = KINDS[name]
-  task = tasks.build(ConfigDict(section | dict(data=source(data), tokenizer=MASKS)), folder)
+  key = "parts" if name == "mixture" else "data"
+  task = tasks.build(ConfigDict(section | {key: source(data), "tokenizer": MASKS}), folder)
   return task, *split(MODEL | model, task)
 
 

@@ -60,6 +60,15 @@ class Tokenizer:
     """Hex digest of everything that decides the ids."""
     return hashlib.sha256(self._json().encode()).hexdigest()
 
+  @property
+  def targets_differ(self) -> bool:
+    """Whether targets have other pieces than sources."""
+    return self._target is not None
+
+  def copy_inner(self) -> tokenizers.Tokenizer:
+    """What splits texts, to be written or changed."""
+    return tokenizers.Tokenizer.from_str(self._inner.to_str())
+
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
     """Ids of each text, without what frames it."""
     return self._encode(self._inner, texts)
@@ -148,7 +157,7 @@ class Tokenizer:
   @functools.cached_property
   def _inner_marked(self) -> tokenizers.Tokenizer:
     """In whose texts the names of special tokens mean them."""
-    inner = tokenizers.Tokenizer.from_str(self._inner.to_str())
+    inner = self.copy_inner()
     inner.encode_special_tokens = False
     return inner
 
@@ -160,7 +169,7 @@ class Tokenizer:
   @functools.cached_property
   def _inner_part(self) -> tokenizers.Tokenizer:
     """For a text's later parts, whose first word has a blank in front only if it is there."""
-    inner = Tokenizer(tokenizers.Tokenizer.from_str(self._inner.to_str()))._inner
+    inner = Tokenizer(self.copy_inner())._inner
     if self._blank_first:
       inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     return inner

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-import json
 import os
 import pathlib
 import re
@@ -20,8 +19,8 @@ from train.data.vocabulary import MASK, OWN, SPECIALS, Roles
 from train.errors import UserError
 
 MASKS = (MASK, "[MASK]")  # how a person may write it
-SENTINELS = re.compile(r"<extra_(?:id_)?(\d+)>")  # ours and T5's
-LANGUAGE = re.compile(r"(<2[\w-]+>) ")  # a text's beginning: the language to say it in
+SENTINELS = re.compile(rf"{METASPACE}?<extra_(?:id_)?(\d+)>")  # ours and T5's
+LANGUAGE = re.compile(r"(<2[\w-]+>|>>[^<>\s]+<<) ")  # a text's beginning: what to say it in
 
 
 class Tokenizer:
@@ -30,7 +29,7 @@ class Tokenizer:
   Without roles it is one of ours: ids 0 to 3 are pad, bos, eos, unk, and more special tokens may
   follow from 4 on. Those of other programs (train/interop) have theirs anywhere. Text never turns
   into a special token. `target`, if there is one, has other pieces over the same ids, for targets
-  (Marian's).
+  (Marian's); pieces whose ids are `size` or more are not in the vocabulary: they are unknown.
   """
 
   def __init__(
@@ -38,28 +37,37 @@ class Tokenizer:
     inner: tokenizers.Tokenizer,
     roles: Roles | None = None,
     target: tokenizers.Tokenizer | None = None,
+    size: int | None = None,
   ):
     for one in filter(None, (inner, target)):
       one.no_padding()
       one.no_truncation()
       one.encode_special_tokens = True  # "<eos>" in somebody's text is text; not kept in the JSON
-    self._inner, self._target = inner, target
+    self._inner, self._target, self._size = inner, target, size
     self.foreign = roles is not None
     self.roles = roles or dataclasses.replace(OWN, mask=self.specials.get(MASK))
 
   def __reduce__(self):
-    roles = self.roles if self.foreign else None
-    return _rebuild, (self._inner.to_str(), roles, self._target and self._target.to_str())
+    return _rebuild, (self._json(),)
 
   @functools.cached_property
   def vocab_size(self) -> int:
     """The number of ids, special ones included: one more than the greatest."""
-    return max(self._inner.get_vocab().values()) + 1
+    return self._size or max(self._inner.get_vocab().values()) + 1
 
   @property
   def fingerprint(self) -> str:
     """Hex digest of everything that decides the ids."""
     return hashlib.sha256(self._json().encode()).hexdigest()
+
+  @property
+  def targets_differ(self) -> bool:
+    """Whether targets have other pieces than sources."""
+    return self._target is not None
+
+  def copy_inner(self) -> tokenizers.Tokenizer:
+    """What splits texts, to be written or changed."""
+    return tokenizers.Tokenizer.from_str(self._inner.to_str())
 
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
     """Ids of each text, without what frames it."""
@@ -88,7 +96,9 @@ class Tokenizer:
 
   @functools.cached_property
   def _special_ids(self) -> frozenset[int]:
-    return frozenset(self.specials.values())
+    inners = [one.get_vocab().values() for one in (self._inner, self._target) if one and self._size]
+    beyond = [i for ids in inners for i in ids if i >= self._size]
+    return frozenset([*self.specials.values(), *self.sentinels, *beyond])
 
   def encode_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
     """Ids of each text and the characters (from, to) that each stands for, blanks left out."""
@@ -147,7 +157,7 @@ class Tokenizer:
   @functools.cached_property
   def _inner_marked(self) -> tokenizers.Tokenizer:
     """In whose texts the names of special tokens mean them."""
-    inner = tokenizers.Tokenizer.from_str(self._inner.to_str())
+    inner = self.copy_inner()
     inner.encode_special_tokens = False
     return inner
 
@@ -159,7 +169,7 @@ class Tokenizer:
   @functools.cached_property
   def _inner_part(self) -> tokenizers.Tokenizer:
     """For a text's later parts, whose first word has a blank in front only if it is there."""
-    inner = Tokenizer(tokenizers.Tokenizer.from_str(self._inner.to_str()))._inner
+    inner = Tokenizer(self.copy_inner())._inner
     if self._blank_first:
       inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     return inner
@@ -210,11 +220,10 @@ class Tokenizer:
 
   @functools.cached_property
   def sentinels(self) -> tuple[int, ...]:
-    """Ids of <extra_0>, <extra_1>, ... (T5's <extra_id_0>, ...)."""
-    found = {name: SENTINELS.fullmatch(name) for name in self.specials}
-    numbered = sorted(
-      (int(match[1]), self.specials[name]) for name, match in found.items() if match
-    )
+    """Ids of <extra_0>, <extra_1>, ...; T5's are <extra_id_0>, ..."""
+    names = self._inner.get_vocab() if self.foreign else self.specials  # mT5's are plain pieces
+    found = [(SENTINELS.fullmatch(name), i) for name, i in names.items()]
+    numbered = sorted((int(match[1]), i) for match, i in found if match)
     return tuple(i for place, (number, i) in enumerate(numbered) if place == number)
 
   @functools.cached_property
@@ -228,7 +237,8 @@ class Tokenizer:
     """How many bytes of text each id stands for, int32 [V]: see `pieces.Pieces.byte_length`."""
     found = np.zeros(self.vocab_size, np.int32)
     for token, i in self._inner.get_vocab().items():
-      found[i] = 0 if i in self._special_ids else self._pieces.byte_length(token)
+      if i not in self._special_ids:
+        found[i] = self._pieces.byte_length(token)
     return found
 
   @functools.cached_property
@@ -236,7 +246,8 @@ class Tokenizer:
     """Whether each id begins a word, bool [V]: see `pieces.Pieces.starts_word`."""
     found = np.zeros(self.vocab_size, bool)
     for token, i in self._inner.get_vocab().items():
-      found[i] = self._pieces.starts_word(token)
+      if i < self.vocab_size:
+        found[i] = self._pieces.starts_word(token)
     return found
 
   @functools.cached_property
@@ -257,42 +268,31 @@ class Tokenizer:
     os.replace(temporary, path)
 
   def _json(self, pretty: bool = False) -> str:
-    if not self.foreign:
-      return self._inner.to_str(pretty=pretty)
-    made = {
-      "roles": dataclasses.asdict(self.roles),
-      "tokenizer": json.loads(self._inner.to_str()),
-      "target_tokenizer": self._target and json.loads(self._target.to_str()),
-    }
-    return json.dumps(made, ensure_ascii=False, indent=1 if pretty else None)
+    roles = self.roles if self.foreign else None
+    return vocabulary.to_json(self._inner, roles, self._target, self._size, pretty)
 
   @classmethod
   def load(cls, path: str | os.PathLike) -> "Tokenizer":
     """The saved tokenizer; raises UserError for a missing, broken or foreign file."""
     try:
-      text = pathlib.Path(path).read_text(encoding="utf-8")
-      made = json.loads(text)
-      if isinstance(made, dict) and "roles" in made:
-        roles = {key: tuple(x) if isinstance(x, list) else x for key, x in made["roles"].items()}
-        parts = (made["tokenizer"], made["target_tokenizer"])
-        inner, target = (one and tokenizers.Tokenizer.from_str(json.dumps(one)) for one in parts)
-        return cls(inner, Roles(**roles), target)
-      inner = tokenizers.Tokenizer.from_str(text)
+      parts = vocabulary.from_json(pathlib.Path(path).read_text(encoding="utf-8"))
+      made = cls(*parts)
     except OSError as error:
       raise UserError(f"cannot read the tokenizer {path}: {error.strerror}") from error
     except Exception as error:  # the library raises plain Exception
       raise UserError(f"{path} is not a tokenizer.json: {error}; train or copy it anew") from error
-    if (found := [inner.id_to_token(i) for i in range(4)]) != list(SPECIALS):
+    if made.foreign:
+      return made
+    if (found := [made._inner.id_to_token(i) for i in range(4)]) != list(SPECIALS):
       raise UserError(f"{path}: ids 0 to 3 must be {', '.join(SPECIALS)}, but they are {found}")
-    specials = cls(inner).specials
+    specials = made.specials
     if sorted(specials.values()) != list(range(len(specials))):
       raise UserError(f"{path}: the special tokens must be the first ids, but they are {specials}")
-    return cls(inner)
+    return made
 
 
-def _rebuild(text: str, roles: Roles | None = None, target: str | None = None) -> Tokenizer:
-  inner, target = (one and tokenizers.Tokenizer.from_str(one) for one in (text, target))
-  return Tokenizer(inner, roles, target)
+def _rebuild(text: str) -> Tokenizer:
+  return Tokenizer(*vocabulary.from_json(text))
 
 
 def train(spec: Mapping, texts: Iterable[str]) -> Tokenizer:

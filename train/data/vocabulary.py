@@ -2,6 +2,7 @@
 BPE, unigram, characters, bytes."""
 
 import dataclasses
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -39,6 +40,36 @@ class Roles:
 
 # of the tokenizers made here
 OWN = Roles(pad=PAD, eos=EOS, start=BOS, unk=UNK, first=(BOS,), between=(EOS,))
+
+
+def to_json(
+  inner: tokenizers.Tokenizer,
+  roles: Roles | None,
+  target: tokenizers.Tokenizer | None = None,
+  size: int | None = None,
+  pretty: bool = False,
+) -> str:
+  """The content of a tokenizer's file: `tokenizers`' own, with roles inside of another dict."""
+  if roles is None:
+    return inner.to_str(pretty=pretty)
+  made = {
+    "roles": dataclasses.asdict(roles),
+    "tokenizer": json.loads(inner.to_str()),
+    "target_tokenizer": target and json.loads(target.to_str()),
+    "vocab_size": size,
+  }
+  return json.dumps(made, ensure_ascii=False, indent=1 if pretty else None)
+
+
+def from_json(text: str) -> tuple:
+  """The four that `to_json` was given; any Exception for what it has not made."""
+  made = json.loads(text)
+  if not (isinstance(made, dict) and "roles" in made):
+    return tokenizers.Tokenizer.from_str(text), None, None, None
+  roles = {key: tuple(x) if isinstance(x, list) else x for key, x in made["roles"].items()}
+  inners = (made["tokenizer"], made["target_tokenizer"])
+  inner, target = (one and tokenizers.Tokenizer.from_str(json.dumps(one)) for one in inners)
+  return inner, Roles(**roles), target, made["vocab_size"]
 
 
 def _assemble(model, pre_tokenizer, decoder, specials) -> tokenizers.Tokenizer:

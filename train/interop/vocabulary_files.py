@@ -1,0 +1,262 @@
+"""Which files a Hugging Face directory keeps its vocabulary in, and the `tokenizers` they make."""
+
+import json
+import pathlib
+import re
+from collections.abc import Mapping
+
+import tokenizers
+from tokenizers import (
+  AddedToken,
+  Regex,
+  decoders,
+  models,
+  normalizers,
+  pre_tokenizers,
+)
+
+from train.errors import UserError
+from train.interop import spm
+
+WORDPIECE = ("bert", "distilbert", "electra")
+BYTE_LEVEL = ("gpt2", "roberta", "bart")
+SPM_FILES = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "spm.model")
+SPM = ("t5", "mt5", "mbart", "pegasus", "llama")
+# fmt: off
+CODES = (  # of mBART-50, the first 25 of them of mBART
+  "ar_AR", "cs_CZ", "de_DE", "en_XX", "es_XX", "et_EE", "fi_FI", "fr_XX", "gu_IN", "hi_IN",
+  "it_IT", "ja_XX", "kk_KZ", "ko_KR", "lt_LT", "lv_LV", "my_MM", "ne_NP", "nl_XX", "ro_RO",
+  "ru_RU", "si_LK", "tr_TR", "vi_VN", "zh_CN", "af_ZA", "az_AZ", "bn_IN", "fa_IR", "he_IL",
+  "hr_HR", "id_ID", "ka_GE", "km_KH", "mk_MK", "ml_IN", "mn_MN", "mr_IN", "pl_PL", "ps_AF",
+  "pt_XX", "sv_SE", "sw_KE", "ta_IN", "te_IN", "th_TH", "tl_XX", "uk_UA", "ur_PK", "xh_ZA",
+  "gl_ES", "sl_SI",
+)
+# fmt: on
+ABSENT = "\uffff"  # in front of a piece that no text has: a noncharacter
+
+Inner = tokenizers.Tokenizer
+
+
+def parsed(path: pathlib.Path):
+  """A JSON file's content; UserError for a broken one, or one that cannot be read."""
+  try:
+    return json.loads(path.read_text(encoding="utf-8"))
+  except OSError as error:
+    raise UserError(f"cannot read {path}: {error.strerror}") from error
+  except ValueError as error:
+    raise UserError(f"{path} is not JSON ({error}): copy it anew") from error
+
+
+def settings(folder: pathlib.Path) -> dict:
+  """What special_tokens_map.json, generation_config.json and tokenizer_config.json say together;
+  tokens by their names."""
+  found = {}
+  for name in ("generation_config", "special_tokens_map", "tokenizer_config"):
+    if (path := folder / f"{name}.json").exists():
+      content = parsed(path)
+      if not isinstance(content, dict):
+        raise UserError(f"{path} is not a JSON object: copy it anew")
+      found |= {key: value for key, value in content.items() if value is not None}
+  for key, value in found.items():
+    if key.endswith("_token") and isinstance(value, dict):
+      found[key] = value["content"]
+  return found
+
+
+def read(
+  folder: pathlib.Path, kind: str, settings: Mapping
+) -> tuple[Inner, Inner | None, int | None]:
+  """The tokenizer, another for targets or None, and the vocabulary's size where it is not theirs.
+
+  UserError that names the files looked for, where there are none.
+  """
+  if kind == "marian" and (folder / "source.spm").exists():
+    return _marian(folder)
+  if (path := folder / "tokenizer.json").exists():
+    parsed(path)  # to tell broken JSON apart
+    try:
+      return Inner.from_str(path.read_text(encoding="utf-8")), None, None
+    except Exception as error:  # the library raises plain Exception
+      raise UserError(f"{path} is not a tokenizer that can be read: {error}") from error
+  make, wanted = None, ()
+  if kind in WORDPIECE or kind == "esm":
+    make, wanted = _esm if kind == "esm" else _wordpiece, ("vocab.txt",)
+  elif kind in BYTE_LEVEL:
+    make, wanted = _byte_level, ("vocab.json", "merges.txt")
+  elif kind in SPM:
+    make = _SPM.get(kind, _plain)
+    wanted = next(((name,) for name in SPM_FILES if (folder / name).exists()), ())
+  if not wanted or any(not (folder / name).exists() for name in wanted):
+    raise UserError(_missing(folder, kind, wanted))
+  inner = make(folder, settings, *(folder / name for name in wanted))
+  _add_tokens(folder, inner, settings)
+  return inner, None, None
+
+
+def _missing(folder, kind, wanted) -> str:
+  if kind == "marian":
+    wanted = ("source.spm", "target.spm", "vocab.json")
+  elif kind in SPM:
+    wanted = (" or ".join(SPM_FILES),)
+  told = (
+    f"{folder} has no tokenizer that can be read: no tokenizer.json, and not {', '.join(wanted)}"
+  )
+  pickled = sorted(path.name for end in ("*.pkl", "*.pickle") for path in folder.glob(end))
+  if pickled:
+    told += f"; {', '.join(pickled)} is pickled, which is code and is not run"
+  return (
+    f"{told}. Save it as tokenizer.json where it is in use: AutoTokenizer.from_pretrained(...,"
+    " use_fast=True).save_pretrained(...)"
+  )
+
+
+def _lines(path) -> list[str]:
+  try:
+    return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+  except ValueError as error:
+    raise UserError(f"{path} is not UTF-8 ({error}): copy it anew") from error
+
+
+def _wordpiece(folder, settings, path) -> Inner:
+  """BERT's; a line is a token. The later of two equal ones counts, as in transformers."""
+  japanese = settings.get("word_tokenizer_type", "basic") != "basic"
+  if japanese or settings.get("do_basic_tokenize") is False:
+    raise UserError(
+      f"{folder / 'tokenizer_config.json'}: texts are split before WordPiece by code that is not"
+      " here (word_tokenizer_type, do_basic_tokenize), and there is no tokenizer.json that says how"
+    )
+  vocab = {token.rstrip("\r"): i for i, token in enumerate(_lines(path))}
+  unk = settings.get("unk_token", "[UNK]")
+  inner = Inner(models.WordPiece(vocab, unk_token=unk, max_input_chars_per_word=100))
+  inner.normalizer = normalizers.BertNormalizer(
+    clean_text=True,
+    handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
+    strip_accents=settings.get("strip_accents"),
+    lowercase=settings.get("do_lower_case", True),
+  )
+  inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+  inner.decoder = decoders.WordPiece()
+  names = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+  inner.add_special_tokens([name for name in names if name in vocab])
+  return inner
+
+
+def _esm(folder, settings, path) -> Inner:
+  """A token for each letter of a protein; what lies between known ones is one unknown."""
+  vocab = {token: i for i, token in enumerate(_lines(path))}
+  inner = Inner(models.WordLevel(vocab, unk_token=settings.get("unk_token", "<unk>")))
+  names = [name for name in vocab if re.fullmatch(r"<\w+>", name)]
+  letters = sorted(vocab.keys() - set(names), key=len, reverse=True)
+  known = Regex("|".join(map(re.escape, letters)))
+  split = pre_tokenizers.Split(known, "isolated")
+  inner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), split])
+  inner.add_special_tokens(names)
+  return inner
+
+
+def _byte_level(folder, settings, path, merges) -> Inner:
+  """GPT-2's BPE of bytes."""
+  vocab = parsed(path)
+  pairs = [line for line in _lines(merges) if line and not line.startswith("#version")]
+  try:
+    model = models.BPE(vocab, [tuple(line.split(" ")) for line in pairs])
+  except Exception as error:  # the library raises plain Exception
+    raise UserError(f"{merges} does not belong to {path}: {error}; copy both anew") from error
+  inner = Inner(model)
+  blank = bool(settings.get("add_prefix_space", False))
+  inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=blank)
+  inner.decoder = decoders.ByteLevel()
+  names = ("<s>", "<pad>", "</s>", "<unk>", "<|endoftext|>")
+  inner.add_special_tokens([name for name in names if name in vocab])
+  if "<mask>" in vocab:  # stands for a word with the blank in front of it
+    inner.add_special_tokens([AddedToken("<mask>", lstrip=True)])
+  return inner
+
+
+def _add_tokens(folder, inner: Inner, settings) -> None:
+  """The tokens that were added to the vocabulary; UserError if one gets another id than it had."""
+  wanted = {}
+  if (path := folder / "added_tokens.json").exists():
+    wanted |= {i: AddedToken(name, normalized=False) for name, i in parsed(path).items()}
+  for i, one in settings.get("added_tokens_decoder", {}).items():
+    flags = {key: value for key, value in one.items() if key not in ("content", "__type")}
+    wanted[int(i)] = AddedToken(one["content"], **flags)
+  for i, token in sorted(wanted.items()):
+    (inner.add_special_tokens if token.special else inner.add_tokens)([token])
+    if inner.token_to_id(token.content) != i:
+      raise UserError(
+        f"{folder}: the added token {token.content!r} has id {i}, but the vocabulary's next is"
+        f" {inner.token_to_id(token.content)}: the files do not belong together"
+      )
+
+
+def _plain(folder, settings, path) -> Inner:
+  return spm.convert(spm.load(path))
+
+
+def _t5(folder, settings, path) -> Inner:
+  """Pieces, then <extra_id_99> down to <extra_id_0>."""
+  inner = _plain(folder, settings, path)
+  count = settings.get("extra_ids", 100)
+  names = (f"<extra_id_{number}>" for number in reversed(range(count)))
+  inner.add_special_tokens([name for name in names if inner.token_to_id(name) is None])
+  return inner
+
+
+def _mbart(folder, settings, path) -> Inner:
+  """fairseq's numbers: four special tokens of its own, the pieces one later, languages, <mask>."""
+  model = spm.load(path)
+  first = [(name, 0.0) for name in ("<s>", "<pad>", "</s>", "<unk>")]
+  pieces = first + [(piece.text, piece.score) for piece in model.pieces[3:]]
+  inner = spm.convert(model, pieces, unk=3)
+  inner.add_special_tokens([name for name, _ in first])
+  of_50 = "mbart50" in str(settings.get("tokenizer_class", "")).lower()
+  inner.add_special_tokens(list(CODES if of_50 else CODES[:25]))
+  inner.add_special_tokens([AddedToken("<mask>", lstrip=True)])
+  return inner
+
+
+def _pegasus(folder, settings, path) -> Inner:
+  """Between </s> and <unk>, 103 tokens that pre-training alone had a use for."""
+  model, offset = spm.load(path), settings.get("offset", 103)
+  names = ["<pad>", "</s>", "<mask_1>", "<mask_2>"] if offset else ["<pad>", "</s>"]
+  names += [f"<unk_{number}>" for number in range(2, offset)]
+  pieces = [(name, 0.0) for name in names]
+  pieces += [(piece.text, piece.score) for piece in model.pieces[2:]]
+  unk = next(i for i, piece in enumerate(model.pieces) if piece.kind == spm.UNKNOWN)
+  inner = spm.convert(model, pieces, unk=unk + offset)
+  inner.add_special_tokens(names)
+  return inner
+
+
+_SPM = {"t5": _t5, "mt5": _t5, "mbart": _mbart, "pegasus": _pegasus}
+
+
+def _marian(folder) -> tuple[Inner, Inner, int]:
+  """Two SentencePiece models, whose pieces vocab.json numbers; those it lacks are unknown."""
+  paths = [folder / name for name in ("source.spm", "target.spm", "vocab.json")]
+  if missing := [path.name for path in paths if not path.exists()]:
+    raise UserError(
+      f"{folder} has no {', '.join(missing)}: copy it from where the others came from"
+    )
+  vocab = parsed(paths[2])
+  if sorted(vocab.values()) != list(range(len(vocab))) or "<unk>" not in vocab:
+    raise UserError(f"{paths[2]}: ids must be 0 to {len(vocab) - 1} and one of them <unk>'s")
+  names = sorted(vocab, key=vocab.get)
+  return *(_numbered(spm.load(path), names) for path in paths[:2]), len(vocab)
+
+
+def _numbered(model: spm.Model, names: list[str]) -> Inner:
+  scores = {piece.text: piece.score for piece in model.pieces if piece.kind == spm.NORMAL}
+  special = [name for name in names if re.fullmatch(r"<unk>|<pad>|</s>|<s>|>>.+<<", name)]
+  # a character that no piece of this model has stands for itself if vocab.json has it
+  unknown = min(scores.values()) - 10  # SentencePiece's own score for it
+  scores = dict.fromkeys((x for x in names if len(x) == 1), unknown) | scores
+  # other names are no pieces of this model: nothing is encoded as them, but they may be decoded
+  there = scores.keys() | set(special)
+  pieces = [(x if x in there else ABSENT + x, scores.get(x, 0.0)) for x in names]
+  pieces += [(x, score) for x, score in scores.items() if x not in set(names)]
+  inner = spm.convert(model, pieces, unk=names.index("<unk>"))
+  inner.decoder = decoders.Sequence([decoders.Replace(ABSENT, ""), inner.decoder])
+  inner.add_special_tokens(special)
+  return inner

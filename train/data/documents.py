@@ -213,15 +213,16 @@ class Denoise:
 
   def room(self, length: int) -> tuple[int, int]:
     source, target = self.corruption.room(length)
-    roles = self.roles
-    return source + len(roles.source_first) + 1, target + len(roles.target_first) + 1
+    frames = len(self.roles.source([], 99)), len(self.roles.target([], 99))
+    return source + frames[0], target + frames[1]
 
   def __call__(self, ids, before, rng):
     del before
-    (source, target), roles = self.corruption(ids, rng), self.roles
+    source, target = self.corruption(ids, rng)
+    endless = 2**31
     return {
-      "source": _framed(roles.source_first, source, roles.eos),
-      "target": _framed(roles.target_first, target, roles.eos),
+      "source": np.asarray(self.roles.source(source, endless), np.int32),
+      "target": np.asarray(self.roles.target(target, endless), np.int32),
     }
 
 

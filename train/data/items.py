@@ -123,8 +123,8 @@ class Pairs:
 
   def rooms(self) -> np.ndarray:
     def measure(examples):
-      encoded = self._encode(examples)
-      return [[len(ids) + 1 for ids in both] for both in zip(encoded["source"], encoded["target"])]
+      endless = 2**31
+      return [[len(source), len(target)] for source, target in self._encode(examples, endless)]
 
     found = measured(self.source, f"{self.tokenizer.fingerprint} source target", measure, 2)
     limits = (self.source_len, self.target_len)
@@ -138,19 +138,15 @@ class Pairs:
 
   def read(self, numbers, places):
     del places  # nothing is random
-    encoded = self._encode(read_many(self.source, numbers))
-    limits = {"source": self.source_len, "target": self.target_len}
-    cut = {
-      side: [[*ids[: limits[side] - 1], self.tokenizer.roles.eos] for ids in rows]
-      for side, rows in encoded.items()
-    }
-    return [dict(zip(cut, both)) for both in zip(*cut.values())]
+    both = self._encode(read_many(self.source, numbers))
+    return [dict(source=source, target=target) for source, target in both]
 
-  def _encode(self, examples):
+  def _encode(self, examples, longest=None):
+    """The two rows of each, cut to their lengths or to `longest`."""
     sources = self.tokenizer.encode_sources([example["source"] for example in examples])
     targets = self.tokenizer.encode_targets([example["target"] for example in examples])
-    roles = self.tokenizer.roles
-    return {
-      "source": [[*roles.source_first, *ids] for ids in sources],
-      "target": [[*roles.target_first, *ids] for ids in targets],
-    }
+    roles, source_len = self.tokenizer.roles, longest or self.source_len
+    return [
+      (roles.source(source, source_len), roles.target(target, longest or self.target_len))
+      for source, target in zip(sources, targets)
+    ]

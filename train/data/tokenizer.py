@@ -103,7 +103,7 @@ class Tokenizer:
   def encode_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
     """Ids of each text and the characters (from, to) that each stands for, blanks left out."""
     found = []
-    blank_first = self.foreign or self._blank_first
+    blank_first = self.foreign or self.blank_first
     for text, encoding in zip(texts, self._inner.encode_batch(texts, add_special_tokens=False)):
       places = []
       for start, stop in encoding.offsets:
@@ -142,7 +142,7 @@ class Tokenizer:
       if number % 2:
         ids.append(self.specials[part])
         continue
-      if self._blank_first and number + 1 < len(parts):
+      if self.blank_first and number + 1 < len(parts):
         part = part.removesuffix(" ")
       if part:
         inner = self._inner_part if number else self._inner
@@ -162,7 +162,7 @@ class Tokenizer:
     return inner
 
   @property
-  def _blank_first(self) -> bool:
+  def blank_first(self) -> bool:
     """Whether pieces begin with the blank in front of them (`vocabulary._bytelevel`); of ours."""
     return not self.foreign and isinstance(self._inner.decoder, decoders.Sequence)
 
@@ -170,7 +170,7 @@ class Tokenizer:
   def _inner_part(self) -> tokenizers.Tokenizer:
     """For a text's later parts, whose first word has a blank in front only if it is there."""
     inner = Tokenizer(self.copy_inner())._inner
-    if self._blank_first:
+    if self.blank_first:
       inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     return inner
 

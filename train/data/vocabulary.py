@@ -34,8 +34,18 @@ class Roles:
   first: tuple[int, ...] = ()  # in front of what an encoder alone or a decoder alone reads
   between: tuple[int, ...] = ()  # between two texts
   source_first: tuple[int, ...] = ()  # in front of an encoder-decoder's source
+  source_last: tuple[int, ...] = ()  # behind its eos (mBART-cc25's language)
   target_first: tuple[int, ...] = ()  # of its target: learned, and forced when decoding
   types: bool = False  # the model tells a first text from a second (BERT's token types)
+
+  def source(self, ids, longest: int) -> list[int]:
+    """An encoder-decoder's source with its frame, of at most so many tokens."""
+    last = (self.eos, *self.source_last)
+    return [*[*self.source_first, *ids][: longest - len(last)], *last]
+
+  def target(self, ids, longest: int) -> list[int]:
+    """What its decoder is to say."""
+    return [*[*self.target_first, *ids][: longest - 1], self.eos]
 
 
 # of the tokenizers made here

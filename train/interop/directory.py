@@ -203,8 +203,8 @@ class Directory:
     both = bool(self.model["encoder_layers"])
     # max_length counts the token that the decoder begins with
     longest = told.get("max_new_tokens") or (told.get("max_length", 129) - 1 if both else 50)
-    if self.model["positions"] == "learned":
-      longest = min(longest, self.model["max_len"] - 1)
+    if self.model["positions"] == "learned":  # a decoder alone has its prompt in them too
+      longest = min(longest, self.model["max_len"] - 1 if both else self.model["max_len"] // 2)
     return dict(
       beam=1 if sampled else told.get("num_beams") or 1,
       length_penalty=told.get("length_penalty", 1.0),

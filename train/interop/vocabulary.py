@@ -7,13 +7,14 @@ tokenizer_config.json and special_tokens_map.json, and the family: how it frames
 import dataclasses
 import json
 import pathlib
+import re
 from collections.abc import Mapping
 
 import tokenizers
 from tokenizers.processors import TemplateProcessing
 
 from train.data.tokenizer import Tokenizer
-from train.data.vocabulary import Roles
+from train.data.vocabulary import SPECIALS, Roles
 from train.errors import UserError, choose
 from train.interop import vocabulary_files as files
 from train.workdir import write_atomically
@@ -129,30 +130,31 @@ def _roles(folder, config, settings, family, ids) -> Roles:
 
 
 def _with_languages(folder, inner, config, settings, roles) -> Roles:
-  """mBART-50's: a source and a target begin with their language's code."""
-  if inner.token_to_id("af_ZA") is None:
-    raise UserError(
-      f"{folder}: this mBART ends its sources with </s> and a language's code (mBART-cc25), which"
-      " is not read here: take an mBART-50"
-    )
-  source = inner.token_to_id(settings.get("src_lang") or "")
-  target = config.get("forced_bos_token_id", settings.get("forced_bos_token_id"))
-  if target is None:
-    target = inner.token_to_id(settings.get("tgt_lang") or "")
-  for key, found in (("src_lang", source), ("tgt_lang", target)):
+  """mBART's languages: mBART-50 puts a language's code in front of source and target, mBART-cc25
+  behind the source's eos, and its decoder begins with the target's."""
+  codes = {key: inner.token_to_id(settings.get(key) or "") for key in ("src_lang", "tgt_lang")}
+  fifty = inner.token_to_id("af_ZA") is not None
+  if fifty and codes["tgt_lang"] is None:
+    codes["tgt_lang"] = config.get("forced_bos_token_id", settings.get("forced_bos_token_id"))
+  if not fifty and codes["tgt_lang"] is None:
+    codes["tgt_lang"] = config.get("decoder_start_token_id")
+  for key, found in codes.items():
     if found is None:
       raise UserError(
         f"{folder / 'tokenizer_config.json'} has no {key}: say in which language the"
         f" {'sources' if key == 'src_lang' else 'targets'} are, such as {key}='de_DE'"
       )
-  return dataclasses.replace(roles, source_first=(source,), target_first=(target,))
+  source, target = codes["src_lang"], codes["tgt_lang"]
+  if fifty:
+    return dataclasses.replace(roles, source_first=(source,), target_first=(target,))
+  return dataclasses.replace(roles, source_last=(source,), start=target)
 
 
 def _mark_special(inner: tokenizers.Tokenizer, roles: Roles) -> None:
   """Makes the tokens with a role special, if the file did not."""
   added = inner.get_added_tokens_decoder()
   used = {roles.pad, roles.eos, roles.start, roles.unk, roles.mask, *roles.first}
-  used |= {*roles.between, *roles.source_first, *roles.target_first}
+  used |= {*roles.between, *roles.source_first, *roles.source_last, *roles.target_first}
   for i in sorted(used - {None}):
     name = inner.id_to_token(i)
     if name is not None and not (i in added and added[i].special):
@@ -202,6 +204,8 @@ def write(tokenizer: Tokenizer, folder: pathlib.Path, kind: str, max_len: int) -
   folder, inner, roles = pathlib.Path(folder), tokenizer.copy_inner(), tokenizer.roles
   if not tokenizer.foreign or inner.post_processor is None:
     inner.post_processor = _template(inner, roles, kind)
+  if not tokenizer.foreign:
+    inner = _swallowing(inner, tokenizer)
   names = _names(tokenizer, kind)
   settings = {
     "tokenizer_class": "PreTrainedTokenizerFast",
@@ -210,10 +214,28 @@ def write(tokenizer: Tokenizer, folder: pathlib.Path, kind: str, max_len: int) -
     "clean_up_tokenization_spaces": False,
     **names,
   }
+  settings |= _languages(inner, roles)
   write_atomically(folder / "tokenizer.json", inner.to_str(pretty=True))
   for name, content in (("tokenizer_config", settings), ("special_tokens_map", names)):
     text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
     write_atomically(folder / f"{name}.json", text)
+
+
+def _languages(inner, roles: Roles) -> dict:
+  """mBART's, as `_with_languages` reads them."""
+  source, target = roles.source_last or roles.source_first, roles.target_first or (roles.start,)
+  names = [inner.id_to_token(i) for i in (*source, *target)]
+  if len(names) != 2 or not all(re.fullmatch(r"[a-z]{2}_[A-Z]{2}", name) for name in names):
+    return {}
+  return dict(zip(("src_lang", "tgt_lang"), names))
+
+
+def _swallowing(inner, tokenizer: Tokenizer) -> tokenizers.Tokenizer:
+  """With masks and sentinels that stand for the blank in front of them too, as ours do."""
+  parts = json.loads(inner.to_str())
+  for token in parts["added_tokens"]:
+    token["lstrip"] = tokenizer.blank_first and token["content"] not in SPECIALS
+  return tokenizers.Tokenizer.from_str(json.dumps(parts))
 
 
 def _template(inner, roles: Roles, kind: str) -> TemplateProcessing:

@@ -67,16 +67,17 @@ class Causal:
     return {"text": text}
 
   def requests(self, examples):
-    """Prompts behind what begins a text; of a long one the end, and how many are long is logged."""
+    """Prompts behind what begins a text, or the start alone; of a long one the end is read, and how
+    many are long is logged."""
     roles = self.tokenizer.roles
-    first = roles.first or (roles.start,)
     rows = self.tokenizer.encode_batch([example["text"] for example in examples])
-    if long := sum(len(ids) + len(first) > self.target_len for ids in rows):
+    rows = [[*roles.first, *ids] or [roles.start] for ids in rows]
+    if long := sum(len(ids) > self.target_len for ids in rows):
       logging.warning(
         "of %d inputs, %d are longer than task.target_len=%d tokens with bos: their end is read",
         *(len(rows), long, self.target_len),
       )
-    return requests.Rows([[*first, *ids][-self.target_len :] for ids in rows])
+    return requests.Rows([ids[-self.target_len :] for ids in rows])
 
   def predict(self, model, batch, settings):
     prompt_BS, length_B = batch["source"], batch["source_segments"].sum(1)

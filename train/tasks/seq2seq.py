@@ -90,12 +90,12 @@ def settings(config: Mapping, task: str, changes: Mapping) -> Decoding:
 def cut(rows: Sequence[Sequence[int]], longest: int, roles: Roles) -> Rows:
   """Sources with what frames them, of at most `longest` tokens; how many lose something is
   logged."""
-  rows = [[*roles.source_first, *ids] for ids in rows]
-  if losing := sum(len(ids) >= longest for ids in rows):
+  framed = [roles.source(ids, longest) for ids in rows]
+  if losing := sum(len(roles.source(ids, 2**31)) > longest for ids in rows):
     logging.warning(
       "of %d inputs, %d are truncated to task.source_len=%d", len(rows), losing, longest
     )
-  return Rows([[*ids[: longest - 1], roles.eos] for ids in rows])
+  return Rows(framed)
 
 
 def predict(model, batch, settings: Decoding, roles: Roles):

@@ -25,7 +25,8 @@ def test_the_export_of_an_import_is_the_same_bit_for_bit(name, tmp_path):
     np.testing.assert_array_equal(back[tensor], there[tensor], err_msg=tensor)
   before, after = opened(name), directory.Directory(tmp_path / "out")
   assert (after.model, after.kind) == (before.model, before.kind)
-  assert after.labels == before.labels
+  if before.kind in ("classification", "tagging"):
+    assert after.labels == before.labels
   for key in ("pad_token_id", "eos_token_id", "decoder_start_token_id"):
     if before.config.get(key) is not None:
       assert after.config[key] == before.config[key], key

@@ -40,6 +40,7 @@ def repeat_cache(cache: Cache, n: int) -> Cache:
   return jax.tree.map(lambda x: jnp.repeat(x, n, axis=0), cache)
 
 
+STOPS = ("exact", "current", "full")  # when a beam search ends
 PENALTIES = {
   "wu": lambda n: (5 + n) / 6,  # Wu et al. 2016, eq. 14
   "length": lambda n: np.maximum(n, 1),  # fairseq, transformers
@@ -169,6 +170,7 @@ def beam_search(
   before: int = 0,
   num_return: int = 1,
   early_stop: bool = True,
+  stop: str = "exact",
 ) -> Decoded:
   """The num_return best hypotheses found with num_beams live ones; `cache` has a row per input.
 
@@ -178,11 +180,16 @@ def beam_search(
   num_beams is finished; the first num_beams that do not end live on, so beams never run out. One
   beam is greedy search: it follows the first continuation only and ends when that is eos.
   `early_stop` ends a row once no live beam can get past the worst kept one: same result, sooner.
+  stop: "exact" does that; "current" ends a row once num_beams are finished and no live beam, had it
+  its score now at its length now, would get past the worst of them (transformers'
+  early_stopping=False: less than the best where longer outputs score better); "full" also as soon
+  as num_beams are finished (early_stopping=True).
   limit_B and first_B as in `greedy`. ValueError unless 1 <= num_return <= num_beams.
   """
   if not 1 <= num_return <= num_beams:
     raise ValueError(f"num_return={num_return} must lie between 1 and num_beams={num_beams}")
-  B, N, R = len(limit_B), num_beams, num_return
+  B, N = len(limit_B), num_beams
+  R = num_return if stop == "exact" else N  # finished hypotheses that are kept
   # each beam has one eos, so of the first 2N continuations at least N live on
   wanted = 1 if N == 1 else 2 * N
   limit_B = jnp.clip(limit_B, 1, max_len)
@@ -221,7 +228,11 @@ def beam_search(
     # A sum of log-probabilities is at most 0 and only falls, so a live beam can at best score its
     # sum now times the least weight ahead, which (monotone) is the next length's or the limit's.
     ahead_B = jnp.minimum(weight_T[jnp.minimum(length + 1, limit_B)], weight_T[limit_B])
+    if stop != "exact":
+      ahead_B = weight_T[length]
     hopeless_B = live_log_BN[:, 0] * ahead_B <= found.scores[:, -1]
+    if stop == "full":
+      hopeless_B |= found.scores[:, -1] > -jnp.inf
     done_B = s.done_B | (limit_B <= length) | (hopeless_B & early_stop)
     moving = jax.tree.map(lambda x: x[row_B], after["moving"])
     live_BNT = _pick(s.live_BNT, beam_BN).at[:, :, s.t].set(token_BN)
@@ -234,7 +245,8 @@ def beam_search(
   first_B = jnp.full(B, bos, jnp.int32) if first_B is None else first_B
   last_BN, done_B = jnp.repeat(first_B[:, None], N, axis=1), jnp.zeros(B, bool)
   start = _Search(0, cache["moving"], empty_BNT, live_log_BN, last_BN, found, done_B)
-  return lax.while_loop(lambda s: ~s.done_B.all(), body, start).found
+  found = lax.while_loop(lambda s: ~s.done_B.all(), body, start).found
+  return jax.tree.map(lambda x: x[:, :num_return], found)
 
 
 def _follow(step, cache, choose, n, max_len, limit_B, bos, eos, pad, first_B) -> Decoded:

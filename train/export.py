@@ -125,6 +125,7 @@ def _write_generation(out, decoding, more, roles) -> None:
     **{key: more[key] for key in ("pad_token_id", "eos_token_id", "bos_token_id")},
     num_beams=decoding.beam,
     length_penalty=decoding.length_penalty,
+    early_stopping={stop: name for name, stop in directory.STOPS.items()}[decoding.stop],
     do_sample=bool(decoding.temperature),
     max_new_tokens=decoding.max_len_extra,
     suppress_tokens=sorted(never) or None,

@@ -52,6 +52,8 @@ UNFOLLOWED = dict(
   diversity_penalty=0.0,
 )
 
+STOPS = {False: "current", True: "full", "never": "exact"}  # of early_stopping
+
 
 def is_one(run: str | os.PathLike) -> bool:
   """Whether what was given for a run's folder is such a directory."""
@@ -209,6 +211,7 @@ class Directory:
       beam=1 if sampled else told.get("num_beams") or 1,
       length_penalty=told.get("length_penalty", 1.0),
       penalty="length",
+      stop=STOPS[told.get("early_stopping") or False],
       temperature=(told.get("temperature") or 1.0) if sampled else 0.0,
       top_k=(told.get("top_k") or 0) if sampled else 0,
       top_p=(told.get("top_p") or 1.0) if sampled else 1.0,

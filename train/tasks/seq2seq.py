@@ -25,6 +25,7 @@ class Decoding:
   beam: int = 4
   length_penalty: float = 0.6
   penalty: str = "wu"  # what its power is of: see model/decoding.py's PENALTIES
+  stop: str = "exact"  # when beams end: see `beam_search` there
   temperature: float = 0.0  # above 0: sampling
   top_k: int = 0  # 0: all
   top_p: float = 1.0
@@ -37,6 +38,7 @@ class Decoding:
     if self.beam < 1 or self.nbest < 1 or (not self.temperature and self.nbest > self.beam):
       raise UserError(f"nbest {self.nbest} and beam {self.beam}: 1 <= nbest <= beam")
     choose(decoding.PENALTIES, self.penalty, "decoding.penalty")
+    choose(dict.fromkeys(decoding.STOPS), self.stop, "decoding.stop")
     if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
       raise UserError("temperature and top_k must be at least 0, top_p in (0, 1]")
 
@@ -76,7 +78,9 @@ def settings(config: Mapping, task: str, changes: Mapping) -> Decoding:
     changes = {**changes, "temperature": 0.0}
   made = changed(Decoding(**config), task, changes)
   useless = (
-    ("beam", "length_penalty", "penalty") if made.temperature else ("top_k", "top_p", "seed")
+    ("beam", "length_penalty", "penalty", "stop")
+    if made.temperature
+    else ("top_k", "top_p", "seed")
   )
   for key in changes:
     if key in useless:
@@ -153,6 +157,7 @@ def search(
       num_return=settings.nbest,
       length_penalty=settings.length_penalty,
       penalty=settings.penalty,
+      stop=settings.stop,
       before=len(roles.target_first),
       **common,
     )

@@ -4,7 +4,6 @@ The file is a protocol buffer of few fields, read here without the library.
 """
 
 import pathlib
-import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -127,18 +126,14 @@ def convert(
     )
   made = tokenizers.Tokenizer(inner)
   made.normalizer = normalizers.Sequence(list(_normalizers(model)))
-  steps, own = [], [piece.text for piece in model.pieces if piece.kind == USER_DEFINED]
-  if own and model.kind == UNIGRAM:
-    names = "|".join(re.escape(name) for name in sorted(own, key=len, reverse=True))
-    steps.append(pre_tokenizers.Split(Regex(names), "isolated"))
   # a piece with a blank inside needs the whole text; others find the same word by word
   if not any(BLANK in piece.text[1:] for piece in model.pieces):
-    steps.append(pre_tokenizers.Split(BLANK, "merged_with_next"))
-  made.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    made.pre_tokenizer = pre_tokenizers.Split(BLANK, "merged_with_next")
   made.decoder = decoders.Sequence(list(_decoders(model)))
   known = {name for name, _ in pieces}
   names = [piece.text for piece in model.pieces if piece.kind in (CONTROL, UNKNOWN)]
-  if model.kind == BPE:
+  if model.kind == BPE:  # no merges make a user's symbols; unigram prefers them, their score is 0
+    own = [piece.text for piece in model.pieces if piece.kind == USER_DEFINED]
     made.add_tokens([AddedToken(name, normalized=False) for name in own])
   made.add_special_tokens([AddedToken(name, normalized=False) for name in names if name in known])
   return made

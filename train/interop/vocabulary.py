@@ -255,6 +255,7 @@ def _names(tokenizer: Tokenizer, kind: str) -> dict:
   """The special tokens' names as transformers calls them."""
   roles, by_id = tokenizer.roles, {i: name for name, i in tokenizer.specials.items()}
   start = roles.first[0] if roles.first else roles.start
+  start = None if start == roles.pad != roles.eos else start  # T5's decoders begin with padding
   ids = dict(bos=start, eos=roles.eos, pad=roles.pad, unk=roles.unk, mask=roles.mask)
   if kind == "encoder" and roles.first:
     ids |= dict(cls=roles.first[0], sep=roles.eos)

@@ -241,9 +241,9 @@ def test_a_sentencepiece_model_is_split_as_by_itself(kind, name, options, fallba
 
 
 def test_symbols_of_a_user_are_one_piece(trained):
-  path, theirs = trained("own", user_defined_symbols=["<x>", "<xy>"])
+  path, theirs = trained("own", user_defined_symbols=["<x>", "<xy>", "ca"])
   ours = spm.convert(spm.load(path))
-  for line in ("the <x> cat", "a<xy>b<x>", "<x>"):
+  for line in ("the <x> cat", "a<xy>b<x>", "<x>", "the cat"):
     assert ours.encode(line).ids == theirs.encode(line)
 
 

@@ -8,7 +8,20 @@ from tokenizers import decoders, models
 
 BLANKS = ("\u0120", "\u010a", "\u0109")  # blank, newline and tab in the byte-level alphabet
 METASPACE = "\u2581"  # SentencePiece's blank
+ABSENT = "\uffff"  # in front of a piece that no text has: a noncharacter
 FALLBACK = re.compile(r"<0x[0-9A-F]{2}>")  # and its bytes
+
+
+def looked_up(inner: tokenizers.Tokenizer, texts, unk: int) -> list[list[int]]:
+  """Ids, where what `inner` does not know is looked up whole in the vocabulary, which has another
+  set of pieces too (Marian's)."""
+  vocab = inner.get_vocab()
+
+  def number(token, i):
+    return vocab.get(ABSENT + token, i) if i == unk else i
+
+  encoded = inner.encode_batch(texts, add_special_tokens=False)  # the fast form tells no tokens
+  return [list(map(number, encoding.tokens, encoding.ids)) for encoding in encoded]
 
 
 class Pieces:

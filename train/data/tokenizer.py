@@ -14,7 +14,7 @@ import tokenizers
 from tokenizers import decoders, pre_tokenizers
 
 from train.data import vocabulary
-from train.data.pieces import BLANKS, METASPACE, Pieces
+from train.data.pieces import BLANKS, METASPACE, Pieces, looked_up
 from train.data.vocabulary import MASK, OWN, SPECIALS, Roles
 from train.errors import UserError
 
@@ -44,7 +44,7 @@ class Tokenizer:
       one.no_truncation()
       one.encode_special_tokens = True  # "<eos>" in somebody's text is text; not kept in the JSON
     self._inner, self._target, self._size = inner, target, size
-    self.foreign = roles is not None
+    self.foreign, self.targets_differ = roles is not None, target is not None
     self.roles = roles or dataclasses.replace(OWN, mask=self.specials.get(MASK))
 
   def __reduce__(self):
@@ -60,11 +60,6 @@ class Tokenizer:
     """Hex digest of everything that decides the ids."""
     return hashlib.sha256(self._json().encode()).hexdigest()
 
-  @property
-  def targets_differ(self) -> bool:
-    """Whether targets have other pieces than sources."""
-    return self._target is not None
-
   def copy_inner(self) -> tokenizers.Tokenizer:
     """What splits texts, to be written or changed."""
     return tokenizers.Tokenizer.from_str(self._inner.to_str())
@@ -78,6 +73,8 @@ class Tokenizer:
     return self._encode(self._target or self._inner, texts)
 
   def _encode(self, inner, texts):
+    if self.targets_differ:
+      return list(map(self._ordinary, looked_up(inner, texts, self.roles.unk)))
     encoded = inner.encode_batch_fast(texts, add_special_tokens=False)
     return [self._ordinary(encoding.ids) for encoding in encoded]
 
@@ -279,15 +276,14 @@ class Tokenizer:
       made = cls(*parts)
     except OSError as error:
       raise UserError(f"cannot read the tokenizer {path}: {error.strerror}") from error
-    except Exception as error:  # the library raises plain Exception
+    except Exception as error:  # the library's
       raise UserError(f"{path} is not a tokenizer.json: {error}; train or copy it anew") from error
-    if made.foreign:
-      return made
-    if (found := [made._inner.id_to_token(i) for i in range(4)]) != list(SPECIALS):
+    if not made.foreign and (found := [made._inner.id_to_token(i) for i in range(4)]) != list(
+      SPECIALS
+    ):
       raise UserError(f"{path}: ids 0 to 3 must be {', '.join(SPECIALS)}, but they are {found}")
-    specials = made.specials
-    if sorted(specials.values()) != list(range(len(specials))):
-      raise UserError(f"{path}: the special tokens must be the first ids, but they are {specials}")
+    if not made.foreign and sorted(made.specials.values()) != list(range(len(made.specials))):
+      raise UserError(f"{path}: special tokens must be the first ids, but are {made.specials}")
     return made
 
 
@@ -296,5 +292,5 @@ def _rebuild(text: str) -> Tokenizer:
 
 
 def train(spec: Mapping, texts: Iterable[str]) -> Tokenizer:
-  """The tokenizer of `spec` fitted to the texts: see `vocabulary.train`."""
+  """See `vocabulary.train`."""
   return Tokenizer(vocabulary.train(spec, texts))

@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 
+import numpy as np
+
 from train.interop.families import Family, Row, activation, attention, field, linear, norm, same
 
 SIDES = ("encoder", "decoder")
@@ -233,8 +235,18 @@ MARIAN = dataclasses.replace(
   computed=r"embed_positions\.weight$",
 )
 
+
+def _sinusoids(model):
+  """Tables of what positions.sinusoidal computes; rounded from float64, as theirs are."""
+  dim = model["dim"]
+  angle = np.arange(model["max_len"])[:, None] / 10000 ** (2 * np.arange(dim // 2) / dim)
+  table = np.concatenate([np.sin(angle), np.cos(angle)], 1).astype(np.float32)
+  return {f"model.{side}.embed_positions.weight": table for side in SIDES}
+
+
 PEGASUS = dataclasses.replace(
   MARIAN,
+  make=_sinusoids,
   model_type="pegasus",
   classes={"PegasusForConditionalGeneration": "translation"},
   constants=MARIAN.constants | dict(norm_position="pre"),

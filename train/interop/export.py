@@ -160,5 +160,5 @@ def write(
   useless = [name for name in params if name not in needed and not name.startswith("head/")]
   for name in useless:  # a table that the kind of model has no use for
     del params[name]
-  weights.write(folder, found.family, kind, found.model["gated"], params)
+  weights.write(folder, found.family, kind, found.model, params)
   return zeros

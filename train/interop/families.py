@@ -55,6 +55,7 @@ class Family:
   ignored: tuple[str, ...] = ()  # fields that change no output
   copies: Mapping[str, str] = dataclasses.field(default_factory=dict)  # tensor -> its original
   computed: str = r"^$"  # names of tensors that are made, not learned
+  make: Callable[[Mapping], dict] = lambda model: {}  # those that are written all the same
   left_out: str = r"^$"  # names of tensors of a head that nothing here has a use for
   pool_activation: str = "tanh"  # of the classifier
 

@@ -60,6 +60,9 @@ FAMILIES = {
 _SEP = ("bert", "distilbert", "electra", "roberta")  # end texts by what they call sep_token
 
 
+LANGUAGE = re.compile(r"[a-z]{2}_[A-Z]{2}")  # mBART's
+
+
 def read(folder: pathlib.Path, config: Mapping) -> Tokenizer:
   """The tokenizer in a directory whose parsed config.json is `config`.
 
@@ -134,10 +137,12 @@ def _with_languages(folder, inner, config, settings, roles) -> Roles:
   behind the source's eos, and its decoder begins with the target's."""
   codes = {key: inner.token_to_id(settings.get(key) or "") for key in ("src_lang", "tgt_lang")}
   fifty = inner.token_to_id("af_ZA") is not None
-  if fifty and codes["tgt_lang"] is None:
-    codes["tgt_lang"] = config.get("forced_bos_token_id", settings.get("forced_bos_token_id"))
-  if not fifty and codes["tgt_lang"] is None:
-    codes["tgt_lang"] = config.get("decoder_start_token_id")
+  if fifty:
+    forced = config.get("forced_bos_token_id", settings.get("forced_bos_token_id"))
+    codes["tgt_lang"] = codes["tgt_lang"] if forced is None else forced
+  start = config.get("decoder_start_token_id")
+  if not fifty and codes["tgt_lang"] is None and LANGUAGE.fullmatch(inner.id_to_token(start or 0)):
+    codes["tgt_lang"] = start
   for key, found in codes.items():
     if found is None:
       raise UserError(
@@ -225,7 +230,7 @@ def _languages(inner, roles: Roles) -> dict:
   """mBART's, as `_with_languages` reads them."""
   source, target = roles.source_last or roles.source_first, roles.target_first or (roles.start,)
   names = [inner.id_to_token(i) for i in (*source, *target)]
-  if len(names) != 2 or not all(re.fullmatch(r"[a-z]{2}_[A-Z]{2}", name) for name in names):
+  if len(names) != 2 or not all(map(LANGUAGE.fullmatch, names)):
     return {}
   return dict(zip(("src_lang", "tgt_lang"), names))
 

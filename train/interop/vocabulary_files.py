@@ -15,6 +15,7 @@ from tokenizers import (
   pre_tokenizers,
 )
 
+from train.data.pieces import ABSENT
 from train.errors import UserError
 from train.interop import spm
 
@@ -32,7 +33,6 @@ CODES = (  # of mBART-50, the first 25 of them of mBART
   "gl_ES", "sl_SI",
 )
 # fmt: on
-ABSENT = "\uffff"  # in front of a piece that no text has: a noncharacter
 
 Inner = tokenizers.Tokenizer
 
@@ -249,9 +249,6 @@ def _marian(folder) -> tuple[Inner, Inner, int]:
 def _numbered(model: spm.Model, names: list[str]) -> Inner:
   scores = {piece.text: piece.score for piece in model.pieces if piece.kind == spm.NORMAL}
   special = [name for name in names if re.fullmatch(r"<unk>|<pad>|</s>|<s>|>>.+<<", name)]
-  # a character that no piece of this model has stands for itself if vocab.json has it
-  unknown = min(scores.values()) - 10  # SentencePiece's own score for it
-  scores = dict.fromkeys((x for x in names if len(x) == 1), unknown) | scores
   # other names are no pieces of this model: nothing is encoded as them, but they may be decoded
   there = scores.keys() | set(special)
   pieces = [(x if x in there else ABSENT + x, scores.get(x, 0.0)) for x in names]

@@ -161,17 +161,18 @@ def _original(name: str, family: Family, prefix: str) -> str | None:
 
 
 def write(
-  folder: pathlib.Path, family: Family, kind: str, gated: bool, params: Mapping[str, np.ndarray]
+  folder: pathlib.Path, family: Family, kind: str, model: Mapping, params: Mapping[str, np.ndarray]
 ) -> None:
-  """Our weights (path -> array) as model.safetensors, in shards with an index if they are large."""
+  """Our weights (path -> array) as model.safetensors, in shards with an index if they are large.
+  `model` are the fields of TransformerConfig."""
   parts, prefix = {}, "" if kind == "body" else family.prefix
   for path, weight in params.items():
-    name, row = named(family, kind, gated, path, prefix)
+    name, row = named(family, kind, model["gated"], path, prefix)
     parts.setdefault(name, {})[row.part or 0] = to_theirs(np.asarray(weight, np.float32), row)
   whole = {
     name: np.ascontiguousarray(np.concatenate([made[i] for i in sorted(made)], axis=-1))
     for name, made in sorted(parts.items())
-  }
+  } | family.make(model)
   shards, size = [{}], 0
   for name, tensor in whole.items():
     if shards[-1] and size + tensor.nbytes > SHARD_BYTES:

@@ -22,6 +22,13 @@ __all__ = ["folder"]  # a fixture
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "fixtures"))
 make, variations = pytest.importorskip("make"), pytest.importorskip("variations")
 
+# Of RoBERTa and ELECTRA the masked-LM head has gelu whatever the body has, and RoBERTa's positions
+# begin behind its pad's id.
+REFUSED = [
+  f"{name}/act={act}" for name in ("roberta", "electra") for act in ("gelu_new", "relu", "silu")
+]
+# An untied output of BERT's and RoBERTa's has two biases, of which one is used.
+REFUSED += ["roberta/pad=0", "bert/untied", "roberta/untied"]
 VARIATIONS = {one.name: one for one in variations.variations()}
 
 
@@ -60,19 +67,22 @@ def test_a_variation_gives_what_transformers_gives_or_is_refused_by_name(name, t
   found, batch = directory.Directory(tmp_path), inputs(model.config)
   got, refused = attempt(found, {key: value.astype(np.int32) for key, value in batch.items()})
   if refused:
-    assert one.note, refused
-    assert "config.json: " in refused
+    assert one.note or name in REFUSED, refused
+    assert "config.json: " in refused or "is to be a copy of" in refused
     return
   with torch.no_grad():
-    wanted = model(**{key: torch.tensor(value) for key, value in batch.items()})
+    tensors = {key: torch.tensor(value) for key, value in batch.items()}
+    single, wanted = model(**tensors), model.double()(**tensors)
   assert got.keys() & wanted.keys()
   for key in got.keys() & wanted.keys():
     want = wanted[key].numpy()
     seen = slice(None)
     if want.shape[:2] == batch["input_ids"].shape and not model.config.is_encoder_decoder:
       seen = batch["attention_mask"].astype(bool)
-    scale = max(1.0, float(np.abs(want).max()))
-    np.testing.assert_allclose(np.asarray(got[key])[seen], want[seen], atol=2e-5 * scale)
+    # of the same in float64 we may be off by 3 times what torch in float32 is, and a rounding
+    theirs = float(np.abs(single[key].numpy()[seen] - want[seen]).max())
+    off = float(np.abs(np.asarray(got[key])[seen] - want[seen]).max())
+    assert off <= 3 * theirs + 1e-5 * float(np.abs(want).max()), (key, off, theirs)
 
 
 OWN = {  # config -> the class that loads its export
@@ -125,6 +135,7 @@ def test_an_exported_translator_is_served_by_ctranslate2(folder, tmp_path):
   for example in [pipeline.run.task.examples("test")[i]["source"] for i in range(4)]:
     (ids,) = tokenizer.encode_batch([example])
     names = [tokenizer._inner.id_to_token(i) for i in [*ids, tokenizer.roles.eos]]
-    found = translator.translate_batch([names], beam_size=1, max_decoding_length=8)
+    # ours leaves room for eos among its 8
+    found = translator.translate_batch([names], beam_size=1, max_decoding_length=7)
     said = [tokenizer._inner.token_to_id(piece) for piece in found[0].hypotheses[0]]
     assert tokenizer.decode(said) == pipeline([example])[0]["text"]

@@ -110,8 +110,16 @@ class Directory:
   def model(self) -> dict:
     """The section `model` of a config."""
     found = settings(self.config, self.family, self.tensors, self.path / "config.json")
-    if self.kind != "mlm":  # its bias is the masked-LM head's
-      found["output_bias"] = found["output_bias"] and self.kind == "translation"
+    if self.kind not in ("mlm", "translation"):  # its bias is a masked-LM head's
+      found["output_bias"] = False
+    if self.kind not in ("mlm", "translation", "causal"):
+      found["tie_output"] = True
+    wanted = self.family.mlm_activation
+    if self.kind == "mlm" and wanted and found["activation"] != wanted:
+      raise UserError(
+        f"{self.path / 'config.json'}: hidden_act is not {wanted}, which the masked-LM head of a"
+        f" {self.family.model_type} has in any case; here both are one setting"
+      )
     return found
 
   @functools.cached_property
@@ -247,7 +255,10 @@ def settings(config: Mapping, family: Family, tensors, where) -> dict:
       + (f" (did you mean {near}?)" if near else "")
       + "; take it out of the file if it changes no output"
     )
-  found |= family.read(config, tensors)
+  try:
+    found |= family.read(config, tensors)
+  except UserError as error:
+    raise UserError(f"{where}: {error}") from None
   fields = {field.name: field.default for field in dataclasses.fields(TransformerConfig)}
   try:
     return dataclasses.asdict(TransformerConfig(**fields | found))

@@ -47,6 +47,7 @@ BERT = Family(
     field("type_vocab_size", "token_types", 2),
     field("layer_norm_eps", "norm_eps", 1e-12),
     field("initializer_range", "init_std", 0.02),
+    field("tie_word_embeddings", "tie_output", True),
   ),
   constants=dict(
     decoder_layers=0,
@@ -61,7 +62,6 @@ BERT = Family(
     position_embedding_type="absolute",
     is_decoder=False,
     add_cross_attention=False,
-    tie_word_embeddings=True,
     pruned_heads={},
   ),
   # of a head's dropout, and of the pooler in old files
@@ -95,6 +95,7 @@ BERT = Family(
       *linear("cls.predictions.transform.dense", "head/dense", body=False),
       *norm("cls.predictions.transform.LayerNorm", "head/norm", body=False),
       Row("cls.predictions.bias", "output_bias", "vector", body=False),
+      Row("cls.predictions.decoder.weight", "output/kernel", "linear", body=False),
     ),
     classification=(*linear("pooler.dense", "head/dense"), *_labels("classifier")),
     tagging=_labels("classifier"),
@@ -128,6 +129,7 @@ ROBERTA = dataclasses.replace(
       *linear("lm_head.dense", "head/dense", body=False),
       *norm("lm_head.layer_norm", "head/norm", body=False),
       Row("lm_head.bias", "output_bias", "vector", body=False),
+      Row("lm_head.decoder.weight", "output/kernel", "linear", body=False),
     ),
     classification=(
       *linear("classifier.dense", "head/dense", body=False),
@@ -141,6 +143,7 @@ ROBERTA = dataclasses.replace(
     "lm_head.decoder.bias": "lm_head.bias",
   },
   left_out=r"^roberta\.pooler\.",
+  mlm_activation="gelu",
 )
 
 _DISTIL = "transformer.layer.{}"
@@ -159,10 +162,12 @@ DISTILBERT = Family(
     field("attention_dropout", "attention_dropout", 0.1),
     field("max_position_embeddings", "max_len", 512),
     field("initializer_range", "init_std", 0.02),
+    field("tie_word_embeddings", "tie_output", True),
   ),
   constants=BERT.constants | dict(norm_eps=1e-12),
-  fixed=dict(sinusoidal_pos_embds=False, tie_word_embeddings=True, pruned_heads={}),
-  ignored=("qa_dropout", "seq_classif_dropout", "tie_weights_"),
+  fixed=dict(pruned_heads={}),
+  # the table of sinusoids is in the file like a learned one
+  ignored=("qa_dropout", "seq_classif_dropout", "sinusoidal_pos_embds", "tie_weights_"),
   rows=(
     *same("embeddings.word_embeddings", "embedding"),
     *same("embeddings.position_embeddings", "encoder/embeddings/positions"),
@@ -180,6 +185,7 @@ DISTILBERT = Family(
       *linear("vocab_transform", "head/dense", body=False),
       *norm("vocab_layer_norm", "head/norm", body=False),
       Row("vocab_projector.bias", "output_bias", "vector", body=False),
+      Row("vocab_projector.weight", "output/kernel", "linear", body=False),
     ),
     classification=(*linear("pre_classifier", "head/dense", body=False), *_labels("classifier")),
     tagging=_labels("classifier"),
@@ -209,6 +215,7 @@ ELECTRA = dataclasses.replace(
       *linear("generator_predictions.dense", "head/dense", body=False),
       *norm("generator_predictions.LayerNorm", "head/norm", body=False),
       Row("generator_lm_head.bias", "output_bias", "vector", body=False),
+      Row("generator_lm_head.weight", "output/kernel", "linear", body=False),
     ),
     classification=(
       *linear("classifier.dense", "head/dense", body=False),
@@ -219,6 +226,7 @@ ELECTRA = dataclasses.replace(
   ),
   copies={"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"},
   left_out=r"^discriminator_predictions\.",
+  mlm_activation="gelu",
   pool_activation="gelu",
 )
 
@@ -249,7 +257,6 @@ ESM = dataclasses.replace(
     vocab_list=None,
     is_decoder=False,
     add_cross_attention=False,
-    tie_word_embeddings=True,
   ),
   rows=(
     *same("embeddings.word_embeddings", "embedding"),

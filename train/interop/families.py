@@ -58,6 +58,7 @@ class Family:
   make: Callable[[Mapping], dict] = lambda model: {}  # those that are written all the same
   left_out: str = r"^$"  # names of tensors of a head that nothing here has a use for
   pool_activation: str = "tanh"  # of the classifier
+  mlm_activation: str = ""  # of the masked-LM head, whatever the body's is; "": the body's
 
   def rows_of(self, kind: str, gated: bool) -> tuple[Row, ...]:
     """The rows of a model for `kind`; of two for one weight the first counts."""

@@ -10,6 +10,7 @@ from flax import nnx
 
 from tests.test_configs import folder
 from tests.train.interop.test_directory import outputs
+from tests.train.interop.test_start import MINILM
 from tests.train.test_finetuning import trained
 from train import cli, export, predict
 from train.errors import UserError
@@ -139,3 +140,31 @@ def test_an_exported_translator_is_served_by_ctranslate2(folder, tmp_path):
     found = translator.translate_batch([names], beam_size=1, max_decoding_length=7)
     said = [tokenizer._inner.token_to_id(piece) for piece in found[0].hypotheses[0]]
     assert tokenizer.decode(said) == pipeline([example])[0]["text"]
+
+
+def lines(count):
+  """Texts of words, accents, Chinese, emoji, punctuation and blanks, put together at random."""
+  rng = np.random.default_rng(0)
+  parts = ["the", "dog", "Ärger", "naïve", "café", "façade", "北京", "中国", "東京", "한국", "😀"]
+  parts += [
+    "👩\u200d👩\u200d👧",
+    "don't",
+    "3.14",
+    "--",
+    "U.S.",
+    "e\u0301",
+    "ﬁ",
+    "½",
+    "\u00a0",
+    "\t",
+    "ẞ",
+  ]
+  return [" ".join(rng.choice(parts, rng.integers(1, 12))) for _ in range(count)]
+
+
+@pytest.mark.skipif(not MINILM.exists(), reason="make data fetches data/minilm")
+def test_a_real_tokenizer_gives_the_ids_that_transformers_gives():
+  ours = directory.Directory(MINILM).tokenizer
+  theirs = transformers.AutoTokenizer.from_pretrained(MINILM)
+  texts = lines(1000)
+  assert ours.encode_batch(texts) == theirs(texts, add_special_tokens=False)["input_ids"]

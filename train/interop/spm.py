@@ -73,7 +73,9 @@ def _model(content: bytes) -> Model:
 
 
 def _float(value: bytes) -> float:
-  return struct.unpack("<f", value)[0]
+  """The number in as few digits as tell it from the next: the tokenizers library reads longer ones
+  of a JSON file with an error in the last place."""
+  return float(f"{struct.unpack('<f', value)[0]:.9g}")
 
 
 def _fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:

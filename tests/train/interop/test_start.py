@@ -1,0 +1,68 @@
+"""Runs begin from Hugging Face directories, and a real BERT gives its real vectors."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tests.test_configs import folder
+from tests.train.interop.test_directory import FIXTURES, opened
+from tests.train.test_finetuning import trained
+from train import predict
+from train.errors import UserError
+
+__all__ = ["folder"]  # a fixture
+MINILM = pathlib.Path(__file__).parents[3] / "data" / "minilm"
+SHORT = {"task.source_len": 32, "schedule.peak": 0.0}  # the tiny models have 40 positions
+
+
+@pytest.mark.parametrize(
+  "name, text, changes",
+  [
+    ("bert", "classify.py:small,data={folder}", {}),
+    ("bert_mlm", "classify.py:small,data={folder}", {}),
+    ("bert_qa", "classify.py:small,data={folder}", {}),
+    ("electra_classification", "classify.py:small,data={folder}", {}),
+    ("roberta_mlm", "tag.py:small,suffix=.conll,data={folder}", {"task.stride": 16}),
+    ("distilbert_mlm", "qa.py:small,train={folder}/train.json,validation={folder}/dev.json", {}),
+    ("t5_v1_1", "classify.py:small,data={folder}", {}),
+    ("t5", "text2text.py:small,data={folder}", {"task.target_len": 8}),
+    ("bart", "text2text.py:small,data={folder}", {"task.target_len": 8}),
+    ("marian", "multi30k.py:small,data={folder}", {"task.target_len": 32}),
+  ],
+)
+def test_a_run_begins_with_the_directorys_weights(name, text, changes, folder, tmp_path):
+  there = opened(name)
+  if "qa" in text:
+    changes = {"task.stride": 8}
+  changes = SHORT | changes
+  if there.model["decoder_layers"] and "classify" not in text:
+    changes["task.decoding"] = dict(beam=1, length_penalty=0.0, max_len_ratio=0.0, max_len_extra=20)
+  after = trained(f"{text},init=hf:{FIXTURES / name}", folder, tmp_path / "run", **changes)
+  body = {path for path in after if not path.startswith(("head/", "output_bias"))}
+  assert len(body) > 20
+  for path in body:
+    np.testing.assert_array_equal(after[path], np.asarray(there.params[path]), err_msg=path)
+  kept = there.pooler and "classify" in text
+  if "head/dense/kernel" in after:
+    before = there.params.get("head/dense/kernel", np.zeros(0))
+    assert np.array_equal(after["head/dense/kernel"], np.asarray(before)) == kept
+  saved = json.loads((tmp_path / "run" / "tokenizer.json").read_text())
+  assert saved.keys() >= {"roles", "tokenizer"}
+  assert predict.load(tmp_path / "run")(["the dog\truns" if "qa" in text else "the dog runs"])
+
+
+def test_another_tokenizer_is_refused(folder, tmp_path):
+  changes = {"init_from.workdir": f"hf:{FIXTURES / 'bert_mlm'}", "init_from.skip": ("^head/",)}
+  with pytest.raises(UserError, match="its tokenizer is another"):
+    trained("classify.py:small,data={folder}", folder, tmp_path, **changes)
+
+
+@pytest.mark.skipif(not MINILM.exists(), reason="make data fetches data/minilm")
+def test_a_real_model_gives_its_real_vectors():
+  texts = json.loads((FIXTURES / "minilm" / "texts.json").read_text(encoding="utf-8"))
+  wanted = load_file(FIXTURES / "minilm" / "expected.safetensors")["embeddings"]
+  got = np.array([one["embedding"] for one in predict.load(f"hf:{MINILM}")(texts)])
+  np.testing.assert_allclose(got, wanted, atol=1e-5)

@@ -13,13 +13,15 @@ EXPECTED = (
   "The pre-trained encoder is to win on at least three of the four by more than the spread."
 )
 
-# name -> config, metrics
+# name -> config, steps, metrics
 TASKS = {
-  "sst2": ("classify.py:data={data}/sst2,steps=180", ("accuracy",)),
-  "trec": ("classify.py:data={data}/trec,dev=10%,steps=120", ("accuracy",)),
-  "ud_ewt": ("tag.py:data={data}/ud_ewt,steps=250", ("accuracy",)),
-  "wnut17": ("tag.py:data={data}/wnut17,suffix=.conll,metric=f1,steps=150", ("f1",)),
+  "sst2": ("classify.py:data={data}/sst2", 180, ("accuracy",)),
+  "trec": ("classify.py:data={data}/trec,dev=10%", 120, ("accuracy",)),
+  "ud_ewt": ("tag.py:data={data}/ud_ewt", 250, ("accuracy",)),
+  "wnut17": ("tag.py:data={data}/wnut17,suffix=.conll,metric=f1", 150, ("f1",)),
 }
+# Evaluated in the middle and at the end: each evaluation costs what a dozen steps cost.
+EVERY = ("evaluate.every", "evaluate.decode_every", "checkpoint.every")
 
 
 def runs(data, root):
@@ -28,7 +30,8 @@ def runs(data, root):
   mlm = Run("mlm", config, {"batch_size": 16}, split="validation", metrics=("perplexity",))
   yield mlm
   for seed in SEEDS:
-    for task, (config, metrics) in TASKS.items():
+    for task, (config, steps, metrics) in TASKS.items():
+      changes = {"seed": seed} | dict.fromkeys(EVERY, steps // 2)
       for start, arg in (("pretrained", f",init={root / mlm.name}"), ("scratch", "")):
-        config_text = f"configs/{config.format(data=data)}{arg}"
-        yield Run(f"{task}-{start}-seed{seed}", config_text, {"seed": seed}, metrics=metrics)
+        config_text = f"configs/{config.format(data=data)},steps={steps}{arg}"
+        yield Run(f"{task}-{start}-seed{seed}", config_text, changes, metrics=metrics)

@@ -18,7 +18,7 @@ from absl import logging
 from train import cli
 from train.checkpoint import flatten
 from train.errors import UserError
-from train.interop import directory, export, vocabulary
+from train.interop import directory, export, vocabulary_writing
 from train.interop.families import KINDS
 from train.tasks import (
   causal,
@@ -88,7 +88,7 @@ def as_hf(workdir, checkpoint: str, out: pathlib.Path) -> None:
         shutil.copy(origin.path / name, out / name)
   else:
     side = "encoder-decoder" if both else "encoder" if model["encoder_layers"] else "decoder"
-    vocabulary.write(tokenizer, out, side, _longest(fit.model))
+    vocabulary_writing.write(tokenizer, out, side, _longest(fit.model))
   if decoding is not None:
     _write_generation(out, decoding, more, roles)
   logging.info("%s: a %s (%s)", out, fit.family.model_type, fit.config["architectures"][0])

@@ -92,7 +92,8 @@ def main(argv):
   if bool(args.inputs) == bool(args.input):
     raise UserError("give texts as arguments, or --input FILE, or --input -")
   changes = cli.decoding_changes(args)
-  predictor = load(args.workdir, args.checkpoint, pair=args.pair, **changes)
+  pair = dict(pair=True) if args.pair else {}
+  predictor = load(args.workdir, args.checkpoint, **pair, **changes)
   waits = args.input == "-" and sys.stdin.isatty()  # a person waits for each answer
   lines = read(args.input) if args.input else args.inputs
   examples = typed(predictor.run.task, lines, f"{args.input}, line" if args.input else "text")

@@ -285,7 +285,10 @@ def test_readme_command(module, words, whole, tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"walk\n")))
   words = shlex.split(re.sub(r"average:\d+", "average:5", words))  # as many as the run has
-  words[words.index("--workdir") + 1] = str(whole)
+  if "--model" in words:
+    words[words.index("--model") + 1] = f"hf:{ROOT}/tests/fixtures/bert_classification"
+  else:
+    words[words.index("--workdir") + 1] = str(whole)
   {"train.predict": predict, "train.evaluate": evaluate}[module].main(words)
   assert capsys.readouterr().out.strip()
 

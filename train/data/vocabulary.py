@@ -35,7 +35,8 @@ class Roles:
   between: tuple[int, ...] = ()  # between two texts
   source_first: tuple[int, ...] = ()  # in front of an encoder-decoder's source
   source_last: tuple[int, ...] = ()  # behind its eos (mBART-cc25's language)
-  target_first: tuple[int, ...] = ()  # of its target: learned, and forced when decoding
+  target_first: tuple[int, ...] = ()  # of its target: learned ...
+  force: bool = True  # ... and forced when decoding
   types: bool = False  # the model tells a first text from a second (BERT's token types)
 
   def source(self, ids, longest: int) -> list[int]:

@@ -5,19 +5,17 @@ tokenizer_config.json and special_tokens_map.json, and the family: how it frames
 """
 
 import dataclasses
-import json
 import pathlib
 import re
 from collections.abc import Mapping
 
 import tokenizers
-from tokenizers.processors import TemplateProcessing
+from absl import logging
 
 from train.data.tokenizer import Tokenizer
-from train.data.vocabulary import SPECIALS, Roles
+from train.data.vocabulary import Roles
 from train.errors import UserError, choose
 from train.interop import vocabulary_files as files
-from train.workdir import write_atomically
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,17 +78,19 @@ def read(folder: pathlib.Path, config: Mapping) -> Tokenizer:
     found = [inner.token_to_id(name) for name in names if isinstance(name, str)]
     ids[role] = next((i for i in (*found, config.get(f"{role}_token_id")) if type(i) is int), None)
   if kind == "llama":
-    bare = settings.get("add_bos_token") is False
-    if inner.post_processor is not None:  # which knows better
-      bare = inner.encode("a").ids[:1] != [ids["bos"]]
-    family = dataclasses.replace(family, first=() if bare else family.first)
+    adds = settings.get("add_bos_token")
+    if adds is None:  # transformers' class for what is not a Llama's own tokenizer adds none
+      adds = inner.post_processor is not None or "Llama" in settings.get("tokenizer_class", "Llama")
+    family = dataclasses.replace(family, first=family.first if adds else ())
   roles = _roles(folder, config, settings, family, ids)
+  if settings.get("add_bos_token") is None:
+    roles = _as_processed(inner, roles, config)
   if kind == "mbart":
     roles = _with_languages(folder, inner, config, settings, roles)
   _mark_special(inner, roles)
   if target is not None:
     _mark_special(target, roles)
-  made = Tokenizer(inner, roles, target, size)
+  made = _within(folder, Tokenizer(inner, roles, target, size), config)
   _check(folder, made, config)
   return made
 
@@ -112,12 +112,20 @@ def _roles(folder, config, settings, family, ids) -> Roles:
   def frame(names):
     return tuple(required(name) for name in names)
 
+  several = config.get("eos_token_id")
+  if isinstance(several, list) and len(several) > 1:
+    logging.warning(
+      "%s: config.json has %d eos tokens %s; here outputs end with %s alone",
+      *(folder, len(several), several, ids.get("eos")),
+    )
   key = "decoder_start_token_id"
   start = config.get(key, settings.get(key))
   if start is None:
     name = (family.first or ("bos",))[0] if family.start == "first" else family.start
     start = required(name)
   eos = required("eos")
+  told = {**config, **settings}  # those of generation_config.json are among them
+  forced = told.get("forced_bos_token_id", told.get("force_bos_token_to_be_generated") or None)
   return Roles(
     pad=eos if ids.get("pad") is None else ids["pad"],
     eos=eos,
@@ -128,7 +136,8 @@ def _roles(folder, config, settings, family, ids) -> Roles:
     between=frame(family.between),
     source_first=frame(family.source_first),
     target_first=frame(family.target_first),
-    types=family.types and config.get("type_vocab_size", 2) > 1,
+    force=forced is not None,
+    types=family.types and (config.get("type_vocab_size") or 2) > 1,
   )
 
 
@@ -151,7 +160,7 @@ def _with_languages(folder, inner, config, settings, roles) -> Roles:
       )
   source, target = codes["src_lang"], codes["tgt_lang"]
   if fifty:
-    return dataclasses.replace(roles, source_first=(source,), target_first=(target,))
+    return dataclasses.replace(roles, source_first=(source,), target_first=(target,), force=True)
   return dataclasses.replace(roles, source_last=(source,), start=target)
 
 
@@ -164,6 +173,45 @@ def _mark_special(inner: tokenizers.Tokenizer, roles: Roles) -> None:
     name = inner.id_to_token(i)
     if name is not None and not (i in added and added[i].special):
       inner.add_special_tokens([added.get(i, name)])
+
+
+def _as_processed(inner, roles: Roles, config) -> Roles:
+  """The roles with the frame that tokenizer.json's own post-processor puts around texts: a family's
+  models do not all have the family's usual tokenizer."""
+  if inner.post_processor is None:
+    return roles
+  a, b = (inner.encode(text, add_special_tokens=False).ids for text in "ab")
+  single, pair = inner.encode("a"), inner.encode("a", "b")
+  places = [i for i in range(len(single.ids)) if single.ids[i : i + len(a)] == a]
+  if not a or not b or not places:
+    return roles
+  first, last = tuple(single.ids[: places[0]]), tuple(single.ids[places[0] + len(a) :])
+  rest = pair.ids[len(first) + len(a) :]
+  ends = len(rest) - len(b) - len(last)
+  if config.get("is_encoder_decoder"):
+    return dataclasses.replace(roles, source_first=first, source_last=last[1:])
+  types = roles.types and 1 in pair.type_ids
+  between = tuple(rest[:ends]) if ends > 0 and rest[ends : ends + len(b)] == b else roles.between
+  return dataclasses.replace(roles, first=first, between=between, types=types)
+
+
+def _within(folder, tokenizer: Tokenizer, config) -> Tokenizer:
+  """Without the added tokens that the model's table has no rows for, if no frame needs them, as of
+  BART fine-tuned without its mask."""
+  rows, roles = config.get("vocab_size"), tokenizer.roles
+  beyond = {i: name for name, i in tokenizer.specials.items() if rows is not None and i >= rows}
+  frames = {roles.pad, roles.eos, roles.start, roles.unk, *roles.first, *roles.between}
+  frames |= {*roles.source_first, *roles.source_last, *roles.target_first}
+  if not beyond or frames & beyond.keys() or tokenizer.vocab_size - rows > len(beyond):
+    return tokenizer
+  logging.warning(
+    "%s: %s: the model's table has no row for it, so it cannot be used",
+    folder,
+    ", ".join(beyond.values()),
+  )
+  if roles.mask in beyond:
+    roles = dataclasses.replace(roles, mask=None)
+  return Tokenizer(tokenizer.copy_inner(), roles, None, rows)
 
 
 def _check(folder, tokenizer, config) -> None:
@@ -184,86 +232,3 @@ def _check(folder, tokenizer, config) -> None:
       f"{folder}: the vocabulary has {tokenizer.vocab_size} tokens, and the model's table"
       f" {rows} rows (vocab_size in config.json): the two files do not belong together"
     )
-
-
-# Writing
-
-
-KINDS = ("encoder", "decoder", "encoder-decoder")
-
-
-def write(tokenizer: Tokenizer, folder: pathlib.Path, kind: str, max_len: int) -> None:
-  """tokenizer.json, tokenizer_config.json and special_tokens_map.json, as AutoTokenizer reads them.
-
-  kind: encoder, decoder or encoder-decoder, which says what frames a text: an encoder's is between
-  its first tokens and eos, a decoder's behind its first, a source between its own. A foreign
-  tokenizer keeps the frame that it has. max_len: tokens that the model can read. UserError for
-  a tokenizer with other pieces for targets, which such a file cannot hold.
-  """
-  choose(dict.fromkeys(KINDS), kind, "kind of model")
-  if tokenizer.targets_differ:
-    raise UserError(
-      "the tokenizer has other pieces for targets than for sources (Marian's), and tokenizer.json"
-      " holds one set: copy the files source.spm, target.spm and vocab.json of where it came from"
-    )
-  folder, inner, roles = pathlib.Path(folder), tokenizer.copy_inner(), tokenizer.roles
-  if not tokenizer.foreign or inner.post_processor is None:
-    inner.post_processor = _template(inner, roles, kind)
-  if not tokenizer.foreign:
-    inner = _swallowing(inner, tokenizer)
-  names = _names(tokenizer, kind)
-  settings = {
-    "tokenizer_class": "PreTrainedTokenizerFast",
-    "model_max_length": max_len,
-    "model_input_names": ["input_ids", *["token_type_ids"] * roles.types, "attention_mask"],
-    "clean_up_tokenization_spaces": False,
-    **names,
-  }
-  settings |= _languages(inner, roles)
-  write_atomically(folder / "tokenizer.json", inner.to_str(pretty=True))
-  for name, content in (("tokenizer_config", settings), ("special_tokens_map", names)):
-    text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
-    write_atomically(folder / f"{name}.json", text)
-
-
-def _languages(inner, roles: Roles) -> dict:
-  """mBART's, as `_with_languages` reads them."""
-  source, target = roles.source_last or roles.source_first, roles.target_first or (roles.start,)
-  names = [inner.id_to_token(i) for i in (*source, *target)]
-  if len(names) != 2 or not all(map(LANGUAGE.fullmatch, names)):
-    return {}
-  return dict(zip(("src_lang", "tgt_lang"), names))
-
-
-def _swallowing(inner, tokenizer: Tokenizer) -> tokenizers.Tokenizer:
-  """With masks and sentinels that stand for the blank in front of them too, as ours do."""
-  parts = json.loads(inner.to_str())
-  for token in parts["added_tokens"]:
-    token["lstrip"] = tokenizer.blank_first and token["content"] not in SPECIALS
-  return tokenizers.Tokenizer.from_str(json.dumps(parts))
-
-
-def _template(inner, roles: Roles, kind: str) -> TemplateProcessing:
-  first = roles.source_first if kind == "encoder-decoder" else roles.first
-  last = () if kind == "decoder" else (roles.eos,)
-  token, second = inner.id_to_token, int(roles.types)
-  single = [*map(token, first), "$A", *map(token, last)]
-  pair = [f"{part}:0" for part in (*map(token, first), "$A", *map(token, roles.between))]
-  pair += [f"{part}:{second}" for part in ("$B", *map(token, last))]
-  used = {*first, *roles.between, *last}
-  return TemplateProcessing(
-    single=single, pair=pair, special_tokens=[(token(i), i) for i in sorted(used)]
-  )
-
-
-def _names(tokenizer: Tokenizer, kind: str) -> dict:
-  """The special tokens' names as transformers calls them."""
-  roles, by_id = tokenizer.roles, {i: name for name, i in tokenizer.specials.items()}
-  start = roles.first[0] if roles.first else roles.start
-  start = None if start == roles.pad != roles.eos else start  # T5's decoders begin with padding
-  ids = dict(bos=start, eos=roles.eos, pad=roles.pad, unk=roles.unk, mask=roles.mask)
-  if kind == "encoder" and roles.first:
-    ids |= dict(cls=roles.first[0], sep=roles.eos)
-  found = {f"{role}_token": by_id[i] for role, i in ids.items() if i in by_id}
-  more = [name for name in tokenizer.specials if name not in found.values()]
-  return found | ({"additional_special_tokens": more} if more else {})

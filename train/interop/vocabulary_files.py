@@ -75,7 +75,8 @@ def read(
   if (path := folder / "tokenizer.json").exists():
     parsed(path)  # to tell broken JSON apart
     try:
-      return Inner.from_str(path.read_text(encoding="utf-8")), None, None
+      inner = Inner.from_str(path.read_text(encoding="utf-8"))
+      return _normalized(inner, settings), None, None
     except Exception as error:  # the library raises plain Exception
       raise UserError(f"{path} is not a tokenizer that can be read: {error}") from error
   make, wanted = None, ()
@@ -91,6 +92,24 @@ def read(
   inner = make(folder, settings, *(folder / name for name in wanted))
   _add_tokens(folder, inner, settings)
   return inner, None, None
+
+
+# tokenizer_config.json's words for what a BertNormalizer does
+_BERT_NORMALIZER = dict(
+  do_lower_case="lowercase",
+  strip_accents="strip_accents",
+  tokenize_chinese_chars="handle_chinese_chars",
+)
+
+
+def _normalized(inner: Inner, settings: Mapping) -> Inner:
+  """BERT's with what tokenizer_config.json says of its letters, which counts in transformers."""
+  parts = json.loads(inner.to_str())
+  normalizer = parts["normalizer"] or {}
+  wanted = {ours: settings[key] for key, ours in _BERT_NORMALIZER.items() if key in settings}
+  if normalizer.get("type") != "BertNormalizer" or normalizer | wanted == normalizer:
+    return inner
+  return Inner.from_str(json.dumps(parts | dict(normalizer=normalizer | wanted)))
 
 
 def _missing(folder, kind, wanted) -> str:

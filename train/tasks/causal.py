@@ -71,13 +71,14 @@ class Causal:
     many are long is logged."""
     roles = self.tokenizer.roles
     rows = self.tokenizer.encode_batch([example["text"] for example in examples])
-    rows = [[*roles.first, *ids] or [roles.start] for ids in rows]
-    if long := sum(len(ids) > self.target_len for ids in rows):
+    room = self.target_len - len(roles.first)
+    if long := sum(len(ids) > room for ids in rows):
       logging.warning(
         "of %d inputs, %d are longer than task.target_len=%d tokens with bos: their end is read",
         *(len(rows), long, self.target_len),
       )
-    return requests.Rows([ids[-self.target_len :] for ids in rows])
+    framed = [[*roles.first, *ids[max(len(ids) - room, 0) :]] for ids in rows]
+    return requests.Rows([row or [roles.start] for row in framed])
 
   def predict(self, model, batch, settings):
     prompt_BS, length_B = batch["source"], batch["source_segments"].sum(1)

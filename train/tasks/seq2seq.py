@@ -107,11 +107,12 @@ def predict(model, batch, settings: Decoding, roles: Roles):
   source_BS, segments_BS = batch["source"], batch["source_segments"]
   limit_B = settings.max_len_ratio * segments_BS.sum(1) + settings.max_len_extra
   max_len = math.ceil(settings.max_len_ratio * source_BS.shape[1] + settings.max_len_extra)
-  forced, rows = np.asarray([roles.start, *roles.target_first], np.int32), len(source_BS)
+  first = roles.target_first if roles.force else ()
+  forced, rows = np.asarray([roles.start, *first], np.int32), len(source_BS)
   room = len(forced) - 1 + max_len
   cache = model.init_cache(rows, room, encode(model, batch), segments_BS)
   first_B = None
-  if roles.target_first:
+  if first:
     length_B = jnp.full(rows, len(forced), jnp.int32)
     cache, first_B = prefill(model, cache, jnp.tile(forced, (rows, 1)), length_B)
   return search(model, cache, batch["row"], settings, max_len, limit_B, roles, first_B)
@@ -158,7 +159,7 @@ def search(
       length_penalty=settings.length_penalty,
       penalty=settings.penalty,
       stop=settings.stop,
-      before=len(roles.target_first),
+      before=len(roles.target_first) if roles.force else 0,
       **common,
     )
   return dict(tokens=found.tokens, scores=found.scores, lengths=found.lengths, row=row_B)

@@ -10,7 +10,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from train.data.tokenizer import Tokenizer, train
 from train.errors import UserError
-from train.interop import spm, vocabulary
+from train.interop import spm, vocabulary, vocabulary_writing
 
 TEXTS = [
   "the cat sat on the mat .",
@@ -446,10 +446,10 @@ OWN = {
 
 
 @pytest.mark.parametrize("name", OWN)
-@pytest.mark.parametrize("kind", vocabulary.KINDS)
+@pytest.mark.parametrize("kind", vocabulary_writing.KINDS)
 def test_what_is_written_frames_texts_as_the_tasks_do(name, kind, tmp_path):
   one = OWN[name]
-  vocabulary.write(one, tmp_path, kind, 64)
+  vocabulary_writing.write(one, tmp_path, kind, 64)
   written = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
   written.encode_special_tokens = True
   first = [] if kind == "encoder-decoder" else [1]
@@ -477,7 +477,7 @@ def test_what_is_written_frames_texts_as_the_tasks_do(name, kind, tmp_path):
 def test_what_was_read_is_written_with_its_frame_and_read_again(tmp_path):
   one = directory(tmp_path / "bert", BERT, **{"vocab.txt": "\n".join(PIECES)})
   (tmp_path / "out").mkdir()
-  vocabulary.write(one, tmp_path / "out", "encoder", 64)
+  vocabulary_writing.write(one, tmp_path / "out", "encoder", 64)
   written = tokenizers.Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
   pair = written.encode("the cat", "sat")
   assert pair.ids == [3, 6, 7, 4, 9, 4]
@@ -487,7 +487,7 @@ def test_what_was_read_is_written_with_its_frame_and_read_again(tmp_path):
   assert again.encode_batch(LINES) == one.encode_batch(LINES)
   inner = one.copy_inner()
   inner.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 4), ("x", 1))
-  vocabulary.write(Tokenizer(inner, one.roles), tmp_path / "out", "encoder", 64)
+  vocabulary_writing.write(Tokenizer(inner, one.roles), tmp_path / "out", "encoder", 64)
   written = tokenizers.Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
   assert written.encode("the").ids == [1, 6, 4]
 
@@ -495,4 +495,4 @@ def test_what_was_read_is_written_with_its_frame_and_read_again(tmp_path):
 def test_two_sets_of_pieces_are_not_written(tmp_path, trained):
   one, *_ = marian(tmp_path, trained)
   with pytest.raises(UserError, match=r"copy the files source.spm, target.spm and vocab.json"):
-    vocabulary.write(one, tmp_path, "encoder-decoder", 64)
+    vocabulary_writing.write(one, tmp_path, "encoder-decoder", 64)

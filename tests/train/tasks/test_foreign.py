@@ -28,7 +28,7 @@ def asked(task, examples):
 
 
 @pytest.mark.parametrize("beam, forced", [(1, (256,)), (2, (256,)), (1, ())])
-def test_what_begins_a_target_is_forced_and_not_counted(beam, forced):
+def test_what_begins_a_target_is_forced_and_has_no_score(beam, forced):
   model = Transformer(
     TransformerConfig(**CFG, encoder_layers=1, decoder_layers=1), rngs=nnx.Rngs(0)
   )
@@ -55,16 +55,17 @@ def test_what_begins_a_target_is_forced_and_not_counted(beam, forced):
     log_TV[:, 257] = -np.inf  # pad
     assert said[:-1] == log_TV.argmax(-1)[:-1].tolist()
   total = sum(log[i] for log, i in zip(log_TV, said))
-  weight = ((5 + len(said)) / 6) ** (0.6 if beam > 1 else 0)
+  # what is forced counts in an output's length, not in its probability
+  weight = ((5 + len(forced) + len(said)) / 6) ** (0.6 if beam > 1 else 0)
   assert float(found["scores"][0, 0]) == pytest.approx(total / weight, rel=1e-4)
 
 
 def test_a_prompt_is_behind_what_begins_a_text_or_the_start():
-  for one, first in ((GPT2, [258]), (BART, [256])):
-    task = causal.Causal(data={}, tokenizer=one, target_len=4, decoding=SHORT)
+  for one, first, start in ((GPT2, [], [258]), (BART, [256], [256])):
+    task = causal.Causal(data={}, tokenizer=one, target_len=3, decoding=SHORT)
     rows = task.requests([{"text": "ca"}, {"text": ""}, {"text": "cats"}]).ids
     cats = one.encode_batch(["cats"])[0]
-    assert rows == [[*first, *cats[:2]], first, cats]
+    assert rows == [[*first, *cats[:2]], start, [*first, *cats[len(first) - 3 :]]]
 
 
 def test_words_for_a_mask_are_none_of_the_special_tokens_nor_beyond_the_vocabulary():

@@ -76,14 +76,19 @@ def fine_tune(task: dict, arg, *, best_metric: str, decoder: bool = False):
   if arg.init:
     start = pretrained(arg.init)
     task = task | dict(tokenizer=start.pop("tokenizer"))
+    for side, needed in (("encoder", True), ("decoder", decoder)):
+      if needed and not start["model"][f"{side}_layers"]:
+        raise ValueError(f"init={arg.init} has no {side}, which this config needs")
     if not decoder:
       start["model"] = start["model"] | dict(decoder_layers=0, output_bias=False, tie_output=True)
       start["init_from"]["skip"] += ("^decoder/", "^output/")
-      if directory.is_one(arg.init) and task["name"] == "classification":
-        found = directory.open_directory(arg.init)
-        task = task | dict(pool_activation=found.family.pool_activation)
-        if found.pooler:
-          start["init_from"]["skip"] = ("^head/labels", "^output_bias")
+      if directory.is_one(arg.init):
+        start["init_from"]["which"] = "body"
+        found = directory.open_directory(arg.init, body=True)
+        if task["name"] == "classification":
+          task = task | dict(pool_activation=found.family.pool_activation)
+          if found.pooler and task["pool"] == "first":
+            start["init_from"]["skip"] = ("^head/labels",)
   else:
     depths = dict(encoder_layers=3, decoder_layers=2) if decoder else {}
     start = dict(model=ENCODER | depths)

@@ -160,7 +160,7 @@ def init_from(params, workdir: str, which: str, skip):
   only here, only there, or of another shape is else a UserError.
   """
   if directory.is_one(workdir):
-    found, step = directory.open_directory(workdir).params, ""
+    found, step = directory.open_directory(workdir, body=which == "body").params, ""
   else:
     if not (pathlib.Path(workdir) / "checkpoints").is_dir():
       raise UserError(f"init_from: {workdir} holds no checkpoints")

@@ -65,16 +65,19 @@ def as_hf(workdir, checkpoint: str, out: pathlib.Path) -> None:
       labels = ("value",)
     decoding = getattr(task, "decoding", None)
   fit = export.best(model, kind, activation, first)
-  out.mkdir(parents=True, exist_ok=True)
-  if found := sorted(path.name for path in out.iterdir()):
-    raise UserError(f"--out {out}: is not empty ({', '.join(found[:5])}); name a new folder")
+  _refuse_what_is_there(out)
+  out, wanted = out.with_name(f".{out.name}.partial"), out
+  shutil.rmtree(out, ignore_errors=True)
+  out.mkdir(parents=True)
   roles, both = tokenizer.roles, bool(model["encoder_layers"] and model["decoder_layers"])
   more = dict(
     pad_token_id=roles.pad,
     eos_token_id=roles.eos,
-    bos_token_id=roles.start,
+    bos_token_id=(*roles.first, *roles.source_first, roles.start)[0],
     is_encoder_decoder=both,
   )
+  if origin:
+    more["bos_token_id"] = origin.config.get("bos_token_id")
   if both:
     more["decoder_start_token_id"] = roles.start
   if roles.mask is not None and fit.family.model_type == "esm":
@@ -91,9 +94,19 @@ def as_hf(workdir, checkpoint: str, out: pathlib.Path) -> None:
     vocabulary_writing.write(tokenizer, out, side, _longest(fit.model))
   if decoding is not None:
     _write_generation(out, decoding, more, roles)
-  logging.info("%s: a %s (%s)", out, fit.family.model_type, fit.config["architectures"][0])
+  if wanted.is_dir():
+    wanted.rmdir()  # it is empty
+  out.rename(wanted)
+  logging.info("%s: a %s (%s)", wanted, fit.family.model_type, fit.config["architectures"][0])
   if zeros:
     logging.info("with zeros for what the run has none of: %s", ", ".join(zeros))
+
+
+def _refuse_what_is_there(out: pathlib.Path) -> None:
+  if out.is_dir() and (found := sorted(path.name for path in out.iterdir())):
+    raise UserError(f"--out {out}: is not empty ({', '.join(found[:5])}); name a new folder")
+  if out.exists() and not out.is_dir():
+    raise UserError(f"--out {out}: is a file; name a new folder")
 
 
 def _kind(task) -> str:
@@ -160,9 +173,14 @@ def as_ctranslate2(workdir, checkpoint: str, out: pathlib.Path) -> None:
       )
   import ctranslate2
 
+  _refuse_what_is_there(out)
   with tempfile.TemporaryDirectory() as folder:
-    as_hf(workdir, checkpoint, pathlib.Path(folder))
-    ctranslate2.converters.TransformersConverter(folder).convert(str(out))
+    as_hf(workdir, checkpoint, pathlib.Path(folder) / "hf")
+    converter = ctranslate2.converters.TransformersConverter(f"{folder}/hf")
+    try:
+      converter.convert(str(out), force=True)  # into a folder that is empty
+    except ValueError as error:  # of a family that it does not serve
+      raise UserError(f"CTranslate2 cannot serve this model: {error}") from error
 
 
 def main(argv):

@@ -10,6 +10,11 @@ from train.errors import UserError
 def build(cfg, task, seed: int) -> Transformer:
   """A Transformer of the section `model` with the task's head; UserError if there is none such."""
   settings, words = dict(cfg), task.tokenizer.vocab_size
+  if settings.get("positions") == "sinusoidal" and "position_offset" not in settings:
+    raise UserError(
+      "model.positions: this run is of Scriptorium before 2026-11-25, whose sinusoids had other"
+      " wavelengths: use the commit in its run.json, or train it anew"
+    )
   size = settings.pop("vocab_size", None) or words
   if size < words:
     raise UserError(f"model.vocab_size is {size}, but the vocabulary has {words} tokens")

@@ -70,8 +70,11 @@ GPT2 = Family(
 def _rope(config, _):
   """Newer files have the base in `rope_parameters`; a scaled one has no counterpart."""
   given = config.get("rope_parameters") or {}
-  if (kind := given.get("rope_type", "default")) != "default":
-    raise UserError(f"rope_parameters.rope_type is {kind!r}; here rotary positions are 'default'")
+  for name in ("rope_parameters", "rope_scaling"):
+    scaling = config.get(name) or {}
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    if kind != "default":
+      raise UserError(f"{name} has rope_type {kind!r}; here rotary positions are 'default'")
   return {"rope_theta": given["rope_theta"]} if "rope_theta" in given else {}
 
 
@@ -105,8 +108,8 @@ LLAMA = Family(
     embed_scale=False,
     dropout=0.0,
   ),
-  fixed=dict(attention_bias=False, mlp_bias=False, rope_scaling=None),
-  ignored=("pretraining_tp", "rope_parameters"),
+  fixed=dict(attention_bias=False, mlp_bias=False, rope_interleaved=False),
+  ignored=("is_llama_config", "pretraining_tp", "rope_parameters", "rope_scaling"),
   rows=(
     *same("embed_tokens", "embedding"),
     *attention(

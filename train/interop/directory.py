@@ -2,10 +2,8 @@
 
 import dataclasses
 import functools
-import json
 import os
 import pathlib
-from collections.abc import Mapping
 
 import jax
 from absl import logging
@@ -14,9 +12,10 @@ from flax import nnx
 from model import heads
 from model.config import TransformerConfig
 from model.transformer import Transformer
-from train.errors import UserError, nearest
+from train.errors import UserError
 from train.interop import decoders, encoder_decoders, encoders, vocabulary, weights
-from train.interop.families import GENERIC, Family
+from train.interop.families import Family
+from train.interop.settings import json_of, settings
 from train.optimizer import path_name
 
 PREFIX = "hf:"
@@ -38,7 +37,8 @@ FAMILIES = {
     encoder_decoders.PEGASUS,
   )
 }
-LONGEST = 512  # tokens that a task reads of a model that could read more
+MODULES = ("Transformer", "Pooling", "Normalize")  # sentence-transformers'
+LONGEST = 1024  # tokens that a task reads of a model that could read more
 # Rules of generation that are not followed here, and what they are where they do nothing.
 UNFOLLOWED = dict(
   no_repeat_ngram_size=0,
@@ -50,6 +50,11 @@ UNFOLLOWED = dict(
   begin_suppress_tokens=None,
   num_beam_groups=1,
   diversity_penalty=0.0,
+  exponential_decay_length_penalty=None,
+  typical_p=1.0,
+  min_p=None,
+  epsilon_cutoff=0.0,
+  sequence_bias=None,
 )
 
 STOPS = {False: "current", True: "full", "never": "exact"}  # of early_stopping
@@ -60,10 +65,9 @@ def is_one(run: str | os.PathLike) -> bool:
   return str(run).startswith(PREFIX)
 
 
-@functools.cache
-def open_directory(run: str) -> "Directory":
+def open_directory(run: str, *, body: bool = False) -> "Directory":
   """hf:DIR; UserError naming the file and field for what has no counterpart here."""
-  return Directory(pathlib.Path(str(run).removeprefix(PREFIX)).expanduser())
+  return Directory(pathlib.Path(str(run).removeprefix(PREFIX)).expanduser(), body)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,15 +75,16 @@ class Directory:
   """A folder with config.json, safetensors files and a tokenizer."""
 
   path: pathlib.Path
+  as_body: bool = False  # heads are left out, whatever it is for
 
   @functools.cached_property
   def config(self) -> dict:
-    return _json(self.path / "config.json", needed=True)
+    return json_of(self.path / "config.json", needed=True)
 
   @functools.cached_property
   def family(self) -> Family:
     name = self.config.get("model_type")
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
       raise UserError(
         f"{self.path / 'config.json'}: model_type is {name!r}; those supported are"
         f" {', '.join(FAMILIES)}"
@@ -91,6 +96,8 @@ class Directory:
     """What the model is for: one of families.KINDS."""
     classes = self.family.classes
     named = (self.config.get("architectures") or [None])[0]
+    if self.as_body or named is None:  # old files do not say
+      return "body"
     if named not in classes:
       raise UserError(
         f"{self.path / 'config.json'}: architectures names {named}; of {self.family.model_type}"
@@ -126,7 +133,11 @@ class Directory:
   def labels(self) -> tuple[str, ...]:
     """Names of classes or tags, in the order of the head's outputs."""
     named = self.config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
-    return tuple(named[key] for key in sorted(named, key=int))
+    if sorted(named) != sorted(map(str, range(len(named)))):
+      raise UserError(
+        f"{self.path / 'config.json'}: id2label numbers its labels {list(named)}, not from 0 on"
+      )
+    return tuple(named[str(number)] for number in range(len(named)))
 
   def build(self) -> Transformer:
     """The model with its head, its weights at random."""
@@ -148,15 +159,16 @@ class Directory:
     state = nnx.to_pure_dict(nnx.state(nnx.eval_shape(self.build)))
     leaves = jax.tree_util.tree_leaves_with_path(state)
     shapes = {path_name(path): leaf.shape for path, leaf in leaves}
-    if self.kind == "body" and any("pooler.dense" in name for name in self.tensors.shapes):
+    named = any(name.endswith("pooler.dense.weight") for name in self.tensors.shapes)
+    if self.kind == "body" and named and self.family.heads.get("body"):
       dim = self.model["dim"]
       shapes |= {"head/dense/kernel": (dim, dim), "head/dense/bias": (dim,)}
     return weights.read(self.tensors, self.family, self.kind, self.model["gated"], shapes)
 
   @property
   def pooler(self) -> bool:
-    """Whether a classifier may go on from the dense layer in front of the labels."""
-    return self.kind in ("body", "classification") and "head/dense/kernel" in self.params
+    """Whether a classifier may go on from the body's dense layer in front of the labels."""
+    return self.kind == "body" and "head/dense/kernel" in self.params
 
   def task(self, pair: bool = False) -> dict:
     """The section `task` of a run that only predicts, with the tokenizer itself in it; `pair`: what
@@ -170,14 +182,19 @@ class Directory:
     if self.kind == "body":
       if not self.model["encoder_layers"]:
         raise UserError(f"hf:{self.path} is a decoder without a head: it has nothing to say")
-      common |= dict(name="embedding", **self._pooling())
+      return common | dict(name="embedding", source_len=length) | self._pooling()
     if self.kind == "classification":
       if self.config.get("problem_type") == "multi_label_classification":
         raise UserError(
           f"{self.path / 'config.json'}: problem_type is multi_label_classification; here an"
           " example has one label"
         )
-      number = len(self.labels) == 1 or self.config.get("problem_type") == "regression"
+      number = len(self.labels) == 1
+      if not number and self.config.get("problem_type") == "regression":
+        raise UserError(
+          f"{self.path / 'config.json'}: problem_type is regression with {len(self.labels)} labels;"
+          " here a regression has one number"
+        )
       common |= dict(
         labels=() if number else self.labels,
         regression=number,
@@ -197,84 +214,49 @@ class Directory:
 
   def _pooling(self) -> dict:
     """How sentence-transformers' files, if there are any, make a vector of a text."""
-    pooling = _json(self.path / "1_Pooling" / "config.json")
-    first = pooling.get("pooling_mode_cls_token") or pooling.get("pooling_mode") == "cls"
-    return dict(pool="first" if first else "mean")
+    listed = json_of(self.path / "modules.json", of=list)
+    kinds = [str(one.get("type", "")).split(".")[-1] for one in listed]
+    pooling = json_of(self.path / "1_Pooling" / "config.json")
+    mode = {"cls": "cls_token", "mean": "mean_tokens"}.get(pooling.get("pooling_mode"))
+    used = {key.removeprefix("pooling_mode_") for key, value in pooling.items() if value is True}
+    used = {mode} if mode else (used - {"include_prompt"}) or {"mean_tokens"}
+    unknown = sorted(used - {"mean_tokens", "cls_token"}) + sorted(set(kinds) - set(MODULES))
+    if unknown or len(used) > 1:
+      raise UserError(
+        f"{self.path}: how sentence-transformers' files make a vector has no counterpart here"
+        f" ({', '.join(unknown) or ', '.join(sorted(used))}); there are the mean and the first"
+        " token's, of length 1 or not"
+      )
+    found = dict(pool="first" if used == {"cls_token"} else "mean")
+    found["normalize"] = not kinds or "Normalize" in kinds
+    longest = json_of(self.path / "sentence_bert_config.json").get("max_seq_length")
+    return found | ({"source_len": longest} if longest else {})
 
   @functools.cached_property
   def generation(self) -> dict:
     """The section `decoding`, as generation_config.json or else config.json says."""
-    told = _json(self.path / "generation_config.json") or self.config
+    told = json_of(self.path / "generation_config.json") or self.config
     ignored = {k: told[k] for k, usual in UNFOLLOWED.items() if told.get(k) not in (usual, None)}
+    roles = self.tokenizer.roles
+    if set(ignored.get("suppress_tokens", ())) <= {roles.pad, roles.start}:
+      ignored.pop("suppress_tokens", None)  # these are never chosen
     if ignored:
       shown = ", ".join(f"{key}={value}" for key, value in ignored.items())
       logging.warning("%s: generation here does not follow %s", self.path, shown)
     sampled = bool(told.get("do_sample"))
     both = bool(self.model["encoder_layers"])
     # max_length counts the token that the decoder begins with
-    longest = told.get("max_new_tokens") or (told.get("max_length", 129) - 1 if both else 50)
+    longest = told.get("max_new_tokens") or ((told.get("max_length") or 129) - 1 if both else 50)
     if self.model["positions"] == "learned":  # a decoder alone has its prompt in them too
       longest = min(longest, self.model["max_len"] - 1 if both else self.model["max_len"] // 2)
     return dict(
       beam=1 if sampled else told.get("num_beams") or 1,
-      length_penalty=told.get("length_penalty", 1.0),
+      length_penalty=told.get("length_penalty") or 0.0 if "length_penalty" in told else 1.0,
       penalty="length",
-      stop=STOPS[told.get("early_stopping") or False],
+      stop=STOPS.get(told.get("early_stopping") or False, "current"),
       temperature=(told.get("temperature") or 1.0) if sampled else 0.0,
       top_k=(told.get("top_k") or 0) if sampled else 0,
       top_p=(told.get("top_p") or 1.0) if sampled else 1.0,
       max_len_ratio=0.0,
       max_len_extra=longest,
     )
-
-
-def settings(config: Mapping, family: Family, tensors, where) -> dict:
-  """The fields of TransformerConfig that a config.json says; UserError for what it cannot say."""
-  known = {*GENERIC, *family.ignored, *family.fixed}
-  found = dict(family.constants)
-  for one in family.settings:
-    known |= set(one.theirs)
-    values = [config.get(name, one.default) for name in one.theirs]
-    if any(value != values[0] for value in values):
-      told = " and ".join(f"{name} is {value}" for name, value in zip(one.theirs, values))
-      raise UserError(f"{where}: {told}; here they are one number, model.{one.ours}")
-    try:
-      found[one.ours] = one.to_ours(values[0])
-    except (KeyError, TypeError):
-      raise UserError(
-        f"{where}: {one.theirs[0]} is {values[0]!r}, which is not known here"
-      ) from None
-  for name, value in family.fixed.items():
-    if config.get(name, value) not in (value, value or None):
-      raise UserError(f"{where}: {name} is {config[name]!r}; here there is only {value!r}")
-  if unknown := config.keys() - known:
-    name = min(unknown)
-    near = nearest(name, known)
-    raise UserError(
-      f"{where}: {name}={config[name]!r} has no counterpart here"
-      + (f" (did you mean {near}?)" if near else "")
-      + "; take it out of the file if it changes no output"
-    )
-  try:
-    found |= family.read(config, tensors)
-  except UserError as error:
-    raise UserError(f"{where}: {error}") from None
-  fields = {field.name: field.default for field in dataclasses.fields(TransformerConfig)}
-  try:
-    return dataclasses.asdict(TransformerConfig(**fields | found))
-  except (TypeError, ValueError) as error:
-    raise UserError(f"{where}: {error}") from error
-
-
-def _json(path: pathlib.Path, needed: bool = False) -> dict:
-  try:
-    found = json.loads(path.read_text(encoding="utf-8"))
-  except FileNotFoundError:
-    if needed:
-      raise UserError(f"{path}: no such file; hf:DIR is a Hugging Face directory") from None
-    return {}
-  except (OSError, ValueError) as error:
-    raise UserError(f"{path}: cannot be read as JSON ({error})") from error
-  if not isinstance(found, dict):
-    raise UserError(f"{path}: holds no JSON object")
-  return found

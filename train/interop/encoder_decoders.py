@@ -151,7 +151,7 @@ def _bart_rows():
 BART = Family(
   model_type="bart",
   prefix="model.",
-  classes={"BartForConditionalGeneration": "translation"},
+  classes={"BartForConditionalGeneration": "translation", "BartModel": "translation"},
   settings=(
     field("vocab_size", "vocab_size", 50265),
     field("d_model", "dim", 1024),
@@ -194,6 +194,8 @@ BART = Family(
     "extra_pos_embeddings",
     "force_bos_token_to_be_generated",
     "num_hidden_layers",
+    "do_blenderbot_90_layernorm",
+    "save_step",
   ),
   rows=tuple(_bart_rows()),
   heads=dict(translation=(Row("final_logits_bias", "output_bias", "vector", body=False),)),
@@ -208,7 +210,7 @@ _PRE = dict(normalize_before=True, add_final_layer_norm=True)
 MBART = dataclasses.replace(
   BART,
   model_type="mbart",
-  classes={"MBartForConditionalGeneration": "translation"},
+  classes={"MBartForConditionalGeneration": "translation", "MBartModel": "translation"},
   constants=BART.constants | dict(norm_position="pre"),
   fixed=BART.fixed | _PRE,
 )
@@ -216,7 +218,7 @@ MBART = dataclasses.replace(
 MARIAN = dataclasses.replace(
   BART,
   model_type="marian",
-  classes={"MarianMTModel": "translation"},
+  classes={"MarianMTModel": "translation", "MarianModel": "translation"},
   constants=dict(
     positions="sinusoidal",
     norm="layer",
@@ -248,7 +250,7 @@ PEGASUS = dataclasses.replace(
   MARIAN,
   make=_sinusoids,
   model_type="pegasus",
-  classes={"PegasusForConditionalGeneration": "translation"},
+  classes={"PegasusForConditionalGeneration": "translation", "PegasusModel": "translation"},
   constants=MARIAN.constants | dict(norm_position="pre"),
   fixed=BART.fixed | _PRE | dict(normalize_embedding=False, static_position_embeddings=True),
 )

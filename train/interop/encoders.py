@@ -199,7 +199,7 @@ ELECTRA = dataclasses.replace(
   BERT,
   model_type="electra",
   prefix="electra.",
-  classes=_classes("Electra"),
+  classes=_classes("Electra") | {"ElectraForPreTraining": "body"},
   settings=(
     *(one for one in BERT.settings if one.ours not in ("dim", "mlp_dim", "num_heads")),
     field("embedding_size", "embedding_dim", 128),

@@ -1,4 +1,4 @@
-"""The tokenizer of a Hugging Face directory as a `Tokenizer`, and one of ours as such files.
+"""The tokenizer of a Hugging Face directory as a `Tokenizer`.
 
 What the ids are for (`Roles`) is said by the model's config.json, the tokens' names in
 tokenizer_config.json and special_tokens_map.json, and the family: how it frames its texts.

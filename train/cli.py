@@ -139,6 +139,7 @@ def parser(doc: str) -> argparse.ArgumentParser:
 
 
 DECODING = ("beam", "length_penalty", "temperature", "top_k", "top_p", "nbest", "seed")
+DECODING += ("max_len_extra", "no_answer", "threshold", "max_answer")
 
 
 def add_decoding(made: argparse.ArgumentParser) -> None:
@@ -150,6 +151,12 @@ def add_decoding(made: argparse.ArgumentParser) -> None:
   made.add_argument("--top_p", type=float, help="of sampling")
   made.add_argument("--nbest", type=int, help="outputs to tell of each input")
   made.add_argument("--seed", type=int, help="of sampling")
+  made.add_argument("--max_len_extra", type=int, help="tokens of an output, beside max_len_ratio")
+  made.add_argument(
+    "--no_answer", action="store_true", default=None, help="a question may have no answer"
+  )
+  made.add_argument("--threshold", type=float, help="by how much no answer must be likelier")
+  made.add_argument("--max_answer", type=int, help="tokens of an answer")
 
 
 def decoding_changes(args) -> dict:

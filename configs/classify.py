@@ -3,9 +3,9 @@
 Classes of sentences: tab-separated `text<TAB>label` files train.tsv, dev.tsv, test.tsv in a folder
 (SST-2, TREC); with pair, `text<TAB>text<TAB>label`; with regression, labels are numbers. init=RUN
 goes on from a pre-trained encoder, its model and tokenizer; without it the same encoder begins with
-random weights.
-Arguments: data=DIR, init=RUN, dev=NAME (dev=10%: the last tenth of train; TREC has no dev file),
-pair, regression, steps=, peak=, pool=first|mean, small.
+random weights, and with tokenizer=RUN that run's vocabulary.
+Arguments: data=DIR, init=RUN, tokenizer=RUN, dev=NAME (dev=10%: the last tenth of train; TREC has
+no dev file), pair, regression, steps=, peak=, pool=first|mean, small.
 """
 
 from configs import common, sections
@@ -17,6 +17,7 @@ def get_config(arg=""):
     data="data/sst2",
     dev="dev",
     init="",
+    tokenizer="",
     pair=False,
     regression=False,
     steps=400,

@@ -87,8 +87,10 @@ def go_on(init: str, task: str, **model) -> dict:
 
 
 def fine_tune(task: dict, arg, *, best_metric: str, decoder: bool = False):
-  """A run on labelled data: a pre-trained model (arg.init) or a random one, an encoder unless
-  `decoder`."""
+  """A run on labelled data: a pre-trained model (arg.init) or a random one, with a run's tokenizer
+  (arg.tokenizer) or one of its data; an encoder unless `decoder`."""
+  if arg.init and arg.tokenizer:
+    raise ValueError("init=RUN brings its tokenizer: tokenizer=RUN is for random weights")
   if arg.init:
     start = pretrained(arg.init)
     task = task | dict(tokenizer=start.pop("tokenizer"))
@@ -108,8 +110,11 @@ def fine_tune(task: dict, arg, *, best_metric: str, decoder: bool = False):
   else:
     depths = dict(encoder_layers=3, decoder_layers=2) if decoder else {}
     start = dict(model=ENCODER | depths)
-    if arg.small:
+    if arg.tokenizer:
+      task = task | dict(tokenizer=dict(name="file", path=f"{arg.tokenizer}/tokenizer.json"))
+    elif arg.small:
       task = task | dict(tokenizer=task["tokenizer"] | dict(vocab_size=400))
+    if arg.small:
       start["model"] |= SMALL | dict(encoder_layers=1, decoder_layers=int(decoder))
   every = 10 if arg.small else max(arg.steps // 5, 1)
   examples = 16 if arg.small else 1000

@@ -22,7 +22,14 @@ TASKS = {
 
 def get_config(arg=""):
   arg = common.parse(
-    arg, name=tuple(TASKS), data_dir="", init="", steps=1000, peak=3e-4, small=False
+    arg,
+    name=tuple(TASKS),
+    data_dir="",
+    init="",
+    tokenizer="",
+    steps=1000,
+    peak=3e-4,
+    small=False,
   )
   features, metric = TASKS[arg.name]
   fields = ("text", "text_pair")[: len(features)]

@@ -2,8 +2,8 @@
 
 Answers as spans of a text, in SQuAD's JSON (.gz or not); long texts in windows.
 Without a validation file the last tenth of train's paragraphs is held out.
-Arguments: train=FILE, validation=FILE, test=FILE, init=RUN, no_answer (SQuAD 2.0), steps=, peak=,
-small.
+Arguments: train=FILE, validation=FILE, test=FILE, init=RUN, tokenizer=RUN, no_answer (SQuAD 2.0),
+steps=, peak=, small.
 """
 
 from configs import common, sections
@@ -16,6 +16,7 @@ def get_config(arg=""):
     validation="",
     test="data/squad/dev.json",
     init="",
+    tokenizer="",
     no_answer=False,
     steps=1000,
     peak=3e-4,

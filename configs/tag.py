@@ -3,7 +3,7 @@
 A tag for each word: files train, dev and test in a folder, in columns (`word<TAB>tag`, CoNLL) or
 CoNLL-U (its UPOS). init=RUN goes on from a pre-trained encoder, its model and tokenizer.
 Arguments: data=DIR, suffix=.conllu.gz|.conll|..., metric=accuracy|f1 (of entities) to choose a
-checkpoint by, init=RUN, steps=, peak=, small.
+checkpoint by, init=RUN, tokenizer=RUN (a run's vocabulary, random weights), steps=, peak=, small.
 """
 
 from configs import common, sections
@@ -16,6 +16,7 @@ def get_config(arg=""):
     suffix=".conllu.gz",
     metric=("accuracy", "f1"),
     init="",
+    tokenizer="",
     steps=600,
     peak=3e-4,
     small=False,

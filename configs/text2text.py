@@ -6,7 +6,8 @@ the class, the tags or the answer is written by the decoder, greedily. data is a
 train.tsv, dev.tsv, test.tsv (`text<TAB>label`), with train, dev, test in columns or CoNLL-U, or
 with train.json, dev.json, test.json (SQuAD). init=RUN goes on from a pre-trained encoder-decoder.
 Arguments: task=classify|regress|tag|qa, data=DIR, suffix= (".conllu.gz", ".json.gz"), dev=NAME (or
-10%: the last tenth of train.tsv), init=RUN, steps=, peak=, small.
+10%: the last tenth of train.tsv), init=RUN, tokenizer=RUN (its vocabulary, random weights),
+steps=, peak=, small.
 """
 
 from configs import common, sections
@@ -35,6 +36,7 @@ def get_config(arg=""):
     suffix="",
     dev="dev",
     init="",
+    tokenizer="",
     steps=400,
     peak=1e-3,
     small=False,

@@ -144,7 +144,8 @@ def main(argv):
     waits = [
       one.name
       for one in everything
-      if f"init={root / one.name}" in re.split("[:,]", run.config)
+      if {f"{word}={root / one.name}" for word in ("init", "tokenizer")}
+      & set(re.split("[:,]", run.config))
       and results_of(one, root / one.name) is None
     ]
     if waits:

@@ -52,6 +52,19 @@ def test_a_pre_trained_encoder_moves_under_a_new_head(base, folder, request, tmp
   assert (tmp_path / "labels.json").read_text() == '["dog", "none"]\n'
 
 
+def test_random_weights_may_have_anothers_vocabulary(mlm, folder, tmp_path):
+  """What a pre-trained model is to be compared with."""
+  path, before = mlm
+  text = f"classify.py:small,data={folder},tokenizer={path}"
+  after = trained(text, folder, tmp_path, **{"schedule.peak": 0.0, "seed": 1})
+  assert (tmp_path / "tokenizer.json").read_text() == (path / "tokenizer.json").read_text()
+  table = "embedding/embedding"
+  assert after[table].shape == before[table].shape
+  assert np.abs(after[table] - before[table]).max() > 0.01
+  with pytest.raises(UserError, match="tokenizer=RUN is for random weights"):
+    load(f"{text},init={path}", folder)
+
+
 def test_a_pre_trained_encoder_decoder_goes_on_as_it_is(span, folder, tmp_path):
   path, before = span
   after = trained(

@@ -1,7 +1,8 @@
 """python -m train.main --config configs/qa.py:train=a.json,init=runs/mlm --workdir runs/qa
 
 Answers as spans of a text, in SQuAD's JSON (.gz or not); long texts in windows.
-Without a validation file the last tenth of train's paragraphs is held out.
+Without a validation file the last tenth of train's articles (where they are fewer than ten: of its
+paragraphs) is held out.
 Arguments: train=FILE, validation=FILE, test=FILE, init=RUN, tokenizer=RUN, no_answer (SQuAD 2.0),
 steps=, peak=, small.
 """

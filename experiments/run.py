@@ -20,6 +20,7 @@ import shlex
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 
 from train.errors import UserError
@@ -49,13 +50,13 @@ def commands(run: Run, workdir: pathlib.Path) -> list[list[str]]:
   return [train, [*evaluate, "--checkpoint", run.checkpoint]]
 
 
-def results_of(run: Run, workdir: pathlib.Path) -> dict | None:
-  """What evaluation found for exactly this run; None where it has not come so far."""
+def record_of(run: Run, workdir: pathlib.Path) -> dict | None:
+  """`results` and `seconds` of exactly this run; None where it has not come so far."""
   try:
     kept = json.loads((workdir / RECORD).read_text(encoding="utf-8"))
   except OSError:
     return None
-  return kept["results"] if kept["asked"] == asked(run) else None
+  return kept if kept["asked"] == asked(run) else None
 
 
 def asked(run: Run) -> dict:
@@ -65,7 +66,9 @@ def asked(run: Run) -> dict:
 
 
 def execute(run: Run, workdir: pathlib.Path) -> bool:
-  """Trains and evaluates, and keeps the results beside what was asked; False if that failed."""
+  """Trains and evaluates, and keeps the results beside what was asked; False if that failed. The
+  seconds of a run that goes on are not told: nobody knows those of its beginning."""
+  began = None if workdir.exists() else time.monotonic()
   for command in commands(run, workdir):
     print("$ " + pasted(command), flush=True)
     process = subprocess.Popen(command)
@@ -77,7 +80,9 @@ def execute(run: Run, workdir: pathlib.Path) -> bool:
     if process.returncode:
       return False
   results = json.loads((workdir / "results.json").read_text(encoding="utf-8"))
-  write_atomically(workdir / RECORD, json.dumps(dict(asked=asked(run), results=results)) + "\n")
+  seconds = None if began is None else round(time.monotonic() - began, 1)
+  record = dict(asked=asked(run), results=results, seconds=seconds)
+  write_atomically(workdir / RECORD, json.dumps(record) + "\n")
   return True
 
 
@@ -87,18 +92,24 @@ def pasted(command: Sequence[str]) -> str:
 
 
 def table(runs: Sequence[Run], root: pathlib.Path) -> str:
-  """Mean and spread (lowest to highest) over seeds of each run's metrics, in Markdown."""
+  """Mean and spread (lowest to highest) over seeds of each run's metrics, and mean seconds of
+  training and evaluation together, start and compilation included, in Markdown."""
   groups = collections.defaultdict(list)
   for run in runs:
-    if (found := results_of(run, root / run.name)) is not None:
+    if (found := record_of(run, root / run.name)) is not None:
       groups[re.sub(r"-seed\d+$", "", run.name), tuple(run.metrics)].append(found)
-  lines = ["| run | metric | mean | lowest to highest | seeds |", "|---|---|---|---|---|"]
+  lines = [
+    "| run | metric | mean | lowest to highest | seeds | seconds |",
+    "|---|---|---|---|---|---|",
+  ]
   for (name, metrics), found in groups.items():
+    known = [one["seconds"] for one in found if one.get("seconds") is not None]
+    seconds = f"{statistics.fmean(known):.0f}" if known else ""
     for metric in metrics:
-      values = [one[metric] for one in found]
+      values = [one["results"][metric] for one in found]
       ends = f"{min(values):.2f} to {max(values):.2f}" if len(values) > 1 else ""
       mean = statistics.fmean(values)
-      lines.append(f"| {name} | {metric} | {mean:.2f} | {ends} | {len(values)} |")
+      lines.append(f"| {name} | {metric} | {mean:.2f} | {ends} | {len(values)} | {seconds} |")
   return "\n".join(lines)
 
 
@@ -138,7 +149,7 @@ def main(argv):
     return
   failed = []
   for run in [] if args.table else runs:
-    if results_of(run, root / run.name) is not None:
+    if record_of(run, root / run.name) is not None:
       continue
     # a run that starts from another waits for its end: half of it would give other numbers
     waits = [
@@ -146,7 +157,7 @@ def main(argv):
       for one in everything
       if {f"{word}={root / one.name}" for word in ("init", "tokenizer")}
       & set(re.split("[:,]", run.config))
-      and results_of(one, root / one.name) is None
+      and record_of(one, root / one.name) is None
     ]
     if waits:
       print(f"{run.name}: left out, as {waits[0]} is not finished", flush=True)

@@ -1,6 +1,7 @@
 """Sources in memory: files are read as written, and what cannot be read is told with its place."""
 
 import gzip
+import itertools
 import json
 import pathlib
 import pickle
@@ -323,7 +324,8 @@ def test_published_files_have_their_published_counts():
       assert 2 <= len(labels) <= (6 if name == "trec" else 2)
 
 
-def test_parts_of_questions_share_no_paragraph(tmp_path):
+@pytest.mark.parametrize("articles", [2, 10])
+def test_parts_of_questions_share_no_article_or_paragraph(articles, tmp_path):
   paragraphs = []
   for number in range(20):
     asks = [
@@ -331,13 +333,17 @@ def test_parts_of_questions_share_no_paragraph(tmp_path):
       for i in range(number % 3)
     ]
     paragraphs.append({"context": f"a {number}", "qas": asks})
-  squad = {"data": [{"paragraphs": paragraphs[:1]}, {"paragraphs": paragraphs[1:]}]}
+  cuts = [0, 1, *(2 * number for number in range(2, articles)), 20]
+  groups = [paragraphs[start:stop] for start, stop in itertools.pairwise(cuts)]
+  squad = {"data": [{"paragraphs": group} for group in groups]}
   (tmp_path / "a.json").write_text(json.dumps(squad))
   parts = [read(f"{tmp_path}/a.json{part}", "squad") for part in ("[:90%]", "[90%:]", "")]
   assert parts[0] + parts[1] == parts[2]
   assert min(map(len, parts)) > 0
   contexts = [{one["context"] for one in part} for part in parts]
   assert not contexts[0] & contexts[1]
+  if articles == 10:  # the last article and nothing else
+    assert contexts[1] == {one["context"] for one in groups[-1] if one["qas"]}
 
 
 @pytest.mark.parametrize("name", ["b.txt", "b.txt.gz"])

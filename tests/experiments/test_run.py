@@ -39,7 +39,8 @@ def test_runs_what_is_not_finished_and_says_what_failed(experiment, tmp_path, mo
   assert first.count("$ python -m train.main") == 2
   assert first.count("$ python -m train.evaluate") == 1  # not of the broken one
   results = json.loads((tmp_path / "mine" / "small" / "results.json").read_text())
-  assert f"| small | exact_match | {results['exact_match']:.2f} |  | 1 |" in first
+  assert f"| small | exact_match | {results['exact_match']:.2f} |  | 1 | " in first
+  assert 0 < json.loads((tmp_path / "mine" / "small" / run.RECORD).read_text())["seconds"] < 1000
   assert "half of it" in first
   assert "after: left out, as broken is not finished" in first
   run.main([*experiment, "--only", "small"])
@@ -57,39 +58,40 @@ def test_a_dry_run_prints_commands_that_can_be_pasted(experiment, tmp_path, caps
     assert re.match(r"\$ python -m train\.(main|evaluate) ", line)
 
 
-def keep(one, root, **results):
+def keep(one, root, seconds=None, **results):
   (root / one.name).mkdir()
-  record = dict(asked=run.asked(one), results=results)
+  record = dict(asked=run.asked(one), results=results, seconds=seconds)
   (root / one.name / run.RECORD).write_text(json.dumps(record))
 
 
 def test_seeds_are_one_row_with_mean_and_ends(tmp_path):
   runs = [run.Run(f"a-seed{seed}", "configs/scan.py", metrics=("f1", "loss")) for seed in (0, 1, 2)]
-  keep(runs[0], tmp_path, f1=50.0, loss=5.0)
-  keep(runs[1], tmp_path, f1=60.0, loss=6.0)
+  keep(runs[0], tmp_path, seconds=9.5, f1=50.0, loss=5.0)
+  keep(runs[1], tmp_path, f1=60.0, loss=6.0)  # it went on: its seconds are not known
   keep(dataclasses.replace(runs[2], changes={"steps": 3}), tmp_path, f1=99.0, loss=0.0)  # another
   assert run.table(runs, tmp_path).splitlines()[2:] == [
-    "| a | f1 | 55.00 | 50.00 to 60.00 | 2 |",
-    "| a | loss | 5.50 | 5.00 to 6.00 | 2 |",
+    "| a | f1 | 55.00 | 50.00 to 60.00 | 2 | 10 |",
+    "| a | loss | 5.50 | 5.00 to 6.00 | 2 | 10 |",
   ]
 
 
 def test_a_run_that_is_asked_otherwise_is_another(tmp_path):
   one = run.Run("a", "configs/scan.py", {"seed": 1, "rates": (("x", 0.5),)})
   keep(one, tmp_path, f1=1.0)
-  assert run.results_of(one, tmp_path / "a") == {"f1": 1.0}
+  assert run.record_of(one, tmp_path / "a")["results"] == {"f1": 1.0}
   for change in (dict(config="configs/scan.py:small"), dict(changes={}), dict(split="validation")):
-    assert run.results_of(dataclasses.replace(one, **change), tmp_path / "a") is None
+    assert run.record_of(dataclasses.replace(one, **change), tmp_path / "a") is None
 
 
-@pytest.mark.parametrize("name", ["transfer", "denoising"])
+@pytest.mark.parametrize("name", ["transfer", "denoising", "minilm"])
 def test_every_experiment_lists_runs_whose_configs_are_real(name, tmp_path, monkeypatch):
   monkeypatch.chdir(ROOT)
   module = run.load(f"experiments/{name}.py")
+  monkeypatch.setattr(module, "MODEL", "tests/fixtures/bert") if name == "minilm" else None
   runs = list(module.runs("data", tmp_path))
   assert len({one.name for one in runs}) == len(runs)
   for one in runs:
-    for start in re.findall(r"init=([^,]+)", one.config):  # an earlier run of the same file
+    for start in re.findall(r"init=(?!hf:)([^,]+)", one.config):  # an earlier run of the same file
       assert pathlib.Path(start).name in {other.name for other in runs[: runs.index(one)]}
       pathlib.Path(start).mkdir(exist_ok=True)
       base = flags.load("configs/span.py" if name == "denoising" else "configs/mlm.py")

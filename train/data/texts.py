@@ -7,6 +7,7 @@ examples that names file and line where it cannot be read.
 import dataclasses
 import functools
 import gzip
+import itertools
 import json
 import pathlib
 import re
@@ -161,9 +162,12 @@ def sentences(path: pathlib.Path, word: int, tag: int) -> Iterator[dict]:
     yield {"words": words, "tags": tags}
 
 
+FEW = 10  # articles: a percentage of fewer says little
+
+
 def open_squad(split: str, /, splits: Mapping) -> InMemory:
   """Questions {"id", "question", "context", "answers"} of SQuAD's JSON, 1.1 or 2.0. "PATH[:90%]" is
-  a part of each file's paragraphs."""
+  a part of each file's articles, or of its paragraphs where articles are few."""
   splits, start, stop = part_of(split, splits)
   return of_split(split, splits, (".json",), questions, start, stop)
 
@@ -171,7 +175,7 @@ def open_squad(split: str, /, splits: Mapping) -> InMemory:
 def questions(path: pathlib.Path, start: int, stop: int) -> Iterator[dict]:
   """answers: [{"text", "answer_start"}], none for a question without one. An answer that is not
   where its context says is left out, with its question if it was the only one, and counted. The
-  paragraphs are those between two percentages."""
+  articles (of fewer than FEW: the paragraphs) are those between two percentages."""
   wrong = []
   for context, where, qa in _asked(path, start, stop):
     name, question = _part(where, qa, "id", str), _part(where, qa, "question", str)
@@ -194,12 +198,14 @@ def questions(path: pathlib.Path, start: int, stop: int) -> Iterator[dict]:
 
 def _asked(path, start, stop):
   """Context, place in the file and question of each."""
-  paragraphs = []
+  articles = []
   for i, article in enumerate(_part(path, _json(path), "data", list)):
     of = f"{path}, data[{i}]"
-    for j, paragraph in enumerate(_part(of, article, "paragraphs", list)):
-      paragraphs.append((f"{of}.paragraphs[{j}]", paragraph))
-  for where, paragraph in _between(paragraphs, start, stop):
+    paragraphs = _part(of, article, "paragraphs", list)
+    articles.append([(f"{of}.paragraphs[{j}]", one) for j, one in enumerate(paragraphs)])
+  if len(articles) < FEW:
+    articles = [[paragraph] for paragraph in itertools.chain.from_iterable(articles)]
+  for where, paragraph in itertools.chain.from_iterable(_between(articles, start, stop)):
     context = _part(where, paragraph, "context", str)
     for k, qa in enumerate(_part(where, paragraph, "qas", list)):
       yield context, f"{where}.qas[{k}]", qa

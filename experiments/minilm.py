@@ -1,0 +1,59 @@
+"""python -m experiments.run experiments/minilm.py --data DIR
+
+MiniLM (`make data`), a pre-trained BERT of 22.7 million parameters, fine-tuned on five tasks; the
+same with random weights. `transformers`' Trainer does the same in experiments/peers/trainer.py.
+"""
+
+from typing import NamedTuple
+
+from experiments.run import Run
+
+MODEL = "data/minilm"
+SEEDS = (0, 1, 2)
+EXPECTED = """../peers/trainer.py, same weights, data and settings: the metric within the spread of
+seeds. Its rows: `python experiments/peers/trainer.py TASK --data DIR --seed N [--scratch]`."""
+QUESTIONS = "{data}/squadshifts/[an]*.json.gz"  # Amazon's and Wikipedia's, parts by article
+
+
+class Task(NamedTuple):
+  """Rows are packed: so many hold about `batch` examples, and steps * batch are the epochs."""
+
+  config: str
+  batch: int
+  rows: int
+  steps: int
+  epochs: int
+  metrics: tuple[str, ...] = ("accuracy",)
+
+
+TASKS = {
+  "sst2": Task("classify.py:data={data}/sst2", 32, 7, 649, 3),
+  "trec": Task("classify.py:data={data}/trec,dev=10%", 32, 4, 767, 5),
+  "ud_ewt": Task("tag.py:data={data}/ud_ewt", 32, 6, 1176, 3),
+  "wnut17": Task(
+    "tag.py:data={data}/wnut17,suffix=.conll,metric=f1", 32, 8, 318, 3, ("f1", "accuracy")
+  ),
+  "qa": Task(
+    f"qa.py:train={QUESTIONS}[:25%],validation={QUESTIONS}[80%:82%],test={QUESTIONS}[90%:]",
+    *(16, 13, 277, 1),
+    ("f1", "exact_match"),
+  ),
+}
+PEAKS = {"pretrained": 5e-5, "scratch": 3e-4}
+# AdamW as Trainer has it.
+OPTIMIZER = {"optimizer.b2": 0.999, "optimizer.weight_decay": 0.0}
+
+
+def runs(data, root):
+  for seed in SEEDS:
+    for name, task in TASKS.items():
+      for start, peak in PEAKS.items():
+        every = dict.fromkeys(
+          ("evaluate.every", "evaluate.decode_every", "checkpoint.every"), task.steps // task.epochs
+        )
+        changes = {"seed": seed, "batch_size": task.rows, **OPTIMIZER, **every}
+        if start == "scratch":
+          changes["init_from.workdir"] = ""
+        config = f"configs/{task.config},steps={task.steps},peak={peak},init=hf:{MODEL}"
+        config = config.format(data=data)
+        yield Run(f"{name}-{start}-seed{seed}", config, changes, metrics=task.metrics)

@@ -10,7 +10,7 @@ import numpy as np
 from train.scores import is_bio, only_bio
 
 OTHER = "(other)"  # outputs that are none of the classes wanted
-MOST_TAGS = 20  # a confusion of more is not made
+MOST_COLUMNS = 20  # labels in a confusion as text; a picture has room for more
 MOST_NUMBERS = 40  # classes in a picture with its counts written in
 WIDTH = 100  # characters of a line; a wider confusion has numbers for column names
 LONGEST_NAME = 24  # characters of a label in a picture
@@ -31,7 +31,7 @@ class Report:
     for name, one in self.classes.items():
       shares = [f"{one[key]:.1f}" for key in ("precision", "recall", "f1")]
       made[0].append([name, *shares, str(one["support"])])
-    if len(self.labels):
+    if 0 < len(self.labels) <= MOST_COLUMNS:
       cells = [list(map(str, row)) for row in self.counts.tolist()]
       names = list(self.labels)
       if sum(len(name) + 2 for name in names) + max(map(len, names)) > WIDTH:
@@ -64,11 +64,8 @@ def of_texts(found: Sequence[str], wanted: Sequence[str]) -> Report:
 
 
 def of_tags(found: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]]) -> Report:
-  """Of each kind of entity (seqeval) if the tags are BIO, else of each tag; a confusion of tags if
-  they are few."""
+  """Of each kind of entity (seqeval) if the tags are BIO, else of each tag; a confusion of tags."""
   flat = of_classes(*([tag for row in rows for tag in row] for rows in (found, wanted)), "tag")
-  if len(flat.labels) > MOST_TAGS:
-    flat = dataclasses.replace(flat, labels=(), counts=None)
   if not all(map(is_bio, flat.classes)):
     return flat
   from seqeval import metrics
@@ -82,6 +79,12 @@ def of_tags(found: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]]) -> 
     if not name.endswith(" avg")
   }
   return dataclasses.replace(flat, what="entity", classes=table)
+
+
+def of_typed_tags(found: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]]) -> Report:
+  """`of_tags` of outputs that may be any text."""
+  known = {tag for row in wanted for tag in row}
+  return of_tags([[tag if tag in known else OTHER for tag in row] for row in found], wanted)
 
 
 def _row(precision, recall, f1, support):
@@ -98,6 +101,8 @@ def text(report: Report) -> str:
       "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in table
     ]
     blocks.append("\n".join(line.rstrip() for line in lines))
+  if len(report.labels) > MOST_COLUMNS:
+    blocks.append(f"The confusion of {len(report.labels)} labels is drawn only.")
   return "\n\n".join(blocks) + "\n"
 
 
@@ -120,6 +125,8 @@ def show(report: Report) -> None:
         cells[number + 1].stylize("bold green")
       table.add_row(*cells)
     Console(stderr=True).print(table)
+  if len(report.labels) > MOST_COLUMNS:
+    print(f"The confusion of {len(report.labels)} labels is drawn only.", file=sys.stderr)
 
 
 def draw(report: Report, path: pathlib.Path) -> None:

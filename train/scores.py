@@ -99,12 +99,17 @@ def typed_numbers(found: Sequence[str], wanted: Sequence[str]) -> dict:
 
 
 def typed_tags(found: Sequence[str], wanted: Sequence[str]) -> dict:
-  """`tags` of texts with blanks between; one too few is wrong, one too many is cut."""
+  """`tags` of texts with blanks between."""
+  return tags(*split_tags(found, wanted))
+
+
+def split_tags(found: Sequence[str], wanted: Sequence[str]) -> tuple[list[list[str]], ...]:
+  """The tags of texts, as many found as are wanted: one too few is "?", one too many is cut."""
   wanted = [text.split() for text in wanted]
   split = [
     text.split()[: len(w)] + ["?"] * (len(w) - len(text.split())) for text, w in zip(found, wanted)
   ]
-  return tags(split, wanted)
+  return split, wanted
 
 
 def answers(found: Sequence[str], wanted: Sequence[Sequence[str]]) -> dict:

@@ -1,7 +1,11 @@
 """Source to target, by teacher forcing: translation, and any other pair of sequences."""
 
+import collections
 import dataclasses
+import itertools
 from collections.abc import Mapping
+
+from absl import logging
 
 from train import report, scores
 from train.data import items, sources
@@ -114,10 +118,30 @@ class Translation:
     )
 
   def report(self, outputs, examples):
-    """Of text-to-text classification."""
-    if self.metric != "classes":
+    """Of text-to-text classes and tags; labels that training has not are logged, and how often."""
+    if self.metric not in ("classes", "tags"):
       return None
-    return report.of_texts([x["text"] for x in outputs], [x["target"] for x in examples])
+    found, wanted = [x["text"] for x in outputs], [x["target"] for x in examples]
+    of = report.of_texts
+    if self.metric == "tags":
+      of, (found, wanted) = report.of_typed_tags, scores.split_tags(found, wanted)
+    told = of(found, wanted)
+    try:
+      training = self.examples("train")
+    except sources.NoSplit:
+      return told
+    known = {training[index]["target"] for index in range(len(training))}
+    if self.metric == "tags":
+      known = {tag for text in known for tag in text.split()}
+      wanted = itertools.chain.from_iterable(wanted)
+    unseen = collections.Counter(label for label in wanted if label not in known)
+    if unseen:
+      logging.warning(
+        "%d labels are none of the training split's %d: %s",
+        *(unseen.total(), len(known)),
+        ", ".join(f"{label!r} ({count})" for label, count in unseen.most_common(5)),
+      )
+    return told
 
   def _joined(self, text):
     return text.replace(self.piece_marker, "") if self.piece_marker else text

@@ -21,6 +21,7 @@ from train.data.batches import eval_batches
 from train.data.tokenizer import MASK
 from train.data.vocabulary import BOS
 from train.errors import UserError
+from train.tasks import translation
 
 RNG = random.Random(1)
 LINES = [RNG.choices(WORDS, k=3 + i % 4) for i in range(40)]
@@ -575,6 +576,33 @@ def test_a_confusion_counts_what_was_taken_for_what():
     precision=100.0, recall=50.0, f1=pytest.approx(200 / 3), support=4
   )
   assert report.of_texts(["x", "a"], ["a", "a"]).counts[1].sum() == 2
-  many = [str(number) for number in range(report.MOST_TAGS + 1)]
-  assert not report.of_tags([many], [many]).labels
-  assert len(report.of_tags([many[1:]], [many[1:]]).labels) == report.MOST_TAGS
+
+
+def test_a_confusion_of_many_labels_is_drawn_and_the_text_says_so(tmp_path, capsys):
+  many = [str(number) for number in range(report.MOST_COLUMNS + 1)]
+  told, few = report.of_tags([many], [many]), report.of_tags([many[1:]], [many[1:]])
+  assert (len(told.tables()), len(few.tables())) == (1, 2)
+  assert f"confusion of {len(many)} labels" in report.text(told)
+  assert "drawn only" not in report.text(few)
+  report.show(told)
+  assert "drawn only" in capsys.readouterr().err
+  report.draw(told, tmp_path / "a.png")
+  assert (tmp_path / "a.png").stat().st_size > 10_000
+
+
+def test_text_to_text_tells_of_each_tag_and_of_labels_that_training_has_not(tmp_path, caplog):
+  (tmp_path / "train.conll").write_text("a\tX\nb\tY\n\nc\tX\n")
+  (tmp_path / "test.conll").write_text("a\tX\nb\tZ\nc\tZ\n\nd\tY\n")
+  splits = {part: str(tmp_path / f"{part}.conll") for part in ("train", "test")}
+  of = dict(name="conll", splits=splits, word=0, tag=-1)
+  data = dict(name="formatted", of=of, source="tag: {words}", target="{tags}")
+  settings = dict(data=data, tokenizer=None, source_len=8, target_len=8)
+  task = translation.Translation(**settings, metric="tags")
+  examples = task.examples("test")
+  told = task.report([{"text": "X Y Y Y"}, {"text": ""}], list(map(examples.__getitem__, (0, 1))))
+  assert told.classes["X"]["f1"] == 100.0
+  assert list(told.labels) == [report.OTHER, "X", "Y", "Z"]  # "" is a tag too few
+  assert told.counts[2].tolist() == [1, 0, 0, 0]
+  assert "2 labels are none of the training split's 2: 'Z' (2)" in caplog.text
+  del splits["train"]
+  assert task.report([{"text": "X"}], [{"target": "Z"}]).classes.keys() == {"Z"}

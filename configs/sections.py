@@ -41,6 +41,8 @@ MODEL = dict(
   attention_dropout=0.0,
   activation_dropout=0.0,
   attention_impl="einsum",
+  remat="none",
+  scan_layers=False,
   dtype="float32",
 )
 TRANSLATION = dict(

@@ -6,6 +6,7 @@ from model import layers
 
 POSITIONS = ("sinusoidal", "learned", "relative", "rotary", "alibi", "none")
 IMPLS = ("einsum", "xla", "cudnn")
+REMAT = ("none", "full", "dots", "sublayers")  # model.transformer says what each is
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -48,6 +49,10 @@ class TransformerConfig:
   attention_dropout: float = 0.0
   activation_dropout: float = 0.0
   attention_impl: str = "einsum"  # einsum (ours); xla, cudnn: jax.nn.dot_product_attention
+  remat: str = (
+    "none"  # what a layer keeps for the backward pass: none (= all), full, dots, sublayers
+  )
+  scan_layers: bool = False  # one program for all layers, their weights stacked: compiles faster
   dtype: str = "float32"  # of activations; weights, norms, softmax and logits stay float32
 
   def __post_init__(self):
@@ -57,6 +62,7 @@ class TransformerConfig:
       ("norm_position", ("pre", "post")),
       ("positions", POSITIONS),
       ("attention_impl", IMPLS),
+      ("remat", REMAT),
       ("dtype", DTYPES),
     ):
       if getattr(self, field) not in known:

@@ -9,23 +9,42 @@ It holds weights and nothing else: dropout takes its key as an argument, no key 
 """
 
 import functools
+import operator
 import typing
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from model import layers, positions
 from model.config import TransformerConfig
 from model.embeddings import Embeddings
 
 
+class Memory(typing.NamedTuple):
+  """What a decoder sees of the encoder."""
+
+  states: jax.Array  # [B, S, D]
+  bias: jax.Array  # [B, 1, T, S]
+
+
 class Cross(typing.NamedTuple):
-  """What a decoder layer sees of the encoder."""
+  """What a decoder layer makes of it."""
 
   keys: jax.Array  # [B, S, G, K]
   values: jax.Array  # [B, S, G, K]
   bias: jax.Array  # [B, 1, T, S]
+
+
+# What the forward pass keeps of each layer for the backward pass, which computes the rest again;
+# None: everything, and nothing is computed twice.
+REMAT = {
+  "none": None,
+  "full": jax.checkpoint_policies.nothing_saveable,
+  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "sublayers": jax.checkpoint_policies.save_only_these_names("sublayer"),
+}
 
 
 def mask_bias(mask_BTS: jax.Array) -> jax.Array:
@@ -98,19 +117,24 @@ class Block(nnx.Module):
     )
     return x_BTD, cache
 
+  def seen(self, memory: Memory) -> Cross:
+    return Cross(*self.cross_attention.keys_values(memory.states), memory.bias)
+
   def _residual(self, x_BTD, sublayer, norm, key):
-    if self.cfg.norm_position == "pre":
-      return x_BTD + layers.dropout(sublayer(norm(x_BTD)), self.cfg.dropout, key)
-    return norm(x_BTD + layers.dropout(sublayer(x_BTD), self.cfg.dropout, key))
+    before = self.cfg.norm_position == "pre"
+    y_BTD = checkpoint_name(sublayer(norm(x_BTD) if before else x_BTD), "sublayer")
+    x_BTD = x_BTD + layers.dropout(y_BTD, self.cfg.dropout, key)
+    return x_BTD if before else norm(x_BTD)
 
 
 class Stack(nnx.Module):
   """Embeddings, blocks, the relative bias they share, and the last norm of a pre-norm stack."""
 
   def __init__(self, cfg: TransformerConfig, depth: int, *, causal: bool, cross: bool, rngs):
-    self.cfg, self.causal = cfg, causal
+    self.cfg, self.causal, self.depth = cfg, causal, depth
     self.embeddings = Embeddings(cfg, types=not causal, rngs=rngs)
-    self.blocks = nnx.List([Block(cfg, cross=cross, rngs=rngs) for _ in range(depth)])
+    blocks = [Block(cfg, cross=cross, rngs=rngs) for _ in range(depth)]
+    self.blocks = stacked(blocks) if cfg.scan_layers else nnx.List(blocks)
     relative = functools.partial(
       positions.RelativeBias,
       cfg.num_heads,
@@ -137,15 +161,50 @@ class Stack(nnx.Module):
       bias = bias + positions.alibi(distance_BTS, self.cfg.num_heads)
     return bias
 
-  def __call__(self, x_BTD, bias, positions_BT, cross=None, cache=None, key=None):
-    """[B, T, D] and the new cache (a list, one a layer; None without one)."""
+  def layers(self) -> list[Block]:
+    """The blocks one by one, also where their weights are stacked."""
+    if not self.cfg.scan_layers:
+      return list(self.blocks)
+    graph, weights = nnx.split(self.blocks)
+    return [
+      nnx.merge(graph, jax.tree.map(operator.itemgetter(i), weights)) for i in range(self.depth)
+    ]
+
+  def __call__(self, x_BTD, bias, positions_BT, memory: Memory | None = None, key=None):
+    """[B, T, D]."""
+
+    def layer(x_BTD, weights_and_key):
+      weights, key = weights_and_key
+      block = nnx.merge(graph, weights)
+      cross = memory and block.seen(memory)
+      return block(x_BTD, bias, positions_BT, cross, key=key)[0], None
+
+    keep = REMAT[self.cfg.remat]
+    if keep is not None:
+      layer = jax.checkpoint(layer, policy=keep, prevent_cse=not self.cfg.scan_layers)
+    keys = layers.split(key, self.depth)
+    if self.cfg.scan_layers:
+      graph, weights = nnx.split(self.blocks)
+      x_BTD, _ = jax.lax.scan(layer, x_BTD, (weights, None if key is None else keys))
+    else:
+      for block, block_key in zip(self.blocks, keys):
+        graph, weights = nnx.split(block)
+        x_BTD, _ = layer(x_BTD, (weights, block_key))
+    return x_BTD if self.norm is None else self.norm(x_BTD)
+
+  def cached(self, x_BTD, bias, positions_BT, cross, cache):
+    """[B, T, D] and the new cache, a list of one a layer; `cross` too, or None."""
     new_cache = []
-    for i, (block, block_key) in enumerate(zip(self.blocks, layers.split(key, len(self.blocks)))):
-      x_BTD, layer_cache = block(
-        x_BTD, bias, positions_BT, cross and cross[i], cache and cache[i], block_key
-      )
+    for i, block in enumerate(self.layers()):
+      x_BTD, layer_cache = block(x_BTD, bias, positions_BT, cross and cross[i], cache[i])
       new_cache.append(layer_cache)
-    return (x_BTD if self.norm is None else self.norm(x_BTD)), (cache and new_cache)
+    return (x_BTD if self.norm is None else self.norm(x_BTD)), new_cache
+
+
+def stacked(blocks: list[Block]) -> Block:
+  """One block whose weights have a leading axis, the layers."""
+  graph = nnx.graphdef(blocks[0])
+  return nnx.merge(graph, jax.tree.map(lambda *w: jnp.stack(w), *map(nnx.state, blocks)))
 
 
 class Transformer(nnx.Module):
@@ -189,7 +248,7 @@ class Transformer(nnx.Module):
     place_BS = jnp.arange(source_BS.shape[1])[None]
     mask_BSS = _same(segments_BS, segments_BS)
     bias = self.encoder.bias(mask_BSS, place_BS, place_BS)
-    return self.encoder(x_BSD, bias, positions_BS, key=stack_key)[0]
+    return self.encoder(x_BSD, bias, positions_BS, key=stack_key)
 
   def decode(
     self,
@@ -213,14 +272,10 @@ class Transformer(nnx.Module):
       visible_BTT |= (prefix > 0)[:, None, :]
     mask_BTT = _same(segments_BT, segments_BT) & visible_BTT
     bias = self.decoder.bias(mask_BTT, place_BT, place_BT)
-    cross = None
+    memory = None
     if memory_BSD is not None:
-      cross_bias = mask_bias(_same(segments_BT, memory_segments))
-      cross = [
-        Cross(*block.cross_attention.keys_values(memory_BSD), cross_bias)
-        for block in self.decoder.blocks
-      ]
-    return self.decoder(x_BTD, bias, positions_BT, cross, key=stack_key)[0]
+      memory = Memory(memory_BSD, mask_bias(_same(segments_BT, memory_segments)))
+    return self.decoder(x_BTD, bias, positions_BT, memory, stack_key)
 
   def logits(self, x_BTD):
     """[..., V] float32."""
@@ -237,14 +292,12 @@ class Transformer(nnx.Module):
     empty = jnp.zeros((batch, max_len, cfg.kv_heads, cfg.head_size), cfg.dtype)
     moving = dict(
       length=jnp.zeros(batch, jnp.int32),
-      layers=[dict(keys=empty, values=empty) for _ in self.decoder.blocks],
+      layers=[dict(keys=empty, values=empty) for _ in range(self.decoder.depth)],
     )
     fixed = None
     if memory_BSD is not None:
-      bias = mask_bias((memory_segments > 0)[:, None, :])
-      fixed = [
-        Cross(*block.cross_attention.keys_values(memory_BSD), bias) for block in self.decoder.blocks
-      ]
+      memory = Memory(memory_BSD, mask_bias((memory_segments > 0)[:, None, :]))
+      fixed = [block.seen(memory) for block in self.decoder.layers()]
     return dict(moving=moving, fixed=fixed)
 
   def prefill(self, prompt_BT, length_B, cache):
@@ -254,7 +307,9 @@ class Transformer(nnx.Module):
     seen_BTS = jnp.repeat((place_BS < length_B[:, None])[:, None], prompt_BT.shape[1], axis=1)
     bias = self.decoder.bias(seen_BTS, positions_BT, place_BS)
     x_BTD = self._embed(prompt_BT, positions_BT)
-    _, new = self.decoder(x_BTD, bias, positions_BT, cache["fixed"], cache["moving"]["layers"])
+    _, new = self.decoder.cached(
+      x_BTD, bias, positions_BT, cache["fixed"], cache["moving"]["layers"]
+    )
     return dict(moving=dict(length=length_B - 1, layers=new), fixed=cache["fixed"])
 
   def decode_step(self, token_B, cache):
@@ -264,7 +319,7 @@ class Transformer(nnx.Module):
     place_BS = jnp.arange(moving["layers"][0]["keys"].shape[1])[None]
     bias = self.decoder.bias((place_BS <= position_BT)[:, None, :], position_BT, place_BS)
     x_BTD = self._embed(token_B[:, None], position_BT)
-    x_BTD, new = self.decoder(x_BTD, bias, position_BT, cache["fixed"], moving["layers"])
+    x_BTD, new = self.decoder.cached(x_BTD, bias, position_BT, cache["fixed"], moving["layers"])
     moving = dict(length=moving["length"] + 1, layers=new)
     return self.logits(x_BTD)[:, 0], dict(moving=moving, fixed=cache["fixed"])
 

@@ -9,6 +9,7 @@ import numpy as np
 from absl import logging
 from orbax.checkpoint import v1 as ocp
 
+from train import stacking
 from train.errors import UserError
 from train.interop import directory
 from train.optimizer import path_name
@@ -167,6 +168,7 @@ def init_from(params, workdir: str, which: str, skip):
     with Checkpoints(workdir) as other:
       found, step = flatten(other.params(which)), f" step {other.steps(which)[-1]}"
   here = flatten(params)
+  found = stacking.in_form_of(found, here)
   same = {
     name
     for name in here.keys() & found.keys()

@@ -15,7 +15,7 @@ import tempfile
 import jax
 from absl import logging
 
-from train import cli
+from train import cli, stacking
 from train.checkpoint import flatten
 from train.errors import UserError
 from train.interop import directory, export, vocabulary_writing
@@ -58,7 +58,7 @@ def as_hf(workdir, checkpoint: str, out: pathlib.Path) -> None:
     kind, tokenizer = _kind(task), task.tokenizer
     model = dict(run.cfg.model)
     model["vocab_size"] = model.get("vocab_size") or tokenizer.vocab_size
-    params, origin = flatten(jax.device_get(run.params)), _origin(run.cfg)
+    params, origin = stacking.unstacked(flatten(jax.device_get(run.params))), _origin(run.cfg)
     first = origin.family.model_type if origin else ""
     labels, activation = getattr(task, "labels", ()), getattr(task, "pool_activation", "tanh")
     if getattr(task, "regression", False):

@@ -9,6 +9,7 @@ import optax
 from absl import logging
 
 from train.errors import UserError, choose
+from train.stacking import is_stacked
 
 
 def _matrices(params):
@@ -19,8 +20,10 @@ def _matrices(params):
     name = path_name(path)
     if not re.search(r"blocks/.*/kernel$", name):
       return None
-    inputs = leaf.ndim - 1 if name.endswith("out/kernel") else 1
-    return optax.contrib.MuonDimensionNumbers(tuple(range(inputs)), tuple(range(inputs, leaf.ndim)))
+    first = int(is_stacked(name))  # muon takes what is neither in nor out for many matrices
+    last = leaf.ndim - 1 if name.endswith("out/kernel") else first + 1
+    axes = tuple(range(leaf.ndim))
+    return optax.contrib.MuonDimensionNumbers(axes[first:last], axes[last:])
 
   return jax.tree_util.tree_map_with_path(axes, params)
 

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from train.errors import UserError
 from train.optimizer import path_name
+from train.stacking import is_stacked
 
 AXES = ("data", "fsdp", "tensor")
 RULES = (
@@ -71,6 +72,8 @@ def place(tree, mesh):
     spec = next((spec for pattern, spec in RULES if re.search(pattern, name)), None)
     if spec is None:
       raise ValueError(f"no rule in train/sharding.py says where to put {name} {leaf.shape}")
+    if is_stacked(name):
+      spec = P(None, *spec)
     parts = [1 if axis is None else mesh.shape[axis] for axis in spec]
     if len(spec) <= leaf.ndim and all(n % m == 0 for n, m in zip(leaf.shape, parts)):
       return NamedSharding(mesh, spec)

@@ -10,9 +10,11 @@ import pytest
 from flax import nnx
 
 from model import layers
-from model.config import POSITIONS, TransformerConfig
+from model.config import POSITIONS, REMAT, TransformerConfig
 from model.transformer import Transformer
+from train import stacking
 from train.data import packing
+from train.optimizer import path_name
 
 TINY = dict(
   vocab_size=16,
@@ -529,3 +531,61 @@ def test_scales_are_factors():
   model, half = build(positions="none"), build(positions="none", embed_scale=False)
   half.embedding.embedding[...] = half.embedding.embedding[...] * 4.0  # the root of 16
   np.testing.assert_allclose(half.encode(batch["source"]), model.encode(batch["source"]), atol=1e-5)
+
+
+def test_layers_computed_in_a_loop_or_twice_give_the_same_gradient():
+  """Every way to trade time for memory, dropout on, in one encoder-decoder."""
+  settings = dict(positions="relative", norm_position="pre", dropout=0.1, attention_dropout=0.1)
+  batch, key = batch_of(packed=True), jax.random.key(3)
+
+  def gradient(**more):
+    model = Transformer(TransformerConfig(**TINY | settings | more), rngs=nnx.Rngs(0))
+    graph, weights = nnx.split(model)
+
+    @jax.jit
+    def loss(weights):
+      model, keys = nnx.merge(graph, weights), jax.random.split(key)
+      segments = batch["source_segments"]
+      memory = model.encode(batch["source"], segments, batch["source_positions"], keys[0])
+      at = (batch["segments"], batch["positions"], keys[1])
+      hidden = model.decode(batch["inputs"], memory, segments, *at)
+      return jnp.sin(model.logits(hidden)).sum()
+
+    made = jax.jit(jax.grad(loss))
+    size = made.lower(weights).compile().memory_analysis().temp_size_in_bytes
+    return named(made(weights)), named(weights), size
+
+  plain, weights, _ = gradient()
+  looped = {"scan_layers": True}
+  for more in (*({"remat": name} for name in REMAT), looped, looped | {"remat": "full"}):
+    found, same_weights, _ = gradient(**more)
+    found, same_weights = stacking.in_form_of(found, plain), stacking.unstacked(same_weights)
+    assert found.keys() == plain.keys()
+    for path, expected in plain.items():
+      np.testing.assert_array_equal(same_weights[path], weights[path], err_msg=path)
+      told = f"{more} {path}"
+      np.testing.assert_allclose(found[path], expected, rtol=1e-3, atol=1e-5, err_msg=told)
+  # Unrolled, the CPU's compiler undoes it: it finds the same products twice and keeps the first.
+  deep = dict(encoder_layers=8, mlp_dim=256, scan_layers=True)
+  assert gradient(**deep, remat="full")[2] < 0.7 * gradient(**deep)[2]
+
+
+def test_stacked_layers_decode_step_by_step_as_one_by_one():
+  models = [build(scan_layers=stacks, positions="rotary") for stacks in (False, True)]
+  states = [nnx.state(model) for model in models]
+  flat = stacking.stacked(named(states[0]))
+  weights = jax.tree_util.tree_map_with_path(lambda path, x: flat[path_name(path)], states[1])
+  models[1] = nnx.merge(nnx.graphdef(models[1]), weights)
+  batch = batch_of(packed=False)
+  steps = []
+  for model in models:
+    memory = model.encode(batch["source"])
+    cache = model.init_cache(len(memory), 4, memory, batch["source"] > 0)
+    first, cache = model.decode_step(batch["inputs"][:, 0], cache)
+    second, _ = model.decode_step(batch["inputs"][:, 1], cache)
+    steps.append(jnp.stack([first, second]))
+  np.testing.assert_allclose(*steps, atol=1e-5)
+
+
+def named(tree):
+  return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}

@@ -112,6 +112,20 @@ def test_no_decay_that_matches_nothing_exempts_nothing():
   assert all(leaf.any() for leaf in jax.tree.leaves(moved))
 
 
+def test_muon_turns_stacked_matrices_one_by_one():
+  first = weights()["blocks"]["0"]
+  layers = [first, jax.tree.map(lambda x: jnp.cos(5 * x), first)]
+  slopes = [jax.tree.map(lambda x: jnp.sin(9 * x), layer) for layer in layers]
+  stacks = [{"blocks": jax.tree.map(lambda *x: jnp.stack(x), *both)} for both in (layers, slopes)]
+  single = [{"blocks": {str(i): one for i, one in enumerate(both)}} for both in (layers, slopes)]
+  moved, alone = update(*stacks, name="muon"), update(*single, name="muon")
+  for i in range(2):
+    one = jax.tree.map(lambda x, i=i: x[i], moved["blocks"])
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), one, alone["blocks"][str(i)]
+    )
+
+
 def test_muon_turns_the_matrices_of_blocks_and_nothing_else():
   """Its update of a matrix is nearly orthogonal, seen as D by H * K; all others are Adam's."""
   params = weights()

@@ -59,9 +59,10 @@ def mesh():
   return sharding.make_mesh(dict(data=2, fsdp=2, tensor=2))
 
 
+@pytest.mark.parametrize("scan", [False, True])
 @pytest.mark.parametrize("name", optimizer.OPTIMIZERS)
-def test_every_leaf_of_every_optimizer_has_a_place(name, mesh):
-  state = shapes(name, positions="learned")
+def test_every_leaf_of_every_optimizer_has_a_place(name, scan, mesh):
+  state = shapes(name, positions="learned", scan_layers=scan)
   placed = named(sharding.place(state, mesh))
   assert placed.keys() == named(state).keys()
   for path, leaf in named(state).items():
@@ -107,6 +108,16 @@ def test_a_block_is_split_the_way_of_megatron(mesh):
   ]
   assert axis_of_tensor("self_attention/out/kernel") == 0
   assert [axis_of_tensor(f"mlp/{name}/kernel") for name in ("up", "gate", "down")] == [1, 1, 0]
+
+
+def test_stacked_layers_are_split_as_one_by_one(mesh):
+  single, stacks = (
+    named(sharding.place(shapes("sgd", scan_layers=scan)["params"], mesh)) for scan in (False, True)
+  )
+  assert len(single) == len(stacks)  # of one layer each
+  for path, place in single.items():
+    layers = (None,) if "/blocks/" in path else ()
+    assert tuple(stacks[path.replace("/blocks/0/", "/blocks/")].spec) == (*layers, *place.spec)
 
 
 def test_a_weight_without_a_rule_is_an_error(mesh):

@@ -23,6 +23,8 @@ FREE = (
   "attention_dropout",
   "activation_dropout",
   "attention_impl",
+  "remat",
+  "scan_layers",
   "dropout",
   "dtype",
   "init_std",

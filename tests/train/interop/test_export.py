@@ -105,6 +105,29 @@ def test_our_run_goes_out_and_comes_back(text, inputs, folder, tmp_path):
       assert there["probs"] == pytest.approx(here["probs"], abs=1e-5)
 
 
+def test_stacked_layers_move_to_single_ones_and_back_and_go_out_alike(folder, tmp_path):
+  runs, texts = [tmp_path / name for name in ("single", "stacks", "again")], "mlm.py:small,data={}"
+  text, flat, weights_of = texts.format(f"{folder}/prose"), None, []
+  for run, scan in zip(runs, (False, True, False)):
+    start = f",init={flat}" if flat else ""
+    changes = {"model.scan_layers": scan, "schedule.peak": 0.0, "seed": len(weights_of)}
+    changes |= {"model.encoder_layers": 2}
+    weights_of.append(trained(text + start, folder, run, **changes))
+    flat = run
+  single, stacks, again = weights_of
+  assert "encoder/blocks/mlp/up/kernel" in stacks
+  assert "encoder/blocks/1/mlp/up/kernel" in single
+  assert single.keys() == again.keys()
+  for path in single:
+    np.testing.assert_array_equal(again[path], single[path], err_msg=path)
+  for run in runs[:2]:
+    command.as_hf(run, "latest", run / "out")
+  ours, theirs = (weights.Tensors(run / "out") for run in runs[:2])
+  assert ours.shapes == theirs.shapes
+  for tensor in ours.shapes:
+    np.testing.assert_array_equal(ours[tensor], theirs[tensor], err_msg=tensor)
+
+
 def test_a_folder_that_is_not_empty_is_left_alone(tmp_path):
   (tmp_path / "mine").write_text("keep")
   with pytest.raises(UserError, match="not empty"):

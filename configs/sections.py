@@ -54,6 +54,7 @@ TRANSLATION = dict(
   pack=True,
   label_smoothing=0.1,
   z_loss=0.0,
+  loss_chunks=1,
   decode_batch=64,
   metric="texts",
   lowercase_scores=False,
@@ -86,6 +87,7 @@ CAUSAL = dict(
   pack=True,
   label_smoothing=0.0,
   z_loss=0.0,
+  loss_chunks=1,
   decoding=LANGUAGE,
   decode_batch=32,
 )
@@ -104,6 +106,7 @@ SPAN = dict(
   pack=True,
   label_smoothing=0.0,
   z_loss=0.0,
+  loss_chunks=1,
   decoding=dict(beam=1, length_penalty=0.0, max_len_ratio=1.0, max_len_extra=20),
   decode_batch=32,
 )

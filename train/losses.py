@@ -6,6 +6,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from train.errors import UserError
+
 
 def cross_entropy(logits_BTV, labels_BT, weights_BT, *, label_smoothing=0.0, z_loss=0.0):
   """`loss` (smoothed, what is minimised), `nll` (nats a token) and `accuracy`, each (sum, weight).
@@ -20,6 +22,32 @@ def cross_entropy(logits_BTV, labels_BT, weights_BT, *, label_smoothing=0.0, z_l
     "nll": ((nll_BT * weights_BT).sum(), total),
     "accuracy": ((right_BT * weights_BT).sum(), total),
   }
+
+
+def chunked(logits_of, x_BTD, labels_BT, weights_BT, chunks: int, **options):
+  """`cross_entropy` of `logits_of(x_BTD)`, the positions in `chunks` parts one after another.
+
+  No more than one part's logits, [B, T / chunks, V] float32, exist at a time: the backward pass
+  makes them again. UserError if T is no multiple of `chunks`.
+  """
+  if chunks == 1:
+    return cross_entropy(logits_of(x_BTD), labels_BT, weights_BT, **options)
+  B, T = labels_BT.shape
+  if T % chunks:
+    raise UserError(f"task.loss_chunks {chunks} does not divide the {T} positions of a row")
+
+  def parts(x):
+    return x.reshape(B, chunks, T // chunks, *x.shape[2:]).swapaxes(0, 1)
+
+  @jax.checkpoint
+  def part(x_BTD, labels_BT, weights_BT):
+    return cross_entropy(logits_of(x_BTD), labels_BT, weights_BT, **options)
+
+  def add(sums, some):
+    return jax.tree.map(jnp.add, sums, part(*some)), None
+
+  none = dict.fromkeys(("loss", "nll", "accuracy"), (jnp.float32(0.0), jnp.float32(0.0)))
+  return jax.lax.scan(add, none, tuple(map(parts, (x_BTD, labels_BT, weights_BT))))[0]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from train import losses
+from train.errors import UserError
 
 B, T, V = 3, 4, 9
 RNG = np.random.default_rng(0)
@@ -103,3 +104,27 @@ def test_equal_logits_cost_the_log_of_the_vocabulary_smoothed_or_not():
   loss_BT, nll_BT, _ = losses.token_losses(jnp.full((B, T, V), 3.0), LABELS, 0.3, 0.0)
   np.testing.assert_allclose(loss_BT, np.log(V), rtol=1e-6)
   np.testing.assert_allclose(nll_BT, np.log(V), rtol=1e-6)
+
+
+def test_a_row_in_parts_loses_the_same_and_holds_fewer_logits():
+  rng = np.random.default_rng(0)
+  B, T, D, V = 4, 32, 8, 2048
+  x_BTD, table_DV = rng.normal(size=(B, T, D)), rng.normal(size=(D, V))
+  labels, weights = rng.integers(0, V, (B, T)), rng.integers(0, 2, (B, T)).astype(np.float32)
+
+  def made(chunks):
+    def loss(x_BTD, table_DV):
+      options = dict(label_smoothing=0.1, z_loss=0.01)
+      sums = losses.chunked(lambda h: h @ table_DV, x_BTD, labels, weights, chunks, **options)
+      return sums["loss"][0], sums
+
+    step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+    arguments = jnp.asarray(x_BTD, jnp.float32), jnp.asarray(table_DV, jnp.float32)
+    size = step.lower(*arguments).compile().memory_analysis().temp_size_in_bytes
+    return step(*arguments), size
+
+  (whole, size), (parts, smaller) = made(1), made(8)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-5), parts, whole)
+  assert smaller < 0.3 * size
+  with pytest.raises(UserError, match="loss_chunks 5 does not divide the 32 positions"):
+    made(5)

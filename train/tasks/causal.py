@@ -30,6 +30,7 @@ class Causal:
   pack: bool = True
   label_smoothing: float = 0.0
   z_loss: float = 0.0
+  loss_chunks: int = 1  # parts of a row whose logits are made one after another, to save memory
   decoding: Mapping = dataclasses.field(default_factory=dict)
   decode_batch: int = 32
 
@@ -38,7 +39,7 @@ class Causal:
 
   @property
   def mixes(self) -> tuple:
-    return ("causal", self.label_smoothing, self.z_loss)
+    return seq2seq.mixes(self, "causal")
 
   @property
   def longest(self) -> int:
@@ -54,7 +55,7 @@ class Causal:
 
   def loss(self, model, batch, key):
     """With `bits_per_byte`, which compares across tokenizers."""
-    sums = seq2seq.loss(model, batch, key, label_smoothing=self.label_smoothing, z_loss=self.z_loss)
+    sums = seq2seq.loss(self, model, batch, key)
     bytes_V = jnp.asarray(self.tokenizer.byte_lengths, jnp.float32)
     num_bytes = (bytes_V[batch["labels"]] * batch["weights"]).sum()
     return sums | {"bits_per_byte": (sums["nll"][0] / math.log(2), num_bytes)}

@@ -30,6 +30,7 @@ class Denoising:
   pack: bool = True
   label_smoothing: float = 0.0
   z_loss: float = 0.0
+  loss_chunks: int = 1  # parts of a row whose logits are made one after another, to save memory
   decoding: Mapping = dataclasses.field(default_factory=dict)
   decode_batch: int = 32
 
@@ -58,7 +59,7 @@ class Denoising:
 
   @property
   def mixes(self) -> tuple:
-    return ("text to text", self.label_smoothing, self.z_loss)
+    return seq2seq.mixes(self, "text to text")
 
   @property
   def longest(self) -> int:
@@ -74,7 +75,7 @@ class Denoising:
     return documents.Windows(tokens, self.length, objective, self.across, self.seed)
 
   def loss(self, model, batch, key):
-    return seq2seq.loss(model, batch, key, label_smoothing=self.label_smoothing, z_loss=self.z_loss)
+    return seq2seq.loss(self, model, batch, key)
 
   def settings(self, **changes):
     return seq2seq.settings(self.decoding, "denoising", changes)

@@ -47,8 +47,9 @@ class Decoding:
     return ["sampled"] if self.temperature else [f"beam{self.beam}"]
 
 
-def loss(model, batch, key, *, label_smoothing: float = 0.0, z_loss: float = 0.0):
-  """Cross-entropy of `labels` given `inputs` and, if there is one, `source`."""
+def loss(task, model, batch, key):
+  """Cross-entropy of `labels` given `inputs` and, if there is one, `source`, with the task's
+  label_smoothing, z_loss and loss_chunks."""
   encoder_key, decoder_key = (None, None) if key is None else jax.random.split(key)
   memory_BSD = encode(model, batch, encoder_key) if "source" in batch else None
   x_BTD = model.decode(
@@ -60,13 +61,20 @@ def loss(model, batch, key, *, label_smoothing: float = 0.0, z_loss: float = 0.0
     decoder_key,
     prefix=batch.get("prefix"),
   )
-  return losses.cross_entropy(
-    model.logits(x_BTD),
+  return losses.chunked(
+    model.logits,
+    x_BTD,
     batch["labels"],
     batch["weights"],
-    label_smoothing=label_smoothing,
-    z_loss=z_loss,
+    task.loss_chunks,
+    label_smoothing=task.label_smoothing,
+    z_loss=task.z_loss,
   )
+
+
+def mixes(task, name: str) -> tuple:
+  """What tasks that share a loss have alike."""
+  return (name, task.label_smoothing, task.z_loss, task.loss_chunks)
 
 
 def settings(config: Mapping, task: str, changes: Mapping) -> Decoding:

@@ -42,6 +42,7 @@ class Translation:
   pack: bool = True
   label_smoothing: float = 0.0
   z_loss: float = 0.0
+  loss_chunks: int = 1  # parts of a row whose logits are made one after another, to save memory
   decoding: Mapping = dataclasses.field(default_factory=dict)
   decode_batch: int = 32  # sentences
   metric: str = "texts"  # texts (BLEU, chrF), or what text-to-text stands for: see METRICS
@@ -62,14 +63,14 @@ class Translation:
     return items.Pairs(self.examples(split), self.tokenizer, self.source_len, self.target_len)
 
   def loss(self, model, batch, key):
-    sums = seq2seq.loss(model, batch, key, label_smoothing=self.label_smoothing, z_loss=self.z_loss)
+    sums = seq2seq.loss(self, model, batch, key)
     if self.metric != "texts":  # accuracy is the score's, of whole outputs and in percent
       sums["right"] = sums.pop("accuracy")
     return sums
 
   @property
   def mixes(self) -> tuple:
-    return ("text to text", self.label_smoothing, self.z_loss)
+    return seq2seq.mixes(self, "text to text")
 
   @property
   def longest(self) -> int:

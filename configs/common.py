@@ -17,6 +17,7 @@ def run(*, steps: int, batch_size: int, log_every: int, task, model, optimizer, 
   """The config of a run: `more` are the sections evaluate and checkpoint and what is not usual."""
   usual = dict(
     seed=0,
+    step="jit",  # or pmap: data parallelism by hand
     microbatches=1,
     workers=0,
     patience=0,  # stop after so many evaluations without a better checkpoint.best_metric; 0: never

@@ -25,12 +25,18 @@ NORMS = {"layer": nnx.LayerNorm, "rms": nnx.RMSNorm}
 
 
 def split(key: jax.Array | None, num: int):
-  """`num` keys, or `num` Nones: no key means no dropout (evaluation)."""
-  return (None,) * num if key is None else jax.random.split(key, num)
+  """`num` keys, or `num` Nones: no key means no dropout (evaluation). Of a key for each row [B],
+  `num` such keys."""
+  if key is None:
+    return (None,) * num
+  if key.ndim == 0:
+    return jax.random.split(key, num)
+  return jax.vmap(functools.partial(jax.random.split, num=num), out_axes=1)(key)
 
 
 def hash_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-  """One uint32 a position, from two rounds of a 32-bit finalizer over its index.
+  """One uint32 a position, from two rounds of a 32-bit finalizer over its index: in the whole
+  array or, with a key for each row (its first axis), in the row.
 
   Good enough to drop units, not for cryptography. It fuses into its consumer and never leaves the
   registers: dropout of a [4096, 256] array takes 0.8 ms here against 4.7 with threefry bits, and
@@ -42,11 +48,11 @@ def hash_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
     return x ^ (x >> 16)
 
-  first, second = jax.random.key_data(key)
+  words = jax.random.key_data(key).reshape(*key.shape, *(1,) * (len(shape) - key.ndim), 2)
   index = jnp.zeros(shape, jnp.uint32)
-  for axis, size in enumerate(shape):
-    index = index * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
-  return mix(mix(index ^ first) + second)
+  for axis in range(key.ndim, len(shape)):
+    index = index * jnp.uint32(shape[axis]) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+  return mix(mix(index ^ words[..., 0]) + words[..., 1])
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:

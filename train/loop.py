@@ -12,10 +12,12 @@ from flax import nnx
 from train import checkpoint, evaluate, models, optimizer, sharding, tasks
 from train.cli import checkpoint_policy
 from train.data.batches import Batches, eval_batches
-from train.errors import UserError
+from train.errors import UserError, choose
 from train.metrics import Meter, Patience
 from train.step import make_eval_step, make_predict_step, make_train_step
 from train.writer import Writer, read_metrics
+
+PUT = {"jit": sharding.put, "pmap": sharding.put_by_device}
 
 
 def train(cfg, workdir) -> bool:
@@ -46,7 +48,10 @@ def train(cfg, workdir) -> bool:
     if start >= cfg.steps or patience.over:
       logging.info("finished: %s has %d of %d steps%s", workdir.path, start, cfg.steps, patience)
       return True
-    train_step = make_train_step(task, graph, tx, microbatches=cfg.microbatches, seed=cfg.seed)
+    choose(PUT, cfg.step, "step")
+    train_step = make_train_step(
+      task, graph, tx, microbatches=cfg.microbatches, seed=cfg.seed, how=cfg.step
+    )
     eval_step, predict_step = make_eval_step(task, graph), make_predict_step(task, graph)
     of_split = task.items(cfg.evaluate.split)  # opened now: what is wrong with it is told now
     held_out = functools.cache(lambda: list(eval_batches(of_split, layout)))
@@ -71,7 +76,7 @@ def train(cfg, workdir) -> bool:
     meter, stop = Meter(batches), StopSignal()
     try:
       for step in range(start + 1, cfg.steps + 1):
-        state, sums = train_step(state, sharding.put(next(batches), mesh))
+        state, sums = train_step(state, PUT[cfg.step](next(batches), mesh))
         meter.add(sums)
         last = step == cfg.steps
 

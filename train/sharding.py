@@ -53,6 +53,16 @@ def put(batch, mesh):
   return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
+def put_by_device(batch, mesh):
+  """For pmap: this process's rows as [devices here, rows of each, ...]."""
+  if mesh.size != mesh.shape["data"]:
+    raise UserError(f"step=pmap splits nothing but the batch: mesh {dict(mesh.shape)} is for jit")
+  count, rows = jax.local_device_count(), len(jax.tree.leaves(batch)[0])
+  if rows % count:
+    raise UserError(f"{rows} rows cannot be shared by {count} devices: change batch_size")
+  return jax.tree.map(lambda x: x.reshape(count, rows // count, *x.shape[1:]), batch)
+
+
 def _by_rows(batch, mesh, processes):
   rows, parts = len(jax.tree.leaves(batch)[0]) * processes, mesh.shape["data"] * mesh.shape["fsdp"]
   if rows % parts:

@@ -10,51 +10,64 @@ from flax import nnx
 from train.errors import UserError
 
 
-def make_train_step(task, graph, tx, *, microbatches: int, seed: int):
+def make_train_step(task, graph, tx, *, microbatches: int, seed: int, how: str = "jit"):
   """Compiles `state, batch -> state, sums`, where state is dict(step, params, opt_state).
 
   `graph` is the model without its weights. The state given is donated. The result is the same for
   any number of microbatches and devices up to rounding: losses are sums and the division by the
-  weight comes once. Dropout's key is a function of seed and step, so a resumed run draws the same.
+  weight comes once; a row's dropout is a function of seed, step and the row's place in the batch,
+  so a resumed run draws the same.
+
+  how="jit": one program for the whole mesh, the compiler adds what devices exchange. how="pmap":
+  data parallelism by hand, the batch as `sharding.put_by_device` lays it out, every device with all
+  weights, and one sum over devices of gradients, losses and weights.
   """
 
-  def loss_sum(params, batch, key):
-    sums = task.loss(nnx.merge(graph, params), batch, key)
+  def loss_sum(params, batch, keys_B):
+    sums = task.loss(nnx.merge(graph, params), batch, keys_B)
     return sums["loss"][0], sums
 
   gradient = jax.grad(loss_sum, has_aux=True)
 
-  @functools.partial(jax.jit, donate_argnums=0)
-  def train_step(state, batch):
-    params = state["params"]
+  def totals(state, batch, first_row):
+    """Summed gradient and losses of rows that stand in the batch from `first_row` on."""
+    rows = len(jax.tree.leaves(batch)[0])
     key = jax.random.fold_in(jax.random.key(seed), state["step"])
+    keys_B = jax.vmap(functools.partial(jax.random.fold_in, key))(first_row + jnp.arange(rows))
     if microbatches == 1:
-      total, sums = gradient(params, batch, key)
-    else:
+      return gradient(state["params"], batch, keys_B)
+    if rows % microbatches:
+      raise UserError(f"batch_size: {rows} rows are no multiple of microbatches {microbatches}")
 
-      def add(total, slice_and_key):
-        grads, sums = gradient(params, *slice_and_key)
-        return jax.tree.map(jnp.add, total, grads), sums
+    def add(total, rows_and_keys):
+      grads, sums = gradient(state["params"], *rows_and_keys)
+      return jax.tree.map(jnp.add, total, grads), sums
 
-      rows = len(jax.tree.leaves(batch)[0])
-      if rows % microbatches:
-        raise UserError(f"batch_size {rows} is no multiple of microbatches {microbatches}")
-      # Interleaved, so that every microbatch keeps a part on every device.
-      slices = jax.tree.map(
-        lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), batch
-      )
-      keys = jax.random.split(key, microbatches)
-      total, sums = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), (slices, keys))
-      sums = jax.tree.map(lambda x: x.sum(0), sums)
+    # Interleaved, so that every microbatch keeps a part on every device.
+    slices = jax.tree.map(
+      lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), (batch, keys_B)
+    )
+    total, sums = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, state["params"]), slices)
+    return total, jax.tree.map(lambda x: x.sum(0), sums)
 
+  def update(state, total, sums):
     weight = jnp.maximum(sums["loss"][1], 1.0)
     grads = jax.tree.map(lambda g: g / weight, total)
-    updates, opt_state = tx.update(grads, state["opt_state"], params)
+    updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
     sums["grad_norm"] = (optax.tree.norm(grads), jnp.float32(1.0))
-    params = optax.apply_updates(params, updates)
+    params = optax.apply_updates(state["params"], updates)
     return dict(step=state["step"] + 1, params=params, opt_state=opt_state), sums
 
-  return train_step
+  def train_step(state, batch):
+    return update(state, *totals(state, batch, 0))
+
+  def device_step(state, batch):
+    first_row = jax.lax.axis_index("data") * len(jax.tree.leaves(batch)[0])
+    return update(state, *jax.lax.psum(totals(state, batch, first_row), "data"))
+
+  if how == "jit":
+    return jax.jit(train_step, donate_argnums=0)
+  return jax.pmap(device_step, "data", in_axes=(None, 0), out_axes=None)
 
 
 def make_eval_step(task, graph):

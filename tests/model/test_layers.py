@@ -35,6 +35,17 @@ def kept(key, rate, shape=SHAPE):
 # Dropout
 
 
+def test_a_row_with_its_own_key_drops_the_same_wherever_it_stands():
+  keys, shape = jax.random.split(jax.random.key(5), 4), (4, 3, 7)
+  bits = np.asarray(hash_bits(keys, shape))
+  for row, key in enumerate(keys):
+    np.testing.assert_array_equal(bits[row], hash_bits(key, shape[1:]))
+  np.testing.assert_array_equal(bits[1:], hash_bits(keys[1:], (3, 3, 7)))
+  parts = layers.split(keys, 2)
+  for part, alone in zip(parts, zip(*(layers.split(key, 2) for key in keys))):
+    np.testing.assert_array_equal(jax.random.key_data(part), list(map(jax.random.key_data, alone)))
+
+
 @pytest.mark.parametrize("rate", [0.001, 0.1, 0.5, 0.9])
 def test_dropout_drops_its_rate_and_keeps_the_expectation(rate):
   x = np.random.default_rng(3).normal(2.0, size=SHAPE).astype(np.float32)

@@ -15,7 +15,7 @@ from jax.sharding import AxisType
 from model import layers
 from model.config import TransformerConfig
 from model.transformer import Transformer
-from train import sharding, step
+from train import loop, sharding, step
 from train.data import packing
 from train.errors import UserError
 from train.tasks.translation import Translation
@@ -90,16 +90,17 @@ def batch():
 
 
 @functools.cache
-def compiled(microbatches=1, **changes):
+def compiled(microbatches=1, how="jit", **changes):
   """The step with these settings, and the weights it starts from."""
   graph, params = graph_and_weights(**changes)
-  return step.make_train_step(TASK, graph, SGD, microbatches=microbatches, seed=0), params
+  settings = dict(microbatches=microbatches, seed=0, how=how)
+  return step.make_train_step(TASK, graph, SGD, **settings), params
 
 
-def one_step(batch, mesh=None, **settings):
-  train_step, params = compiled(**settings)
+def one_step(batch, mesh=None, how="jit", **settings):
+  train_step, params = compiled(how=how, **settings)
   mesh = mesh or mesh_of(1, 1, 1)
-  state, sums = train_step(start(SGD, params, mesh), sharding.put(batch, mesh))
+  state, sums = train_step(start(SGD, params, mesh), loop.PUT[how](batch, mesh))
   return jax.device_get(state), jax.device_get(sums)
 
 
@@ -143,13 +144,27 @@ def test_one_batch_is_four_microbatches(batch):
   weights = batch["weights"].sum(1).reshape(-1, 4).sum(0)  # of the microbatches
   assert weights.min() == 0
   assert len(set(weights)) > 2
-  assert_same(one_step(batch, **NO_DROPOUT), one_step(batch, microbatches=4, **NO_DROPOUT))
+  assert_same(one_step(batch), one_step(batch, microbatches=4))
 
 
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)])
 def test_one_device_is_eight(batch, sizes):
   """With dropout: its mask is a function of the key and the place, not of the device."""
   assert_same(one_step(batch), one_step(batch, mesh_of(*sizes)))
+
+
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_pmap_is_jit(batch, microbatches):
+  rows = jax.tree.map(lambda x: np.concatenate([x, x]), batch)
+  settings = dict(mesh=mesh_of(8, 1, 1), microbatches=microbatches)
+  assert_same(one_step(rows, mesh_of(1, 1, 1)), one_step(rows, how="pmap", **settings))
+
+
+def test_pmap_splits_nothing_but_the_batch(batch):
+  with pytest.raises(UserError, match="step=pmap splits nothing but the batch"):
+    sharding.put_by_device(batch, mesh_of(4, 2, 1))
+  with pytest.raises(UserError, match="3 rows cannot be shared by 8 devices"):
+    sharding.put_by_device({"x": np.ones((3, 2))}, mesh_of(8, 1, 1))
 
 
 class Masked:

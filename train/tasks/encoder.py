@@ -1,7 +1,6 @@
 """What tasks of an encoder share, with a head or a decoder."""
 
-import jax
-
+from model import layers
 from train import losses
 
 
@@ -15,7 +14,7 @@ def encode(model, batch, key=None):
 
 def label_logits(model, batch, key=None):
   """The head's scores at every token [B, S, C]; no key: no dropout."""
-  body_key, head_key = (None, None) if key is None else jax.random.split(key)
+  body_key, head_key = layers.split(key, 2)
   return model.head(encode(model, batch, body_key), batch["source_segments"], head_key)
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from model import decoding
+from model import decoding, layers
 from train import losses
 from train.data.tokenizer import Tokenizer
 from train.data.vocabulary import Roles
@@ -50,7 +50,7 @@ class Decoding:
 def loss(task, model, batch, key):
   """Cross-entropy of `labels` given `inputs` and, if there is one, `source`, with the task's
   label_smoothing, z_loss and loss_chunks."""
-  encoder_key, decoder_key = (None, None) if key is None else jax.random.split(key)
+  encoder_key, decoder_key = layers.split(key, 2)
   memory_BSD = encode(model, batch, encoder_key) if "source" in batch else None
   x_BTD = model.decode(
     batch["inputs"],

@@ -175,6 +175,7 @@ OPTIMIZER = dict(
   weight_decay_rate=None,  # adafactor's
   momentum=None,
   nesterov=None,
+  mu_dtype=None,  # "bfloat16" halves the first moment
 )
 ADAMW = dict(name="adamw", b1=0.9, b2=0.98, weight_decay=0.01)
 ADAM = dict(name="adam", clip_norm=0.0, no_decay="", b1=0.9, b2=0.98, eps=1e-9)  # Vaswani's

@@ -285,3 +285,16 @@ def test_a_rate_that_no_weight_gets_is_named():
   tx, _ = optimizer.build(section(rates=(("^blcks", 0.0), (".", 1.0))), schedule(), 100)
   with pytest.raises(UserError, match=r"'\^blcks' is the first match of no weight; .* blocks/0/"):
     tx.update(weights(), tx.init(weights()), weights())
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "lion"])
+def test_first_moments_may_be_of_half_size(name):
+  settings = {**sections.OPTIMIZER, "name": name, "mu_dtype": "bfloat16"}
+  tx, _ = optimizer.build(ConfigDict(settings), schedule(), 10)
+  params = weights()
+  state = tx.init(params)
+  updates, state = tx.update(params, state, params)
+  moments = {optimizer.path_name(p): x.dtype for p, x in jax.tree_util.tree_leaves_with_path(state)}
+  assert {x for path, x in moments.items() if "/mu/" in path} == {jnp.dtype("bfloat16")}
+  assert {x for path, x in moments.items() if "/nu/" in path} <= {jnp.dtype("float32")}
+  assert {x.dtype for x in jax.tree.leaves(updates)} == {jnp.dtype("float32")}

@@ -238,6 +238,7 @@ ESM = dataclasses.replace(
   settings=(
     *(one for one in BERT.settings if one.ours not in ("token_types", "activation")),
     field("rope_theta", "rope_theta", 10000.0),
+    field("emb_layer_norm_before", "embedding_norm", False, bool),
   ),
   constants=dict(
     decoder_layers=0,
@@ -250,7 +251,6 @@ ESM = dataclasses.replace(
   ),
   fixed=dict(
     position_embedding_type="rotary",
-    emb_layer_norm_before=False,
     token_dropout=False,
     is_folding_model=False,
     esmfold_config=None,
@@ -260,6 +260,7 @@ ESM = dataclasses.replace(
   ),
   rows=(
     *same("embeddings.word_embeddings", "embedding"),
+    *norm("embeddings.layer_norm", "encoder/embeddings/norm"),
     *attention(
       f"{LAYER}.attention",
       f"{BLOCK}/self_attention",

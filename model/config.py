@@ -6,7 +6,7 @@ from model import layers
 
 POSITIONS = ("sinusoidal", "learned", "relative", "rotary", "alibi", "none")
 IMPLS = ("einsum", "xla", "cudnn")
-REMAT = ("none", "full", "dots", "sublayers")  # model.transformer says what each is
+REMAT = ("none", "full", "dots", "sublayers")  # model.stack says what each is
 DTYPES = ("float32", "bfloat16", "float16")
 
 

@@ -1,6 +1,7 @@
 """Tasks with tokenizers of other programs, whose special tokens are others: what models read."""
 
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -122,7 +123,8 @@ def test_types_are_passed_where_they_are(typed):
   if typed:
     batch["source_types"] = "types"
   encoder.label_logits(Model(), batch)
-  seq2seq.loss(Model(), batch, None)
+  task = types.SimpleNamespace(label_smoothing=0.0, z_loss=0.0, loss_chunks=1)
+  seq2seq.loss(task, Model(), batch, None)
   assert got == [{"key": None} | ({"types": "types"} if typed else {})] * 2
 
 

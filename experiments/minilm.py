@@ -6,7 +6,7 @@ same with random weights. `transformers`' Trainer does the same in experiments/p
 
 from typing import NamedTuple
 
-from experiments.run import Run
+from experiments.run import Run, every
 
 MODEL = "data/minilm"
 SEEDS = (0, 1, 2)
@@ -48,10 +48,8 @@ def runs(data, root):
   for seed in SEEDS:
     for name, task in TASKS.items():
       for start, peak in PEAKS.items():
-        every = dict.fromkeys(
-          ("evaluate.every", "evaluate.decode_every", "checkpoint.every"), task.steps // task.epochs
-        )
-        changes = {"seed": seed, "batch_size": task.rows, **OPTIMIZER, **every}
+        changes = {"seed": seed, "batch_size": task.rows} | OPTIMIZER
+        changes |= every(task.steps // task.epochs)
         if start == "scratch":
           changes["init_from.workdir"] = ""
         config = f"configs/{task.config},steps={task.steps},peak={peak},init=hf:{MODEL}"

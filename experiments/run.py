@@ -41,6 +41,12 @@ class Run:
   metrics: Sequence[str] = ("accuracy",)  # of results.json, for the table
 
 
+def every(steps: int) -> dict[str, int]:
+  """Changes: loss, score and checkpoint after so many steps each."""
+  keys = ("evaluate.every", "evaluate.decode_every", "checkpoint.every")
+  return dict.fromkeys(keys, steps)
+
+
 def commands(run: Run, workdir: pathlib.Path) -> list[list[str]]:
   """Train, then evaluate."""
   python = [sys.executable, "-m"]

@@ -6,7 +6,6 @@ from model import layers
 
 POSITIONS = ("sinusoidal", "learned", "relative", "rotary", "alibi", "none")
 IMPLS = ("einsum", "xla", "cudnn")
-REMAT = ("none", "full", "dots", "sublayers")  # model.stack says what each is
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -62,7 +61,7 @@ class TransformerConfig:
       ("norm_position", ("pre", "post")),
       ("positions", POSITIONS),
       ("attention_impl", IMPLS),
-      ("remat", REMAT),
+      ("remat", layers.REMAT),
       ("dtype", DTYPES),
     ):
       if getattr(self, field) not in known:

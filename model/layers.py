@@ -22,6 +22,14 @@ ACTIVATIONS = {
   "tanh": jnp.tanh,
 }
 NORMS = {"layer": nnx.LayerNorm, "rms": nnx.RMSNorm}
+# What the forward pass keeps of each layer for the backward pass, which computes the rest again;
+# None: everything, and nothing is computed twice.
+REMAT = {
+  "none": None,
+  "full": jax.checkpoint_policies.nothing_saveable,
+  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "sublayers": jax.checkpoint_policies.save_only_these_names("sublayer"),
+}
 
 
 def split(key: jax.Array | None, num: int):

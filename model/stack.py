@@ -29,16 +29,6 @@ class Cross(typing.NamedTuple):
   bias: jax.Array  # [B, 1, T, S]
 
 
-# What the forward pass keeps of each layer for the backward pass, which computes the rest again;
-# None: everything, and nothing is computed twice.
-REMAT = {
-  "none": None,
-  "full": jax.checkpoint_policies.nothing_saveable,
-  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-  "sublayers": jax.checkpoint_policies.save_only_these_names("sublayer"),
-}
-
-
 def mask_bias(mask_BTS: jax.Array) -> jax.Array:
   """[B, 1, T, S] float32: 0 where attention may look, about -1e9 elsewhere."""
   return jnp.where(mask_BTS, 0.0, layers.NEG_INF)[:, None]
@@ -171,7 +161,7 @@ class Stack(nnx.Module):
       cross = memory and block.seen(memory)
       return block(x_BTD, bias, positions_BT, cross, key=key)[0], None
 
-    keep = REMAT[self.cfg.remat]
+    keep = layers.REMAT[self.cfg.remat]
     if keep is not None:
       layer = jax.checkpoint(layer, policy=keep, prevent_cse=not self.cfg.scan_layers)
     keys = layers.split(key, self.depth)

@@ -48,7 +48,7 @@ def train(cfg, workdir) -> bool:
     if start >= cfg.steps or patience.over:
       logging.info("finished: %s has %d of %d steps%s", workdir.path, start, cfg.steps, patience)
       return True
-    choose(PUT, cfg.step, "step")
+    put = choose(PUT, cfg.step, "step")
     train_step = make_train_step(
       task, graph, tx, microbatches=cfg.microbatches, seed=cfg.seed, how=cfg.step
     )
@@ -76,7 +76,7 @@ def train(cfg, workdir) -> bool:
     meter, stop = Meter(batches), StopSignal()
     try:
       for step in range(start + 1, cfg.steps + 1):
-        state, sums = train_step(state, PUT[cfg.step](next(batches), mesh))
+        state, sums = train_step(state, put(next(batches), mesh))
         meter.add(sums)
         last = step == cfg.steps
 

@@ -43,6 +43,12 @@ class Report:
       made.append([["wanted \\ found", *heads], *rows])
     return made
 
+  @property
+  def left_out(self) -> str:
+    """What to say of a confusion that is too wide to be among the tables."""
+    count = len(self.labels)
+    return f"The confusion of {count} labels is drawn only." if count > MOST_COLUMNS else ""
+
 
 def of_classes(found: Sequence[str], wanted: Sequence[str], what: str = "class") -> Report:
   """Of the classes in `wanted` and, in the confusion, those in `found`."""
@@ -101,8 +107,8 @@ def text(report: Report) -> str:
       "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in table
     ]
     blocks.append("\n".join(line.rstrip() for line in lines))
-  if len(report.labels) > MOST_COLUMNS:
-    blocks.append(f"The confusion of {len(report.labels)} labels is drawn only.")
+  if report.left_out:
+    blocks.append(report.left_out)
   return "\n\n".join(blocks) + "\n"
 
 
@@ -125,8 +131,8 @@ def show(report: Report) -> None:
         cells[number + 1].stylize("bold green")
       table.add_row(*cells)
     Console(stderr=True).print(table)
-  if len(report.labels) > MOST_COLUMNS:
-    print(f"The confusion of {len(report.labels)} labels is drawn only.", file=sys.stderr)
+  if report.left_out:
+    print(report.left_out, file=sys.stderr)
 
 
 def draw(report: Report, path: pathlib.Path) -> None:

@@ -58,18 +58,19 @@ def put_by_device(batch, mesh):
   if mesh.size != mesh.shape["data"]:
     raise UserError(f"step=pmap splits nothing but the batch: mesh {dict(mesh.shape)} is for jit")
   count, rows = jax.local_device_count(), len(jax.tree.leaves(batch)[0])
-  if rows % count:
-    raise UserError(f"{rows} rows cannot be shared by {count} devices: change batch_size")
+  _check_shares(rows, count, f"{count} devices")
   return jax.tree.map(lambda x: x.reshape(count, rows // count, *x.shape[1:]), batch)
 
 
 def _by_rows(batch, mesh, processes):
   rows, parts = len(jax.tree.leaves(batch)[0]) * processes, mesh.shape["data"] * mesh.shape["fsdp"]
-  if rows % parts:
-    raise UserError(
-      f"{rows} rows cannot be shared by mesh data x fsdp = {parts}: change batch_size"
-    )
+  _check_shares(rows, parts, f"mesh data x fsdp = {parts}")
   return NamedSharding(mesh, P(("data", "fsdp")))
+
+
+def _check_shares(rows, parts, told):
+  if rows % parts:
+    raise UserError(f"{rows} rows cannot be shared by {told}: change batch_size")
 
 
 def place(tree, mesh):

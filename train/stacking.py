@@ -42,7 +42,5 @@ def stacked(weights: Mapping) -> dict:
 
 
 def in_form_of(weights: Mapping, others: Mapping) -> dict:
-  """`weights`, stacked if `others` are."""
-  if any(map(is_stacked, others)):
-    return stacked(weights)
-  return unstacked(weights) if any(map(is_stacked, weights)) else dict(weights)
+  """`weights`, stacked if `others` are, else each layer under its own path."""
+  return (stacked if any(map(is_stacked, others)) else unstacked)(weights)

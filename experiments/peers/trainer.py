@@ -27,7 +27,7 @@ import transformers  # noqa: E402
 
 from experiments import minilm  # noqa: E402
 from train import flags, scores  # noqa: E402
-from train.data import sources  # noqa: E402
+from train.data import items, sources  # noqa: E402
 
 IGNORED = -100  # torch's label for what has none
 
@@ -68,7 +68,6 @@ class Tags:
     self.best = "f1" if any(map(scores.is_bio, set(self.names) - {"O"})) else "accuracy"
 
   def features(self, examples, training):
-    del training
     made = []
     for one in examples:
       row = self.tokenizer(one["words"], is_split_into_words=True, truncation=True, max_length=128)
@@ -78,6 +77,8 @@ class Tags:
         for before, word in itertools.pairwise(words)
       ]
       made.append(dict(row, labels=labels))
+      if not training:  # some words tokenize to nothing, others are cut off
+        made[-1]["seen"] = set(words) - {None}
     return made
 
   def score(self, logits, features, examples):
@@ -85,16 +86,9 @@ class Tags:
     for row, feature, one in zip(logits, features, examples):
       labels = np.array(feature["labels"])
       tags = iter(np.argmax(row[: len(labels)], -1)[labels != IGNORED])
-      seen = seen_words(self.tokenizer, one["words"])
       words = range(len(one["words"]))
-      rows.append([self.names[next(tags)] if word in seen else "O" for word in words])
+      rows.append([self.names[next(tags)] if word in feature["seen"] else "O" for word in words])
     return scores.tags(rows, [one["tags"] for one in examples])
-
-
-def seen_words(tokenizer, words):
-  """The words of which a token is read: some tokenize to nothing, others are cut off."""
-  row = tokenizer(words, is_split_into_words=True, truncation=True, max_length=128)
-  return set(row.word_ids()) - {None}
 
 
 class Answers:
@@ -157,7 +151,7 @@ class Answers:
 def read(data, split):
   """A split by our own reader: the examples are the same by construction."""
   source = sources.open_split(data, split)
-  return [source[index] for index in range(len(source))]
+  return items.read_many(source, range(len(source)))
 
 
 def unzip(rows, i):

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from model import layers
-from model.config import POSITIONS, REMAT, TransformerConfig
+from model.config import POSITIONS, TransformerConfig
 from model.transformer import Transformer
 from train import stacking
 from train.data import packing
@@ -557,7 +557,7 @@ def test_layers_computed_in_a_loop_or_twice_give_the_same_gradient():
 
   plain, weights, _ = gradient()
   looped = {"scan_layers": True}
-  for more in (*({"remat": name} for name in REMAT), looped, looped | {"remat": "full"}):
+  for more in (*({"remat": name} for name in layers.REMAT), looped, looped | {"remat": "full"}):
     found, same_weights, _ = gradient(**more)
     found, same_weights = stacking.in_form_of(found, plain), stacking.unstacked(same_weights)
     assert found.keys() == plain.keys()

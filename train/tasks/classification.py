@@ -144,14 +144,20 @@ class Classification:
 def check_labels(split: str, labels, known) -> None:
   """Logs which labels of a split are not known, and how often they are there; in training they are
   a UserError."""
-  unknown = collections.Counter(labels)
-  for label in known:
-    del unknown[label]
-  if unknown:
-    told = ", ".join(f"{label!r} ({count})" for label, count in unknown.most_common(5))
+  count, told = unknown_labels(labels, known)
+  if count:
     if split == "train":
       raise UserError(f"task.labels are {', '.join(known)}; training also has {told}")
     logging.warning(
       "%s: %d labels are none of the training split's %d: they have no loss and count as wrong: %s",
-      *(split, sum(unknown.values()), len(known), told),
+      *(split, count, len(known), told),
     )
+
+
+def unknown_labels(labels, known) -> tuple[int, str]:
+  """How many of `labels` are not among `known`, and the commonest of them with their numbers."""
+  unknown = collections.Counter(labels)
+  for label in known:
+    del unknown[label]
+  told = ", ".join(f"{label!r} ({count})" for label, count in unknown.most_common(5))
+  return unknown.total(), told

@@ -1,6 +1,5 @@
 """Source to target, by teacher forcing: translation, and any other pair of sequences."""
 
-import collections
 import dataclasses
 import itertools
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from train.data import items, sources
 from train.data.tokenizer import Tokenizer
 from train.errors import UserError, choose
 from train.tasks import seq2seq
+from train.tasks.classification import unknown_labels
 
 METRICS = {
   "texts": scores.texts,
@@ -131,16 +131,13 @@ class Translation:
       training = self.examples("train")
     except sources.NoSplit:
       return told
-    known = {training[index]["target"] for index in range(len(training))}
+    known = {x["target"] for x in items.read_many(training, range(len(training)))}
     if self.metric == "tags":
       known = {tag for text in known for tag in text.split()}
       wanted = itertools.chain.from_iterable(wanted)
-    unseen = collections.Counter(label for label in wanted if label not in known)
-    if unseen:
+    if (unseen := unknown_labels(wanted, known))[0]:
       logging.warning(
-        "%d labels are none of the training split's %d: %s",
-        *(unseen.total(), len(known)),
-        ", ".join(f"{label!r} ({count})" for label, count in unseen.most_common(5)),
+        "%d labels are none of the training split's %d: %s", unseen[0], len(known), unseen[1]
       )
     return told
 

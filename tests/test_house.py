@@ -214,6 +214,12 @@ def test_no_file_is_longer_than_it_can_be_read(room):
   assert not {str(file): lines for file, lines in lengths.items() if lines > LONGEST}
 
 
+@pytest.mark.parametrize("room", [*ROOMS, "tests"])
+def test_no_file_names_a_place_of_one_machine(room):
+  own = re.compile(r"/(home|root|work|Users)/\w")
+  assert not [str(file) for file in files(room) if own.search(file.read_text(encoding="utf-8"))]
+
+
 def test_every_room_is_read():
   """Else the tests above pass on a wrong ROOT."""
   assert all((ROOT / room / "__init__.py") in files(room) for room in ROOMS)

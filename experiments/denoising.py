@@ -18,7 +18,7 @@ TASKS = {
 }
 MODEL = {"model.dim": 192, "model.num_heads": 3, "model.mlp_dim": 768}
 VOCAB = 4000
-STEPS = 1400  # of pre-training, with rows of 128 tokens on both sides
+STEPS = 800  # of pre-training, with rows of 128 tokens on both sides
 TUNING = 200
 
 

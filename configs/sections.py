@@ -36,6 +36,7 @@ MODEL = dict(
   logits_scale=1.0,
   attention_scale=None,
   window=None,
+  global_tokens=0,
   init_std=None,
   dropout=0.1,
   attention_dropout=0.0,

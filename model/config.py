@@ -43,6 +43,7 @@ class TransformerConfig:
   logits_scale: float = 1.0
   attention_scale: float | None = None  # None: head size ** -0.5 (T5: 1)
   window: int | None = None  # a token attends to those less than so far from it; None: to all
+  global_tokens: int = 0  # the first so many of a row see all and are seen by all, window or not
   init_std: float | None = None  # None: Glorot uniform, embeddings dim ** -0.5
   dropout: float = 0.1  # on embeddings and on each sublayer's output
   attention_dropout: float = 0.0
@@ -91,8 +92,11 @@ class TransformerConfig:
       raise ValueError(f"model.head_dim {self.head_size} is odd: rotary positions turn pairs")
     if self.positions == "relative" and self.relative_max_distance <= self.relative_buckets // 2:
       raise ValueError("model.relative_max_distance must be more than half of relative_buckets")
-    if min(self.token_types, self.position_offset) < 0:
-      raise ValueError("model.token_types and model.position_offset are 0 or more")
+    for field in ("token_types", "position_offset", "global_tokens"):
+      if getattr(self, field) < 0:
+        raise ValueError(f"model.{field} is {getattr(self, field)}; at least 0")
+    if self.global_tokens and self.window is None:
+      raise ValueError("model.global_tokens are what a window does not hide: set model.window")
     if self.decoder_layers and (self.token_types or self.table_dim != self.dim):
       raise ValueError("model.token_types and model.embedding_dim are an encoder's alone")
     if self.attention_impl != "einsum" and self.attention_dropout:

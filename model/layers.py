@@ -119,15 +119,18 @@ class Attention(nnx.Module):
     """Keys and values, each [B, S, G, K]."""
     return self.key(memory_BSD), self.value(memory_BSD)
 
-  def attend(self, q_BTHK, k_BSGK, v_BSGK, bias, key=None):
-    """[B, T, D]; `bias` is added to the logits: [B or 1, H or 1, T, S], float32."""
+  def attend(self, q_BTHK, k_BSGK, v_BSGK, view, key=None):
+    """[B, T, D]; `view` says who sees whom (model/visibility.py)."""
+    return self.out(view.mix(self.mix, q_BTHK, k_BSGK, v_BSGK, key))
+
+  def mix(self, q_BTHK, k_BSGK, v_BSGK, bias, key=None):
+    """[B, T, H, K]; `bias` is added to the logits: [B or 1, H or 1, T, S], float32."""
     if self.impl == "einsum":
-      y_BTHK = self._einsum(q_BTHK, k_BSGK, v_BSGK, bias, key)
-    else:  # "xla" or "cudnn": jax's own; TransformerConfig refuses attention dropout with these
-      y_BTHK = jax.nn.dot_product_attention(
-        q_BTHK, k_BSGK, v_BSGK, bias=bias, scale=self.scale, implementation=self.impl
-      )
-    return self.out(y_BTHK)
+      return self._einsum(q_BTHK, k_BSGK, v_BSGK, bias, key)
+    # "xla" or "cudnn": jax's own; TransformerConfig refuses attention dropout with these
+    return jax.nn.dot_product_attention(
+      q_BTHK, k_BSGK, v_BSGK, bias=bias, scale=self.scale, implementation=self.impl
+    )
 
   def _einsum(self, q_BTHK, k_BSGK, v_BSGK, bias, key):
     B, T, H, K = q_BTHK.shape

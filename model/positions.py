@@ -35,14 +35,16 @@ def rotary(x_BTHK: jax.Array, positions_BT: jax.Array, theta: float) -> jax.Arra
 
 
 def alibi(distance_BTS: jax.Array, num_heads: int) -> jax.Array:
-  """Bias [B, H, T, S] float32: minus slope times distance. Press et al. 2022, section 3."""
+  """Bias [..., H, T, S] float32: minus slope times distance. Press et al. 2022, section 3."""
 
   def slopes(n):
     return [2 ** (-8 * (i + 1) / n) for i in range(n)]
 
   power = 2 ** math.floor(math.log2(num_heads))
   slope = slopes(power) + slopes(2 * power)[0::2][: num_heads - power]
-  return -jnp.array(slope)[:, None, None] * jnp.abs(distance_BTS[:, None]).astype(jnp.float32)
+  return -jnp.array(slope)[:, None, None] * jnp.abs(distance_BTS[..., None, :, :]).astype(
+    jnp.float32
+  )
 
 
 def bucket(distance: jax.Array, *, bidirectional: bool, num_buckets: int, max_distance: int):
@@ -79,11 +81,11 @@ class RelativeBias(nnx.Module):
     )
 
   def __call__(self, distance_BTS: jax.Array) -> jax.Array:
-    """[B, H, T, S] float32."""
+    """[..., H, T, S] float32."""
     bucket_BTS = bucket(
       distance_BTS,
       bidirectional=self.bidirectional,
       num_buckets=self.num_buckets,
       max_distance=self.max_distance,
     )
-    return jnp.moveaxis(self.embedding[...][bucket_BTS], -1, 1)
+    return jnp.moveaxis(self.embedding[...][bucket_BTS], -1, -3)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from model import layers, positions
+from model import layers, positions, visibility
 from model.config import TransformerConfig
 from model.embeddings import Embeddings
 
@@ -18,7 +18,7 @@ class Memory(typing.NamedTuple):
   """What a decoder sees of the encoder."""
 
   states: jax.Array  # [B, S, D]
-  bias: jax.Array  # [B, 1, T, S]
+  view: visibility.Whole
 
 
 class Cross(typing.NamedTuple):
@@ -26,12 +26,7 @@ class Cross(typing.NamedTuple):
 
   keys: jax.Array  # [B, S, G, K]
   values: jax.Array  # [B, S, G, K]
-  bias: jax.Array  # [B, 1, T, S]
-
-
-def mask_bias(mask_BTS: jax.Array) -> jax.Array:
-  """[B, 1, T, S] float32: 0 where attention may look, about -1e9 elsewhere."""
-  return jnp.where(mask_BTS, 0.0, layers.NEG_INF)[:, None]
+  view: visibility.Whole
 
 
 class Block(nnx.Module):
@@ -71,7 +66,7 @@ class Block(nnx.Module):
       rngs=rngs,
     )
 
-  def __call__(self, x_BTD, bias, positions_BT, cross: Cross | None = None, cache=None, key=None):
+  def __call__(self, x_BTD, view, positions_BT, cross: Cross | None = None, cache=None, key=None):
     """[B, T, D] and this layer's cache; with one the keys seen are the cache's."""
     attend_key, cross_key, mlp_key, *drop_keys = layers.split(key, 6)
 
@@ -86,7 +81,7 @@ class Block(nnx.Module):
         new = dict(keys=k_BSGK, values=v_BSGK)
         cache = {name: layers.written(cache[name], new[name], positions_BT) for name in new}
         k_BSGK, v_BSGK = cache["keys"], cache["values"]
-      return self.self_attention.attend(q_BTHK, k_BSGK, v_BSGK, bias, attend_key)
+      return self.self_attention.attend(q_BTHK, k_BSGK, v_BSGK, view, attend_key)
 
     def cross_attend(h_BTD):
       return self.cross_attention.attend(self.cross_attention.queries(h_BTD), *cross, cross_key)
@@ -100,7 +95,7 @@ class Block(nnx.Module):
     return x_BTD, cache
 
   def seen(self, memory: Memory) -> Cross:
-    return Cross(*self.cross_attention.keys_values(memory.states), memory.bias)
+    return Cross(*self.cross_attention.keys_values(memory.states), memory.view)
 
   def _residual(self, x_BTD, sublayer, norm, key):
     before = self.cfg.norm_position == "pre"
@@ -113,7 +108,8 @@ class Stack(nnx.Module):
   """Embeddings, blocks, the relative bias they share, and the last norm of a pre-norm stack."""
 
   def __init__(self, cfg: TransformerConfig, depth: int, *, causal: bool, cross: bool, rngs):
-    self.cfg, self.causal, self.depth = cfg, causal, depth
+    self.cfg, self.depth = cfg, depth
+    self.rule = visibility.Rule(causal, cfg.window, cfg.global_tokens)
     self.embeddings = Embeddings(cfg, types=not causal, rngs=rngs)
     blocks = [Block(cfg, cross=cross, rngs=rngs) for _ in range(depth)]
     self.blocks = stacked(blocks) if cfg.scan_layers else nnx.List(blocks)
@@ -131,16 +127,17 @@ class Stack(nnx.Module):
     )
     self.norm = norm() if cfg.norm_position == "pre" else None
 
-  def bias(self, mask_BTS, query_place_BT, key_place_BS):
-    """Mask and distances as one bias on the attention logits."""
-    distance_BTS = key_place_BS[:, None, :] - query_place_BT[:, :, None]
-    if self.cfg.window is not None:
-      mask_BTS = mask_BTS & (jnp.abs(distance_BTS) < self.cfg.window)
-    bias = mask_bias(mask_BTS)
+  def view(self, row: visibility.Side) -> visibility.Whole | visibility.Local:
+    """What the tokens of `row` attend to, when all are read at once."""
+    return visibility.view(self.rule, row, self.bias)
+
+  def bias(self, query: visibility.Side, key: visibility.Side) -> jax.Array:
+    """[..., H or 1, T, S]: mask and distances as one bias on the attention logits."""
+    bias = visibility.mask_bias(self.rule(query, key))
     if self.relative is not None:
-      bias = bias + self.relative(distance_BTS)
+      bias = bias + self.relative(visibility.distance(query, key))
     elif self.cfg.positions == "alibi":
-      bias = bias + positions.alibi(distance_BTS, self.cfg.num_heads)
+      bias = bias + positions.alibi(visibility.distance(query, key), self.cfg.num_heads)
     return bias
 
   def layers(self) -> list[Block]:
@@ -152,14 +149,14 @@ class Stack(nnx.Module):
       nnx.merge(graph, jax.tree.map(operator.itemgetter(i), weights)) for i in range(self.depth)
     ]
 
-  def __call__(self, x_BTD, bias, positions_BT, memory: Memory | None = None, key=None):
+  def __call__(self, x_BTD, view, positions_BT, memory: Memory | None = None, key=None):
     """[B, T, D]."""
 
     def layer(x_BTD, weights_and_key):
       weights, key = weights_and_key
       block = nnx.merge(graph, weights)
       cross = memory and block.seen(memory)
-      return block(x_BTD, bias, positions_BT, cross, key=key)[0], None
+      return block(x_BTD, view, positions_BT, cross, key=key)[0], None
 
     keep = layers.REMAT[self.cfg.remat]
     if keep is not None:
@@ -174,11 +171,11 @@ class Stack(nnx.Module):
         x_BTD, _ = layer(x_BTD, (weights, block_key))
     return x_BTD if self.norm is None else self.norm(x_BTD)
 
-  def cached(self, x_BTD, bias, positions_BT, cross, cache):
+  def cached(self, x_BTD, view, positions_BT, cross, cache):
     """[B, T, D] and the new cache, a list of one a layer; `cross` too, or None."""
     new_cache = []
     for i, block in enumerate(self.layers()):
-      x_BTD, layer_cache = block(x_BTD, bias, positions_BT, cross and cross[i], cache[i])
+      x_BTD, layer_cache = block(x_BTD, view, positions_BT, cross and cross[i], cache[i])
       new_cache.append(layer_cache)
     return (x_BTD if self.norm is None else self.norm(x_BTD)), new_cache
 

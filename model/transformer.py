@@ -15,7 +15,8 @@ from flax import nnx
 
 from model import layers
 from model.config import TransformerConfig
-from model.stack import Memory, Stack, mask_bias
+from model.stack import Memory, Stack
+from model.visibility import Side, Whole, mask_bias, same
 
 
 class Transformer(nnx.Module):
@@ -56,10 +57,8 @@ class Transformer(nnx.Module):
     embed_key, stack_key = layers.split(key, 2)
     x_BSD = (self.source_embedding or self.embedding)(source_BS)
     x_BSD = self.encoder.embeddings(x_BSD, positions_BS, types, embed_key)
-    place_BS = jnp.arange(source_BS.shape[1])[None]
-    mask_BSS = _same(segments_BS, segments_BS)
-    bias = self.encoder.bias(mask_BSS, place_BS, place_BS)
-    return self.encoder(x_BSD, bias, positions_BS, key=stack_key)
+    view = self.encoder.view(Side(segments_BS, jnp.arange(source_BS.shape[1])[None]))
+    return self.encoder(x_BSD, view, positions_BS, key=stack_key)
 
   def decode(
     self,
@@ -77,16 +76,11 @@ class Transformer(nnx.Module):
     segments_BT, positions_BT = _row(inputs_BT, segments, positions)
     embed_key, stack_key = layers.split(key, 2)
     x_BTD = self._embed(inputs_BT, positions_BT, embed_key)
-    place_BT = jnp.arange(inputs_BT.shape[1])[None]
-    visible_BTT = place_BT[:, None, :] <= place_BT[:, :, None]
-    if prefix is not None:
-      visible_BTT |= (prefix > 0)[:, None, :]
-    mask_BTT = _same(segments_BT, segments_BT) & visible_BTT
-    bias = self.decoder.bias(mask_BTT, place_BT, place_BT)
+    view = self.decoder.view(Side(segments_BT, jnp.arange(inputs_BT.shape[1])[None], prefix))
     memory = None
     if memory_BSD is not None:
-      memory = Memory(memory_BSD, mask_bias(_same(segments_BT, memory_segments)))
-    return self.decoder(x_BTD, bias, positions_BT, memory, stack_key)
+      memory = Memory(memory_BSD, Whole(mask_bias(same(segments_BT, memory_segments))))
+    return self.decoder(x_BTD, view, positions_BT, memory, stack_key)
 
   def logits(self, x_BTD):
     """[..., V] float32."""
@@ -107,7 +101,7 @@ class Transformer(nnx.Module):
     )
     fixed = None
     if memory_BSD is not None:
-      memory = Memory(memory_BSD, mask_bias((memory_segments > 0)[:, None, :]))
+      memory = Memory(memory_BSD, Whole(mask_bias((memory_segments > 0)[:, None, :])))
       fixed = [block.seen(memory) for block in self.decoder.layers()]
     return dict(moving=moving, fixed=fixed)
 
@@ -115,11 +109,12 @@ class Transformer(nnx.Module):
     """The cache after all but the last token of prompts whose tokens see the whole of them."""
     place_BS = jnp.arange(cache["moving"]["layers"][0]["keys"].shape[1])[None]
     positions_BT = place_BS[:, : prompt_BT.shape[1]]
-    seen_BTS = jnp.repeat((place_BS < length_B[:, None])[:, None], prompt_BT.shape[1], axis=1)
-    bias = self.decoder.bias(seen_BTS, positions_BT, place_BS)
+    prompt_BS = (place_BS < length_B[:, None]).astype(jnp.int32)  # one segment, seen from all of it
+    query = Side(jnp.ones_like(positions_BT), positions_BT)
+    view = Whole(self.decoder.bias(query, Side(prompt_BS, place_BS, prompt_BS)))
     x_BTD = self._embed(prompt_BT, positions_BT)
     _, new = self.decoder.cached(
-      x_BTD, bias, positions_BT, cache["fixed"], cache["moving"]["layers"]
+      x_BTD, view, positions_BT, cache["fixed"], cache["moving"]["layers"]
     )
     return dict(moving=dict(length=length_B - 1, layers=new), fixed=cache["fixed"])
 
@@ -128,9 +123,10 @@ class Transformer(nnx.Module):
     moving = cache["moving"]
     position_BT = moving["length"][:, None]
     place_BS = jnp.arange(moving["layers"][0]["keys"].shape[1])[None]
-    bias = self.decoder.bias((place_BS <= position_BT)[:, None, :], position_BT, place_BS)
+    query, key = (Side(jnp.ones_like(place), place) for place in (position_BT, place_BS))
+    view = Whole(self.decoder.bias(query, key))
     x_BTD = self._embed(token_B[:, None], position_BT)
-    x_BTD, new = self.decoder.cached(x_BTD, bias, position_BT, cache["fixed"], moving["layers"])
+    x_BTD, new = self.decoder.cached(x_BTD, view, position_BT, cache["fixed"], moving["layers"])
     moving = dict(length=moving["length"] + 1, layers=new)
     return self.logits(x_BTD)[:, 0], dict(moving=moving, fixed=cache["fixed"])
 
@@ -145,8 +141,3 @@ def _row(ids_BT, segments, positions):
   if positions is None:
     positions = jnp.broadcast_to(jnp.arange(ids_BT.shape[1]), ids_BT.shape)
   return segments, positions
-
-
-def _same(segments_BT, segments_BS):
-  """[B, T, S]: same segment, and not padding."""
-  return (segments_BT[:, :, None] == segments_BS[:, None, :]) & (segments_BS > 0)[:, None, :]

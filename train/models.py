@@ -27,6 +27,11 @@ def build(cfg, task, seed: int) -> Transformer:
       f"model.max_len {config.max_len} is less than the {task.longest} positions that"
       " task.source_len, task.target_len and decoding may use: learned positions end there"
     )
+  if config.global_tokens and getattr(task, "pack", False):
+    raise UserError(
+      "model.global_tokens are the first of a row, and task.pack puts several texts in one: set"
+      " task.pack=False"
+    )
   for side, layers in (("source", config.encoder_layers), ("target", config.decoder_layers)):
     if bool(getattr(task, f"{side}_len")) != bool(layers):
       part = "encoder" if side == "source" else "decoder"

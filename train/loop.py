@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from absl import logging
 from flax import nnx
 
-from train import checkpoint, evaluate, models, optimizer, sharding, tasks
+from train import checkpoint, evaluate, models, optimizer, peers, sharding, tasks
 from train.cli import checkpoint_policy
 from train.data.batches import Batches, eval_batches
 from train.errors import UserError, choose
@@ -73,12 +73,12 @@ def train(cfg, workdir) -> bool:
     writer = Writer(
       workdir.path, start, primary, total_steps=cfg.steps, tensorboard=cfg.tensorboard
     )
-    meter, stop = Meter(batches), StopSignal()
+    meter, stop, vote = Meter(batches), StopSignal(), peers.Vote()
     try:
       for step in range(start + 1, cfg.steps + 1):
         state, sums = train_step(state, put(next(batches), mesh))
         meter.add(sums)
-        last = step == cfg.steps
+        last, stopping = step == cfg.steps, vote(stop.seen)
 
         if step % cfg.log_every == 0 or last:
           values = meter.values()
@@ -87,7 +87,7 @@ def train(cfg, workdir) -> bool:
         scores = {}
         evaluating = step % cfg.evaluate.every == 0 or last
         decoding = cfg.evaluate.decode_every and (step % cfg.evaluate.decode_every == 0 or last)
-        saving = step % cfg.checkpoint.every == 0 or last or stop.seen
+        saving = step % cfg.checkpoint.every == 0 or last or stopping
         if evaluating or decoding or saving:
           go_on = meter.pause()
           began = time.perf_counter()
@@ -114,7 +114,7 @@ def train(cfg, workdir) -> bool:
         if patience.over and not last:
           logging.info("stopped after step %d%s", step, patience)
           break
-        if stop.seen and not last:
+        if stopping and not last:
           logging.info("interrupted: step %d is saved in %s", step, checkpoints.directory)
           return False
     finally:

@@ -10,7 +10,7 @@ def main(argv):
   # Imported here: data workers import this module again, and need none of it.
   import jax
 
-  from train import cli, flags, loop, workdir
+  from train import cli, flags, loop, peers, workdir
   from train.errors import UserError
 
   if not argv or {"-h", "--help"} & set(argv):
@@ -19,16 +19,18 @@ def main(argv):
   cfg, rest = flags.parse(argv)
   parser = argparse.ArgumentParser(prog="train.main")
   parser.add_argument("--workdir")
+  peers.add_arguments(parser)
   args, unknown = parser.parse_known_args(rest)
   if unknown:
     raise UserError(f"unknown arguments: {' '.join(unknown)}")
   if not args.workdir:
     raise UserError("--workdir is missing: the folder for this run's checkpoints and metrics")
-  devices = [str(device) for device in jax.devices()]
-  primary = jax.process_index() == 0
   command = ["python", "-m", "train.main", *argv]
-  with workdir.open_run(args.workdir, cfg, command, devices, primary) as run:
-    return 0 if loop.train(cfg, run) else cli.INTERRUPTED
+  with peers.together(args, workdir.config_json(cfg)):
+    devices = [str(device) for device in jax.devices()]
+    primary = jax.process_index() == 0
+    with workdir.open_run(args.workdir, cfg, command, devices, primary) as run:
+      return 0 if loop.train(cfg, run) else cli.INTERRUPTED
 
 
 if __name__ == "__main__":

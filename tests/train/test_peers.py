@@ -1,0 +1,184 @@
+"""Several processes as one run: real processes on loopback, each with a part of eight devices."""
+
+import argparse
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from train import cli, peers
+from train.errors import UserError
+
+DEVICES = 8
+RUN = (
+  "--config=configs/scan.py:small",
+  "--config.steps=12",
+  "--config.log_every=1",
+  "--config.evaluate.decode_every=0",
+  "--config.evaluate.every=12",
+  "--config.checkpoint.every=2",
+  "--config.checkpoint.best_metric=loss",
+  "--config.checkpoint.best_mode=min",
+  "--config.model.dropout=0.3",
+  "--config.tensorboard=False",
+)
+
+
+def free_port():
+  """Two ports in a row that nobody has."""
+  for port in range(20000 + os.getpid() % 20000, 60000, 2):
+    with socket.socket() as one, socket.socket() as two:
+      try:
+        one.bind(("127.0.0.1", port))
+        two.bind(("127.0.0.1", port + 1))
+      except OSError:
+        continue
+      return port
+  raise AssertionError("no free port")
+
+
+class Processes:
+  """`count` processes of one run with a part of eight devices each, their output in files."""
+
+  def __init__(self, folder, count, *, only=None, timeout=200, odd=()):
+    """only: starts no others. odd: more arguments of the last."""
+    self.folder, port = folder, free_port()
+    folder.mkdir(exist_ok=True)
+    environment = dict(os.environ, JAX_NUM_CPU_DEVICES=str(DEVICES // count), XLA_FLAGS="")
+    self.running = {}
+    for index in range(count) if only is None else only:
+      command = [*(sys.executable, "-m", "train.main"), f"--workdir={folder / 'run'}", *RUN]
+      if count > 1:
+        command += [f"--coordinator=127.0.0.1:{port}", f"--process_count={count}"]
+        command += [f"--process_index={index}", f"--start_timeout={timeout}"]
+      if index == count - 1:
+        command += odd
+      with open(folder / f"{index}.txt", "w", encoding="utf-8") as file:
+        self.running[index] = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
+
+  def text(self, index):
+    return (self.folder / f"{index}.txt").read_text(encoding="utf-8")
+
+  def wait(self):
+    """The exit statuses, in order."""
+    return [process.wait(300) for process in self.running.values()]
+
+  def until(self, text):
+    """Returns when process 0 has said so."""
+    while text not in self.text(0):
+      assert self.running[0].poll() is None, self.text(0)
+      time.sleep(0.05)
+
+  def losses(self):
+    lines = (self.folder / "run/metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return {(line["step"], line["split"]): line["loss"] for line in map(json.loads, lines)}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+  """The losses of one process with all devices."""
+  run = Processes(tmp_path_factory.mktemp("alone"), 1)
+  assert run.wait() == [0], run.text(0)
+  return run.losses()
+
+
+def test_a_killed_process_stops_the_others_and_two_started_again_are_one_alone(alone, tmp_path):
+  first = Processes(tmp_path, 2)
+  first.until("step  4/12")
+  first.running[1].kill()
+  killed = time.monotonic()
+  assert first.wait() == [peers.GONE, -signal.SIGKILL]
+  assert time.monotonic() - killed < 20  # jax alone takes 100 s
+  assert "error: process 1 of 2 on " in first.text(0)
+  assert "Traceback" not in first.text(0)
+  again = Processes(tmp_path, 2)
+  assert again.wait() == [0, 0], again.text(0) + again.text(1)
+  assert "going on after step" in again.text(0)
+  assert again.losses() == pytest.approx(alone, rel=1e-5)
+
+
+def test_ctrl_c_saves_the_same_step_in_both_and_one_process_goes_on(alone, tmp_path):
+  first = Processes(tmp_path, 2)
+  first.until("step  2/12")
+  first.running[1].send_signal(signal.SIGINT)
+  assert first.wait() == [cli.INTERRUPTED] * 2, first.text(0) + first.text(1)
+  lines = {first.text(i).splitlines()[-1] for i in range(2)}
+  assert len(lines) == 1
+  assert "is saved in" in lines.pop()
+  again = Processes(tmp_path, 1)
+  assert again.wait() == [0], again.text(0)
+  assert "going on after step" in again.text(0)
+  assert again.losses() == pytest.approx(alone, rel=1e-5)
+
+
+def test_another_config_is_told_by_both_with_what_differs(tmp_path):
+  run = Processes(tmp_path, 2, odd=["--config.model.dim=24"])
+  assert run.wait() == [2, 2]
+  for index in range(2):
+    last = run.text(index).splitlines()[-1]
+    assert last.startswith("error: ")
+    assert last.endswith("process 1 has another config: model.dim is 32 in process 0 and 24 there")
+
+
+@pytest.mark.parametrize(
+  "here, told",
+  [(0, "process 1 of 2 did not come to 127.0.0.1:"), (1, "process 0 at 127.0.0.1:")],
+)
+def test_a_process_that_does_not_come_is_named(here, told, tmp_path):
+  run = Processes(tmp_path, 2, only=[here], timeout=1)
+  assert run.wait() == [2]
+  assert f"error: {told}" in run.text(here)
+  assert "within 1 s (--start_timeout)" in run.text(here)
+
+
+@pytest.mark.parametrize(
+  "words, told",
+  [
+    (["--process_count=2"], "need --coordinator=HOST:PORT"),
+    (["--coordinator=here"], "HOST:PORT of process 0, or auto"),
+    (["--coordinator=here:x"], "HOST:PORT of process 0, or auto"),
+    (["--coordinator=here:1"], "needs --process_count and --process_index"),
+    (["--coordinator=a:1", "--process_count=2", "--process_index=2"], "from 0 to 1"),
+  ],
+)
+def test_arguments_that_say_too_little(words, told):
+  parser = argparse.ArgumentParser()
+  peers.add_arguments(parser)
+  with pytest.raises(UserError, match=told), peers.together(parser.parse_args(words), "{}"):
+    pass
+
+
+def test_a_stranger_at_the_port_is_sent_away(tmp_path):
+  """Who says nothing sensible, or comes twice, or counts otherwise, stops nobody."""
+  port = free_port()
+  meeting = peers.Meeting("127.0.0.1", port, 2, 0)
+  said = dict(index=1, count=2, host="other", config="{}")
+  lines = []
+
+  def come(message):
+    line = peers.Meeting("127.0.0.1", port, 2, 1)._connected(time.monotonic() + 20)
+    line.sendall(message)
+    lines.append(line)
+
+  def others():
+    come(b"GET / HTTP/1.1\n")
+    come(json.dumps(said | dict(count=3)).encode() + b"\n")
+    come(b"[1]\n")
+    come(json.dumps(said).encode() + b"\n")
+
+  thread = threading.Thread(target=others)
+  thread.start()
+  with meeting:
+    meeting.gather("{}", timeout=20)
+    assert meeting.names[1] == "other"
+    thread.join()
+    assert json.loads(lines[1].recv(1000)) == dict(error="process 0 has --process_count=2")
+    assert json.loads(lines[3].recv(1000))["names"] == {"0": socket.gethostname(), "1": "other"}
+  for line in lines:
+    line.close()

@@ -90,7 +90,12 @@ def place(tree, mesh):
       return NamedSharding(mesh, spec)
     if name.startswith("opt_state"):  # adafactor's rows and columns are smaller than their weight
       return NamedSharding(mesh, P())
-    raise UserError(f"{name} {leaf.shape} cannot be split {parts} ways: change mesh or the sizes")
+    table = re.search(r"(^|/)(source_)?embedding/embedding$", name)
+    rows = -(-leaf.shape[0] // mesh.shape["tensor"]) * mesh.shape["tensor"]
+    hint = f"; model.vocab_size={rows} adds empty rows" if table else ""
+    raise UserError(
+      f"{name} {leaf.shape} cannot be split {parts} ways: change mesh or the sizes{hint}"
+    )
 
   return jax.tree_util.tree_map_with_path(rule, tree)
 

@@ -19,7 +19,11 @@ from train.errors import UserError, nearest
 from train.flags import flat, frozen
 
 # Last parts of the keys a later start may change: they change no number of the run.
-CHANGEABLE = ("log_every", "tensorboard", "workers")
+# What a run may go on with another value of: the numbers stay the same (up to rounding).
+CHANGEABLE = (
+  *("log_every", "tensorboard", "workers", "mesh", "step", "microbatches"),
+  *("model.remat", "task.loss_chunks"),
+)
 MADE_OF_DATA = ("tokenizer.json", "labels.json")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets")
 
@@ -159,7 +163,7 @@ def _refuse_another(path, here, there):
     key
     for key in sorted(here.keys() | there.keys())
     if repr(here.get(key, missing)) != repr(there.get(key, missing))
-    and key.split(".")[-1] not in CHANGEABLE
+    and not any(f"{key}.".startswith(f"{one}.") for one in CHANGEABLE)
   ]
   if not keys:
     return

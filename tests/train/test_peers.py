@@ -26,6 +26,7 @@ RUN = (
   "--config.checkpoint.best_metric=loss",
   "--config.checkpoint.best_mode=min",
   "--config.model.dropout=0.3",
+  "--config.model.vocab_size=24",  # of 23 words: two devices can share it
   "--config.tensorboard=False",
 )
 
@@ -44,13 +45,13 @@ def free_port():
 
 
 class Processes:
-  """`count` processes of one run with a part of eight devices each, their output in files."""
+  """`count` processes of one run with a part of the devices each, their output in files."""
 
-  def __init__(self, folder, count, *, only=None, timeout=200, odd=()):
+  def __init__(self, folder, count, *, only=None, timeout=200, odd=(), devices=DEVICES):
     """only: starts no others. odd: more arguments of the last."""
     self.folder, port = folder, free_port()
     folder.mkdir(exist_ok=True)
-    environment = dict(os.environ, JAX_NUM_CPU_DEVICES=str(DEVICES // count), XLA_FLAGS="")
+    environment = dict(os.environ, JAX_NUM_CPU_DEVICES=str(devices // count), XLA_FLAGS="")
     self.running = {}
     for index in range(count) if only is None else only:
       command = [*(sys.executable, "-m", "train.main"), f"--workdir={folder / 'run'}", *RUN]
@@ -115,6 +116,25 @@ def test_ctrl_c_saves_the_same_step_in_both_and_one_process_goes_on(alone, tmp_p
   assert again.wait() == [0], again.text(0)
   assert "going on after step" in again.text(0)
   assert again.losses() == pytest.approx(alone, rel=1e-5)
+
+
+def test_a_run_goes_on_with_other_devices_otherwise_used(alone, tmp_path):
+  """Tensor and data parallel over 8, then fully sharded over 2 in microbatches, then one."""
+  ways = (
+    (8, ["--config.mesh.tensor=2", "--config.model.remat=full"]),
+    (2, ["--config.mesh.data=1", "--config.mesh.fsdp=2", "--config.microbatches=2"]),
+    (1, ["--config.step=pmap"]),
+  )
+  for number, (devices, words) in enumerate(ways, 1):
+    run = Processes(tmp_path, 1, devices=devices, odd=words)
+    if number == len(ways):
+      assert run.wait() == [0], run.text(0)
+    else:
+      run.until(f"step  {4 * number}/12")
+      run.running[0].send_signal(signal.SIGINT)
+      assert run.wait() == [cli.INTERRUPTED], run.text(0)
+  assert "1 devices, going on after step" in run.text(0)
+  assert run.losses() == pytest.approx(alone, rel=1e-4)
 
 
 def test_another_config_is_told_by_both_with_what_differs(tmp_path):

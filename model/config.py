@@ -2,10 +2,9 @@
 
 import dataclasses
 
-from model import layers
+from model import kernels, layers
 
 POSITIONS = ("sinusoidal", "learned", "relative", "rotary", "alibi", "none")
-IMPLS = ("einsum", "xla", "cudnn")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -48,7 +47,7 @@ class TransformerConfig:
   dropout: float = 0.1  # on embeddings and on each sublayer's output
   attention_dropout: float = 0.0
   activation_dropout: float = 0.0
-  attention_impl: str = "einsum"  # einsum (ours); xla, cudnn: jax.nn.dot_product_attention
+  attention_impl: str = "einsum"  # einsum (ours); xla; cudnn (NVIDIA), splash (TPU): kernels.py
   remat: str = (
     "none"  # what a layer keeps for the backward pass: none (= all), full, dots, sublayers
   )
@@ -61,7 +60,7 @@ class TransformerConfig:
       ("norm", layers.NORMS),
       ("norm_position", ("pre", "post")),
       ("positions", POSITIONS),
-      ("attention_impl", IMPLS),
+      ("attention_impl", kernels.IMPLS),
       ("remat", layers.REMAT),
       ("dtype", DTYPES),
     ):
@@ -99,7 +98,7 @@ class TransformerConfig:
       raise ValueError("model.global_tokens are what a window does not hide: set model.window")
     if self.decoder_layers and (self.token_types or self.table_dim != self.dim):
       raise ValueError("model.token_types and model.embedding_dim are an encoder's alone")
-    if self.attention_impl != "einsum" and self.attention_dropout:
+    if self.attention_dropout and not kernels.IMPLS[self.attention_impl].dropout:
       raise ValueError("model.attention_dropout needs model.attention_impl='einsum'")
     if min(depths := (self.encoder_layers, self.decoder_layers)) < 0 or not any(depths):
       raise ValueError("model.encoder_layers and model.decoder_layers: {} and {}".format(*depths))

@@ -121,15 +121,16 @@ class Attention(nnx.Module):
 
   def attend(self, q_BTHK, k_BSGK, v_BSGK, view, key=None):
     """[B, T, D]; `view` says who sees whom (model/visibility.py)."""
-    return self.out(view.mix(self.mix, q_BTHK, k_BSGK, v_BSGK, key))
+    return self.out(view.mix(self, q_BTHK, k_BSGK, v_BSGK, key))
 
   def mix(self, q_BTHK, k_BSGK, v_BSGK, bias, key=None):
     """[B, T, H, K]; `bias` is added to the logits: [B or 1, H or 1, T, S], float32."""
     if self.impl == "einsum":
       return self._einsum(q_BTHK, k_BSGK, v_BSGK, bias, key)
-    # "xla" or "cudnn": jax's own; TransformerConfig refuses attention dropout with these
+    # jax's own, which "splash" too leaves this to; TransformerConfig refuses attention dropout
+    impl = "cudnn" if self.impl == "cudnn" else "xla"
     return jax.nn.dot_product_attention(
-      q_BTHK, k_BSGK, v_BSGK, bias=bias, scale=self.scale, implementation=self.impl
+      q_BTHK, k_BSGK, v_BSGK, bias=bias, scale=self.scale, implementation=impl
     )
 
   def _einsum(self, q_BTHK, k_BSGK, v_BSGK, bias, key):

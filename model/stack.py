@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from model import layers, positions, visibility
+from model import kernels, layers, positions, visibility
 from model.config import TransformerConfig
 from model.embeddings import Embeddings
 
@@ -18,7 +18,7 @@ class Memory(typing.NamedTuple):
   """What a decoder sees of the encoder."""
 
   states: jax.Array  # [B, S, D]
-  view: visibility.Whole
+  view: visibility.Whole | kernels.Splash
 
 
 class Cross(typing.NamedTuple):
@@ -26,7 +26,7 @@ class Cross(typing.NamedTuple):
 
   keys: jax.Array  # [B, S, G, K]
   values: jax.Array  # [B, S, G, K]
-  view: visibility.Whole
+  view: visibility.Whole | kernels.Splash
 
 
 class Block(nnx.Module):
@@ -127,9 +127,22 @@ class Stack(nnx.Module):
     )
     self.norm = norm() if cfg.norm_position == "pre" else None
 
-  def view(self, row: visibility.Side) -> visibility.Whole | visibility.Local:
+  def view(self, row: visibility.Side):
     """What the tokens of `row` attend to, when all are read at once."""
+    if self.cfg.attention_impl == "splash" and row.prefix is None:
+      reach = None if self.cfg.window is None else self.cfg.window - 1
+      after = 0 if self.rule.causal else reach
+      if kernels.divides(row.segments.shape[1]):
+        return kernels.Splash(row.segments, row.segments, reach, after)
     return visibility.view(self.rule, row, self.bias)
+
+  def memory(self, states_BSD, segments_BT, segments_BS) -> Memory:
+    """What the tokens of the target see of the encoder: their own segment."""
+    lengths = segments_BT.shape[1], segments_BS.shape[1]
+    if self.cfg.attention_impl == "splash" and kernels.divides(*lengths):
+      return Memory(states_BSD, kernels.Splash(segments_BT, segments_BS))
+    bias = visibility.mask_bias(visibility.same(segments_BT, segments_BS))
+    return Memory(states_BSD, visibility.Whole(bias))
 
   def bias(self, query: visibility.Side, key: visibility.Side) -> jax.Array:
     """[..., H or 1, T, S]: mask and distances as one bias on the attention logits."""

@@ -15,8 +15,8 @@ from flax import nnx
 
 from model import layers
 from model.config import TransformerConfig
-from model.stack import Memory, Stack
-from model.visibility import Side, Whole, mask_bias, same
+from model.stack import Stack
+from model.visibility import Side, Whole
 
 
 class Transformer(nnx.Module):
@@ -79,7 +79,7 @@ class Transformer(nnx.Module):
     view = self.decoder.view(Side(segments_BT, jnp.arange(inputs_BT.shape[1])[None], prefix))
     memory = None
     if memory_BSD is not None:
-      memory = Memory(memory_BSD, Whole(mask_bias(same(segments_BT, memory_segments))))
+      memory = self.decoder.memory(memory_BSD, segments_BT, memory_segments)
     return self.decoder(x_BTD, view, positions_BT, memory, stack_key)
 
   def logits(self, x_BTD):
@@ -101,7 +101,8 @@ class Transformer(nnx.Module):
     )
     fixed = None
     if memory_BSD is not None:
-      memory = Memory(memory_BSD, Whole(mask_bias((memory_segments > 0)[:, None, :])))
+      one_BT = jnp.ones((batch, 1), jnp.int32)  # a row is one segment, and so is its source
+      memory = self.decoder.memory(memory_BSD, one_BT, (memory_segments > 0).astype(jnp.int32))
       fixed = [block.seen(memory) for block in self.decoder.layers()]
     return dict(moving=moving, fixed=fixed)
 

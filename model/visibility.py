@@ -50,8 +50,8 @@ class Whole(NamedTuple):
 
   bias: jax.Array  # [B or 1, H or 1, T, S], added to the logits
 
-  def mix(self, attend, q_BTHK, k_BSGK, v_BSGK, key=None):
-    return attend(q_BTHK, k_BSGK, v_BSGK, self.bias, key)
+  def mix(self, attention, q_BTHK, k_BSGK, v_BSGK, key=None):
+    return attention.mix(q_BTHK, k_BSGK, v_BSGK, self.bias, key)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Local:
   bias: jax.Array  # [B or 1, W, H or 1, C, S]
   first_bias: jax.Array | None  # [B or 1, H or 1, first, T]
 
-  def mix(self, attend, q_BTHK, k_BTGK, v_BTGK, key=None):
+  def mix(self, attention, q_BTHK, k_BTGK, v_BTGK, key=None):
     B, T = q_BTHK.shape[:2]
     chunk_key, first_key = layers.split(key, 2)
     if chunk_key is not None and chunk_key.ndim:  # of each row: now of each chunk
@@ -109,7 +109,7 @@ class Local:
     def rows(x_BW):
       return x_BW.reshape(-1, *x_BW.shape[2:])
 
-    y_BTHK = attend(
+    y_BTHK = attention.mix(
       rows(self.chunks.own(q_BTHK)),
       rows(self.chunks.near(k_BTGK)),
       rows(self.chunks.near(v_BTGK)),
@@ -120,7 +120,7 @@ class Local:
     if self.first_bias is None:
       return y_BTHK
     first = self.chunks.first
-    first_BTHK = attend(q_BTHK[:, :first], k_BTGK, v_BTGK, self.first_bias, first_key)
+    first_BTHK = attention.mix(q_BTHK[:, :first], k_BTGK, v_BTGK, self.first_bias, first_key)
     return jnp.concatenate([first_BTHK, y_BTHK[:, first:]], axis=1)
 
 

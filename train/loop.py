@@ -34,7 +34,7 @@ def train(cfg, workdir) -> bool:
   layout = tasks.layout(task, cfg.batch_size)
   batches = Batches(task.items("train"), layout, seed=cfg.seed, workers=cfg.workers)
   checkpoints = checkpoint.Checkpoints(workdir.path, **checkpoint_policy(cfg))
-  with checkpoints, batches:
+  with checkpoints, batches, sharding.kernels_over(mesh):
     start = checkpoints.latest or 0
     if start:
       state = checkpoints.restore(state, batches)

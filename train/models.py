@@ -1,14 +1,22 @@
 """The model a config names, for the vocabulary a task has."""
 
+import dataclasses
+
+import jax
+from absl import logging
 from flax import nnx
 
+from model import kernels
 from model.config import TransformerConfig
 from model.transformer import Transformer
 from train.errors import UserError
 
 
-def build(cfg, task, seed: int) -> Transformer:
-  """A Transformer of the section `model` with the task's head; UserError if there is none such."""
+def build(cfg, task, seed: int, platform: str | None = None) -> Transformer:
+  """A Transformer of the section `model` with the task's head; UserError if there is none such.
+
+  What the kernel of model.attention_impl cannot do on `platform` (None: that of this process) is
+  left to "xla", and the log says so."""
   settings, words = dict(cfg), task.tokenizer.vocab_size
   if settings.get("positions") == "sinusoidal" and "position_offset" not in settings:
     raise UserError(
@@ -22,6 +30,10 @@ def build(cfg, task, seed: int) -> Transformer:
     config = TransformerConfig(vocab_size=size, **settings)
   except (TypeError, ValueError) as error:
     raise UserError(f"model: {error}") from error
+  if lacks := kernels.lacks(config, platform or jax.default_backend()):
+    told = "model.attention_impl=%s: %s; xla does it"
+    logging.log_first_n(logging.WARNING, told, 1, config.attention_impl, lacks)
+    config = dataclasses.replace(config, attention_impl="xla")
   if config.positions == "learned" and task.longest > config.max_len:
     raise UserError(
       f"model.max_len {config.max_len} is less than the {task.longest} positions that"

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from model import kernels
 from train.errors import UserError
 from train.optimizer import path_name
 from train.stacking import is_stacked
@@ -106,6 +107,26 @@ def put_whole(batch, mesh):
   return jax.tree.map(
     lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index]), batch
   )
+
+
+def kernels_over(mesh):
+  """A context, in which attention kernels are compiled for a part of rows and heads a device."""
+
+  def spread(kernel):
+    def over_devices(*arrays):
+      tensor = mesh.shape["tensor"]
+      split = all(x.shape[1] % tensor == 0 for x in arrays if x.ndim == 4)
+      rows, heads = ("data", "fsdp"), "tensor" if split else None
+      specs = tuple(P(rows, heads) if x.ndim == 4 else P(rows) for x in arrays)
+      # check_vma: a Pallas call does not say along which axes its results differ
+      mapped = jax.shard_map(
+        kernel, mesh=mesh, in_specs=specs, out_specs=P(rows, heads), check_vma=False
+      )
+      return mapped(*arrays)
+
+    return over_devices
+
+  return kernels.spread_by(spread)
 
 
 def fetch(tree):

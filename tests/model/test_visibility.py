@@ -1,6 +1,7 @@
 """Attention in chunks = attention over all pairs, masked; and the mask is what its text says."""
 
 import itertools
+import types
 
 import jax
 import numpy as np
@@ -71,7 +72,7 @@ def test_chunks_see_each_pair_that_a_rule_lets_see_once(rule, prefix):
   chunked = 3 * rule.window + rule.global_tokens < LENGTH
   assert isinstance(view, visibility.Local) == chunked
   values = np.broadcast_to(np.eye(LENGTH)[None, :, None], (2, LENGTH, 1, LENGTH))
-  found = np.asarray(view.mix(attend, values, values, values))[:, :, 0]
+  found = np.asarray(view.mix(types.SimpleNamespace(mix=attend), values, values, values))[:, :, 0]
   np.testing.assert_array_equal(found, seen_in_loops(rule, row))
 
 

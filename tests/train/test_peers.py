@@ -14,6 +14,7 @@ import pytest
 
 from train import cli, peers
 from train.errors import UserError
+from train.meeting import GONE, Meeting
 
 DEVICES = 8
 RUN = (
@@ -94,7 +95,7 @@ def test_a_killed_process_stops_the_others_and_two_started_again_are_one_alone(a
   first.until("step  4/12")
   first.running[1].kill()
   killed = time.monotonic()
-  assert first.wait() == [peers.GONE, -signal.SIGKILL]
+  assert first.wait() == [GONE, -signal.SIGKILL]
   assert time.monotonic() - killed < 20  # jax alone takes 100 s
   assert "error: process 1 of 2 on " in first.text(0)
   assert "Traceback" not in first.text(0)
@@ -177,12 +178,12 @@ def test_arguments_that_say_too_little(words, told):
 def test_a_stranger_at_the_port_is_sent_away(tmp_path):
   """Who says nothing sensible, or comes twice, or counts otherwise, stops nobody."""
   port = free_port()
-  meeting = peers.Meeting("127.0.0.1", port, 2, 0)
+  here = Meeting("127.0.0.1", port, 2, 0)
   said = dict(index=1, count=2, host="other", config="{}")
   lines = []
 
   def come(message):
-    line = peers.Meeting("127.0.0.1", port, 2, 1)._connected(time.monotonic() + 20)
+    line = Meeting("127.0.0.1", port, 2, 1)._connected(time.monotonic() + 20)
     line.sendall(message)
     lines.append(line)
 
@@ -194,9 +195,9 @@ def test_a_stranger_at_the_port_is_sent_away(tmp_path):
 
   thread = threading.Thread(target=others)
   thread.start()
-  with meeting:
-    meeting.gather("{}", timeout=20)
-    assert meeting.names[1] == "other"
+  with here:
+    here.gather("{}", timeout=20)
+    assert here.names[1] == "other"
     thread.join()
     assert json.loads(lines[1].recv(1000)) == dict(error="process 0 has --process_count=2")
     assert json.loads(lines[3].recv(1000))["names"] == {"0": socket.gethostname(), "1": "other"}

@@ -1,0 +1,151 @@
+"""What a compiled program does in one run, read from its text (HLO): cycles, collectives, kernels.
+
+XLA's own `cost_analysis` counts the body of a loop once, collectives and Pallas kernels not at all.
+Here loops are multiplied out: every computation is visited as often as it runs.
+"""
+
+import collections
+import dataclasses
+import math
+import re
+
+WIDTHS = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
+WIDTHS |= {"s64": 8, "u64": 8, "f64": 8}  # others: 4
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+
+_HEAD = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_SHAPE = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]")
+_COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\((.*)")
+_CALLS = re.compile(r"\b(?:to_apply|calls|called_computations)=\{?%?([\w.\-]+)")
+_WHILE = re.compile(r"\bwhile\(.*condition=%?([\w.\-]+).*body=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+  """An exchange among `group` devices of `bytes` on each (of the whole, where it is gathered)."""
+
+  kind: str
+  bytes: int
+  group: int
+  origin: str  # the operation it stems from, as jax names it
+
+  @property
+  def wire_bytes(self) -> float:
+    """What a device sends, in a ring."""
+    share = (self.group - 1) / self.group
+    factor = {"all-reduce": 2 * share, "collective-permute": 1.0}.get(self.kind, share)
+    return factor * self.bytes
+
+
+@dataclasses.dataclass
+class Program:
+  """How often things happen in one run of a program."""
+
+  cycles: int = 0  # as the compiler estimates each operation
+  kernels: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+  collectives: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+  random_bits: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+  endless: list[str] = dataclasses.field(default_factory=list)  # loops counted once
+
+  def count(self, kind: str) -> int:
+    return sum(times for one, times in self.collectives.items() if one.kind == kind)
+
+  def bytes(self, kind: str) -> int:
+    return sum(one.bytes * n for one, n in self.collectives.items() if one.kind == kind)
+
+  @property
+  def wire_bytes(self) -> float:
+    """What a device sends in all."""
+    return sum(one.wire_bytes * times for one, times in self.collectives.items())
+
+
+def read(text: str) -> Program:
+  """The program of `compiled.as_text()`."""
+  bodies, root = computations(text)
+  program = Program()
+  _visit(program, bodies, root, 1)
+  return program
+
+
+def computations(text: str) -> tuple[dict[str, list[str]], str]:
+  """The lines of each computation by name, and the name of the one that is run."""
+  bodies, name, root = {}, None, None
+  for line in text.splitlines():
+    if name is None:
+      if head := _HEAD.match(line):
+        name = head[2]
+        bodies[name] = []
+        root = name if head[1] else root
+    elif line == "}":
+      name = None
+    elif line.startswith("  "):
+      bodies[name].append(line)
+    elif bodies[name]:  # a kernel's attributes may have lines of their own
+      bodies[name][-1] += line
+  return bodies, root
+
+
+def _visit(program, bodies, name, times):
+  for line in bodies[name]:
+    if found := re.search(r'"estimated_cycles":"(\d+)"', line):
+      program.cycles += times * int(found[1])
+    if found := _COLLECTIVE.search(line):
+      program.collectives[_collective(*found.groups())] += times
+    if 'custom_call_target="tpu_custom_call"' in line or "__cudnn$fmha" in line:
+      program.kernels[_origin(line)] += times
+    if found := re.search(r"= (.*?) rng-bit-generator\(", line):
+      program.random_bits[_bytes(found[1])] += times
+    if found := _WHILE.search(line):
+      condition, body = found.groups()
+      trips = _trips(line, bodies[condition])
+      if trips is None:
+        program.endless.append(body)
+      _visit(program, bodies, body, times * (trips or 1))
+    elif found := _BRANCHES.search(line):  # one of them runs: the first stands for all
+      _visit(program, bodies, found[1].split(",")[0].strip().lstrip("%"), times)
+    elif re.search(r"\b(call|async-start|fusion)\(", line) and (found := _CALLS.search(line)):
+      _visit(program, bodies, found[1], times)
+
+
+def _trips(line, condition) -> int | None:
+  """How often a loop runs; None if its text does not say."""
+  if found := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line):
+    return int(found[1])
+  text = "\n".join(condition)  # `i < constant`
+  found = re.search(r"[su]32\[\]\S* constant\((\d+)\)", text)
+  return int(found[1]) if found and "direction=LT" in text else None
+
+
+def _collective(shape, kind, start, rest) -> Collective:
+  shapes = [_bytes(f"{one[0]}[{one[1]}]") for one in _SHAPE.findall(shape)]
+  # what has begun holds its operands too; of a gather the result is the larger
+  size = max(shapes) if start and kind != "all-reduce" else sum(shapes)
+  group = _group(rest)
+  if kind == "reduce-scatter":
+    size *= group  # the whole, not the part that comes out
+  return Collective(kind, size, group, _origin(rest))
+
+
+def _group(rest) -> int:
+  """Devices in a group, of `{{0,1},{2,3}}`, `[2,2]<=[4]` or `mesh['a'=2,'b'=2], ... {'b'}`."""
+  if found := re.search(r"replica_groups=mesh\[([^\]]*)\].*?\{([^}]*)\}", rest):
+    sizes = dict(re.findall(r"'([^']+)'=(\d+)", found[1]))
+    return math.prod(int(sizes[axis]) for axis in re.findall(r"'([^']+)'", found[2]))
+  if found := re.search(r"replica_groups=\[(\d+),(\d+)\]", rest):
+    return int(found[2])
+  if found := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
+    return len(found[1].split(","))
+  return 2
+
+
+def _bytes(shape) -> int:
+  size = 0
+  for kind, dims in _SHAPE.findall(shape):
+    size += math.prod(int(dim or 1) for dim in dims.split(",")) * WIDTHS.get(kind, 4)
+  return size
+
+
+def _origin(text) -> str:
+  found = re.search(r'op_name="([^"]*)"', text)
+  return found[1] if found else ""

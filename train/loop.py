@@ -125,15 +125,19 @@ def train(cfg, workdir) -> bool:
 
 def init(cfg, task, tx, mesh):
   """The model's graph, and the state born sharded: no device ever holds the whole of it."""
+  graph, build, place = blueprint(cfg, task, tx, mesh)
+  return graph, jax.jit(build, out_shardings=place)()
+
+
+def blueprint(cfg, task, tx, mesh):
+  """The model's graph, a function that makes the state, and where on the mesh each leaf lies."""
+  make = functools.partial(models.build, cfg.model, task, cfg.seed, mesh.devices.flat[0].platform)
 
   def build():
-    model = models.build(cfg.model, task, cfg.seed)
-    params = nnx.to_pure_dict(nnx.state(model))
+    params = nnx.to_pure_dict(nnx.state(make()))
     return dict(step=jnp.int32(0), params=params, opt_state=tx.init(params))
 
-  graph = nnx.split(nnx.eval_shape(lambda: models.build(cfg.model, task, cfg.seed)))[0]
-  place = sharding.place(jax.eval_shape(build), mesh)
-  return graph, jax.jit(build, out_shardings=place)()
+  return nnx.split(nnx.eval_shape(make))[0], build, sharding.place(jax.eval_shape(build), mesh)
 
 
 class StopSignal:

@@ -36,16 +36,18 @@ RULES = (
 )
 
 
-def make_mesh(sizes) -> jax.sharding.Mesh:
-  """A mesh of all devices; one axis may be -1, which takes what the others leave."""
-  shape, count = [sizes[axis] for axis in AXES], jax.device_count()
+def make_mesh(sizes, devices=None) -> jax.sharding.Mesh:
+  """A mesh of all devices, or of those; one axis may be -1, which takes what the others leave."""
+  devices = jax.devices() if devices is None else devices
+  shape, count = [sizes[axis] for axis in AXES], len(devices)
   if -1 in shape:
     shape[shape.index(-1)] = count // max(1, int(np.prod([n for n in shape if n > 0])))
   if min(shape) < 1 or np.prod(shape) != count:
     raise UserError(
-      f"mesh {dict(zip(AXES, shape))}: the sizes must multiply to the {count} devices here"
+      f"mesh {dict(zip(AXES, shape))}: the sizes must multiply to the {count} devices"
     )
-  return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+  kinds = (AxisType.Auto,) * len(AXES)
+  return jax.make_mesh(tuple(shape), AXES, axis_types=kinds, devices=devices)
 
 
 def put(batch, mesh):

@@ -6,6 +6,7 @@ import logging as stdlib_logging
 import os
 import pathlib
 import sys
+import traceback
 from typing import Any
 
 import jax
@@ -32,12 +33,24 @@ def run(main) -> None:
     sys.exit(main(sys.argv[1:]) or 0)
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
+    _leave(2)
   except BrokenPipeError:  # the reader, say `head`, has enough
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
   except KeyboardInterrupt:
     print("interrupted", file=sys.stderr)
-    sys.exit(INTERRUPTED)
+    _leave(INTERRUPTED)
+  except Exception:
+    traceback.print_exc()
+    _leave(1)
+
+
+def _leave(status: int):
+  """Exits, and does not wait for the other processes of the run, which will not come."""
+  if jax.distributed.is_initialized():
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+  sys.exit(status)
 
 
 def set_logging() -> None:

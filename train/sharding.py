@@ -8,6 +8,7 @@ import re
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -47,6 +48,16 @@ def make_mesh(sizes, devices=None) -> jax.sharding.Mesh:
       f"mesh {dict(zip(AXES, shape))}: the sizes must multiply to the {count} devices"
     )
   kinds = (AxisType.Auto,) * len(AXES)
+  if (slices := len({getattr(device, "slice_index", 0) for device in devices})) > 1:
+    # Between slices is a network: only batches are split over it.
+    if shape[0] % slices:
+      raise UserError(
+        f"mesh.data is {shape[0]}: make it a multiple of the {slices} slices, which share batches"
+        " and no weights"
+      )
+    within, between = (shape[0] // slices, *shape[1:]), (slices, 1, 1)
+    grid = mesh_utils.create_hybrid_device_mesh(within, between, devices)
+    return jax.sharding.Mesh(grid, AXES, axis_types=kinds)
   return jax.make_mesh(tuple(shape), AXES, axis_types=kinds, devices=devices)
 
 

@@ -1,5 +1,6 @@
 """Every weight and moment has a place; meshes are what was asked for; arrays come back as put."""
 
+import dataclasses
 import functools
 import math
 
@@ -166,6 +167,27 @@ def test_one_axis_takes_what_the_others_leave(sizes, want):
 def test_a_mesh_that_does_not_fit_is_refused(sizes):
   with pytest.raises(UserError, match=r"mesh.*8 devices"):
     sharding.make_mesh(dict(zip(sharding.AXES, sizes)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+  """What a mesh asks of one."""
+
+  id: int
+  slice_index: int
+  process_index: int = 0
+  platform: str = "none"
+  device_kind: str = "none"
+
+
+def test_slices_share_batches_and_no_weights():
+  devices = [Device(10 * part + i, part) for part in range(2) for i in range(4)]
+  mesh = sharding.make_mesh(dict(data=-1, fsdp=2, tensor=1), devices)
+  assert dict(mesh.shape) == dict(data=4, fsdp=2, tensor=1)
+  slices = [[device.slice_index for device in row.flat] for row in mesh.devices]
+  assert slices == [[0, 0], [0, 0], [1, 1], [1, 1]]
+  with pytest.raises(UserError, match="make it a multiple of the 2 slices"):
+    sharding.make_mesh(dict(data=1, fsdp=4, tensor=2), devices)
 
 
 # Batches

@@ -4,6 +4,9 @@ Masked language modelling (Devlin et al. 2019) of an encoder of about 10 million
 texts of a folder or glob; the last fiftieth of each file is held out. init=RUN (or hf:DIR) goes on
 from another encoder, its model and tokenizer. Arguments: data=PATH, init=RUN, rate=,
 whole_words, steps=, peak=, small.
+
+Reached: perplexity 75.1 of hidden words at rate=0.3 on 3.3 million words of prose and plays, after
+1,600 updates of 16 rows in 50 minutes of one CPU core (experiments/transfer.py).
 """
 
 from configs import common, sections

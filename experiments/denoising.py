@@ -3,7 +3,8 @@
 Raffel et al. 2020 (T5), tables 4 and 5, in small: span corruption, prefix LM, BERT-style and
 deshuffling of DIR/prose at equal cost by an encoder-decoder of 3.3 million parameters, then
 fine-tuned as text to text on SST-2 and TREC, three seeds, beside random weights with the same
-vocabulary.
+vocabulary. Two hours of one CPU core. Measured: README, "Pre-training, and what it is worth"; it is
+not T5's order, and experiments/blind.py says why.
 """
 
 from experiments.run import Run, every

@@ -6,8 +6,8 @@ from another encoder-decoder, its model and tokenizer.
 Arguments: data=PATH, init=RUN, style=spans|iid|drop|mask|bert|deshuffle|prefix (their tables 4 to
 7), rate=, mean_span=, steps=, peak=, small.
 
-Reached: perplexity 145.0 on 3.3 million words of prose and plays after 600 updates of 16 rows, in 14
-minutes of one CPU core.
+Reached: perplexity 145.0 on 3.3 million words of prose and plays after 600 updates of 16 rows, in
+14 minutes of one CPU core.
 """
 
 from configs import common, sections

@@ -2,8 +2,9 @@
 
 Does masked-LM pre-training on a few megabytes of prose help? An encoder of about 10 million
 parameters is pre-trained on DIR/prose, then fine-tuned on four tasks; the same encoder, with the
-same vocabulary, begins at random for comparison. Three seeds each. Pre-training is 50 minutes of one
-CPU core, the 24 fine-tunings 75 (a second process with --only takes some of them). Measured: README, "Pre-training, and what it is worth"; it wins on all four.
+same vocabulary, begins at random for comparison. Three seeds each. Of one CPU core pre-training
+takes 50 minutes, the 24 fine-tunings 75 (a second process with --only can do some of them).
+Measured: README, "Pre-training, and what it is worth"; it wins on all four.
 """
 
 from experiments.run import Run, every

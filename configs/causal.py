@@ -3,8 +3,8 @@
 A language model of characters on Shakespeare, as small as nanoGPT's for a CPU: 4 layers, dim 128,
 windows of 64, 2,000 updates of 12 windows. Number to compare with: nanoGPT's 2.576 bits a byte over
 the last tenth of a file of all plays (measured twice: 2.389 and 2.391 on the same file, in 7 to 8
-minutes beside other runs). init=RUN (or hf:DIR, a GPT-2) goes on from another decoder, its model and
-tokenizer. Arguments: data=PATH, init=RUN, steps=, peak=, small.
+minutes beside other runs). init=RUN (or hf:DIR, a GPT-2) goes on from another decoder, its model
+and tokenizer. Arguments: data=PATH, init=RUN, steps=, peak=, small.
 
 python -m train.predict --workdir runs/causal "ROMEO:"
 """

@@ -11,6 +11,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from model import layers, positions
+from model.visibility import Whole
 
 SIGMAS = 5  # one good generator in 2 million fails a two-sided bound of this width
 SHAPE = (48, 40, 44)
@@ -173,7 +174,7 @@ def attention(groups, impl="einsum", dropout=0.0, bias=True):
 
 @jax.jit
 def attended(module, bias, key):
-  return module.attend(module.queries(X), *module.keys_values(MEMORY), bias, key)
+  return module.attend(module.queries(X), *module.keys_values(MEMORY), Whole(bias), key)
 
 
 def attend(module, bias, key=None):

@@ -295,7 +295,7 @@ def test_readme_command(module, words, whole, tmp_path, monkeypatch, capsys):
 
 def test_readme_training_commands_name_real_settings(whole):
   lines = re.sub(r"init=[^, ]+", f"init={whole}", README.read_text().replace("\\\n", " "))
-  commands = re.findall(r"python -m train\.main (.*)", lines)
+  commands = re.findall(r"python -m train\.main ([^`\n]*)", lines)
   assert len(commands) >= 2
   for command in commands:
     flags.parse(shlex.split(command))

@@ -1,8 +1,8 @@
 """python -m experiments.local_attention [--window 256] [--repeats 3]
 
 Time and memory of an update's gradient for an encoder (2 layers, dim 256, 4 heads) on one row of
-1,024 to 16,384 tokens: with a window, in chunks, and over all pairs (timed to 4,096). About five
-minutes on two CPU cores.
+1,024 to 16,384 tokens: with a window, in chunks, and over all pairs (timed to 4,096). About a
+minute on two CPU cores.
 """
 
 import argparse

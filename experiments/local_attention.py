@@ -6,6 +6,7 @@ minute on two CPU cores.
 """
 
 import argparse
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -60,11 +61,10 @@ def main(argv):
       megabytes = compiled.memory_analysis().temp_size_in_bytes / 1e6
       told = ""
       if window or length <= MOST:
-        run = {"run": lambda compiled=compiled, given=given: compiled(*given)}
-        told = milliseconds(args.repeats, **run)["run"]
+        found = milliseconds(args.repeats, run=functools.partial(compiled, *given))["run"]
         if window:
-          local.append((length, told))
-        told = f"{told:,.0f}"
+          local.append((length, found))
+        told = f"{found:,.0f}"
       cells += [told, f"{megabytes:,.0f}"]
     print(f"| {' | '.join(cells)} |", flush=True)
   x, y = np.array(local).T

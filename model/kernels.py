@@ -34,8 +34,7 @@ BLOCKS = (512, 256, 128)  # tokens of a tile, the largest that divides the lengt
 INTERPRET = False  # tests: run by jax's interpreter, without a TPU
 # How a kernel is spread over devices, which the compiler cannot find out: a function from
 # `kernel(*arrays)`, for arrays that lead with rows and, if they have four axes, heads, to one that
-# takes them wherever they are. Whoever compiles
-# sets it (`spread_by`).
+# takes them wherever they are. Whoever compiles sets it (`spread_by`).
 SPREAD = contextvars.ContextVar("SPREAD", default=lambda kernel: kernel)
 
 

@@ -118,12 +118,7 @@ def _blank(model, task, mesh):
   """The model's graph, and what its weights are to be: shapes and places."""
   graph, shapes = nnx.split(nnx.eval_shape(lambda: models.build(model, task, seed=0)))
   shapes = dict(params=nnx.to_pure_dict(shapes))
-  like = jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    shapes,
-    sharding.place(shapes, mesh),
-  )
-  return graph, like
+  return graph, sharding.placed(shapes, sharding.place(shapes, mesh))
 
 
 def checkpoint_policy(cfg) -> dict:

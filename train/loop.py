@@ -73,7 +73,7 @@ def train(cfg, workdir) -> bool:
     writer = Writer(
       workdir.path, start, primary, total_steps=cfg.steps, tensorboard=cfg.tensorboard
     )
-    meter, stop, vote = Meter(batches), StopSignal(), peers.Vote()
+    meter, stop, vote = Meter(batches), StopSignal(), peers.Vote(mesh)
     try:
       for step in range(start + 1, cfg.steps + 1):
         state, sums = train_step(state, put(next(batches), mesh))

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from train import meeting
@@ -113,15 +113,15 @@ class Vote:
   Ctrl-C reaches processes in different steps, and all have to save the same one.
   """
 
-  def __init__(self):
-    self.mesh = jax.make_mesh((jax.device_count(),), ("all",), axis_types=(AxisType.Auto,))
+  def __init__(self, mesh):
+    self.mesh = mesh
     self.asked: collections.deque[jax.Array] = collections.deque()
-    self.any = jax.jit(jnp.any, out_shardings=NamedSharding(self.mesh, P()))
+    self.any = jax.jit(jnp.any, out_shardings=NamedSharding(mesh, P()))
 
   def __call__(self, yes: bool) -> bool:
     if jax.process_count() == 1:
       return yes
-    shape, split = (self.mesh.size,), NamedSharding(self.mesh, P("all"))
+    shape, split = (self.mesh.size,), NamedSharding(self.mesh, P(self.mesh.axis_names))
     votes = jax.make_array_from_callback(shape, split, lambda index: np.full(shape, yes)[index])
     self.asked.append(self.any(votes))
     return len(self.asked) > LAG and bool(self.asked.popleft())

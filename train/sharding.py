@@ -63,7 +63,7 @@ def make_mesh(sizes, devices=None) -> jax.sharding.Mesh:
 
 def put(batch, mesh):
   """The global batch on the devices, rows split over data and fsdp; each process gives its own."""
-  sharding = _by_rows(batch, mesh, jax.process_count())
+  sharding = by_rows(batch, mesh, jax.process_count())
   return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
@@ -76,7 +76,9 @@ def put_by_device(batch, mesh):
   return jax.tree.map(lambda x: x.reshape(count, rows // count, *x.shape[1:]), batch)
 
 
-def _by_rows(batch, mesh, processes):
+def by_rows(batch, mesh, processes=1):
+  """Where a batch lies of which each process gives as many rows; UserError if devices cannot share
+  them."""
   rows, parts = len(jax.tree.leaves(batch)[0]) * processes, mesh.shape["data"] * mesh.shape["fsdp"]
   _check_shares(rows, parts, f"mesh data x fsdp = {parts}")
   return NamedSharding(mesh, P(("data", "fsdp")))
@@ -116,9 +118,18 @@ def place(tree, mesh):
 
 def put_whole(batch, mesh):
   """Like `put`, for a batch that every process holds whole."""
-  sharding = _by_rows(batch, mesh, 1)
+  sharding = by_rows(batch, mesh, 1)
   return jax.tree.map(
     lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index]), batch
+  )
+
+
+def placed(tree, where):
+  """Its leaves as shapes that lie `where`: one place, or one for each."""
+  if isinstance(where, NamedSharding):
+    where = jax.tree.map(lambda _: where, tree)
+  return jax.tree.map(
+    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree, where
   )
 
 

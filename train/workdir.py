@@ -18,7 +18,6 @@ from ml_collections import ConfigDict
 from train.errors import UserError, nearest
 from train.flags import flat, frozen
 
-# Last parts of the keys a later start may change: they change no number of the run.
 # What a run may go on with another value of: the numbers stay the same (up to rounding).
 CHANGEABLE = (
   *("log_every", "tensorboard", "workers", "mesh", "step", "microbatches"),

@@ -12,6 +12,7 @@ from flax import nnx
 from model import layers
 from model.config import POSITIONS, TransformerConfig
 from model.transformer import Transformer
+from model.visibility import Side
 from train import stacking
 from train.data import packing
 from train.optimizer import path_name
@@ -173,7 +174,13 @@ def test_positions_tell_orders_apart(positions):
 def test_an_encoder_shares_its_buckets_between_both_ways_and_a_decoder_does_not():
   model, distance = model_of("relative", "pre"), jnp.arange(-30, 31)[None, None]
   for stack, ways in ((model.encoder, 2), (model.decoder, 1)):
-    bias = np.asarray(stack.relative(distance))
+    one_BS = jnp.ones((1, 61), jnp.int32)
+    query, key = (
+      Side(one_BS[:, :1], jnp.array([[30]])),
+      Side(one_BS, jnp.arange(61)[None], one_BS),  # all of it seen
+    )
+    bias = np.asarray(stack.bias(query, key))
+    np.testing.assert_allclose(bias, stack.relative(distance), atol=1e-6)
     assert len(np.unique(bias[0, 0, 0, :31])) == TINY["relative_buckets"] // ways  # the past and 0
     assert len(np.unique(bias[0, 0, 0, 30:])) == (1 if ways == 1 else TINY["relative_buckets"] // 2)
 

@@ -12,6 +12,10 @@ from ml_collections import ConfigDict
 from configs.sections import ADAMW, ENCODER, MODEL, OPTIMIZER, SCHEDULE, SMALL
 from train.interop import directory  # the one thing of ours: what hf:DIR says of its model
 
+# -1: the devices that are left. sequence: activations between matrices are split along the row's
+# tokens over tensor.
+MESH = dict(data=-1, fsdp=1, tensor=1, sequence=False)
+
 
 def run(*, steps: int, batch_size: int, log_every: int, task, model, optimizer, schedule, **more):
   """The config of a run: `more` are the sections evaluate and checkpoint and what is not usual."""
@@ -21,7 +25,7 @@ def run(*, steps: int, batch_size: int, log_every: int, task, model, optimizer, 
     microbatches=1,
     workers=0,
     patience=0,  # stop after so many evaluations without a better checkpoint.best_metric; 0: never
-    mesh=dict(data=-1, fsdp=1, tensor=1),
+    mesh=MESH,
     tensorboard=True,
     init_from=dict(workdir="", which="latest", skip=()),
   )

@@ -5,8 +5,14 @@ import functools
 import jax.numpy as jnp
 from flax import nnx
 
-from model import layers, positions
+from model import hooks, layers, positions
 from model.config import TransformerConfig
+
+
+def look_up(table: nnx.Embed, ids_BT):
+  """Vectors [B, T, D] of ids, in the table's dtype."""
+  x_VD = hooks.table(table.embedding[...].astype(table.dtype))
+  return jnp.take(x_VD, ids_BT, axis=0)
 
 
 class Embeddings(nnx.Module):
@@ -46,12 +52,13 @@ class Embeddings(nnx.Module):
     if self.cfg.embed_scale:
       x_BTD = x_BTD * self.cfg.table_dim**0.5
     if self.positions is not None:
-      x_BTD = x_BTD + self.positions(positions_BT + self.cfg.position_offset)
+      x_BTD = x_BTD + look_up(self.positions, positions_BT + self.cfg.position_offset)
     elif self.cfg.positions == "sinusoidal":
       x_BTD = x_BTD + positions.sinusoidal(positions_BT, self.cfg.table_dim).astype(x_BTD.dtype)
     if self.types is not None:
-      x_BTD = x_BTD + self.types(jnp.zeros_like(positions_BT) if types_BT is None else types_BT)
+      types_BT = jnp.zeros_like(positions_BT) if types_BT is None else types_BT
+      x_BTD = x_BTD + look_up(self.types, types_BT)
     if self.norm is not None:
       x_BTD = self.norm(x_BTD)
-    x_BTD = layers.dropout(x_BTD, self.cfg.dropout, key)
+    x_BTD = hooks.between(layers.dropout(x_BTD, self.cfg.dropout, key))
     return x_BTD if self.projection is None else self.projection(x_BTD)

@@ -4,14 +4,14 @@
 block: what a mask hides costs nothing). cuDNN's for NVIDIA is called by model/layers.py.
 """
 
-import contextlib
-import contextvars
 import dataclasses
 import functools
 from typing import NamedTuple
 
 import jax
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
+from model import hooks
 
 
 class Can(NamedTuple):
@@ -32,20 +32,6 @@ IMPLS = {
 }
 BLOCKS = (512, 256, 128)  # tokens of a tile, the largest that divides the length
 INTERPRET = False  # tests: run by jax's interpreter, without a TPU
-# How a kernel is spread over devices, which the compiler cannot find out: a function from
-# `kernel(*arrays)`, for arrays that lead with rows and, if they have four axes, heads, to one that
-# takes them wherever they are. Whoever compiles sets it (`spread_by`).
-SPREAD = contextvars.ContextVar("SPREAD", default=lambda kernel: kernel)
-
-
-@contextlib.contextmanager
-def spread_by(way):
-  """Within, SPREAD is `way`."""
-  before = SPREAD.set(way)
-  try:
-    yield
-  finally:
-    SPREAD.reset(before)
 
 
 def lacks(cfg, platform: str) -> str:
@@ -93,7 +79,7 @@ class Splash:
       return jax.vmap(mixed)(q_BHTK, k_BGSK, v_BGSK, splash.SegmentIds(segments_BT, segments_BS))
 
     heads_first = (x.swapaxes(1, 2) for x in (q_BTHK * attention.scale, k_BSGK, v_BSGK))
-    y_BHTK = SPREAD.get()(kernel)(*heads_first, self.query_segments, self.key_segments)
+    y_BHTK = hooks.spread(kernel)(*heads_first, self.query_segments, self.key_segments)
     return y_BHTK.swapaxes(1, 2)
 
 

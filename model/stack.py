@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from model import kernels, layers, positions, visibility
+from model import hooks, kernels, layers, positions, visibility
 from model.config import TransformerConfig
 from model.embeddings import Embeddings
 
@@ -45,6 +45,7 @@ class Block(nnx.Module):
       dropout=cfg.attention_dropout,
       init_std=cfg.init_std,
       impl=cfg.attention_impl,
+      kept=cfg.remat == "none",
       dtype=cfg.dtype,
       rngs=rngs,
     )
@@ -62,6 +63,7 @@ class Block(nnx.Module):
       bias=cfg.bias,
       dropout=cfg.activation_dropout,
       init_std=cfg.init_std,
+      kept=cfg.remat == "none",
       dtype=cfg.dtype,
       rngs=rngs,
     )
@@ -99,9 +101,10 @@ class Block(nnx.Module):
 
   def _residual(self, x_BTD, sublayer, norm, key):
     before = self.cfg.norm_position == "pre"
-    y_BTD = checkpoint_name(sublayer(norm(x_BTD) if before else x_BTD), "sublayer")
+    y_BTD = sublayer(hooks.read(norm(x_BTD) if before else x_BTD))
+    y_BTD = checkpoint_name(hooks.between(y_BTD), "sublayer")
     x_BTD = x_BTD + layers.dropout(y_BTD, self.cfg.dropout, key)
-    return x_BTD if before else norm(x_BTD)
+    return hooks.between(x_BTD if before else norm(x_BTD))
 
 
 class Stack(nnx.Module):
@@ -182,7 +185,7 @@ class Stack(nnx.Module):
       for block, block_key in zip(self.blocks, keys):
         graph, weights = nnx.split(block)
         x_BTD, _ = layer(x_BTD, (weights, block_key))
-    return x_BTD if self.norm is None else self.norm(x_BTD)
+    return hooks.read(x_BTD if self.norm is None else self.norm(x_BTD))
 
   def cached(self, x_BTD, view, positions_BT, cross, cache):
     """[B, T, D] and the new cache, a list of one a layer; `cross` too, or None."""

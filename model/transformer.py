@@ -15,6 +15,7 @@ from flax import nnx
 
 from model import layers
 from model.config import TransformerConfig
+from model.embeddings import look_up
 from model.stack import Stack
 from model.visibility import Side, Whole
 
@@ -55,7 +56,7 @@ class Transformer(nnx.Module):
     without them a row is one segment up to its padding (id 0). `types` [B, S] are 0 without."""
     segments_BS, positions_BS = _row(source_BS, segments, positions)
     embed_key, stack_key = layers.split(key, 2)
-    x_BSD = (self.source_embedding or self.embedding)(source_BS)
+    x_BSD = look_up(self.source_embedding or self.embedding, source_BS)
     x_BSD = self.encoder.embeddings(x_BSD, positions_BS, types, embed_key)
     view = self.encoder.view(Side(segments_BS, jnp.arange(source_BS.shape[1])[None]))
     return self.encoder(x_BSD, view, positions_BS, key=stack_key)
@@ -133,7 +134,7 @@ class Transformer(nnx.Module):
 
   def _embed(self, ids_BT, positions_BT, key=None):
     """What the decoder reads."""
-    return self.decoder.embeddings(self.embedding(ids_BT), positions_BT, key=key)
+    return self.decoder.embeddings(look_up(self.embedding, ids_BT), positions_BT, key=key)
 
 
 def _row(ids_BT, segments, positions):

@@ -34,7 +34,7 @@ def train(cfg, workdir) -> bool:
   layout = tasks.layout(task, cfg.batch_size)
   batches = Batches(task.items("train"), layout, seed=cfg.seed, workers=cfg.workers)
   checkpoints = checkpoint.Checkpoints(workdir.path, **checkpoint_policy(cfg))
-  with checkpoints, batches, sharding.kernels_over(mesh):
+  with checkpoints, batches, sharding.laid_over(mesh, cfg.mesh.sequence):
     start = checkpoints.latest or 0
     if start:
       state = checkpoints.restore(state, batches)
@@ -131,6 +131,7 @@ def init(cfg, task, tx, mesh):
 
 def blueprint(cfg, task, tx, mesh):
   """The model's graph, a function that makes the state, and where on the mesh each leaf lies."""
+  sharding.check(cfg, task, mesh)
   make = functools.partial(models.build, cfg.model, task, cfg.seed, mesh.devices.flat[0].platform)
 
   def build():

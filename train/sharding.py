@@ -12,7 +12,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from model import kernels
+from model import hooks
 from train.errors import UserError
 from train.optimizer import path_name
 from train.stacking import is_stacked
@@ -89,6 +89,14 @@ def _check_shares(rows, parts, told):
     raise UserError(f"{rows} rows cannot be shared by {told}: change batch_size")
 
 
+def rule_of(name, leaf) -> P:
+  """Where RULES put a weight, of a single layer."""
+  for pattern, spec in RULES:
+    if re.search(pattern, name):
+      return spec
+  raise ValueError(f"no rule in train/sharding.py says where to put {name} {leaf.shape}")
+
+
 def place(tree, mesh):
   """A sharding for every leaf of `tree`; a weight that no rule matches is an error."""
 
@@ -96,9 +104,7 @@ def place(tree, mesh):
     name = path_name(path)
     if leaf.ndim == 0:
       return NamedSharding(mesh, P())
-    spec = next((spec for pattern, spec in RULES if re.search(pattern, name)), None)
-    if spec is None:
-      raise ValueError(f"no rule in train/sharding.py says where to put {name} {leaf.shape}")
+    spec = rule_of(name, leaf)
     if is_stacked(name):
       spec = P(None, *spec)
     parts = [1 if axis is None else mesh.shape[axis] for axis in spec]
@@ -133,14 +139,46 @@ def placed(tree, where):
   )
 
 
-def kernels_over(mesh):
-  """A context, in which attention kernels are compiled for a part of rows and heads a device."""
+def check(cfg, task, mesh):
+  """UserError where devices cannot share the rows of a microbatch, or the tokens of a row."""
+  parts, tensor = mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape["tensor"]
+  if cfg.batch_size % (cfg.microbatches * parts):
+    raise UserError(
+      f"batch_size {cfg.batch_size}: {cfg.microbatches} microbatches, each shared by mesh data x"
+      f" fsdp = {parts}, need a multiple of {cfg.microbatches * parts}"
+    )
+  for side in ("source_len", "target_len") if cfg.mesh.sequence else ():
+    if getattr(task, side) % tensor:
+      raise UserError(
+        f"mesh.sequence: task.{side} {getattr(task, side)} is no multiple of mesh.tensor {tensor}"
+      )
+
+
+def laid_over(mesh, sequence=False):
+  """A context to compile a model in. Activations are split by rows, as batches are: left alone, XLA
+  would split them along D as a weight's fsdp axis has it, and gather or sum them in place of
+  weights. Attention kernels do a part of rows and heads on a device. With `sequence` what lies
+  between matrices is split along the row's tokens over the axis tensor (Korthikanti et al. 2022,
+  sequence parallelism)."""
+  rows, tensor = ("data", "fsdp"), mesh.shape["tensor"]
+  parts = mesh.shape["data"] * mesh.shape["fsdp"]
+
+  def lie(name, x):
+    if name == "table":
+      spec = P("tensor" if x.shape[0] % tensor == 0 else None, None)
+    elif x.shape[0] % parts == 0:
+      axis = {"between": 1 if sequence else None, "within": 2, "read": None}[name]
+      if axis and x.shape[axis] % tensor:
+        axis = None
+      spec = P(rows, *("tensor" if i == axis else None for i in range(1, x.ndim)))
+    else:  # fewer rows than devices, in decoding
+      return x
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
   def spread(kernel):
     def over_devices(*arrays):
-      tensor = mesh.shape["tensor"]
       split = all(x.shape[1] % tensor == 0 for x in arrays if x.ndim == 4)
-      rows, heads = ("data", "fsdp"), "tensor" if split else None
+      heads = "tensor" if split else None
       specs = tuple(P(rows, heads) if x.ndim == 4 else P(rows) for x in arrays)
       # check_vma: a Pallas call does not say along which axes its results differ
       mapped = jax.shard_map(
@@ -150,7 +188,11 @@ def kernels_over(mesh):
 
     return over_devices
 
-  return kernels.spread_by(spread)
+  def gather(name, x):  # where it is multiplied with, for as long (Rajbhandari et al. 2020, ZeRO-3)
+    spec = P(*(None if axis == "fsdp" else axis for axis in rule_of(name, x)))
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+  return hooks.use(spread, lie, gather if mesh.shape["fsdp"] > 1 else None)
 
 
 def fetch(tree):

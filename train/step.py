@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from model import kernels
+from model import hooks
 from train.errors import UserError
 
 
@@ -64,7 +64,7 @@ def make_train_step(task, graph, tx, *, microbatches: int, seed: int, how: str =
 
   def device_step(state, batch):
     first_row = jax.lax.axis_index("data") * len(jax.tree.leaves(batch)[0])
-    with kernels.spread_by(lambda kernel: kernel):  # here is one device
+    with hooks.use():  # here is one device
       return update(state, *jax.lax.psum(totals(state, batch, first_row), "data"))
 
   if how == "jit":

@@ -166,6 +166,7 @@ def attention(groups, impl="einsum", dropout=0.0, bias=True):
       dropout=dropout,
       init_std=None,
       impl=impl,
+      kept=True,
       dtype="float32",
       rngs=nnx.Rngs(0),
     )
@@ -267,7 +268,8 @@ def test_glorot_counts_all_heads_as_one_output():
   state = jax.jit(
     lambda: nnx.state(
       layers.Attention(
-        64, 4, 4, 8, bias=False, scale=1, dropout=0, init_std=None, impl="einsum", dtype="float32",
+        64, 4, 4, 8, bias=False, scale=1, dropout=0, init_std=None, impl="einsum", kept=True,
+        dtype="float32",
         rngs=nnx.Rngs(0),
       )
     )
@@ -304,6 +306,7 @@ def test_feed_forward_is_its_formula(activation, gated):
       bias=True,
       dropout=0.25,
       init_std=0.3,
+      kept=True,
       dtype="float32",
       rngs=nnx.Rngs(0),
     )

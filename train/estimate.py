@@ -149,8 +149,10 @@ def compiled(lowered, topology):
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
     units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-    found = re.search(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm", str(error))
-    needed = float(found[1]) * units[found[2]] if found else math.nan
+    # libtpu 0.0.52 says either, after different passes
+    told = r"Used ([\d.]+)([KMGT]) of|\(([\d.]+)([KMGT])\) exceeds available"
+    found = [one for one in (re.search(told, str(error)) or [""])[1:] if one]
+    needed = float(found[0]) * units[found[1]] if found else math.nan
     raise DoesNotFit(topology, needed) from error
 
 

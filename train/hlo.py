@@ -9,6 +9,8 @@ import dataclasses
 import math
 import re
 
+import numpy as np
+
 WIDTHS = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
 WIDTHS |= {"s64": 8, "u64": 8, "f64": 8}  # others: 4
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
@@ -23,17 +25,31 @@ _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-  """An exchange among `group` devices of `bytes` on each (of the whole, where it is gathered)."""
+  """An exchange of `bytes` on each device (of the whole, where it is gathered)."""
 
   kind: str
   bytes: int
-  group: int
+  devices: tuple[int, ...]  # the first group of those that exchange, by their place in the mesh
   origin: str  # the operation it stems from, as jax names it
+
+  @property
+  def group(self) -> int:
+    """How many devices exchange with each other."""
+    return len(self.devices)
+
+  def axes(self, mesh: dict[str, int]) -> tuple[str, ...]:
+    """Of a mesh, those along which it goes."""
+    places = np.unravel_index(np.array(self.devices), tuple(mesh.values()))
+    return tuple(axis for axis, place in zip(mesh, places) if len(set(place.tolist())) > 1)
 
   @property
   def wire_bytes(self) -> float:
     """What a device sends, in a ring."""
-    share = (self.group - 1) / self.group
+    return self.sent_among(self.group)
+
+  def sent_among(self, group: int) -> float:
+    """What it would send in a ring of so many."""
+    share = (group - 1) / group
     factor = {"all-reduce": 2 * share, "collective-permute": 1.0}.get(self.kind, share)
     return factor * self.bytes
 
@@ -42,10 +58,13 @@ class Collective:
 class Program:
   """How often things happen in one run of a program."""
 
+  partitions: int = 2  # devices, where a collective does not say which
   cycles: int = 0  # as the compiler estimates each operation
   kernels: collections.Counter = dataclasses.field(default_factory=collections.Counter)
   collectives: collections.Counter = dataclasses.field(default_factory=collections.Counter)
   random_bits: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+  chained: set = dataclasses.field(default_factory=set)  # channels of those done beside others
+  between_slices: float = 0.0  # bytes sent by a chip
   endless: list[str] = dataclasses.field(default_factory=list)  # loops counted once
 
   def count(self, kind: str) -> int:
@@ -63,7 +82,8 @@ class Program:
 def read(text: str) -> Program:
   """The program of `compiled.as_text()`."""
   bodies, root = computations(text)
-  program = Program()
+  found = re.search(r"num_partitions=(\d+)", text)
+  program = Program(partitions=int(found[1]) if found else 2)
   _visit(program, bodies, root, 1)
   return program
 
@@ -91,7 +111,18 @@ def _visit(program, bodies, name, times):
     if found := re.search(r'"estimated_cycles":"(\d+)"', line):
       program.cycles += times * int(found[1])
     if found := _COLLECTIVE.search(line):
-      program.collectives[_collective(*found.groups())] += times
+      shape, kind, start, rest = found.groups()
+      if name.startswith("all-reduce-scatter"):  # how a TPU writes one
+        kind = "whole-reduce-scatter"
+      # A TPU repeats what it does beside others in each of those it does it beside.
+      channel = re.search(r'channel_id=(\d+).*chain_id="', rest)
+      if channel is None or channel[1] not in program.chained:
+        one = _collective(shape, kind, start, rest, tuple(range(program.partitions)))
+        program.collectives[one] += times
+      if channel:
+        program.chained.add(channel[1])
+    if "xla_megascale_runtime" in line and (found := re.search(r"= \((.*?), u32.* send\(", line)):
+      program.between_slices += times * _bytes(found[1])
     if 'custom_call_target="tpu_custom_call"' in line or "__cudnn$fmha" in line:
       program.kernels[_origin(line)] += times
     if found := re.search(r"= (.*?) rng-bit-generator\(", line):
@@ -117,26 +148,43 @@ def _trips(line, condition) -> int | None:
   return int(found[1]) if found and "direction=LT" in text else None
 
 
-def _collective(shape, kind, start, rest) -> Collective:
+def _collective(shape, kind, start, rest, everyone) -> Collective:
   shapes = [_bytes(f"{one[0]}[{one[1]}]") for one in _SHAPE.findall(shape)]
   # what has begun holds its operands too; of a gather the result is the larger
   size = max(shapes) if start and kind != "all-reduce" else sum(shapes)
-  group = _group(rest)
+  group = _group(rest) or everyone
   if kind == "reduce-scatter":
-    size *= group  # the whole, not the part that comes out
+    size *= len(group)  # the whole, not the part that comes out
+  kind = kind.removeprefix("whole-")
   return Collective(kind, size, group, _origin(rest))
 
 
-def _group(rest) -> int:
-  """Devices in a group, of `{{0,1},{2,3}}`, `[2,2]<=[4]` or `mesh['a'=2,'b'=2], ... {'b'}`."""
+def _group(rest) -> tuple[int, ...]:
+  """The first group: of `{{0,1},{2,3}}`, `[2,4]<=[4,2]T(1,0)`, `mesh['a'=2,'b'=2] {'b'}`, or
+  the first pair of a permute; empty where there is none of these: all."""
   if found := re.search(r"replica_groups=mesh\[([^\]]*)\].*?\{([^}]*)\}", rest):
-    sizes = dict(re.findall(r"'([^']+)'=(\d+)", found[1]))
-    return math.prod(int(sizes[axis]) for axis in re.findall(r"'([^']+)'", found[2]))
-  if found := re.search(r"replica_groups=\[(\d+),(\d+)\]", rest):
-    return int(found[2])
-  if found := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
-    return len(found[1].split(","))
-  return 2
+    sizes = {axis: int(size) for axis, size in re.findall(r"'([^']+)'=(\d+)", found[1])}
+    within = re.findall(r"'([^']+)'", found[2])
+    order = [*(axis for axis in sizes if axis not in within), *within]
+    ids = re.search(r"device_ids=\((.*?)\) \{", rest)
+    places = _ids(ids[1]) if ids else np.arange(math.prod(sizes.values()))
+    places = places.reshape(*sizes.values())
+    places = places.transpose([list(sizes).index(axis) for axis in order])
+    return tuple(places.reshape(-1, math.prod(sizes[axis] for axis in within))[0].tolist())
+  if found := re.search(r"replica_groups=\[(\d+),(\d+)\]<=(\[[\d,]+\](?:T\([\d,]+\))?)", rest):
+    return tuple(_ids(found[3]).reshape(int(found[1]), int(found[2]))[0].tolist())
+  if found := re.search(r"(?:replica_groups|source_target_pairs)=\{\{([\d,]+)\}", rest):
+    return tuple(int(device) for device in found[1].split(","))
+  return ()
+
+
+def _ids(text) -> np.ndarray:
+  """Of `[2,4]T(1,0)`, the numbers from 0 on, so shaped and transposed; of `0,2,1,3`, these."""
+  if not (found := re.match(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", text)):
+    return np.array([int(one) for one in re.findall(r"\d+", text)])
+  dims = [int(size) for size in found[1].split(",")]
+  order = [int(axis) for axis in found[2].split(",")] if found[2] else range(len(dims))
+  return np.arange(math.prod(dims)).reshape(dims).transpose(order).reshape(-1)
 
 
 def _bytes(shape) -> int:

@@ -3,162 +3,28 @@
 Will it fit, and what will it cost? Compiles the real train step for chips that are not here and
 reads what the compiler made. Nothing runs: times are estimates, their assumptions are printed. No
 data is needed: the shapes are the config's. TPUs (v5e, v5p, v6e) need requirements-tpu.txt, h100
-needs requirements-cuda.txt, cpu:8 needs nothing.
+needs requirements-cuda.txt, cpu:8 needs nothing. A compilation takes minutes.
+
+Where it does not fit, or chips exchange more than they compute, settings that may help are tried.
 """
 
 import argparse
-import dataclasses
-import math
+import collections
 import sys
-import tempfile
-import time
 
-import jax
-import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from train import chips, flags, flops, hlo, loop, optimizer, sharding, tasks
-from train.data import packing
-from train.step import make_eval_step, make_train_step
+from train import chips, flags
+from train.errors import UserError
+from train.estimate import KERNEL_SHARE, DoesNotFit, Plan, make
 
 MANY_PERMUTES = 100
 REPEATED = 8  # times a step, from which a collective is one that should have waited
-KERNEL_SHARE = 0.5  # of peak, that a fused attention kernel reaches
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-  """What a compiled train step takes, on each chip unless it says otherwise."""
-
-  topology: chips.Topology
-  mesh: dict[str, int]
-  parameters: int  # in all
-  weights: int  # bytes
-  moments: int  # bytes
-  batch: int  # bytes
-  temporaries: int  # bytes: activations, gradients, workspace
-  model_flops: int  # three times the forward pass
-  step_flops: int  # of matrix products outside of kernels, with what is computed twice
-  kernel_flops: int  # of attention kernels
-  moved: float  # bytes to and from memory, as XLA counts: loops once
-  program: hlo.Program
-  compile_seconds: float
-
-  @property
-  def memory(self) -> int:
-    return self.weights + self.moments + self.batch + self.temporaries
-
-  @property
-  def fits(self) -> bool:
-    return self.memory <= self.topology.chip.memory
-
-  @property
-  def wire_seconds(self) -> float:
-    return self.program.wire_bytes / self.topology.chip.wire
-
-  @property
-  def kernel_seconds(self) -> float:
-    return self.kernel_flops / (KERNEL_SHARE * self.topology.chip.flops)
-
-  @property
-  def cycle_seconds(self) -> float | None:
-    """By the compiler's cycles, kernels and wire added; None where it tells none."""
-    if not self.program.cycles:
-      return None
-    own = self.program.cycles / self.topology.chip.clock
-    return own + self.kernel_seconds + self.wire_seconds
-
-  @property
-  def roofline_seconds(self) -> float:
-    chip = self.topology.chip
-    computing = max(self.step_flops / chip.flops, self.moved / chip.bandwidth)
-    return computing + self.kernel_seconds + self.wire_seconds
-
-  @property
-  def seconds(self) -> float:
-    return self.cycle_seconds or self.roofline_seconds
-
-  @property
-  def mfu(self) -> float:
-    """Model FLOPs over what the chip could do in that time (Chowdhery et al. 2022, PaLM)."""
-    return self.model_flops / self.topology.chip.flops / self.seconds
-
-
-def make(cfg: ConfigDict, topology: chips.Topology) -> Plan:
-  """Compiles the train step of `cfg` for the topology. UserError where the config cannot be run on
-  it; what does not fit into the memory of a chip is no error."""
-  devices = chips.devices(topology)
-  mesh = sharding.make_mesh(cfg.mesh, devices)
-  cfg = without_data(cfg)
-  with tempfile.TemporaryDirectory() as folder:
-    task = tasks.build(cfg.task, folder)
-    tx, _ = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
-    graph, build, place = loop.blueprint(cfg, task, tx, mesh)
-    state = sharding.placed(jax.eval_shape(build), place)
-    batch = batch_of(task, cfg.batch_size)
-    batch = sharding.placed(batch, sharding.by_rows(batch, mesh))
-  step = make_train_step(task, graph, tx, microbatches=cfg.microbatches, seed=cfg.seed)
-  began = time.monotonic()
-  with sharding.kernels_over(mesh):
-    traced = step.trace(state, batch)
-    program = traced.lower().compile()
-  seconds = time.monotonic() - began
-  own = whole = forward_flops(cfg, task, tx, mesh, state, batch)
-  if cfg.model.attention_impl != "einsum":  # what kernels hide is seen without them
-    cfg.model.attention_impl = "einsum"
-    whole = forward_flops(cfg, task, tx, mesh, state, batch)
-  memory = program.memory_analysis()
-  costs = program.cost_analysis() or {}
-  share = 1 / mesh.size
-  return Plan(
-    topology=topology,
-    mesh=dict(mesh.shape),
-    parameters=sum(x.size for x in jax.tree.leaves(state["params"])),
-    weights=local_bytes(state["params"]),
-    moments=local_bytes(state["opt_state"]),
-    batch=local_bytes(batch),
-    temporaries=memory.temp_size_in_bytes,
-    model_flops=3 * whole * share,
-    step_flops=flops.count(traced.jaxpr, mesh.size) * share,
-    kernel_flops=3 * (whole - own) * share,
-    moved=costs.get("bytes accessed", 0.0),
-    program=hlo.read(program.as_text()),
-    compile_seconds=seconds,
-  )
-
-
-def without_data(cfg: ConfigDict) -> ConfigDict:
-  """The same shapes from a stand-in for the data, and for the vocabulary made of them."""
-  cfg = ConfigDict(cfg.to_dict())
-  for section in (cfg.task, *cfg.task.get("parts", {}).values()):
-    if "data" in section:
-      section.data = ConfigDict(dict(name="blank"))
-  cfg.model.vocab_size = cfg.model.vocab_size or cfg.task.tokenizer.get("vocab_size", 256)
-  return cfg
-
-
-def batch_of(task, rows: int) -> dict[str, np.ndarray]:
-  """A batch of empty rows."""
-  items = task.items("train")
-  start = {"start": items.start} if task.target_len else {}
-  sizes = dict(source_len=task.source_len, target_len=task.target_len)
-  return packing.fill([[]] * rows, {}, extras=items.extras, **sizes, **start)
-
-
-def local_bytes(tree) -> int:
-  """What a device holds of it."""
-  return sum(
-    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
-  )
-
-
-def forward_flops(cfg, task, tx, mesh, state, batch) -> int:
-  """FLOPs of the forward pass, all devices together."""
-  step = make_eval_step(task, loop.blueprint(cfg, task, tx, mesh)[0])
-  with sharding.kernels_over(mesh):
-    return flops.count(step.trace(state["params"], batch).jaxpr, mesh.size)
+WIRE_SHARE = 0.5  # of the time that is computed; beyond, the wire dominates
+LISTED = 8  # collectives
+LARGE = 3e9  # parameters, from which programs of all layers take too long to compile
 
 
 def warnings(plan: Plan, cfg) -> list[str]:
@@ -184,6 +50,51 @@ def warnings(plan: Plan, cfg) -> list[str]:
   return found
 
 
+def knobs(cfg: ConfigDict, count: int, parameters: float) -> list[dict]:
+  """Changes of the config that may make it fit or exchange less, each one to be tried."""
+  full = {} if cfg.model.remat == "full" else {"model.remat": "full"}
+  deep = {} if parameters < LARGE or cfg.model.scan_layers else {"model.scan_layers": True}
+  split = {"mesh.data": 1, "mesh.fsdp": count, "mesh.tensor": 1}
+  alone = {"mesh.data": count, "mesh.fsdp": 1, "mesh.tensor": 1}
+  found = [full | deep, {"microbatches": 4 * cfg.microbatches}, alone, split, split | full | deep]
+  if cfg.mesh.tensor > 1 and not cfg.mesh.sequence:
+    found.append({"mesh.sequence": True})
+  return [change for change in found if change and changed(cfg, change) != cfg]
+
+
+def changed(cfg: ConfigDict, change: dict) -> ConfigDict:
+  cfg = ConfigDict(cfg.to_dict())
+  cfg.update_from_flattened_dict(change)
+  return cfg
+
+
+def told(change: dict) -> str:
+  return " ".join(f"--config.{key}={value}" for key, value in change.items()) or "as it is"
+
+
+def try_knobs(cfg, topology, parameters, first, console):
+  """What each of `knobs` comes to, told as soon as it is known; `first` is a plan, or an error."""
+  console.print("Settings that may help, each compiled (Ctrl-C leaves):")
+
+  def tell(change, result):
+    if isinstance(result, Exception):
+      found = str(result)
+    else:
+      fits = "fits" if result.fits else "does not fit"
+      found = (
+        f"{fits}: {result.memory / 1e9:.1f} GB, {1e3 * result.seconds:.0f} ms,"
+        f" of it wire {1e3 * result.wire_seconds:.0f}, MFU {result.mfu:.1%}"
+      )
+    console.print(f"  {told(change)}: {found}")
+
+  tell({}, first)
+  for change in knobs(cfg, topology.count, parameters):
+    try:
+      tell(change, make(changed(cfg, change), topology))
+    except UserError as error:  # not every mesh divides every config
+      tell(change, error)
+
+
 def show(plan: Plan, notes: list[str], console: Console) -> None:
   """The plan as tables."""
   chip, program = plan.topology.chip, plan.program
@@ -192,18 +103,14 @@ def show(plan: Plan, notes: list[str], console: Console) -> None:
     f"{plan.parameters / 1e6:,.1f}M parameters on {plan.topology.name} ({mesh}), compiled in"
     f" {plan.compile_seconds:.0f} s"
   )
-  memory = Table("memory of a chip", "GB", title_justify="left")
+  memory = Table("memory of a chip", "GB")
   for name in ("weights", "moments", "batch", "temporaries"):
     memory.add_row(name, f"{getattr(plan, name) / 1e9:.3f}")
-  told = "fits" if plan.fits else "DOES NOT FIT"
-  memory.add_row(f"in all, {told}", f"{plan.memory / 1e9:.3f} of {chip.memory / 1e9:.0f}")
+  fits = "fits" if plan.fits else "DOES NOT FIT"
+  memory.add_row(f"in all, {fits}", f"{plan.memory / 1e9:.3f} of {chip.memory / 1e9:.0f}")
   console.print(memory)
-  wire = Table("collectives of a step", "times", "MB", "the largest stems from")
-  for kind in hlo.KINDS:
-    if times := program.count(kind):
-      largest = max((one for one in program.collectives if one.kind == kind), key=lambda x: x.bytes)
-      wire.add_row(kind, str(times), f"{program.bytes(kind) / 1e6:,.1f}", largest.origin)
-  console.print(wire)
+  if program.collectives:
+    console.print(exchanged(plan))
   cost = Table("a step on a chip", "", "by")
   cost.add_row("model", f"{plan.model_flops / 1e12:.3f} TFLOP", "3 x forward, nothing masked out")
   computed = (plan.step_flops + plan.kernel_flops) / 1e12
@@ -214,22 +121,81 @@ def show(plan: Plan, notes: list[str], console: Console) -> None:
       f"{1e3 * plan.kernel_seconds:.1f} ms",
       f"{sum(program.kernels.values())} calls at {KERNEL_SHARE:.0%} of peak",
     )
-  cost.add_row(
-    "wire", f"{1e3 * plan.wire_seconds:.1f} ms", f"rings at {chip.wire / 1e9:.0f} GB/s, no overlap"
-  )
+  speeds = f"rings at {chip.wire / 1e9:.0f} GB/s, no overlap"
+  if program.between_slices:
+    speeds += f"; {program.between_slices / 1e6:.0f} MB between slices at {chip.network / 1e9:.1f}"
+  cost.add_row("wire", f"{1e3 * plan.wire_seconds:.1f} ms", speeds)
   if plan.cycle_seconds:
-    own = 1e3 * program.cycles / chip.clock
-    cost.add_row("compiler's cycles", f"{own:.1f} ms", f"at {chip.clock / 1e9:.2f} GHz")
+    cost.add_row(
+      "compiler's cycles", f"{1e3 * plan.cycle_seconds:.1f} ms", f"at {chip.clock / 1e9:.2f} GHz"
+    )
   cost.add_row(
     "roofline",
     f"{1e3 * plan.roofline_seconds:.1f} ms",
-    f"{chip.flops / 1e12:.0f} TFLOP/s, {chip.bandwidth / 1e9:,.0f} GB/s, wire and kernels added",
+    f"the longer of {chip.flops / 1e12:.0f} TFLOP/s and {chip.bandwidth / 1e9:,.0f} GB/s; loops"
+    " move bytes once",
   )
-  best = "cycles, kernels and wire" if plan.cycle_seconds else "the roofline"
+  best = "cycles, kernels and wire" if plan.cycle_seconds else "roofline, kernels and wire"
   cost.add_row("estimate", f"{1e3 * plan.seconds:.1f} ms, MFU {plan.mfu:.1%}", best)
   console.print(cost)
   for note in notes:
     console.print(f"note: {note}")
+
+
+def exchanged(plan: Plan) -> Table:
+  """What chips exchange: how, along which axes of the mesh, and where it comes from."""
+  groups = collections.defaultdict(list)
+  for one, times in plan.program.collectives.items():
+    groups[one.kind, one.axes(plan.mesh)].append((one.bytes * times, times, one.origin))
+  table = Table("collectives of a step", "along", "times", "MB", "most of it from")
+  ordered = sorted(groups.items(), key=lambda item: -sum(size for size, *_ in item[1]))
+  for (kind, axes), found in ordered[:LISTED]:
+    size, times = sum(size for size, *_ in found), sum(times for _, times, _ in found)
+    by_origin = collections.Counter()
+    for part, _, origin in found:
+      by_origin[origin.removeprefix("jit(train_step)/")] += part
+    (origin, _), *_ = by_origin.most_common(1)
+    table.add_row(kind, " ".join(axes), str(times), f"{size / 1e6:,.1f}", origin)
+  return table
+
+
+def weak_scaling(plan: Plan, rows: int) -> Table:
+  """The same work on each chip, 1 to 4,096 of them, on paper.
+
+  The axis data grows, the others stay; what goes along it is sent in longer rings, and between
+  slices at the network's speed. UserError for a plan that shows no such exchange.
+  """
+  if plan.mesh["data"] < 2 or plan.program.between_slices:
+    raise UserError("--table wants a mesh of one slice with mesh.data of 2 or more")
+  chip = plan.topology.chip
+  others = plan.mesh["fsdp"] * plan.mesh["tensor"]
+  table = Table("chips", "rows a step", "wire, ms", "a step, ms", "efficiency", "if all overlaps")
+  first = None
+  for chips_in_all in (4**power for power in range(7)):
+    if chips_in_all % others:
+      continue
+    data = chips_in_all // others
+    slices = max(1, chips_in_all // chip.slice)
+    inside = between = 0.0
+    for one, times in plan.program.collectives.items():
+      if "data" not in one.axes(plan.mesh):
+        inside += times * one.wire_bytes
+        continue
+      group = one.group // plan.mesh["data"] * data // slices
+      inside += times * one.sent_among(group)
+      between += times * 2 * (slices - 1) / slices * one.bytes / group
+    wire = inside / chip.wire + between / chip.network
+    seconds, overlapped = plan.computing_seconds + wire, max(plan.computing_seconds, wire)
+    first = first or seconds
+    table.add_row(
+      f"{chips_in_all:,}",
+      f"{rows // plan.mesh['data'] * data:,}",
+      f"{1e3 * wire:.1f}",
+      f"{1e3 * seconds:.1f}",
+      f"{first / seconds:.1%}",
+      f"{min(1.0, first / overlapped):.1%}",
+    )
+  return table
 
 
 def main(argv):
@@ -237,12 +203,32 @@ def main(argv):
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("--topology", default="v5e:2x2")
+  parser.add_argument("--topology", default="v5e:2x2", help="v5e:4x4, v5p:4x4x4, h100:8, cpu:8")
+  parser.add_argument("--slices", type=int, default=1, help="of a TPU, joined by a network")
+  parser.add_argument("--mesh", default="", help="short for --config.mesh: data=4,fsdp=2,tensor=2")
+  parser.add_argument("--table", action="store_true", help="weak scaling to 4,096 chips, on paper")
+  parser.add_argument("--as_it_is", action="store_true", help="try no other settings")
   args = parser.parse_args(rest)
-  topology = chips.parse(args.topology)
+  cfg = flags.override(cfg, [f"mesh.{word}" for word in args.mesh.split(",") if word])
+  topology = chips.parse(args.topology, args.slices)
+  chips.prepare(topology)
   console = Console(width=None if sys.stdout.isatty() else 110)
-  plan = make(cfg, topology)
+  try:
+    plan = make(cfg, topology)
+  except DoesNotFit as error:
+    console.print(f"on {topology.name} it DOES NOT FIT: {error}")
+    if args.as_it_is:
+      raise
+    try_knobs(cfg, topology, LARGE, error, console)
+    return
   show(plan, warnings(plan, cfg), console)
+  if args.table:
+    console.print(weak_scaling(plan, cfg.batch_size))
+    within = f"{plan.topology.chip.slice} chips a slice"
+    console.print(f"a step = computed as above + wire; {within}; batches grow along data")
+  dominated = plan.wire_seconds > WIRE_SHARE * plan.computing_seconds
+  if not args.as_it_is and (dominated or not plan.fits):
+    try_knobs(cfg, topology, plan.parameters, plan, console)
 
 
 if __name__ == "__main__":

@@ -92,3 +92,46 @@ def test_sizes_of_what_begins_and_of_parts(text, kind, size, group):
   program = hlo.read("ENTRY %main (p: f32[2]) -> f32[2] {\n" + text + "\n}\n")
   (one,) = program.collectives
   assert (one.kind, one.bytes, one.group) == (kind, size, group)
+
+
+@pytest.mark.parametrize(
+  "groups, devices, axes",
+  [
+    ("{{0,4},{1,5},{2,6},{3,7}}", (0, 4), ("data",)),
+    ("[2,4]<=[8]", (0, 1, 2, 3), ("tensor",)),
+    ("[4,2]<=[2,4]T(1,0)", (0, 4), ("data",)),
+    ("[1,8]<=[8]", tuple(range(8)), ("data", "tensor")),
+    ("mesh['a'=2,'b'=4] {'a'}", (0, 4), ("data",)),
+    ("mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a'}", (0, 1, 2, 3), ("tensor",)),
+    ("{}", tuple(range(8)), ("data", "tensor")),
+  ],
+)
+def test_groups_are_axes_of_the_mesh(groups, devices, axes):
+  line = f"  %s = f32[4]{{0}} all-reduce(f32[4]{{0}} %a), replica_groups={groups}, to_apply=%add"
+  head = "HloModule m, num_partitions=8\n\nENTRY %main (p: f32[2]) -> f32[2] {\n"
+  (one,) = hlo.read(f"{head}{line}\n}}\n").collectives
+  assert one.devices == devices
+  assert one.axes(dict(data=2, fsdp=1, tensor=4)) == axes
+
+
+def test_what_a_tpu_does_beside_others_is_one_collective():
+  """As libtpu 0.0.52 writes it: a part of the gather in each of three fusions, and a sum of which
+  each keeps its part."""
+  gather = (
+    "  %g{0} = bf16[8,256]{{1,0}} all-gather(%p), channel_id=5, replica_groups={{{{0,1}}}},"
+    ' frontend_attributes={{chain_id="0"}}'
+  )
+  text = "HloModule m, num_partitions=2\n"
+  for i in range(3):
+    text += f"\n%part.{i} (p: bf16[8,128]) -> bf16[8,256] {{\n{gather.format(i)}\n}}\n"
+  text += (
+    "\n%all-reduce-scatter.1 (p: f32[8]) -> f32[4] {\n"
+    "  %r = f32[8]{0} all-reduce(%p), channel_id=6, replica_groups={{0,1}}, to_apply=%add\n}\n"
+    "\nENTRY %main (p: bf16[8,128]) -> bf16[8,256] {\n"
+  )
+  text += "".join(f"  %f{i} = bf16[8,256] fusion(%p), calls=%part.{i}\n" for i in range(3))
+  text += "  %f = f32[4] fusion(%p), kind=kCustom, calls=%all-reduce-scatter.1\n}\n"
+  program = hlo.read(text)
+  assert (program.count("all-gather"), program.bytes("all-gather")) == (1, 8 * 256 * 2)
+  assert (program.count("reduce-scatter"), program.bytes("reduce-scatter")) == (1, 8 * 4)
+  assert program.count("all-reduce") == 0

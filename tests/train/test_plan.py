@@ -1,11 +1,14 @@
 """A plan without data or chips: shapes, sizes and FLOPs counted in two ways."""
 
+import dataclasses
+import io
+
 import jax
 import jax.numpy as jnp
 import pytest
 from rich.console import Console
 
-from train import chips, flags, flops, plan
+from train import chips, estimate, flags, flops, hlo, plan
 from train.errors import UserError
 
 B, D, H = 4, 8, 16
@@ -66,7 +69,7 @@ def test_a_plan_of_a_pre_training_counts_what_the_config_says(remat):
   """The sizes are written out here from the config; the data it names are not there."""
   changes = ["mesh.fsdp=8", "mesh.data=1", f"model.remat={remat}", "model.dropout=0.0"]
   cfg = flags.load("configs/mlm.py:small,data=/nowhere", changes)
-  made = plan.make(cfg, chips.parse("cpu:8"))
+  made = estimate.make(cfg, chips.parse("cpu:8"))
   dim, mlp, layers, words = cfg.model.dim, cfg.model.mlp_dim, cfg.model.encoder_layers, 400
   attention, feed_forward = 4 * (dim**2 + dim), 2 * dim * mlp + dim + mlp
   block = attention + feed_forward + 4 * dim
@@ -90,8 +93,102 @@ def test_a_plan_of_a_pre_training_counts_what_the_config_says(remat):
 
 def test_what_does_not_fit_is_said():
   cfg = flags.load("configs/scan.py:small", ["model.scan_layers=True"])
-  made = plan.make(cfg, chips.parse("cpu:8"))
+  made = estimate.make(cfg, chips.parse("cpu:8"))
   small = made.topology._replace(chip=made.topology.chip._replace(memory=1000))
   assert made.fits
-  assert not plan.dataclasses.replace(made, topology=small).fits
+  assert not dataclasses.replace(made, topology=small).fits
   assert any("without model.remat" in note for note in plan.warnings(made, cfg))
+
+
+# What may help
+
+
+def test_knobs_change_something_and_keep_the_batch():
+  cfg = flags.load("configs/wmt14.py:data_dir=/nowhere", ["mesh.tensor=2"])
+  found = plan.knobs(cfg, 8, 1e8)
+  assert {"mesh.sequence": True} in found
+  assert {"model.remat": "full"} in found
+  assert {"microbatches": 4} in found
+  for change in found:
+    other = plan.changed(cfg, change)
+    assert other != cfg
+    assert (other.batch_size, other.model.dim) == (cfg.batch_size, cfg.model.dim)
+  done = flags.load("configs/wmt14.py:data_dir=/nowhere", ["model.remat=full", "mesh.fsdp=8"])
+  done = plan.changed(done, {"mesh.data": 1})
+  assert {"mesh.data": 1, "mesh.fsdp": 8, "mesh.tensor": 1} not in plan.knobs(done, 8, 1e8)
+
+
+def test_settings_that_may_help_are_tried_and_told(monkeypatch):
+  """One that cannot be run is told too, and does not end the list."""
+  cfg = flags.load("configs/scan.py:small")
+  topology = chips.parse("cpu:8")
+  first = estimate.DoesNotFit(topology, 30e9)
+
+  def make(cfg, topology):
+    if cfg.microbatches > 1:
+      raise UserError("no such batch")
+    return made
+
+  made = estimate.make(cfg, topology)
+  monkeypatch.setattr(plan, "make", make)
+  console = Console(width=200, file=io.StringIO())
+  plan.try_knobs(cfg, topology, made.parameters, first, console)
+  told = console.file.getvalue()
+  assert "as it is: needs 30.0 GB of the 24 of a chip" in told
+  assert "--config.microbatches=4: no such batch" in told
+  assert f"--config.model.remat=full: fits: {made.memory / 1e9:.1f} GB" in told
+
+
+# Weak scaling
+
+
+def exchanging(*collectives, data=2, fsdp=1, tensor=1):
+  """A plan of a millisecond's computing that exchanges these."""
+  topology = chips.parse(f"v5e:2x{data * fsdp * tensor // 2}")
+  program = hlo.Program(cycles=int(1e-3 * topology.chip.clock))
+  for one in collectives:
+    program.collectives[one] += 1
+  numbers = dict.fromkeys(
+    ("parameters", "weights", "moments", "batch", "temporaries", "model_flops", "step_flops"), 0
+  )
+  return estimate.Plan(
+    topology=topology,
+    mesh=dict(data=data, fsdp=fsdp, tensor=tensor),
+    kernel_flops=0,
+    moved=0.0,
+    program=program,
+    compile_seconds=0.0,
+    **numbers,
+  )
+
+
+def cells(table):
+  return [[str(cell) for cell in column.cells] for column in table.columns]
+
+
+def test_weak_scaling_lengthens_the_rings_of_the_axis_data_alone():
+  """By hand: a ring of n sends 2 (n - 1) / n of what it sums."""
+  gradients = hlo.Collective("all-reduce", int(90e6), (0, 2), "gradients")  # along data
+  states = hlo.Collective("all-reduce", int(45e6), (0, 1), "states")  # along tensor
+  table = plan.weak_scaling(exchanging(gradients, states, data=2, tensor=2), rows=8)
+  chips_in_all, rows, wire, step, efficiency, _ = cells(table)
+  assert chips_in_all == ["4", "16", "64", "256", "1,024", "4,096"]
+  assert rows == ["8", "32", "128", "512", "2,048", "8,192"]
+  at_90_gb_s = [0.5 + 2 * (n - 1) / n for n in (2, 8, 32, 128)]
+  assert wire[:4] == [f"{ms:.1f}" for ms in at_90_gb_s]
+  assert step[0] == f"{1 + at_90_gb_s[0]:.1f}"
+  assert efficiency[3] == f"{(1 + at_90_gb_s[0]) / (1 + at_90_gb_s[3]):.1%}"
+  # four slices: each chip of a slice hands its 128th of the sum over, 2 x 3/4 times, at 3.125 GB/s
+  between = 2 * 3 / 4 * 90e6 / 128 / 3.125e9
+  assert wire[4] == f"{at_90_gb_s[3] + 1e3 * between:.1f}"
+
+
+def test_weak_scaling_wants_an_axis_that_can_grow():
+  with pytest.raises(UserError, match=r"mesh\.data of 2 or more"):
+    plan.weak_scaling(exchanging(data=1, fsdp=2), rows=8)
+
+
+def test_slices_are_of_tpus():
+  assert chips.parse("v5e:4x4", 3).count == 48
+  with pytest.raises(UserError, match="--slices 2"):
+    chips.parse("h100:8", 2)

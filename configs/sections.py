@@ -163,6 +163,40 @@ ENCODER = dict(
   embedding_norm=True,
   init_std=0.05,  # BERT's 0.02 is for 768 wide: here attention stays flat for 400 steps with it
 )
+# Devlin et al. 2019, base.
+BERT = dict(
+  dim=768,
+  num_heads=12,
+  mlp_dim=3072,
+  encoder_layers=12,
+  decoder_layers=0,
+  activation="gelu",
+  norm_eps=1e-12,
+  embedding_norm=True,
+  positions="learned",
+  embed_scale=False,
+  init_std=0.02,
+  attention_dropout=0.1,
+  dtype="bfloat16",
+)
+# Raffel et al. 2020, base. Theirs has words of deviation 1 and scales logits down; here words are
+# scaled up, which is the same function.
+T5 = dict(
+  dim=768,
+  num_heads=12,
+  head_dim=64,
+  mlp_dim=3072,
+  encoder_layers=12,
+  decoder_layers=12,
+  norm="rms",
+  norm_position="pre",
+  norm_eps=1e-6,
+  bias=False,
+  positions="relative",
+  attention_dropout=0.1,
+  activation_dropout=0.1,
+  dtype="bfloat16",
+)
 SMALL = dict(dim=32, num_heads=4, mlp_dim=64)
 
 # None: optax's default. rates: ((pattern, factor), ...), the learning rate of the weights whose

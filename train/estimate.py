@@ -148,12 +148,17 @@ def compiled(lowered, topology):
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
-    units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-    # libtpu 0.0.52 says either, after different passes
-    told = r"Used ([\d.]+)([KMGT]) of|\(([\d.]+)([KMGT])\) exceeds available"
-    found = [one for one in (re.search(told, str(error)) or [""])[1:] if one]
-    needed = float(found[0]) * units[found[1]] if found else math.nan
-    raise DoesNotFit(topology, needed) from error
+    raise DoesNotFit(topology, needed(str(error))) from error
+
+
+def needed(text: str) -> float:
+  """Bytes that XLA says it would have needed; NaN if it does not."""
+  units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+  # libtpu 0.0.52 says either, after different passes
+  for told in (r"Used ([\d.]+)([KMGT]) of", r"\(([\d.]+)([KMGT])\) exceeds available"):
+    if found := re.search(told, text):
+      return float(found[1]) * units[found[2]]
+  return math.nan
 
 
 def without_data(cfg: ConfigDict) -> ConfigDict:

@@ -75,12 +75,13 @@ class Meeting:
         except (OSError, ValueError, KeyError):  # a stranger, or one that has gone already
           line.close()
           continue
+        wrong = None
         if count != self.count or index not in range(1, self.count):
-          _send(line, dict(error=f"process 0 has --process_count={self.count}"))
-          line.close()
-          continue
-        if index in self.lines:
-          _send(line, dict(error=f"there is a process {index} already"))
+          wrong = f"process 0 has --process_count={self.count}"
+        elif index in self.lines:
+          wrong = f"there is a process {index} already"
+        if wrong:
+          _send(line, dict(error=wrong))
           line.close()
           continue
         self.lines[index], self.names[index] = line, host

@@ -4,6 +4,8 @@ The model knows nothing of this: a weight is placed by its path. The optimizer's
 path of their weight and so land beside it.
 """
 
+import functools
+import math
 import re
 
 import jax
@@ -161,19 +163,26 @@ def laid_over(mesh, sequence=False):
   between matrices is split along the row's tokens over the axis tensor (Korthikanti et al. 2022,
   sequence parallelism)."""
   rows, tensor = ("data", "fsdp"), mesh.shape["tensor"]
-  parts = mesh.shape["data"] * mesh.shape["fsdp"]
+
+  def move(x, there, back):
+    """`x` as `there`, its gradient as `back` says, where the sizes divide."""
+    there, back = (
+      NamedSharding(
+        mesh, P(*(axis if _divides(mesh, axis, n) else None for axis, n in zip(spec, x.shape)))
+      )
+      for spec in (there, back)
+    )
+    return _moved(x, there, back)
 
   def lie(name, x):
     if name == "table":
-      spec = P("tensor" if x.shape[0] % tensor == 0 else None, None)
-    elif x.shape[0] % parts == 0:
-      axis = {"between": 1 if sequence else None, "within": 2, "read": None}[name]
-      if axis and x.shape[axis] % tensor:
-        axis = None
-      spec = P(rows, *("tensor" if i == axis else None for i in range(1, x.ndim)))
-    else:  # fewer rows than devices, in decoding
+      return move(x, ("tensor", None), ("tensor", "fsdp"))
+    if not _divides(mesh, rows, x.shape[0]):  # fewer rows than devices, in decoding
       return x
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+    whole, split = (rows, None, None), (rows, "tensor" if sequence else None, None)
+    within = (rows, None, "tensor", *(None,) * (x.ndim - 3))
+    ways = {"read": (whole, split), "between": (split, split), "within": (within, within)}
+    return move(x, *ways[name])
 
   def spread(kernel):
     def over_devices(*arrays):
@@ -189,10 +198,30 @@ def laid_over(mesh, sequence=False):
     return over_devices
 
   def gather(name, x):  # where it is multiplied with, for as long (Rajbhandari et al. 2020, ZeRO-3)
-    spec = P(*(None if axis == "fsdp" else axis for axis in rule_of(name, x)))
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+    spec = rule_of(name, x)
+    return move(x, tuple(None if axis == "fsdp" else axis for axis in spec), spec)
 
   return hooks.use(spread, lie, gather if mesh.shape["fsdp"] > 1 else None)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _moved(x, there, back):
+  """`x`, laid `there`; its gradient is laid `back`. Without that a weight's gradient would be
+  summed whole on each device before each takes its part."""
+  del back
+  return jax.lax.with_sharding_constraint(x, there)
+
+
+_moved.defvjp(
+  lambda x, there, back: (_moved(x, there, back), None),
+  lambda there, back, _, gradient: (jax.lax.with_sharding_constraint(gradient, back),),
+)
+
+
+def _divides(mesh, axis, size) -> bool:
+  """Whether the devices along an axis, along several or along None share so many evenly."""
+  axes = axis if isinstance(axis, tuple) else (axis,) if axis else ()
+  return size % math.prod(mesh.shape[one] for one in axes) == 0
 
 
 def fetch(tree):

@@ -231,6 +231,19 @@ def test_attention_without_biases_is_the_textbooks():
   np.testing.assert_allclose(attend(ours, bias), attend_in_loops(ours, bias), atol=5e-6)
 
 
+def test_the_gradient_of_the_softmax_is_autodiffs_and_keeps_half_as_much():
+  rng = np.random.default_rng(0)
+  logits, up = (jnp.asarray(rng.normal(size=(2, 3, 17)), jnp.float32) for _ in range(2))
+  found, back = jax.vjp(lambda x: layers.softmax(x, jnp.float32), logits)
+  want, autodiff = jax.vjp(jax.nn.softmax, logits)
+  np.testing.assert_array_equal(found, want)
+  np.testing.assert_allclose(back(up)[0], autodiff(up)[0], atol=1e-7)
+  half, back = jax.vjp(lambda x: layers.softmax(x, jnp.bfloat16), logits)
+  np.testing.assert_array_equal(half, want.astype(jnp.bfloat16))
+  np.testing.assert_allclose(back(up.astype(jnp.bfloat16))[0], autodiff(up)[0], atol=4e-3)
+  assert sum(x.nbytes for x in jax.tree.leaves(back)) == logits.nbytes // 2
+
+
 def test_attention_dropout_drops_weights_after_the_softmax():
   ours, key = attention(2, dropout=0.4), jax.random.key(1)
   bias, drop = biases()[0], np.asarray(layers.dropout(jnp.ones((B, H, T, S)), 0.4, key))

@@ -136,6 +136,24 @@ def test_a_run_goes_on_with_other_devices_otherwise_used(alone, tmp_path):
   assert run.losses() == pytest.approx(alone, rel=1e-4)
 
 
+def test_processes_find_each_other_in_the_environment_of_slurm(tmp_path):
+  """As `srun --ntasks=2` sets it; a real SLURM was not there to try."""
+  job = dict(SLURM_JOB_ID=str(os.getpid()), SLURM_STEP_NODELIST="localhost", SLURM_NTASKS="2")
+  command = [sys.executable, "-m", "train.main", f"--workdir={tmp_path / 'run'}", *RUN]
+  command += ["--coordinator=auto", "--start_timeout=200"]
+  running = []
+  for index in map(str, range(2)):
+    own = dict(SLURM_PROCID=index, SLURM_LOCALID=index, JAX_NUM_CPU_DEVICES="2", XLA_FLAGS="")
+    with open(tmp_path / f"{index}.txt", "w", encoding="utf-8") as file:
+      running.append(
+        subprocess.Popen(command, stdout=file, stderr=file, env=dict(os.environ, **job, **own))
+      )
+  statuses = [process.wait(300) for process in running]
+  texts = [(tmp_path / f"{index}.txt").read_text(encoding="utf-8") for index in range(2)]
+  assert statuses == [0, 0], texts
+  assert "4 devices, starting before step 0 of 12" in texts[0]
+
+
 def test_one_that_fails_ends_at_once_and_so_does_the_other(tmp_path):
   """Its own error is the last thing it says; jax would wait for the others first."""
   run = Processes(tmp_path, 2, odd=["--workdir=/dev/null/none"])  # where it can write nothing

@@ -41,6 +41,15 @@ def warnings(plan: Plan, cfg) -> list[str]:
       f"{big[0].kind} of {big[0].bytes / 1e6:.0f} MB {program.collectives[big[0]]} times a step"
       f" ({big[0].origin}): once a chunk or microbatch, where once would do"
     )
+  along = {"all-reduce": 0.0, "all-gather": 0.0}
+  for one, times in program.collectives.items():
+    if one.kind in along and one.axes(plan.mesh) == ("fsdp",):
+      along[one.kind] += one.bytes * times
+  if plan.topology.chip.largest and along["all-reduce"] > along["all-gather"] / 4 > 0:
+    found.append(
+      "gradients are summed whole along fsdp before each chip takes its part: a TPU's compiler does"
+      " so for parts of fewer than 8 rows or 128 columns; a smaller mesh.fsdp has larger parts"
+    )
   if cfg.model.scan_layers and cfg.model.remat == "none":
     found.append("model.scan_layers without model.remat: activations of all layers are stacked")
   if program.random_bits:

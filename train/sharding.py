@@ -175,8 +175,8 @@ def laid_over(mesh, sequence=False):
     return _moved(x, there, back)
 
   def lie(name, x):
-    if name == "table":
-      return move(x, ("tensor", None), ("tensor", "fsdp"))
+    if name == "table":  # its gradient too: scattered along D it would gather all activations'
+      return move(x, ("tensor", None), ("tensor", None))
     if not _divides(mesh, rows, x.shape[0]):  # fewer rows than devices, in decoding
       return x
     whole, split = (rows, None, None), (rows, "tensor" if sequence else None, None)

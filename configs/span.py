@@ -3,7 +3,7 @@
 Denoising with an encoder-decoder (Raffel et al. 2020) of about 10 million parameters on the texts
 of a folder or glob; the last fiftieth of each file is held out. init=RUN (or hf:DIR, a T5) goes on
 from another encoder-decoder, its model and tokenizer. size=base, large, 3b and 11b are T5's, with
-batches of 2,048 rows of 512 tokens, the largest two with weights split over all devices (not run
+batches of 2,048 rows of 512 tokens, the largest two with weights split over 32 devices (not run
 here: for train.plan and accelerators).
 Arguments: data=PATH, size=mini|base|large|3b|11b, init=RUN,
 style=spans|iid|drop|mask|bert|deshuffle|prefix (their tables 4 to 7), rate=, mean_span=, steps=,
@@ -69,7 +69,9 @@ def get_config(arg=""):
       mean_span=arg.mean_span,
     ),
     optimizer=dict(name="adafactor") if wide else sections.ADAMW,
-    mesh=common.MESH | (dict(data=1, fsdp=-1) if huge else {}),
+    # over more devices a weight's parts have fewer than a TPU's 8 rows, and their gradients are not
+    # scattered: on v5e:16x16 the step takes 1.3 times as long (README, "On paper")
+    mesh=common.MESH | (dict(fsdp=32) if huge and not arg.small else {}),
     schedule=dict(name="linear", peak=arg.peak, warmup_steps=5 if arg.small else 100, final=0.0),
     evaluate=dict(split="validation", every=every, decode_every=0, decode_examples=0),
     checkpoint=common.checkpoints(every, keep_latest=1),

@@ -22,7 +22,7 @@ from train.optimizer import path_name
 from train.paths import cache_dir
 from train.workdir import load_config
 
-INTERRUPTED = 130  # exit status after Ctrl-C, as shells count it
+INTERRUPTED, TERMINATED = 130, 143  # exit status after Ctrl-C and SIGTERM, as shells count
 
 
 def run(main) -> None:

@@ -10,7 +10,7 @@ from absl import logging
 from flax import nnx
 
 from train import checkpoint, evaluate, models, optimizer, peers, sharding, tasks
-from train.cli import checkpoint_policy
+from train.cli import INTERRUPTED, checkpoint_policy
 from train.data.batches import Batches, eval_batches
 from train.errors import UserError, choose
 from train.metrics import Meter, Patience
@@ -20,10 +20,11 @@ from train.writer import Writer, read_metrics
 PUT = {"jit": sharding.put, "pmap": sharding.put_by_device}
 
 
-def train(cfg, workdir) -> bool:
+def train(cfg, workdir) -> int:
   """Trains to `cfg.steps`, from the workdir's last checkpoint if there is one.
 
-  False if Ctrl-C ended it early (after saving).
+  Returns the exit status: 0, or cli.INTERRUPTED or cli.TERMINATED if Ctrl-C or SIGTERM ended it
+  early, after saving.
   """
   mesh = sharding.make_mesh(cfg.mesh)
   task = tasks.build(cfg.task, workdir.path)
@@ -35,9 +36,9 @@ def train(cfg, workdir) -> bool:
   batches = Batches(task.items("train"), layout, seed=cfg.seed, workers=cfg.workers)
   checkpoints = checkpoint.Checkpoints(workdir.path, **checkpoint_policy(cfg))
   with checkpoints, batches, sharding.laid_over(mesh, cfg.mesh.sequence):
-    start = checkpoints.latest or 0
+    start, meter = checkpoints.latest or 0, Meter(batches)
     if start:
-      state = checkpoints.restore(state, batches)
+      state = checkpoints.restore(state, meter)
     elif cfg.init_from.workdir:
       tasks.check_vocabulary(task, **cfg.init_from)
       state["params"] = checkpoint.init_from(state["params"], **cfg.init_from)
@@ -47,7 +48,7 @@ def train(cfg, workdir) -> bool:
         patience.add(line)
     if start >= cfg.steps or patience.over:
       logging.info("finished: %s has %d of %d steps%s", workdir.path, start, cfg.steps, patience)
-      return True
+      return 0
     put = choose(PUT, cfg.step, "step")
     train_step = make_train_step(
       task, graph, tx, microbatches=cfg.microbatches, seed=cfg.seed, how=cfg.step
@@ -73,12 +74,13 @@ def train(cfg, workdir) -> bool:
     writer = Writer(
       workdir.path, start, primary, total_steps=cfg.steps, tensorboard=cfg.tensorboard
     )
-    meter, stop, vote = Meter(batches), StopSignal(), peers.Vote(mesh)
+    stop, vote = StopSignal(), peers.Vote(mesh)
+    meter.begin()
     try:
       for step in range(start + 1, cfg.steps + 1):
         state, sums = train_step(state, put(next(batches), mesh))
         meter.add(sums)
-        last, stopping = step == cfg.steps, vote(stop.seen)
+        last, stopping = step == cfg.steps, vote(stop.status)
 
         if step % cfg.log_every == 0 or last:
           values = meter.values()
@@ -108,19 +110,20 @@ def train(cfg, workdir) -> bool:
             seconds = {"seconds": time.perf_counter() - began}
             writer.write(step, cfg.evaluate.split, scores | seconds)
           if saving or patience.over:
-            checkpoints.save(state, batches, scores)
+            checkpoints.save(state, meter, scores)
           go_on()
 
         if patience.over and not last:
           logging.info("stopped after step %d%s", step, patience)
           break
         if stopping and not last:
-          logging.info("interrupted: step %d is saved in %s", step, checkpoints.directory)
-          return False
+          told = "interrupted" if stopping == INTERRUPTED else "terminated"
+          logging.info("%s: step %d is saved in %s", told, step, checkpoints.directory)
+          return stopping
     finally:
       stop.close()
       writer.close()
-  return True
+  return 0
 
 
 def init(cfg, task, tx, mesh):
@@ -142,17 +145,18 @@ def blueprint(cfg, task, tx, mesh):
 
 
 class StopSignal:
-  """Ctrl-C once: finish the step, save, leave. Twice: leave at once."""
+  """Ctrl-C, or a cluster's SIGTERM: finish the step, save, leave. Ctrl-C twice: leave at once."""
 
   def __init__(self):
-    self.seen = False
-    self.before = signal.signal(signal.SIGINT, self._note)
+    self.status = 0  # to exit with
+    self.before = {one: signal.signal(one, self._note) for one in (signal.SIGINT, signal.SIGTERM)}
 
-  def _note(self, *_):
-    if self.seen:
+  def _note(self, number, _):
+    if self.status and number == signal.SIGINT:
       raise KeyboardInterrupt
-    self.seen = True
+    self.status = 128 + number
     logging.info("saving after this step; Ctrl-C again leaves at once")
 
   def close(self):
-    signal.signal(signal.SIGINT, self.before)
+    for one, handler in self.before.items():
+      signal.signal(one, handler)

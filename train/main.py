@@ -10,7 +10,7 @@ def main(argv):
   # Imported here: data workers import this module again, and need none of it.
   import jax
 
-  from train import cli, flags, loop, peers, workdir
+  from train import flags, loop, peers, workdir
   from train.errors import UserError
 
   if not argv or {"-h", "--help"} & set(argv):
@@ -30,7 +30,7 @@ def main(argv):
     devices = [str(device) for device in jax.devices()]
     primary = jax.process_index() == 0
     with workdir.open_run(args.workdir, cfg, command, devices, primary) as run:
-      return 0 if loop.train(cfg, run) else cli.INTERRUPTED
+      return loop.train(cfg, run)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 class Meter:
   """Collects `name -> (sum, weight)` of steps; `values` reports and starts a new window.
 
-  The sums are read one step late, so that the host never waits for the device.
+  The sums are read one step late, so that the host never waits for the device. A window that has
+  begun is part of the position that is saved: a run that goes on tells what it would have told.
   """
 
   def __init__(self, batches):
@@ -27,6 +28,22 @@ class Meter:
     before, self.pending = self.pending, sums
     if before is not None:
       self._read(before)
+
+  def get_state(self) -> dict:
+    """The position in the data and the window so far, fit for JSON."""
+    self._flush()
+    total = jax.tree.map(float, self.total or {})
+    return self.batches.get_state() | {"window": {name: list(pair) for name, pair in total.items()}}
+
+  def set_state(self, state) -> None:
+    """Goes on from there."""
+    self.batches.set_state(state)
+    window = state.get("window", {})  # checkpoints before 2026-11-26 have none
+    self.total = {name: tuple(map(np.float32, pair)) for name, pair in window.items()} or None
+
+  def begin(self):
+    """Starts the clock."""
+    self.started = time.perf_counter()
 
   def pause(self):
     """Stops the clock while something else than training runs; returns what starts it again."""

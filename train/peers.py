@@ -108,7 +108,8 @@ def _check_digests(config: str) -> None:
 
 
 class Vote:
-  """Whether any process says yes: the same answer at the same call in all of them, LAG calls late.
+  """The largest number any process says: the same answer at the same call in all of them, LAG calls
+  late.
 
   Ctrl-C reaches processes in different steps, and all have to save the same one.
   """
@@ -116,12 +117,14 @@ class Vote:
   def __init__(self, mesh):
     self.mesh = mesh
     self.asked: collections.deque[jax.Array] = collections.deque()
-    self.any = jax.jit(jnp.any, out_shardings=NamedSharding(mesh, P()))
+    self.most = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, P()))
 
-  def __call__(self, yes: bool) -> bool:
+  def __call__(self, number: int) -> int:
     if jax.process_count() == 1:
-      return yes
+      return number
     shape, split = (self.mesh.size,), NamedSharding(self.mesh, P(self.mesh.axis_names))
-    votes = jax.make_array_from_callback(shape, split, lambda index: np.full(shape, yes)[index])
-    self.asked.append(self.any(votes))
-    return len(self.asked) > LAG and bool(self.asked.popleft())
+    votes = jax.make_array_from_callback(
+      shape, split, lambda index: np.full(shape, number, np.int32)[index]
+    )
+    self.asked.append(self.most(votes))
+    return int(self.asked.popleft()) if len(self.asked) > LAG else 0

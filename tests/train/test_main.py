@@ -26,7 +26,7 @@ README = ROOT / "README.md"
 TINY = [
   "--config=configs/scan.py:small",
   "--config.steps=200",
-  "--config.log_every=1",
+  "--config.log_every=3",  # what is said after step 42 began before the checkpoint of step 40
   "--config.checkpoint.every=40",
   "--config.checkpoint.keep_latest=5",
   "--config.evaluate.every=40",
@@ -112,7 +112,7 @@ def test_killed_and_started_again_is_the_same_run(whole, tmp_path):
 
 def test_ctrl_c_saves_says_where_and_exits_130(whole, tmp_path):
   process = start(tmp_path)
-  when(reached(tmp_path, 50), process)
+  when(reached(tmp_path, 51), process)
   process.send_signal(signal.SIGINT)
   code, output = finish(process)
   assert code == 130, output
@@ -122,6 +122,17 @@ def test_ctrl_c_saves_says_where_and_exits_130(whole, tmp_path):
   assert code == 0, output
   # The interrupted step was saved outside the plan; the numbers are those of the whole run.
   assert_same_run(tmp_path, whole)
+
+
+def test_sigterm_saves_and_exits_143(tmp_path):
+  """What SLURM and Kubernetes send before they kill."""
+  process = start(tmp_path)
+  when(reached(tmp_path, 21), process)
+  process.send_signal(signal.SIGTERM)
+  code, output = finish(process)
+  assert code == cli.TERMINATED == 128 + signal.SIGTERM, output
+  (step,) = re.findall(r"terminated: step (\d+) is saved in", output)
+  assert saved(tmp_path, step)()
 
 
 def test_a_finished_run_says_so(whole):
@@ -139,7 +150,7 @@ def test_another_config_is_refused_and_the_difference_shown(whole):
 
 def test_a_run_in_use_is_refused(tmp_path):
   process = start(tmp_path)
-  when(reached(tmp_path, 1), process)
+  when(reached(tmp_path, 3), process)
   code, output = finish(start(tmp_path))
   process.kill()
   process.communicate()
@@ -152,7 +163,7 @@ def train_here(folder, *more):
   """Trains in this process, over its eight devices."""
   cfg, _ = flags.parse([*TINY, *more])
   with workdir.open_run(folder, cfg, ["test"]) as run:
-    assert loop.train(cfg, run)
+    assert loop.train(cfg, run) == 0
 
 
 def test_eight_devices_are_one(whole, tmp_path):

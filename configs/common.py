@@ -24,6 +24,7 @@ def run(*, steps: int, batch_size: int, log_every: int, task, model, optimizer, 
     step="jit",  # or pmap: data parallelism by hand
     microbatches=1,
     workers=0,
+    max_skipped=10,  # updates in a row that are not finite, after which a run stops; 0: never
     patience=0,  # stop after so many evaluations without a better checkpoint.best_metric; 0: never
     mesh=MESH,
     tensorboard=True,

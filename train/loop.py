@@ -13,7 +13,7 @@ from train import checkpoint, evaluate, models, optimizer, peers, sharding, task
 from train.cli import INTERRUPTED, checkpoint_policy
 from train.data.batches import Batches, eval_batches
 from train.errors import UserError, choose
-from train.metrics import Meter, Patience
+from train.metrics import Meter, Patience, Skipped
 from train.step import make_eval_step, make_predict_step, make_train_step
 from train.writer import Writer, read_metrics
 
@@ -36,7 +36,9 @@ def train(cfg, workdir) -> int:
   batches = Batches(task.items("train"), layout, seed=cfg.seed, workers=cfg.workers)
   checkpoints = checkpoint.Checkpoints(workdir.path, **checkpoint_policy(cfg))
   with checkpoints, batches, sharding.laid_over(mesh, cfg.mesh.sequence):
-    start, meter = checkpoints.latest or 0, Meter(batches)
+    primary = jax.process_index() == 0
+    meter = Meter(batches, Skipped(workdir.path, cfg.max_skipped, primary))
+    start = checkpoints.latest or 0
     if start:
       state = checkpoints.restore(state, meter)
     elif cfg.init_from.workdir:
@@ -70,7 +72,6 @@ def train(cfg, workdir) -> int:
       start,
       cfg.steps,
     )
-    primary = jax.process_index() == 0
     writer = Writer(
       workdir.path, start, primary, total_steps=cfg.steps, tensorboard=cfg.tensorboard
     )
@@ -79,7 +80,7 @@ def train(cfg, workdir) -> int:
     try:
       for step in range(start + 1, cfg.steps + 1):
         state, sums = train_step(state, put(next(batches), mesh))
-        meter.add(sums)
+        meter.add(step, sums)
         last, stopping = step == cfg.steps, vote(stop.status)
 
         if step % cfg.log_every == 0 or last:

@@ -1,11 +1,15 @@
 """What a run watches: sums of many steps, and whether evaluations still get better."""
 
+import json
+import pathlib
 import resource
 import time
 
 import jax
 import numpy as np
+from absl import logging
 
+from train.errors import UserError
 from train.step import means
 
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
@@ -18,28 +22,31 @@ class Meter:
   begun is part of the position that is saved: a run that goes on tells what it would have told.
   """
 
-  def __init__(self, batches):
-    self.batches, self.pending, self.compiles = batches, None, 0
+  def __init__(self, batches, skipped):
+    self.batches, self.skipped, self.pending, self.compiles = batches, skipped, None, 0
     jax.monitoring.register_event_duration_secs_listener(self._compiled)
     self._start()
 
-  def add(self, sums):
-    """Queues this step's sums and reads those of the step before, which the device has done."""
-    before, self.pending = self.pending, sums
+  def add(self, step, sums):
+    """Queues this step's sums and reads those of the step before, which the device has done.
+    UserError if too many updates in a row were skipped."""
+    before, self.pending = self.pending, (step, sums, self.batches.delivered)
     if before is not None:
-      self._read(before)
+      self._read(*before)
 
   def get_state(self) -> dict:
     """The position in the data and the window so far, fit for JSON."""
     self._flush()
     total = jax.tree.map(float, self.total or {})
-    return self.batches.get_state() | {"window": {name: list(pair) for name, pair in total.items()}}
+    window = {name: list(pair) for name, pair in total.items()}
+    return self.batches.get_state() | {"window": window, "skipped": self.skipped.in_a_row}
 
   def set_state(self, state) -> None:
     """Goes on from there."""
     self.batches.set_state(state)
     window = state.get("window", {})  # checkpoints before 2026-11-26 have none
     self.total = {name: tuple(map(np.float32, pair)) for name, pair in window.items()} or None
+    self.skipped.in_a_row = state.get("skipped", 0)
 
   def begin(self):
     """Starts the clock."""
@@ -59,7 +66,12 @@ class Meter:
     """Means over the window, speed (tokens that are no padding) and what slowed it."""
     self._flush()
     seconds = max(time.perf_counter() - self.started, 1e-9)
+    skipped, steps = self.total.pop("skipped")
     values = means(self.total)
+    if skipped == steps:
+      values = dict.fromkeys(values, float("nan"))
+    if skipped:
+      values["skipped"] = float(skipped)
     values["tokens_per_second"] = (self.batches.tokens - self.tokens) / seconds
     values["stall_share"] = (self.batches.stall_seconds - self.stalled) / seconds
     values["padding_share"] = self.batches.padding
@@ -76,15 +88,44 @@ class Meter:
 
   def _flush(self):
     if self.pending is not None:
-      self._read(self.pending)
-      self.pending = None
+      pending, self.pending = self.pending, None
+      self._read(*pending)
 
-  def _read(self, sums):
+  def _read(self, step, sums, delivered):
     sums = jax.device_get(sums)
+    self.skipped.see(step, bool(sums["skipped"][0]), delivered)
     self.total = sums if self.total is None else jax.tree.map(np.add, self.total, sums)
 
   def _compiled(self, event, seconds, **_):
     self.compiles += event == COMPILE_EVENT
+
+
+class Skipped:
+  """Updates that were left out, since loss or gradient was not finite: what they were made of is
+  written to skipped.jsonl, and `most` in a row end the run (0: never)."""
+
+  def __init__(self, workdir, most: int, primary: bool = True):
+    self.file, self.most, self.primary = pathlib.Path(workdir, "skipped.jsonl"), most, primary
+    self.in_a_row = 0
+
+  def see(self, step: int, skipped: bool, delivered) -> None:
+    """`delivered()` are the numbers of the batch's examples, row by row."""
+    self.in_a_row = self.in_a_row + 1 if skipped else 0
+    if not skipped:
+      return
+    if self.primary:
+      with open(self.file, "a", encoding="utf-8") as file:
+        file.write(json.dumps(dict(step=step, examples=delivered())) + "\n")
+    logging.warning(
+      "step %d: loss or gradient is not finite, the update is left out; its examples are in %s",
+      *(step, self.file),
+    )
+    if self.most and self.in_a_row >= self.most:
+      raise UserError(
+        f"{self.in_a_row} updates in a row (max_skipped) were not finite, up to step {step}: what"
+        f" they were made of is in {self.file}. The weights are as before them. Try a lower"
+        " schedule.peak, a longer warm-up or optimizer.clip_norm, and look at these examples"
+      )
 
 
 class Patience:

@@ -17,7 +17,8 @@ def make_train_step(task, graph, tx, *, microbatches: int, seed: int, how: str =
   `graph` is the model without its weights. The state given is donated. The result is the same for
   any number of microbatches and devices up to rounding: losses are sums and the division by the
   weight comes once; a row's dropout is a function of seed, step and the row's place in the batch,
-  so a resumed run draws the same.
+  so a resumed run draws the same. Where loss or gradient is not finite nothing changes but the
+  step: `skipped` says so, and all other sums are 0.
 
   how="jit": one program for the whole mesh, the compiler adds what devices exchange. how="pmap":
   data parallelism by hand, the batch as `sharding.put_by_device` lays it out, every device with all
@@ -56,8 +57,12 @@ def make_train_step(task, graph, tx, *, microbatches: int, seed: int, how: str =
     grads = jax.tree.map(lambda g: g / weight, total)
     updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
     sums["grad_norm"] = (optax.tree.norm(grads), jnp.float32(1.0))
-    params = optax.apply_updates(state["params"], updates)
-    return dict(step=state["step"] + 1, params=params, opt_state=opt_state), sums
+    new = dict(params=optax.apply_updates(state["params"], updates), opt_state=opt_state)
+    fine = jnp.isfinite(sums["grad_norm"][0]) & jnp.isfinite(sums["loss"][0])
+    new = jax.tree.map(functools.partial(jnp.where, fine), new, {key: state[key] for key in new})
+    sums = jax.tree.map(lambda x: jnp.where(fine, x, 0), sums)
+    sums["skipped"] = (1.0 - fine, jnp.float32(1.0))
+    return dict(step=state["step"] + 1, **new), sums
 
   def train_step(state, batch):
     return update(state, *totals(state, batch, 0))

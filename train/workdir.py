@@ -20,7 +20,7 @@ from train.flags import flat, frozen
 
 # What a run may go on with another value of: the numbers stay the same (up to rounding).
 CHANGEABLE = (
-  *("log_every", "tensorboard", "workers", "mesh", "step", "microbatches"),
+  *("log_every", "tensorboard", "workers", "mesh", "step", "microbatches", "max_skipped"),
   *("model.remat", "task.loss_chunks"),
 )
 MADE_OF_DATA = ("tokenizer.json", "labels.json")

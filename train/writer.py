@@ -54,7 +54,8 @@ class Writer:
     self.pace = None  # (step, seconds) of the first training line: compiling is over by then
     if not primary:
       return
-    drop_after(self.path / "metrics.jsonl", start_step)
+    for name in ("metrics.jsonl", "skipped.jsonl"):
+      drop_after(self.path / name, start_step)
     self.lines = open(self.path / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
     if tensorboard:
       # purge_step: TensorBoard forgets what an earlier start wrote after its last checkpoint
@@ -140,7 +141,7 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
 
 
 def drop_after(path: pathlib.Path, step: int) -> None:
-  """Leaves in the metrics.jsonl `path` the lines up to `step`: none for 0, a run that starts."""
+  """Leaves in `path`, lines of JSON, those up to `step`: none for 0, a run that starts."""
   if not path.exists():
     return
   before = path.read_text(encoding="utf-8", errors="replace")

@@ -16,8 +16,9 @@ import jax
 import numpy as np
 import pytest
 
-from train import cli, evaluate, flags, loop, main, predict, workdir
+from train import cli, evaluate, flags, loop, main, predict, tasks, workdir
 from train.checkpoint import Checkpoints, flatten
+from train.data.batches import Batches
 from train.errors import UserError
 from train.writer import read_metrics
 
@@ -164,6 +165,27 @@ def train_here(folder, *more):
   cfg, _ = flags.parse([*TINY, *more])
   with workdir.open_run(folder, cfg, ["test"]) as run:
     assert loop.train(cfg, run) == 0
+
+
+def test_a_run_that_learns_nothing_but_nan_stops_and_says_what_of(tmp_path):
+  """The numbers it writes are those of examples: read by them, the batch is made again."""
+  settings = ["--config.model.init_std=1e30", "--config.max_skipped=4"]
+  with pytest.raises(UserError, match="4 updates in a row"):
+    train_here(tmp_path, *settings)
+  lines = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
+  assert [line["step"] for line in lines] == [1, 2, 3, 4]
+  (first,) = (x for x in read_metrics(tmp_path) if x["step"] == 3)
+  assert first["skipped"] == 3
+  assert np.isnan(first["loss"])
+  cfg, _ = flags.parse([*TINY, *settings])
+  task = tasks.build(cfg.task, tmp_path)
+  with Batches(task.items("train"), tasks.layout(task, cfg.batch_size), seed=cfg.seed) as batches:
+    for line in lines:
+      batch = next(batches)
+      assert line["examples"] == batches.delivered()
+      numbers = [number for row in line["examples"] for number in row]
+      read = task.items("train").read(numbers, range(len(numbers)))
+      assert sum(len(one["target"]) for one in read) == batch["weights"].sum()
 
 
 def test_eight_devices_are_one(whole, tmp_path):

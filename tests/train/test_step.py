@@ -109,7 +109,7 @@ def assert_same(one, other):
   paths = jax.tree_util.tree_leaves_with_path(state_a)
   for (path, a), b in zip(paths, jax.tree.leaves(state_b), strict=True):
     np.testing.assert_allclose(a, b, atol=2e-6, err_msg=jax.tree_util.keystr(path))
-  assert sums_a.keys() == sums_b.keys() == {"loss", "nll", "accuracy", "grad_norm"}
+  assert sums_a.keys() == sums_b.keys() == {"loss", "nll", "accuracy", "grad_norm", "skipped"}
   for name, pair in sums_a.items():
     np.testing.assert_allclose(pair, sums_b[name], rtol=2e-5, err_msg=name)
 
@@ -197,6 +197,30 @@ def test_microbatches_draw_different_masks():
   """The same mask twice would leave twice an even number: at rate 0.5 what is left is doubled."""
   weights = np.ones((2, 3), np.float32)
   assert any(loss % 4 for loss in masked_losses(weights, range(12), microbatches=2))
+
+
+@pytest.mark.parametrize("how", ["jit", "pmap"])
+def test_an_update_that_is_not_finite_is_left_out_and_told(batch, how):
+  """Weights and moments bit for bit as before; the next batch is learned from as if it had been the
+  first."""
+  batch = jax.tree.map(lambda x: np.concatenate([x, x]), batch)
+  graph, params = graph_and_weights()
+  tx, mesh = optax.adam(1e-2), mesh_of(8, 1, 1)
+  train_step = step.make_train_step(TASK, graph, tx, microbatches=1, seed=0, how=how)
+  bad = batch | {"weights": np.where(np.arange(T) == 2, np.inf, batch["weights"]).astype("f")}
+  before = start(tx, params, mesh)
+  wanted = jax.device_get(before)
+  state, sums = train_step(before, loop.PUT[how](bad, mesh))
+  sums = jax.device_get(sums)
+  assert sums.pop("skipped") == (1, 1)
+  assert not any(jax.tree.leaves(sums))
+  found = jax.device_get(state)
+  assert found.pop("step") == wanted.pop("step") + 1
+  jax.tree.map(np.testing.assert_array_equal, found, wanted)
+  state, sums = train_step(state, loop.PUT[how](batch, mesh))
+  again = train_step(start(tx, params, mesh, at=1), loop.PUT[how](batch, mesh))[0]
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(again))
+  assert jax.device_get(sums["skipped"]) == (0, 1)
 
 
 def test_microbatches_that_do_not_divide_the_batch_are_refused():

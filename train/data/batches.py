@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
@@ -107,6 +107,7 @@ def _work(rows: list[Row]) -> dict[str, np.ndarray]:
 @dataclasses.dataclass
 class _Planned:
   rows: list[Row]  # this process's
+  places: list[list[int]]  # of all rows
   state: dict  # of the stream, after this batch
   batch: Future[dict[str, np.ndarray]]
 
@@ -155,7 +156,7 @@ class Batches(Iterator, contextlib.AbstractContextManager):
   def _plan(self) -> _Planned:
     rows, self._ahead = packing.plan(self._sizes_at, self._ahead, **self._layout.planned)
     mine = [[(self._at(place)[0], place) for place in row] for row in rows[self._mine]]
-    return _Planned(mine, self._ahead, self._submit(mine))
+    return _Planned(mine, rows, self._ahead, self._submit(mine))
 
   def _submit(self, rows: list[Row]) -> Future[dict[str, np.ndarray]]:
     try:
@@ -196,12 +197,20 @@ class Batches(Iterator, contextlib.AbstractContextManager):
     self._queue.popleft()
     self._top_up()
     self._state = planned.state
+    self._delivered = planned.places
     self.stall_seconds += time.perf_counter() - started
     # of this process's rows, as a sample of all
     segments = batch["segments" if self._layout.target_len else "source_segments"]
     self.tokens += int((segments > 0).sum()) * self._layout.process_count
     self._places += segments.size * self._layout.process_count
     return batch
+
+  @property
+  def delivered(self) -> Callable[[], list[list[int]]]:
+    """Gives the numbers of the last batch's items, row by row, all processes together; also when
+    there have been batches since."""
+    places = self._delivered
+    return lambda: [[self._at(place)[0] for place in row] for row in places]
 
   @property
   def padding(self) -> float:

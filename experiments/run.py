@@ -24,7 +24,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from train.errors import UserError
-from train.workdir import write_atomically
+from train.paths import write_atomically
 
 RECORD = "experiment.json"  # in a run's folder: what was asked and what came of it
 

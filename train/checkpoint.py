@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 from orbax.checkpoint import v1 as ocp
 
-from train import stacking
+from train import seal, stacking
 from train.errors import UserError
 from train.interop import directory
 from train.optimizer import path_name
@@ -41,6 +41,7 @@ class Checkpoints:
     registry.add(ocp.handlers.JsonHandler, checkpointable_name="data")
     context = ocp.Context()
     context.checkpointables.registry = registry
+    self.writing = False
     self.directory = pathlib.Path(workdir).resolve() / "checkpoints"
     self.orbax = ocp.training.Checkpointer(
       self.directory,
@@ -55,12 +56,20 @@ class Checkpoints:
 
   def __exit__(self, *error):
     self.orbax.close()  # waits for a save in progress
+    self._seal()
+
+  def _seal(self):
+    if self.writing and jax.process_index() == 0:
+      seal.seal(self.directory)
 
   def save(self, state, data, metrics=None):
     """Starts writing `state` and the position of `data`; waits only for an earlier save."""
     step = int(state["step"])
     if self.latest == step:
       return
+    self.orbax.wait()  # for the save before, which is sealed then
+    self._seal()
+    self.writing = True
     metrics = metrics if metrics and self.best_metric in metrics else None
     parts = dict(
       params=state["params"],
@@ -132,6 +141,11 @@ class Checkpoints:
     )
 
   def _load_params(self, step, like):
+    if wrong := seal.problems(self.directory / str(step)):
+      raise UserError(
+        f"{self.directory / str(step)} is damaged: {'; '.join(wrong[:3])}. --checkpoint takes"
+        " another; the run, started again, sets it aside"
+      )
     if like is None:
       return self.orbax.load_checkpointables(step, dict(params=None))["params"]
     self._check_shapes(step, like)

@@ -19,8 +19,8 @@ from train import cli, report, sharding, tasks
 from train.data import batches
 from train.errors import UserError
 from train.interop import directory
+from train.paths import write_atomically
 from train.step import make_eval_step, make_predict_step, means
-from train.workdir import write_atomically
 
 
 def loss(eval_step, params, mesh, held_out) -> dict[str, float]:

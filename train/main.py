@@ -30,6 +30,7 @@ def main(argv):
     devices = [str(device) for device in jax.devices()]
     primary = jax.process_index() == 0
     with workdir.open_run(args.workdir, cfg, command, devices, primary) as run:
+      peers.wait_for_all("the first has opened the workdir")
       return loop.train(cfg, run)
 
 

@@ -40,3 +40,23 @@ def new_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
         raise
   finally:
     shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_atomically(path: str | os.PathLike, text: str) -> None:
+  """Writes `text` so that, whenever the machine stops, `path` holds all of the old or the new."""
+  path = pathlib.Path(path)
+  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+  try:
+    with open(temporary, "w", encoding="utf-8") as file:
+      file.write(text)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(temporary, path)
+  except BaseException:
+    temporary.unlink(missing_ok=True)
+    raise
+  folder = os.open(path.parent, os.O_RDONLY)
+  try:
+    os.fsync(folder)  # else the rename itself may be lost with the power
+  finally:
+    os.close(folder)

@@ -75,6 +75,12 @@ def together(args, config: str):
     jax.distributed.shutdown()
 
 
+def wait_for_all(what: str) -> None:
+  """Returns when all processes have come to this call."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(what)
+
+
 def _address(args) -> tuple[str, int]:
   host, _, port = args.coordinator.rpartition(":")
   if not host or not port.isdigit():

@@ -15,8 +15,10 @@ from collections.abc import Sequence
 from absl import logging
 from ml_collections import ConfigDict
 
+from train import seal
 from train.errors import UserError, nearest
 from train.flags import flat, frozen
+from train.paths import write_atomically
 
 # What a run may go on with another value of: the numbers stay the same (up to rounding).
 CHANGEABLE = (
@@ -73,6 +75,7 @@ def open_run(
       else:  # nothing of it is worth keeping, and what it made of its data may not fit
         for name in MADE_OF_DATA:
           (path / name).unlink(missing_ok=True)
+      seal.set_damaged_aside(path)
       write_atomically(path / "config.json", text)
       _note_start(path, command, devices)
     except BaseException:
@@ -114,26 +117,6 @@ def config_json(config: ConfigDict) -> str:
         "use a finite number, a string, a bool, None or a sequence of them"
       ) from None
   return json.dumps(plain.to_dict(), indent=2, sort_keys=True) + "\n"
-
-
-def write_atomically(path: str | os.PathLike, text: str) -> None:
-  """Writes `text` so that, whenever the machine stops, `path` holds all of the old or the new."""
-  path = pathlib.Path(path)
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  try:
-    with open(temporary, "w", encoding="utf-8") as file:
-      file.write(text)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
-  except BaseException:
-    temporary.unlink(missing_ok=True)
-    raise
-  folder = os.open(path.parent, os.O_RDONLY)
-  try:
-    os.fsync(folder)  # else the rename itself may be lost with the power
-  finally:
-    os.close(folder)
 
 
 def _lock(path):

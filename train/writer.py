@@ -10,7 +10,7 @@ import time
 from tensorboardX import SummaryWriter
 
 from train.errors import UserError
-from train.workdir import write_atomically
+from train.paths import write_atomically
 
 FIXED = ("step", "split", "time")  # on every line of metrics.jsonl; time in seconds since 1970
 # The order of the metrics on the screen and their names there; the others follow as they come.

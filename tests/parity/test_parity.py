@@ -128,7 +128,7 @@ def test_our_runs_give_there_what_they_give_here(text, folder, tmp_path):
 
 def test_an_exported_translator_is_served_by_ctranslate2(folder, tmp_path):
   ctranslate2 = pytest.importorskip("ctranslate2")
-  changes = {"model.positions": "sinusoidal"}
+  changes = {"model.positions": "sinusoidal", "model.embedding_norm": False}
   trained("text2text.py:small,data={folder}", folder, tmp_path / "run", **changes)
   export.as_ctranslate2(tmp_path / "run", "latest", tmp_path / "ct2")
   pipeline = predict.load(tmp_path / "run", beam=1)

@@ -8,7 +8,8 @@ from ml_collections import ConfigDict
 from configs import common
 from train import flags
 from train.errors import UserError
-from train.workdir import config_json, load_config, write_atomically
+from train.paths import write_atomically
+from train.workdir import config_json, load_config
 
 FILE = """
 from ml_collections import ConfigDict, config_dict

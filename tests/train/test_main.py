@@ -136,6 +136,20 @@ def test_sigterm_saves_and_exits_143(tmp_path):
   assert saved(tmp_path, step)()
 
 
+def test_a_damaged_checkpoint_is_set_aside_and_the_run_goes_on_from_the_one_before(whole, tmp_path):
+  folder = tmp_path / "run"
+  shutil.copytree(whole, folder)
+  (data,) = (folder / "checkpoints/200/params/ocdbt.process_0/d").iterdir()
+  content = bytearray(data.read_bytes())
+  content[len(content) // 2] ^= 1
+  data.write_bytes(content)
+  code, output = finish(start(folder))
+  assert code == 0, output
+  assert f"checkpoints/200 is damaged (params/ocdbt.process_0/d/{data.name} has other" in output
+  assert "going on after step 160" in output
+  assert_same_run(folder, whole)
+
+
 def test_a_finished_run_says_so(whole):
   code, output = finish(start(whole))
   assert code == 0

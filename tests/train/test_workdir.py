@@ -9,7 +9,7 @@ import sys
 import pytest
 from ml_collections import ConfigDict
 
-from train import flags, workdir
+from train import flags, paths, workdir
 from train.errors import UserError
 
 PLAIN = {"seed": 0, "log_every": 10, "data": {"workers": 2, "langs": ("en", "de")}, "lr": 1.0}
@@ -173,12 +173,12 @@ def test_a_value_json_cannot_hold_is_told(tmp_path, value):
 
 def test_an_interrupted_write_leaves_the_old_text(tmp_path, monkeypatch):
   file = tmp_path / "a.json"
-  workdir.write_atomically(file, "old")
+  paths.write_atomically(file, "old")
 
   def stop(*_):
     raise KeyboardInterrupt
 
   monkeypatch.setattr(os, "fsync", stop)
   with pytest.raises(KeyboardInterrupt):
-    workdir.write_atomically(file, "new")
+    paths.write_atomically(file, "new")
   assert (os.listdir(tmp_path), file.read_text()) == (["a.json"], "old")

@@ -10,7 +10,7 @@ from train.data.tokenizer import Tokenizer
 from train.data.vocabulary import SPECIALS, Roles
 from train.errors import UserError, choose
 from train.interop.vocabulary import LANGUAGE
-from train.workdir import write_atomically
+from train.paths import write_atomically
 
 KINDS = ("encoder", "decoder", "encoder-decoder")
 

@@ -36,6 +36,7 @@ from train.data.tokenizer import Tokenizer
 from train.data.tokenizer import train as train_tokenizer
 from train.errors import UserError, choose, did_you_mean
 from train.interop import directory
+from train.paths import write_atomically
 from train.report import Report
 from train.tasks import (
   causal,
@@ -48,7 +49,6 @@ from train.tasks import (
   tagging,
   translation,
 )
-from train.workdir import write_atomically
 
 TASKS = {
   "translation": translation.Translation,

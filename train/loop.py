@@ -57,6 +57,7 @@ def train(cfg, workdir) -> int:
     )
     eval_step, predict_step = make_eval_step(task, graph), make_predict_step(task, graph)
     of_split = task.items(cfg.evaluate.split)  # opened now: what is wrong with it is told now
+    workdir.note(data={"train": batches.fingerprint, cfg.evaluate.split: of_split.fingerprint})
     held_out = functools.cache(lambda: list(eval_batches(of_split, layout)))
 
     def decode_scores(params):

@@ -1,6 +1,8 @@
 """python -m train.main --config configs/scan.py --workdir runs/scan [--config.key=value ...]
+python -m train.main --rerun runs/scan --workdir runs/scan_again
 
-Trains the run that a config describes; the same command again goes on where it stopped.
+Trains the run that a config describes; the same command again goes on where it stopped. --rerun is
+the config of another run, from the start.
 """
 
 import argparse
@@ -16,13 +18,17 @@ def main(argv):
   if not argv or {"-h", "--help"} & set(argv):
     print(__doc__)
     return 0
-  cfg, rest = flags.parse(argv)
-  parser = argparse.ArgumentParser(prog="train.main")
+  parser = argparse.ArgumentParser(prog="train.main", allow_abbrev=False)
   parser.add_argument("--workdir")
+  parser.add_argument("--rerun")
   peers.add_arguments(parser)
-  args, unknown = parser.parse_known_args(rest)
-  if unknown:
-    raise UserError(f"unknown arguments: {' '.join(unknown)}")
+  args, rest = parser.parse_known_args(argv)
+  if args.rerun:
+    cfg = workdir.again(args.rerun)
+  else:
+    cfg, rest = flags.parse(rest)
+  if rest:
+    raise UserError(f"unknown arguments: {' '.join(rest)}")
   if not args.workdir:
     raise UserError("--workdir is missing: the folder for this run's checkpoints and metrics")
   command = ["python", "-m", "train.main", *argv]

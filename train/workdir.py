@@ -1,21 +1,17 @@
 """The folder of one run: what was asked, by whom it is in use, and refusal of another run's."""
 
 import dataclasses
-import datetime
 import fcntl
-import importlib.metadata
 import json
 import os
 import pathlib
-import platform
 import socket
-import subprocess
 from collections.abc import Sequence
 
 from absl import logging
 from ml_collections import ConfigDict
 
-from train import seal
+from train import provenance, seal
 from train.errors import UserError, nearest
 from train.flags import flat, frozen
 from train.paths import write_atomically
@@ -26,7 +22,6 @@ CHANGEABLE = (
   *("model.remat", "task.loss_chunks"),
 )
 MADE_OF_DATA = ("tokenizer.json", "labels.json")
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets")
 
 
 @dataclasses.dataclass
@@ -36,6 +31,14 @@ class Workdir:
   path: pathlib.Path
   primary: bool
   lock: int | None  # file descriptor; the kernel frees the lock with it, also on kill -9
+
+  def note(self, **facts) -> None:
+    """Adds to what run.json says of this start."""
+    if self.primary:
+      file = self.path / "run.json"
+      starts = _starts(file)
+      starts[-1].update(facts)
+      write_atomically(file, json.dumps({"starts": starts}, indent=2) + "\n")
 
   def close(self) -> None:
     """Lets another process use the folder."""
@@ -77,7 +80,7 @@ def open_run(
           (path / name).unlink(missing_ok=True)
       seal.set_damaged_aside(path)
       write_atomically(path / "config.json", text)
-      _note_start(path, command, devices)
+      _note_start(path, command, text, devices)
     except BaseException:
       workdir.close()
       raise
@@ -160,53 +163,35 @@ def _refuse_another(path, here, there):
   )
 
 
-def _note_start(path, command, devices):
+def _note_start(path, command, config, devices):
   file = path / "run.json"
-  try:
-    run = json.loads(file.read_text(encoding="utf-8"))
-  except FileNotFoundError:
-    run = {"starts": []}
-  except ValueError as error:
-    raise UserError(f"{file}: not valid JSON ({error}); restore or remove it") from error
-  start = {
-    "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    "command": list(command),
-    "git": _git(),
-    "versions": versions(),
-    "devices": list(devices),
-  }
+  run = {"starts": _starts(file)}
+  start = provenance.of_start(command, config, devices)
+  if start["git"] and start["git"]["dirty"] and (text := provenance.patch()):
+    start["git"]["patch"] = f"patches/{len(run['starts']) + 1}.patch"
+    (path / "patches").mkdir(exist_ok=True)
+    write_atomically(path / start["git"]["patch"], text)
   run["starts"].append(start)
   write_atomically(file, json.dumps(run, indent=2) + "\n")
 
 
-def versions() -> dict[str, str | None]:
-  """Name -> version of Python and of each of PACKAGES (None: not installed)."""
-  found = {"python": platform.python_version()}
-  for name in PACKAGES:
-    try:
-      found[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      found[name] = None
-  return found
-
-
-def _git():
-  """{"commit", "dirty"} of the checkout this file is in; None outside of git."""
-  root = pathlib.Path(__file__).parent.parent
-  # no optional locks: a status here must not make somebody's commit there fail
-  environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-
-  def ask(*words):
-    command = ["git", "-C", str(root), *words]
-    answer = subprocess.run(
-      command, capture_output=True, text=True, timeout=30, env=environment, check=True
-    )
-    return answer.stdout.strip()
-
+def _starts(file):
   try:
-    return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
-  except (OSError, subprocess.SubprocessError):
-    return None
+    return json.loads(file.read_text(encoding="utf-8"))["starts"]
+  except FileNotFoundError:
+    return []
+  except (ValueError, KeyError, TypeError) as error:
+    raise UserError(f"{file}: not a run.json ({error}); restore or remove it") from error
+
+
+def again(path: str | os.PathLike) -> ConfigDict:
+  """The config of the run in `path`, to be run again elsewhere; the log says what is different from
+  when it was last started. UserError where `path` holds no run."""
+  config = load_config(path)
+  for start in _starts(pathlib.Path(path, "run.json"))[-1:]:
+    for told in provenance.differences(start):
+      logging.warning("--rerun %s: %s", path, told)
+  return config
 
 
 def _no_run(path):

@@ -57,10 +57,10 @@ def assert_same_run(one, other):
     np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
-def start(folder, *more):
+def start(folder, *more, config=TINY):
   """The real command in a process of its own, on one device."""
   env = os.environ | {"XLA_FLAGS": os.environ["SCRIPTORIUM_TEST_XLA_FLAGS"]}
-  command = [sys.executable, "-m", "train.main", *TINY, *more, "--workdir", str(folder)]
+  command = [sys.executable, "-m", "train.main", *config, *more, "--workdir", str(folder)]
   return subprocess.Popen(
     command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
   )
@@ -148,6 +148,21 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_run_goes_on_from_the_one_befo
   assert f"checkpoints/200 is damaged (params/ocdbt.process_0/d/{data.name} has other" in output
   assert "going on after step 160" in output
   assert_same_run(folder, whole)
+
+
+def test_a_run_is_run_again_from_its_folder(whole, tmp_path):
+  code, output = finish(start(tmp_path / "new", config=["--rerun", str(whole)]))
+  assert code == 0, output
+  assert_same_run(tmp_path / "new", whole)
+  before, after = (
+    json.loads((folder / "run.json").read_text())["starts"][0]
+    for folder in (whole, tmp_path / "new")
+  )
+  for key in ("config_sha256", "versions", "data"):
+    assert before[key] == after[key]
+  assert after["data"]["train"] != after["data"]["validation"]
+  with pytest.raises(UserError, match=r"unknown arguments: --config\.seed=1"):
+    main.main(["--rerun", str(whole), "--config.seed=1", "--workdir", str(tmp_path / "other")])
 
 
 def test_a_finished_run_says_so(whole):

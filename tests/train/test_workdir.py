@@ -1,5 +1,6 @@
 """train/workdir.py: one run, one folder, one process."""
 
+import hashlib
 import json
 import os
 import signal
@@ -9,7 +10,7 @@ import sys
 import pytest
 from ml_collections import ConfigDict
 
-from train import flags, paths, workdir
+from train import flags, paths, provenance, workdir
 from train.errors import UserError
 
 PLAIN = {"seed": 0, "log_every": 10, "data": {"workers": 2, "langs": ("en", "de")}, "lr": 1.0}
@@ -36,7 +37,9 @@ def test_a_run_is_written_down_and_each_start_appended(tmp_path):
   assert starts[0]["devices"] == ["cpu:0"]
   assert starts[0]["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
   assert starts[0]["versions"]["jax"] == __import__("jax").__version__
-  assert sorted(os.listdir(folder)) == [".lock", "config.json", "run.json"]
+  text = (folder / "config.json").read_bytes()
+  assert starts[0]["config_sha256"] == hashlib.sha256(text).hexdigest()
+  assert {*os.listdir(folder)} - {"patches"} == {".lock", "config.json", "run.json"}
 
 
 def test_git_commit_and_changes_are_told(tmp_path, monkeypatch):
@@ -46,13 +49,34 @@ def test_git_commit_and_changes_are_told(tmp_path, monkeypatch):
     return done.stdout.decode().strip()
 
   (tmp_path / "train").mkdir()
-  monkeypatch.setattr(workdir, "__file__", str(tmp_path / "train" / "workdir.py"))
+  monkeypatch.setattr(provenance, "__file__", str(tmp_path / "train" / "provenance.py"))
   git("init", "-q")
-  assert workdir._git() is None  # no commit yet
+  assert provenance.git() is None  # no commit yet
   git("commit", "-q", "--allow-empty", "-m", "x")
-  assert workdir._git() == {"commit": git("rev-parse", "HEAD"), "dirty": False}
+  assert provenance.git() == {"commit": git("rev-parse", "HEAD"), "dirty": False}
   (tmp_path / "new").write_text("")
-  assert workdir._git()["dirty"]
+  assert provenance.git()["dirty"]
+  assert provenance.patch().splitlines() == ["# not in the commit: new"]
+  start = provenance.of_start(["x"], "{}", [])
+  assert provenance.differences(start) == [
+    "the code has changes that are not committed, now and then"
+  ]
+  (tmp_path / "old").write_text("one\n")
+  git("add", "old")
+  git("commit", "-q", "-m", "y")
+  (tmp_path / "old").write_text("two\n")
+  (tmp_path / "new").unlink()
+  text = provenance.patch()
+  git("checkout", "old")
+  (tmp_path / "x.patch").write_text(text)
+  git("apply", "x.patch")
+  assert (tmp_path / "old").read_text() == "two\n"
+  start["versions"]["jax"] = "0.1"
+  commit, _, package = provenance.differences(start)
+  assert commit == (
+    f"the code is commit {git('rev-parse', 'HEAD')[:12]}, then it was {start['git']['commit'][:12]}"
+  )
+  assert package == f"jax is {provenance.versions()['jax']}, then it was 0.1"
 
 
 def saved(tmp_path):

@@ -206,6 +206,11 @@ class Batches(Iterator, contextlib.AbstractContextManager):
     return batch
 
   @property
+  def fingerprint(self) -> str:
+    """Of the data."""
+    return self._identity["data"]
+
+  @property
   def delivered(self) -> Callable[[], list[list[int]]]:
     """Gives the numbers of the last batch's items, row by row, all processes together; also when
     there have been batches since."""

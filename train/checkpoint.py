@@ -1,4 +1,11 @@
-"""Everything a run needs to continue exactly: weights, optimizer and data position (Orbax)."""
+"""Everything a run needs to continue exactly: weights, optimizer and data position (Orbax).
+
+python -m train.checkpoint list DIR
+python -m train.checkpoint check DIR              exits 1 if a file is not as it was written
+python -m train.checkpoint diff DIR[@STEP] DIR[@STEP]       exits 1 if a weight differs
+
+STEP is also best, or average:N.
+"""
 
 import pathlib
 import re
@@ -23,7 +30,18 @@ class Checkpoints:
   commit mark was interrupted and is never read.
   """
 
-  def __init__(self, workdir, *, keep_latest=1, keep_best=0, best_metric="loss", best_mode="min"):
+  def __init__(
+    self,
+    workdir,
+    *,
+    keep_latest=1,
+    keep_best=0,
+    best_metric="loss",
+    best_mode="min",
+    clean=False,
+  ):
+    """clean: removes what interrupted saves left. Only whoever trains the run may: others would
+    remove what it is writing."""
     if best_mode not in ("min", "max"):
       raise UserError(f"checkpoint.best_mode is {best_mode!r}; known: min, max")
     self.best_metric, self.best_mode = best_metric, best_mode
@@ -48,7 +66,7 @@ class Checkpoints:
       context=context,
       save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
       preservation_policy=policies.AnyPreservationPolicy(keep),
-      cleanup_tmp_directories=True,
+      cleanup_tmp_directories=clean,
     )
 
   def __enter__(self):
@@ -227,3 +245,36 @@ def _listed(lines, most=12):
   lines = sorted(lines)
   more = [f"... and {len(lines) - most} more"] if len(lines) > most else []
   return "\n  ".join(lines[:most] + more)
+
+
+def main(argv):
+  import argparse
+
+  from rich.console import Console
+
+  from train import inspection
+
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("what", choices=("list", "check", "diff"))
+  parser.add_argument("runs", nargs="+", metavar="DIR")
+  args = parser.parse_args(argv)
+  runs, console = [inspection.parse(text) for text in args.runs], Console()
+  if args.what == "diff":
+    if len(runs) != 2:
+      raise UserError("diff wants two: DIR@STEP DIR@STEP")
+    return int(not inspection.difference(*runs, console))
+  sound = True
+  for workdir, _ in runs:
+    if args.what == "list":
+      inspection.listing(workdir, console)
+    else:
+      sound &= inspection.check(workdir, console)
+  return int(not sound)
+
+
+if __name__ == "__main__":
+  from train.cli import run
+
+  run(main)

@@ -34,7 +34,7 @@ def train(cfg, workdir) -> int:
   graph, state = init(cfg, task, tx, mesh)
   layout = tasks.layout(task, cfg.batch_size)
   batches = Batches(task.items("train"), layout, seed=cfg.seed, workers=cfg.workers)
-  checkpoints = checkpoint.Checkpoints(workdir.path, **checkpoint_policy(cfg))
+  checkpoints = checkpoint.Checkpoints(workdir.path, clean=True, **checkpoint_policy(cfg))
   with checkpoints, batches, sharding.laid_over(mesh, cfg.mesh.sequence):
     primary = jax.process_index() == 0
     meter = Meter(batches, Skipped(workdir.path, cfg.max_skipped, primary))

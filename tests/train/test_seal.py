@@ -7,7 +7,7 @@ import re
 import jax.numpy as jnp
 import pytest
 
-from train import seal
+from train import checkpoint, seal
 from train.checkpoint import Checkpoints
 from train.errors import UserError
 
@@ -117,3 +117,54 @@ def test_a_damaged_seal_says_so(run):
   (run / "checksums/3.json").write_text("{")
   (wrong,) = seal.problems(run / "checkpoints/3")
   assert wrong.endswith("3.json is damaged itself")
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_only_who_trains_removes_a_save_in_progress(clean, run):
+  progress = run / "checkpoints/10.orbax-checkpoint-tmp"
+  (progress / "params").mkdir(parents=True)
+  with Checkpoints(run, clean=clean) as checkpoints:
+    state = dict(step=jnp.int32(4), params={"w": jnp.ones(3)}, opt_state={})
+    checkpoints.save(state, Position())  # waits for the cleaning
+  assert progress.exists() == (not clean)
+
+
+# The command line
+
+
+def asked(capsys, *words):
+  status = checkpoint.main(list(map(str, words)))
+  return status, " ".join(capsys.readouterr().out.split())
+
+
+def test_check_names_what_is_damaged(run, capsys):
+  status, told = asked(capsys, "check", run)
+  assert (status, told.count("sound")) == (0, 3)
+  (run / "checkpoints/2/data/data.json").unlink()
+  (run / "checksums/1.json").unlink()
+  status, told = asked(capsys, "check", run)
+  assert status == 1
+  assert "step 2: data/data.json is missing" in told
+  assert "step 1: no seal" in told
+  assert "step 3: sound" in told
+
+
+def test_list_tells_steps_and_sizes(run, capsys):
+  status, told = asked(capsys, "list", run)
+  assert status == 0
+  for step in (1, 2, 3):
+    assert f"│ {step} │" in told
+
+
+def test_diff_tells_which_weights_differ_and_by_how_much(run, capsys):
+  assert asked(capsys, "diff", run, f"{run}@3") == (0, "the same weights")
+  status, told = asked(capsys, "diff", f"{run}@1", f"{run}@3")
+  assert status == 1
+  assert "│ w │ (1000,) │ (1000,) │ 2 │" in told
+  assert "│ b │" not in told  # it is the same
+
+
+@pytest.mark.parametrize("words", [["check", "/nowhere"], ["diff", "RUN"]])
+def test_what_cannot_be_asked(words, run):
+  with pytest.raises(UserError, match=r"holds no checkpoints|diff wants two"):
+    checkpoint.main([word.replace("RUN", str(run)) for word in words])

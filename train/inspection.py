@@ -1,0 +1,68 @@
+"""What `python -m train.checkpoint` tells of the checkpoints of a run."""
+
+import pathlib
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from train import seal
+from train.checkpoint import Checkpoints, flatten
+from train.errors import UserError
+
+
+def listing(workdir: pathlib.Path, console: Console) -> None:
+  """Step, size, seal and validation scores of each."""
+  table = Table("step", "MB", "sealed", "scores")
+  with Checkpoints(workdir) as checkpoints:
+    for info in checkpoints.orbax.checkpoints:
+      folder = checkpoints.directory / str(info.step)
+      size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+      scores = "  ".join(f"{name} {value:.4g}" for name, value in (info.metrics or {}).items())
+      sealed = "yes" if seal.path_of(folder).exists() else "no"
+      table.add_row(str(info.step), f"{size / 1e6:,.1f}", sealed, scores)
+  console.print(table)
+
+
+def check(workdir: pathlib.Path, console: Console) -> bool:
+  """Whether all are as they were written; what is not is told."""
+  sound = True
+  for step in seal.steps(workdir / "checkpoints"):
+    wrong = seal.problems(workdir / "checkpoints" / str(step))
+    sound &= not wrong
+    told = "no seal: it cannot be told" if wrong is None else "; ".join(wrong) or "sound"
+    console.print(f"{workdir}: step {step}: {told}", soft_wrap=True, highlight=False)
+  return sound
+
+
+def difference(one: tuple, other: tuple, console: Console) -> bool:
+  """Whether the weights of two (workdir, which) are the same; those that differ are told."""
+  trees = []
+  for workdir, which in (one, other):
+    with Checkpoints(workdir) as checkpoints:
+      weights = flatten(checkpoints.params(which))
+    trees.append({name: np.asarray(x) for name, x in weights.items()})
+  here, there = trees
+  table, same = Table("weight", "the first", "the second", "largest difference"), True
+  for name in sorted({*here, *there}):
+    a, b = here.get(name), there.get(name)
+    if a is not None and b is not None and a.shape == b.shape:
+      largest = float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max(initial=0.0))
+      if np.array_equal(a, b, equal_nan=True):
+        continue
+      told = f"{largest:.3g}"
+    else:
+      told = ""
+    same = False
+    shapes = ("not there" if x is None else f"{x.shape}" for x in (a, b))
+    table.add_row(name, *shapes, told)
+  console.print("the same weights" if same else table)
+  return same
+
+
+def parse(text: str) -> tuple[pathlib.Path, str]:
+  """(workdir, which) of "DIR" or "DIR@STEP"."""
+  folder, _, which = text.partition("@")
+  if not (path := pathlib.Path(folder)).joinpath("checkpoints").is_dir():
+    raise UserError(f"{path}: holds no checkpoints")
+  return path, which or "latest"

@@ -35,7 +35,10 @@ def seal(checkpoints: pathlib.Path) -> None:
     file = path_of(checkpoints / str(step))
     if not file.exists():
       file.parent.mkdir(exist_ok=True)
-      files = {name: list(about) for name, about in _contents(checkpoints / str(step)).items()}
+      try:
+        files = _contents(checkpoints / str(step))
+      except FileNotFoundError:  # Orbax is just removing it, as there are newer ones
+        continue
       write_atomically(file, json.dumps(dict(format=FORMAT, files=files), indent=1) + "\n")
   for file in (checkpoints.parent / "checksums").glob("*.json"):
     if file.stem.isdigit() and int(file.stem) not in kept:

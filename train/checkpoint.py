@@ -88,6 +88,10 @@ class Checkpoints:
     self.orbax.wait()  # for the save before, which is sealed then
     self._seal()
     self.writing = True
+    if (
+      jax.process_index() == 0
+    ):  # somebody may have removed the step's checkpoint, and not its seal
+      seal.path_of(self.directory / str(step)).unlink(missing_ok=True)
     metrics = metrics if metrics and self.best_metric in metrics else None
     parts = dict(
       params=state["params"],

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import shutil
 
 import jax.numpy as jnp
 import pytest
@@ -46,6 +47,14 @@ def test_seals_go_with_their_checkpoints(run):
     state = dict(step=jnp.int32(4), params={"w": jnp.ones(3)}, opt_state={})
     checkpoints.save(state, Position())
   assert [file.name for file in files(run / "checksums")] == ["4.json"]
+
+
+def test_a_checkpoint_written_again_gets_another_seal(run):
+  shutil.rmtree(run / "checkpoints/3")
+  with Checkpoints(run, keep_latest=3) as checkpoints:
+    state = dict(step=jnp.int32(3), params={"w": jnp.ones(3)}, opt_state={})
+    checkpoints.save(state, Position())
+  assert seal.problems(run / "checkpoints/3") == []
 
 
 def hurts(folder):

@@ -27,6 +27,15 @@ SIZES = {
   "11b": sections.T5 | HUGE | dict(num_heads=128, mlp_dim=65536),
 }
 
+# Of a window, a source and a target, by whether rows are T5's and whether both sides hold a whole
+# window; where one does not, T5's window is what gives a source of 512.
+LENGTHS = {
+  (False, False): (126, 128, 64),
+  (False, True): (126, 128, 128),
+  (True, False): (566, 512, 128),
+  (True, True): (510, 512, 512),
+}
+
 
 def get_config(arg=""):
   arg = common.parse(
@@ -46,6 +55,7 @@ def get_config(arg=""):
   whole = arg.style in ("mask", "bert", "deshuffle", "prefix") or arg.rate > 0.2
   mini, huge = arg.size == "mini", arg.size in ("3b", "11b")
   wide = not (mini or arg.small)
+  length, source_len, target_len = LENGTHS[wide, whole]
   vocab_size = 400 if arg.small else 8000 if mini else 32_000
   tokenizer = dict(name="bpe", vocab_size=vocab_size, special=("<mask>",), sentinels=100)
   small = sections.SMALL | dict(encoder_layers=1, decoder_layers=1) if arg.small else {}
@@ -61,9 +71,9 @@ def get_config(arg=""):
     | dict(
       data=common.prose(arg.data),
       tokenizer=tokenizer,
-      length=566 if wide and not whole else 510 if wide else 126,
-      source_len=512 if wide else 128,
-      target_len=(512 if whole else 128) if wide else (128 if whole else 64),
+      length=length,
+      source_len=source_len,
+      target_len=target_len,
       style=arg.style,
       rate=arg.rate,
       mean_span=arg.mean_span,

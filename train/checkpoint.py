@@ -59,7 +59,7 @@ class Checkpoints:
     registry.add(ocp.handlers.JsonHandler, checkpointable_name="data")
     context = ocp.Context()
     context.checkpointables.registry = registry
-    self.writing = False
+    self.writing, self.primary = False, jax.process_index() == 0
     self.directory = pathlib.Path(workdir).resolve() / "checkpoints"
     self.orbax = ocp.training.Checkpointer(
       self.directory,
@@ -77,7 +77,7 @@ class Checkpoints:
     self._seal()
 
   def _seal(self):
-    if self.writing and jax.process_index() == 0:
+    if self.writing and self.primary:
       seal.seal(self.directory)
 
   def save(self, state, data, metrics=None):
@@ -88,9 +88,7 @@ class Checkpoints:
     self.orbax.wait()  # for the save before, which is sealed then
     self._seal()
     self.writing = True
-    if (
-      jax.process_index() == 0
-    ):  # somebody may have removed the step's checkpoint, and not its seal
+    if self.primary:  # somebody may have removed the step's checkpoint, and not its seal
       seal.path_of(self.directory / str(step)).unlink(missing_ok=True)
     metrics = metrics if metrics and self.best_metric in metrics else None
     parts = dict(

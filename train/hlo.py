@@ -112,12 +112,12 @@ def _visit(program, bodies, name, times):
       program.cycles += times * int(found[1])
     if found := _COLLECTIVE.search(line):
       shape, kind, start, rest = found.groups()
-      if name.startswith("all-reduce-scatter"):  # how a TPU writes one
-        kind = "whole-reduce-scatter"
       # A TPU repeats what it does beside others in each of those it does it beside.
       channel = re.search(r'channel_id=(\d+).*chain_id="', rest)
       if channel is None or channel[1] not in program.chained:
         one = _collective(shape, kind, start, rest, tuple(range(program.partitions)))
+        if name.startswith("all-reduce-scatter"):  # how a TPU writes one
+          one = dataclasses.replace(one, kind="reduce-scatter")
         program.collectives[one] += times
       if channel:
         program.chained.add(channel[1])
@@ -155,7 +155,6 @@ def _collective(shape, kind, start, rest, everyone) -> Collective:
   group = _group(rest) or everyone
   if kind == "reduce-scatter":
     size *= len(group)  # the whole, not the part that comes out
-  kind = kind.removeprefix("whole-")
   return Collective(kind, size, group, _origin(rest))
 
 

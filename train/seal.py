@@ -46,7 +46,7 @@ def seal(checkpoints: pathlib.Path) -> None:
 
 
 def problems(folder: pathlib.Path) -> list[str] | None:
-  """What is wrong with the files of a checkpoint, "" none of it; None if it has no seal."""
+  """What is wrong with the files of a checkpoint, empty for nothing; None if it has no seal."""
   file = path_of(folder)
   try:
     sealed = json.loads(file.read_text(encoding="utf-8"))["files"]

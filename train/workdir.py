@@ -38,7 +38,7 @@ class Workdir:
       file = self.path / "run.json"
       starts = _starts(file)
       starts[-1].update(facts)
-      write_atomically(file, json.dumps({"starts": starts}, indent=2) + "\n")
+      _write_starts(file, starts)
 
   def close(self) -> None:
     """Lets another process use the folder."""
@@ -165,14 +165,13 @@ def _refuse_another(path, here, there):
 
 def _note_start(path, command, config, devices):
   file = path / "run.json"
-  run = {"starts": _starts(file)}
+  starts = _starts(file)
   start = provenance.of_start(command, config, devices)
   if start["git"] and start["git"]["dirty"] and (text := provenance.patch()):
-    start["git"]["patch"] = f"patches/{len(run['starts']) + 1}.patch"
+    start["git"]["patch"] = f"patches/{len(starts) + 1}.patch"
     (path / "patches").mkdir(exist_ok=True)
     write_atomically(path / start["git"]["patch"], text)
-  run["starts"].append(start)
-  write_atomically(file, json.dumps(run, indent=2) + "\n")
+  _write_starts(file, [*starts, start])
 
 
 def _starts(file):
@@ -182,6 +181,10 @@ def _starts(file):
     return []
   except (ValueError, KeyError, TypeError) as error:
     raise UserError(f"{file}: not a run.json ({error}); restore or remove it") from error
+
+
+def _write_starts(file, starts):
+  write_atomically(file, json.dumps({"starts": starts}, indent=2) + "\n")
 
 
 def again(path: str | os.PathLike) -> ConfigDict:

@@ -6,16 +6,11 @@ pytest.importorskip(
   "jax_cuda12_plugin", reason="jax[cuda12] is not installed; make plan-check installs it"
 )
 
-from train import chips, estimate, flags
+from tests.plan import small
 
 
 def test_the_cudnn_kernel_is_in_the_train_step():
-  changes = dict(attention_impl="cudnn", dim=128, num_heads=2, mlp_dim=256, dtype="bfloat16")
-  cfg = flags.load(
-    "configs/wmt14.py:small,data_dir=/nowhere",
-    [f"model.{name}={value}" for name, value in changes.items()],
-  )
-  plan = estimate.make(cfg, chips.parse("h100:8"))
-  attentions = cfg.model.encoder_layers + 2 * cfg.model.decoder_layers
+  model = dict(attention_impl="cudnn", dim=128, num_heads=2, mlp_dim=256, dtype="bfloat16")
+  plan, attentions = small.translation("h100:8", **model)
   assert sum(plan.program.kernels.values()) >= 2 * attentions  # forward and backward
   assert plan.program.count("all-reduce") > 0

@@ -8,6 +8,7 @@ pytest.importorskip("libtpu", reason="libtpu is not installed; make plan-check i
 
 import jax
 
+from tests.plan import small
 from tests.train.test_meshes import DECODER, DIM, ENCODER, WORDS, activations, compiled, exchanged
 from train import chips, estimate, flags, sharding
 
@@ -71,25 +72,16 @@ def test_each_weight_of_fsdp_is_gathered_twice(devices):
 
 
 def test_the_splash_kernel_is_in_the_train_step():
-  changes = dict(
-    attention_impl="splash", dim=128, num_heads=2, mlp_dim=256, dtype="bfloat16", dropout=0.1
-  )
-  cfg = flags.load(
-    "configs/wmt14.py:small,data_dir=/nowhere",
-    [f"model.{name}={value}" for name, value in changes.items()],
-  )
-  plan = estimate.make(cfg, chips.parse("v5e:2x2"))
-  attentions = cfg.model.encoder_layers + 2 * cfg.model.decoder_layers
+  model = dict(attention_impl="splash", dim=128, num_heads=2, mlp_dim=256, dropout=0.1)
+  plan, attentions = small.translation("v5e:2x2", **model, **BF16)
   assert sum(plan.program.kernels.values()) >= 2 * attentions  # forward and backward
   assert plan.kernel_flops > 0
   assert plan.cycle_seconds
 
 
 def test_what_does_not_fit_is_told_in_words():
-  changes = ["model.vocab_size=4000000", "model.dim=1024", "model.num_heads=16"]
-  cfg = flags.load("configs/wmt14.py:small,data_dir=/nowhere", changes)
   with pytest.raises(estimate.DoesNotFit, match="GB of the 16 of a chip") as told:
-    estimate.make(cfg, chips.parse("v5e:2x2"))
+    small.translation("v5e:2x2", vocab_size=4_000_000, dim=1024, num_heads=16)
   assert told.value.needed > 16e9
 
 

@@ -168,12 +168,13 @@ def predicted(trainer, features):
       for row in features[start : start + 64]
     ]
     with torch.no_grad():
-      output = trainer.model(**trainer.processing_class.pad(some, return_tensors="pt"))
+      padded = trainer.processing_class.pad(some, return_tensors="pt")
+      output = trainer.model(**padded.to(trainer.model.device))
     found = output.logits if "logits" in output else (output.start_logits, output.end_logits)
     logits.append(found)
   if isinstance(logits[0], tuple):
-    return [[row for part in side for row in part.numpy()] for side in zip(*logits)]
-  return [row for part in logits for row in part.numpy()]
+    return [[row for part in side for row in part.cpu().numpy()] for side in zip(*logits)]
+  return [row for part in logits for row in part.cpu().numpy()]
 
 
 def main():
@@ -229,7 +230,8 @@ def main():
       report_to="none",
       logging_steps=100,
       disable_tqdm=True,
-      use_cpu=True,
+      use_cpu=not torch.cuda.is_available(),
+      tf32=torch.cuda.is_available() or None,  # as XLA multiplies float32 on a GPU
     )
     trainer = transformers.Trainer(
       model,

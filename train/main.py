@@ -2,7 +2,7 @@
 python -m train.main --rerun runs/scan --workdir runs/scan_again
 
 Trains the run that a config describes; the same command again goes on where it stopped. --rerun is
-the config of another run, from the start.
+the config of another run, from the start. --debug_nans names the first operation that makes a NaN.
 """
 
 import argparse
@@ -21,6 +21,7 @@ def main(argv):
   parser = argparse.ArgumentParser(prog="train.main", allow_abbrev=False)
   parser.add_argument("--workdir")
   parser.add_argument("--rerun")
+  parser.add_argument("--debug_nans", action="store_true")
   peers.add_arguments(parser)
   args, rest = parser.parse_known_args(argv)
   if args.rerun:
@@ -37,7 +38,7 @@ def main(argv):
     primary = jax.process_index() == 0
     with workdir.open_run(args.workdir, cfg, command, devices, primary) as run:
       peers.wait_for_all("the first has opened the workdir")
-      return loop.train(cfg, run)
+      return loop.train(cfg, run, args.debug_nans)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,11 @@ from train.paths import write_atomically
 # What a run may go on with another value of: the numbers stay the same (up to rounding).
 CHANGEABLE = (
   *("log_every", "tensorboard", "workers", "mesh", "step", "microbatches", "max_skipped"),
+  "watchdog_seconds",
   *("model.remat", "task.loss_chunks"),
 )
+# Settings that came later, each with the value by which a run from before goes on as it went.
+ADDED = dict(ema=0.0, spike=3.0, skip_spikes=False, watchdog_seconds=600.0)
 MADE_OF_DATA = ("tokenizer.json", "labels.json")
 
 
@@ -103,7 +106,7 @@ def load_config(path: str | os.PathLike) -> ConfigDict:
     return frozen(json.loads(file.read_text(encoding="utf-8")))
   except OSError:
     raise UserError(_no_run(path)) from None
-  except (ValueError, AttributeError) as error:
+  except (ValueError, AttributeError, TypeError) as error:
     raise UserError(f"{file}: no config is in it ({error}); restore or remove it") from error
 
 
@@ -143,6 +146,7 @@ def _lock(path):
 def _refuse_another(path, here, there):
   """UserError with the settings that differ, where one of them is not CHANGEABLE."""
   here, there = flat(here), flat(there)
+  there = {key: ADDED[key] for key in here.keys() & ADDED.keys()} | there
   missing = object()
   keys = [
     key
@@ -190,7 +194,7 @@ def _write_starts(file, starts):
 def again(path: str | os.PathLike) -> ConfigDict:
   """The config of the run in `path`, to be run again elsewhere; the log says what is different from
   when it was last started. UserError where `path` holds no run."""
-  config = load_config(path)
+  config = frozen(ADDED | load_config(path).to_dict())
   for start in _starts(pathlib.Path(path, "run.json"))[-1:]:
     for told in provenance.differences(start):
       logging.warning("--rerun %s: %s", path, told)

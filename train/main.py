@@ -14,6 +14,7 @@ def main(argv):
 
   from train import flags, loop, peers, workdir
   from train.errors import UserError
+  from train.paths import disk_trouble
 
   if not argv or {"-h", "--help"} & set(argv):
     print(__doc__)
@@ -38,7 +39,15 @@ def main(argv):
     primary = jax.process_index() == 0
     with workdir.open_run(args.workdir, cfg, command, devices, primary) as run:
       peers.wait_for_all("the first has opened the workdir")
-      return loop.train(cfg, run, args.debug_nans)
+      try:
+        return loop.train(cfg, run, args.debug_nans)
+      except Exception as error:
+        if told := disk_trouble(error):
+          raise UserError(
+            f"{args.workdir}: {told}. Put that right and start the same command again: it goes on"
+            " from the last checkpoint"
+          ) from error
+        raise
 
 
 if __name__ == "__main__":

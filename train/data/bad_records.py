@@ -35,7 +35,8 @@ class BadRecords:
   def __call__(self, path, place: str, reason) -> None:
     told = f"{path}, {place}: {reason}"
     if not self._skip:
-      raise UserError(f"{told}; or leave such records out: data.on_bad_record='skip'")
+      whole = "; gzip -t says whether the file is whole" if str(path).endswith(".gz") else ""
+      raise UserError(f"{told}{whole}; or leave such records out: data.on_bad_record='skip'")
     if len(self._first) < FEW:
       self._first.append(told)
 

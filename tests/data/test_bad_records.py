@@ -3,8 +3,10 @@
 import contextlib
 import gzip
 import json
+import multiprocessing
 import os
 import pathlib
+import pickle
 import re
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from test_sources import ToyPairs
 
 from tests.train.test_main import assert_same_run
-from train import flags, tasks
+from train import evaluate, flags, tasks, workdir
 from train.data import bad_records, sources, tokenizer
 from train.data.bad_records import FEW, LEFT_OUT, MOST_BYTES
 from train.errors import UserError
@@ -227,6 +229,55 @@ def test_bad_questions(tmp_path, told):
     list(sources.open_split({**spec, "on_bad_record": "skip"}, "train"))
 
 
+def test_a_worker_does_not_tell_again(tmp_path, told, monkeypatch):
+  write(tmp_path / "x.conll", "conll", range(40), {7: "columns"})
+  source = opened(tmp_path, "conll", on_bad_record="skip")
+  copy = pickle.loads(pickle.dumps(source))
+  monkeypatch.setattr(multiprocessing, "parent_process", lambda: "this one")
+  assert (len(copy), told) == (39, [])
+  assert not LEFT_OUT
+  monkeypatch.undo()
+
+
+def test_what_is_made_of_another_source_skips_with_it(tmp_path):
+  write(tmp_path / "x.tsv", "tsv", range(40), {7: "columns"})
+  of = {**KINDS["tsv"][1], "splits": {"train": f"{tmp_path}/x.tsv"}}
+  spec = {"name": "formatted", "of": of, "text": "{source}"}
+  with pytest.raises(UserError, match="line 8"):
+    sources.open_split(spec, "train")
+  assert len(sources.open_split({**spec, "on_bad_record": "skip"}, "train")) == 39
+  with pytest.raises(UserError, match=r"it is data\.on_bad_record that counts"):
+    sources.open_split({**spec, "of": {**of, "on_bad_record": "skip"}}, "train")
+
+
+@pytest.mark.parametrize("name", sources.SOURCES)
+def test_every_source_knows_the_setting_and_refuses_another_value(name):
+  with pytest.raises(UserError, match="on_bad_record is 'skp'; known: error, skip; did you mean"):
+    sources.open_split({"name": name, "on_bad_record": "skp"}, "train")
+
+
+CONFIGS = {path.stem for path in ROOT.glob("configs/[a-z]*.py")} - {"common", "sections"}
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_every_config_has_the_setting(name):
+  task = flags.load(f"{ROOT}/configs/{name}.py:small").task
+  parts = task.parts.values() if task.name == "mixture" else [task]
+  assert [part.data.on_bad_record for part in parts] == ["error"] * len(parts)
+
+
+def test_a_run_older_than_the_setting_goes_on(tmp_path):
+  cfg = flags.load(f"{ROOT}/configs/scan.py:small")
+  workdir.open_run(tmp_path, cfg, ["test"]).close()
+  (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+  older = cfg.to_dict()
+  del older["task"]["data"]["on_bad_record"]
+  (tmp_path / "config.json").write_text(json.dumps(older))
+  workdir.open_run(tmp_path, cfg, ["test"]).close()
+  with pytest.raises(UserError, match="seed"):
+    workdir.open_run(tmp_path, flags.override(cfg, ["seed=1"]), ["test"])
+
+
 # ArrayRecord
 
 
@@ -368,7 +419,7 @@ def test_a_run_that_skips_is_the_run_without_those_lines(tmp_path):
   more += ["--config.checkpoint.best_metric=loss", "--config.log_every=1"]
   runs = [
     command(f"configs/classify.py:small,dev=train,data={folder}", folder / "run", *more, *how)
-    for folder, how in zip(folders, ([skip, "--config.workers=1"], []))
+    for folder, how in zip(folders, ([skip], []))
   ]
   outputs = [run.communicate(timeout=200)[0] for run in runs]
   assert [run.returncode for run in runs] == [0, 0], outputs
@@ -380,6 +431,8 @@ def test_a_run_that_skips_is_the_run_without_those_lines(tmp_path):
   assert (start["left_out"][file]["records"], start["left_out"][file]["of"]) == (3, 60)
   (other,) = json.loads((folders[1] / "run" / "run.json").read_text())["starts"]
   assert other["left_out"] == {}
+  evaluate.main([f"--workdir={folders[0]}/run", "--split=validation"])
+  assert json.loads((folders[0] / "run" / "results.json").read_text())["left_out"][file]["of"] == 60
   assert_same_run(folders[0] / "run", folders[1] / "run")
 
 

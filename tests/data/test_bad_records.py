@@ -10,8 +10,10 @@ import pickle
 import re
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
+import po
 import pytest
 from absl import logging
 from array_record.python.array_record_data_source import ArrayRecordDataSource
@@ -278,6 +280,20 @@ def test_a_run_older_than_the_setting_goes_on(tmp_path):
     workdir.open_run(tmp_path, flags.override(cfg, ["seed=1"]), ["test"])
 
 
+@pytest.mark.parametrize("on_bad_record", bad_records.WAYS)
+def test_a_damaged_wheel_is_an_error(tmp_path, on_bad_record):
+  messages = {f"Save the file number {n}": f"Datei {n * n} wird gespeichert" for n in range(200)}
+  po.write(tmp_path / "de" / "x.po", messages)
+  with zipfile.ZipFile(tmp_path / "x.whl", "w", zipfile.ZIP_DEFLATED) as wheel:
+    wheel.write(tmp_path / "de" / "x.po", "de/x.po")
+  data = bytearray((tmp_path / "x.whl").read_bytes())
+  data[100:110] = b"\xff" * 10
+  (tmp_path / "x.whl").write_bytes(data)
+  spec = {"name": "gettext", "splits": {"train": f"{tmp_path}/x.whl"}, "language": "de"}
+  with pytest.raises(UserError, match=r"x\.whl/de/x\.po cannot be read: .*; fetch it again"):
+    list(sources.open_split({**spec, "on_bad_record": on_bad_record}, "train"))
+
+
 # ArrayRecord
 
 
@@ -365,6 +381,16 @@ def test_bad_records_of_a_dataset(toy, told):
     for one in (spec, skip):
       with pytest.raises(UserError, match="array_record"):
         sources.open_split(one, "train")
+
+
+def test_the_fingerprint_says_which_records_were_left_out(toy):
+  spec, shard = toy
+  whole, prints = shard.read_bytes(), set()
+  for number in (697, 698):  # both behind the last example that the fingerprint reads
+    shard.write_bytes(whole)
+    damage(shard, number)
+    prints.add(sources.open_split({**spec, "on_bad_record": "skip"}, "train").fingerprint)
+  assert len(prints) == 2
 
 
 def test_a_text_of_a_dataset_over_the_limit_or_not_utf8(toy, monkeypatch):

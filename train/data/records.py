@@ -85,6 +85,8 @@ class Records:
 
   def _number(self, index: int) -> int:
     """The record that is the example."""
+    if not self.left_out:
+      return index  # the search below takes 2 us, reading a record 11
     return index + int(np.searchsorted(self._before, index, side="right"))
 
   def _read(self, number: int) -> Example:

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from train import chips, flops, hlo, loop, optimizer, sharding, tasks
 from train.data import packing
 from train.errors import UserError
-from train.step import make_eval_step, make_train_step
+from train.step import make_eval_step, make_train_step, settings
 
 KERNEL_SHARE = 0.5  # of peak, that a fused attention kernel reaches
 
@@ -112,7 +112,7 @@ def make(cfg: ConfigDict, topology: chips.Topology) -> Plan:
     state = sharding.placed(jax.eval_shape(build), place)
     batch = batch_of(task, cfg.batch_size)
     batch = sharding.placed(batch, sharding.by_rows(batch, mesh))
-  step = make_train_step(task, graph, tx, microbatches=cfg.microbatches, seed=cfg.seed)
+  step = make_train_step(task, graph, tx, **settings(cfg))
   began = time.monotonic()
   with sharding.laid_over(mesh, cfg.mesh.sequence):
     traced = step.trace(state, batch)
@@ -129,7 +129,7 @@ def make(cfg: ConfigDict, topology: chips.Topology) -> Plan:
     mesh=dict(mesh.shape),
     parameters=sum(x.size for x in jax.tree.leaves(state["params"])),
     weights=local_bytes(state["params"]),
-    moments=local_bytes(state["opt_state"]),
+    moments=local_bytes([state[key] for key in state.keys() & {"opt_state", "ema"}]),
     batch=local_bytes(batch),
     temporaries=program.memory_analysis().temp_size_in_bytes,
     model_flops=3 * whole * share,

@@ -19,11 +19,12 @@ from train.paths import write_atomically
 # What a run may go on with another value of: the numbers stay the same (up to rounding).
 CHANGEABLE = (
   *("log_every", "tensorboard", "workers", "mesh", "step", "microbatches", "max_skipped"),
+  "watchdog_seconds",
   *("model.remat", "task.loss_chunks"),
 )
-# Not refused here but with the position in the data, whose fingerprint has it; runs older than the
-# setting lack it and go on.
-IN_FINGERPRINT = "data.on_bad_record"
+# Settings that came later, each with the value by which a run from before goes on as it went.
+ADDED = dict(ema=0.0, spike=3.0, skip_spikes=False, watchdog_seconds=600.0)
+ADDED_TO_DATA = {"on_bad_record": "error"}  # likewise, to `data` of each task
 MADE_OF_DATA = ("tokenizer.json", "labels.json")
 
 
@@ -106,7 +107,7 @@ def load_config(path: str | os.PathLike) -> ConfigDict:
     return frozen(json.loads(file.read_text(encoding="utf-8")))
   except OSError:
     raise UserError(_no_run(path)) from None
-  except (ValueError, AttributeError) as error:
+  except (ValueError, AttributeError, TypeError) as error:
     raise UserError(f"{file}: no config is in it ({error}); restore or remove it") from error
 
 
@@ -146,13 +147,16 @@ def _lock(path):
 def _refuse_another(path, here, there):
   """UserError with the settings that differ, where one of them is not CHANGEABLE."""
   here, there = flat(here), flat(there)
+  added = {key: ADDED[key] for key in here.keys() & ADDED.keys()}
+  for name, value in ADDED_TO_DATA.items():
+    added |= {key: value for key in here if key.endswith(f".data.{name}")}
+  there = added | there
   missing = object()
   keys = [
     key
     for key in sorted(here.keys() | there.keys())
     if repr(here.get(key, missing)) != repr(there.get(key, missing))
     and not any(f"{key}.".startswith(f"{one}.") for one in CHANGEABLE)
-    and not key.endswith(IN_FINGERPRINT)
   ]
   if not keys:
     return
@@ -194,7 +198,7 @@ def _write_starts(file, starts):
 def again(path: str | os.PathLike) -> ConfigDict:
   """The config of the run in `path`, to be run again elsewhere; the log says what is different from
   when it was last started. UserError where `path` holds no run."""
-  config = load_config(path)
+  config = frozen(ADDED | load_config(path).to_dict())
   for start in _starts(pathlib.Path(path, "run.json"))[-1:]:
     for told in provenance.differences(start):
       logging.warning("--rerun %s: %s", path, told)

@@ -276,8 +276,8 @@ def test_a_run_older_than_the_setting_goes_on(tmp_path):
   del older["task"]["data"]["on_bad_record"]
   (tmp_path / "config.json").write_text(json.dumps(older))
   workdir.open_run(tmp_path, cfg, ["test"]).close()
-  with pytest.raises(UserError, match="seed"):
-    workdir.open_run(tmp_path, flags.override(cfg, ["seed=1"]), ["test"])
+  with pytest.raises(UserError, match=r"task\.data\.on_bad_record *'skip' *'error'"):
+    workdir.open_run(tmp_path, flags.override(cfg, ["task.data.on_bad_record=skip"]), ["test"])
 
 
 @pytest.mark.parametrize("on_bad_record", bad_records.WAYS)

@@ -9,7 +9,7 @@ import types
 
 from ml_collections import ConfigDict
 
-from configs.sections import ADAMW, ENCODER, MODEL, OPTIMIZER, SCHEDULE, SMALL
+from configs.sections import ADAMW, DATA, ENCODER, MODEL, OPTIMIZER, SCHEDULE, SMALL
 from train.interop import directory  # the one thing of ours: what hf:DIR says of its model
 
 # -1: the devices that are left. sequence: activations between matrices are split along the row's
@@ -35,7 +35,7 @@ def run(*, steps: int, batch_size: int, log_every: int, task, model, optimizer, 
     init_from=dict(workdir="", which="latest", skip=()),
   )
   sections = dict(
-    task=task,
+    task=task | dict(data=DATA | task["data"]),
     model=MODEL | model,
     optimizer=OPTIMIZER | optimizer,
     schedule=SCHEDULE | schedule,

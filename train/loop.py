@@ -11,6 +11,7 @@ from flax import nnx
 
 from train import checkpoint, evaluate, models, nans, optimizer, peers, sharding, tasks
 from train.cli import INTERRUPTED, checkpoint_policy
+from train.data.bad_records import LEFT_OUT
 from train.data.batches import Batches, eval_batches
 from train.errors import UserError, choose
 from train.metrics import Meter, Patience, Skipped
@@ -66,7 +67,10 @@ def train(cfg, workdir, debug_nans: bool = False) -> int:
       train_step = nans.watched(train_step, task, graph, cfg.seed)
     eval_step, predict_step = make_eval_step(task, graph), make_predict_step(task, graph)
     of_split = task.items(cfg.evaluate.split)  # opened now: what is wrong with it is told now
-    workdir.note(data={"train": batches.fingerprint, cfg.evaluate.split: of_split.fingerprint})
+    workdir.note(
+      data={"train": batches.fingerprint, cfg.evaluate.split: of_split.fingerprint},
+      left_out=LEFT_OUT,
+    )
     held_out = functools.cache(lambda: list(eval_batches(of_split, layout)))
 
     def decode_scores(params):

@@ -24,6 +24,7 @@ CHANGEABLE = (
 )
 # Settings that came later, each with the value by which a run from before goes on as it went.
 ADDED = dict(ema=0.0, spike=3.0, skip_spikes=False, watchdog_seconds=600.0)
+ADDED_TO_DATA = {"on_bad_record": "error"}  # likewise, to `data` of each task
 MADE_OF_DATA = ("tokenizer.json", "labels.json")
 
 
@@ -146,7 +147,10 @@ def _lock(path):
 def _refuse_another(path, here, there):
   """UserError with the settings that differ, where one of them is not CHANGEABLE."""
   here, there = flat(here), flat(there)
-  there = {key: ADDED[key] for key in here.keys() & ADDED.keys()} | there
+  added = {key: ADDED[key] for key in here.keys() & ADDED.keys()}
+  for name, value in ADDED_TO_DATA.items():
+    added |= {key: value for key in here if key.endswith(f".data.{name}")}
+  there = added | there
   missing = object()
   keys = [
     key

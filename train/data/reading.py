@@ -9,8 +9,10 @@ import glob
 import gzip
 import hashlib
 import importlib.util
+import io
 import itertools
 import json
+import os
 import pathlib
 import zlib
 from collections.abc import Iterator, Sequence
@@ -18,6 +20,8 @@ from collections.abc import Iterator, Sequence
 from train.errors import UserError, did_you_mean
 
 Row = Sequence[str]
+MOST_LINE = 100_000_000  # bytes of a line
+MOST_RATIO = 200  # of a .gz file's text to its bytes; prose has 3 or 4, a line repeated 1000
 
 
 def resolved(where: str, pattern: str) -> str:
@@ -106,6 +110,8 @@ def _jsonl(paths: tuple[pathlib.Path, ...], keys: tuple[str, ...]) -> Iterator[R
       record = json.loads(text)
     except json.JSONDecodeError as error:
       raise UserError(f"{where}, column {error.colno}: not JSON ({error.msg})") from None
+    except (ValueError, RecursionError) as error:  # a number of 5000 digits, [[[[...
+      raise UserError(f"{where}: not JSON ({error})") from None
     if not isinstance(record, dict):
       raise UserError(f"{where}: a JSON object is needed, not {type(record).__name__}")
     for key in keys:
@@ -128,8 +134,10 @@ def read_lines(path: pathlib.Path, empty: bool = False) -> Iterator[str]:
   unless it may be `empty`."""
   number = 0
   try:
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-      for number, raw in enumerate(file, 1):
+    with open_bytes(path) as file:
+      for number, raw in enumerate(iter(lambda: file.readline(MOST_LINE + 1), b""), 1):
+        if len(raw) > MOST_LINE:
+          raise UserError(f"{path}, line {number}: has more than {MOST_LINE:,} bytes; cut it")
         yield _decode(raw, path, number)
   except (EOFError, zlib.error, gzip.BadGzipFile) as error:
     raise UserError(
@@ -139,6 +147,39 @@ def read_lines(path: pathlib.Path, empty: bool = False) -> Iterator[str]:
     raise UserError(f"{path} cannot be read: {error.strerror}") from None
   if not number and not empty:
     raise UserError(f"{path} is empty; give a file with at least one line")
+
+
+def open_bytes(path: pathlib.Path):
+  """The file to be read, unpacked if it is .gz: of such not endlessly, or UserError."""
+  file = open(path, "rb")  # noqa: SIM115
+  if path.suffix != ".gz":
+    return file
+  most = max(MOST_LINE, MOST_RATIO * os.fstat(file.fileno()).st_size)
+  return io.BufferedReader(_Unpacked(file, most, path), 1 << 17)
+
+
+class _Unpacked(io.RawIOBase):
+  """What a gzip file holds, of at most so many bytes."""
+
+  def __init__(self, packed, most: int, path: pathlib.Path):
+    self.packed, self.file, self.left, self.path = packed, gzip.GzipFile(fileobj=packed), most, path
+
+  def readable(self):
+    return True
+
+  def readinto(self, buffer):
+    count = self.file.readinto(buffer)
+    self.left -= count
+    if self.left < 0:
+      raise UserError(
+        f"{self.path}: unpacks to more than {MOST_RATIO} times its bytes; gunzip it yourself if it"
+        " is no trap"
+      )
+    return count
+
+  def close(self):
+    self.packed.close()
+    super().close()
 
 
 def _decode(raw: bytes, path: pathlib.Path, number: int) -> str:

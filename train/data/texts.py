@@ -6,16 +6,14 @@ examples that names file and line where it cannot be read.
 
 import dataclasses
 import functools
-import gzip
 import itertools
-import json
 import pathlib
 import re
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from absl import logging
 
+from train import json_files
 from train.data import items, reading
 from train.errors import NoSplit, UserError, choose, did_you_mean
 
@@ -222,8 +220,4 @@ def _part(where, record, key, kind):
 
 
 def _json(path):
-  try:
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
-      return json.load(file)
-  except (OSError, EOFError, ValueError, zlib.error) as error:
-    raise UserError(f"{path}: not JSON ({error}); SQuAD's is needed") from error
+  return json_files.parsed("\n".join(reading.read_lines(path)), path)

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
-from train.data import catalogs, files, scan, texts
+from train.data import catalogs, files, prepared, scan, texts
 from train.data.formatted import Formatted
 from train.errors import NoSplit, UserError, choose, did_you_mean
 
@@ -213,6 +213,7 @@ def _prepared_builder(dataset: str, data_dir: str | None):
     data_dir = str(pathlib.Path(data_dir).expanduser())
   reason = ""
   try:
+    prepared.check_features(dataset, data_dir)
     builder = tfds.builder(dataset, data_dir=data_dir)
     if builder.info.splits:
       return builder

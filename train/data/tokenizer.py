@@ -274,7 +274,7 @@ class Tokenizer:
     """The saved tokenizer; raises UserError for a missing, broken or foreign file."""
     text = json_files.text_of(path)
     with as_user_error(f"{path} is not a tokenizer.json; train or copy it anew"):
-      made = cls(*vocabulary.from_json(text, path))
+      made = cls(*vocabulary.from_json(text, f"{path} is not a tokenizer.json: it"))
       vocabulary.check(made)
     if not made.foreign and (found := [made._inner.id_to_token(i) for i in range(4)]) != list(
       SPECIALS

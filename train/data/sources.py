@@ -15,7 +15,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from train.data import catalogs, files, prepared, scan, texts
 from train.data.formatted import Formatted
-from train.errors import NoSplit, UserError, choose, did_you_mean
+from train.errors import NoSplit, UserError, as_user_error, choose, did_you_mean
 
 FINGERPRINT_RECORDS = 100  # of a TFDS dataset: enough to tell two of the same size apart
 
@@ -141,10 +141,11 @@ class Records:
   def __getitem__(self, index: int) -> Example:
     if not 0 <= index < len(self):
       raise IndexError(f"{index} of {len(self)} examples")
-    return self._texts(self._records[index])
+    return self._getitems([index])[0]
 
   def _getitems(self, indices: Sequence[int]) -> list[Example]:
-    return [self._texts(record) for record in self._records.__getitems__(list(indices))]
+    with as_user_error(f"{self.folder}: a record cannot be read; prepare it anew"):
+      return [self._texts(record) for record in self._records.__getitems__(list(indices))]
 
   def _texts(self, record: bytes) -> Example:
     values = tf_example_pb2.Example.FromString(record).features.feature
@@ -187,25 +188,26 @@ def _open_tfds(split: str, /, dataset: str, data_dir: str | None = None, **field
   up to 200 of its examples: to cover all would mean reading the whole dataset at each start.
   """
   builder = _prepared_builder(dataset, data_dir)
-  known = list(builder.info.splits)
-  if split.split("[")[0] not in known:
-    raise NoSplit(
-      f"{dataset} has no split {split!r}; it has {', '.join(known)}" + did_you_mean(split, known)
-    )
-  source = Records(str(builder.data_dir), split, fields, "")
-  try:
-    size = len(source)
-  except (NotImplementedError, ValueError) as error:
-    raise UserError(
-      f"{builder.data_dir} split {split!r} cannot be read by index: {error}\n"
-      + _how_to_prepare(dataset, data_dir)
-    ) from None
-  _check_fields(dataset, source)
-  content = hashlib.sha256(pathlib.Path(builder.data_dir, "dataset_info.json").read_bytes())
-  content.update(str(size).encode())
-  for index in range(0, size, max(1, size // FINGERPRINT_RECORDS)):
-    content.update(json.dumps(source[index]).encode())
-  return dataclasses.replace(source, fingerprint=content.hexdigest())
+  with as_user_error(f"{builder.data_dir} is not what TFDS writes; prepare it anew"):
+    known = list(builder.info.splits)
+    if split.split("[")[0] not in known:
+      raise NoSplit(
+        f"{dataset} has no split {split!r}; it has {', '.join(known)}" + did_you_mean(split, known)
+      )
+    source = Records(str(builder.data_dir), split, fields, "")
+    try:
+      size = len(source)
+    except (NotImplementedError, ValueError) as error:
+      raise UserError(
+        f"{builder.data_dir} split {split!r} cannot be read by index: {error}\n"
+        + _how_to_prepare(dataset, data_dir)
+      ) from None
+    _check_fields(dataset, source)
+    content = hashlib.sha256(pathlib.Path(builder.data_dir, "dataset_info.json").read_bytes())
+    content.update(str(size).encode())
+    for index in range(0, size, max(1, size // FINGERPRINT_RECORDS)):
+      content.update(json.dumps(source[index]).encode())
+    return dataclasses.replace(source, fingerprint=content.hexdigest())
 
 
 def _prepared_builder(dataset: str, data_dir: str | None):
@@ -217,8 +219,8 @@ def _prepared_builder(dataset: str, data_dir: str | None):
     builder = tfds.builder(dataset, data_dir=data_dir)
     if builder.info.splits:
       return builder
-  except (ValueError, FileNotFoundError) as error:  # no such name, config, version or folder
-    reason = f" ({str(error).splitlines()[0]})"
+  except Exception as error:  # no such name, config, version or folder; nothing that TFDS wrote
+    reason = f" ({str(error).partition(chr(10))[0]})"
   place = data_dir or "TFDS's own folder ($TFDS_DATA_DIR or ~/tensorflow_datasets)"
   raise UserError(
     f"TFDS dataset {dataset!r} is not prepared in {place}{reason}\n"
@@ -281,8 +283,7 @@ def _blank(path: str) -> list[dict]:
   return [BLANK]
 
 
-def _open_blank(split: str, /) -> texts.InMemory:
-  del split
+def _open_blank(_: str, /) -> texts.InMemory:
   return texts.InMemory(("",), _blank, (), "blank")
 
 

@@ -16,21 +16,21 @@ SECONDS = 30  # an input that takes longer is a crash: two busy cores need 1 for
 
 
 @functools.cache
-def _seeds(name):
+def seeds(name):
   return TARGETS[name].seeds()
 
 
 @st.composite
 def inputs(draw, name: str):
   """(number of the folder, content of its changed file)."""
-  number = draw(st.integers(0, len(_seeds(name)) - 1))
-  files, changed = _seeds(name)[number]
+  number = draw(st.integers(0, len(seeds(name)) - 1))
+  files, changed = seeds(name)[number]
   return number, draw(near(changed, files[changed]))
 
 
 def attempt(name: str, number: int, content: bytes) -> str:
   """ "accepted", or "refused: why"; whatever else is raised is a crash."""
-  files, changed = _seeds(name)[number]
+  files, changed = seeds(name)[number]
   with tempfile.TemporaryDirectory(prefix="fuzz-") as root:
     folder = pathlib.Path(root, "folder")
     for file, usual in files.items():

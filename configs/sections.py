@@ -46,9 +46,11 @@ MODEL = dict(
   scan_layers=False,
   dtype="float32",
 )
+# Of every task's data: a record that cannot be read is an "error", or "skip": left out and counted.
+DATA = dict(on_bad_record="error")
 TRANSLATION = dict(
   name="translation",
-  data=dict(),
+  data=DATA,
   tokenizer=dict(name="bpe", vocab_size=8000),
   source_len=64,
   target_len=64,
@@ -66,7 +68,7 @@ TRANSLATION = dict(
 LANGUAGE = dict(beam=1, length_penalty=0.0, temperature=0.8, max_len_ratio=0.0, max_len_extra=200)
 MLM = dict(
   name="mlm",
-  data=dict(),
+  data=DATA,
   tokenizer=dict(name="bpe", vocab_size=8000, special=("<mask>",)),
   source_len=128,
   rate=0.15,
@@ -79,7 +81,7 @@ MLM = dict(
 )
 CAUSAL = dict(
   name="causal",
-  data=dict(),
+  data=DATA,
   tokenizer=dict(name="bpe", vocab_size=8000),
   target_len=128,
   across=True,
@@ -94,7 +96,7 @@ CAUSAL = dict(
 )
 SPAN = dict(
   name="span",
-  data=dict(),
+  data=DATA,
   tokenizer=dict(name="bpe", vocab_size=8000, special=("<mask>",), sentinels=100),
   length=128,
   source_len=128,
@@ -113,7 +115,7 @@ SPAN = dict(
 )
 CLASSIFICATION = dict(
   name="classification",
-  data=dict(),
+  data=DATA,
   tokenizer=dict(name="bpe", vocab_size=8000, special=("<mask>",)),
   source_len=128,
   labels=(),
@@ -128,7 +130,7 @@ CLASSIFICATION = dict(
 )
 TAGGING = dict(
   name="tagging",
-  data=dict(),
+  data=DATA,
   tokenizer=dict(name="bpe", vocab_size=8000, special=("<mask>",)),
   source_len=128,
   labels=(),
@@ -139,7 +141,7 @@ TAGGING = dict(
 )
 QA = dict(
   name="qa",
-  data=dict(),
+  data=DATA,
   tokenizer=dict(name="bpe", vocab_size=8000, special=("<mask>",)),
   source_len=256,
   stride=128,

@@ -19,7 +19,7 @@ from model import layers
 from train import cli, flags, loop, losses, optimizer, sharding, tasks
 from train.data.batches import Batches
 from train.errors import UserError
-from train.step import make_train_step
+from train.step import make_train_step, settings
 
 
 def milliseconds(repeats: int, **ways) -> dict[str, float]:
@@ -69,7 +69,7 @@ def step(repeats, cfg):
     task = tasks.build(cfg.task, folder)
   tx, _ = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
   graph, state = loop.init(cfg, task, tx, mesh)
-  train_step = make_train_step(task, graph, tx, microbatches=cfg.microbatches, seed=cfg.seed)
+  train_step = make_train_step(task, graph, tx, **settings(cfg))
   with Batches(task.items("train"), tasks.layout(task, cfg.batch_size), seed=cfg.seed) as batches:
     batch = sharding.put(next(batches), mesh)
 

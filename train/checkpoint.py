@@ -21,13 +21,18 @@ from train.errors import UserError
 from train.interop import directory
 from train.optimizer import path_name
 
+# 1: until 2026-11-26. 2: tells its format, and `recent` is in it.
+FORMAT = 2
+LATER = {"recent"}  # parts of the state that format 1 has not: they are as in a new run
+
 
 class Checkpoints:
   """The folder `checkpoints` of a run: the latest n, and the best k by a validation metric.
 
-  A checkpoint holds `params`, `optimizer` (step and moments) and `data` (position, JSON), so that
-  whoever wants only weights reads only weights. Saving is asynchronous; a folder without Orbax's
-  commit mark was interrupted and is never read.
+  A checkpoint holds `params`, the weights to use; `optimizer`, the rest of the state (where the
+  weights to use are a moving average, the others too); and `data` (position, JSON): whoever wants
+  only weights reads only weights. Saving is asynchronous; a folder without Orbax's commit mark was
+  interrupted and is never read.
   """
 
   def __init__(
@@ -91,12 +96,11 @@ class Checkpoints:
     if self.primary:  # somebody may have removed the step's checkpoint, and not its seal
       seal.path_of(self.directory / str(step)).unlink(missing_ok=True)
     metrics = metrics if metrics and self.best_metric in metrics else None
-    parts = dict(
-      params=state["params"],
-      optimizer=dict(step=state["step"], opt_state=state["opt_state"]),
-      data=data.get_state(),
+    parts = _parts(state) | dict(data=data.get_state())
+    form = dict(format=FORMAT)
+    self.orbax.save_checkpointables_async(
+      step, parts, metrics=metrics, force=True, custom_metadata=form
     )
-    self.orbax.save_checkpointables_async(step, parts, metrics=metrics, force=True)
 
   @property
   def latest(self) -> int | None:
@@ -111,15 +115,16 @@ class Checkpoints:
     if self.latest is None:
       return state
     self._check_shapes(self.latest, state["params"])
-    abstract = jax.tree.map(_abstract, state)
-    parts = dict(
-      params=abstract["params"],
-      optimizer=dict(step=abstract["step"], opt_state=abstract["opt_state"]),
-      data=None,
-    )
-    saved = self.orbax.load_checkpointables(self.latest, parts)
+    parts = _parts(jax.tree.map(_abstract, state))
+    there = self._metadata(self.latest)["optimizer"]
+    later = parts["optimizer"].keys() - there.keys() & LATER
+    parts["optimizer"] = {key: x for key, x in parts["optimizer"].items() if key not in later}
+    saved = self.orbax.load_checkpointables(self.latest, parts | dict(data=None))
     data.set_state(saved["data"])
-    return dict(params=saved["params"], **saved["optimizer"])
+    optimizer = saved["optimizer"] | {key: state[key] for key in later}
+    if "ema" not in state:
+      return dict(params=saved["params"], **optimizer)
+    return dict(ema=saved["params"], **optimizer)
 
   def params(self, which: str, like=None):
     """Weights of `latest`, `best`, a step, or a mean: `average:N` of the last N checkpoints,
@@ -167,14 +172,26 @@ class Checkpoints:
         " another; the run, started again, sets it aside"
       )
     if like is None:
+      self._metadata(step)
       return self.orbax.load_checkpointables(step, dict(params=None))["params"]
     self._check_shapes(step, like)
     return self.orbax.load_checkpointables(step, dict(params=jax.tree.map(_abstract, like)))[
       "params"
     ]
 
+  def _metadata(self, step):
+    """Shapes of what is saved; UserError for a format of the future."""
+    found = self.orbax.checkpointables_metadata(step)
+    form = (found.custom_metadata or {"format": 1})["format"]
+    if form > FORMAT:
+      raise UserError(
+        f"{self.directory / str(step)} is of format {form}; this version of the code knows formats"
+        f" up to {FORMAT}: use a later one"
+      )
+    return found.metadata
+
   def _check_shapes(self, step, params):
-    saved = flatten(self.orbax.checkpointables_metadata(step).metadata["params"])
+    saved = flatten(self._metadata(step)["params"])
     here = flatten(params)
     wrong = [f"{name}: not in the checkpoint" for name in here.keys() - saved.keys()]
     wrong += [f"{name}: only in the checkpoint" for name in saved.keys() - here.keys()]
@@ -239,6 +256,12 @@ def flatten(tree) -> dict:
   return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
+def _parts(state):
+  """The state as it is saved: the weights to use, and the rest."""
+  use = "ema" if "ema" in state else "params"
+  return dict(params=state[use], optimizer={key: x for key, x in state.items() if key != use})
+
+
 def _abstract(x):
   return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))
 
@@ -250,30 +273,9 @@ def _listed(lines, most=12):
 
 
 def main(argv):
-  import argparse
-
-  from rich.console import Console
-
   from train import inspection
 
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument("what", choices=("list", "check", "diff"))
-  parser.add_argument("runs", nargs="+", metavar="DIR")
-  args = parser.parse_args(argv)
-  runs, console = [inspection.parse(text) for text in args.runs], Console()
-  if args.what == "diff":
-    if len(runs) != 2:
-      raise UserError("diff wants two: DIR@STEP DIR@STEP")
-    return int(not inspection.difference(*runs, console))
-  sound = True
-  for workdir, _ in runs:
-    if args.what == "list":
-      inspection.listing(workdir, console)
-    else:
-      sound &= inspection.check(workdir, console)
-  return int(not sound)
+  return inspection.main(argv, __doc__)
 
 
 if __name__ == "__main__":

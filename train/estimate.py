@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from train import chips, flops, hlo, loop, optimizer, sharding, tasks
 from train.data import packing
 from train.errors import UserError
-from train.step import make_eval_step, make_train_step
+from train.step import make_eval_step, make_train_step, settings
 
 KERNEL_SHARE = 0.5  # of peak, that a fused attention kernel reaches
 
@@ -46,7 +46,6 @@ class Plan:
   model_flops: int  # three times the forward pass
   step_flops: int  # of matrix products outside of kernels, with what is computed twice
   kernel_flops: int  # of attention kernels
-  moved: float  # bytes to and from memory, as XLA counts: loops once
   program: hlo.Program
   compile_seconds: float
 
@@ -75,15 +74,16 @@ class Plan:
     return self.program.cycles / clock if clock and self.program.cycles else None
 
   @property
-  def roofline_seconds(self) -> float:
-    """Of computing or of moving bytes to and from memory, whatever takes longer."""
+  def serial_seconds(self) -> float:
+    """Of computing and of moving bytes to and from memory, one after the other, both at the chip's
+    best: a GPU's kernels do not overlap, and few of them do much of both."""
     chip = self.topology.chip
-    return max(self.step_flops / chip.flops, self.moved / chip.bandwidth)
+    return self.step_flops / chip.flops + self.program.moved / chip.bandwidth
 
   @property
   def computing_seconds(self) -> float:
     """All but the wire."""
-    return (self.cycle_seconds or self.roofline_seconds) + self.kernel_seconds
+    return (self.cycle_seconds or self.serial_seconds) + self.kernel_seconds
 
   @property
   def seconds(self) -> float:
@@ -112,7 +112,7 @@ def make(cfg: ConfigDict, topology: chips.Topology) -> Plan:
     state = sharding.placed(jax.eval_shape(build), place)
     batch = batch_of(task, cfg.batch_size)
     batch = sharding.placed(batch, sharding.by_rows(batch, mesh))
-  step = make_train_step(task, graph, tx, microbatches=cfg.microbatches, seed=cfg.seed)
+  step = make_train_step(task, graph, tx, **settings(cfg))
   began = time.monotonic()
   with sharding.laid_over(mesh, cfg.mesh.sequence):
     traced = step.trace(state, batch)
@@ -122,20 +122,18 @@ def make(cfg: ConfigDict, topology: chips.Topology) -> Plan:
   if cfg.model.attention_impl != "einsum":  # what kernels hide is seen without them
     cfg.model.attention_impl = "einsum"
     whole = forward_flops(cfg, task, tx, mesh, state, batch)
-  costs = program.cost_analysis() or {}
   share = 1 / mesh.size
   return Plan(
     topology=topology,
     mesh=dict(mesh.shape),
     parameters=sum(x.size for x in jax.tree.leaves(state["params"])),
     weights=local_bytes(state["params"]),
-    moments=local_bytes(state["opt_state"]),
+    moments=local_bytes([state[key] for key in state.keys() & {"opt_state", "ema"}]),
     batch=local_bytes(batch),
     temporaries=program.memory_analysis().temp_size_in_bytes,
     model_flops=3 * whole * share,
     step_flops=flops.count(traced.jaxpr, mesh.size) * share,
     kernel_flops=3 * (whole - own) * share,
-    moved=costs.get("bytes accessed", 0.0),
     program=hlo.read(program.as_text()),
     compile_seconds=seconds,
   )

@@ -17,6 +17,7 @@ import numpy as np
 
 from train import cli, report, sharding, tasks
 from train.data import batches
+from train.data.bad_records import LEFT_OUT
 from train.errors import UserError
 from train.interop import directory
 from train.paths import write_atomically
@@ -115,6 +116,8 @@ def main(argv):
     results |= scores
     for part, found in decoded.items():
       results |= write_outputs(found, part, folder / prefixed(part, name, "-"))
+  if LEFT_OUT:  # the scores are of fewer examples
+    results["left_out"] = LEFT_OUT
   text = json.dumps(results, indent=2, ensure_ascii=False)
   for path in (folder / f"{name}.json", pathlib.Path(args.workdir) / "results.json"):
     write_atomically(path, text + "\n")

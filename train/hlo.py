@@ -11,6 +11,8 @@ import re
 
 import numpy as np
 
+from train.traffic import Traffic
+
 WIDTHS = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
 WIDTHS |= {"s64": 8, "u64": 8, "f64": 8}  # others: 4
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
@@ -60,6 +62,7 @@ class Program:
 
   partitions: int = 2  # devices, where a collective does not say which
   cycles: int = 0  # as the compiler estimates each operation
+  moved: float = 0.0  # bytes to and from memory, as train/traffic.py counts
   kernels: collections.Counter = dataclasses.field(default_factory=collections.Counter)
   collectives: collections.Counter = dataclasses.field(default_factory=collections.Counter)
   random_bits: collections.Counter = dataclasses.field(default_factory=collections.Counter)
@@ -84,7 +87,7 @@ def read(text: str) -> Program:
   bodies, root = computations(text)
   found = re.search(r"num_partitions=(\d+)", text)
   program = Program(partitions=int(found[1]) if found else 2)
-  _visit(program, bodies, root, 1)
+  _visit(program, bodies, Traffic(bodies, _bytes), root, 1)
   return program
 
 
@@ -106,8 +109,11 @@ def computations(text: str) -> tuple[dict[str, list[str]], str]:
   return bodies, root
 
 
-def _visit(program, bodies, name, times):
+def _visit(program, bodies, traffic, name, times):
+  """`traffic` is None within a fusion, whose operations move nothing by themselves."""
   for line in bodies[name]:
+    if traffic:
+      program.moved += times * traffic.of(name, line)
     if found := re.search(r'"estimated_cycles":"(\d+)"', line):
       program.cycles += times * int(found[1])
     if found := _COLLECTIVE.search(line):
@@ -132,11 +138,11 @@ def _visit(program, bodies, name, times):
       trips = _trips(line, bodies[condition])
       if trips is None:
         program.endless.append(body)
-      _visit(program, bodies, body, times * (trips or 1))
+      _visit(program, bodies, traffic, body, times * (trips or 1))
     elif found := _BRANCHES.search(line):  # one of them runs: the first stands for all
-      _visit(program, bodies, found[1].split(",")[0].strip().lstrip("%"), times)
+      _visit(program, bodies, traffic, found[1].split(",")[0].strip().lstrip("%"), times)
     elif re.search(r"\b(call|async-start|fusion)\(", line) and (found := _CALLS.search(line)):
-      _visit(program, bodies, found[1], times)
+      _visit(program, bodies, None if " fusion(" in line else traffic, found[1], times)
 
 
 def _trips(line, condition) -> int | None:

@@ -1,5 +1,6 @@
 """What `python -m train.checkpoint` tells of the checkpoints of a run."""
 
+import argparse
 import pathlib
 
 import numpy as np
@@ -66,3 +67,25 @@ def parse(text: str) -> tuple[pathlib.Path, str]:
   if not (path := pathlib.Path(folder)).joinpath("checkpoints").is_dir():
     raise UserError(f"{path}: holds no checkpoints")
   return path, which or "latest"
+
+
+def main(argv, doc: str) -> int:
+  """The commands that `doc` tells of; the exit status."""
+  parser = argparse.ArgumentParser(
+    description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("what", choices=("list", "check", "diff"))
+  parser.add_argument("runs", nargs="+", metavar="DIR")
+  args = parser.parse_args(argv)
+  runs, console = [parse(text) for text in args.runs], Console()
+  if args.what == "diff":
+    if len(runs) != 2:
+      raise UserError("diff wants two: DIR@STEP DIR@STEP")
+    return int(not difference(*runs, console))
+  sound = True
+  for workdir, _ in runs:
+    if args.what == "list":
+      listing(workdir, console)
+    else:
+      sound &= check(workdir, console)
+  return int(not sound)

@@ -9,18 +9,27 @@ import jax.numpy as jnp
 from absl import logging
 from flax import nnx
 
-from train import checkpoint, evaluate, models, optimizer, peers, sharding, tasks
+from train import checkpoint, evaluate, models, nans, optimizer, peers, sharding, tasks
 from train.cli import INTERRUPTED, checkpoint_policy
+from train.data.bad_records import LEFT_OUT
 from train.data.batches import Batches, eval_batches
 from train.errors import UserError, choose
 from train.metrics import Meter, Patience, Skipped
-from train.step import make_eval_step, make_predict_step, make_train_step
+from train.step import (
+  make_eval_step,
+  make_predict_step,
+  make_train_step,
+  new_state,
+  settings,
+  weights,
+)
+from train.watchdog import Watchdog
 from train.writer import Writer, read_metrics
 
 PUT = {"jit": sharding.put, "pmap": sharding.put_by_device}
 
 
-def train(cfg, workdir) -> int:
+def train(cfg, workdir, debug_nans: bool = False) -> int:
   """Trains to `cfg.steps`, from the workdir's last checkpoint if there is one.
 
   Returns the exit status: 0, or cli.INTERRUPTED or cli.TERMINATED if Ctrl-C or SIGTERM ended it
@@ -43,7 +52,8 @@ def train(cfg, workdir) -> int:
       state = checkpoints.restore(state, meter)
     elif cfg.init_from.workdir:
       tasks.check_vocabulary(task, **cfg.init_from)
-      state["params"] = checkpoint.init_from(state["params"], **cfg.init_from)
+      params = checkpoint.init_from(state["params"], **cfg.init_from)
+      state |= {key: jax.tree.map(jnp.copy, params) for key in state.keys() & {"params", "ema"}}
     patience = Patience(cfg.patience, cfg.checkpoint.best_metric, cfg.checkpoint.best_mode)
     for line in read_metrics(workdir.path) if start else ():
       if line["split"] == cfg.evaluate.split and line["step"] <= start:
@@ -52,12 +62,15 @@ def train(cfg, workdir) -> int:
       logging.info("finished: %s has %d of %d steps%s", workdir.path, start, cfg.steps, patience)
       return 0
     put = choose(PUT, cfg.step, "step")
-    train_step = make_train_step(
-      task, graph, tx, microbatches=cfg.microbatches, seed=cfg.seed, how=cfg.step
-    )
+    train_step = make_train_step(task, graph, tx, how=cfg.step, **settings(cfg))
+    if debug_nans:
+      train_step = nans.watched(train_step, task, graph, cfg.seed)
     eval_step, predict_step = make_eval_step(task, graph), make_predict_step(task, graph)
     of_split = task.items(cfg.evaluate.split)  # opened now: what is wrong with it is told now
-    workdir.note(data={"train": batches.fingerprint, cfg.evaluate.split: of_split.fingerprint})
+    workdir.note(
+      data={"train": batches.fingerprint, cfg.evaluate.split: of_split.fingerprint},
+      left_out=LEFT_OUT,
+    )
     held_out = functools.cache(lambda: list(eval_batches(of_split, layout)))
 
     def decode_scores(params):
@@ -77,11 +90,13 @@ def train(cfg, workdir) -> int:
       workdir.path, start, primary, total_steps=cfg.steps, tensorboard=cfg.tensorboard
     )
     stop, vote = StopSignal(), peers.Vote(mesh)
+    watchdog = Watchdog(workdir.path, cfg.watchdog_seconds)
     meter.begin()
     try:
       for step in range(start + 1, cfg.steps + 1):
         state, sums = train_step(state, put(next(batches), mesh))
         meter.add(step, sums)
+        watchdog.ended(f"step {step}")
         last, stopping = step == cfg.steps, vote(stop.status)
 
         if step % cfg.log_every == 0 or last:
@@ -96,9 +111,9 @@ def train(cfg, workdir) -> int:
           go_on = meter.pause()
           began = time.perf_counter()
           if evaluating:
-            scores |= evaluate.loss(eval_step, state["params"], mesh, held_out())
+            scores |= evaluate.loss(eval_step, weights(state), mesh, held_out())
           if decoding:
-            scores |= decode_scores(state["params"])
+            scores |= decode_scores(weights(state))
           whole = evaluating and (decoding or not cfg.evaluate.decode_every)
           if whole and cfg.checkpoint.best_metric not in scores:
             raise UserError(
@@ -107,12 +122,13 @@ def train(cfg, workdir) -> int:
             )
           patience.add(scores)
           if patience.over and cfg.evaluate.decode_every and not decoding:
-            scores |= decode_scores(state["params"])
+            scores |= decode_scores(weights(state))
           if scores:
             seconds = {"seconds": time.perf_counter() - began}
             writer.write(step, cfg.evaluate.split, scores | seconds)
           if saving or patience.over:
             checkpoints.save(state, meter, scores)
+          watchdog.ended(f"the evaluation or save after step {step}")
           go_on()
 
         if patience.over and not last:
@@ -123,6 +139,7 @@ def train(cfg, workdir) -> int:
           logging.info("%s: step %d is saved in %s", told, step, checkpoints.directory)
           return stopping
     finally:
+      watchdog.close()
       stop.close()
       writer.close()
   return 0
@@ -141,7 +158,7 @@ def blueprint(cfg, task, tx, mesh):
 
   def build():
     params = nnx.to_pure_dict(nnx.state(make()))
-    return dict(step=jnp.int32(0), params=params, opt_state=tx.init(params))
+    return new_state(params, tx, cfg.ema, cfg.spike)
 
   return nnx.split(nnx.eval_shape(make))[0], build, sharding.place(jax.eval_shape(build), mesh)
 

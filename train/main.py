@@ -2,7 +2,7 @@
 python -m train.main --rerun runs/scan --workdir runs/scan_again
 
 Trains the run that a config describes; the same command again goes on where it stopped. --rerun is
-the config of another run, from the start.
+the config of another run, from the start. --debug_nans names the first operation that makes a NaN.
 """
 
 import argparse
@@ -14,6 +14,7 @@ def main(argv):
 
   from train import flags, loop, peers, workdir
   from train.errors import UserError
+  from train.paths import disk_trouble
 
   if not argv or {"-h", "--help"} & set(argv):
     print(__doc__)
@@ -21,6 +22,7 @@ def main(argv):
   parser = argparse.ArgumentParser(prog="train.main", allow_abbrev=False)
   parser.add_argument("--workdir")
   parser.add_argument("--rerun")
+  parser.add_argument("--debug_nans", action="store_true")
   peers.add_arguments(parser)
   args, rest = parser.parse_known_args(argv)
   if args.rerun:
@@ -37,7 +39,15 @@ def main(argv):
     primary = jax.process_index() == 0
     with workdir.open_run(args.workdir, cfg, command, devices, primary) as run:
       peers.wait_for_all("the first has opened the workdir")
-      return loop.train(cfg, run)
+      try:
+        return loop.train(cfg, run, args.debug_nans)
+      except Exception as error:
+        if told := disk_trouble(error):
+          raise UserError(
+            f"{args.workdir}: {told}. Put that right and start the same command again: it goes on"
+            " from the last checkpoint"
+          ) from error
+        raise
 
 
 if __name__ == "__main__":

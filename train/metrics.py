@@ -45,6 +45,8 @@ class Meter:
     """Goes on from there."""
     self.batches.set_state(state)
     window = state.get("window", {})  # checkpoints before 2026-11-26 have none
+    if window:  # nor have the next ones spikes
+      window = {"spikes": [0.0, window["skipped"][1]]} | window
     self.total = {name: tuple(map(np.float32, pair)) for name, pair in window.items()} or None
     self.skipped.in_a_row = state.get("skipped", 0)
 
@@ -66,12 +68,14 @@ class Meter:
     """Means over the window, speed (tokens that are no padding) and what slowed it."""
     self._flush()
     seconds = max(time.perf_counter() - self.started, 1e-9)
-    skipped, steps = self.total.pop("skipped")
+    (skipped, steps), (spikes, _) = self.total.pop("skipped"), self.total.pop("spikes")
     values = means(self.total)
     if skipped == steps:
       values = dict.fromkeys(values, float("nan"))
     if skipped:
       values["skipped"] = float(skipped)
+    if spikes:
+      values["spikes"] = float(spikes)
     values["tokens_per_second"] = (self.batches.tokens - self.tokens) / seconds
     values["stall_share"] = (self.batches.stall_seconds - self.stalled) / seconds
     values["padding_share"] = self.batches.padding
@@ -93,7 +97,7 @@ class Meter:
 
   def _read(self, step, sums, delivered):
     sums = jax.device_get(sums)
-    self.skipped.see(step, bool(sums["skipped"][0]), delivered)
+    self.skipped.see(step, bool(sums["skipped"][0]), bool(sums["spikes"][0]), delivered)
     self.total = sums if self.total is None else jax.tree.map(np.add, self.total, sums)
 
   def _compiled(self, event, seconds, **_):
@@ -101,14 +105,14 @@ class Meter:
 
 
 class Skipped:
-  """Updates that were left out, since loss or gradient was not finite: what they were made of is
-  written to skipped.jsonl, and `most` in a row end the run (0: never)."""
+  """Updates left out, since loss or gradient was not finite or the loss a spike: what they were
+  made of is written to skipped.jsonl, and `most` in a row end the run (0: never)."""
 
   def __init__(self, workdir, most: int, primary: bool = True):
     self.file, self.most, self.primary = pathlib.Path(workdir, "skipped.jsonl"), most, primary
     self.in_a_row = 0
 
-  def see(self, step: int, skipped: bool, delivered) -> None:
+  def see(self, step: int, skipped: bool, spike: bool, delivered) -> None:
     """`delivered()` are the numbers of the batch's examples, row by row."""
     self.in_a_row = self.in_a_row + 1 if skipped else 0
     if not skipped:
@@ -116,15 +120,16 @@ class Skipped:
     if self.primary:
       with open(self.file, "a", encoding="utf-8") as file:
         file.write(json.dumps(dict(step=step, examples=delivered())) + "\n")
+    wrong = "the loss is a spike" if spike else "loss or gradient is not finite"
     logging.warning(
-      "step %d: loss or gradient is not finite, the update is left out; its examples are in %s",
-      *(step, self.file),
+      "step %d: %s, the update is left out; its examples are in %s", *(step, wrong, self.file)
     )
     if self.most and self.in_a_row >= self.most:
       raise UserError(
-        f"{self.in_a_row} updates in a row (max_skipped) were not finite, up to step {step}: what"
-        f" they were made of is in {self.file}. The weights are as before them. Try a lower"
-        " schedule.peak, a longer warm-up or optimizer.clip_norm, and look at these examples"
+        f"{self.in_a_row} updates in a row (max_skipped) were left out, up to step {step}, where"
+        f" {wrong}: what they were made of is in {self.file}. The weights are as before them. Try a"
+        " lower schedule.peak, a longer warm-up or optimizer.clip_norm, and look at these examples;"
+        " --debug_nans names the first operation that made a NaN"
       )
 
 

@@ -1,8 +1,10 @@
 """Where things that outlive a run are kept."""
 
 import contextlib
+import errno
 import os
 import pathlib
+import re
 import shutil
 import time
 import uuid
@@ -60,3 +62,27 @@ def write_atomically(path: str | os.PathLike, text: str) -> None:
     os.fsync(folder)  # else the rename itself may be lost with the power
   finally:
     os.close(folder)
+
+
+TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES}
+TOLD = re.compile("|".join(re.escape(os.strerror(number)) for number in TROUBLE))
+
+
+def disk_trouble(error: BaseException) -> str | None:
+  """What the file system said, if that is the reason for `error`; None for any other.
+
+  Orbax and TensorStore wrap it in errors of their own, and what was to clean up fails for the same
+  reason on top.
+  """
+  seen, waiting = set(), [error]
+  while waiting:
+    one = waiting.pop()
+    if one is None or id(one) in seen:
+      continue
+    seen.add(id(one))
+    if isinstance(one, OSError) and one.errno in TROUBLE:
+      return os.strerror(one.errno) + (f": {one.filename}" if one.filename else "")
+    if found := TOLD.search(str(one)):
+      return found[0]
+    waiting += [one.__cause__, one.__context__, *getattr(one, "exceptions", ())]
+  return None

@@ -138,13 +138,14 @@ def show(plan: Plan, notes: list[str], console: Console) -> None:
     cost.add_row(
       "compiler's cycles", f"{1e3 * plan.cycle_seconds:.1f} ms", f"at {chip.clock / 1e9:.2f} GHz"
     )
-  cost.add_row(
-    "roofline",
-    f"{1e3 * plan.roofline_seconds:.1f} ms",
-    f"the longer of {chip.flops / 1e12:.0f} TFLOP/s and {chip.bandwidth / 1e9:,.0f} GB/s; loops"
-    " move bytes once",
-  )
-  best = "cycles, kernels and wire" if plan.cycle_seconds else "roofline, kernels and wire"
+  else:
+    cost.add_row(
+      "products, then memory",
+      f"{1e3 * plan.serial_seconds:.1f} ms",
+      f"{program.moved / 1e9:.1f} GB; at {chip.flops / 1e12:.0f} TFLOP/s,"
+      f" {chip.bandwidth / 1e9:,.0f} GB/s",
+    )
+  best = "cycles, kernels and wire" if plan.cycle_seconds else "these, kernels and wire"
   cost.add_row("estimate", f"{1e3 * plan.seconds:.1f} ms, MFU {plan.mfu:.1%}", best)
   console.print(cost)
   for note in notes:

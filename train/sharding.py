@@ -35,6 +35,7 @@ RULES = (
   (r"relative/embedding$", P()),  # [buckets, H]
   (r"(^|/)head/(dense|labels)/(kernel|bias)$", P()),  # [D, D], [D, labels]
   (r"^opt_state/.*ns_coeffs$", P()),  # muon's three numbers
+  (r"^recent$", P()),  # losses
   (r"(scale|out/bias|down/bias|norm/bias|projection/bias)$", P()),
 )
 

@@ -19,8 +19,12 @@ from train.paths import write_atomically
 # What a run may go on with another value of: the numbers stay the same (up to rounding).
 CHANGEABLE = (
   *("log_every", "tensorboard", "workers", "mesh", "step", "microbatches", "max_skipped"),
+  "watchdog_seconds",
   *("model.remat", "task.loss_chunks"),
 )
+# Settings that came later, each with the value by which a run from before goes on as it went.
+ADDED = dict(ema=0.0, spike=3.0, skip_spikes=False, watchdog_seconds=600.0)
+ADDED_TO_DATA = {"on_bad_record": "error"}  # likewise, to `data` of each task
 MADE_OF_DATA = ("tokenizer.json", "labels.json")
 
 
@@ -141,6 +145,10 @@ def _lock(path):
 def _refuse_another(path, here, there):
   """UserError with the settings that differ, where one of them is not CHANGEABLE."""
   here, there = flat(here), flat(there)
+  added = {key: ADDED[key] for key in here.keys() & ADDED.keys()}
+  for name, value in ADDED_TO_DATA.items():
+    added |= {key: value for key in here if key.endswith(f".data.{name}")}
+  there = added | there
   missing = object()
   keys = [
     key
@@ -191,7 +199,7 @@ def _write_starts(file, starts):
 def again(path: str | os.PathLike) -> ConfigDict:
   """The config of the run in `path`, to be run again elsewhere; the log says what is different from
   when it was last started. UserError where `path` holds no run."""
-  config = load_config(path)
+  config = frozen(ADDED | load_config(path).to_dict())
   for start in _starts(pathlib.Path(path, "run.json"))[-1:]:
     for told in provenance.differences(start):
       logging.warning("--rerun %s: %s", path, told)

@@ -12,10 +12,13 @@ from collections.abc import Callable, Mapping
 from tests.data import po
 from tests.fuzz import hub
 from train import provenance, seal, tasks, workdir, writer
-from train.data import files, reading, sources, texts
+from train.data import bad_records, files, reading, sources, texts
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 TEXTS = ("the quick é <mask> 北", "", "a\tb 12,345")
+
+
+ERROR = bad_records.BadRecords("error")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,17 +67,17 @@ def _read_lines(folder, name):
   path = folder / name
   match reading.kind(path):
     case ".tsv" | ".jsonl" as kind:
-      rows = list(reading.READERS[kind]((path,), ("source", "target")))
+      rows = list(reading.READERS[kind]((path,), ("source", "target"), ERROR))
       assert all(len(row) == 2 and all(type(x) is str for x in row) for row in rows)
-      list(reading.READERS["aligned"]((path, folder / "a.tsv"), ("source", "target")))
+      list(reading.READERS["aligned"]((path, folder / "a.tsv"), ("source", "target"), ERROR))
     case ".txt":
-      found = [x for unit in texts.UNITS for x in texts.documents(path, unit, 10, 90)]
+      found = [x for unit in texts.UNITS for x in texts.documents(path, unit, 10, 90, ERROR)]
       assert all(type(one["text"]) is str for one in found)
     case ".json":
-      for one in texts.questions(path, 0, 100):
+      for one in texts.questions(path, 0, 100, ERROR):
         assert all(one["context"].startswith(a["text"], a["answer_start"]) for a in one["answers"])
     case _:
-      for one in texts.sentences(path, 0, -1):
+      for one in texts.sentences(path, 0, -1, ERROR):
         assert len(one["words"]) == len(one["tags"])
         assert all(one["words"])
 

@@ -135,3 +135,20 @@ def test_what_a_tpu_does_beside_others_is_one_collective():
   assert (program.count("all-gather"), program.bytes("all-gather")) == (1, 8 * 256 * 2)
   assert (program.count("reduce-scatter"), program.bytes("reduce-scatter")) == (1, 8 * 4)
   assert program.count("all-reduce") == 0
+
+
+def test_what_operations_move_is_what_xla_counts():
+  """On a CPU, whose compiler tells it, but of a loop's body only once."""
+
+  def layer(x, w):
+    y = jax.nn.softmax(jnp.tanh(x @ w) + x, -1)
+    return y * y.mean(), None
+
+  x = jax.ShapeDtypeStruct((64, DIM), jnp.float32)
+  w = jax.ShapeDtypeStruct((6, DIM, DIM), jnp.float32)
+  flat = jax.jit(lambda x, w: layer(layer(x, w[0])[0], w[1])[0]).lower(x, w).compile()
+  moved = hlo.read(flat.as_text()).moved
+  assert moved == pytest.approx(flat.cost_analysis()["bytes accessed"], rel=0.02)
+  assert moved > 10 * x.size * 4
+  looped = jax.jit(lambda x, w: jax.lax.scan(layer, x, w)[0]).lower(x, w).compile()
+  assert hlo.read(looped.as_text()).moved == pytest.approx(3 * moved, rel=0.1)  # 6 layers, not 2

@@ -45,6 +45,9 @@ def test_no_limit_never_ends(mode):
 # Updates that were left out
 
 
+SPIKE = 100.0
+
+
 class Data:
   """What a meter asks of the batches."""
 
@@ -69,7 +72,11 @@ def run(meter, losses):
   """A step for each: its loss, or None if it was skipped."""
   for loss in losses:
     meter.batches.number += 1
-    sums = dict(loss=(loss or 0.0, 2.0 * (loss is not None)), skipped=(float(loss is None), 1.0))
+    sums = dict(
+      loss=(loss or 0.0, 2.0 * (loss is not None)),
+      skipped=(float(loss is None), 1.0),
+      spikes=(float((loss or 0) > SPIKE), 1.0),
+    )
     meter.add(meter.batches.number, jax.tree.map(np.float32, sums))
 
 
@@ -86,6 +93,29 @@ def test_skipped_updates_are_counted_and_what_they_were_made_of_is_written(tmp_p
   assert math.isnan(meter.values()["loss"])  # not 0
 
 
+def test_spikes_are_counted_and_told_as_the_reason(tmp_path, caplog):
+  meter = Meter(Data(), Skipped(tmp_path, most=1))
+  run(meter, [4.0, 200.0, 300.0, 8.0])
+  assert meter.values()["spikes"] == 2
+  run(meter, [4.0])
+  assert "spikes" not in meter.values()
+  one = np.float32(1.0)
+  meter.add(6, dict(loss=(0 * one, 0 * one), skipped=(one, one), spikes=(one, one)))
+  with pytest.raises(UserError, match="up to step 6, where the loss is a spike"):
+    meter.pause()
+
+
+def test_a_window_from_before_spikes_were_counted(tmp_path):
+  meter = Meter(Data(), Skipped(tmp_path, most=1))
+  run(meter, [1.0])
+  state = meter.get_state()
+  del state["window"]["spikes"]
+  again = Meter(Data(), Skipped(tmp_path, most=1))
+  again.set_state(state)
+  run(again, [3.0])
+  assert again.values()["loss"] == 1.0
+
+
 def test_too_many_skipped_in_a_row_end_the_run_also_across_a_restart(tmp_path):
   meter = Meter(Data(), Skipped(tmp_path, most=3))
   run(meter, [4.0, None, None])
@@ -93,7 +123,9 @@ def test_too_many_skipped_in_a_row_end_the_run_also_across_a_restart(tmp_path):
   again = Meter(Data(), Skipped(tmp_path, most=3))
   again.set_state(state)
   run(again, [None])
-  with pytest.raises(UserError, match=r"3 updates in a row .* up to step 4: .*jsonl"):
+  with pytest.raises(
+    UserError, match=r"3 updates in a row .* up to step 4, where .* not finite: .*jsonl"
+  ):
     again.pause()
   endless = Meter(Data(), Skipped(tmp_path, most=0))
   run(endless, [None] * 50)

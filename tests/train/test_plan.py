@@ -155,7 +155,6 @@ def exchanging(*collectives, data=2, fsdp=1, tensor=1):
     topology=topology,
     mesh=dict(data=data, fsdp=fsdp, tensor=tensor),
     kernel_flops=0,
-    moved=0.0,
     program=program,
     compile_seconds=0.0,
     **numbers,

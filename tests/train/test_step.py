@@ -65,9 +65,9 @@ def graph_and_weights(**changes):
   )
 
 
-def start(tx, params, mesh=None, at=0):
+def start(tx, params, mesh=None, at=0, **kept):
   """A state of its own (a step eats it), on one device or laid out over a mesh."""
-  state = dict(step=np.int32(at), params=params, opt_state=tx.init(params))
+  state = step.new_state(params, tx, **kept) | dict(step=np.int32(at))
   places = sharding.place(state, mesh) if mesh else jax.devices()[0]
   return jax.device_put(jax.tree.map(np.array, state), places)
 
@@ -104,12 +104,15 @@ def one_step(batch, mesh=None, how="jit", **settings):
   return jax.device_get(state), jax.device_get(sums)
 
 
+SUMS = {"loss", "nll", "accuracy", "grad_norm", "skipped", "spikes"}
+
+
 def assert_same(one, other):
   (state_a, sums_a), (state_b, sums_b) = one, other
   paths = jax.tree_util.tree_leaves_with_path(state_a)
   for (path, a), b in zip(paths, jax.tree.leaves(state_b), strict=True):
     np.testing.assert_allclose(a, b, atol=2e-6, err_msg=jax.tree_util.keystr(path))
-  assert sums_a.keys() == sums_b.keys() == {"loss", "nll", "accuracy", "grad_norm", "skipped"}
+  assert sums_a.keys() == sums_b.keys() == SUMS
   for name, pair in sums_a.items():
     np.testing.assert_allclose(pair, sums_b[name], rtol=2e-5, err_msg=name)
 
@@ -212,7 +215,7 @@ def test_an_update_that_is_not_finite_is_left_out_and_told(batch, how):
   wanted = jax.device_get(before)
   state, sums = train_step(before, loop.PUT[how](bad, mesh))
   sums = jax.device_get(sums)
-  assert sums.pop("skipped") == (1, 1)
+  assert (sums.pop("skipped"), sums.pop("spikes")) == ((1, 1), (0, 1))
   assert not any(jax.tree.leaves(sums))
   found = jax.device_get(state)
   assert found.pop("step") == wanted.pop("step") + 1
@@ -221,6 +224,52 @@ def test_an_update_that_is_not_finite_is_left_out_and_told(batch, how):
   again = train_step(start(tx, params, mesh, at=1), loop.PUT[how](batch, mesh))[0]
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(again))
   assert jax.device_get(sums["skipped"]) == (0, 1)
+
+
+@pytest.mark.parametrize("how", ["jit", "pmap"])
+def test_the_average_of_weights_is_what_its_formula_says(batch, how):
+  """In float64 from the weights after each step; an update that is left out moves it nowhere."""
+  batch = jax.tree.map(lambda x: np.concatenate([x, x]), batch)
+  bad = batch | {"weights": np.full_like(batch["weights"], np.inf)}
+  graph, params = graph_and_weights()
+  tx, mesh, decay = optax.adam(1e-2), mesh_of(8, 1, 1), 0.7
+  train_step = step.make_train_step(TASK, graph, tx, microbatches=1, seed=0, how=how, ema=decay)
+  state = start(tx, params, mesh, at=15, ema=decay)
+  wanted = jax.tree.map(np.float64, params)
+  for number, of_step in enumerate((batch, batch, bad, batch), 15):
+    state, _ = train_step(state, loop.PUT[how](of_step, mesh))
+    if of_step is batch:
+      kept = min(decay, (1 + number) / (10 + number))
+      now = jax.device_get(state["params"])
+      parts = (jax.tree.map(lambda x, s=s: s * x, t) for s, t in ((kept, wanted), (1 - kept, now)))
+      wanted = jax.tree.map(np.add, *parts)
+    found = jax.device_get(step.weights(state))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-7), found, wanted)
+  assert max(jax.tree.leaves(jax.tree.map(lambda a, b: abs(a - b).max(), wanted, now))) > 1e-3
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_spike_is_told_and_left_out_if_asked(batch, skip):
+  """Against numpy's median of the losses themselves; labels of another batch make the spike."""
+  graph, params = graph_and_weights(**NO_DROPOUT)
+  settings = dict(microbatches=1, seed=0, spike=1.5, skip_spikes=skip)
+  train_step = step.make_train_step(PLAIN, graph, optax.sgd(0.2), **settings)
+  odd = batch | {"labels": np.roll(batch["labels"], 1, axis=1)}
+  state, losses, told = start(optax.sgd(0.2), params, spike=1.5), [], []
+  for number in range(step.RECENT + 5):
+    before = jax.device_get(state["params"])
+    state, sums = train_step(state, odd if number in (20, step.RECENT - 10) else batch)
+    sums = jax.device_get(sums)
+    told.append(float(sums["spikes"][0]))
+    if sums["skipped"][0]:
+      jax.tree.map(np.testing.assert_array_equal, jax.device_get(state["params"]), before)
+      continue
+    losses.append(sums["loss"][0] / sums["loss"][1])
+    recent = sorted([*losses[:-1][-step.RECENT :], *[np.inf] * (step.RECENT - len(losses) + 1)])
+    assert bool(told[-1]) == (losses[-1] > 1.5 * recent[step.RECENT // 2])
+  spikes = [number for number, one in enumerate(told) if one]
+  assert spikes[0] == step.RECENT - 10  # the first came too early; after this one it has to recover
+  assert spikes == spikes[:1] or not skip
 
 
 def test_microbatches_that_do_not_divide_the_batch_are_refused():

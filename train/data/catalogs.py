@@ -79,7 +79,7 @@ class Catalog:
           raise UserError(f"{self.where} has more than {json_files.MOST_BYTES:,} bytes")
         return wheel.read(self.member)  # no more than its file_size
     except BROKEN_ZIP as error:
-      raise UserError(f"{self.where} cannot be read: {error}") from None
+      raise UserError(f"{self.where} cannot be read: {error}; fetch it again") from None
 
 
 def open_gettext(
@@ -90,6 +90,7 @@ def open_gettext(
   min_words: int = 3,
   max_words: int = 50,
   unseen_of: str = "train",
+  on_bad_record: str = "error",
 ) -> texts.InMemory:
   """Pairs {"source": English, "target"} of a split: folders, wheels, globs, `package:NAME`; or
   dict(files=those, language=some of the languages).
@@ -98,8 +99,9 @@ def open_gettext(
   language to say it in, as in "<2de> Save the file" (Johnson et al. 2017); name these tokens in
   `tokenizer.special`. Left out are texts of fewer than `min_words` or more than `max_words`
   English words and, in other splits than `unseen_of`, pairs whose English that split has too ("":
-  none are).
+  none are). A catalog is read whole or is an error, however `on_bad_record` is set.
   """
+  del on_bad_record
   if unseen_of and unseen_of not in splits:
     raise UserError(
       f"data.unseen_of is {unseen_of!r}, but data.splits has {', '.join(splits)}; '' for none"
@@ -183,8 +185,10 @@ def pairs(
   others: Sequence[Catalog],
   marked: bool,
   words: tuple[int, int],
+  bad: object = None,
 ) -> list[dict]:
   """The pairs of the catalogs that the `others` lack, each once; logs what is left out and why."""
+  del bad
   seen = {_key(source) for one in others for source, _, _ in _read(one, _digest(one))}
   found, dropped = {}, collections.Counter()
   for catalog in catalogs:

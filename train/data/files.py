@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import pathlib
+import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -18,6 +19,8 @@ from absl import logging
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
+from train.data import bad_records
+from train.data.bad_records import BadRecords
 from train.data.reading import READERS, Row, digest_of, find, kind
 from train.errors import NoSplit, UserError, did_you_mean
 from train.paths import cache_dir, new_folder
@@ -30,6 +33,7 @@ SPLIT = "data"  # the one split of each cached folder, whatever its user calls i
 # begin short and double every 64: 4.5M pairs make 151 files.
 SHARD_RECORDS = 16384
 SHARDS_BEFORE_DOUBLING = 64
+NOTE = "written.json"  # in each cached folder: what was dropped, left out, and its files' digests
 
 Table = tuple[str, tuple[pathlib.Path, ...]]  # a key of READERS and its files
 
@@ -39,15 +43,17 @@ def prepare(
   splits: Mapping[str, object],
   columns: Sequence[str] = ("source", "target"),
   drop_blank: bool | None = None,
+  on_bad_record: str = "error",
 ) -> tuple[pathlib.Path, tuple[str, ...]]:
   """The folder with the split's records, which TFDS opens, and their text fields.
 
-  The folder is named by the digest of the content, and written unless it is there already.
+  The folder is named by the digest of the content, and written unless it is there already, as it
+  was written: a damaged one is written anew.
   A split is a mapping from field to path or glob of line-aligned text, or one path or glob of .tsv
   (no header, exactly `columns`) or .jsonl (objects with the keys `columns`); any of them may be
   .gz. Pairs with a blank side are dropped from "train" and kept elsewhere, so that scores line up
   with references, unless `drop_blank` says otherwise. Raises UserError naming file and line for
-  anything that cannot be read.
+  anything that cannot be read, unless `on_bad_record` is "skip".
   """
   if not isinstance(splits, Mapping) or split not in splits:
     known = list(splits) if isinstance(splits, Mapping) else []
@@ -58,16 +64,52 @@ def prepare(
   where = f"data.splits.{split}"
   fields, tables = _tables(where, splits[split], tuple(columns))
   drop_blank = split == "train" if drop_blank is None else drop_blank
-  folder = cache_dir("files") / _digest(fields, tables, drop_blank)
-  if not folder.exists():
+  key = _key(fields, tables, drop_blank) + ([on_bad_record] if on_bad_record != "error" else [])
+  folder = cache_dir("files") / hashlib.sha256(json.dumps(key).encode()).hexdigest()
+  noted = _noted(folder)
+  if noted is None:
+    if folder.exists():
+      logging.warning("%s is not as it was written, and is written anew", folder)
+      with contextlib.suppress(FileNotFoundError):  # another process was first
+        folder.rename(folder.with_name(f"{folder.name}.partial-{uuid.uuid4().hex}"))
     logging.info("%s: writing its files to ArrayRecord, once", where)
-    rows = itertools.chain.from_iterable(READERS[ending](paths, fields) for ending, paths in tables)
+    bad = BadRecords(on_bad_record)
     with new_folder(folder) as partial:
-      _write_records(partial, fields, rows, drop_blank)
-  dropped = tfds.builder_from_directory(folder).info.metadata["dropped"]
-  if dropped:
-    logging.warning("%s: %d examples with a blank field were dropped", where, dropped)
+      _write_records(partial, fields, _rows(where, tables, fields, bad), drop_blank)
+      _note(partial, bad.noted)
+    noted = _noted(folder)
+  for (_, paths), left_out in zip(tables, noted["left_out"], strict=True):
+    bad_records.tell(_name(paths), left_out)
+  if noted["dropped"]:
+    logging.warning("%s: %d examples with a blank field were dropped", where, noted["dropped"])
   return folder, fields
+
+
+def _rows(where: str, tables: list[Table], fields, bad: BadRecords) -> Iterator[Row]:
+  for ending, paths in tables:
+    yield from bad.among(_name(paths), READERS[ending](paths, fields, bad))
+  bad.limit(where)
+
+
+def _name(paths) -> str:
+  return " and ".join(map(str, paths))
+
+
+def _note(folder: pathlib.Path, left_out: list[dict]) -> None:
+  dropped = tfds.builder_from_directory(folder).info.metadata["dropped"]
+  digests = {path.name: digest_of(path) for path in sorted(folder.iterdir())}
+  noted = {"dropped": dropped, "left_out": left_out, "digests": digests}
+  (folder / NOTE).write_text(json.dumps(noted), encoding="utf-8")
+
+
+def _noted(folder: pathlib.Path) -> dict | None:
+  """What NOTE says; None where it, or a file of which it says the digest, is not as it was."""
+  try:
+    noted = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+    digests = noted["digests"].items()
+    return noted if all(digest_of(folder / name) == digest for name, digest in digests) else None
+  except (OSError, ValueError, KeyError, UserError):
+    return None
 
 
 def _tables(where: str, value, columns: tuple[str, ...]) -> tuple[tuple[str, ...], list[Table]]:
@@ -99,10 +141,9 @@ def _names(where: str, fields: tuple[str, ...]) -> tuple[str, ...]:
   return fields
 
 
-def _digest(fields: tuple[str, ...], tables: list[Table], drop_blank: bool) -> str:
+def _key(fields: tuple[str, ...], tables: list[Table], drop_blank: bool) -> list:
   content = [[ending, *map(digest_of, paths)] for ending, paths in tables]
-  key = json.dumps([FORMAT_VERSION, fields, drop_blank, content])
-  return hashlib.sha256(key.encode()).hexdigest()
+  return [FORMAT_VERSION, fields, drop_blank, content]
 
 
 def _write_records(folder: pathlib.Path, fields, rows: Iterable[Row], drop_blank: bool) -> None:

@@ -1,7 +1,8 @@
 """Text files: found by path, glob or package, and read line by line with errors that say where.
 
 Lines end at "\\n" only (not at U+2028 and its kin); one "\\r" before it and a byte order mark at
-the start of the file are stripped.
+the start of the file are stripped. A reader gives None in place of a record that is bad, which it
+tells `bad` (bad_records.BadRecords).
 """
 
 import functools
@@ -17,11 +18,12 @@ import pathlib
 import zlib
 from collections.abc import Iterator, Sequence
 
+from train.data.bad_records import MOST_BYTES, BadRecords
 from train.errors import UserError, did_you_mean
 
 Row = Sequence[str]
-MOST_LINE = 100_000_000  # bytes of a line
-MOST_RATIO = 200  # of a .gz file's text to its bytes; prose has 3 or 4, a line repeated 1000
+MOST_PACKED = 100_000_000  # bytes that any .gz file may hold, and ...
+MOST_RATIO = 200  # ... times its own bytes, a large one; prose has 3 or 4, a line repeated 1000
 
 
 def resolved(where: str, pattern: str) -> str:
@@ -82,63 +84,80 @@ def _file_digest(path: str, size: int, mtime_ns: int) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _aligned(paths: tuple[pathlib.Path, ...], fields: tuple[str, ...]) -> Iterator[Row]:
-  for row in itertools.zip_longest(*map(read_lines, paths)):
-    if None in row:
-      counts = ", ".join(f"{path} has {sum(1 for _ in read_lines(path))}" for path in paths)
+def _aligned(paths: tuple[pathlib.Path, ...], fields: tuple[str, ...], bad) -> Iterator[Row | None]:
+  end = object()
+  for row in itertools.zip_longest(*(read_lines(path, bad) for path in paths), fillvalue=end):
+    if end in row:
+      counts = ", ".join(f"{path} has {sum(1 for _ in read_lines(path, bad))}" for path in paths)
       raise UserError(f"line-aligned files must have as many lines as each other, but {counts}")
-    yield row
+    yield None if None in row else row
 
 
-def _tsv(paths: tuple[pathlib.Path, ...], columns: tuple[str, ...]) -> Iterator[Row]:
+def _tsv(paths: tuple[pathlib.Path, ...], columns: tuple[str, ...], bad) -> Iterator[Row | None]:
   (path,) = paths
-  for number, text in enumerate(read_lines(path), 1):
-    cells = text.split("\t")
-    if len(cells) != len(columns):
-      raise UserError(
-        f"{path}, line {number}: {len(cells)} tab-separated columns, not the {len(columns)} "
-        f"({', '.join(columns)}) of `columns`"
-      )
+  for number, text in enumerate(read_lines(path, bad), 1):
+    cells = None if text is None else text.split("\t")
+    if cells and len(cells) != len(columns):
+      reason = f"{len(cells)} tab-separated columns, not the {len(columns)} ({', '.join(columns)})"
+      cells = bad(path, f"line {number}", f"{reason} of `columns`; correct it")
     yield cells
 
 
-def _jsonl(paths: tuple[pathlib.Path, ...], keys: tuple[str, ...]) -> Iterator[Row]:
+def _jsonl(paths: tuple[pathlib.Path, ...], keys: tuple[str, ...], bad) -> Iterator[Row | None]:
   (path,) = paths
-  for number, text in enumerate(read_lines(path), 1):
-    where = f"{path}, line {number}"
+  for number, text in enumerate(read_lines(path, bad), 1):
+    place, row = f"line {number}", None
     try:
-      record = json.loads(text)
+      row = None if text is None else _values(text, keys)
     except json.JSONDecodeError as error:
-      raise UserError(f"{where}, column {error.colno}: not JSON ({error.msg})") from None
-    except (ValueError, RecursionError) as error:  # a number of 5000 digits, [[[[...
-      raise UserError(f"{where}: not JSON ({error})") from None
-    if not isinstance(record, dict):
-      raise UserError(f"{where}: a JSON object is needed, not {type(record).__name__}")
-    for key in keys:
-      if key not in record:
-        raise UserError(f"{where}: no key {key!r}{did_you_mean(key, record)}")
-      if not isinstance(record[key], str):
-        raise UserError(f"{where}: {key!r} must be text, not {type(record[key]).__name__}")
-      try:
-        record[key].encode()
-      except UnicodeEncodeError:
-        raise UserError(f"{where}: {key!r} holds half a surrogate pair, which is no text") from None
-    yield [record[key] for key in keys]
+      bad(path, f"{place}, column {error.colno}", f"not JSON ({error.msg}); correct it")
+    except (ValueError, RecursionError) as error:
+      bad(path, place, f"{error}; correct it")
+    yield row
+
+
+def _values(text: str, keys: tuple[str, ...]) -> Row:
+  """Those of the keys; ValueError where they are not texts of a JSON object."""
+  record = json.loads(text)
+  if not isinstance(record, dict):
+    raise ValueError(f"a JSON object is needed, not {type(record).__name__}")
+  for key in keys:
+    if key not in record:
+      raise ValueError(f"no key {key!r}{did_you_mean(key, record)}")
+    if not isinstance(record[key], str):
+      raise ValueError(f"{key!r} must be text, not {type(record[key]).__name__}")
+    utf8(key, record[key])
+  return [record[key] for key in keys]
+
+
+def utf8(key: str, text: str) -> bytes:
+  """The text's bytes; UnicodeError for what JSON can hold and no text can."""
+  try:
+    return text.encode()
+  except UnicodeEncodeError:
+    raise UnicodeError(f"{key!r} holds half a surrogate pair, which is no text") from None
 
 
 READERS = {"aligned": _aligned, ".tsv": _tsv, ".jsonl": _jsonl}
 
 
-def read_lines(path: pathlib.Path, empty: bool = False) -> Iterator[str]:
-  """The lines of the file without their ends; UserError if cut short, not UTF-8, or without a line
-  unless it may be `empty`."""
+def read_lines(
+  path: pathlib.Path, bad: BadRecords, empty: bool = False, most: int = MOST_BYTES
+) -> Iterator[str | None]:
+  """The lines of the file without their ends, None for a bad one: not UTF-8, or of more bytes than
+  `most`. UserError if the file is cut short, or without a line unless it may be `empty`."""
   number = 0
   try:
     with open_bytes(path) as file:
-      for number, raw in enumerate(iter(lambda: file.readline(MOST_LINE + 1), b""), 1):
-        if len(raw) > MOST_LINE:
-          raise UserError(f"{path}, line {number}: has more than {MOST_LINE:,} bytes; cut it")
-        yield _decode(raw, path, number)
+      while raw := file.readline(most + 1):
+        number += 1
+        if len(raw) > most and not raw.endswith(b"\n"):
+          yield bad(path, f"line {number}", f"more than {most:,} bytes; is the file one of lines?")
+          while raw and not raw.endswith(b"\n"):
+            raw = file.readline(most)
+        else:
+          yield _decode(raw, path, number, bad)
+  # an error however on_bad_record is set: nobody can tell how much is lost
   except (EOFError, zlib.error, gzip.BadGzipFile) as error:
     raise UserError(
       f"{path}: not a whole gzip file, it breaks after line {number} ({error}); fetch it again"
@@ -154,7 +173,7 @@ def open_bytes(path: pathlib.Path):
   file = open(path, "rb")  # noqa: SIM115
   if path.suffix != ".gz":
     return file
-  most = max(MOST_LINE, MOST_RATIO * os.fstat(file.fileno()).st_size)
+  most = max(MOST_PACKED, MOST_RATIO * os.fstat(file.fileno()).st_size)
   return io.BufferedReader(_Unpacked(file, most, path), 1 << 17)
 
 
@@ -182,12 +201,13 @@ class _Unpacked(io.RawIOBase):
     super().close()
 
 
-def _decode(raw: bytes, path: pathlib.Path, number: int) -> str:
+def _decode(raw: bytes, path: pathlib.Path, number: int, bad: BadRecords) -> str | None:
   try:
     text = raw.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
   except UnicodeDecodeError as error:
-    raise UserError(
-      f"{path}, line {number}, byte {error.start + 1}: 0x{raw[error.start]:02x} is not UTF-8; "
-      "convert the file (iconv -t utf-8)"
-    ) from None
+    return bad(
+      path,
+      f"line {number}, byte {error.start + 1}",
+      f"0x{raw[error.start]:02x} is not UTF-8; convert the file (iconv -t utf-8)",
+    )
   return text.removeprefix("\ufeff") if number == 1 else text

@@ -7,17 +7,20 @@ examples that names file and line where it cannot be read.
 import dataclasses
 import functools
 import itertools
+import json
 import pathlib
 import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from absl import logging
 
-from train import json_files
 from train.data import items, reading
+from train.data.bad_records import MOST_BYTES, BadRecords
 from train.errors import NoSplit, UserError, choose, did_you_mean
 
 DOCUMENTS = (".txt", ".md", ".jsonl")
+ENDLESS = 2**62
 ROW_OF_OTHERS = re.compile(r"\d+[-.]\d+")  # CoNLL-U's multiword tokens and empty nodes
 PART = re.compile(r"(?P<path>.+)\[((?P<start>\d+)%)?:((?P<stop>\d+)%)?\]")
 
@@ -27,13 +30,17 @@ class InMemory:
   """The examples of some files, read when the first is asked for; pickles as their names."""
 
   paths: tuple  # each a file, or what else the reader reads at once
-  reader: Callable  # path, *arguments -> examples
+  reader: Callable  # path, *arguments, BadRecords -> examples
   arguments: tuple
   fingerprint: str
+  on_bad_record: str = "error"
 
   @functools.cached_property
   def _examples(self) -> list[dict]:
-    return [one for path in self.paths for one in self.reader(path, *self.arguments)]
+    bad = BadRecords(self.on_bad_record)
+    found = [one for path in self.paths for one in self.reader(path, *self.arguments, bad)]
+    bad.limit("data")
+    return found
 
   def __len__(self) -> int:
     return len(self._examples)
@@ -44,17 +51,18 @@ class InMemory:
   def _getitems(self, indices: Sequence[int]) -> list[dict]:
     return [self._examples[index] for index in indices]
 
-  def __reduce__(self):
-    return InMemory, (self.paths, self.reader, self.arguments, self.fingerprint)
+  __reduce__ = items.reduced
 
 
-def of_split(split: str, splits: Mapping, suffixes: Sequence[str], reader, *arguments) -> InMemory:
+def of_split(
+  split: str, splits: Mapping, suffixes: Sequence[str], on_bad_record: str, reader, *arguments
+) -> InMemory:
   """The examples of `splits[split]`: a path, glob or folder, or several. UserError as `reading`."""
   paths = files(split, splits, suffixes)
   digests = [f"{reading.kind(path)} {reading.digest_of(path)}" for path in paths]
-  return InMemory(
-    tuple(paths), reader, arguments, items.digest(reader.__name__, *arguments, *digests)
-  )
+  how = [on_bad_record] if on_bad_record != "error" else []
+  fingerprint = items.digest(reader.__name__, *arguments, *digests, *how)
+  return InMemory(tuple(paths), reader, arguments, fingerprint, on_bad_record)
 
 
 def files(split: str, splits: Mapping, suffixes: Sequence[str]) -> list[pathlib.Path]:
@@ -94,20 +102,26 @@ def part_of(split: str, splits) -> tuple[Mapping, int, int]:
   return {**splits, split: match["path"]}, start, stop
 
 
-def open_text(split: str, /, splits: Mapping, unit: str = "file") -> InMemory:
+def open_text(
+  split: str, /, splits: Mapping, unit: str = "file", on_bad_record: str = "error"
+) -> InMemory:
   """Documents {"text"}: whole files, their paragraphs (between blank lines) or their lines; each
-  line of .jsonl is one, its key "text". "PATH[:90%]" is a part of each file."""
+  line of .jsonl is one, its key "text". "PATH[:90%]" is a part of each file. A line that cannot be
+  read is a bad record, also where it is a part of a document."""
   choose(UNITS, unit, "data.unit")
   splits, start, stop = part_of(split, splits)
-  return of_split(split, splits, DOCUMENTS, documents, unit, start, stop)
+  return of_split(split, splits, DOCUMENTS, on_bad_record, documents, unit, start, stop)
 
 
-def documents(path: pathlib.Path, unit: str, start: int, stop: int) -> list[dict]:
+def documents(path: pathlib.Path, unit: str, start: int, stop: int, bad: BadRecords) -> list[dict]:
   """The documents of a file between two percentages: of its characters if it is one document."""
   if reading.kind(path) == ".jsonl":
-    texts = [row[0] for row in reading.READERS[".jsonl"]((path,), ("text",))]
+    rows = bad.among(str(path), reading.READERS[".jsonl"]((path,), ("text",), bad))
+    texts = [text for (text,) in rows]
   else:
-    texts = UNITS[unit]("\n".join(reading.read_lines(path, empty=True)))
+    most = ENDLESS if unit == "file" else MOST_BYTES  # a file may be one line, as text8 is
+    lines = bad.among(str(path), reading.read_lines(path, bad, empty=True, most=most))
+    texts = UNITS[unit]("\n".join(lines))
   if len(texts) == 1:
     return [{"text": _between(texts[0], start, stop)}]
   return [{"text": text} for text in _between(texts, start, stop)]
@@ -124,64 +138,68 @@ UNITS = {
 }
 
 
-def open_conll(split: str, /, splits: Mapping, word: int = 0, tag: int = -1) -> InMemory:
-  """Sentences {"words", "tags"} of column files; of CoNLL-U (.conllu) forms and UPOS."""
-  return of_split(split, splits, (".conll", ".conllu", ".bio", ".tsv"), sentences, word, tag)
+def open_conll(
+  split: str, /, splits: Mapping, word: int = 0, tag: int = -1, on_bad_record: str = "error"
+) -> InMemory:
+  """Sentences {"words", "tags"} of column files; of CoNLL-U (.conllu) forms and UPOS. A sentence
+  with a line that cannot be read is a bad record."""
+  suffixes = (".conll", ".conllu", ".bio", ".tsv")
+  return of_split(split, splits, suffixes, on_bad_record, sentences, word, tag)
 
 
-def sentences(path: pathlib.Path, word: int, tag: int) -> Iterator[dict]:
+def sentences(path: pathlib.Path, word: int, tag: int, bad: BadRecords) -> Iterator[dict]:
   """Sentences end at a line without text. In CoNLL-U, comments, multiword tokens (1-2) and empty
   nodes (1.1) are skipped."""
+  return bad.among(str(path), _sentences(path, word, tag, bad))
+
+
+def _sentences(path, word, tag, bad):
   universal = reading.kind(path) == ".conllu"
   word, tag = (1, 3) if universal else (word, tag)
-  words, tags = [], []
-  for number, line in enumerate(reading.read_lines(path), 1):
-    if not line.strip():
-      if words:
-        yield {"words": words, "tags": tags}
-      words, tags = [], []
-      continue
-    if line.startswith("-DOCSTART-") or (universal and line.startswith("#")):
-      continue
-    cells = line.split("\t") if "\t" in line else line.split()
-    if universal and ROW_OF_OTHERS.fullmatch(cells[0]):
-      continue
-    try:
-      found = cells[word], cells[tag]
-    except IndexError:
-      found = ("", "")
-    if len(cells) < 2 or not all(found) or (universal and not cells[0].isdigit()):
-      raise UserError(
-        f"{path}, line {number}: columns {word} and {tag} must be a word and its tag: {line!r}"
-      )
-    words.append(found[0])
-    tags.append(found[1])
-  if words:
-    yield {"words": words, "tags": tags}
+  rows = []  # of a sentence: word and tag, None for a bad line
+  for number, line in enumerate(itertools.chain(reading.read_lines(path, bad), [""]), 1):
+    if line is None:
+      rows.append(None)
+    elif not line.strip():
+      if rows:
+        yield None if None in rows else dict(zip(("words", "tags"), map(list, zip(*rows))))
+      rows = []
+    elif not line.startswith("-DOCSTART-") and not (universal and line.startswith("#")):
+      cells = line.split("\t") if "\t" in line else line.split()
+      if universal and ROW_OF_OTHERS.fullmatch(cells[0]):
+        continue
+      try:
+        found = cells[word], cells[tag]
+      except IndexError:
+        found = ("", "")
+      if len(cells) < 2 or not all(found) or (universal and not cells[0].isdigit()):
+        reason = f"columns {word} and {tag} must be a word and its tag: {line[:200]!r}; correct it"
+        found = bad(path, f"line {number}", reason)
+      rows.append(found)
 
 
 FEW = 10  # articles: a percentage of fewer says little
 
 
-def open_squad(split: str, /, splits: Mapping) -> InMemory:
+class Wrong(ValueError):
+  """What SQuAD's JSON should have had in a place."""
+
+
+def open_squad(split: str, /, splits: Mapping, on_bad_record: str = "error") -> InMemory:
   """Questions {"id", "question", "context", "answers"} of SQuAD's JSON, 1.1 or 2.0. "PATH[:90%]" is
   a part of each file's articles, or of its paragraphs where articles are few."""
   splits, start, stop = part_of(split, splits)
-  return of_split(split, splits, (".json",), questions, start, stop)
+  return of_split(split, splits, (".json",), on_bad_record, questions, start, stop)
 
 
-def questions(path: pathlib.Path, start: int, stop: int) -> Iterator[dict]:
+def questions(path: pathlib.Path, start: int, stop: int, bad: BadRecords) -> Iterator[dict]:
   """answers: [{"text", "answer_start"}], none for a question without one. An answer that is not
   where its context says is left out, with its question if it was the only one, and counted. The
   articles (of fewer than FEW: the paragraphs) are those between two percentages."""
+  part = "" if (start, stop) == (0, 100) else f"[{start}%:{stop}%]"
   wrong = []
-  for context, where, qa in _asked(path, start, stop):
-    name, question = _part(where, qa, "id", str), _part(where, qa, "question", str)
-    answers = [] if qa.get("is_impossible") else _part(where, qa, "answers", list)
-    found = [
-      {"text": _part(where, a, "text", str), "answer_start": _part(where, a, "answer_start", int)}
-      for a in answers
-    ]
+  for context, qa in bad.among(f"{path}{part}", _asked(path, start, stop, bad)):
+    name, question, found = qa
     right = [a for a in found if _is_at(context, **a)]
     if len(right) < len(found):
       wrong.append(name)
@@ -194,30 +212,63 @@ def questions(path: pathlib.Path, start: int, stop: int) -> Iterator[dict]:
     )
 
 
-def _asked(path, start, stop):
-  """Context, place in the file and question of each."""
+def _asked(path, start, stop, bad):
+  """Context and question of each; None for what has not the parts that SQuAD's has."""
   articles = []
-  for i, article in enumerate(_part(path, _json(path), "data", list)):
-    of = f"{path}, data[{i}]"
-    paragraphs = _part(of, article, "paragraphs", list)
-    articles.append([(f"{of}.paragraphs[{j}]", one) for j, one in enumerate(paragraphs)])
+  for i, article in enumerate(_data(path)):
+    try:
+      paragraphs = _part(article, "paragraphs", list)
+      articles.append([(f"data[{i}].paragraphs[{j}]", one) for j, one in enumerate(paragraphs)])
+    except Wrong as error:
+      yield bad(path, f"data[{i}]", error)
   if len(articles) < FEW:
     articles = [[paragraph] for paragraph in itertools.chain.from_iterable(articles)]
-  for where, paragraph in itertools.chain.from_iterable(_between(articles, start, stop)):
-    context = _part(where, paragraph, "context", str)
-    for k, qa in enumerate(_part(where, paragraph, "qas", list)):
-      yield context, f"{where}.qas[{k}]", qa
+  for place, paragraph in itertools.chain.from_iterable(_between(articles, start, stop)):
+    try:
+      context, asked = _part(paragraph, "context", str), _part(paragraph, "qas", list)
+    except Wrong as error:
+      yield bad(path, place, error)
+      continue
+    for k, qa in enumerate(asked):
+      one = None
+      try:
+        one = context, _question(qa)
+      except Wrong as error:
+        bad(path, f"{place}.qas[{k}]", error)
+      yield one
+
+
+def _question(qa):
+  """Its id, text and answers."""
+  answers = [] if isinstance(qa, dict) and qa.get("is_impossible") else _part(qa, "answers", list)
+  found = [
+    {"text": _part(a, "text", str), "answer_start": _part(a, "answer_start", int)} for a in answers
+  ]
+  return _part(qa, "id", str), _part(qa, "question", str), found
 
 
 def _is_at(context, text, answer_start):
   return answer_start >= 0 and context.startswith(text, answer_start)
 
 
-def _part(where, record, key, kind):
+def _part(record, key, kind):
   if not isinstance(record, dict) or not isinstance(record.get(key), kind):
-    raise UserError(f"{where}: SQuAD's JSON has a {kind.__name__} {key!r} here")
+    raise Wrong(f"SQuAD's JSON has a {kind.__name__} {key!r} here; correct it")
+  try:
+    if kind is str and len(reading.utf8(key, record[key])) > MOST_BYTES:
+      raise Wrong(f"{key!r} has more than {MOST_BYTES:,} bytes")
+  except UnicodeError as error:
+    raise Wrong(error) from None
   return record[key]
 
 
-def _json(path):
-  return json_files.parsed("\n".join(reading.read_lines(path)), path)
+def _data(path) -> list:
+  """The articles."""
+  try:
+    with reading.open_bytes(path) as file:
+      return _part(json.loads(file.read().decode("utf-8")), "data", list)
+  except Wrong as error:
+    raise UserError(f"{path}: {error}") from None
+  # an error however on_bad_record is set: nobody can tell how much is lost
+  except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
+    raise UserError(f"{path}: not JSON ({error}); SQuAD's is needed") from error

@@ -28,6 +28,10 @@ MUST_NOT_IMPORT = {
 EXCEPTIONS = {"configs/common.py": "train.interop.directory"}
 # Scripts that an environment of their own runs, with torch.
 ELSEWHERE = ("tests/fixtures", "experiments/peers")
+# What would run code that is in a file. Config files are Python on purpose: the user's own.
+RUNNING_MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
+RUNNING_CALLS = {"eval", "exec", "torch.load", "yaml.load", "os.system", "os.popen"}
+RUNNING_ARGUMENTS = {"allow_pickle", "trust_remote_code", "shell"}
 AXES = "BTSDHGRKFVN"  # the table at the top of model/layers.py
 
 
@@ -115,6 +119,54 @@ def called(operand):
   if isinstance(operand, ast.Name):
     return operand.id
   return operand.attr if isinstance(operand, ast.Attribute) else ""
+
+
+def runs_what_it_reads(source):
+  """Lines that could run what a file or a person from elsewhere says: pickles, eval, a shell."""
+  for line, name in imports(source):
+    if name.partition(".")[0] in RUNNING_MODULES:
+      yield f"line {line} imports {name}"
+  for node in ast.walk(ast.parse(source)):
+    if not isinstance(node, ast.Call):
+      continue
+    name = ast.unparse(node.func)
+    told = {word.arg for word in node.keywords if ast.unparse(word.value) != "False"}
+    if name in RUNNING_CALLS or told & RUNNING_ARGUMENTS:
+      yield f"line {node.lineno}: {ast.unparse(node)}"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_file_that_is_read_can_run_code(room):
+  for file in files(room):
+    path = file.relative_to(ROOT).as_posix()
+    if not any(within(path, folder) for folder in ELSEWHERE):
+      assert not list(runs_what_it_reads(file.read_text(encoding="utf-8"))), file
+
+
+@pytest.mark.parametrize(
+  "source",
+  [
+    "import pickle",
+    "from marshal import loads",
+    "def f():\n  import cloudpickle as p",
+    "x = eval(text)",
+    "exec(text)",
+    "np.load(path, allow_pickle=True)",
+    "numpy.load(path, None, allow_pickle=yes)",
+    "torch.load(path)",
+    "AutoModel.from_pretrained(name, trust_remote_code=True)",
+    "yaml.load(text)",
+    "os.system(text)",
+    "subprocess.run(text, shell=True)",
+  ],
+)
+def test_what_could_run_code_is_seen(source):
+  assert list(runs_what_it_reads(source))
+
+
+def test_what_cannot_run_code_is_not():
+  source = "import json\nast.literal_eval(x)\nnp.load(x, allow_pickle=False)\nsubprocess.run([x])"
+  assert not list(runs_what_it_reads(source + "\nself.eval(x)\nexecutor.exec_later(x)"))
 
 
 @pytest.mark.parametrize("room", [*ROOMS, "tests"])

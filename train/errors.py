@@ -1,7 +1,8 @@
 """Mistakes of the person who started the program, told in words instead of a traceback."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 
 class UserError(Exception):
@@ -10,6 +11,20 @@ class UserError(Exception):
 
 class NoSplit(UserError):
   """The data have no split of that name."""
+
+
+@contextlib.contextmanager
+def as_user_error(what: str) -> Iterator[None]:
+  """Makes what a library raises of somebody's file, of whatever class, a UserError that begins with
+  `what`. A panic of Rust's, which is no Exception, is one too."""
+  try:
+    yield
+  except UserError:
+    raise
+  except BaseException as error:
+    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+      raise
+    raise UserError(f"{what}: {str(error) or type(error).__name__}") from error
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

@@ -10,6 +10,9 @@ import subprocess
 from collections.abc import Mapping, Sequence
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets")
+# Types in run.json of what `differences` reads of a start, and of its "git"
+FIELDS = dict(git=dict, versions=dict[str, str | None])
+GIT = dict(commit=str, dirty=bool)
 MOST_PATCH = 1 << 20  # bytes of a patch that is kept
 
 
@@ -61,14 +64,14 @@ def differences(start: Mapping) -> list[str]:
   """In words, how what is here differs from what a start was made with."""
   here, found = git(), []
   there = start.get("git")
-  if here and there:
+  if here and there and there.keys() >= GIT.keys():
     if here["commit"] != there["commit"]:
       found.append(f"the code is commit {here['commit'][:12]}, then it was {there['commit'][:12]}")
     if here["dirty"] or there["dirty"]:
       when = " and ".join(["now"] * here["dirty"] + ["then"] * there["dirty"])
       found.append(f"the code has changes that are not committed, {when}")
   for name, version in versions().items():
-    before = start.get("versions", {}).get(name)
+    before = (start.get("versions") or {}).get(name)
     if before != version:
       found.append(f"{name} is {version}, then it was {before}")
   return found

@@ -11,6 +11,8 @@ import time
 
 from absl import logging
 
+from train import json_files
+from train.errors import UserError
 from train.paths import write_atomically
 
 FORMAT = 1  # of a seal
@@ -25,7 +27,11 @@ def path_of(folder: pathlib.Path) -> pathlib.Path:
 def steps(checkpoints: pathlib.Path) -> list[int]:
   """The steps of committed checkpoints, in order."""
   found = checkpoints.glob(f"*/{COMMITTED}")
-  return sorted(int(file.parent.name) for file in found if file.parent.name.isdigit())
+  return sorted(int(file.parent.name) for file in found if _is_step(file.parent.name))
+
+
+def _is_step(name: str) -> bool:
+  return name.isascii() and name.isdigit()  # "²" is a digit too, and no number
 
 
 def seal(checkpoints: pathlib.Path) -> None:
@@ -41,18 +47,20 @@ def seal(checkpoints: pathlib.Path) -> None:
         continue
       write_atomically(file, json.dumps(dict(format=FORMAT, files=files), indent=1) + "\n")
   for file in (checkpoints.parent / "checksums").glob("*.json"):
-    if file.stem.isdigit() and int(file.stem) not in kept:
+    if _is_step(file.stem) and int(file.stem) not in kept:
       file.unlink(missing_ok=True)
 
 
 def problems(folder: pathlib.Path) -> list[str] | None:
   """What is wrong with the files of a checkpoint, empty for nothing; None if it has no seal."""
   file = path_of(folder)
-  try:
-    sealed = json.loads(file.read_text(encoding="utf-8"))["files"]
-  except FileNotFoundError:
+  if not file.exists():
     return None
-  except (ValueError, KeyError, TypeError):
+  try:
+    sealed = json_files.read(file).get("files")
+  except UserError:
+    return [f"{file} is damaged itself"]
+  if not json_files.fits(sealed, dict[str, list]) or {*map(len, sealed.values())} - {2}:
     return [f"{file} is damaged itself"]
   found, wrong = _contents(folder), []
   for name in sorted({*sealed, *found}):

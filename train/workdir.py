@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from absl import logging
 from ml_collections import ConfigDict
 
-from train import provenance, seal
-from train.errors import UserError, nearest
+from train import json_files, provenance, seal
+from train.errors import UserError, as_user_error, nearest
 from train.flags import flat, frozen
 from train.paths import write_atomically
 
@@ -103,12 +103,10 @@ def load_config(path: str | os.PathLike) -> ConfigDict:
   """
   path = pathlib.Path(path)
   file = path / "config.json"
-  try:
-    return frozen(json.loads(file.read_text(encoding="utf-8")))
-  except OSError:
-    raise UserError(_no_run(path)) from None
-  except (ValueError, AttributeError, TypeError) as error:
-    raise UserError(f"{file}: no config is in it ({error}); restore or remove it") from error
+  if not file.is_file():
+    raise UserError(_no_run(path))
+  with as_user_error(f"{file}: no config is in it; restore or remove it"):
+    return frozen(json_files.read(file))
 
 
 def config_json(config: ConfigDict) -> str:
@@ -183,12 +181,15 @@ def _note_start(path, command, config, devices):
 
 
 def _starts(file):
-  try:
-    return json.loads(file.read_text(encoding="utf-8"))["starts"]
-  except FileNotFoundError:
+  if not file.exists():
     return []
-  except (ValueError, KeyError, TypeError) as error:
-    raise UserError(f"{file}: not a run.json ({error}); restore or remove it") from error
+  starts = json_files.read(file).get("starts")
+  if not json_files.fits(starts, list[dict]):
+    raise UserError(f"{file}: not a run.json (starts is no list); restore or remove it")
+  for start in starts:
+    json_files.check(start, file, provenance.FIELDS)
+    json_files.check(start.get("git") or {}, f"{file}: git", provenance.GIT)
+  return starts
 
 
 def _write_starts(file, starts):

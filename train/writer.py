@@ -9,10 +9,12 @@ import time
 
 from tensorboardX import SummaryWriter
 
+from train import json_files
 from train.errors import UserError
 from train.paths import write_atomically
 
-FIXED = ("step", "split", "time")  # on every line of metrics.jsonl; time in seconds since 1970
+# On every line of metrics.jsonl, and its type; time in seconds since 1970.
+FIXED = dict(step=int, split=str, time=float)
 # The order of the metrics on the screen and their names there; the others follow as they come.
 SCREEN = {
   "loss": "loss",
@@ -79,7 +81,7 @@ class Writer:
     if not self.primary:
       return
     values = {name: float(value) for name, value in values.items()}
-    if taken := values.keys() & set(FIXED):
+    if taken := values.keys() & FIXED.keys():
       raise ValueError(f"no metric can be called {min(taken)}: every line has that already")
     line = {"step": int(step), "split": split, "time": round(time.time(), 3)}
     line |= {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
@@ -136,7 +138,7 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
     raise UserError(f"{path}: can't be read: {error.strerror}") from error
   return [
     {name: value if name in FIXED else float(value) for name, value in line.items()}
-    for _, line in _parsed(path, texts)
+    for _, line in _parsed(path, texts, _has_metrics)
   ]
 
 
@@ -145,7 +147,8 @@ def drop_after(path: pathlib.Path, step: int) -> None:
   if not path.exists():
     return
   before = path.read_text(encoding="utf-8", errors="replace")
-  kept = [text for text, line in _parsed(path, before.splitlines()) if 0 < step >= line["step"]]
+  lines = _parsed(path, before.splitlines(), lambda line: _has(line, dict(step=int)))
+  kept = [text for text, line in lines if 0 < step >= line["step"]]
   after = "".join(text + "\n" for text in kept)
   if after != before:
     write_atomically(path, after)
@@ -252,18 +255,29 @@ def _words(values):
   return [f"{SCREEN.get(name, name.replace('_', ' '))} {number(values[name])}" for name in names]
 
 
-def _parsed(path, texts):
-  """(text, line) of each line; the last one may be half-written and is then left out."""
+def _parsed(path, texts, check):
+  """(text, line) of each line; the last one may be half-written and is then left out. `check(line)`
+  raises UserError or ValueError for a line that is none."""
   for at, text in enumerate(texts, 1):
     try:
-      line = json.loads(text)
-      if not isinstance(line, dict) or not line.keys() >= set(FIXED):
-        raise ValueError(f"a line has {', '.join(FIXED)}")
-    except ValueError as error:
+      line = json_files.parsed(text, "it")
+      check(line)
+    except (UserError, ValueError) as error:
       if at == len(texts):
         return
       raise UserError(f"{path} line {at}: {error}; mend or remove that line") from error
     yield text, line
+
+
+def _has(line, types):
+  json_files.check(line, "it", types)
+  if missing := [name for name in types if line.get(name) is None]:
+    raise UserError(f"a line has {', '.join(missing)}")
+
+
+def _has_metrics(line):
+  _has(line, FIXED | dict.fromkeys(line.keys() - FIXED.keys(), float | str))
+  [float(value) for name, value in line.items() if name not in FIXED]
 
 
 def _bar(start_step, total_steps):

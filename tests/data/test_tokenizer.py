@@ -208,7 +208,7 @@ def test_missing_broken_and_foreign_files_are_told(tmp_path, trained):
   whole = path.read_text()
   for content, told in [
     (whole[: len(whole) // 2].encode(), "not a tokenizer.json"),
-    (b"\xff\xfe\x00", "not a tokenizer.json"),
+    (b"\xff\xfe\x00", "not UTF-8"),
     (whole.replace("<pad>", "<s>").encode(), "ids 0 to 3"),
   ]:
     path.write_bytes(content)

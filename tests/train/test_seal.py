@@ -122,8 +122,11 @@ def test_one_without_a_seal_is_taken_as_it_is(run):
   assert seal.steps(run / "checkpoints") == [1, 2, 3]
 
 
-def test_a_damaged_seal_says_so(run):
-  (run / "checksums/3.json").write_text("{")
+@pytest.mark.parametrize(
+  "text", ["{", "[]", '{"files": [1]}', '{"files": {"a": 1}}', '{"files": {"a": []}}']
+)
+def test_a_damaged_seal_says_so(run, text):
+  (run / "checksums/3.json").write_text(text)
   (wrong,) = seal.problems(run / "checkpoints/3")
   assert wrong.endswith("3.json is damaged itself")
 

@@ -28,6 +28,14 @@ def told(folder):
   return [{**line, "time": 0} for line in writer.read_metrics(folder)]
 
 
+def test_a_run_with_skipped_updates_goes_on(tmp_path):
+  """Its skipped.jsonl has no split and no time."""
+  lines = [json.dumps(dict(step=step, examples=[[step]])) for step in (1, 2, 3, 4)]
+  (tmp_path / "skipped.jsonl").write_text("\n".join(lines) + "\n")
+  run(tmp_path, 2, 3, tensorboard=False).close()
+  assert (tmp_path / "skipped.jsonl").read_text().splitlines() == lines[:2]
+
+
 def test_killed_and_resumed_equals_never_killed(tmp_path):
   (tmp_path / "a").mkdir()
   (tmp_path / "b").mkdir()

@@ -17,9 +17,9 @@ import collections
 import dataclasses
 import functools
 import gettext
+import lzma
 import pathlib
 import re
-import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +27,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import polib
 from absl import logging
 
-from train.data import items, reading, texts
+from train import json_files
+from train.data import gettext_files, items, reading, texts
 from train.errors import UserError, did_you_mean
 
 SUFFIXES = (".po", ".mo", ".whl")
@@ -51,12 +52,10 @@ NO_WORDS = re.compile(r"<[^>]*>|&#?\w+;|%\([^)]*\)[\w.]+|%[\d$.#+-]*[a-zA-Z]\b|\
 # "&Save": which letter is the key is nobody's to guess. Not &amp; and &#38;
 ACCELERATOR = re.compile(r"&(?![#\w]+;)\w")
 WORD = re.compile(r"[^\W\d_][\w'’-]*")
-# Whitespace to str.split; polib, given a text, takes them for ends of lines.
-SEPARATORS = re.compile("[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
-# polib would take the last letter for the closing quote
-UNENDED = re.compile(r'^(?:#~\s*)?(?:msg[\w\[\]]+\s*)?"(?:.*[^"\s])?[^\S\n]*$', re.MULTILINE)
 MANY = 5  # every language says five in its most general plural form, or near it
-BROKEN = (OSError, ValueError, LookupError, TypeError, struct.error)  # what polib raises
+# What zipfile raises; of them RuntimeError for one with a password, or packed as nobody does.
+BROKEN_ZIP = (*gettext_files.BROKEN, zipfile.BadZipFile, EOFError, RuntimeError)
+BROKEN_ZIP += (zlib.error, lzma.LZMAError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,10 +73,12 @@ class Catalog:
   def read(self) -> bytes:
     try:
       if not self.member:
-        return self.path.read_bytes()
-      with zipfile.ZipFile(self.path) as wheel:
-        return wheel.read(self.member)
-    except (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
+        return json_files.bytes_of(self.path)
+      with zipfile.ZipFile(self.path) as wheel:  # nothing is unpacked into a folder
+        if wheel.getinfo(self.member).file_size > json_files.MOST_BYTES:
+          raise UserError(f"{self.where} has more than {json_files.MOST_BYTES:,} bytes")
+        return wheel.read(self.member)  # no more than its file_size
+    except BROKEN_ZIP as error:
       raise UserError(f"{self.where} cannot be read: {error}; fetch it again") from None
 
 
@@ -162,7 +163,7 @@ def _members(path) -> list[str]:
   try:
     with zipfile.ZipFile(path) as wheel:
       return [name for name in wheel.namelist() if name.endswith((".po", ".mo"))]
-  except (OSError, zipfile.BadZipFile) as error:
+  except BROKEN_ZIP as error:
     raise UserError(f"{path}: not a whole wheel ({error}); fetch it again") from None
 
 
@@ -242,7 +243,7 @@ def _read(catalog: Catalog, digest: str) -> list[tuple[str, str, str]]:
 
 
 def _messages(catalog) -> Iterator[tuple[str, str, str]]:
-  entries = _parsed(catalog)
+  entries = gettext_files.parsed(catalog.where, catalog.read())
   for entry in entries:
     reason = "obsolete" if entry.obsolete else "fuzzy" if "fuzzy" in entry.flags else ""
     if entry.msgid_plural:
@@ -259,41 +260,12 @@ def _plurals(catalog, header, entry) -> list[tuple[str, str]]:
   rule = re.search(r"plural\s*=\s*([^;]+)", header.get("Plural-Forms", ""))
   try:
     number = gettext.c2py(rule[1] if rule else "n != 1")  # English and most others
-  except ValueError as error:
+    one, many = number(1), number(MANY)
+  except (ValueError, ArithmeticError, RecursionError) as error:  # "1 / 0" is a rule
     raise UserError(
       f"{catalog.where}: Plural-Forms in the header cannot be read ({error}), but"
       f" {entry.msgid!r} has plurals; correct the header"
     ) from None
   forms = collections.defaultdict(str, entry.msgstr_plural)
-  both = [(entry.msgid, forms[number(1)]), (entry.msgid_plural, forms[number(MANY)])]
-  return both if number(1) != number(MANY) else both[1:]
-
-
-def _check_whole(mo: bytes):
-  """ValueError if a text lies beyond the end, where polib reads nothing and goes on."""
-  order = "<" if int.from_bytes(mo[:4], "little") == polib.MOFile.MAGIC else ">"
-  count, *tables = struct.unpack(f"{order}3I", mo[8:20])
-  for table in tables:
-    for length, start in struct.iter_unpack(f"{order}2I", mo[table : table + 8 * count]):
-      if start + length >= len(mo):  # each text ends with a zero
-        raise ValueError("cut short")
-
-
-def _parsed(catalog):
-  content = catalog.read()
-  try:
-    if catalog.where.endswith(".mo"):
-      entries = polib.mofile(content)
-      _check_whole(content)
-      return entries
-    text = content.decode(polib.detect_encoding(content))
-    if unended := UNENDED.search(text):
-      raise ValueError(f"line {text[: unended.start()].count(chr(10)) + 1}: no closing quote")
-    return polib.pofile(SEPARATORS.sub(" ", text).replace("\r\n", "\n"))
-  except BROKEN as error:
-    line = re.search(r"line (\d+)\)?:?(.*)", str(error))
-    place, reason = (f", line {line[1]}", line[2].strip()) if line else ("", str(error))
-    raise UserError(
-      f"{catalog.where}{place}: not a gettext catalog ({reason or 'syntax'});"
-      f" msgfmt --check says more of a .po file"
-    ) from None
+  both = [(entry.msgid, forms[one]), (entry.msgid_plural, forms[many])]
+  return both if one != many else both[1:]

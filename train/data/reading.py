@@ -10,8 +10,10 @@ import glob
 import gzip
 import hashlib
 import importlib.util
+import io
 import itertools
 import json
+import os
 import pathlib
 import zlib
 from collections.abc import Iterator, Sequence
@@ -20,6 +22,8 @@ from train.data.bad_records import MOST_BYTES, BadRecords
 from train.errors import UserError, did_you_mean
 
 Row = Sequence[str]
+MOST_PACKED = 100_000_000  # bytes that any .gz file may hold, and ...
+MOST_RATIO = 200  # ... times its own bytes, a large one; prose has 3 or 4, a line repeated 1000
 
 
 def resolved(where: str, pattern: str) -> str:
@@ -144,7 +148,7 @@ def read_lines(
   `most`. UserError if the file is cut short, or without a line unless it may be `empty`."""
   number = 0
   try:
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+    with open_bytes(path) as file:
       while raw := file.readline(most + 1):
         number += 1
         if len(raw) > most and not raw.endswith(b"\n"):
@@ -162,6 +166,39 @@ def read_lines(
     raise UserError(f"{path} cannot be read: {error.strerror}") from None
   if not number and not empty:
     raise UserError(f"{path} is empty; give a file with at least one line")
+
+
+def open_bytes(path: pathlib.Path):
+  """The file to be read, unpacked if it is .gz: of such not endlessly, or UserError."""
+  file = open(path, "rb")  # noqa: SIM115
+  if path.suffix != ".gz":
+    return file
+  most = max(MOST_PACKED, MOST_RATIO * os.fstat(file.fileno()).st_size)
+  return io.BufferedReader(_Unpacked(file, most, path), 1 << 17)
+
+
+class _Unpacked(io.RawIOBase):
+  """What a gzip file holds, of at most so many bytes."""
+
+  def __init__(self, packed, most: int, path: pathlib.Path):
+    self.packed, self.file, self.left, self.path = packed, gzip.GzipFile(fileobj=packed), most, path
+
+  def readable(self):
+    return True
+
+  def readinto(self, buffer):
+    count = self.file.readinto(buffer)
+    self.left -= count
+    if self.left < 0:
+      raise UserError(
+        f"{self.path}: unpacks to more than {MOST_RATIO} times its bytes; gunzip it yourself if it"
+        " is no trap"
+      )
+    return count
+
+  def close(self):
+    self.packed.close()
+    super().close()
 
 
 def _decode(raw: bytes, path: pathlib.Path, number: int, bad: BadRecords) -> str | None:

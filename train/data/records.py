@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from google.protobuf import json_format, message
 from tensorflow_datasets.proto import tf_example_pb2
 
-from train.data import items
+from train.data import items, prepared
 from train.data.bad_records import FEW, MOST_BYTES, BadRecords
 from train.data.items import CHUNK
 from train.errors import NoSplit, UserError, did_you_mean
@@ -195,10 +195,11 @@ def _prepared_builder(dataset: str, data_dir: str | None):
     data_dir = str(pathlib.Path(data_dir).expanduser())
   reason = ""
   try:
+    prepared.check_features(dataset, data_dir)
     builder = tfds.builder(dataset, data_dir=data_dir)
     if builder.info.splits:
       return builder
-  except (*BROKEN, AssertionError, json_format.Error) as error:
+  except (UserError, *BROKEN, AssertionError, json_format.Error) as error:
     # no such name, config, version or folder, or in it not what TFDS writes
     reason = f" ({str(error).splitlines()[0]})"
   place = data_dir or "TFDS's own folder ($TFDS_DATA_DIR or ~/tensorflow_datasets)"

@@ -6,7 +6,6 @@ examples that names file and line where it cannot be read.
 
 import dataclasses
 import functools
-import gzip
 import itertools
 import json
 import pathlib
@@ -266,8 +265,8 @@ def _part(record, key, kind):
 def _data(path) -> list:
   """The articles."""
   try:
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
-      return _part(json.load(file), "data", list)
+    with reading.open_bytes(path) as file:
+      return _part(json.loads(file.read().decode("utf-8")), "data", list)
   except Wrong as error:
     raise UserError(f"{path}: {error}") from None
   # an error however on_bad_record is set: nobody can tell how much is lost

@@ -13,10 +13,11 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, pre_tokenizers
 
+from train import json_files
 from train.data import vocabulary
 from train.data.pieces import BLANKS, METASPACE, Pieces, looked_up
 from train.data.vocabulary import MASK, OWN, SPECIALS, Roles
-from train.errors import UserError
+from train.errors import UserError, as_user_error
 
 MASKS = (MASK, "[MASK]")  # how a person may write it
 SENTINELS = re.compile(rf"{METASPACE}?<extra_(?:id_)?(\d+)>")  # ours and T5's
@@ -271,13 +272,10 @@ class Tokenizer:
   @classmethod
   def load(cls, path: str | os.PathLike) -> "Tokenizer":
     """The saved tokenizer; raises UserError for a missing, broken or foreign file."""
-    try:
-      parts = vocabulary.from_json(pathlib.Path(path).read_text(encoding="utf-8"))
-      made = cls(*parts)
-    except OSError as error:
-      raise UserError(f"cannot read the tokenizer {path}: {error.strerror}") from error
-    except Exception as error:  # the library's
-      raise UserError(f"{path} is not a tokenizer.json: {error}; train or copy it anew") from error
+    text = json_files.text_of(path)
+    with as_user_error(f"{path} is not a tokenizer.json; train or copy it anew"):
+      made = cls(*vocabulary.from_json(text, f"{path} is not a tokenizer.json: it"))
+      vocabulary.check(made)
     if not made.foreign and (found := [made._inner.id_to_token(i) for i in range(4)]) != list(
       SPECIALS
     ):

@@ -3,18 +3,22 @@ BPE, unigram, characters, bytes."""
 
 import dataclasses
 import json
+import typing
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from train import json_files
 from train.data import unigram
 from train.errors import UserError, choose
 
 PAD, BOS, EOS, UNK = range(4)
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
 MASK = "<mask>"
+MOST_IDS = 1 << 24  # what is kept of each id would fill the memory; XLM-V has a million
+PROBES = ("a \u00e9", "\U0010fffd", "")  # what any tokenizer must be able to read
 SENTINEL = "<extra_{}>"
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())  # one printable character for each byte
 SEED_WORDS = 100_000  # the most frequent: bounds the memory of unigram training to about 1 GB
@@ -72,15 +76,26 @@ def to_json(
   return json.dumps(made, ensure_ascii=False, indent=1 if pretty else None)
 
 
-def from_json(text: str) -> tuple:
-  """The four that `to_json` was given; any Exception for what it has not made."""
-  made = json.loads(text)
-  if not (isinstance(made, dict) and "roles" in made):
+def from_json(text: str, where="a tokenizer") -> tuple:
+  """The four that `to_json` was given; UserError or any Exception for what it has not made."""
+  made = json_files.parsed(text, where)
+  if "roles" not in made:
     return tokenizers.Tokenizer.from_str(text), None, None, None
+  json_files.check(made, where, dict(roles=dict, vocab_size=int))
   roles = {key: tuple(x) if isinstance(x, list) else x for key, x in made["roles"].items()}
+  json_files.check(roles, f"{where}: roles", typing.get_type_hints(Roles))
   inners = (made["tokenizer"], made["target_tokenizer"])
   inner, target = (one and tokenizers.Tokenizer.from_str(json.dumps(one)) for one in inners)
   return inner, Roles(**roles), target, made["vocab_size"]
+
+
+def check(tokenizer) -> None:
+  """UserError, or what the library raises, if the Tokenizer cannot be used."""
+  roles = [x for x in dataclasses.astuple(tokenizer.roles) if type(x) is int]
+  if max(size := tokenizer.vocab_size, *roles) > MOST_IDS or min(roles) < 0:
+    raise UserError(f"{size} ids, and {tokenizer.roles}: ids are 0 to {MOST_IDS}")
+  tokenizer.encode_targets(PROBES)
+  tokenizer.decode(i for ids in tokenizer.encode_batch(PROBES) for i in ids)
 
 
 def _assemble(model, pre_tokenizer, decoder, specials) -> tokenizers.Tokenizer:

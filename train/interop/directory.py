@@ -12,10 +12,11 @@ from flax import nnx
 from model import heads
 from model.config import TransformerConfig
 from model.transformer import Transformer
+from train import json_files
 from train.errors import UserError
 from train.interop import decoders, encoder_decoders, encoders, vocabulary, weights
 from train.interop.families import Family
-from train.interop.settings import json_of, settings
+from train.interop.settings import FIELDS, GENERATION, json_of, settings
 from train.optimizer import path_name
 
 PREFIX = "hf:"
@@ -39,6 +40,7 @@ FAMILIES = {
 }
 MODULES = ("Transformer", "Pooling", "Normalize")  # sentence-transformers'
 LONGEST = 1024  # tokens that a task reads of a model that could read more
+LONGEST_OUTPUT = 1 << 20  # tokens of all beams; a file that says more would fill the memory
 # Rules of generation that are not followed here, and what they are where they do nothing.
 UNFOLLOWED = dict(
   no_repeat_ngram_size=0,
@@ -79,12 +81,14 @@ class Directory:
 
   @functools.cached_property
   def config(self) -> dict:
-    return json_of(self.path / "config.json", needed=True)
+    found = json_of(self.path / "config.json", needed=True)
+    json_files.check(found, self.path / "config.json", FIELDS)
+    return found
 
   @functools.cached_property
   def family(self) -> Family:
     name = self.config.get("model_type")
-    if not isinstance(name, str) or name not in FAMILIES:
+    if name not in FAMILIES:
       raise UserError(
         f"{self.path / 'config.json'}: model_type is {name!r}; those supported are"
         f" {', '.join(FAMILIES)}"
@@ -116,7 +120,9 @@ class Directory:
   @functools.cached_property
   def model(self) -> dict:
     """The section `model` of a config."""
-    found = settings(self.config, self.family, self.tensors, self.path / "config.json")
+    where = self.path / "config.json"
+    found = settings(self.config, self.family, self.tensors, where)
+    weights.check_sizes(self.tensors, self.family, found, where)
     if self.kind not in ("mlm", "translation"):  # its bias is a masked-LM head's
       found["output_bias"] = False
     if self.kind not in ("mlm", "translation", "causal"):
@@ -214,10 +220,10 @@ class Directory:
 
   def _pooling(self) -> dict:
     """How sentence-transformers' files, if there are any, make a vector of a text."""
-    listed = json_of(self.path / "modules.json", of=list)
+    listed = json_of(self.path / "modules.json", of=list[dict])
     kinds = [str(one.get("type", "")).split(".")[-1] for one in listed]
     pooling = json_of(self.path / "1_Pooling" / "config.json")
-    mode = {"cls": "cls_token", "mean": "mean_tokens"}.get(pooling.get("pooling_mode"))
+    mode = {"cls": "cls_token", "mean": "mean_tokens"}.get(str(pooling.get("pooling_mode")))
     used = {key.removeprefix("pooling_mode_") for key, value in pooling.items() if value is True}
     used = {mode} if mode else (used - {"include_prompt"}) or {"mean_tokens"}
     unknown = sorted(used - {"mean_tokens", "cls_token"}) + sorted(set(kinds) - set(MODULES))
@@ -229,13 +235,20 @@ class Directory:
       )
     found = dict(pool="first" if used == {"cls_token"} else "mean")
     found["normalize"] = not kinds or "Normalize" in kinds
-    longest = json_of(self.path / "sentence_bert_config.json").get("max_seq_length")
+    file = self.path / "sentence_bert_config.json"
+    told = json_of(file)
+    json_files.check(told, file, dict(max_seq_length=int))
+    longest = told.get("max_seq_length") or 0
+    if not 0 <= longest <= LONGEST_OUTPUT:
+      raise UserError(f"{file}: max_seq_length is {longest}; it must be 1 to {LONGEST_OUTPUT}")
     return found | ({"source_len": longest} if longest else {})
 
   @functools.cached_property
   def generation(self) -> dict:
     """The section `decoding`, as generation_config.json or else config.json says."""
-    told = json_of(self.path / "generation_config.json") or self.config
+    file = self.path / "generation_config.json"
+    told = json_of(file) or self.config
+    json_files.check(told, file, GENERATION)
     ignored = {k: told[k] for k, usual in UNFOLLOWED.items() if told.get(k) not in (usual, None)}
     roles = self.tokenizer.roles
     if set(ignored.get("suppress_tokens", ())) <= {roles.pad, roles.start}:
@@ -249,8 +262,14 @@ class Directory:
     longest = told.get("max_new_tokens") or ((told.get("max_length") or 129) - 1 if both else 50)
     if self.model["positions"] == "learned":  # a decoder alone has its prompt in them too
       longest = min(longest, self.model["max_len"] - 1 if both else self.model["max_len"] // 2)
+    beam = 1 if sampled else told.get("num_beams") or 1
+    if min(beam, longest) < 1 or beam * longest > LONGEST_OUTPUT:
+      raise UserError(
+        f"{file} or config.json: num_beams is {beam}, the longest output {longest} tokens"
+        f" (max_new_tokens, max_length); both together must be 1 to {LONGEST_OUTPUT} tokens"
+      )
     return dict(
-      beam=1 if sampled else told.get("num_beams") or 1,
+      beam=beam,
       length_penalty=told.get("length_penalty") or 0.0 if "length_penalty" in told else 1.0,
       penalty="length",
       stop=STOPS.get(told.get("early_stopping") or False, "current"),

@@ -1,13 +1,47 @@
 """A config.json read as the fields of TransformerConfig, by a family's table."""
 
 import dataclasses
-import json
 import pathlib
+import typing
 from collections.abc import Mapping
 
 from model.config import TransformerConfig
+from train import json_files
 from train.errors import UserError, nearest
 from train.interop.families import GENERIC, NOTHING, Family
+
+# Types of the fields of config.json that no family's table of settings reads.
+FIELDS = dict(
+  architectures=list[str],
+  decoder_start_token_id=int,
+  eos_token_id=int | list[int],
+  feed_forward_proj=str,
+  forced_bos_token_id=int,
+  id2label=dict[str, str],
+  is_encoder_decoder=bool,
+  model_type=str,
+  num_decoder_layers=int,
+  num_layers=int,
+  problem_type=str,
+  rope_parameters=dict,
+  rope_scaling=dict,
+  type_vocab_size=int,
+  vocab_size=int,
+)
+# Of generation_config.json, or else config.json.
+GENERATION = dict(
+  do_sample=bool,
+  early_stopping=bool | str,
+  length_penalty=float,
+  max_length=int,
+  max_new_tokens=int,
+  num_beams=int,
+  suppress_tokens=list[int],
+  temperature=float,
+  top_k=int,
+  top_p=float,
+)
+TYPES = typing.get_type_hints(TransformerConfig)
 
 
 def settings(config: Mapping, family: Family, tensors, where) -> dict:
@@ -40,10 +74,13 @@ def settings(config: Mapping, family: Family, tensors, where) -> dict:
       f"{where}: without counterpart here: {', '.join(told)}; take out of the file what changes no"
       " output"
     )
+  theirs = {one.ours: one.theirs[0] for one in family.settings}
+  _check_types({name: x for name, x in found.items() if x is not None}, theirs, where)
   try:
     found |= family.read(config, tensors)
-  except UserError as error:
+  except (UserError, ArithmeticError) as error:
     raise UserError(f"{where}: {error}") from None
+  _check_types(found, theirs, where)
   fields = {field.name: field.default for field in dataclasses.fields(TransformerConfig)}
   try:
     return dataclasses.asdict(TransformerConfig(**fields | found))
@@ -51,16 +88,17 @@ def settings(config: Mapping, family: Family, tensors, where) -> dict:
     raise UserError(f"{where}: {error}") from error
 
 
-def json_of(path: pathlib.Path, needed: bool = False, of: type = dict):
+def _check_types(found, theirs, where):
+  for name, value in found.items():
+    if not json_files.fits(value, TYPES[name]):
+      kind = json_files.named(TYPES[name])
+      raise UserError(f"{where}: {theirs.get(name, name)} is {value!r}; it must be {kind}")
+
+
+def json_of(path: pathlib.Path, needed: bool = False, of=dict):
   """What a JSON file holds, {} or [] if it is not there."""
-  try:
-    found = json.loads(path.read_text(encoding="utf-8"))
-  except FileNotFoundError:
-    if needed:
-      raise UserError(f"{path}: no such file; hf:DIR is a Hugging Face directory") from None
-    return of()
-  except (OSError, ValueError) as error:
-    raise UserError(f"{path}: cannot be read as JSON ({error})") from error
-  if not isinstance(found, of):
-    raise UserError(f"{path}: holds no JSON {'object' if of is dict else 'list'}")
-  return found
+  if path.exists():
+    return json_files.read(path, of)
+  if needed:
+    raise UserError(f"{path}: no such file; hf:DIR is a Hugging Face directory")
+  return {} if of is dict else []

@@ -3,6 +3,7 @@
 The file is a protocol buffer of few fields, read here without the library.
 """
 
+import math
 import pathlib
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,11 +12,13 @@ from typing import NamedTuple
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
+from train import json_files
 from train.errors import UserError
 
 BLANK = "\u2581"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 UNIGRAM, BPE = 1, 2
+LONGEST = 1000  # characters of a piece: _merges tries each place to cut one
 
 
 class Piece(NamedTuple):
@@ -40,8 +43,8 @@ class Model(NamedTuple):
 def load(path: pathlib.Path) -> Model:
   """The file's content; UserError for another file or another kind than unigram and BPE."""
   try:
-    model = _model(path.read_bytes())
-  except (ValueError, IndexError, KeyError, TypeError) as error:
+    model = _model(json_files.bytes_of(path))
+  except (ValueError, LookupError, TypeError, struct.error) as error:
     raise UserError(f"{path} is not a SentencePiece model: copy it anew") from error
   if not model.pieces:
     raise UserError(f"{path} is not a SentencePiece model, or has no pieces: copy it anew")
@@ -49,6 +52,12 @@ def load(path: pathlib.Path) -> Model:
     raise UserError(
       f"{path} is a SentencePiece model of words or characters: unigram and BPE are read"
     )
+  for number, piece in enumerate(model.pieces):
+    if len(piece.text) > LONGEST or not math.isfinite(piece.score):
+      raise UserError(
+        f"{path}: piece {number} has {len(piece.text)} characters (at most {LONGEST}) and the score"
+        f" {piece.score}"
+      )
   return model
 
 
@@ -57,19 +66,26 @@ def _model(content: bytes) -> Model:
   for field, value in _fields(content):
     if field == 1:
       one = dict(_fields(value))
-      pieces.append(Piece(one[1].decode(), _float(one.get(2, bytes(4))), one.get(3, NORMAL)))
+      score, kind = _float(one.get(2, bytes(4))), _as(int, one.get(3, NORMAL))
+      pieces.append(Piece(_as(bytes, one[1]).decode(), score, kind))
     elif field == 2:
       trainer = dict(_fields(value))
     elif field == 3:
       normalizer = dict(_fields(value))
   return Model(
     pieces,
-    kind=trainer.get(3, UNIGRAM),
+    kind=_as(int, trainer.get(3, UNIGRAM)),
     byte_fallback=bool(trainer.get(35, 0)),
-    charsmap=normalizer.get(2, b""),
+    charsmap=_as(bytes, normalizer.get(2, b"")),
     dummy_prefix=bool(normalizer.get(3, 1)),
     single_blanks=bool(normalizer.get(4, 1)),
   )
+
+
+def _as(kind, value):
+  if not isinstance(value, kind):
+    raise TypeError(f"a field is a {type(value).__name__}")
+  return value
 
 
 def _float(value: bytes) -> float:
@@ -100,11 +116,11 @@ def _fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 def _varint(content, at):
   value = shift = 0
-  while True:
-    byte = content[at]
+  for byte in content[at : at + 10]:  # of 64 bits
     value, shift, at = value | (byte & 127) << shift, shift + 7, at + 1
     if byte < 128:
       return value, at
+  raise ValueError("a number is cut, or of more than 64 bits")
 
 
 def convert(

@@ -13,9 +13,10 @@ import tokenizers
 from absl import logging
 
 from train.data.tokenizer import Tokenizer
-from train.data.vocabulary import Roles
-from train.errors import UserError, choose
+from train.data.vocabulary import Roles, check
+from train.errors import UserError, as_user_error, choose
 from train.interop import vocabulary_files as files
+from train.json_files import LARGEST
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +72,21 @@ def read(folder: pathlib.Path, config: Mapping) -> Tokenizer:
   kind = config.get("model_type")
   family = choose(FAMILIES, kind, f"model_type in {folder / 'config.json'}")
   settings = files.settings(folder)
+  with as_user_error(f"{folder}: the vocabulary cannot be used"):
+    made = _tokenizer(folder, kind, family, config, settings)
+    _check(folder, made, config)
+    check(made)
+  return made
+
+
+def _tokenizer(folder, kind, family, config, settings) -> Tokenizer:
   inner, target, size = files.read(folder, kind, settings)
   ids = {}
   for role in ("bos", "cls", "pad", "unk", "mask", "eos"):
     names = (settings.get(_key(role, kind)), family.names.get(role))
     found = [inner.token_to_id(name) for name in names if isinstance(name, str)]
-    ids[role] = next((i for i in (*found, config.get(f"{role}_token_id")) if type(i) is int), None)
+    numbers = (*found, config.get(f"{role}_token_id"))  # -1: none
+    ids[role] = next((i for i in numbers if type(i) is int and 0 <= i <= LARGEST), None)
   if kind == "llama":
     adds = settings.get("add_bos_token")
     if adds is None:  # transformers' class for what is not a Llama's own tokenizer adds none
@@ -90,9 +100,7 @@ def read(folder: pathlib.Path, config: Mapping) -> Tokenizer:
   _mark_special(inner, roles)
   if target is not None:
     _mark_special(target, roles)
-  made = _within(folder, Tokenizer(inner, roles, target, size), config)
-  _check(folder, made, config)
-  return made
+  return _within(folder, Tokenizer(inner, roles, target, size), config)
 
 
 def _key(role: str, kind: str) -> str:
@@ -150,7 +158,8 @@ def _with_languages(folder, inner, config, settings, roles) -> Roles:
     forced = config.get("forced_bos_token_id", settings.get("forced_bos_token_id"))
     codes["tgt_lang"] = codes["tgt_lang"] if forced is None else forced
   start = config.get("decoder_start_token_id")
-  if not fifty and codes["tgt_lang"] is None and LANGUAGE.fullmatch(inner.id_to_token(start or 0)):
+  first = inner.id_to_token(start or 0) or ""
+  if not fifty and codes["tgt_lang"] is None and LANGUAGE.fullmatch(first):
     codes["tgt_lang"] = start
   for key, found in codes.items():
     if found is None:
@@ -170,7 +179,7 @@ def _mark_special(inner: tokenizers.Tokenizer, roles: Roles) -> None:
   used = {roles.pad, roles.eos, roles.start, roles.unk, roles.mask, *roles.first}
   used |= {*roles.between, *roles.source_first, *roles.source_last, *roles.target_first}
   for i in sorted(used - {None}):
-    name = inner.id_to_token(i)
+    name = inner.id_to_token(i) if 0 <= i <= LARGEST else None
     if name is not None and not (i in added and added[i].special):
       inner.add_special_tokens([added.get(i, name)])
 

@@ -15,8 +15,9 @@ from tokenizers import (
   pre_tokenizers,
 )
 
+from train import json_files
 from train.data.pieces import ABSENT
-from train.errors import UserError
+from train.errors import UserError, as_user_error
 from train.interop import spm
 
 WORDPIECE = ("bert", "distilbert", "electra")
@@ -37,14 +38,22 @@ CODES = (  # of mBART-50, the first 25 of them of mBART
 Inner = tokenizers.Tokenizer
 
 
-def parsed(path: pathlib.Path):
-  """A JSON file's content; UserError for a broken one, or one that cannot be read."""
-  try:
-    return json.loads(path.read_text(encoding="utf-8"))
-  except OSError as error:
-    raise UserError(f"cannot read {path}: {error.strerror}") from error
-  except ValueError as error:
-    raise UserError(f"{path} is not JSON ({error}): copy it anew") from error
+# Types of what is read of the files below.
+SETTINGS = dict.fromkeys(
+  ("bos_token", "cls_token", "eos_token", "mask_token", "pad_token", "sep_token", "unk_token"), str
+)
+SETTINGS |= dict.fromkeys(("src_lang", "tgt_lang", "tokenizer_class", "word_tokenizer_type"), str)
+SETTINGS |= dict.fromkeys(("decoder_start_token_id", "extra_ids", "forced_bos_token_id"), int)
+SETTINGS |= dict.fromkeys(
+  (
+    *("add_bos_token", "add_prefix_space", "do_basic_tokenize", "do_lower_case"),
+    *("force_bos_token_to_be_generated", "strip_accents", "tokenize_chinese_chars"),
+  ),
+  bool,
+)
+SETTINGS |= dict(added_tokens_decoder=dict[str, dict], offset=int)
+ADDED = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word", "special"), bool)
+MOST_EXTRA = 10_000  # tokens that a number in tokenizer_config.json makes
 
 
 def settings(folder: pathlib.Path) -> dict:
@@ -53,13 +62,15 @@ def settings(folder: pathlib.Path) -> dict:
   found = {}
   for name in ("generation_config", "special_tokens_map", "tokenizer_config"):
     if (path := folder / f"{name}.json").exists():
-      content = parsed(path)
-      if not isinstance(content, dict):
-        raise UserError(f"{path} is not a JSON object: copy it anew")
+      content = json_files.read(path)
+      for key, value in content.items():
+        if key.endswith("_token") and isinstance(value, dict):
+          content[key] = value.get("content")
+      json_files.check(content, path, SETTINGS)
+      for key in ("extra_ids", "offset"):
+        if not 0 <= (content.get(key) or 0) <= MOST_EXTRA:
+          raise UserError(f"{path}: {key} is {content[key]}; it must be 0 to {MOST_EXTRA}")
       found |= {key: value for key, value in content.items() if value is not None}
-  for key, value in found.items():
-    if key.endswith("_token") and isinstance(value, dict):
-      found[key] = value["content"]
   return found
 
 
@@ -73,12 +84,10 @@ def read(
   if kind == "marian" and (folder / "source.spm").exists():
     return _marian(folder)
   if (path := folder / "tokenizer.json").exists():
-    parsed(path)  # to tell broken JSON apart
-    try:
-      inner = Inner.from_str(path.read_text(encoding="utf-8"))
+    json_files.read(path)  # to tell broken JSON apart
+    with as_user_error(f"{path} is not a tokenizer that can be read"):
+      inner = Inner.from_str(json_files.text_of(path))
       return _normalized(inner, settings), None, None
-    except Exception as error:  # the library raises plain Exception
-      raise UserError(f"{path} is not a tokenizer that can be read: {error}") from error
   make, wanted = None, ()
   if kind in WORDPIECE or kind == "esm":
     make, wanted = _esm if kind == "esm" else _wordpiece, ("vocab.txt",)
@@ -89,8 +98,9 @@ def read(
     wanted = next(((name,) for name in SPM_FILES if (folder / name).exists()), ())
   if not wanted or any(not (folder / name).exists() for name in wanted):
     raise UserError(_missing(folder, kind, wanted))
-  inner = make(folder, settings, *(folder / name for name in wanted))
-  _add_tokens(folder, inner, settings)
+  with as_user_error(f"{folder}: {', '.join(wanted)} make no tokenizer"):
+    inner = make(folder, settings, *(folder / name for name in wanted))
+    _add_tokens(folder, inner, settings)
   return inner, None, None
 
 
@@ -130,10 +140,8 @@ def _missing(folder, kind, wanted) -> str:
 
 
 def _lines(path) -> list[str]:
-  try:
-    return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-  except ValueError as error:
-    raise UserError(f"{path} is not UTF-8 ({error}): copy it anew") from error
+  text = json_files.text_of(path).replace("\r\n", "\n").replace("\r", "\n")
+  return text.removesuffix("\n").split("\n")
 
 
 def _wordpiece(folder, settings, path) -> Inner:
@@ -175,7 +183,7 @@ def _esm(folder, settings, path) -> Inner:
 
 def _byte_level(folder, settings, path, merges) -> Inner:
   """GPT-2's BPE of bytes."""
-  vocab = parsed(path)
+  vocab = json_files.read(path, dict[str, int])
   pairs = [line for line in _lines(merges) if line and not line.startswith("#version")]
   try:
     model = models.BPE(vocab, [tuple(line.split(" ")) for line in pairs])
@@ -196,9 +204,14 @@ def _add_tokens(folder, inner: Inner, settings) -> None:
   """The tokens that were added to the vocabulary; UserError if one gets another id than it had."""
   wanted = {}
   if (path := folder / "added_tokens.json").exists():
-    wanted |= {i: AddedToken(name, normalized=False) for name, i in parsed(path).items()}
+    added = json_files.read(path, dict[str, int])
+    wanted |= {i: AddedToken(name, normalized=False) for name, i in added.items()}
   for i, one in settings.get("added_tokens_decoder", {}).items():
     flags = {key: value for key, value in one.items() if key not in ("content", "__type")}
+    where = f"{folder / 'tokenizer_config.json'}: added_tokens_decoder.{i}"
+    json_files.check(one, where, ADDED)
+    if not re.fullmatch(r"[0-9]{1,9}", i) or not isinstance(one.get("content"), str):
+      raise UserError(f"{where} is no token with its id")
     wanted[int(i)] = AddedToken(one["content"], **flags)
   for i, token in sorted(wanted.items()):
     (inner.add_special_tokens if token.special else inner.add_tokens)([token])
@@ -242,7 +255,9 @@ def _pegasus(folder, settings, path) -> Inner:
   names += [f"<unk_{number}>" for number in range(2, offset)]
   pieces = [(name, 0.0) for name in names]
   pieces += [(piece.text, piece.score) for piece in model.pieces[2:]]
-  unk = next(i for i, piece in enumerate(model.pieces) if piece.kind == spm.UNKNOWN)
+  unk = next((i for i, piece in enumerate(model.pieces) if piece.kind == spm.UNKNOWN), None)
+  if unk is None:
+    raise UserError(f"{path} has no unknown piece: it is no Pegasus'")
   inner = spm.convert(model, pieces, unk=unk + offset)
   inner.add_special_tokens(names)
   return inner
@@ -258,11 +273,12 @@ def _marian(folder) -> tuple[Inner, Inner, int]:
     raise UserError(
       f"{folder} has no {', '.join(missing)}: copy it from where the others came from"
     )
-  vocab = parsed(paths[2])
+  vocab = json_files.read(paths[2], dict[str, int])
   if sorted(vocab.values()) != list(range(len(vocab))) or "<unk>" not in vocab:
     raise UserError(f"{paths[2]}: ids must be 0 to {len(vocab) - 1} and one of them <unk>'s")
   names = sorted(vocab, key=vocab.get)
-  return *(_numbered(spm.load(path), names) for path in paths[:2]), len(vocab)
+  with as_user_error(f"{folder}: source.spm, target.spm and vocab.json make no tokenizer"):
+    return *(_numbered(spm.load(path), names) for path in paths[:2]), len(vocab)
 
 
 def _numbered(model: spm.Model, names: list[str]) -> Inner:
@@ -271,7 +287,8 @@ def _numbered(model: spm.Model, names: list[str]) -> Inner:
   # other names are no pieces of this model: nothing is encoded as them, but they may be decoded
   there = scores.keys() | set(special)
   pieces = [(x if x in there else ABSENT + x, scores.get(x, 0.0)) for x in names]
-  pieces += [(x, score) for x, score in scores.items() if x not in set(names)]
+  numbered = set(names)
+  pieces += [(x, score) for x, score in scores.items() if x not in numbered]
   inner = spm.convert(model, pieces, unk=names.index("<unk>"))
   inner.decoder = decoders.Sequence([decoders.Replace(ABSENT, ""), inner.decoder])
   inner.add_special_tokens(special)

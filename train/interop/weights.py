@@ -1,6 +1,8 @@
 """Tensors of safetensors files as our weights, by a family's rows, and back. Strict both ways."""
 
+import contextlib
 import json
+import math
 import pathlib
 import re
 from collections.abc import Iterable, Mapping
@@ -10,11 +12,20 @@ import safetensors
 import safetensors.numpy
 from absl import logging
 
-from train.errors import UserError
+from train import json_files
+from train.errors import UserError, as_user_error
 from train.interop.families import Family, Row
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+# A name and no path, so none leads out of the folder. Links in it are followed: whoever put them
+# there owns the folder, and Hugging Face's cache is made of such.
+SHARD = re.compile(r"[\w.-]{1,200}\.safetensors", re.ASCII)
+DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")
 SHARD_BYTES = 5 * 10**9  # of a file that is written
+# Fields of TransformerConfig that are sizes of tensors.
+SIZES = ("vocab_size", "dim", "num_heads", "num_kv_heads", "head_dim", "mlp_dim", "embedding_dim")
+SIZES += ("token_types", "relative_buckets", "position_offset")
+MOST_POSITIONS = 1 << 24
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack")
 
 
@@ -25,14 +36,24 @@ class Tensors:
     self.folder = folder
     self.shapes, self._stored = {}, {}
     for path in _files(folder):
+      # the library refuses what does not cover the file exactly, before it reads or makes a tensor
       try:
         file = safetensors.safe_open(path, framework="np")
+        found = {stored: file.get_slice(stored) for stored in list(file.keys())}
       except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"{path}: no whole safetensors file ({error}); fetch it again") from error
-      for stored in list(file.keys()):
+        raise UserError(
+          f"{path}: no whole safetensors file ({error}{_beyond(path)}); fetch it again"
+        ) from error
+      for stored, tensor in found.items():
         # as TensorFlow called a norm's two; of ESM and of old BERTs
         name = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", stored))
-        self.shapes[name] = tuple(file.get_slice(stored).get_shape())
+        if tensor.get_dtype() not in DTYPES:
+          raise UserError(
+            f"{path}: {stored} is of {tensor.get_dtype()}; read are {', '.join(DTYPES)}"
+          )
+        if name in self.shapes:
+          raise UserError(f"{path}: {stored} is there twice, in this file or another, as {name}")
+        self.shapes[name] = tuple(tensor.get_shape())
         self._stored[name] = file, stored
 
   def __contains__(self, name: str) -> bool:
@@ -40,7 +61,21 @@ class Tensors:
 
   def __getitem__(self, name: str) -> np.ndarray:
     file, stored = self._stored[name]
-    return np.asarray(file.get_tensor(stored), np.float32)
+    with as_user_error(f"{self.folder}: {stored} cannot be read"):
+      return np.asarray(file.get_tensor(stored), np.float32)
+
+
+def _beyond(path) -> str:
+  """Which tensor ends behind the file's end, for a message; the library names none."""
+  with contextlib.suppress(Exception):  # of a header that is none the library says what is wrong
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+      length = min(int.from_bytes(file.read(8), "little"), json_files.MOST_BYTES)
+      header = json.loads(file.read(length))
+    for name, told in header.items():
+      if name != "__metadata__" and told["data_offsets"][1] > size:
+        return f"; {name} would end at byte {told['data_offsets'][1]} of {size}"
+  return ""
 
 
 def _files(folder) -> list[pathlib.Path]:
@@ -55,14 +90,37 @@ def _files(folder) -> list[pathlib.Path]:
       else ""
     )
     raise UserError(f"{folder}: holds neither {SINGLE} nor {INDEX}{why}")
-  try:
-    names = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
-    raise UserError(f"{folder / INDEX}: no index of shards ({error!r})") from error
-  paths = [folder / name for name in sorted(set(names))]
-  if missing := [path.name for path in paths if not path.exists()]:
+  index = json_files.read(folder / INDEX)
+  if not index.get("weight_map") or not json_files.fits(index["weight_map"], dict[str, str]):
+    raise UserError(f"{folder / INDEX}: no index of shards: weight_map is no dict[str, str]")
+  names = sorted(set(index["weight_map"].values()))
+  if bad := [name for name in names if not SHARD.fullmatch(name)]:
+    raise UserError(f"{folder / INDEX}: weight_map has {bad[0]!r}, no name of a .safetensors file")
+  if missing := [name for name in names if not (folder / name).is_file()]:
     raise UserError(f"{folder / INDEX} names files that are not there: {', '.join(missing)}")
-  return paths
+  return [folder / name for name in names]
+
+
+def check_sizes(tensors: Tensors, family: Family, model: Mapping, where) -> None:
+  """UserError if config.json's model (the fields of TransformerConfig) is larger than the tensors
+  there: nothing may be built of it. Which of them do not fit a smaller one, `read` tells then."""
+  for side in ("encoder", "decoder"):
+    names = [row.theirs for row in family.rows if row.ours.startswith(f"{side}/blocks/")]
+    found = re.compile("|".join(re.escape(name).replace(r"\{\}", r"(\d{1,9})") for name in names))
+    there = len({one[one.lastindex] for one in map(found.search, tensors.shapes) if one and names})
+    if (told := model[f"{side}_layers"]) > there:
+      raise UserError(
+        f"{where}: {side}_layers is {told}, but {names[0].format(there)} is not there: the tensors"
+        f" have {there} layers"
+      )
+  most = max(map(math.prod, tensors.shapes.values()), default=0)
+  for name in SIZES:
+    if (model[name] or 0) > most:
+      raise UserError(
+        f"{where}: {name} is {model[name]}, and the largest tensor has {most} numbers"
+      )
+  if model["max_len"] > MOST_POSITIONS:
+    raise UserError(f"{where}: {model['max_len']} positions; at most {MOST_POSITIONS} are read")
 
 
 class Weight:
@@ -135,8 +193,8 @@ def read(
     if name not in tensors:
       wrong.append(f"{name} is not there")
       continue
-    size = int(np.prod(tensors.shapes[name])) // (1 if row.part is None else 3)
-    if size != int(np.prod(shape)) or (row.how == "same" and tensors.shapes[name] != shape):
+    size = math.prod(tensors.shapes[name]) // (1 if row.part is None else 3)
+    if size != math.prod(shape) or (row.how == "same" and tensors.shapes[name] != shape):
       wrong.append(f"{name} has shape {tensors.shapes[name]}, config.json says {shape} in all")
       continue
     found[path] = Weight(tensors, name, row, shape)

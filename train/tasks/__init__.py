@@ -29,6 +29,7 @@ from typing import Any, Protocol
 
 import jax
 
+from train import json_files
 from train.data import sources
 from train.data.batches import Layout
 from train.data.items import Items
@@ -207,7 +208,7 @@ def _labels(make, data, path) -> tuple[str, ...]:
     source = sources.open_split(data, "train", (make.label_field,))
     found = {label for number in range(len(source)) for label in make.labels_of(source[number])}
     write_atomically(path, json.dumps(sorted(found), ensure_ascii=False) + "\n")
-  return tuple(json.loads(path.read_text(encoding="utf-8")))
+  return tuple(json_files.read(path, list[str]))
 
 
 def check_vocabulary(task: Task, workdir: str, skip: Sequence[str], **_) -> None:

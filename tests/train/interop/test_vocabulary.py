@@ -398,6 +398,12 @@ def test_files_that_are_not_there_are_named(tmp_path):
     ("gpt2", {"vocab.json": {"a": 0}, "merges.txt": "a\n"}, r"merges.txt does not belong to"),
     ("t5", {"spiece.model": b"no model"}, r"spiece.model is not a SentencePiece model"),
     ("t5", {"spiece.model": b""}, r"spiece.model is not a SentencePiece model"),
+    # a score of two bytes; a text that is a number; a number without end; a piece of 1001 letters
+    ("t5", {"spiece.model": b"\n\x07\n\x01a\x12\x02xx"}, r"is not a SentencePiece model"),
+    ("t5", {"spiece.model": b"\n\x02\x08\x01"}, r"is not a SentencePiece model"),
+    ("t5", {"spiece.model": b"\xff" * 10**6}, r"is not a SentencePiece model"),
+    ("t5", {"spiece.model": b"\n\xec\x07\n\xe9\x07" + b"a" * 1001}, r"piece 0 has 1001 characters"),
+    ("pegasus", {"spiece.model": b"\n\x03\n\x01a"}, r"has no unknown piece"),
   ],
 )
 def test_broken_files_are_told(kind, files, told, tmp_path):

@@ -1,0 +1,180 @@
+"""What is fuzzed: for each parser, folders of valid files, which of them is changed, and how the
+folder is read. Reading may raise UserError; anything else is a crash."""
+
+import dataclasses
+import gzip
+import json
+import pathlib
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+
+from tests.data import po
+from tests.fuzz import hub
+from train import provenance, seal, tasks, workdir, writer
+from train.data import bad_records, files, reading, sources, texts
+
+FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
+TEXTS = ("the quick é <mask> 北", "", "a\tb 12,345")
+
+
+ERROR = bad_records.BadRecords("error")
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+  """`seeds` are pairs of a folder's files (path -> content) and the one that is changed."""
+
+  seeds: Callable[[], list[tuple[Mapping[str, bytes], str]]]
+  read: Callable[[pathlib.Path, str], object]
+
+
+# Texts
+
+SQUAD = dict(
+  data=[
+    dict(
+      title="a",
+      paragraphs=[
+        dict(
+          context="One two three.",
+          qas=[
+            dict(id="1", question="What?", answers=[dict(text="two", answer_start=4)]),
+            dict(id="2", question="Who?", is_impossible=True, answers=[]),
+          ],
+        )
+      ],
+    )
+  ]
+)
+LINES = {
+  "a.tsv": "one two\teins zwei\nthree\tdrei\r\n\u2028four\tvier\n".encode(),
+  "a.jsonl": b'{"source": "a", "target": "b", "text": "c"}\n{"source": "", "target": ""}\n'
+  b'{"source": "d", "target": "e", "text": ""}',
+  "a.txt": "One two\nthree.\n\n  \nFour é,\nsix.\n".encode(),
+  "a.conll": b"-DOCSTART- O\n\nEU NNP B-ORG\nrejects VBZ O\n\nPeter NNP B-PER\n",
+  "a.conllu": b"# text\n1\tThe\tthe\tDET\n2-3\tx\t_\t_\n2\tcat\tcat\tNOUN\n",
+  "a.json": json.dumps(SQUAD).encode(),
+}
+
+
+def _lines():
+  packed = {f"{name}.gz": gzip.compress(content, 1) for name, content in LINES.items()}
+  return [(LINES | packed, name) for name in (*LINES, *packed)]
+
+
+def _read_lines(folder, name):
+  path = folder / name
+  match reading.kind(path):
+    case ".tsv" | ".jsonl" as kind:
+      rows = list(reading.READERS[kind]((path,), ("source", "target"), ERROR))
+      assert all(len(row) == 2 and all(type(x) is str for x in row) for row in rows)
+      list(reading.READERS["aligned"]((path, folder / "a.tsv"), ("source", "target"), ERROR))
+    case ".txt":
+      found = [x for unit in texts.UNITS for x in texts.documents(path, unit, 10, 90, ERROR)]
+      assert all(type(one["text"]) is str for one in found)
+    case ".json":
+      for one in texts.questions(path, 0, 100, ERROR):
+        assert all(one["context"].startswith(a["text"], a["answer_start"]) for a in one["answers"])
+    case _:
+      for one in texts.sentences(path, 0, -1, ERROR):
+        assert len(one["words"]) == len(one["tags"])
+        assert all(one["words"])
+
+
+def _catalogs():
+  made = {}
+  with tempfile.TemporaryDirectory() as folder:
+    folder = pathlib.Path(folder)
+    entries = (po.MESSAGES, po.plural("%d file was read", "%d files were read", ["eine D", "D"]))
+    for ending in ("po", "mo"):
+      made[f"de.{ending}"] = po.write(folder / f"de.{ending}", *entries).read_bytes()
+    with zipfile.ZipFile(folder / "a.whl", "w", zipfile.ZIP_DEFLATED) as wheel:
+      for name, content in made.items():
+        wheel.writestr(f"pkg/de/LC_MESSAGES/{name}", content)
+    made["a.whl"] = (folder / "a.whl").read_bytes()
+  return [({name: content}, name) for name, content in made.items()]
+
+
+def _read_catalog(folder, name):
+  for source, target in po.read({"train": str(folder / name)}, min_words=1):
+    assert source.strip()
+    assert target.strip()
+  assert {path.name for path in folder.parent.iterdir()} == {folder.name}  # nothing is unpacked
+
+
+# TFDS's folders, whose records are ours here
+
+
+def _records():
+  with tempfile.TemporaryDirectory() as folder:
+    path = pathlib.Path(folder, "a.tsv")
+    path.write_bytes(LINES["a.tsv"])
+    made, _ = files.prepare("train", {"train": str(path)})
+    found = {f"own/1.0.0/{one.name}": one.read_bytes() for one in made.iterdir()}
+  return [(found, name) for name in found]
+
+
+def _read_records(folder, _):
+  spec = dict(name="tfds", dataset="text_files", data_dir=str(folder), source="source")
+  (folder / "own").rename(folder / "text_files")
+  found = sources.open_split(spec, "data")
+  assert all(type(found[i]["source"]) is str for i in range(len(found)))
+
+
+# A run's folder
+
+
+def _run():
+  start = dict(time="x", command=["a"], git=dict(commit="abc", dirty=True), versions={"jax": "1"})
+  metrics = [dict(step=i, split="train", time=1.5, loss=2.5, other="nan") for i in range(3)]
+  sealed = dict(format=1, files={"a": [1, "0"], "commit_success.txt": [0, "0"]})
+  config = dict(seed=1, model=dict(dim=8, layers=[1, 2]), task=dict(name="mlm"), lr=0.1)
+  made = {
+    "config.json": json.dumps(config).encode(),
+    "run.json": json.dumps(dict(starts=[start])).encode(),
+    "metrics.jsonl": "".join(json.dumps(x) + "\n" for x in metrics).encode(),
+    "skipped.jsonl": b'{"step": 1, "examples": [[1]]}\n{"step": 2, "examples": [[1]]}\n',
+    "checksums/3.json": json.dumps(sealed).encode(),
+    "labels.json": b'["a", "b"]',
+    "checkpoints/3/a": b"a",
+    "checkpoints/3/commit_success.txt": b"",
+    "checkpoints/\u00b2/commit_success.txt": b"",
+  }
+  return hub.each(made, *[name for name in made if not name.startswith("checkpoints")])
+
+
+def _read_run(folder, name):
+  match name:
+    case "config.json":
+      config = workdir.load_config(folder)
+      workdir.flat(config)
+    case "run.json":
+      for start in workdir._starts(folder / name):
+        provenance.differences(start)
+    case "metrics.jsonl":
+      for line in writer.read_metrics(folder):
+        assert type(line["step"]) is int
+        assert type(line.get("loss", 0.0)) is float
+      writer.drop_after(folder / name, 1)
+    case "skipped.jsonl":
+      writer.drop_after(folder / name, 1)
+    case "labels.json":
+      assert all(type(x) is str for x in tasks._labels(None, None, folder / name))
+    case _:
+      assert seal.steps(folder / "checkpoints") == [3]
+      assert all(type(x) is str for x in seal.problems(folder / "checkpoints" / "3") or ())
+
+
+TARGETS = {
+  "hf settings": Target(hub.settings, hub.read_settings),
+  "hf weights": Target(hub.weights, hub.read_weights),
+  "hf whole": Target(hub.params, hub.read_params),
+  "hf vocabulary": Target(hub.vocabularies, hub.read_vocabulary),
+  "sentencepiece": Target(hub.pieces, hub.read_pieces),
+  "own tokenizer": Target(hub.own_tokenizers, hub.read_own_tokenizer),
+  "texts": Target(_lines, _read_lines),
+  "catalogs": Target(_catalogs, _read_catalog),
+  "tfds folder": Target(_records, _read_records),
+  "run folder": Target(_run, _read_run),
+}

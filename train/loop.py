@@ -44,7 +44,7 @@ def train(cfg, workdir, debug_nans: bool = False) -> int:
   layout = tasks.layout(task, cfg.batch_size)
   batches = Batches(task.items("train"), layout, seed=cfg.seed, workers=cfg.workers)
   checkpoints = checkpoint.Checkpoints(workdir.path, clean=True, **checkpoint_policy(cfg))
-  with checkpoints, batches, sharding.laid_over(mesh, cfg.mesh.sequence):
+  with StopSignal() as stop, checkpoints, batches, sharding.laid_over(mesh, cfg.mesh.sequence):
     primary = jax.process_index() == 0
     meter = Meter(batches, Skipped(workdir.path, cfg.max_skipped, primary))
     start = checkpoints.latest or 0
@@ -89,8 +89,7 @@ def train(cfg, workdir, debug_nans: bool = False) -> int:
     writer = Writer(
       workdir.path, start, primary, total_steps=cfg.steps, tensorboard=cfg.tensorboard
     )
-    stop, vote = StopSignal(), peers.Vote(mesh)
-    watchdog = Watchdog(workdir.path, cfg.watchdog_seconds)
+    vote, watchdog = peers.Vote(mesh), Watchdog(workdir.path, cfg.watchdog_seconds)
     meter.begin()
     try:
       for step in range(start + 1, cfg.steps + 1):
@@ -140,7 +139,6 @@ def train(cfg, workdir, debug_nans: bool = False) -> int:
           return stopping
     finally:
       watchdog.close()
-      stop.close()
       writer.close()
   return 0
 
@@ -164,7 +162,8 @@ def blueprint(cfg, task, tx, mesh):
 
 
 class StopSignal:
-  """Ctrl-C, or a cluster's SIGTERM: finish the step, save, leave. Ctrl-C twice: leave at once."""
+  """Ctrl-C, or a cluster's SIGTERM: finish the step, save, leave. Ctrl-C twice: leave at once. It
+  holds until the last save is written."""
 
   def __init__(self):
     self.status = 0  # to exit with
@@ -176,6 +175,9 @@ class StopSignal:
     self.status = 128 + number
     logging.info("saving after this step; Ctrl-C again leaves at once")
 
-  def close(self):
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
     for one, handler in self.before.items():
       signal.signal(one, handler)

@@ -7,19 +7,28 @@ end from what it finds by coverage.
 
 import argparse
 import collections
+import contextlib
 import faulthandler
 import os
 import pathlib
 import resource
 import sys
+import tempfile
 import time
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import hypothesis
 
-from tests.fuzz import trying
-from tests.fuzz.targets import TARGETS
+if "--atheris" in sys.argv:  # it sees the way through code that it has read itself
+  import atheris
+
+  watched = atheris.instrument_imports(include=["train"])
+else:
+  watched = contextlib.nullcontext()
+with watched:
+  from tests.fuzz import trying
+  from tests.fuzz.targets import TARGETS
 
 BATCH = 250  # inputs of one seed; the time is looked at in between
 MEMORY = 4 << 30  # bytes that an input may take: a claimed 10 GB are a crash
@@ -86,12 +95,19 @@ def row(name, counts):
   print(f"| {name} | {counts.total()} | {' | '.join(map(str, told))} |", flush=True)
 
 
-def with_atheris(name: str) -> int:
-  import atheris
+def with_atheris(name: str) -> None:
+  """Until a crash or Ctrl-C; the first byte says which of the valid folders is changed."""
+  found = trying.seeds(name)
+  with tempfile.TemporaryDirectory() as corpus:
+    for number, (files, changed) in enumerate(found):
+      pathlib.Path(corpus, str(number)).write_bytes(bytes([number]) + files[changed])
 
-  one = hypothesis.given(trying.inputs(name))(lambda drawn: trying.attempt(name, *drawn))
-  atheris.Setup(sys.argv[:1], lambda data: one.hypothesis.fuzz_one_input(data))
-  atheris.Fuzz()
+    def one(data):
+      if data:
+        trying.attempt(name, data[0] % len(found), data[1:])
+
+    atheris.Setup([*sys.argv[:1], corpus, "-max_len=1000000"], one)
+    atheris.Fuzz()
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ class Checkpoints:
     `average:STEP,STEP,...` of those.
 
     With `like` (a tree of arrays or ShapeDtypeStructs with shardings) they are placed so; without,
-    they come as they were saved.
+    they are numpy's, whatever devices they were saved from.
     """
     loaded = [self._load_params(step, like) for step in self.steps(which)]
     if len(loaded) == 1:
@@ -172,12 +172,11 @@ class Checkpoints:
         " another; the run, started again, sets it aside"
       )
     if like is None:
-      self._metadata(step)
-      return self.orbax.load_checkpointables(step, dict(params=None))["params"]
-    self._check_shapes(step, like)
-    return self.orbax.load_checkpointables(step, dict(params=jax.tree.map(_abstract, like)))[
-      "params"
-    ]
+      abstract = jax.tree.map(_on_host, self._metadata(step)["params"])
+    else:
+      self._check_shapes(step, like)
+      abstract = jax.tree.map(_abstract, like)
+    return self.orbax.load_checkpointables(step, dict(params=abstract))["params"]
 
   def _metadata(self, step):
     """Shapes of what is saved; UserError for a format of the future."""
@@ -264,6 +263,11 @@ def _parts(state):
 
 def _abstract(x):
   return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))
+
+
+def _on_host(x):
+  """What Orbax takes for an array of numpy's to be read; it holds a single number."""
+  return np.broadcast_to(np.zeros((), x.dtype), x.shape)
 
 
 def _listed(lines, most=12):

@@ -15,8 +15,9 @@ import time
 import jax
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
-from train import cli, evaluate, flags, loop, main, predict, tasks, workdir
+from train import cli, evaluate, flags, loop, main, predict, sharding, tasks, workdir
 from train.checkpoint import Checkpoints, flatten
 from train.data.batches import Batches
 from train.errors import UserError
@@ -299,6 +300,46 @@ def test_init_from_takes_the_weights(whole, tmp_path):
   there = weights(whole)
   for name, value in weights(tmp_path).items():
     np.testing.assert_allclose(value, there[name], atol=1e-7, err_msg=name)
+
+
+ONE_DEVICE = """
+import sys
+import jax
+from train.checkpoint import Checkpoints, flatten
+with Checkpoints(sys.argv[1]) as checkpoints:
+  for which in ("latest", "average:1"):
+    for name, x in flatten(checkpoints.params(which)).items():
+      print(jax.device_count(), name, x.dtype, x.tolist())
+"""
+
+
+def test_weights_saved_by_eight_devices_are_read_on_one(tmp_path):
+  """As init_from, `train.checkpoint diff` and whoever looks at them read them."""
+
+  class Data:
+    def get_state(self):
+      return {}
+
+  mesh = sharding.make_mesh(dict(data=8, fsdp=1, tensor=1))
+  places = {"x": P("data"), "y": P()}
+  params = {
+    "x": jax.numpy.arange(16.0).reshape(8, 2),
+    "y": jax.numpy.arange(3, dtype="bfloat16"),
+  }
+  params = {
+    name: jax.device_put(x, jax.sharding.NamedSharding(mesh, places[name]))
+    for name, x in params.items()
+  }
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(dict(step=jax.numpy.int32(1), params=params, opt_state=()), Data())
+  environment = dict(os.environ, XLA_FLAGS="", JAX_PLATFORMS="cpu")
+  command = [sys.executable, "-c", ONE_DEVICE, str(tmp_path)]
+  found = subprocess.run(
+    command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+  )
+  lines = [f"1 {name} {x.dtype} {np.asarray(x).tolist()}" for name, x in params.items()]
+  assert found.stdout.splitlines() == 2 * lines
+  assert "warn" not in found.stderr.lower()
 
 
 def test_init_from_names_what_does_not_match(whole, tmp_path):

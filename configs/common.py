@@ -34,8 +34,10 @@ def run(*, steps: int, batch_size: int, log_every: int, task, model, optimizer, 
     tensorboard=True,
     init_from=dict(workdir="", which="latest", skip=()),
   )
+  if "data" in task:  # a mixture's is in its parts
+    task = task | dict(data=DATA | task["data"])
   sections = dict(
-    task=task | dict(data=DATA | task["data"]),
+    task=task,
     model=MODEL | model,
     optimizer=OPTIMIZER | optimizer,
     schedule=SCHEDULE | schedule,

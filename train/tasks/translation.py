@@ -9,7 +9,7 @@ from absl import logging
 from train import report, scores
 from train.data import items, sources
 from train.data.tokenizer import Tokenizer
-from train.errors import UserError, choose
+from train.errors import NoSplit, UserError, choose
 from train.tasks import seq2seq
 from train.tasks.classification import unknown_labels
 
@@ -129,7 +129,7 @@ class Translation:
     told = of(found, wanted)
     try:
       training = self.examples("train")
-    except sources.NoSplit:
+    except NoSplit:
       return told
     known = {x["target"] for x in items.read_many(training, range(len(training)))}
     if self.metric == "tags":

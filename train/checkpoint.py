@@ -158,7 +158,7 @@ class Checkpoints:
       return saved[-count:]
     wanted = which.removeprefix("average:").split(",")
     one_or_mean = len(wanted) == 1 or which.startswith("average:")
-    if one_or_mean and all(word.isdecimal() and int(word) in saved for word in wanted):
+    if one_or_mean and all(seal.is_step(word) and int(word) in saved for word in wanted):
       return [int(word) for word in wanted]
     raise UserError(
       f"no checkpoint {which!r}; there are latest, best, average:N, average:STEP,STEP and"

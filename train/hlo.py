@@ -111,9 +111,9 @@ def computations(text: str) -> tuple[dict[str, list[str]], str]:
 
 def _visit(program, bodies, traffic, name, times):
   """`traffic` is None within a fusion, whose operations move nothing by themselves."""
+  if traffic:
+    program.moved += times * traffic.of(name)
   for line in bodies[name]:
-    if traffic:
-      program.moved += times * traffic.of(name, line)
     if found := re.search(r'"estimated_cycles":"(\d+)"', line):
       program.cycles += times * int(found[1])
     if found := _COLLECTIVE.search(line):

@@ -52,8 +52,9 @@ def train(cfg, workdir, debug_nans: bool = False) -> int:
       state = checkpoints.restore(state, meter)
     elif cfg.init_from.workdir:
       tasks.check_vocabulary(task, **cfg.init_from)
-      params = checkpoint.init_from(state["params"], **cfg.init_from)
-      state |= {key: jax.tree.map(jnp.copy, params) for key in state.keys() & {"params", "ema"}}
+      state["params"] = checkpoint.init_from(state["params"], **cfg.init_from)
+      if cfg.ema:
+        state["ema"] = jax.tree.map(jnp.copy, state["params"])
     patience = Patience(cfg.patience, cfg.checkpoint.best_metric, cfg.checkpoint.best_mode)
     for line in read_metrics(workdir.path) if start else ():
       if line["split"] == cfg.evaluate.split and line["step"] <= start:

@@ -27,10 +27,11 @@ def path_of(folder: pathlib.Path) -> pathlib.Path:
 def steps(checkpoints: pathlib.Path) -> list[int]:
   """The steps of committed checkpoints, in order."""
   found = checkpoints.glob(f"*/{COMMITTED}")
-  return sorted(int(file.parent.name) for file in found if _is_step(file.parent.name))
+  return sorted(int(file.parent.name) for file in found if is_step(file.parent.name))
 
 
-def _is_step(name: str) -> bool:
+def is_step(name: str) -> bool:
+  """Whether a folder of that name is a step's."""
   return name.isascii() and name.isdigit()  # "²" is a digit too, and no number
 
 
@@ -47,7 +48,7 @@ def seal(checkpoints: pathlib.Path) -> None:
         continue
       write_atomically(file, json.dumps(dict(format=FORMAT, files=files), indent=1) + "\n")
   for file in (checkpoints.parent / "checksums").glob("*.json"):
-    if _is_step(file.stem) and int(file.stem) not in kept:
+    if is_step(file.stem) and int(file.stem) not in kept:
       file.unlink(missing_ok=True)
 
 

@@ -32,13 +32,14 @@ class Traffic:
   def __init__(self, bodies, size):
     self.bodies, self.bytes_of, self.read = bodies, size, {}
 
-  def of(self, name: str, line: str) -> float:
-    """What a line of the computation `name` reads and writes."""
-    found = _LINE.match(line)
-    if not found or found[3] in FREE or found[3].startswith(("all-", "reduce-scatter", "collect")):
-      return 0
+  def of(self, name: str) -> float:
+    """What the computation `name` reads and writes in one run, but for those that it calls."""
     within = self._operations(name)
-    one = within[found[1]]
+    return sum(self._moved(one, within) for one in within.values())
+
+  def _moved(self, one, within):
+    if one.kind in FREE or one.kind.startswith(("all-", "reduce-scatter", "collect")):
+      return 0
     if one.kind == "fusion" and (called := re.search(r"calls=%?([\w.\-]+)", one.more)):
       return self._fusion(one, within, self._operations(called[1]))
     return self._part(one, within)

@@ -77,7 +77,7 @@ def open_run(
     path.mkdir(parents=True, exist_ok=True)
     workdir = Workdir(path, True, _lock(path))
     try:
-      if any(found.name.isdigit() for found in path.glob("checkpoints/*")):
+      if any(seal.is_step(found.name) for found in path.glob("checkpoints/*")):
         _refuse_another(path, frozen(config), load_config(path))
       else:  # nothing of it is worth keeping, and what it made of its data may not fit
         for name in MADE_OF_DATA:

@@ -76,8 +76,7 @@ def prepare(
     bad = BadRecords(on_bad_record)
     with new_folder(folder) as partial:
       _write_records(partial, fields, _rows(where, tables, fields, bad), drop_blank)
-      _note(partial, bad.noted)
-    noted = _noted(folder)
+      noted = _note(partial, bad.noted)
   for (_, paths), left_out in zip(tables, noted["left_out"], strict=True):
     bad_records.tell(_name(paths), left_out)
   if noted["dropped"]:
@@ -95,11 +94,13 @@ def _name(paths) -> str:
   return " and ".join(map(str, paths))
 
 
-def _note(folder: pathlib.Path, left_out: list[dict]) -> None:
+def _note(folder: pathlib.Path, left_out: list[dict]) -> dict:
+  """Writes NOTE; what it says."""
   dropped = tfds.builder_from_directory(folder).info.metadata["dropped"]
   digests = {path.name: digest_of(path) for path in sorted(folder.iterdir())}
   noted = {"dropped": dropped, "left_out": left_out, "digests": digests}
   (folder / NOTE).write_text(json.dumps(noted), encoding="utf-8")
+  return noted
 
 
 def _noted(folder: pathlib.Path) -> dict | None:

@@ -37,9 +37,7 @@ class Records:
   fields: Mapping[str, str]
   fingerprint: str
   mend: str  # what to do about a bad record
-  left_out: tuple[
-    int, ...
-  ] = ()  # the numbers of those that are not among these examples, ascending
+  left_out: tuple[int, ...] = ()  # records that are no examples, by number, ascending
 
   @functools.cached_property
   def _records(self):

@@ -84,9 +84,10 @@ def read(
   if kind == "marian" and (folder / "source.spm").exists():
     return _marian(folder)
   if (path := folder / "tokenizer.json").exists():
-    json_files.read(path)  # to tell broken JSON apart
+    text = json_files.text_of(path)
+    json_files.parsed(text, path)  # to tell broken JSON apart
     with as_user_error(f"{path} is not a tokenizer that can be read"):
-      inner = Inner.from_str(json_files.text_of(path))
+      inner = Inner.from_str(text)
       return _normalized(inner, settings), None, None
   make, wanted = None, ()
   if kind in WORDPIECE or kind == "esm":

@@ -67,13 +67,13 @@ plan-check: .plan/tpu.installed .plan/cuda.installed
 	@.plan/tpu/bin/python -m pytest tests/plan/test_tpu.py
 	@.plan/cuda/bin/python -m pytest tests/plan/test_cuda.py
 
-.plan/%.installed: requirements-%.txt requirements-dev.txt requirements.txt
+.plan/%.installed: requirements-%.txt requirements-dev.txt requirements-experiments.txt requirements.txt
 	@echo "Installing $< into .plan/$* (some minutes the first time) ..."
 	@$(PYTHON) -m venv .plan/$*
 	@.plan/$*/bin/python -m pip install --disable-pip-version-check -qq -r $< -r requirements-dev.txt
 	@touch $@
 
-.parity/installed: requirements-parity.txt requirements-dev.txt requirements.txt
+.parity/installed: requirements-parity.txt requirements-dev.txt requirements-experiments.txt requirements.txt
 	@echo "Installing requirements-parity.txt into .parity (some minutes the first time) ..."
 	@$(PYTHON) -m venv .parity
 	@.parity/bin/python -m pip install --disable-pip-version-check -qq -r requirements-parity.txt
@@ -92,6 +92,8 @@ format: $(TESTED)
 	@echo "Installing $< into .venv (a minute or two the first time) ..."
 	@$(PIP) -r $<
 	@touch $@
+
+$(TESTED): requirements-experiments.txt
 
 .venv/bin/python:
 	@command -v $(PYTHON) >/dev/null || { \

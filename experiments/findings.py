@@ -35,8 +35,8 @@ def report(study, search: Search, config: str, folder: pathlib.Path) -> None:
   folder.mkdir(parents=True, exist_ok=True)
   write_atomically(folder / "best.sh", text)
   print(f"The best, trial {best[0]} (also in {folder / 'best.sh'}):\n{command}")
-  draw_history(trials, search, folder / "history.png")
   weighed = importance(study)
+  draw_history(trials, search, folder / "history.png")
   if weighed:
     draw_importance(weighed, search, folder / "importance.png")
   told = [f"{key} {share:.0%}" for key, share in weighed.items()]
@@ -44,7 +44,11 @@ def report(study, search: Search, config: str, folder: pathlib.Path) -> None:
 
 
 def row(name: int, trial, search: Search) -> list[str]:
-  return [str(name), number(trial.value), *(_text(trial.params[key]) for key in search.space)]
+  return [
+    str(name),
+    number(trial.value),
+    *(_text(trial.params.get(key, "")) for key in search.space),
+  ]
 
 
 def counted(several) -> str:

@@ -1,23 +1,23 @@
-"""Which settings make a small Transformer learn SCAN in 400 steps.
+"""Which settings make a small Transformer learn most of SCAN in 200 steps.
 
 python -m experiments.search experiments/scan_search.py --jobs 2
 
-20 trials of 400 steps and 16 packed rows at most, on two CPU cores about a quarter of an hour.
-There is no number of a paper to reach: this is the example of a search.
+20 trials of at most 16 packed rows and 200 steps. The metric is the accuracy of single tokens, as
+so few steps bring no whole output right. There is no number of a paper to reach: it is an example.
 """
 
 from experiments.runs import Run, every
 from experiments.space import Choice, Float, Int, Search
 
-STEPS = {"small": 400, "full": 1500}
+STEPS = {"small": 200, "full": 1500}
 
 
 def runs(scale):
   steps = STEPS[scale]
   changes = {"steps": steps, "batch_size": 16, "schedule.warmup_steps": steps // 10}
-  changes |= {"model.dim": 64, "model.mlp_dim": 128, "evaluate.decode_examples": 200}
-  changes |= {"log_every": 50, "tensorboard": False, **every(steps // 8)}
-  yield Run("scan", "configs/scan.py:split=simple", changes, metrics=("exact_match",))
+  changes |= {"model.dim": 64, "model.mlp_dim": 128, "log_every": 25, "tensorboard": False}
+  changes |= every(steps // 8) | {"evaluate.decode_every": 0}
+  yield Run("scan", "configs/scan.py:split=simple", changes, metrics=("accuracy",))
 
 
 def search(scale):

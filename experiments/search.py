@@ -84,7 +84,8 @@ def main(argv, start=None) -> int:
     known = study.open_study(name, search, storage, steps, make=not args.report)
     status = 0
     if args.jobs > 1 and not args.report:
-      status = several(argv, args.jobs)
+      words = [sys.executable, "-m", "experiments.search", *argv, "--jobs", "1", "--one_of_jobs"]
+      status = several(worker.leashed(words), args.jobs)
     elif not args.report:
       plan = worker.Plan(search, text, cfg, folder, most, args.grace, start or worker.start)
       status = worker.work(known, plan)
@@ -93,13 +94,12 @@ def main(argv, start=None) -> int:
   return status
 
 
-def several(argv, jobs: int) -> int:
-  """Waits for `jobs` workers of this command; the highest of their exit statuses."""
+def several(command, jobs: int) -> int:
+  """Waits for `jobs` processes of the command, which end with this one; the highest exit status."""
   from experiments import worker
 
-  command = [sys.executable, "-m", "experiments.search", *argv, "--jobs", "1", "--one_of_jobs"]
   with worker.Stop() as stop:
-    processes = [subprocess.Popen(worker.leashed(command)) for _ in range(jobs)]
+    processes = [subprocess.Popen(command) for _ in range(jobs)]
     told = False
     while any(process.poll() is None for process in processes):
       if stop.status and not told:

@@ -12,6 +12,7 @@ import dataclasses
 import math
 import os
 import pathlib
+import re
 import socket
 import time
 import warnings
@@ -39,15 +40,18 @@ def open_storage(url: str):
   """Any Optuna storage URL, or journal:FILE. UserError of one line where there is none."""
   try:
     if url.startswith(JOURNAL):
-      return JournalStorage(JournalFileBackend(url.removeprefix(JOURNAL)))
+      try:
+        return JournalStorage(JournalFileBackend(url.removeprefix(JOURNAL)))
+      except (ValueError, KeyError, TypeError, AssertionError) as error:
+        raise ValueError(f"is no journal of Optuna ({reason(error)})") from error
     sqlite = sqlalchemy.engine.make_url(url).get_backend_name() == "sqlite"
     kind = dict(connect_args={"timeout": SQLITE_SECONDS}) if sqlite else dict(pool_pre_ping=True)
     for last in [False] * (TRIES - 1) + [True]:
       try:
         return RDBStorage(url, engine_kwargs=kind)
-      except sqlalchemy.exc.SQLAlchemyError as error:
-        # another worker is just making the tables
-        if last or "exists" not in str(error).lower():
+      except sqlalchemy.exc.DatabaseError as error:
+        # another worker is just making the tables: they exist, or their version does
+        if last or not re.search("exist|unique|duplicate|locked", str(error), re.IGNORECASE):
           raise
         time.sleep(0.5)
   except (*STORAGE_ERRORS, ImportError, ValueError) as error:
@@ -99,8 +103,6 @@ def open_study(name: str, search: Search, storage, steps: tuple[int, int], make:
       study = optuna.create_study(direction=MODES[search.mode], load_if_exists=True, **known)
   except KeyError:
     raise UserError(f"the storage has no study {name}: nothing was searched so far") from None
-  except (ValueError, AssertionError) as error:  # a file that is no journal
-    raise UserError(f"the storage cannot be read: {reason(error)}") from error
   here, there = search.described(), study.user_attrs.get(DESCRIBED)
   if there is None and not study.get_trials(deepcopy=False):
     study.set_user_attr(DESCRIBED, here)

@@ -26,8 +26,7 @@ class Warm:
 
   def __init__(self):
     self.context = multiprocessing.get_context("forkserver")
-    more = ["train.loop", "train.peers", "matplotlib.backends.backend_agg"]
-    self.context.set_forkserver_preload(["tests.experiments.warm_data", *more])
+    self.context.set_forkserver_preload(["tests.experiments.warm_data", "train.loop"])
 
   def __call__(self, argv, log):
     process = self.context.Process(target=train, args=(argv, log))

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from experiments.runs import Run
 from train import flags, models, optimizer, sharding, tasks
 from train.errors import UserError, choose
+from train.workdir import CHANGEABLE
 
 MODES = {"min": "minimize", "max": "maximize"}
 PRUNERS = ("median", "hyperband", "none")
@@ -119,7 +120,8 @@ class Search:
     """What must be the same for two searches to be one; the rest may change between starts."""
     told = dict(config=self.run.config, metric=self.metric, mode=self.mode)
     told["checkpoint"] = self.run.checkpoint
-    told |= {f"changes[{key}]": value for key, value in self.run.changes.items()}
+    changes = self.run.changes.items()
+    told |= {f"changes[{key}]": one for key, one in changes if not _is_free(key)}
     told |= {f"space[{key}]": one for key, one in self.space.items()}
     return {key: str(value) for key, value in told.items()}
 
@@ -206,6 +208,11 @@ class Builder:
       folder.mkdir(exist_ok=True)
       self.tasks[_json(cfg)] = tasks.build(cfg, folder)
     return self.tasks[_json(cfg)]
+
+
+def _is_free(key: str) -> bool:
+  """Whether the setting may change in the middle of a run."""
+  return any(f"{key}.".startswith(f"{one}.") for one in CHANGEABLE)
 
 
 def _is_number(value) -> bool:

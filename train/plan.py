@@ -50,7 +50,7 @@ def warnings(plan: Plan, cfg) -> list[str]:
       "gradients are summed whole along fsdp before each chip takes its part: a TPU's compiler does"
       " so for parts of fewer than 8 rows or 128 columns; a smaller mesh.fsdp has larger parts"
     )
-  if cfg.model.scan_layers and cfg.model.remat == "none":
+  if cfg.model.name == "transformer" and cfg.model.scan_layers and cfg.model.remat == "none":
     found.append("model.scan_layers without model.remat: activations of all layers are stacked")
   if program.random_bits:
     found.append(f"random bits are drawn by a generator, {sum(program.random_bits.values())} times")
@@ -61,13 +61,16 @@ def warnings(plan: Plan, cfg) -> list[str]:
 
 def knobs(cfg: ConfigDict, count: int, parameters: float) -> list[dict]:
   """Changes of the config that may make it fit or exchange less, each one to be tried."""
-  full = {} if cfg.model.remat == "full" else {"model.remat": "full"}
-  deep = {} if parameters < LARGE or cfg.model.scan_layers else {"model.scan_layers": True}
+  full, deep = {}, {}
+  if cfg.model.name == "transformer":
+    full = {} if cfg.model.remat == "full" else {"model.remat": "full"}
+    deep = {} if parameters < LARGE or cfg.model.scan_layers else {"model.scan_layers": True}
   split = {"mesh.data": 1, "mesh.fsdp": count, "mesh.tensor": 1}
   alone = {"mesh.data": count, "mesh.fsdp": 1, "mesh.tensor": 1}
   found = [full | deep, {"microbatches": 4 * cfg.microbatches}, alone, split, split | full | deep]
   if cfg.mesh.tensor > 1 and not cfg.mesh.sequence:
     found.append({"mesh.sequence": True})
+  found = [change for i, change in enumerate(found) if change not in found[:i]]
   return [change for change in found if change and changed(cfg, change) != cfg]
 
 

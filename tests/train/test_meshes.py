@@ -236,7 +236,7 @@ def test_a_vocabulary_parallel_loss_never_gathers_logits(options):
 def base(fsdp):
   """Vaswani's base: weights and moments as they lie."""
   cfg = without_data(flags.load("configs/wmt14.py:data_dir=/nowhere", ["model.vocab_size=37000"]))
-  model = TransformerConfig(**cfg.model)
+  model = TransformerConfig(**{key: x for key, x in cfg.model.items() if key != "name"})
   tx, _ = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
 
   def build():
@@ -262,6 +262,7 @@ def test_fsdp_over_eight_holds_an_eighth():
     (["batch_size=12"], "batch_size 12: 1 microbatches, each shared by mesh data x fsdp = 8"),
     (["microbatches=4"], "need a multiple of 32"),
     (["mesh.data=4", "mesh.tensor=2", "mesh.sequence=True"], "mesh.sequence: task.source_len 9"),
+    (["model.name=lstm", "mesh.sequence=True"], "mesh.sequence: an lstm reads a row in order"),
   ],
 )
 def test_what_devices_cannot_share_is_told(changes, told):

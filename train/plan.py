@@ -61,15 +61,15 @@ def warnings(plan: Plan, cfg) -> list[str]:
 
 def knobs(cfg: ConfigDict, count: int, parameters: float) -> list[dict]:
   """Changes of the config that may make it fit or exchange less, each one to be tried."""
-  full, deep = {}, {}
+  full, deep, sequence = {}, {}, {}
   if cfg.model.name == "transformer":
     full = {} if cfg.model.remat == "full" else {"model.remat": "full"}
     deep = {} if parameters < LARGE or cfg.model.scan_layers else {"model.scan_layers": True}
+    sequence = {"mesh.sequence": True} if cfg.mesh.tensor > 1 and not cfg.mesh.sequence else {}
   split = {"mesh.data": 1, "mesh.fsdp": count, "mesh.tensor": 1}
   alone = {"mesh.data": count, "mesh.fsdp": 1, "mesh.tensor": 1}
   found = [full | deep, {"microbatches": 4 * cfg.microbatches}, alone, split, split | full | deep]
-  if cfg.mesh.tensor > 1 and not cfg.mesh.sequence:
-    found.append({"mesh.sequence": True})
+  found.append(sequence)
   found = [change for i, change in enumerate(found) if change not in found[:i]]
   return [change for change in found if change and changed(cfg, change) != cfg]
 

@@ -103,6 +103,19 @@ def test_what_does_not_fit_is_said():
 # What may help
 
 
+def test_an_lstm_is_planned_and_has_knobs_of_its_own():
+  cfg = flags.load("configs/scan.py:small,model=lstm", ["mesh.data=4", "mesh.tensor=2"])
+  made = estimate.make(cfg, chips.parse("cpu:8"))
+  assert made.fits
+  assert made.step_flops >= 0.9 * made.model_flops > 0
+  found = plan.knobs(cfg, 8, 1e10)
+  assert [sorted(change) for change in found] == [
+    ["microbatches"],
+    *[["mesh.data", "mesh.fsdp", "mesh.tensor"]] * 2,
+  ]
+  assert not any("remat" in note for note in plan.warnings(made, cfg))
+
+
 def test_knobs_change_something_and_keep_the_batch():
   cfg = flags.load("configs/wmt14.py:data_dir=/nowhere", ["mesh.tensor=2"])
   found = plan.knobs(cfg, 8, 1e8)

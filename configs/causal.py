@@ -4,7 +4,7 @@ A language model of characters on Shakespeare, as small as nanoGPT's for a CPU: 
 windows of 64, 2,000 updates of 12 windows. Number to compare with: nanoGPT's 2.576 bits a byte over
 the last tenth of a file of all plays (measured twice: 2.389 and 2.391 on the same file, in 7 to 8
 minutes beside other runs). init=RUN (or hf:DIR, a GPT-2) goes on from another decoder, its model
-and tokenizer. model=lstm: 2 layers of 256 units, as many parameters (not run to its end).
+and tokenizer. model=lstm: 2 layers of 256 units, 1.1 million parameters (not run yet).
 Arguments: data=PATH, model=transformer|lstm, init=RUN, steps=, peak=, small.
 
 python -m train.predict --workdir runs/causal "ROMEO:"

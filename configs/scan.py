@@ -3,8 +3,8 @@
 SCAN (Lake & Baroni 2018), commands to actions, made from its grammar. About 5 minutes on two CPU
 cores. Number to reach: 99.5% exact match on the simple split's test commands (measured: 99.57,
 greedy; README, "Results").
-model=lstm: 2 layers of 200 units, as Lake & Baroni's best over all experiments, though theirs has
-no attention.
+model=lstm: 2 layers of 200 units, as Lake & Baroni's best over all experiments (99.8% here), though
+theirs has no attention and dropout 0.5; measured: 99.28%, a step 1.5 to 1.9 times as long.
 Arguments: split=simple|length|add_jump|add_turn_left, model=transformer|lstm,
 positions=sinusoidal|learned|relative|rotary|alibi|none (a Transformer's), small.
 """

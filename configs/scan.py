@@ -3,8 +3,8 @@
 SCAN (Lake & Baroni 2018), commands to actions, made from its grammar. About 5 minutes on two CPU
 cores. Number to reach: 99.5% exact match on the simple split's test commands (measured: 99.57,
 greedy; README, "Results").
-Arguments: split=simple|length|add_jump|add_turn_left, positions=sinusoidal|learned|relative|
-rotary|alibi|none, small.
+Arguments: split=simple|length|add-jump|add-turn-left, cutoff=22 (most actions of a training command
+of the length split), positions=sinusoidal|learned|relative|rotary|alibi|none, small.
 """
 
 from configs import common, sections
@@ -13,17 +13,21 @@ from configs import common, sections
 def get_config(arg=""):
   arg = common.parse(
     arg,
-    split=("simple", "length", "add_jump", "add_turn_left"),
+    split=("simple", "length", "add-jump", "add-turn-left"),
+    cutoff=22,
     positions=("sinusoidal", "learned", "relative", "rotary", "alibi", "none"),
     small=False,
   )
+  if arg.cutoff != 22 and arg.split != "length":
+    raise ValueError("cutoff= is of split=length alone")
+  divided = dict(cutoff=arg.cutoff) if arg.split == "length" else {}
   return common.run(
     steps=40 if arg.small else 1500,
     batch_size=8 if arg.small else 32,  # packed rows
     log_every=10 if arg.small else 50,
     task=sections.TRANSLATION
     | dict(
-      data=dict(name="scan", split=arg.split, holdout=500),
+      data=dict(name="scan", split=arg.split, holdout=500) | divided,
       tokenizer=dict(name="word"),
       source_len=40,
       label_smoothing=0.0,

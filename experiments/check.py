@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from experiments.results import Found
 from experiments.runs import Order, Value
 
-HEADS = ["what", "paper", "tolerance", "ours", "lowest to highest", "seeds", "", "source", "runs"]
+VALUES = ("what", "paper", "ours", "lowest to highest", "seeds", "verdict", "runs")
+NOT_CHECKED = "not checked"
+ENDS = ("mean", "lowest to highest", "the other", "lowest to highest")
+ORDERS = ("more than the other", *ENDS, "seeds", "verdict", "runs")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +49,7 @@ def side(pattern: str, metric: str, found: Sequence[Found]) -> Side:
   fitting = [one for one in found if re.fullmatch(pattern, one.run.name)]
   values = [x for one in fitting if (x := one.value(metric)) is not None]
   unfinished = [f"{one.run.name} ({one.state})" for one in fitting if not one.finished]
-  names = sorted({re.sub(r"-seed\d+$", "-seed*", one.where) for one in fitting})
+  names = sorted({re.sub(r"-seed\d+$", "-seed*", one.run.name) for one in fitting})
   return Side(values, unfinished, ", ".join(names[:2]) + (" ..." if len(names) > 2 else ""))
 
 
@@ -60,9 +63,9 @@ def _value(one, found):
   if trouble := _trouble([ours], one.metric):
     return Verdict(one, [ours], checked, trouble)
   if not checked:
-    return Verdict(one, [ours], False, "not checked")
+    return Verdict(one, [ours], False, NOT_CHECKED)
   missed = abs(ours.mean - one.paper) > one.tolerance
-  return Verdict(one, [ours], missed, _words(missed, f"{ours.mean - one.paper:+.2f}", one.why))
+  return Verdict(one, [ours], missed, _words(missed, f"{ours.mean - one.paper:+.2f}"))
 
 
 def _order(one, found):
@@ -71,7 +74,7 @@ def _order(one, found):
     return Verdict(one, [more, less], True, trouble)
   gap = more.mean - less.mean
   missed = gap <= one.by
-  return Verdict(one, [more, less], missed, _words(missed, f"{gap:+.2f}", one.why))
+  return Verdict(one, [more, less], missed, _words(missed, f"{gap:+.2f}"))
 
 
 def _trouble(sides, metric):
@@ -84,26 +87,53 @@ def _trouble(sides, metric):
   return None
 
 
-def _words(missed, gap, why):
-  return f"MISSED by {gap}" + (f": {why}" if why else "") if missed else f"holds, {gap}"
+def _words(missed, gap):
+  return f"{'MISSED' if missed else 'holds'}, {gap}"
 
 
-def rows(verdicts: Sequence[Verdict]) -> list[list[str]]:
-  """A heading and a line for each value, then for each order."""
-  table = [HEADS]
-  for one in verdicts:
+class Tables:
+  """The verdicts as tables of values and of orders, each empty where there is none of its kind, and
+  the notes that their cells point to by number: sources, and why something is missed."""
+
+  def __init__(self, verdicts: Sequence[Verdict]):
+    self.notes: list[str] = []
+    self.values: list[list[str]] = []
+    self.orders: list[list[str]] = []
+    for one in verdicts:
+      if isinstance(one.expected, Value):
+        self.values.append(self._value(one))
+      else:
+        self.orders.append(self._order(one))
+    for table, heads in ((self.values, VALUES), (self.orders, ORDERS)):
+      if table:
+        table.insert(0, list(heads))
+
+  def lists(self) -> list[list[list[str]]]:
+    return [table for table in (self.values, self.orders) if table]
+
+  def _value(self, one):
     expected, ours = one.expected, one.sides[0]
-    if isinstance(expected, Value):
-      paper = "" if expected.paper is None else f"{expected.paper:g}"
-      tolerance = "" if expected.tolerance is None else f"± {expected.tolerance:g}"
-      mean = "" if ours.mean is None else f"{ours.mean:.2f}"
-      cells = [paper, tolerance, mean, ours.ends, str(len(ours.values))]
-    else:
-      means = ["?" if one.mean is None else f"{one.mean:.2f}" for one in one.sides]
-      tolerance = f"by {expected.by:g}" if expected.by else ""
-      counts = {str(len(one.values)) for one in one.sides}
-      ends = ", ".join(filter(None, (one.ends for one in one.sides)))
-      cells = ["more than", tolerance, " over ".join(means), ends, "/".join(sorted(counts))]
-    where = ", ".join(dict.fromkeys(side.where for side in one.sides))
-    table.append([expected.name, *cells, one.words, expected.source, where])
-  return table
+    paper = "" if expected.paper is None else f"{expected.paper:g}"
+    tolerance = "" if expected.tolerance is None else f" ± {expected.tolerance:g}"
+    mean = "" if ours.mean is None else f"{ours.mean:.2f}"
+    numbers = [paper + tolerance, mean, ours.ends, str(len(ours.values))]
+    return [expected.name + self._note(expected.source), *numbers, self._words(one), ours.where]
+
+  def _order(self, one):
+    more, less = one.sides
+    by = f" by {one.expected.by:g}" if one.expected.by else ""
+    means = ["" if side.mean is None else f"{side.mean:.2f}" for side in one.sides]
+    seeds = ", ".join(dict.fromkeys(str(len(side.values)) for side in one.sides))
+    name = one.name + by + self._note(one.expected.source)
+    where = f"{more.where}, {less.where}"
+    return [name, means[0], more.ends, means[1], less.ends, seeds, self._words(one), where]
+
+  def _words(self, one):
+    return one.words + (self._note(one.expected.why) if one.missed else "")
+
+  def _note(self, text):
+    if not text:
+      return ""
+    if text not in self.notes:
+      self.notes.append(text)
+    return f" [{self.notes.index(text) + 1}]"

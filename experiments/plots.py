@@ -3,7 +3,6 @@
 import collections
 import io
 import math
-import re
 from collections.abc import Mapping, Sequence
 
 from experiments.check import Verdict
@@ -40,7 +39,7 @@ def curves(found: Sequence[Found]) -> bytes | None:
         drawn = True
         steps = sorted(points)
         mean = [sum(points[step]) / len(points[step]) for step in steps]
-        label = name[len(title) :].lstrip("-") or name
+        label = name.removeprefix(f"{title}-")
         axes.plot(steps, mean, color=colour, label=label, linewidth=1.6)
         low, high = ([end(points[step]) for step in steps] for end in (min, max))
         axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
@@ -103,13 +102,16 @@ def _evaluations(several: Sequence[Found]) -> Mapping[str, Mapping[int, list[flo
 
 
 def _panels(names: Sequence[str]) -> dict[str, list[str]]:
-  """All in one, or where those are more than there are colours, by the beginning of the name."""
+  """All in one, or where those are more than there are colours, by the beginning of the name; what
+  nobody shares a beginning with is together."""
   if len(names) <= len(COLOURS):
     return {"": list(names)}
   found = collections.defaultdict(list)
   for name in names:
-    found[re.split("-", name, maxsplit=1)[0]].append(name)
-  return dict(found)
+    found[name.partition("-")[0]].append(name)
+  alone = [name for several in found.values() if len(several) == 1 for name in several]
+  several = {title: names for title, names in found.items() if len(names) > 1}
+  return ({"": alone} if alone else {}) | several
 
 
 def _cycle(count):

@@ -16,7 +16,6 @@ from experiments.results import Found, Place
 from experiments.runs import Experiment
 from train.paths import write_atomically
 
-RESULTS = results.KEPT.parent / "RESULTS.md"
 PLACE = Place("DIR", pathlib.Path("runs"))  # of commands that are told
 
 
@@ -53,7 +52,7 @@ class Code:
 
 def write(experiment: Experiment, found: Sequence[Found]) -> list[pathlib.Path]:
   """Writes the report beside the copies of the results, and RESULTS.md; where they are."""
-  folder = results.kept_folder(experiment)
+  folder = experiment.kept
   parts = summary(experiment, found) + details(experiment, found)
   for part in parts:
     if isinstance(part, Figure):
@@ -62,8 +61,9 @@ def write(experiment: Experiment, found: Sequence[Found]) -> list[pathlib.Path]:
   written = {folder / "report.md": markdown(parts), folder / "report.html": html(title, parts)}
   for path, text in written.items():
     write_atomically(path, text)
-  write_atomically(RESULTS, overview())
-  return [*written, RESULTS]
+  everything = experiment.folder / "RESULTS.md"
+  write_atomically(everything, overview(experiment.folder))
+  return [*written, everything]
 
 
 def summary(experiment: Experiment, found: Sequence[Found]) -> list:
@@ -79,14 +79,25 @@ def summary(experiment: Experiment, found: Sequence[Found]) -> list:
   parts += [Text(rest.strip()), Text(state)]
   verdicts = check.verdicts(experiment.expected, found)
   if verdicts:
-    missed = sum(one.missed for one in verdicts)
-    parts += [Heading("Beside the paper"), Table(check.rows(verdicts))]
-    parts += [Text(f"{len(verdicts) - missed} hold or are not checked, {missed} do not hold.")]
+    tabled = check.Tables(verdicts)
+    parts += [Heading("Beside the paper"), Text(_counted(verdicts))]
+    parts += map(Table, tabled.lists())
+    notes = [f"- [{number}] {note}" for number, note in enumerate(tabled.notes, 1)]
+    parts.append(Text("\n".join(notes)))
     if svg := plots.beside_paper(verdicts):
       parts.append(Figure("paper.svg", svg, "bars: the paper's values; dots: ours"))
   if notes := getattr(experiment.module, "NOTES", ""):
     parts += [Heading("What is to be seen"), Text(notes.strip())]
   return parts
+
+
+def _counted(verdicts):
+  checked = [one for one in verdicts if one.words != check.NOT_CHECKED]
+  missed = sum(one.missed for one in checked)
+  return (
+    f"{len(checked) - missed} of {len(checked)} that are checked hold, {missed} do not. Runs are in"
+    " the folder of this experiment and scale, under the root they were started with."
+  )
 
 
 def details(experiment: Experiment, found: Sequence[Found]) -> list:
@@ -116,28 +127,24 @@ def _made_with(one):
   return (record["commit"] or "unknown")[:12], jax, ", ".join(record["devices"])
 
 
-def overview() -> str:
-  """RESULTS.md: the summaries of all experiments whose results are kept."""
+def overview(folder: pathlib.Path) -> str:
+  """RESULTS.md: the summaries of a folder's experiments whose results are kept."""
   parts = [Heading("Results", 1)]
   parts.append(Text("Written by `python -m experiments.run FILE --report`, of runs made."))
-  for file in results.known_experiments():
+  for file in results.known_experiments(folder):
     for scale in runs.SCALES:
       experiment = runs.load(str(file), scale)
-      folder = results.kept_folder(experiment)
-      if not (folder / "records.json").is_file():
+      if not (experiment.kept / "records.json").is_file():
         continue
+      beside = experiment.kept.relative_to(folder).as_posix()
       for part in summary(experiment, results.collect(experiment, None)):
         if isinstance(part, Heading):
           part = Heading(part.text, part.level + 1)
         if isinstance(part, Figure):
-          part = dataclasses.replace(part, file=f"{_from_results(folder)}/{part.file}")
+          part = dataclasses.replace(part, file=f"{beside}/{part.file}")
         parts.append(part)
-      parts.append(Text(f"[Report]({_from_results(folder)}/report.md)"))
+      parts.append(Text(f"[Report]({beside}/report.md)"))
   return markdown(parts)
-
-
-def _from_results(folder):
-  return folder.relative_to(RESULTS.parent).as_posix()
 
 
 def markdown(parts: Sequence) -> str:

@@ -1,4 +1,4 @@
-"""What came of an experiment's runs: in their folders, and small copies under experiments/results.
+"""What came of an experiment's runs: in their folders, and small copies beside the experiment file.
 
 A finished run's folder has a record: what was asked, the evaluations, seconds, code, versions. It
 names no folder of this machine, so the copy counts for whoever has the repository alone.
@@ -17,7 +17,6 @@ from train.paths import write_atomically
 from train.writer import read_metrics
 
 RECORD = "experiment.json"  # in a run's folder
-KEPT = pathlib.Path(__file__).parent / "results"
 NOT_BEGUN = "not begun"
 TOLD = ("parameters", "seconds", "steps")  # numbers of the record that a `Value` can name
 
@@ -119,10 +118,6 @@ def of_folder(run: Run, workdir: pathlib.Path, where: str) -> Found:
   return Found(run, None, metrics, state, where)
 
 
-def kept_folder(experiment: Experiment) -> pathlib.Path:
-  return KEPT / experiment.name / experiment.scale
-
-
 def kept_of(run: Run, folder: pathlib.Path, where: str) -> Found | None:
   """The copy of a finished run; None where there is none of exactly this one."""
   file = folder / "records.json"
@@ -139,7 +134,7 @@ def collect(experiment: Experiment, place: Place | None) -> list[Found]:
     where = f"{experiment.name}/{experiment.scale}/{run.name}"
     here = of_folder(run, place.workdir(run), where) if place else None
     if here is None or not here.finished:
-      copy = kept_of(run, kept_folder(experiment), where)
+      copy = kept_of(run, experiment.kept, where)
       here = copy or here or Found(run, None, [], NOT_BEGUN, where)
     found.append(here)
   return found
@@ -148,7 +143,7 @@ def collect(experiment: Experiment, place: Place | None) -> list[Found]:
 def keep(experiment: Experiment, found: Sequence[Found]) -> None:
   """Copies of what is finished: records.json, and NAME.jsonl with each run's metrics. Copies of
   runs that the file no longer lists go."""
-  folder = kept_folder(experiment)
+  folder = experiment.kept
   folder.mkdir(parents=True, exist_ok=True)
   done = [one for one in found if one.finished]
   for old in folder.glob("*.jsonl"):
@@ -168,11 +163,12 @@ def _thin(line):
   return digits | {"time": round(line["time"])}
 
 
-def known_experiments() -> list[pathlib.Path]:
-  """Experiment files of this folder of which results are kept."""
-  names = sorted(path.name for path in KEPT.glob("*") if path.is_dir())
-  files = [KEPT.parent / f"{name}.py" for name in names]
+def known_experiments(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Experiment files of a folder of which results are kept."""
+  names = sorted(path.name for path in (folder / "results").glob("*") if path.is_dir())
+  files = [folder / f"{name}.py" for name in names]
   for file in files:
     if not file.is_file():
-      raise UserError(f"{KEPT.name}/{file.stem} has results of no experiment: rename or remove it")
+      told = f"{folder}/results/{file.stem} has results of no experiment"
+      raise UserError(f"{told}: rename or remove it")
   return files

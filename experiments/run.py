@@ -112,7 +112,11 @@ def _told(experiment, place, args):
     for path in report.write(experiment, found):
       print(path)
   verdicts = check.verdicts(experiment.expected, found)
-  print(tables.text(check.rows(verdicts)))
+  tabled = check.Tables(verdicts)
+  for table in tabled.lists():
+    print(tables.text(table), end="\n\n")
+  for number, note in enumerate(tabled.notes, 1):
+    print(f"[{number}] {note}")
   outside = [one.name for one in verdicts if one.missed]
   if args.check and outside:
     print(f"outside its tolerance, or not run: {', '.join(outside)}", file=sys.stderr)

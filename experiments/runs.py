@@ -126,10 +126,12 @@ class Experiment:
   module: types.ModuleType
   runs: tuple[Run, ...]
   expected: tuple[Value | Order, ...]
+  folder: pathlib.Path  # of the file: its results are kept beside it
 
   @property
-  def title(self) -> str:
-    return (self.module.__doc__ or self.name).strip().splitlines()[0]
+  def kept(self) -> pathlib.Path:
+    """Where copies of its results are."""
+    return self.folder / "results" / self.name / self.scale
 
 
 def load(path: str, scale: str = "small") -> Experiment:
@@ -162,4 +164,4 @@ def load(path: str, scale: str = "small") -> Experiment:
     for pattern in (one.runs,) if isinstance(one, Value) else (one.more, one.less):
       if not any(re.fullmatch(pattern, name) for name in names):
         raise UserError(f"{path}: {one.name}: no run has a name like {pattern}")
-  return Experiment(file.stem, scale, module, runs, expected)
+  return Experiment(file.stem, scale, module, runs, expected, file.parent)

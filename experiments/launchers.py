@@ -16,17 +16,22 @@ from collections.abc import Mapping, Sequence
 
 from experiments import results
 from experiments.results import Place
-from experiments.runs import Run
+from experiments.runs import Estimate, Run
 from train import json_files
 from train.errors import UserError
 
+PLAN = "plan.json"
 LOG = "log.txt"  # in a run's folder: what its commands said
 
 
 def commands(run: Run, place: Place) -> list[list[str]]:
-  """Train, then evaluate each split."""
+  """Train, then evaluate each split; or estimate."""
   workdir = str(place.workdir(run))
   changes = [f"--config.{key}={value}" for key, value in run.changes.items()]
+  if isinstance(run, Estimate):
+    plan = ["train.plan", "--config", place.config(run), *changes, "--topology", run.topology]
+    plan += ["--as_it_is", "--json", f"{workdir}/{PLAN}", *["--table"] * run.table]
+    return [["python", "-m", *plan]]
   train = ["train.main", "--config", place.config(run), "--workdir", workdir, *changes]
   found = [train]
   for split in run.splits:
@@ -62,6 +67,8 @@ class Job:
       return "interrupted"
     if status:
       return f"exit status {status} of {pasted(self.command)}\n{self._log_end()}"
+    if "train.plan" in self.command:
+      self.results["plan"] = json_files.read(self.workdir / PLAN)
     if "train.evaluate" in self.command:
       split = self.command[self.command.index("--split") + 1]
       self.results[split] = json_files.read(self.workdir / "results.json")

@@ -7,6 +7,7 @@ import sys
 from train.writer import duration, number
 
 TAIL = 16384  # bytes of metrics.jsonl that are read for the last line
+DOES = {"train.main": "trains", "train.evaluate": "evaluates", "train.plan": "estimates"}
 COLUMNS = ("run", "state", "step", "loss", "tokens/s", "left")
 
 
@@ -43,7 +44,7 @@ class Screen:
   def _state(self, run):
     if run.name in self.local.running:
       words = self.local.running[run.name][0].command
-      return "evaluates" if "train.evaluate" in words else "trains"
+      return next(told for name, told in DOES.items() if name in words)
     if run.name in self.local.ended:
       return self.local.ended[run.name].partition("\n")[0]
     return "finished before" if run.name in self.local.done else "waits"

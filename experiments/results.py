@@ -10,8 +10,8 @@ import pathlib
 import statistics
 from collections.abc import Sequence
 
-from experiments.runs import Experiment, Run
-from train import json_files
+from experiments.runs import Estimate, Experiment, Run
+from train import json_files, provenance
 from train.errors import UserError
 from train.paths import write_atomically
 from train.writer import read_metrics
@@ -66,7 +66,8 @@ class Found:
 
 def asked(run: Run) -> dict:
   """What makes a run another one, as JSON has it."""
-  names = ("config", "changes", "splits", "checkpoint")
+  names = ["config", "changes", "splits", "checkpoint"]
+  names += ["topology", "table"] if isinstance(run, Estimate) else []
   return json.loads(json.dumps({name: getattr(run, name) for name in names}))
 
 
@@ -79,9 +80,13 @@ def record_of(run: Run, workdir: pathlib.Path) -> dict | None:
 
 def write_record(run: Run, workdir: pathlib.Path, results: dict, seconds: float | None) -> None:
   """`results` has what evaluate.py wrote of each split; of it numbers and signatures are kept."""
-  starts = json_files.read(workdir / "run.json")["starts"]
+  if isinstance(run, Estimate):
+    made = provenance.of_start([], "", [run.topology])
+    steps, starts = 0, [made | {"parameters": results["plan"]["parameters"]}]
+  else:
+    starts = json_files.read(workdir / "run.json")["starts"]
+    steps = max((line["step"] for line in read_metrics(workdir)), default=0)
   last = starts[-1]
-  steps = max((line["step"] for line in read_metrics(workdir)), default=0)
   record = dict(
     asked=asked(run),
     results={split: _plain(found) for split, found in results.items()},

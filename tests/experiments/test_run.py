@@ -21,12 +21,13 @@ ROOT = pathlib.Path(__file__).parents[2]
 FILES = sorted((ROOT / "experiments").glob("*.py"))
 NAMES = [file.stem for file in FILES if re.search(r"^def runs\(", file.read_text(), re.M)]
 FILE = '''"""Mine."""
-from experiments.runs import Run
+from experiments.runs import Estimate, Run
 def runs(scale):
   changes = {"steps": 2, "schedule.warmup_steps": 1, "task.data.holdout": 20}
   changes |= {"evaluate.every": 2, "evaluate.decode_every": 0, "task.decoding.max_len_extra": 4}
   told = dict(splits=("validation",), metrics=("exact_match",))
   yield Run("small", "configs/scan.py:small", changes, **told)
+  yield Estimate("paper", "configs/scan.py:small", topology="cpu:2", metrics=("gigabytes", "chips"))
   yield Run("broken", "configs/scan.py:small", {"steps": 2, "schedule.peak": "%s"})
   yield Run("after", "configs/scan.py:small,split={root}/broken")
 '''
@@ -42,7 +43,7 @@ def experiment(tmp_path, monkeypatch):
 
 
 def test_runs_what_is_not_finished_and_says_what_failed(experiment, tmp_path, capfd):
-  with pytest.raises(UserError, match="2 of 3 runs failed") as told:
+  with pytest.raises(UserError, match="2 of 4 runs failed") as told:
     run.main(experiment)
   assert "after: left out, as broken is not finished" in str(told.value)
   assert re.search(r"broken: exit status 2 of python -m train.main ", str(told.value))
@@ -52,6 +53,8 @@ def test_runs_what_is_not_finished_and_says_what_failed(experiment, tmp_path, ca
   folder = tmp_path / "mine" / "small" / "small"
   found = json.loads((folder / "results.json").read_text())
   assert f"| small | validation/exact_match | {found['exact_match']:.2f} |  | 1 | " in first
+  assert "| paper | plan/chips | 2.00 |  | 1 | " in first
+  assert "paper: estimates" in first
   assert "| broken | UNFINISHED: not begun |" in first
   record = json.loads((folder / results.RECORD).read_text())
   assert 0 < record["seconds"] < 1000

@@ -230,8 +230,6 @@ def slurm(runs: Sequence[Run], done: set[str], place: Place, jobs: int, settings
         before = [executor.submit(Work(run, place)) for run in ready]
     except (RuntimeError, ValueError, TypeError, NameError, OSError) as error:
       raise UserError(f"--launcher slurm: {error}") from error
-    except submitit.core.utils.FailedJobError as error:
-      raise UserError(f"--launcher slurm: sbatch refused: {error}") from error
     for job, run in zip(before, ready):
       print(f"{job.job_id}  {run.name}")
     done |= {run.name for run in ready}

@@ -13,6 +13,7 @@ from configs import sections
 from model.config import LSTMConfig, TransformerConfig
 from tests.data import po
 from train import flags, loop, models, workdir
+from train.data import scan, sources
 from train.tasks import seq2seq
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -120,6 +121,17 @@ def test_takes_a_step_at_small(text, folder, tmp_path):
     assert loop.train(cfg, run) == 0
   assert (tmp_path / "checkpoints" / "2").is_dir()
   assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("split", [*scan.SPLITS, "length,cutoff=26"])
+def test_every_split_of_scan_is_there(split):
+  data = flags.load(f"{ROOT}/configs/scan.py:split={split}").task.data
+  name, _, cutoff = split.partition(",cutoff=")
+  more = dict(cutoff=int(cutoff)) if cutoff else {}
+  wanted = scan.split(name, "train", 500, **more)
+  found = sources.open_split(data.to_dict(), "train")
+  assert [tuple(found[at].values()) for at in (0, len(found) - 1)] == [wanted[0], wanted[-1]]
+  assert len(found) == len(wanted)
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/[a-z]*.py")), ids=lambda p: p.stem)

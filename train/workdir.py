@@ -26,7 +26,7 @@ CHANGEABLE = (
 # Settings that came later, each with the value by which a run from before goes on as it went.
 ADDED = dict(ema=0.0, spike=3.0, skip_spikes=False, watchdog_seconds=600.0)
 ADDED |= {"model.name": "transformer"}
-ADDED_TO_DATA = {"on_bad_record": "error"}  # likewise, to `data` of each task
+ADDED_TO_DATA = {"on_bad_record": "error", "cutoff": 22}  # likewise, to `data` of each task
 MADE_OF_DATA = ("tokenizer.json", "labels.json")
 
 

@@ -17,6 +17,7 @@ from flax import nnx
 
 from experiments import attention_pictures as pictures
 from model import hooks
+from model.transformer import Transformer
 from train import cli
 from train.data import batches
 from train.errors import UserError
@@ -183,7 +184,10 @@ def main(argv):
   parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("."), metavar="FOLDER")
   args = parser.parse_args(argv)
   run = cli.load_run(args.workdir, args.checkpoint)
-  cfg = nnx.merge(run.graph, run.params).cfg
+  model = nnx.merge(run.graph, run.params)
+  if not isinstance(model, Transformer):
+    raise UserError(f"{args.workdir}: pictures are of a Transformer's heads, this is an LSTM")
+  cfg = model.cfg
   depth = max(cfg.encoder_layers, cfg.decoder_layers)
   layer = depth if args.layer is None else args.layer
   for name, value, most in (("layer", layer, depth), ("head", args.head, cfg.num_heads)):

@@ -88,12 +88,10 @@ format: $(TESTED)
 	@$(BIN)/ruff format -q .
 
 # One stamp for each requirements file; each is installed again when it or requirements.txt changes.
-.venv/%.installed: % requirements.txt | .venv/bin/python
+.venv/%.installed: % requirements-experiments.txt requirements.txt | .venv/bin/python
 	@echo "Installing $< into .venv (a minute or two the first time) ..."
 	@$(PIP) -r $<
 	@touch $@
-
-$(TESTED): requirements-experiments.txt
 
 .venv/bin/python:
 	@command -v $(PYTHON) >/dev/null || { \

@@ -2,15 +2,16 @@
 
 import math
 import pathlib
-import shlex
 import sys
 from collections.abc import Sequence
 
 import optuna
 from optuna.trial import TrialState
 
+from experiments import launchers
 from experiments import study as studies
-from experiments.space import Search, overrides
+from experiments.results import Place
+from experiments.space import Search, with_values
 from train.paths import write_atomically
 from train.writer import number
 
@@ -18,8 +19,9 @@ BEST = 10  # trials of the table
 BLUE, ORANGE, GREY = "#2a78d6", "#eb6834", "#52514e"  # as of train.writer
 
 
-def report(study, search: Search, config: str, folder: pathlib.Path) -> None:
-  """Prints all of it, and writes best.sh, history.png and importance.png into `folder`."""
+def report(study, search: Search, place: Place) -> None:
+  """Prints all of it, and writes best.sh, history.png and importance.png into the search's folder."""
+  folder = place.root / "search"
   several = studies.attempts(study.get_trials(deepcopy=False))
   trials = {name: studies.result(tries) for name, tries in sorted(several.items())}
   done = {name: one for name, one in trials.items() if one.state == TrialState.COMPLETE}
@@ -29,7 +31,8 @@ def report(study, search: Search, config: str, folder: pathlib.Path) -> None:
   print(counted(several))
   if not best:
     return
-  command = best_command(search, config, folder, done[best[0]].params)
+  run = with_values(search, done[best[0]].params, "best")
+  command = launchers.pasted(launchers.commands(run, place)[0])
   value = f"{search.metric} {number(done[best[0]].value)}"
   text = f"#!/bin/sh\n# trial {best[0]} of {len(trials)}: {value} of validation\n{command}\n"
   folder.mkdir(parents=True, exist_ok=True)
@@ -57,13 +60,6 @@ def counted(several) -> str:
   told = [f"{count} {state}" for state, count in sorted(counts.items())]
   again = sum(len(tries) > 1 for tries in several.values())
   return f"{len(several)} trials: {', '.join(told)}; {again} went on after an interruption"
-
-
-def best_command(search: Search, config: str, folder: pathlib.Path, params) -> str:
-  """The run with these parameters, beside the search's folder."""
-  changes = [f"--config.{one}" for one in overrides(search, params)]
-  words = ["--config", config, "--workdir", str(folder.parent / "best"), *changes]
-  return shlex.join(["python", "-m", "train.main", *words])
 
 
 def importance(study) -> dict[str, float]:

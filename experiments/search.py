@@ -13,12 +13,13 @@ a file system of several machines. --report tells what is known so far and start
 
 import argparse
 import importlib.util
+import os
 import pathlib
 import subprocess
 import sys
 import time
 
-from experiments import runs, space
+from experiments import launchers, results, runs, space
 from train.cli import INTERRUPTED, TERMINATED
 from train.errors import UserError
 
@@ -64,8 +65,10 @@ def main(argv, start=None) -> int:
   experiment = runs.load(args.experiment, args.scale)
   search = search_of(experiment)
   root = args.root / experiment.name / experiment.scale
-  folder = root / "search"
-  text = space.config_text(search, args.data, root)
+  if not args.data and "{data}" in search.run.config:
+    raise UserError("--data is missing: the folder with the data sets")
+  place, folder = results.Place(args.data, root), root / "search"
+  text = place.config(search.run)
   most = search.trials if args.trials is None else args.trials
   if min(most, args.jobs) < 1 or args.grace <= 0:
     raise UserError("--trials and --jobs are at least 1, --grace is above 0")
@@ -87,19 +90,24 @@ def main(argv, start=None) -> int:
       words = [sys.executable, "-m", "experiments.search", *argv, "--jobs", "1", "--one_of_jobs"]
       status = several(worker.leashed(words), args.jobs)
     elif not args.report:
-      plan = worker.Plan(search, text, cfg, folder, most, args.grace, start or worker.start)
+      plan = worker.Plan(search, place, cfg, most, args.grace, start or worker.start)
       status = worker.work(known, plan)
     if not args.one_of_jobs and status not in (INTERRUPTED, TERMINATED):
-      findings.report(known, search, text, folder)
+      findings.report(known, search, place)
   return status
 
 
 def several(command, jobs: int) -> int:
-  """Waits for `jobs` processes of the command, which end with this one; the highest exit status."""
+  """Waits for `jobs` processes of the command, each with its share of cores and GPUs; the highest
+  exit status."""
   from experiments import worker
 
   with worker.Stop() as stop:
-    processes = [subprocess.Popen(command) for _ in range(jobs)]
+    processes, whole = [], os.sched_getaffinity(0)
+    for slot in (launchers.Slot(number, jobs) for number in range(jobs)):
+      os.sched_setaffinity(0, slot.cores)  # inherited
+      processes.append(subprocess.Popen(command, env={**os.environ, **slot.environment}))
+      os.sched_setaffinity(0, whole)
     told = False
     while any(process.poll() is None for process in processes):
       if stop.status and not told:

@@ -126,17 +126,15 @@ class Search:
     return {key: str(value) for key, value in told.items()}
 
 
-def config_text(search: Search, data: str, root: pathlib.Path) -> str:
-  """What follows --config: {data} and {root} filled in. UserError where there is no data folder."""
-  text = search.run.config
-  if "{data}" in text and not data:
-    raise UserError(f"{text}: needs --data DIR, the folder with the data sets")
-  return text.replace("{data}", data or "").replace("{root}", str(root))
+def with_values(search: Search, params: Mapping, name: str = "search") -> Run:
+  """The run with a trial's values, which win over its changes."""
+  changes = {**search.run.changes, **params}
+  return dataclasses.replace(search.run, name=name, changes=changes)
 
 
 def overrides(search: Search, params: Mapping) -> list[str]:
-  """KEY=VALUE of the run's changes and of a trial's `params`, which win."""
-  return [f"{key}={value}" for key, value in (dict(search.run.changes) | dict(params)).items()]
+  """KEY=VALUE of that run."""
+  return [f"{key}={value}" for key, value in with_values(search, params).changes.items()]
 
 
 def check(search: Search, text: str) -> ConfigDict:
@@ -144,6 +142,8 @@ def check(search: Search, text: str) -> ConfigDict:
   which key, which value and why. All is built that a run builds before its first batch."""
   choose(MODES, search.mode, "SEARCH: mode")
   choose(dict.fromkeys(PRUNERS), search.pruner, "SEARCH: pruner")
+  if not isinstance(search.run, Run):
+    raise UserError(f"SEARCH: run is a {type(search.run).__name__}; known: runs.Run")
   if not search.space:
     raise UserError("SEARCH: the space is empty: which settings are to be tried?")
   for key, one in search.space.items():

@@ -16,8 +16,12 @@ from ml_collections import ConfigDict
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
+from experiments import launchers
 from experiments import study as studies
-from experiments.space import Search, overrides
+from experiments.launchers import LOG
+from experiments.results import Place
+from experiments.runs import Run
+from experiments.space import Search, with_values
 from train.cli import INTERRUPTED, TERMINATED
 from train.errors import UserError, did_you_mean
 from train.writer import number, read_metrics
@@ -25,7 +29,7 @@ from train.writer import number, read_metrics
 POLL_SECONDS = 0.3
 STOP_SECONDS = 600  # a training that has not saved and left by then is killed
 MOST_FAILURES = 3  # in a row
-LOG, LAST_LINES = "log.txt", 8
+LAST_LINES = 8  # of a log
 # Becomes the command that follows the parent's id, and hears SIGTERM when the parent dies: Linux
 # alone knows that. A function between fork and exec could do it too, but not safely with threads.
 LEASH = """
@@ -45,12 +49,12 @@ def leashed(command: Sequence[str]) -> list[str]:
   return [sys.executable, "-I", "-S", "-c", LEASH, str(os.getpid()), *command]
 
 
-def start(argv: Sequence[str], log: pathlib.Path) -> subprocess.Popen:
-  """Begins `python -m train.main ARGV`; what it says goes to the end of `log`."""
-  with open(log, "ab") as file:
-    return subprocess.Popen(
-      leashed([sys.executable, "-m", "train.main", *argv]), stdout=file, stderr=file
-    )
+def start(words: Sequence[str], log: pathlib.Path) -> subprocess.Popen:
+  """Begins `python WORDS`, which are -m train.main ...; what it says goes to the end of `log`."""
+  with open(log, "a", encoding="utf-8") as file:
+    file.write(f"$ {launchers.pasted(['python', *words])}\n")
+    file.flush()
+    return subprocess.Popen(leashed([sys.executable, *words]), stdout=file, stderr=file)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,20 +62,16 @@ class Plan:
   """What a worker has to know."""
 
   search: Search
-  config: str  # what follows --config
+  place: Place
   cfg: ConfigDict  # of the run
-  folder: pathlib.Path
   most: int  # trials, finished or pruned, of all workers
   grace: float  # seconds
   start: Callable  # as `start` above: a process with poll(), terminate() and kill()
 
-  def workdir(self, trial) -> pathlib.Path:
-    return self.folder / "trials" / str(studies.original(trial))
-
-  def arguments(self, trial) -> list[str]:
-    """What follows `python -m train.main`."""
-    changes = [f"--config.{one}" for one in overrides(self.search, trial.params)]
-    return ["--config", self.config, "--workdir", str(self.workdir(trial)), *changes]
+  def run(self, trial) -> Run:
+    """What a trial is."""
+    name = f"search/trials/{studies.original(trial)}"
+    return with_values(self.search, trial.params, name)
 
 
 class Stop:
@@ -125,7 +125,10 @@ class Trial:
 
   def __init__(self, study, plan, trial, signs, stop):
     self.study, self.plan, self.trial, self.signs, self.stop = study, plan, trial, signs, stop
-    self.name, self.workdir = f"trial {studies.original(trial)}", plan.workdir(trial)
+    self.name, self.workdir = (
+      f"trial {studies.original(trial)}",
+      plan.place.workdir(plan.run(trial)),
+    )
     self.values, self.reported = {}, 0  # step -> value; how many of them Optuna knows
     self.process, self.size, self.waits = None, None, False
     self.next_sign = 0.0
@@ -163,7 +166,8 @@ class Trial:
   def begin(self) -> None:
     """Starts the training, once nobody else trains there."""
     if not in_use(self.workdir):
-      self.process = self.plan.start(self.plan.arguments(self.trial), self.workdir / LOG)
+      command = launchers.commands(self.plan.run(self.trial), self.plan.place)[0]
+      self.process = self.plan.start(command[1:], self.workdir / LOG)
     elif not self.waits:
       self.waits = True
       say(f"{self.name}: {self.workdir} is in use by another process; it is waited for")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import fcntl
+import functools
 import json
 import os
 import pathlib
@@ -24,7 +25,8 @@ CHANGEABLE = (
 )
 # Settings that came later, each with the value by which a run from before goes on as it went.
 ADDED = dict(ema=0.0, spike=3.0, skip_spikes=False, watchdog_seconds=600.0)
-ADDED_TO_DATA = {"on_bad_record": "error"}  # likewise, to `data` of each task
+ADDED |= {"model.name": "transformer"}
+ADDED_TO_DATA = {"on_bad_record": "error", "cutoff": 22}  # likewise, to `data` of each task
 MADE_OF_DATA = ("tokenizer.json", "labels.json")
 
 
@@ -199,7 +201,13 @@ def _write_starts(file, starts):
 def again(path: str | os.PathLike) -> ConfigDict:
   """The config of the run in `path`, to be run again elsewhere; the log says what is different from
   when it was last started. UserError where `path` holds no run."""
-  config = frozen(ADDED | load_config(path).to_dict())
+  config = load_config(path)
+  missing = {key: value for key, value in ADDED.items() if key not in flat(config)}
+  plain = config.to_dict()
+  for key, value in missing.items():
+    *sections, last = key.split(".")
+    functools.reduce(dict.__getitem__, sections, plain)[last] = value
+  config = frozen(plain)
   for start in _starts(pathlib.Path(path, "run.json"))[-1:]:
     for told in provenance.differences(start):
       logging.warning("--rerun %s: %s", path, told)

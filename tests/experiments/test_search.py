@@ -63,7 +63,7 @@ def fake(tmp_path, monkeypatch, here):
 
   def start(argv, log):
     with open(log, "ab") as file:
-      return subprocess.Popen([sys.executable, "-S", FAKE, *argv], stdout=file, stderr=file)
+      return subprocess.Popen([sys.executable, "-S", FAKE, *argv[2:]], stdout=file, stderr=file)
 
   main.folder = tmp_path / "mine" / "small" / "search"
   main.start = start
@@ -475,7 +475,7 @@ def test_what_is_missing_is_told(fake, tmp_path, monkeypatch):
     fake()
   config = FILE.replace("scan.py:small", "scan.py:small,data={data}")
   (tmp_path / "mine.py").write_text(config)
-  with pytest.raises(UserError, match="needs --data DIR"):
+  with pytest.raises(UserError, match="--data is missing"):
     fake()
   monkeypatch.setattr(search.importlib.util, "find_spec", lambda name: None)
   with pytest.raises(UserError, match="pip install -r requirements-experiments"):

@@ -17,7 +17,7 @@ def train(argv, log):
   from train import main
   from train.cli import run
 
-  sys.argv[1:] = argv
+  sys.argv[1:] = argv[2:]  # without -m train.main
   run(main.main)
 
 

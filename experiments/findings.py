@@ -20,7 +20,7 @@ BLUE, ORANGE, GREY = "#2a78d6", "#eb6834", "#52514e"  # as of train.writer
 
 
 def report(study, search: Search, place: Place) -> None:
-  """Prints all of it, and writes best.sh, history.png and importance.png into the search's folder."""
+  """Prints all of it, and writes best.sh, history.png and importance.png beside the trials."""
   folder = place.root / "search"
   several = studies.attempts(study.get_trials(deepcopy=False))
   trials = {name: studies.result(tries) for name, tries in sorted(several.items())}

@@ -462,7 +462,7 @@ def test_another_search_is_not_mixed_into_the_study(fake, tmp_path):
     fake("--trials", "2")
   # these may change
   (tmp_path / "mine.py").write_text(
-    FILE.replace("trials=6", "trials=2").replace("'log_every': 5", "")
+    FILE.replace("trials=6", "trials=2").replace("'log_every': 5", "'log_every': 2")
   )
   assert fake() == 0
 

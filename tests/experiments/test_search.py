@@ -221,7 +221,9 @@ def test_a_search_by_one_worker_repeats_itself(fake, tmp_path, monkeypatch):
   assert len({one["model.dropout"] for one in first}) == 11
 
 
-def test_what_is_worse_than_others_were_is_stopped_early(fake, monkeypatch):
+@pytest.mark.parametrize("pruner", ["median", "hyperband"])
+def test_what_is_worse_than_others_were_is_stopped_early(pruner, fake, tmp_path, monkeypatch):
+  (tmp_path / "mine.py").write_text(FILE.replace("trials=6", f"pruner={pruner!r}"))
   monkeypatch.setenv("FAKE_SECONDS", "0.04")
   fake("--trials", "10")
   trials = trials_of(fake.folder)

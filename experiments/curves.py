@@ -66,18 +66,17 @@ def _points(side, split, name, x):
 
 def _panel(axes, sides, name, x):
   """Draws a metric of all runs; the line of each, for the legend."""
-  lines, values = [], []
-  for at, side in enumerate(sides):
+  of_runs = [_points(side, side.split, name, x) for side in sides]
+  dots = dict(marker="o" if max(map(len, of_runs)) < 30 else "", markersize=4)
+  lines, values = [], [value for points in of_runs for _, value in points]
+  for at, (side, points) in enumerate(zip(sides, of_runs)):
     look = dict(color=COLOURS[at % len(COLOURS)], linestyle=DASHES[at // len(COLOURS) % 4])
     if name == "loss":
-      points = _points(side, "train", name, x)
-      dot = dict(marker="." if len(points) == 1 else "")  # a line of one point is none
-      axes.plot(*_columns(points), linewidth=0.7, alpha=0.7, **dot, **look)
-      values += [value for _, value in points]
-    points = _points(side, side.split, name, x)
-    values += [value for _, value in points]
-    marker = dict(marker="o" if len(points) < 30 else "", markersize=4)
-    lines += axes.plot(*_columns(points), linewidth=1.8, **marker, **look)
+      thin = _points(side, "train", name, x)
+      dot = dict(marker="." if len(thin) == 1 else "")  # a line of one point is none
+      axes.plot(*_columns(thin), linewidth=0.7, alpha=0.7, **dot, **look)
+      values += [value for _, value in thin]
+    lines += axes.plot(*_columns(points), linewidth=1.8, **dots, **look)
   title = name.replace("_", " ")
   if name == "loss" and values and min(values) > 0 and max(values) > 30 * min(values):
     axes.set_yscale("log")

@@ -481,7 +481,7 @@ def trained(tmp_path_factory):
       [
         *("steps=10", "log_every=5", "schedule.warmup_steps=2", f"seed={seed}"),
         *("task.data.holdout=20", "task.decoding.max_len_extra=4", "tensorboard=False"),
-        *("evaluate.every=5", "evaluate.decode_every=5", "checkpoint.every=5"),
+        *("evaluate.every=5", "evaluate.decode_every=0", "checkpoint.every=5"),
       ],
     )
     with open_run(folder / name, cfg, ["python"], ["cpu:0"]) as run:

@@ -66,6 +66,8 @@ def _points(side, split, name, x):
 
 def _panel(axes, sides, name, x):
   """Draws a metric of all runs; the line of each, for the legend."""
+  from matplotlib.ticker import EngFormatter, MaxNLocator
+
   of_runs = [_points(side, side.split, name, x) for side in sides]
   dots = dict(marker="o" if max(map(len, of_runs)) < 30 else "", markersize=4)
   lines, values = [], [value for points in of_runs for _, value in points]
@@ -83,6 +85,8 @@ def _panel(axes, sides, name, x):
     title += " (log scale)"
   axes.set_title(title, fontsize=10, loc="left")
   axes.set_xlim(left=0)
+  axes.xaxis.set_major_locator(MaxNLocator(6))
+  axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 50k
   axes.grid(True, color="#e6e5e1", linewidth=0.6)
   axes.set_axisbelow(True)
   axes.spines[["top", "right"]].set_visible(False)

@@ -3,7 +3,7 @@
 An experiment file has
   runs(scale)     yields the `Run`s and `Estimate`s of "full" (the paper's size) or "small" (here)
   EXPECTED        (or expected(scale)) `Value`s and `Order`s of a paper, each with its source
-  SEARCH          a `search.Search`, for `python -m experiments.search`
+  SEARCH          (or search(scale)) a `space.Search`, for `python -m experiments.search`
   NOTES           Markdown for the report: what is to be seen in the numbers
 and begins with a docstring: the paper, what it costs, the command.
 """

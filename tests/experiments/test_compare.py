@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import compare, cost, differences, sides, significance
+from experiments import compare
+from experiments.comparing import cost, differences, sides, significance
 from train import evaluate, flags, loop, scores
 from train.checkpoint import Checkpoints
 from train.errors import UserError

@@ -8,7 +8,7 @@ import tempfile
 import jax
 from ml_collections import ConfigDict
 
-from experiments.sides import Side
+from experiments.comparing.sides import Side
 from train import estimate, json_files, loop, optimizer, sharding, tasks, workdir
 from train.data import sources
 from train.errors import UserError, as_user_error

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from experiments import attention_pictures as pictures
+from experiments.picturing import pictures
 from model import hooks
 from model.transformer import Transformer
 from train import cli

@@ -16,7 +16,9 @@ import signal
 import sys
 import time
 
-from experiments import check, launchers, live, report, results, runs, tables
+from experiments import runs
+from experiments.reporting import check, markdown, report, tables
+from experiments.running import launchers, live, results
 from train import cli, flags
 from train.errors import UserError
 
@@ -62,7 +64,9 @@ def main(argv):
     launchers.slurm(left, done, place, args.jobs, args.slurm, experiment.name)
     return 0
   ended = _here(launchers.Local(left, done, place, args.jobs), experiment, wanted, place)
-  print(tables.of_runs([one for one in results.collect(experiment, place) if one.run in wanted]))
+  markdown.show(
+    tables.of_runs([one for one in results.collect(experiment, place) if one.run in wanted])
+  )
   if interrupted := [name for name, how in ended.items() if how in ("interrupted", "not begun")]:
     print(f"{', '.join(interrupted)}: the same command goes on")
     return cli.INTERRUPTED
@@ -114,7 +118,7 @@ def _told(experiment, place, args):
   verdicts = check.verdicts(experiment.expected, found)
   tabled = check.Tables(verdicts)
   for table in tabled.lists():
-    print(tables.text(table), end="\n\n")
+    markdown.show(tables.text(table) + "\n")
   for number, note in enumerate(tabled.notes, 1):
     print(f"[{number}] {note}")
   outside = [one.name for one in verdicts if one.missed]

@@ -19,7 +19,8 @@ import subprocess
 import sys
 import time
 
-from experiments import launchers, results, runs, space
+from experiments import runs, space
+from experiments.running import launchers, results
 from train.cli import INTERRUPTED, TERMINATED
 from train.errors import UserError
 
@@ -59,7 +60,7 @@ def main(argv, start=None) -> int:
   args = parser.parse_args(argv)
   if importlib.util.find_spec("optuna") is None:
     raise UserError(f"a search needs Optuna: pip install -r {REQUIREMENTS}")
-  from experiments import findings, study, worker
+  from experiments.searching import findings, study, worker
 
   space.without_accelerator()
   experiment = runs.load(args.experiment, args.scale)
@@ -88,7 +89,7 @@ def main(argv, start=None) -> int:
     status = 0
     if args.jobs > 1 and not args.report:
       words = [sys.executable, "-m", "experiments.search", *argv, "--jobs", "1", "--one_of_jobs"]
-      status = several(worker.leashed(words), args.jobs)
+      status = several(launchers.leashed(words), args.jobs)
     elif not args.report:
       plan = worker.Plan(search, place, cfg, most, args.grace, start or worker.start)
       status = worker.work(known, plan)
@@ -100,7 +101,7 @@ def main(argv, start=None) -> int:
 def several(command, jobs: int) -> int:
   """Waits for `jobs` processes of the command, each with its share of cores and GPUs; the highest
   exit status."""
-  from experiments import worker
+  from experiments.searching import worker
 
   with worker.Stop() as stop:
     processes, whole = [], os.sched_getaffinity(0)

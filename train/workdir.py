@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from absl import logging
 from ml_collections import ConfigDict
@@ -41,10 +41,9 @@ class Workdir:
   def note(self, **facts) -> None:
     """Adds to what run.json says of this start."""
     if self.primary:
-      file = self.path / "run.json"
-      starts = _starts(file)
-      starts[-1].update(facts)
-      _write_starts(file, starts)
+      told = starts(self.path)
+      told[-1].update(facts)
+      _write_starts(self.path, told)
 
   def close(self) -> None:
     """Lets another process use the folder."""
@@ -111,6 +110,30 @@ def load_config(path: str | os.PathLike) -> ConfigDict:
     return frozen(json_files.read(file))
 
 
+def added(keys: Iterable[str]) -> dict[str, object]:
+  """Those of a config's dotted keys that came later, with the value by which a run from before
+  goes on."""
+  return {
+    key: ADDED[key] if key in ADDED else ADDED_TO_DATA[name]
+    for key, (_, data, name) in ((key, key.rpartition(".data.")) for key in keys)
+    if key in ADDED or (data and name in ADDED_TO_DATA)
+  }
+
+
+def starts(path: str | os.PathLike) -> list[dict]:
+  """What the run.json in the folder `path` tells of each start; none where it is not there."""
+  file = pathlib.Path(path) / "run.json"
+  if not file.exists():
+    return []
+  found = json_files.read(file).get("starts")
+  if not json_files.fits(found, list[dict]):
+    raise UserError(f"{file}: not a run.json (starts is no list); restore or remove it")
+  for start in found:
+    json_files.check(start, file, provenance.FIELDS)
+    json_files.check(start.get("git") or {}, f"{file}: git", provenance.GIT)
+  return found
+
+
 def config_json(config: ConfigDict) -> str:
   """Canonical JSON of `config`: keys sorted, two spaces; UserError for a value JSON can't hold."""
   plain = frozen(config)
@@ -147,10 +170,7 @@ def _lock(path):
 def _refuse_another(path, here, there):
   """UserError with the settings that differ, where one of them is not CHANGEABLE."""
   here, there = flat(here), flat(there)
-  added = {key: ADDED[key] for key in here.keys() & ADDED.keys()}
-  for name, value in ADDED_TO_DATA.items():
-    added |= {key: value for key in here if key.endswith(f".data.{name}")}
-  there = added | there
+  there = added(here) | there
   missing = object()
   keys = [
     key
@@ -172,30 +192,17 @@ def _refuse_another(path, here, there):
 
 
 def _note_start(path, command, config, devices):
-  file = path / "run.json"
-  starts = _starts(file)
+  before = starts(path)
   start = provenance.of_start(command, config, devices)
   if start["git"] and start["git"]["dirty"] and (text := provenance.patch()):
-    start["git"]["patch"] = f"patches/{len(starts) + 1}.patch"
+    start["git"]["patch"] = f"patches/{len(before) + 1}.patch"
     (path / "patches").mkdir(exist_ok=True)
     write_atomically(path / start["git"]["patch"], text)
-  _write_starts(file, [*starts, start])
+  _write_starts(path, [*before, start])
 
 
-def _starts(file):
-  if not file.exists():
-    return []
-  starts = json_files.read(file).get("starts")
-  if not json_files.fits(starts, list[dict]):
-    raise UserError(f"{file}: not a run.json (starts is no list); restore or remove it")
-  for start in starts:
-    json_files.check(start, file, provenance.FIELDS)
-    json_files.check(start.get("git") or {}, f"{file}: git", provenance.GIT)
-  return starts
-
-
-def _write_starts(file, starts):
-  write_atomically(file, json.dumps({"starts": starts}, indent=2) + "\n")
+def _write_starts(path, told):
+  write_atomically(path / "run.json", json.dumps({"starts": told}, indent=2) + "\n")
 
 
 def again(path: str | os.PathLike) -> ConfigDict:
@@ -208,7 +215,7 @@ def again(path: str | os.PathLike) -> ConfigDict:
     *sections, last = key.split(".")
     functools.reduce(dict.__getitem__, sections, plain)[last] = value
   config = frozen(plain)
-  for start in _starts(pathlib.Path(path, "run.json"))[-1:]:
+  for start in starts(path)[-1:]:
     for told in provenance.differences(start):
       logging.warning("--rerun %s: %s", path, told)
   return config

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import attention, attention_pictures
+from experiments import attention
+from experiments.picturing import pictures
 from model import kernels, layers
 from train import cli, models
 from train.data import tokenizer
@@ -376,7 +377,7 @@ def test_a_page_stands_alone_and_holds_the_weights(hostile):
   folder, kinds = hostile
   page = (folder / "attention.html").read_text(encoding="utf-8")
   found = Elements(page)
-  template = Elements(attention_pictures.TEMPLATE.read_text(encoding="utf-8"))
+  template = Elements(pictures.TEMPLATE.read_text(encoding="utf-8"))
   assert found.tags == template.tags  # nothing of the sentence became an element
   assert found.addresses == ["data:,"]
   assert not re.search(r"https?:|//[a-z]|@import|url\(|fetch\(|XMLHttp", page)
@@ -399,18 +400,16 @@ def test_a_picture_is_drawn(hostile, tmp_path):
   assert 400 < height < 5000
   assert 400 < width < 3000
   weights = np.ones((1, 1, 1, 1))
-  kind = attention_pictures.Kind("encoder self-attention", "", ["$a^$"], ["\t"], weights)
-  attention_pictures.draw(
-    attention_pictures.Picture("run", "a", [kind], 1, 1), tmp_path / "small.png"
-  )
+  kind = pictures.Kind("encoder self-attention", "", ["$a^$"], ["\t"], weights)
+  pictures.draw(pictures.Picture("run", "a", [kind], 1, 1), tmp_path / "small.png")
   assert image.imread(tmp_path / "small.png").std() > 0
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
   (tmp_path / "file").write_text("")
-  picture = attention_pictures.Picture("run", "a", [], 1, 1)
+  picture = pictures.Picture("run", "a", [], 1, 1)
   with pytest.raises(UserError, match="--out"):
-    attention_pictures.write(picture, tmp_path / "file")
+    pictures.write(picture, tmp_path / "file")
 
 
 def test_pieces_are_shown_as_cut():

@@ -14,8 +14,10 @@ import xml.etree.ElementTree
 
 import pytest
 
-from experiments import check, plots, report, results, run, runs, tables
-from experiments.results import Found
+from experiments import run, runs
+from experiments.reporting import check, plots, report, tables
+from experiments.running import results
+from experiments.running.results import Found
 from experiments.runs import Experiment, Order, Run, Value, seeds
 from train.errors import UserError
 
@@ -214,7 +216,7 @@ def test_results_of_no_experiment_are_told(experiment, tmp_path):
     results.known_experiments(tmp_path)
 
 
-FOLDER = pathlib.Path(report.__file__).parent
+FOLDER = pathlib.Path(report.__file__).parents[1]
 KEPT = sorted(FOLDER.glob("results/*/*/records.json"))
 
 

@@ -12,7 +12,9 @@ import time
 
 import pytest
 
-from experiments import launchers, live, results, run, runs, tables
+from experiments import run, runs
+from experiments.reporting import tables
+from experiments.running import launchers, live, results
 from experiments.runs import Run
 from train import flags
 from train.errors import UserError

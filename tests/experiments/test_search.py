@@ -17,7 +17,9 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from experiments import findings, runs, search, space, study, worker
+from experiments import runs, search, space
+from experiments.running import launchers
+from experiments.searching import findings, study, worker
 from experiments.space import Choice, Float, Int
 from train import flags
 from train.errors import UserError
@@ -392,7 +394,7 @@ def test_where_another_process_trains_it_is_waited_for(fake, monkeypatch):
 
 def test_a_training_ends_with_its_worker():
   child = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
-  words = worker.leashed(child)
+  words = launchers.leashed(child)
   own = words.index(str(os.getpid()))
   parent = (
     "import os, subprocess, sys, time; words = sys.argv[1:];"

@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from experiments import launchers, results, run
+from experiments import run
+from experiments.running import launchers, results
 from experiments.runs import Run
 from train.errors import UserError
 

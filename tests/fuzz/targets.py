@@ -150,7 +150,7 @@ def _read_run(folder, name):
       config = workdir.load_config(folder)
       workdir.flat(config)
     case "run.json":
-      for start in workdir._starts(folder / name):
+      for start in workdir.starts(folder):
         provenance.differences(start)
     case "metrics.jsonl":
       for line in writer.read_metrics(folder):

@@ -2,15 +2,14 @@
 
 import math
 import pathlib
-import sys
-from collections.abc import Sequence
 
 import optuna
 from optuna.trial import TrialState
 
-from experiments import launchers
-from experiments import study as studies
-from experiments.results import Place
+from experiments.reporting import markdown
+from experiments.running import launchers
+from experiments.running.results import Place
+from experiments.searching import study as studies
 from experiments.space import Search, with_values
 from train.paths import write_atomically
 from train.writer import number
@@ -27,7 +26,8 @@ def report(study, search: Search, place: Place) -> None:
   done = {name: one for name, one in trials.items() if one.state == TrialState.COMPLETE}
   sign = -1 if search.mode == "max" else 1
   best = sorted(done, key=lambda name: (sign * done[name].value, name))
-  show(["trial", search.metric, *search.space], [row(name, done[name], search) for name in best])
+  shown = [row(name, done[name], search) for name in best[:BEST]]
+  markdown.show(markdown.table(["trial", search.metric, *search.space], shown))
   print(counted(several))
   if not best:
     return
@@ -72,22 +72,6 @@ def importance(study) -> dict[str, float]:
     return optuna.importance.get_param_importances(study, evaluator=evaluator)
   except (RuntimeError, ValueError):  # a forest that sees no difference
     return {}
-
-
-def show(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-  """The first BEST rows: as a table on a terminal, in Markdown elsewhere."""
-  rows = rows[:BEST]
-  if sys.stdout.isatty():
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*header)
-    for one in rows:
-      table.add_row(*one)
-    Console().print(table)
-    return
-  for one in (header, ["---"] * len(header), *rows):
-    print(f"| {' | '.join(one)} |")
 
 
 def draw_history(trials, search: Search, path: pathlib.Path) -> None:

@@ -16,11 +16,11 @@ from ml_collections import ConfigDict
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from experiments import launchers
-from experiments import study as studies
-from experiments.launchers import LOG
-from experiments.results import Place
+from experiments.running import launchers
+from experiments.running.launchers import LOG
+from experiments.running.results import Place
 from experiments.runs import Run
+from experiments.searching import study as studies
 from experiments.space import Search, with_values
 from train.cli import INTERRUPTED, TERMINATED
 from train.errors import UserError, did_you_mean
@@ -30,23 +30,6 @@ POLL_SECONDS = 0.3
 STOP_SECONDS = 600  # a training that has not saved and left by then is killed
 MOST_FAILURES = 3  # in a row
 LAST_LINES = 8  # of a log
-# Becomes the command that follows the parent's id, and hears SIGTERM when the parent dies: Linux
-# alone knows that. A function between fork and exec could do it too, but not safely with threads.
-LEASH = """
-import ctypes, os, sys
-try:
-  ctypes.CDLL(None).prctl(1, 15)
-except AttributeError:
-  pass
-if os.getppid() != int(sys.argv[1]):
-  sys.exit(143)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-
-
-def leashed(command: Sequence[str]) -> list[str]:
-  """The command as one that ends, by SIGTERM, when this process does."""
-  return [sys.executable, "-I", "-S", "-c", LEASH, str(os.getpid()), *command]
 
 
 def start(words: Sequence[str], log: pathlib.Path) -> subprocess.Popen:
@@ -54,7 +37,7 @@ def start(words: Sequence[str], log: pathlib.Path) -> subprocess.Popen:
   with open(log, "a", encoding="utf-8") as file:
     file.write(f"$ {launchers.pasted(['python', *words])}\n")
     file.flush()
-    return subprocess.Popen(leashed([sys.executable, *words]), stdout=file, stderr=file)
+    return subprocess.Popen(launchers.leashed([sys.executable, *words]), stdout=file, stderr=file)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,8 @@ import collections
 import statistics
 from collections.abc import Sequence
 
-from experiments.results import Found
+from experiments.reporting import markdown
+from experiments.running.results import Found
 from experiments.runs import Run
 
 
@@ -47,10 +48,4 @@ def of_runs(found: Sequence[Found]) -> str:
 
 def text(table: Sequence[Sequence[str]]) -> str:
   """A table in Markdown; its first row is the heading."""
-  heads, *rest = table
-  lines = [heads, ["---"] * len(heads), *rest]
-  return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
-
-
-def _cell(text):
-  return text.replace("|", "\\|").replace("\n", " ")
+  return markdown.table(table[0], table[1:])

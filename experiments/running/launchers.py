@@ -14,14 +14,26 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
-from experiments import results
-from experiments.results import Place
+from experiments.running import results
+from experiments.running.results import Place
 from experiments.runs import Estimate, Run
 from train import json_files
 from train.errors import UserError
 
 PLAN = "plan.json"
 LOG = "log.txt"  # in a run's folder: what its commands said
+# Becomes the command that follows the parent's id, and hears SIGTERM when the parent dies: Linux
+# alone knows that. A function between fork and exec could do it too, but not safely with threads.
+LEASH = """
+import ctypes, os, sys
+try:
+  ctypes.CDLL(None).prctl(1, 15)
+except AttributeError:
+  pass
+if os.getppid() != int(sys.argv[1]):
+  sys.exit(143)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 def commands(run: Run, place: Place) -> list[list[str]]:
@@ -43,6 +55,11 @@ def commands(run: Run, place: Place) -> list[list[str]]:
 def pasted(command: Sequence[str]) -> str:
   """As a person would type it."""
   return shlex.join(command)
+
+
+def leashed(command: Sequence[str]) -> list[str]:
+  """The command as one that ends, by SIGTERM, when this process does."""
+  return [sys.executable, "-I", "-S", "-c", LEASH, str(os.getpid()), *command]
 
 
 class Job:
@@ -92,7 +109,7 @@ class Job:
       log.flush()
       # a session of its own: Ctrl-C reaches it once, through us, and it saves
       self.process = subprocess.Popen(
-        [sys.executable, *self.command[1:]],
+        leashed([sys.executable, *self.command[1:]]),
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,

@@ -5,7 +5,7 @@ import re
 import statistics
 from collections.abc import Sequence
 
-from experiments.results import Found
+from experiments.running.results import Found
 from experiments.runs import Order, Value
 
 VALUES = ("what", "paper", "ours", "lowest to highest", "seeds", "verdict", "runs")

@@ -11,8 +11,10 @@ import pathlib
 import re
 from collections.abc import Sequence
 
-from experiments import check, launchers, plots, results, runs, tables
-from experiments.results import Found, Place
+from experiments import runs
+from experiments.reporting import check, plots, tables
+from experiments.running import launchers, results
+from experiments.running.results import Found, Place
 from experiments.runs import Experiment
 from train.paths import write_atomically
 

@@ -11,7 +11,7 @@ import time
 import optuna
 from optuna.trial import TrialState
 
-from experiments import study
+from experiments.searching import study
 from train.writer import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[2]

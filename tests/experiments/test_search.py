@@ -15,6 +15,7 @@ import time
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.trial import TrialState
 
 from experiments import runs, search, space
@@ -204,8 +205,10 @@ def test_jobs_are_workers_of_the_same_command(fake, capsys, monkeypatch):
   assert "3 trials" not in capsys.readouterr().out  # whoever waits for them tells it
 
 
-def test_jobs_are_waited_for_and_stopped_together():
-  assert search.several([sys.executable, "-S", "-c", ""], 2) == 0
+def test_jobs_are_waited_for_and_stopped_together(tmp_path):
+  word = f"import os; open({str(tmp_path)!r} + f'/{{os.getpid()}}', 'w')"
+  assert search.several([sys.executable, "-S", "-c", word], 2) == 0
+  assert len(list(tmp_path.iterdir())) == 2
   assert search.several([sys.executable, "-S", "-c", "raise SystemExit(2)"], 2) == 2
   began = time.monotonic()
   threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGTERM]).start()
@@ -455,6 +458,21 @@ def test_a_storage_that_cannot_be_reached_is_one_line(url, told, fake, tmp_path)
     fake("--storage", url.format(tmp_path))
   assert "\n" not in str(error.value)
   assert "secret" not in str(error.value)
+
+
+def test_another_worker_that_makes_the_tables_is_no_error(tmp_path, monkeypatch):
+  real, url, times = study.RDBStorage, f"sqlite:///{tmp_path}/a.db", []
+
+  def make(*given, **more):
+    times.append(time.monotonic())
+    if len(times) < 3:
+      told = Exception("UNIQUE constraint failed: alembic_version.version_num")
+      raise sqlalchemy.exc.IntegrityError("INSERT", {}, told)
+    return real(*given, **more)
+
+  monkeypatch.setattr(study, "RDBStorage", make)
+  study.open_storage(url)
+  assert len(times) == 3
 
 
 def test_another_search_is_not_mixed_into_the_study(fake, tmp_path):

@@ -90,7 +90,7 @@ def draw_history(trials, search: Search, path: pathlib.Path) -> None:
     shown = dict(marker=marker, color=colour, s=22, label=state.name.lower(), zorder=3)
     axes.scatter(list(found), list(found.values()), **shown)
   values = [t.value for t in trials.values() if t.value is not None and t.value > 0]
-  if search.metric in ("loss", "perplexity") and max(values) > 30 * min(values):
+  if search.metric in ("loss", "perplexity") and values and max(values) > 30 * min(values):
     axes.set_yscale("log")
   axes.set_xlabel("trial")
   axes.xaxis.get_major_locator().set_params(integer=True)

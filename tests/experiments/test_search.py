@@ -223,7 +223,9 @@ def test_a_search_by_one_worker_repeats_itself(fake, tmp_path, monkeypatch):
   assert len({one["model.dropout"] for one in first}) == 11
 
 
-def test_what_is_worse_than_others_were_is_stopped_early(fake, monkeypatch):
+@pytest.mark.parametrize("pruner", ["median", "hyperband"])
+def test_what_is_worse_than_others_were_is_stopped_early(pruner, fake, tmp_path, monkeypatch):
+  (tmp_path / "mine.py").write_text(FILE.replace("trials=6", f"pruner={pruner!r}"))
   monkeypatch.setenv("FAKE_SECONDS", "0.04")
   fake("--trials", "10")
   trials = trials_of(fake.folder)
@@ -489,73 +491,3 @@ def test_the_search_of_a_scale(tmp_path, here):
   small, full = (search.search_of(runs.load(file, scale)) for scale in runs.SCALES)
   assert small.run.changes["steps"] < full.run.changes["steps"]
   space.check(small, small.run.config)
-
-
-def start_worker(tmp_path, trials):
-  words = ["--root", str(tmp_path), "--trials", str(trials), "--grace", "15"]
-  environment = os.environ | dict(XLA_FLAGS=os.environ.get("SCRIPTORIUM_TEST_XLA_FLAGS", ""))
-  return subprocess.Popen(
-    [sys.executable, "-m", "tests.experiments.warm", str(tmp_path / "mine.py"), *words],
-    cwd=ROOT,
-    env=environment,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    text=True,
-    start_new_session=True,
-  )
-
-
-def kill_in_the_middle(process, folder):
-  """Kills a worker and its training when that has saved step 5 and not step 10; which trial."""
-  known = None
-  while True:
-    assert process.poll() is None, process.stdout.read()
-    time.sleep(0.01)
-    for saved in folder.glob("trials/*/checkpoints/5/commit_success.txt"):
-      if (saved.parents[1] / "10").exists():
-        continue
-      os.killpg(process.pid, signal.SIGSTOP)
-      known = known or optuna.load_study(
-        study_name="mine-small", storage=study.default_storage(folder)
-      )
-      number = int(saved.parents[2].name)
-      (one,) = (one for one in known.get_trials() if study.original(one) == number)
-      mine = one.user_attrs["worker"].endswith(f" {process.pid}")
-      if mine and one.state == TrialState.RUNNING and not (saved.parents[1] / "10").exists():
-        os.killpg(process.pid, signal.SIGKILL)
-        return number
-      os.killpg(process.pid, signal.SIGCONT)
-
-
-def test_two_workers_share_a_search_and_one_is_killed(tmp_path):
-  """20 trials of SCAN; the first worker and its training get SIGKILL in the middle of one."""
-  changes = "'evaluate.every': 5, 'checkpoint.every': 5, 'steps': 10, 'evaluate.decode_examples': 8"
-  file = FILE.replace("'evaluate.every': 1", changes).replace('"accuracy",', '"loss", mode="min",')
-  (tmp_path / "mine.py").write_text(file)
-  folder = tmp_path / "mine" / "small" / "search"
-  workers = [start_worker(tmp_path, 20) for _ in range(2)]
-  try:
-    number = kill_in_the_middle(workers[0], folder)
-    told = workers[1].communicate(timeout=900)[0]
-  finally:
-    for one in workers:
-      if one.poll() is None:
-        os.killpg(one.pid, signal.SIGKILL)
-  assert workers[1].returncode == 0, told
-  trials = trials_of(folder)
-  several = study.attempts(trials)
-  assert study.tally(trials).keys() <= {"complete", "pruned"}
-  assert len(several) == 20
-  first, again = several[number]
-  assert (first.state, again.state) == (TrialState.FAIL, TrialState.COMPLETE)
-  assert first.params == again.params
-  workdir = folder / "trials" / str(number)
-  assert len(json.loads((workdir / "run.json").read_text())["starts"]) == 2
-  assert "going on after step 5 of 10" in (workdir / "log.txt").read_text()
-  evaluated = [line["step"] for line in read_metrics(workdir) if line["split"] == "validation"]
-  assert evaluated == [5, 10]
-  assert not (folder / "trials" / str(again.number)).exists()
-  for one in several:
-    done = study.state(several[one]) == "complete"
-    assert read_metrics(folder / "trials" / str(one))[-1]["step"] == (10 if done else 5)
-  assert "1 went on after an interruption" in told

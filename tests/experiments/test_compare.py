@@ -540,6 +540,7 @@ def test_parameters_and_flops_are_the_trained_models(trained):
 
 def test_an_older_runs_model_is_built_as_it_goes(trained, tmp_path):
   cfg = load_config(trained / "a").to_dict()
+  assert cfg["model"].pop("name") == "transformer"
   older = ConfigDict({key: x for key, x in cfg.items() if key not in ADDED})
   write(tmp_path / "older", older)
   (tmp_path / "older" / "tokenizer.json").write_text((trained / "a/tokenizer.json").read_text())

@@ -155,7 +155,7 @@ def test_a_search_finds_what_is_best_and_says_how_to_run_it(fake, capsys, monkey
   assert values[best] == pytest.approx(10 * (1 - abs(trials[best].params["model.dropout"] - 0.1)))
   rows = [line for line in told.splitlines() if line.startswith("| ")]
   assert rows[0] == "| trial | accuracy | model.dropout | model.num_heads |"
-  assert rows[2].startswith(f"| {best} | ")
+  assert rows[1].startswith(f"| {best} | ")
   assert re.search(r"^6 trials: .*complete.*; 0 went on", told, re.MULTILINE)
   *_, line = (fake.folder / "best.sh").read_text().splitlines()
   assert line in told

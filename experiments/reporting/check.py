@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from experiments.running.results import Found
 from experiments.runs import Order, Value
 
-VALUES = ("what", "paper", "ours", "lowest to highest", "seeds", "verdict", "runs")
+VALUES = ("what", "verdict", "paper", "ours", "lowest to highest", "seeds", "runs")
 NOT_CHECKED = "not checked"
 ENDS = ("mean", "lowest to highest", "the other", "lowest to highest")
-ORDERS = ("more than the other", *ENDS, "seeds", "verdict", "runs")
+ORDERS = ("more than the other", "verdict", *ENDS, "seeds", "runs")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Tables:
     tolerance = "" if expected.tolerance is None else f" ± {expected.tolerance:g}"
     mean = "" if ours.mean is None else f"{ours.mean:.2f}"
     numbers = [paper + tolerance, mean, ours.ends, str(len(ours.values))]
-    return [expected.name + self._note(expected.source), *numbers, self._words(one), ours.where]
+    return [expected.name + self._note(expected.source), self._words(one), *numbers, ours.where]
 
   def _order(self, one):
     more, less = one.sides
@@ -126,7 +126,7 @@ class Tables:
     seeds = ", ".join(dict.fromkeys(str(len(side.values)) for side in one.sides))
     name = one.name + by + self._note(one.expected.source)
     where = f"{more.where}, {less.where}"
-    return [name, means[0], more.ends, means[1], less.ends, seeds, self._words(one), where]
+    return [name, self._words(one), means[0], more.ends, means[1], less.ends, seeds, where]
 
   def _words(self, one):
     return one.words + (self._note(one.expected.why) if one.missed else "")

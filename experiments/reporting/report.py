@@ -97,8 +97,9 @@ def _counted(verdicts):
   checked = [one for one in verdicts if one.words != check.NOT_CHECKED]
   missed = sum(one.missed for one in checked)
   return (
-    f"{len(checked) - missed} of {len(checked)} that are checked hold, {missed} do not. Runs are in"
-    " the folder of this experiment and scale, under the root they were started with."
+    f"{len(checked) - missed} of {len(checked)} that are checked hold; {missed} do not, or are not"
+    " finished. Runs are in the folder of this experiment and scale, under the root they were"
+    " started with."
   )
 
 

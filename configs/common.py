@@ -9,7 +9,7 @@ import types
 
 from ml_collections import ConfigDict
 
-from configs.sections import ADAMW, DATA, ENCODER, MODEL, OPTIMIZER, SCHEDULE, SMALL
+from configs.sections import ADAMW, DATA, ENCODER, MODELS, OPTIMIZER, SCHEDULE, SMALL
 from train.interop import directory  # the one thing of ours: what hf:DIR says of its model
 
 # -1: the devices that are left. sequence: activations between matrices are split along the row's
@@ -38,7 +38,7 @@ def run(*, steps: int, batch_size: int, log_every: int, task, model, optimizer, 
     task = task | dict(data=DATA | task["data"])
   sections = dict(
     task=task,
-    model=MODEL | model,
+    model=MODELS[model.get("name", "transformer")] | model,
     optimizer=OPTIMIZER | optimizer,
     schedule=SCHEDULE | schedule,
   )

@@ -7,7 +7,7 @@ of 256 rows of 512 tokens (not run here: for train.plan and accelerators).
 Arguments: data=PATH, size=mini|base|large, init=RUN, rate=, whole_words, steps=, peak=, small.
 
 Reached: perplexity 75.1 of hidden words at rate=0.3 on 3.3 million words of prose and plays, after
-1,600 updates of 16 rows in 50 minutes of one CPU core (experiments/transfer.py).
+1,600 updates of 16 rows in 50 minutes of one CPU core (experiments/devlin2019_finetune.py).
 """
 
 from configs import common, sections

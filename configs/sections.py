@@ -6,6 +6,7 @@ once, and a config says only what is different in its run.
 
 # model.config.TransformerConfig's fields and defaults (tests/test_configs.py holds them equal).
 MODEL = dict(
+  name="transformer",
   vocab_size=None,  # rows of the embedding table; None: as many as the tokenizer has tokens
   dim=512,
   num_heads=8,
@@ -46,6 +47,23 @@ MODEL = dict(
   scan_layers=False,
   dtype="float32",
 )
+# model.config.LSTMConfig's; another model is another section.
+LSTM = dict(
+  name="lstm",
+  vocab_size=None,
+  dim=512,
+  encoder_layers=2,
+  decoder_layers=2,
+  bidirectional=True,
+  share_embeddings=True,
+  tie_output=True,
+  output_bias=False,
+  forget_bias=1.0,
+  init_std=None,
+  dropout=0.2,
+  dtype="float32",
+)
+MODELS = {"transformer": MODEL, "lstm": LSTM}
 # Of every task's data: a record that cannot be read is an "error", or "skip": left out and counted.
 DATA = dict(on_bad_record="error")
 TRANSLATION = dict(

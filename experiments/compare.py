@@ -15,9 +15,10 @@ from collections.abc import Sequence
 
 import jax
 
-from experiments import cost, curves, differences, markdown, outputs, sides
-from experiments.markdown import table
-from experiments.sides import Side
+from experiments.comparing import cost, curves, differences, outputs, sides
+from experiments.comparing.sides import Side
+from experiments.reporting import markdown
+from experiments.reporting.markdown import table
 from train.errors import UserError, choose
 from train.paths import write_atomically
 from train.writer import duration, number

@@ -1,17 +1,16 @@
 """python -m experiments.run experiments/minilm.py --data DIR
 
 MiniLM (`make data`), a pre-trained BERT of 22.7 million parameters, fine-tuned on five tasks; the
-same with random weights. `transformers`' Trainer does the same in experiments/peers/trainer.py.
+same with random weights. `transformers`' Trainer does the same in experiments/peers/trainer.py:
+same weights, data and settings, so the metrics are to be within the spread of seeds. Its rows:
+`python experiments/peers/trainer.py TASK --data DIR --seed N [--scratch]`.
 """
 
 from typing import NamedTuple
 
-from experiments.run import Run, every
+from experiments.runs import Run, every, seeds
 
 MODEL = "data/minilm"
-SEEDS = (0, 1, 2)
-EXPECTED = """../peers/trainer.py, same weights, data and settings: the metric within the spread of
-seeds. Its rows: `python experiments/peers/trainer.py TASK --data DIR --seed N [--scratch]`."""
 QUESTIONS = "{data}/squadshifts/[an]*.json.gz"  # Amazon's and Wikipedia's, parts by article
 
 
@@ -44,14 +43,18 @@ PEAKS = {"pretrained": 1e-4, "scratch": 3e-4}
 OPTIMIZER = {"optimizer.b2": 0.999, "optimizer.weight_decay": 0.0}
 
 
-def runs(data, root):
-  for seed in SEEDS:
-    for name, task in TASKS.items():
-      for start, peak in PEAKS.items():
-        changes = {"seed": seed, "batch_size": task.rows} | OPTIMIZER
-        changes |= every(task.steps // task.epochs)
-        if start == "scratch":
-          changes["init_from.workdir"] = ""
-        config = f"configs/{task.config},steps={task.steps},peak={peak},init=hf:{MODEL}"
-        config = config.format(data=data)
-        yield Run(f"{name}-{start}-seed{seed}", config, changes, metrics=task.metrics)
+def run(name: str, start: str, called: str = "") -> Run:
+  """A task from MiniLM's weights ("pretrained") or from random ones ("scratch")."""
+  task = TASKS[name]
+  changes = {"batch_size": task.rows} | OPTIMIZER | every(task.steps // task.epochs)
+  if start == "scratch":
+    changes["init_from.workdir"] = ""
+  config = f"configs/{task.config},steps={task.steps},peak={PEAKS[start]},init=hf:{MODEL}"
+  return Run(called or f"{name}-{start}", config, changes, metrics=task.metrics)
+
+
+def runs(scale):
+  del scale  # what there is is small
+  for name in TASKS:
+    for start in PEAKS:
+      yield from seeds(run(name, start))

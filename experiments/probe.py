@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 from sklearn import linear_model, pipeline, preprocessing
 
+from model.transformer import Transformer
 from train import cli
 from train.data import sources
 from train.errors import UserError
@@ -62,8 +63,9 @@ def main(argv):
   args = parser.parse_args(argv)
   run = cli.load_run(args.workdir, args.checkpoint)
   model = nnx.merge(run.graph, run.params)
-  if model.encoder is None or model.cfg.scan_layers:
-    raise UserError(f"{args.workdir}: the probe wants an encoder whose layers are not stacked")
+  plain = isinstance(model, Transformer) and not model.cfg.scan_layers
+  if not plain or model.encoder is None:
+    raise UserError(f"{args.workdir}: the probe wants a Transformer's encoder, layers not stacked")
   splits = {split: f"{args.data}/{split}.tsv" for split in ("train", "test")}
   data = dict(name="files", splits=splits, columns=("text", "label"))
   ids, labels = {}, {}

@@ -1,135 +1,28 @@
-"""python -m experiments.run experiments/transfer.py --data DIR [--root runs] [--only PATTERN]
+"""python -m experiments.run experiments/NAME.py --data DIR [--root runs] [--only PATTERN]
 
-Runs what an experiment file lists, one after another: each is trained, then evaluated on its split.
+Runs what an experiment file lists: each is trained and evaluated by commands that could be pasted.
 What is finished is skipped and what was interrupted goes on, so the same command is started again
-after anything. A run that starts from another's weights waits for it. --dry_run prints the
-commands, --table the results so far.
+after anything. A run that starts from another's weights waits for it.
 
-An experiment file has `runs(data, root)`, which yields `Run`s, and may have `EXPECTED`, a text:
-what the paper says and which of our numbers to hold against it.
+--dry_run prints the commands, --report writes the report of what there is (report.md and .html
+beside copies of the results under experiments/results, and RESULTS.md), --check compares with the
+paper's numbers and exits 1 where one is outside its tolerance. Neither starts anything.
 """
 
 import argparse
-import collections
-import dataclasses
-import importlib.util
-import json
 import pathlib
 import re
-import shlex
-import statistics
-import subprocess
+import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
 
+from experiments import runs
+from experiments.reporting import check, markdown, report, tables
+from experiments.running import launchers, live, results
+from train import cli, flags
 from train.errors import UserError
-from train.paths import write_atomically
 
-RECORD = "experiment.json"  # in a run's folder: what was asked and what came of it
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-  """One training run and its evaluation; `name` ends in `-seedN` where seeds are compared."""
-
-  name: str
-  config: str  # configs/NAME.py:arg=value
-  changes: Mapping[str, object] = dataclasses.field(default_factory=dict)  # --config.KEY=VALUE
-  split: str = "test"
-  checkpoint: str = "best"
-  metrics: Sequence[str] = ("accuracy",)  # of results.json, for the table
-
-
-def every(steps: int) -> dict[str, int]:
-  """Changes: loss, score and checkpoint after so many steps each."""
-  keys = ("evaluate.every", "evaluate.decode_every", "checkpoint.every")
-  return dict.fromkeys(keys, steps)
-
-
-def commands(run: Run, workdir: pathlib.Path) -> list[list[str]]:
-  """Train, then evaluate."""
-  python = [sys.executable, "-m"]
-  changes = [f"--config.{key}={value}" for key, value in run.changes.items()]
-  train = [*python, "train.main", "--config", run.config, "--workdir", str(workdir), *changes]
-  evaluate = [*python, "train.evaluate", "--workdir", str(workdir), "--split", run.split]
-  return [train, [*evaluate, "--checkpoint", run.checkpoint]]
-
-
-def record_of(run: Run, workdir: pathlib.Path) -> dict | None:
-  """`results` and `seconds` of exactly this run; None where it has not come so far."""
-  try:
-    kept = json.loads((workdir / RECORD).read_text(encoding="utf-8"))
-  except OSError:
-    return None
-  return kept if kept["asked"] == asked(run) else None
-
-
-def asked(run: Run) -> dict:
-  """What makes a run another one, as JSON has it."""
-  names = ("config", "changes", "split", "checkpoint")
-  return json.loads(json.dumps({name: getattr(run, name) for name in names}))
-
-
-def execute(run: Run, workdir: pathlib.Path) -> bool:
-  """Trains and evaluates, and keeps the results beside what was asked; False if that failed. The
-  seconds of a run that goes on are not told: nobody knows those of its beginning."""
-  began = None if workdir.exists() else time.monotonic()
-  for command in commands(run, workdir):
-    print("$ " + pasted(command), flush=True)
-    process = subprocess.Popen(command)
-    try:
-      process.wait()
-    except KeyboardInterrupt:
-      process.wait()  # it saves
-      raise
-    if process.returncode:
-      return False
-  results = json.loads((workdir / "results.json").read_text(encoding="utf-8"))
-  seconds = None if began is None else round(time.monotonic() - began, 1)
-  record = dict(asked=asked(run), results=results, seconds=seconds)
-  write_atomically(workdir / RECORD, json.dumps(record) + "\n")
-  return True
-
-
-def pasted(command: Sequence[str]) -> str:
-  """The command as a person would type it."""
-  return shlex.join(["python", *command[1:]])
-
-
-def table(runs: Sequence[Run], root: pathlib.Path) -> str:
-  """Mean and spread (lowest to highest) over seeds of each run's metrics, and mean seconds of
-  training and evaluation together, start and compilation included, in Markdown."""
-  groups = collections.defaultdict(list)
-  for run in runs:
-    if (found := record_of(run, root / run.name)) is not None:
-      groups[re.sub(r"-seed\d+$", "", run.name), tuple(run.metrics)].append(found)
-  lines = [
-    "| run | metric | mean | lowest to highest | seeds | seconds |",
-    "|---|---|---|---|---|---|",
-  ]
-  for (name, metrics), found in groups.items():
-    known = [one["seconds"] for one in found if one.get("seconds") is not None]
-    seconds = f"{statistics.fmean(known):.0f}" if known else ""
-    for metric in metrics:
-      values = [one["results"][metric] for one in found]
-      ends = f"{min(values):.2f} to {max(values):.2f}" if len(values) > 1 else ""
-      mean = statistics.fmean(values)
-      lines.append(f"| {name} | {metric} | {mean:.2f} | {ends} | {len(values)} | {seconds} |")
-  return "\n".join(lines)
-
-
-def load(path: str):
-  """The experiment file as a module; UserError if it is none."""
-  file = pathlib.Path(path)
-  if not file.is_file():
-    raise UserError(f"{path}: no such experiment file")
-  spec = importlib.util.spec_from_file_location(file.stem, file)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  if not hasattr(module, "runs"):
-    raise UserError(f"{path}: an experiment file defines runs(data, root), this one does not")
-  return module
+LAUNCHERS = ("local", "slurm", "print")
 
 
 def main(argv):
@@ -137,45 +30,103 @@ def main(argv):
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("experiment")
-  parser.add_argument("--data", required=True, help="the folder with the data sets")
+  parser.add_argument("--data", help="the folder with the data sets")
   parser.add_argument("--root", default="runs", type=pathlib.Path, help="where workdirs go")
+  parser.add_argument("--scale", default="small", choices=runs.SCALES)
   parser.add_argument("--only", default="", help="a pattern for the names of runs")
+  parser.add_argument("--launcher", default="local", choices=LAUNCHERS)
+  parser.add_argument("--jobs", type=int, default=1, help="how many runs at once")
+  parser.add_argument("--slurm", default="", help="submitit's settings: timeout_min=600,...")
   parser.add_argument("--dry_run", action="store_true")
-  parser.add_argument("--table", action="store_true")
+  parser.add_argument("--report", action="store_true")
+  parser.add_argument("--check", action="store_true")
   args = parser.parse_args(argv)
-  module, root = load(args.experiment), args.root / pathlib.Path(args.experiment).stem
-  everything = list(module.runs(args.data, root))
-  runs = [run for run in everything if re.search(args.only, run.name)]
-  if not runs:
+  experiment = runs.load(args.experiment, args.scale)
+  wanted = [run for run in experiment.runs if re.search(args.only, run.name)]
+  if not wanted:
     raise UserError(f"--only {args.only!r}: no run of {args.experiment} has such a name")
-  if args.dry_run:
-    for run in runs:
-      for command in commands(run, root / run.name):
-        print("$ " + pasted(command))
-    return
-  failed = []
-  for run in [] if args.table else runs:
-    if record_of(run, root / run.name) is not None:
-      continue
-    # a run that starts from another waits for its end: half of it would give other numbers
-    waits = [
-      one.name
-      for one in everything
-      if {f"{word}={root / one.name}" for word in ("init", "tokenizer")}
-      & set(re.split("[:,]", run.config))
-      and record_of(one, root / one.name) is None
-    ]
-    if waits:
-      print(f"{run.name}: left out, as {waits[0]} is not finished", flush=True)
-    if waits or not execute(run, root / run.name):
-      failed.append(run.name)
-  print(table(runs, root))
-  print(getattr(module, "EXPECTED", ""))
-  if failed:
-    raise UserError(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}")
+  place = results.Place(args.data or "DATA", args.root / experiment.name / experiment.scale)
+  if args.report or args.check:
+    return _told(experiment, place, args)
+  if args.data is None and any("{data}" in run.config for run in wanted):
+    raise UserError("--data is missing: the folder with the data sets")
+  check_configs(wanted, place)
+  if args.dry_run or args.launcher == "print":
+    for run in wanted:
+      for command in launchers.commands(run, place):
+        print(launchers.pasted(command))
+    return 0
+  done = {
+    run.name for run in experiment.runs if results.record_of(run, place.workdir(run)) is not None
+  }
+  left = [run for run in wanted if run.name not in done]
+  if args.launcher == "slurm":
+    launchers.slurm(left, done, place, args.jobs, args.slurm, experiment.name)
+    return 0
+  ended = _here(launchers.Local(left, done, place, args.jobs), experiment, wanted, place)
+  markdown.show(
+    tables.of_runs([one for one in results.collect(experiment, place) if one.run in wanted])
+  )
+  if interrupted := [name for name, how in ended.items() if how in ("interrupted", "not begun")]:
+    print(f"{', '.join(interrupted)}: the same command goes on")
+    return cli.INTERRUPTED
+  if failed := {name: how for name, how in ended.items() if how != "finished"}:
+    told = "\n".join(f"{name}: {how}" for name, how in failed.items())
+    raise UserError(f"{len(failed)} of {len(wanted)} runs failed:\n{told}")
+  return 0
+
+
+def check_configs(wanted, place) -> None:
+  """UserError where an override names no key or has another type, before anything is started. A
+  config that reads a run which is not there yet is checked when that run is finished."""
+  for run in wanted:
+    if all((place.root / name / "config.json").is_file() for name in run.needs()):
+      try:
+        flags.load(place.config(run), [f"{key}={value}" for key, value in run.changes.items()])
+      except UserError as error:
+        raise UserError(f"{run.name}: {error}") from error
+
+
+def _here(local, experiment, wanted, place):
+  """Runs on this machine, with a table that lives; how each ended. Ctrl-C and SIGTERM let what goes
+  on save; a second Ctrl-C ends it at once."""
+  stops = []
+
+  def stop(number, _):
+    stops.append(number)
+    local.stop(signal.SIGINT if len(stops) > 1 else number)
+
+  before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+  try:
+    with live.Screen(local, wanted, place) as screen:
+      while local.turn():
+        screen.show()
+        time.sleep(0.5)
+      screen.show()
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
+  return local.ended
+
+
+def _told(experiment, place, args):
+  found = results.collect(experiment, place)
+  if args.report:
+    results.keep(experiment, found)
+    for path in report.write(experiment, found):
+      print(path)
+  verdicts = check.verdicts(experiment.expected, found)
+  tabled = check.Tables(verdicts)
+  for table in tabled.lists():
+    markdown.show(tables.text(table) + "\n")
+  for number, note in enumerate(tabled.notes, 1):
+    print(f"[{number}] {note}")
+  outside = [one.name for one in verdicts if one.missed]
+  if args.check and outside:
+    print(f"outside its tolerance, or not run: {', '.join(outside)}", file=sys.stderr)
+    return 1
+  return 0
 
 
 if __name__ == "__main__":
-  from train.cli import run
-
-  run(main)
+  cli.run(main)

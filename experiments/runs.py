@@ -1,9 +1,9 @@
 """What an experiment file says: which runs there are, and which numbers to hold to a paper's.
 
 An experiment file has
-  runs(scale)     yields the `Run`s of "full" (the paper's size) or "small" (what is run here)
+  runs(scale)     yields the `Run`s and `Estimate`s of "full" (the paper's size) or "small" (here)
   EXPECTED        (or expected(scale)) `Value`s and `Order`s of a paper, each with its source
-  SEARCH          a `search.Search`, for `python -m experiments.search`
+  SEARCH          (or search(scale)) a `space.Search`, for `python -m experiments.search`
   NOTES           Markdown for the report: what is to be seen in the numbers
 and begins with a docstring: the paper, what it costs, the command.
 """
@@ -43,6 +43,28 @@ class Run:
   def needs(self) -> set[str]:
     """Names of the runs whose results this one starts from."""
     return set(re.findall(r"\{root\}/([^,:\s]+)", self.config))
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+  """What a config costs on chips that are not here: train.plan, whose numbers have the metric names
+  plan/milliseconds, plan/mfu, ... TPUs need requirements-tpu.txt, an H100 requirements-cuda.txt."""
+
+  name: str
+  config: str
+  changes: Changes = dataclasses.field(default_factory=dict)
+  topology: str = "v5e:2x2"
+  table: bool = False  # weak scaling too: plan/efficiency_512
+  metrics: Sequence[str] = ("milliseconds", "mfu", "gigabytes")
+  splits: Sequence[str] = ("plan",)
+  checkpoint: str = ""
+
+  @property
+  def group(self) -> str:
+    return self.name
+
+  def needs(self) -> set[str]:
+    return set()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,12 +146,14 @@ class Experiment:
   name: str
   scale: str
   module: types.ModuleType
-  runs: tuple[Run, ...]
+  runs: tuple[Run | Estimate, ...]
   expected: tuple[Value | Order, ...]
+  folder: pathlib.Path  # of the file: its results are kept beside it
 
   @property
-  def title(self) -> str:
-    return (self.module.__doc__ or self.name).strip().splitlines()[0]
+  def kept(self) -> pathlib.Path:
+    """Where copies of its results are."""
+    return self.folder / "results" / self.name / self.scale
 
 
 def load(path: str, scale: str = "small") -> Experiment:
@@ -162,4 +186,4 @@ def load(path: str, scale: str = "small") -> Experiment:
     for pattern in (one.runs,) if isinstance(one, Value) else (one.more, one.less):
       if not any(re.fullmatch(pattern, name) for name in names):
         raise UserError(f"{path}: {one.name}: no run has a name like {pattern}")
-  return Experiment(file.stem, scale, module, runs, expected)
+  return Experiment(file.stem, scale, module, runs, expected, file.parent)

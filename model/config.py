@@ -1,4 +1,4 @@
-"""What makes one Transformer differ from another, as data."""
+"""What makes one Transformer differ from another, and one LSTM from another, as data."""
 
 import dataclasses
 
@@ -120,3 +120,50 @@ class TransformerConfig:
   @property
   def head_size(self) -> int:
     return self.head_dim or self.dim // self.num_heads
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LSTMConfig:
+  """Everything that makes one LSTM (model/lstm.py) differ from another. ValueError if it makes
+  none."""
+
+  vocab_size: int
+  dim: int = 512  # of states and of words' vectors
+  encoder_layers: int = 2  # 0 for a language model
+  decoder_layers: int = 2  # 0 for an encoder alone
+  bidirectional: bool = True  # the encoder: half of dim from the left, half from the right
+  share_embeddings: bool = True  # one table for source and target
+  tie_output: bool = True  # output matrix = the decoder's (encoder-only: the encoder's) table
+  output_bias: bool = False
+  forget_bias: float = 1.0  # of the forget gates at the start (Jozefowicz et al. 2015)
+  init_std: float | None = None  # None: uniform, fan-in ** -0.5 at most; embeddings dim ** -0.5
+  dropout: float = 0.2  # on what each layer reads and on what is returned, not on the recurrence
+  dtype: str = "float32"  # of activations; weights, cells, softmax and logits stay float32
+
+  # what a masked-LM head (model/heads.py) is made of
+  activation = "gelu"
+  norm = "layer"
+  norm_eps = 1e-5
+
+  def __post_init__(self):
+    if self.dtype not in DTYPES:
+      raise ValueError(f"model.dtype is {self.dtype!r}; known: {', '.join(DTYPES)}")
+    for field in ("vocab_size", "dim"):
+      if getattr(self, field) < 1:
+        raise ValueError(f"model.{field} is {getattr(self, field)}; at least 1")
+    if not 0 <= self.dropout < 1:
+      raise ValueError(f"model.dropout is {self.dropout}; at least 0 and below 1")
+    if self.encoder_layers and self.bidirectional and self.dim % 2:
+      raise ValueError(f"model.dim {self.dim} is odd: model.bidirectional halves it")
+    if min(depths := (self.encoder_layers, self.decoder_layers)) < 0 or not any(depths):
+      raise ValueError("model.encoder_layers and model.decoder_layers: {} and {}".format(*depths))
+
+  @property
+  def table_dim(self) -> int:
+    """Size of the words' vectors."""
+    return self.dim
+
+  @property
+  def table_std(self) -> float:
+    """Deviation of the embedding tables at the start."""
+    return self.dim**-0.5 if self.init_std is None else self.init_std

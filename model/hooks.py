@@ -19,6 +19,8 @@ _KERNEL = contextvars.ContextVar("kernel", default=lambda kernel: kernel)
 _ARRAY = contextvars.ContextVar("array", default=lambda name, x: x)
 # What is done to a layer's weight, given its name, before it is multiplied with; None: nothing.
 _WEIGHT = contextvars.ContextVar("weight", default=None)
+# Who looks on at each attention: a function of it, its queries, keys and values, and its view.
+_LOOK = contextvars.ContextVar("look", default=lambda *attention: None)
 
 
 def spread(kernel):
@@ -40,6 +42,11 @@ def within(x_BTH):
 
 def table(x_VD):
   return _ARRAY.get()("table", x_VD)
+
+
+def look(attention, q_BTHK, k_BSGK, v_BSGK, view):
+  """For those who want to see what is attended to: `view.mix` says it of any values."""
+  _LOOK.get()(attention, q_BTHK, k_BSGK, v_BSGK, view)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +72,10 @@ class Product:
 
 
 @contextlib.contextmanager
-def use(kernel=None, array=None, weight=None):
+def use(kernel=None, array=None, weight=None, look=None):
   """Within, these are what is done; None: nothing."""
   values = {_KERNEL: kernel or _nothing, _ARRAY: array or _nothing, _WEIGHT: weight}
+  values[_LOOK] = look or _nothing
   tokens = {variable: variable.set(value) for variable, value in values.items()}
   try:
     yield

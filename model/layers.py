@@ -149,6 +149,7 @@ class Attention(nnx.Module):
 
   def attend(self, q_BTHK, k_BSGK, v_BSGK, view, key=None):
     """[B, T, D]; `view` says who sees whom (model/visibility.py)."""
+    hooks.look(self, q_BTHK, k_BSGK, v_BSGK, view)
     return self.out(hooks.within(view.mix(self, q_BTHK, k_BSGK, v_BSGK, key)))
 
   def mix(self, q_BTHK, k_BSGK, v_BSGK, bias, key=None):

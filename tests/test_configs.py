@@ -10,9 +10,10 @@ import re
 import pytest
 
 from configs import sections
-from model.config import TransformerConfig
+from model.config import LSTMConfig, TransformerConfig
 from tests.data import po
-from train import flags, loop, workdir
+from train import flags, loop, models, workdir
+from train.data import scan, sources
 from train.tasks import seq2seq
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -68,13 +69,16 @@ def folder(tmp_path_factory):
 CONFIGS = [
   "scan.py:small",
   "scan.py:small,split=length,positions=rotary",
+  "scan.py:small,model=lstm",
   "multi30k.py:small,data={folder}",
+  "multi30k.py:small,model=lstm,data={folder}",
   "multi30k.py:small,recipe=tiny,form=wu2021,data={folder}",
   "catalogs.py:small,target=all,data={folder}",
   "wmt14.py:small",
   "wmt14.py:small,size=big",
   "mixture.py:small,data={folder}",
   "causal.py:small,data={folder}/prose/*.txt",
+  "causal.py:small,model=lstm,data={folder}/prose/*.txt",
   "mlm.py:small,data={folder}/prose,whole_words",
   "mlm.py:small,size=large,data={folder}/prose",
   "span.py:small,data={folder}/prose",
@@ -119,6 +123,17 @@ def test_takes_a_step_at_small(text, folder, tmp_path):
   assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
+@pytest.mark.parametrize("split", [*scan.SPLITS, "length,cutoff=26"])
+def test_every_split_of_scan_is_there(split):
+  data = flags.load(f"{ROOT}/configs/scan.py:split={split}").task.data
+  name, _, cutoff = split.partition(",cutoff=")
+  more = dict(cutoff=int(cutoff)) if cutoff else {}
+  wanted = scan.split(name, "train", 500, **more)
+  found = sources.open_split(data.to_dict(), "train")
+  assert [tuple(found[at].values()) for at in (0, len(found) - 1)] == [wanted[0], wanted[-1]]
+  assert len(found) == len(wanted)
+
+
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/[a-z]*.py")), ids=lambda p: p.stem)
 def test_every_config_is_tried_here(path):
   assert path.stem in ("common", "sections") or any(text.startswith(path.name) for text in CONFIGS)
@@ -126,20 +141,27 @@ def test_every_config_is_tried_here(path):
 
 @pytest.mark.parametrize(
   "section, consumer",
-  [(sections.MODEL, TransformerConfig), (sections.TRANSLATION["decoding"], seq2seq.Decoding)],
-  ids=["model", "decoding"],
+  [
+    (sections.MODEL, TransformerConfig),
+    (sections.LSTM, LSTMConfig),
+    (sections.TRANSLATION["decoding"], seq2seq.Decoding),
+  ],
+  ids=["model", "lstm", "decoding"],
 )
 def test_sections_say_the_defaults(section, consumer):
   """So what a config leaves out means the same as what the class leaves out."""
   defaults = {field.name: field.default for field in dataclasses.fields(consumer)}
   if "vocab_size" in section:
-    defaults["vocab_size"] = None  # the tokenizer's; the class has no default
+    # the tokenizer's, and which class it is: the class has no default
+    defaults |= dict(vocab_size=None, name=section["name"])
   assert {name: defaults.get(name) for name in section} == section
 
 
-def test_the_model_section_has_every_field():
-  fields = {field.name for field in dataclasses.fields(TransformerConfig)}
-  assert sections.MODEL.keys() == fields
+@pytest.mark.parametrize("name, section", sections.MODELS.items())
+def test_the_model_section_has_every_field(name, section):
+  fields = {field.name for field in dataclasses.fields(models.MODELS[name][0])}
+  assert section.keys() == fields | {"name"}
+  assert section["name"] == name
 
 
 def test_every_field_is_read(folder):

@@ -119,7 +119,8 @@ def make(cfg: ConfigDict, topology: chips.Topology) -> Plan:
     program = compiled(traced.lower(), topology)
   seconds = time.monotonic() - began
   own = whole = forward_flops(cfg, task, tx, mesh, state, batch)
-  if cfg.model.attention_impl != "einsum":  # what kernels hide is seen without them
+  # what kernels hide is seen without them
+  if cfg.model.name == "transformer" and cfg.model.attention_impl != "einsum":
     cfg.model.attention_impl = "einsum"
     whole = forward_flops(cfg, task, tx, mesh, state, batch)
   share = 1 / mesh.size

@@ -158,7 +158,8 @@ def _unknown_file(path):
 
 
 def _unknown_key(key, config):
-  known = sorted(flat(config))
+  values = flat(config)
+  known, name = sorted(values), f"{key.rpartition('.')[0]}.name"
 
   def likeness(other):
     whole = difflib.SequenceMatcher(None, key, other).ratio()
@@ -167,7 +168,8 @@ def _unknown_key(key, config):
 
   nearest = max(known, key=likeness, default=None)
   hint = f"; did you mean {nearest}?" if nearest and max(likeness(nearest)) >= 0.6 else ""
-  return f"--config.{key}: the config has no such key{hint}"
+  kind = f" ({name} is {values[name]!r})" if name in values else ""
+  return f"--config.{key}: the config has no such key{kind}{hint}"
 
 
 def _typed(key, text, value, kind):

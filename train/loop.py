@@ -71,6 +71,7 @@ def train(cfg, workdir, debug_nans: bool = False) -> int:
     workdir.note(
       data={"train": batches.fingerprint, cfg.evaluate.split: of_split.fingerprint},
       left_out=LEFT_OUT,
+      parameters=sum(x.size for x in jax.tree.leaves(state["params"])),
     )
     held_out = functools.cache(lambda: list(eval_batches(of_split, layout)))
 

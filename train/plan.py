@@ -10,15 +10,17 @@ Where it does not fit, or chips exchange more than they compute, settings that m
 
 import argparse
 import collections
+import json
 import sys
 
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from train import chips, flags
+from train import chips, flags, scaling
 from train.errors import UserError
 from train.estimate import KERNEL_SHARE, DoesNotFit, Plan, make
+from train.paths import write_atomically
 
 MANY_PERMUTES = 100
 REPEATED = 8  # times a step, from which a collective is one that should have waited
@@ -50,7 +52,7 @@ def warnings(plan: Plan, cfg) -> list[str]:
       "gradients are summed whole along fsdp before each chip takes its part: a TPU's compiler does"
       " so for parts of fewer than 8 rows or 128 columns; a smaller mesh.fsdp has larger parts"
     )
-  if cfg.model.scan_layers and cfg.model.remat == "none":
+  if cfg.model.name == "transformer" and cfg.model.scan_layers and cfg.model.remat == "none":
     found.append("model.scan_layers without model.remat: activations of all layers are stacked")
   if program.random_bits:
     found.append(f"random bits are drawn by a generator, {sum(program.random_bits.values())} times")
@@ -61,13 +63,16 @@ def warnings(plan: Plan, cfg) -> list[str]:
 
 def knobs(cfg: ConfigDict, count: int, parameters: float) -> list[dict]:
   """Changes of the config that may make it fit or exchange less, each one to be tried."""
-  full = {} if cfg.model.remat == "full" else {"model.remat": "full"}
-  deep = {} if parameters < LARGE or cfg.model.scan_layers else {"model.scan_layers": True}
+  full, deep, sequence = {}, {}, {}
+  if cfg.model.name == "transformer":
+    full = {} if cfg.model.remat == "full" else {"model.remat": "full"}
+    deep = {} if parameters < LARGE or cfg.model.scan_layers else {"model.scan_layers": True}
+    sequence = {"mesh.sequence": True} if cfg.mesh.tensor > 1 and not cfg.mesh.sequence else {}
   split = {"mesh.data": 1, "mesh.fsdp": count, "mesh.tensor": 1}
   alone = {"mesh.data": count, "mesh.fsdp": 1, "mesh.tensor": 1}
   found = [full | deep, {"microbatches": 4 * cfg.microbatches}, alone, split, split | full | deep]
-  if cfg.mesh.tensor > 1 and not cfg.mesh.sequence:
-    found.append({"mesh.sequence": True})
+  found.append(sequence)
+  found = [change for i, change in enumerate(found) if change not in found[:i]]
   return [change for change in found if change and changed(cfg, change) != cfg]
 
 
@@ -169,43 +174,20 @@ def exchanged(plan: Plan) -> Table:
   return table
 
 
-def weak_scaling(plan: Plan, rows: int) -> Table:
-  """The same work on each chip, 1 to 4,096 of them, on paper.
-
-  The axis data grows, the others stay; what goes along it is sent in longer rings, and between
-  slices at the network's speed. UserError for a plan that shows no such exchange.
-  """
-  if plan.mesh["data"] < 2 or plan.program.between_slices:
-    raise UserError("--table wants a mesh of one slice with mesh.data of 2 or more")
-  chip = plan.topology.chip
-  others = plan.mesh["fsdp"] * plan.mesh["tensor"]
-  table = Table("chips", "rows a step", "wire, ms", "a step, ms", "efficiency", "if all overlaps")
-  first = None
-  for chips_in_all in (4**power for power in range(7)):
-    if chips_in_all % others:
-      continue
-    data = chips_in_all // others
-    slices = max(1, chips_in_all // chip.slice)
-    inside = between = 0.0
-    for one, times in plan.program.collectives.items():
-      if "data" not in one.axes(plan.mesh):
-        inside += times * one.wire_bytes
-        continue
-      group = one.group // plan.mesh["data"] * data // slices
-      inside += times * one.sent_among(group)
-      between += times * 2 * (slices - 1) / slices * one.bytes / group
-    wire = inside / chip.wire + between / chip.network
-    seconds, overlapped = plan.computing_seconds + wire, max(plan.computing_seconds, wire)
-    first = first or seconds
-    table.add_row(
-      f"{chips_in_all:,}",
-      f"{rows // plan.mesh['data'] * data:,}",
-      f"{1e3 * wire:.1f}",
-      f"{1e3 * seconds:.1f}",
-      f"{first / seconds:.1%}",
-      f"{min(1.0, first / overlapped):.1%}",
-    )
-  return table
+def numbers(plan: Plan, steps: int) -> dict[str, float]:
+  """What --json writes: of a step on a chip; and hours, model EFLOP of all chips, of all steps."""
+  return dict(
+    parameters=plan.parameters,
+    chips=plan.topology.count,
+    fits=int(plan.fits),
+    gigabytes=plan.memory / 1e9,
+    milliseconds=1e3 * plan.seconds,
+    wire_milliseconds=1e3 * plan.wire_seconds,
+    mfu=100 * plan.mfu,
+    hours=plan.seconds * steps / 3600,
+    chip_hours=plan.topology.count * plan.seconds * steps / 3600,
+    exaflop=plan.model_flops * plan.topology.count * steps / 1e18,
+  )
 
 
 def main(argv):
@@ -218,6 +200,7 @@ def main(argv):
   parser.add_argument("--mesh", default="", help="short for --config.mesh: data=4,fsdp=2,tensor=2")
   parser.add_argument("--table", action="store_true", help="weak scaling to 4,096 chips, on paper")
   parser.add_argument("--as_it_is", action="store_true", help="try no other settings")
+  parser.add_argument("--json", help="a file to write the numbers to")
   args = parser.parse_args(rest)
   cfg = flags.override(cfg, [f"mesh.{word}" for word in args.mesh.split(",") if word])
   topology = chips.parse(args.topology, args.slices)
@@ -232,10 +215,15 @@ def main(argv):
     try_knobs(cfg, topology, LARGE, error, console)
     return
   show(plan, warnings(plan, cfg), console)
+  scaled = {}
   if args.table:
-    console.print(weak_scaling(plan, cfg.batch_size))
+    scaled = scaling.weak(plan, cfg.batch_size)
+    console.print(scaling.table(scaled))
     within = f"{plan.topology.chip.slice} chips a slice"
     console.print(f"a step = computed as above + wire; {within}; batches grow along data")
+  if args.json:
+    efficiency = {f"efficiency_{chips}": one["efficiency"] for chips, one in scaled.items()}
+    write_atomically(args.json, json.dumps(numbers(plan, cfg.steps) | efficiency) + "\n")
   dominated = plan.wire_seconds > WIRE_SHARE * plan.computing_seconds
   if not args.as_it_is and (dominated or not plan.fits):
     try_knobs(cfg, topology, plan.parameters, plan, console)

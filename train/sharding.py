@@ -22,6 +22,9 @@ from train.stacking import is_stacked
 AXES = ("data", "fsdp", "tensor")
 RULES = (
   (r"(query|key|value)/kernel$", P("fsdp", "tensor", None)),  # [D, H, K]
+  (r"(input|general|combine|first)/kernel$", P("fsdp", None)),  # [D, F], [D, D]: an LSTM's
+  (r"recurrent/kernel$", P()),  # [D, F]: needed anew at each token
+  (r"(input|first)/bias$", P()),  # [F]
   (r"(query|key|value)/bias$", P("tensor", None)),  # [H, K]
   (r"out/kernel$", P("tensor", None, "fsdp")),  # [H, K, D]
   (r"mlp/(up|gate)/kernel$", P("fsdp", "tensor")),  # [D, F]
@@ -150,6 +153,8 @@ def check(cfg, task, mesh):
       f"batch_size {cfg.batch_size}: {cfg.microbatches} microbatches, each shared by mesh data x"
       f" fsdp = {parts}, need a multiple of {cfg.microbatches * parts}"
     )
+  if cfg.mesh.sequence and cfg.model.get("name") == "lstm":
+    raise UserError("mesh.sequence: an lstm reads a row in order, which no devices can share")
   for side in ("source_len", "target_len") if cfg.mesh.sequence else ():
     if getattr(task, side) % tensor:
       raise UserError(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import fcntl
+import functools
 import json
 import os
 import pathlib
@@ -24,7 +25,8 @@ CHANGEABLE = (
 )
 # Settings that came later, each with the value by which a run from before goes on as it went.
 ADDED = dict(ema=0.0, spike=3.0, skip_spikes=False, watchdog_seconds=600.0)
-ADDED_TO_DATA = {"on_bad_record": "error"}  # likewise, to `data` of each task
+ADDED |= {"model.name": "transformer"}
+ADDED_TO_DATA = {"on_bad_record": "error", "cutoff": 22}  # likewise, to `data` of each task
 MADE_OF_DATA = ("tokenizer.json", "labels.json")
 
 
@@ -118,6 +120,16 @@ def added(keys: Iterable[str]) -> dict[str, object]:
   }
 
 
+def completed(config: ConfigDict) -> ConfigDict:
+  """The config of a run from before, with the settings that came later."""
+  plain, known = config.to_dict(), flat(config)
+  for key, value in ADDED.items():
+    if key not in known:
+      *sections, last = key.split(".")
+      functools.reduce(dict.__getitem__, sections, plain)[last] = value
+  return frozen(plain)
+
+
 def starts(path: str | os.PathLike) -> list[dict]:
   """What the run.json in the folder `path` tells of each start; none where it is not there."""
   file = pathlib.Path(path) / "run.json"
@@ -206,7 +218,7 @@ def _write_starts(path, told):
 def again(path: str | os.PathLike) -> ConfigDict:
   """The config of the run in `path`, to be run again elsewhere; the log says what is different from
   when it was last started. UserError where `path` holds no run."""
-  config = frozen(ADDED | load_config(path).to_dict())
+  config = completed(load_config(path))
   for start in starts(path)[-1:]:
     for told in provenance.differences(start):
       logging.warning("--rerun %s: %s", path, told)

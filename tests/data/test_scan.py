@@ -59,6 +59,14 @@ def test_simple_split_divides_all_pairs_80_to_20():
   assert train == scan.split("simple", "train")
 
 
+@pytest.mark.parametrize("cutoff", [22, 26, 40])
+def test_a_cutoff_divides_all_pairs_by_their_actions(cutoff):
+  train, test = (scan.split("length", part, cutoff=cutoff) for part in ("train", "test"))
+  assert max(len(actions.split()) for _, actions in train) <= cutoff
+  assert min(len(actions.split()) for _, actions in test) > cutoff
+  assert Counter(train) + Counter(test) == Counter(scan.pairs())
+
+
 def test_meaning_of_a_command_by_hand():
   meaning = dict(scan.pairs())
   assert meaning["jump twice"] == "I_JUMP I_JUMP"
@@ -96,6 +104,8 @@ def test_the_one_line_that_teaches_the_new_word_is_never_held_out():
     (("length", "dev"), "validation"),
     (("simple", "train", -1), "holdout=-1"),
     (("simple", "train", 16728), "below 16728"),
+    (("length", "train", 0, 48), "below 48 actions"),
+    (("add-jump", "train", 0, 26), "length split alone"),
   ],
 )
 def test_wrong_arguments_are_told(arguments, message):

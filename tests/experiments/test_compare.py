@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import compare, cost, differences, sides, significance
+from experiments import compare
+from experiments.comparing import cost, differences, sides, significance
 from train import evaluate, flags, loop, scores
 from train.checkpoint import Checkpoints
 from train.errors import UserError
@@ -556,6 +557,7 @@ def test_parameters_and_flops_are_the_trained_models(trained):
 
 def test_an_older_runs_model_is_built_as_it_goes(trained, tmp_path):
   cfg = load_config(trained / "a").to_dict()
+  assert cfg["model"].pop("name") == "transformer"
   older = ConfigDict({key: x for key, x in cfg.items() if key not in ADDED})
   write(tmp_path / "older", older)
   (tmp_path / "older" / "tokenizer.json").write_text((trained / "a/tokenizer.json").read_text())

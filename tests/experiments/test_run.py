@@ -2,108 +2,293 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import re
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
-from experiments import run
+from experiments import run, runs
+from experiments.reporting import tables
+from experiments.running import launchers, live, results
+from experiments.runs import Run
 from train import flags
 from train.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
-FILE = """
-from experiments.run import Run
-EXPECTED = "half of it"
-def runs(data, root):
+FILES = sorted((ROOT / "experiments").glob("*.py"))
+NAMES = [file.stem for file in FILES if re.search(r"^def runs\(", file.read_text(), re.M)]
+FILE = '''"""Mine."""
+from experiments.runs import Estimate, Run
+def runs(scale):
   changes = {"steps": 2, "schedule.warmup_steps": 1, "task.data.holdout": 20}
   changes |= {"evaluate.every": 2, "evaluate.decode_every": 0, "task.decoding.max_len_extra": 4}
-  small = Run("small", "configs/scan.py:small", changes, "validation", metrics=("exact_match",))
-  yield small
-  yield Run("broken", "configs/scan.py:small", {"model.num_heads": 5})
-  yield Run("after", f"configs/scan.py:small,init={root / 'broken'}")
+  told = dict(splits=("validation",), metrics=("exact_match",))
+  yield Run("small", "configs/scan.py:small", changes, **told)
+  yield Estimate("paper", "configs/scan.py:small", topology="cpu:2", metrics=("gigabytes", "chips"))
+  yield Run("broken", "configs/scan.py:small", {"steps": 2, "schedule.peak": "%s"})
+  yield Run("after", "configs/scan.py:small,split={root}/broken")
+'''
+
+
+@pytest.fixture
+def experiment(tmp_path, monkeypatch):
+  monkeypatch.chdir(ROOT)
+  # what cannot be: 10 devices of weights. Told by the run itself, not by its config.
+  text = FILE.replace('"schedule.peak": "%s"', '"mesh.fsdp": 7')
+  (tmp_path / "mine.py").write_text(text)
+  return [str(tmp_path / "mine.py"), "--data", "nowhere", "--root", str(tmp_path)]
+
+
+def test_runs_what_is_not_finished_and_says_what_failed(experiment, tmp_path, capfd):
+  with pytest.raises(UserError, match="2 of 4 runs failed") as told:
+    run.main(experiment)
+  assert "after: left out, as broken is not finished" in str(told.value)
+  assert re.search(r"broken: exit status 2 of python -m train.main ", str(told.value))
+  assert "sizes must multiply to the" in str(told.value)  # the end of its log
+  first = capfd.readouterr().out
+  assert first.count("small: trains") == first.count("small: finished") == 1
+  folder = tmp_path / "mine" / "small" / "small"
+  found = json.loads((folder / "results.json").read_text())
+  assert f"| small | validation/exact_match | {found['exact_match']:.2f} |  | 1 | " in first
+  assert "| paper | plan/chips | 2.00 |  | 1 | " in first
+  assert "paper: estimates" in first
+  assert "| broken | UNFINISHED: not begun |" in first
+  record = json.loads((folder / results.RECORD).read_text())
+  assert 0 < record["seconds"] < 1000
+  assert record["parameters"] > 1000
+  assert record["steps"] == 2
+  assert "nowhere" not in json.dumps(record)  # nor any folder
+  assert str(tmp_path) not in json.dumps(record)
+  run.main([*experiment, "--only", "small"])
+  again = capfd.readouterr().out
+  assert "small: trains" not in again
+  assert again.strip() in first.replace("| broken", "\n| broken")
+
+
+def test_a_dry_run_prints_commands_that_can_be_pasted(experiment, tmp_path, capsys):
+  run.main([*experiment, "--dry_run", "--only", "small|broken"])
+  lines = capsys.readouterr().out.splitlines()
+  run.main([*experiment, "--launcher", "print", "--only", "small|broken"])
+  assert capsys.readouterr().out.splitlines() == lines
+  assert len(lines) == 4
+  assert not (tmp_path / "mine").exists()
+  for line in lines:
+    assert re.match(r"python -m train\.(main|evaluate) ", line)
+  assert f"--workdir {tmp_path}/mine/small/small " in lines[0]
+
+
+SLOW = """
+import json, pathlib, sys, time
+workdir = pathlib.Path(sys.argv[sys.argv.index("--workdir") + 1])
+workdir.mkdir(exist_ok=True, parents=True)
+(workdir / "began").write_text("")
+print("says something")
+while not (workdir.parent / "go").exists():
+  time.sleep(0.02)
+sys.exit(3 if "bad" in str(workdir) else 0)
 """
 
 
 @pytest.fixture
-def experiment(tmp_path):
-  (tmp_path / "mine.py").write_text(FILE)
-  return [str(tmp_path / "mine.py"), "--data", "nowhere", "--root", str(tmp_path)]
+def place(tmp_path, monkeypatch):
+  """Runs that train by waiting for a file."""
+  (tmp_path / "slow.py").write_text(SLOW)
+  monkeypatch.setattr(
+    launchers,
+    "commands",
+    lambda run, place: [
+      ["python", str(tmp_path / "slow.py"), "--workdir", str(place.workdir(run))]
+    ],
+  )
+  monkeypatch.setattr(results, "write_record", lambda *_: None)
+  (tmp_path / "root").mkdir()
+  return results.Place("", tmp_path / "root")
 
 
-def test_runs_what_is_not_finished_and_says_what_failed(experiment, tmp_path, monkeypatch, capfd):
-  monkeypatch.chdir(ROOT)
-  with pytest.raises(UserError, match="2 of 3 runs failed: broken, after"):
-    run.main(experiment)
-  first = capfd.readouterr().out
-  assert first.count("$ python -m train.main") == 2
-  assert first.count("$ python -m train.evaluate") == 1  # not of the broken one
-  results = json.loads((tmp_path / "mine" / "small" / "results.json").read_text())
-  assert f"| small | exact_match | {results['exact_match']:.2f} |  | 1 | " in first
-  assert 0 < json.loads((tmp_path / "mine" / "small" / run.RECORD).read_text())["seconds"] < 1000
-  assert "half of it" in first
-  assert "after: left out, as broken is not finished" in first
-  run.main([*experiment, "--only", "small"])
-  again = capfd.readouterr().out
-  assert "train.main" not in again
-  assert again == first[first.index("| run |") :].replace("\n\n", "\n")
+def until(condition):
+  for _ in range(1000):
+    if condition():
+      return
+    time.sleep(0.01)
+  raise AssertionError("it did not come")
 
 
-def test_a_dry_run_prints_commands_that_can_be_pasted(experiment, tmp_path, capsys):
-  run.main([*experiment, "--dry_run"])
-  lines = capsys.readouterr().out.splitlines()
-  assert len(lines) == 6
-  assert not (tmp_path / "mine").exists()
-  for line in lines:
-    assert re.match(r"\$ python -m train\.(main|evaluate) ", line)
+def began(place):
+  return sorted(file.parent.name for file in place.root.glob("*/began"))
 
 
-def keep(one, root, seconds=None, **results):
-  (root / one.name).mkdir()
-  record = dict(asked=run.asked(one), results=results, seconds=seconds)
-  (root / one.name / run.RECORD).write_text(json.dumps(record))
+def test_so_many_at_once_and_none_before_what_it_needs(place):
+  several = [Run("bad", "c"), Run("b", "c"), Run("after", "c:init={root}/b")]
+  several += [Run("never", "c:init={root}/bad"), Run("last", "c:init={root}/after")]
+  local = launchers.Local(several, set(), place, jobs=2)
+  until(lambda: local.turn() and began(place) == ["b", "bad"])
+  for _ in range(20):
+    local.turn()
+  assert sorted(local.running) == ["b", "bad"]
+  shares = [os.sched_getaffinity(job.process.pid) for job, _ in local.running.values()]
+  whole = os.sched_getaffinity(0)
+  assert shares[0] | shares[1] == whole
+  assert not shares[0] & shares[1] or len(whole) == 1
+  (place.root / "go").touch()
+  until(lambda: not local.turn())
+  assert began(place) == ["after", "b", "bad", "last"]
+  assert local.ended.pop("bad").endswith("says something")
+  assert local.ended.pop("never") == "left out, as bad is not finished"
+  assert local.ended == dict.fromkeys(("b", "after", "last"), "finished")
+
+
+def test_what_goes_on_is_asked_to_save_and_nothing_more_begins(place):
+  local = launchers.Local([Run("a", "c"), Run("b", "c")], set(), place, jobs=1)
+  until(lambda: local.turn() and began(place) == ["a"])
+  local.stop()
+  until(lambda: not local.turn())
+  assert local.ended == {"a": "interrupted", "b": "not begun"}
+
+
+def test_ctrl_c_lets_a_run_save(tmp_path):
+  """A real one, whose training saves; the same command would go on."""
+  (tmp_path / "mine.py").write_text(FILE.replace('"steps": 2, ', '"steps": 100000, ', 1))
+  words = ["experiments.run", str(tmp_path / "mine.py"), "--data", "x", "--root", str(tmp_path)]
+  process = subprocess.Popen(
+    [sys.executable, "-m", *words, "--only", "small"],
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    text=True,
+    start_new_session=True,
+  )
+  folder = tmp_path / "mine" / "small" / "small"
+  for _ in range(1200):
+    if (folder / "metrics.jsonl").exists() and (folder / "metrics.jsonl").stat().st_size:
+      break
+    time.sleep(0.1)
+  process.send_signal(signal.SIGINT)
+  out, _ = process.communicate(timeout=120)
+  assert process.returncode == 130
+  assert "small: interrupted" in out
+  assert "small: the same command goes on" in out
+  assert re.search(r"UNFINISHED: step [\d,]+ of 100,000", out)
+  assert list((folder / "checkpoints").iterdir())
+
+
+def keep(one, folder, seconds=None, parameters=None, **numbers):
+  (folder / one.name).mkdir()
+  record = dict(asked=results.asked(one), results={"test": numbers}, seconds=seconds)
+  (folder / one.name / results.RECORD).write_text(json.dumps(record | {"parameters": parameters}))
 
 
 def test_seeds_are_one_row_with_mean_and_ends(tmp_path):
-  runs = [run.Run(f"a-seed{seed}", "configs/scan.py", metrics=("f1", "loss")) for seed in (0, 1, 2)]
-  keep(runs[0], tmp_path, seconds=9.5, f1=50.0, loss=5.0)
-  keep(runs[1], tmp_path, f1=60.0, loss=6.0)  # it went on: its seconds are not known
-  keep(dataclasses.replace(runs[2], changes={"steps": 3}), tmp_path, f1=99.0, loss=0.0)  # another
-  assert run.table(runs, tmp_path).splitlines()[2:] == [
-    "| a | f1 | 55.00 | 50.00 to 60.00 | 2 | 10 |",
-    "| a | loss | 5.50 | 5.00 to 6.00 | 2 | 10 |",
+  three = list(runs.seeds(Run("a", "configs/scan.py", metrics=("f1", "loss"))))
+  keep(three[0], tmp_path, seconds=9.5, parameters=1234, f1=50.0, loss=5.0)
+  keep(three[1], tmp_path, f1=60.0, loss=6.0)  # it went on: its seconds are not known
+  keep(dataclasses.replace(three[2], changes={"steps": 3}), tmp_path, f1=99.0, loss=0.0)  # another
+  found = [results.of_folder(one, tmp_path / one.name, one.name) for one in three]
+  assert tables.of_runs(found).splitlines()[2:] == [
+    "| a | test/f1 | 55.00 | 50.00 to 60.00 | 2 | 10 | 1,234 |",
+    "| a | test/loss | 5.50 | 5.00 to 6.00 | 2 | 10 | 1,234 |",
+    "| a-seed2 | UNFINISHED: not begun |  |  |  |  |  |",
   ]
 
 
 def test_a_run_that_is_asked_otherwise_is_another(tmp_path):
-  one = run.Run("a", "configs/scan.py", {"seed": 1, "rates": (("x", 0.5),)})
+  one = Run("a", "configs/scan.py", {"seed": 1, "rates": (("x", 0.5),)})
   keep(one, tmp_path, f1=1.0)
-  assert run.record_of(one, tmp_path / "a")["results"] == {"f1": 1.0}
-  for change in (dict(config="configs/scan.py:small"), dict(changes={}), dict(split="validation")):
-    assert run.record_of(dataclasses.replace(one, **change), tmp_path / "a") is None
+  assert results.record_of(one, tmp_path / "a")["results"] == {"test": {"f1": 1.0}}
+  for change in (dict(config="configs/scan.py:small"), dict(changes={}), dict(splits=("x",))):
+    assert results.record_of(dataclasses.replace(one, **change), tmp_path / "a") is None
 
 
-@pytest.mark.parametrize("name", ["transfer", "denoising", "minilm"])
-def test_every_experiment_lists_runs_whose_configs_are_real(name, tmp_path, monkeypatch):
+def test_how_far_a_run_is_is_read_from_its_folder(tmp_path):
+  assert live.progress(tmp_path) == ("", "", "", "")
+  (tmp_path / "config.json").write_text(json.dumps({"steps": 1000}))
+  lines = [
+    dict(step=step, split="train", time=1000.0 + step, loss=2.5, tokens_per_second=1234.0)
+    for step in (100, 200)
+  ]
+  text = "".join(json.dumps(line) + "\n" for line in lines)
+  (tmp_path / "metrics.jsonl").write_text("x" * 20000 + "\n" + text + '{"step": 3')
+  assert live.progress(tmp_path) == ("200/1,000", "2.500", "1,234", "13m20s")
+
+
+@pytest.mark.parametrize("gpus, of, given", [("0,1,2,3", 2, ["0,2", "1,3"]), ("5", 2, ["5", "5"])])
+def test_gpus_are_divided(monkeypatch, gpus, of, given):
+  monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+  slots = [launchers.Slot(number, of) for number in range(of)]
+  assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots] == given
+  share = slots[0].environment.get("XLA_PYTHON_CLIENT_MEM_FRACTION")
+  assert share == ("0.45" if gpus == "5" else None)
+
+
+@pytest.mark.parametrize("scale", runs.SCALES)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_experiment_lists_runs_whose_configs_are_real(name, scale, tmp_path, monkeypatch):
   monkeypatch.chdir(ROOT)
-  module = run.load(f"experiments/{name}.py")
-  monkeypatch.setattr(module, "MODEL", "tests/fixtures/bert") if name == "minilm" else None
-  runs = list(module.runs("data", tmp_path))
-  assert len({one.name for one in runs}) == len(runs)
-  for one in runs:
-    for start in re.findall(r"init=(?!hf:)([^,]+)", one.config):  # an earlier run of the same file
-      assert pathlib.Path(start).name in {other.name for other in runs[: runs.index(one)]}
-      pathlib.Path(start).mkdir(exist_ok=True)
-      base = flags.load("configs/span.py" if name == "denoising" else "configs/mlm.py")
-      (pathlib.Path(start) / "config.json").write_text(json.dumps(base.to_dict()))
-    flags.load(one.config, [f"{key}={value}" for key, value in one.changes.items()])
+  monkeypatch.setattr("experiments.minilm.MODEL", "tests/fixtures/bert")
+  experiment = runs.load(f"experiments/{name}.py", scale)
+  place = results.Place("data", tmp_path)
+  needed = {other for one in experiment.runs for other in one.needs()}
+  for one in experiment.runs:
+    text = place.config(one)
+    text = re.sub("hf:data/minilm", "hf:tests/fixtures/bert", text)
+    cfg = flags.load(text, [f"{key}={value}" for key, value in one.changes.items()])
+    assert re.fullmatch("configs/[a-z0-9_]+[.]py(:.*)?", text)
+    if one.name in needed:
+      (tmp_path / one.name).mkdir()
+      (tmp_path / one.name / "config.json").write_text(json.dumps(cfg.to_dict()))
+  for one in experiment.expected:
+    assert one.source or getattr(one, "paper", None) is None  # every number has one
 
 
-def test_mistakes_are_told(experiment, tmp_path):
+def test_axes_of_a_sweep():
+  heads = runs.values("model.num_heads", 4, 8, short="h")
+  rates = runs.values("schedule.peak", 0.1, 0.2)
+  assert runs.product(heads, rates) == {
+    f"h{h}-{rate}": {"model.num_heads": h, "schedule.peak": rate}
+    for h in (4, 8)
+    for rate in (0.1, 0.2)
+  }
+  assert list(runs.zipped(heads, rates)) == ["h4-0.1", "h8-0.2"]
+  assert [one.changes["seed"] for one in runs.seeds(Run("a", "c"), 2)] == [0, 1]
+  with pytest.raises(UserError, match="axes of 2, 1 values"):
+    runs.zipped(heads, {"a": {}})
+  with pytest.raises(UserError, match=r"h4-h4: two axes set model\.num_heads"):
+    runs.product(heads, heads)
+
+
+@pytest.mark.parametrize(
+  "text, told",
+  [
+    ("", r"defines runs\(scale\)"),
+    (r'def runs(scale): yield Run("a", "configs/scan.py"); yield Run("a", "x")', "two runs"),
+    (r'def runs(scale): yield Run("a/b", "configs/scan.py")', "'a/b' is no name for a folder"),
+    (r'def runs(scale): yield Run("a", "x:init={root}/b")', "a starts from b, which no run"),
+    (
+      'def runs(scale): yield Run("a", "x")\nEXPECTED = [Value("v", "b", "test/f1")]',
+      "v: no run has a name like b",
+    ),
+  ],
+)
+def test_a_file_that_is_no_experiment(tmp_path, text, told):
+  (tmp_path / "one.py").write_text(f"from experiments.runs import Run, Value\n{text}\n")
+  with pytest.raises(UserError, match=told):
+    runs.load(str(tmp_path / "one.py"))
+
+
+def test_mistakes_are_told(experiment, tmp_path, monkeypatch):
   with pytest.raises(UserError, match=r"no run of .*mine.py has such a name"):
     run.main([*experiment, "--only", "nothing"])
   with pytest.raises(UserError, match="no such experiment file"):
-    run.load(str(tmp_path / "other.py"))
-  (tmp_path / "empty.py").write_text("")
-  with pytest.raises(UserError, match=r"defines runs\(data, root\)"):
-    run.load(str(tmp_path / "empty.py"))
+    runs.load(str(tmp_path / "other.py"))
+  with pytest.raises(UserError, match="--jobs 0: at least 1"):
+    run.main([*experiment, "--jobs", "0"])
+  (tmp_path / "mine.py").write_text(FILE.replace("schedule.warmup_steps", "schedule.warmup"))
+  with pytest.raises(UserError, match=r"small: .*schedule\.warmup.*warmup_steps"):
+    run.main(experiment)
+  assert not (tmp_path / "mine").exists()  # before anything is started
+  (tmp_path / "mine.py").write_text(FILE.replace("configs/scan.py", "{data}/scan.py"))
+  with pytest.raises(UserError, match="--data is missing"):
+    run.main([experiment[0], "--root", str(tmp_path)])

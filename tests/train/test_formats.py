@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from train import checkpoint, loop, workdir
+from configs import sections
+from train import checkpoint, flags, loop, workdir
 from train.checkpoint import Checkpoints, flatten
 from train.errors import UserError
 
@@ -48,9 +49,9 @@ def test_a_run_of_the_first_format_goes_on_as_it_went(old):
 
 
 def test_what_came_later_is_as_in_a_new_run(old):
-  plain = json.loads((old / "config.json").read_text())
-  assert not workdir.ADDED.keys() & plain.keys()
-  assert workdir.again(old).to_dict().items() >= workdir.ADDED.items()
+  assert not workdir.ADDED.keys() & flags.flat(workdir.load_config(old)).keys()
+  assert flags.flat(workdir.again(old)).items() >= workdir.ADDED.items()
+  assert workdir.again(old).model.name == sections.MODEL["name"]
 
 
 def test_a_format_of_the_future_is_refused_by_name(tmp_path, monkeypatch):

@@ -442,6 +442,15 @@ def test_predict_streams_standard_input_in_order(whole):
     (["--config=configs/scan.py:small", "--config.mesh.tensor=3"], "devices"),
     (["--config=configs/scan.py:small", "--config.init_from.workdir=nowhere"], "nowhere"),
     (["--config=configs/multi30k.py:data=nowhere"], "nowhere"),
+    (["--config=configs/scan.py:small", "--config.model.name=lstn"], "did you mean lstm?"),
+    (["--config=configs/scan.py:small", "--config.model.name=lstm"], "scan.py:model=lstm"),
+    (
+      ["--config=configs/scan.py:small,model=lstm", "--config.model.num_heads=4"],
+      "the config has no such key (model.name is 'lstm')",
+    ),
+    (["--config=configs/scan.py:small,model=lstm", "--config.model.dim=33"], "dim 33 is odd"),
+    (["--config=configs/scan.py:small,model=lstm", "--config.model.dropuot=0"], "model.dropout"),
+    (["--config=configs/scan.py:small,model=lstm,positions=rotary"], "positions=rotary"),
   ],
 )
 def test_mistakes_are_told_before_the_first_batch(arguments, told, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from model.config import TransformerConfig
 from model.transformer import Transformer
-from tests.train.test_step import MODEL, TASK, S, T, graph_and_weights, mesh_of, start
+from tests.train.test_step import MODEL, RECURRENT, TASK, S, T, graph_and_weights, mesh_of, start
 from train import flags, hlo, loop, optimizer, sharding, step
 from train.data import packing
 from train.errors import UserError
@@ -84,6 +84,22 @@ def test_a_run_is_the_same_on_every_mesh(at, batches, alone):
   """Ways in turn, so that each meets every axis; `make test-all` takes all with all."""
   found = losses(batches, SIZES[at], *WAYS[at % len(WAYS)])
   np.testing.assert_allclose(found, alone, rtol=2e-5)
+
+
+def test_a_run_of_an_lstm_is_the_same_on_every_axis(batches):
+  graph, params = graph_and_weights(RECURRENT)
+  train_step = step.make_train_step(TASK, graph, ADAM, microbatches=1, seed=0)
+  runs = []
+  for sizes in ((1, 1, 1), (2, 2, 2)):
+    mesh = mesh_of(*sizes)
+    state, found = start(ADAM, params, mesh), []
+    with sharding.laid_over(mesh):
+      for batch in batches:
+        state, sums = train_step(state, loop.PUT["jit"](batch, mesh))
+        found.append(step.means(sums)["loss"])
+    runs.append(found)
+  assert runs[0][-1] < 0.9 * runs[0][0]
+  np.testing.assert_allclose(runs[1], runs[0], rtol=2e-5)
 
 
 @pytest.mark.slow
@@ -236,7 +252,7 @@ def test_a_vocabulary_parallel_loss_never_gathers_logits(options):
 def base(fsdp):
   """Vaswani's base: weights and moments as they lie."""
   cfg = without_data(flags.load("configs/wmt14.py:data_dir=/nowhere", ["model.vocab_size=37000"]))
-  model = TransformerConfig(**cfg.model)
+  model = TransformerConfig(**{key: x for key, x in cfg.model.items() if key != "name"})
   tx, _ = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
 
   def build():
@@ -262,6 +278,7 @@ def test_fsdp_over_eight_holds_an_eighth():
     (["batch_size=12"], "batch_size 12: 1 microbatches, each shared by mesh data x fsdp = 8"),
     (["microbatches=4"], "need a multiple of 32"),
     (["mesh.data=4", "mesh.tensor=2", "mesh.sequence=True"], "mesh.sequence: task.source_len 9"),
+    (["model.name=lstm", "mesh.sequence=True"], "mesh.sequence: an lstm reads a row in order"),
   ],
 )
 def test_what_devices_cannot_share_is_told(changes, told):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from rich.console import Console
 
-from train import chips, estimate, flags, flops, hlo, plan
+from train import chips, estimate, flags, flops, hlo, plan, scaling
 from train.errors import UserError
 
 B, D, H = 4, 8, 16
@@ -103,6 +103,19 @@ def test_what_does_not_fit_is_said():
 # What may help
 
 
+def test_an_lstm_is_planned_and_has_knobs_of_its_own():
+  cfg = flags.load("configs/scan.py:small,model=lstm", ["mesh.data=4", "mesh.tensor=2"])
+  made = estimate.make(cfg, chips.parse("cpu:8"))
+  assert made.fits
+  assert made.step_flops >= 0.9 * made.model_flops > 0
+  found = plan.knobs(cfg, 8, 1e10)
+  assert [sorted(change) for change in found] == [
+    ["microbatches"],
+    *[["mesh.data", "mesh.fsdp", "mesh.tensor"]] * 2,
+  ]
+  assert not any("remat" in note for note in plan.warnings(made, cfg))
+
+
 def test_knobs_change_something_and_keep_the_batch():
   cfg = flags.load("configs/wmt14.py:data_dir=/nowhere", ["mesh.tensor=2"])
   found = plan.knobs(cfg, 8, 1e8)
@@ -169,22 +182,22 @@ def test_weak_scaling_lengthens_the_rings_of_the_axis_data_alone():
   """By hand: a ring of n sends 2 (n - 1) / n of what it sums."""
   gradients = hlo.Collective("all-reduce", int(90e6), (0, 2), "gradients")  # along data
   states = hlo.Collective("all-reduce", int(45e6), (0, 1), "states")  # along tensor
-  table = plan.weak_scaling(exchanging(gradients, states, data=2, tensor=2), rows=8)
-  chips_in_all, rows, wire, step, efficiency, _ = cells(table)
-  assert chips_in_all == ["4", "16", "64", "256", "1,024", "4,096"]
-  assert rows == ["8", "32", "128", "512", "2,048", "8,192"]
+  found = scaling.weak(exchanging(gradients, states, data=2, tensor=2), rows=8)
+  chips_in_all, rows, wire, step, efficiency, _ = cells(scaling.table(found))
+  assert chips_in_all == ["4", "16", "64", "256", "512", "1,024", "4,096"]
+  assert rows == ["8", "32", "128", "512", "1,024", "2,048", "8,192"]
   at_90_gb_s = [0.5 + 2 * (n - 1) / n for n in (2, 8, 32, 128)]
   assert wire[:4] == [f"{ms:.1f}" for ms in at_90_gb_s]
   assert step[0] == f"{1 + at_90_gb_s[0]:.1f}"
   assert efficiency[3] == f"{(1 + at_90_gb_s[0]) / (1 + at_90_gb_s[3]):.1%}"
   # four slices: each chip of a slice hands its 128th of the sum over, 2 x 3/4 times, at 3.125 GB/s
   between = 2 * 3 / 4 * 90e6 / 128 / 3.125e9
-  assert wire[4] == f"{at_90_gb_s[3] + 1e3 * between:.1f}"
+  assert wire[5] == f"{at_90_gb_s[3] + 1e3 * between:.1f}"
 
 
 def test_weak_scaling_wants_an_axis_that_can_grow():
   with pytest.raises(UserError, match=r"mesh\.data of 2 or more"):
-    plan.weak_scaling(exchanging(data=1, fsdp=2), rows=8)
+    scaling.weak(exchanging(data=1, fsdp=2), rows=8)
 
 
 def test_slices_are_of_tpus():

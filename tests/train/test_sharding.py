@@ -12,7 +12,8 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from model.config import POSITIONS, TransformerConfig
+from model.config import POSITIONS, LSTMConfig, TransformerConfig
+from model.lstm import LSTM
 from model.transformer import Transformer
 from train import optimizer, sharding
 from train.errors import UserError
@@ -40,10 +41,13 @@ def shapes(name, **settings):
   section = ConfigDict(dict(name=name, clip_norm=1.0, no_decay="bias$", rates=()))
   schedule = ConfigDict(dict(name="rsqrt", peak=0.1, warmup_steps=3))
   tx, _ = optimizer.build(section, schedule, 10)
-  cfg = TransformerConfig(**FULL | settings)
+  if settings.pop("lstm", False):
+    make = functools.partial(LSTM, LSTMConfig(**settings))
+  else:
+    make = functools.partial(Transformer, TransformerConfig(**FULL | settings))
 
   def build():
-    params = nnx.to_pure_dict(nnx.state(Transformer(cfg, rngs=nnx.Rngs(0))))
+    params = nnx.to_pure_dict(nnx.state(make(rngs=nnx.Rngs(0))))
     return dict(step=jnp.int32(0), params=params, opt_state=tx.init(params))
 
   return jax.eval_shape(build)
@@ -68,6 +72,17 @@ def test_every_leaf_of_every_optimizer_has_a_place(name, scan, mesh):
   assert placed.keys() == named(state).keys()
   for path, leaf in named(state).items():
     placed[path].shard_shape(leaf.shape)  # raises if it does not divide
+
+
+@pytest.mark.parametrize("name", optimizer.OPTIMIZERS)
+def test_every_leaf_of_an_lstm_has_a_place(name, mesh):
+  state = shapes(name, lstm=True, vocab_size=160, dim=128, tie_output=False, output_bias=True)
+  placed = named(sharding.place(state, mesh))
+  for path, leaf in named(state).items():
+    share = math.prod(placed[path].shard_shape(leaf.shape)) / max(leaf.size, 1)
+    if path.startswith("params/") and path.endswith(("embedding", "kernel")):
+      tables = "embedding" in path or path.endswith("output/kernel")
+      assert share == (1 / 4 if tables else 1 if "recurrent" in path else 1 / 2), path
 
 
 @pytest.mark.parametrize("positions", POSITIONS)

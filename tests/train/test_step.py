@@ -1,5 +1,6 @@
 """One update is one update: however many microbatches and devices it is cut into."""
 
+import dataclasses
 import functools
 import math
 import types
@@ -13,7 +14,8 @@ from flax import nnx
 from jax.sharding import AxisType
 
 from model import layers
-from model.config import TransformerConfig
+from model.config import LSTMConfig, TransformerConfig
+from model.lstm import LSTM
 from model.transformer import Transformer
 from train import loop, sharding, step
 from train.data import packing
@@ -46,6 +48,9 @@ MODEL = TransformerConfig(
   attention_dropout=0.2,
   activation_dropout=0.2,
 )
+RECURRENT = LSTMConfig(
+  vocab_size=VOCAB, dim=16, encoder_layers=1, decoder_layers=2, dropout=0.2, tie_output=False
+)
 SGD = optax.sgd(0.5)  # not Adam: its first step is nearly the gradient's sign, whatever its size
 
 
@@ -55,10 +60,11 @@ def mesh_of(*sizes):
 
 
 @functools.cache
-def graph_and_weights(**changes):
+def graph_and_weights(base=MODEL, **changes):
   """A model with random weights, made without compiling an initializer."""
-  cfg, rng = TransformerConfig(**vars(MODEL) | changes), np.random.default_rng(0)
-  graph, state = nnx.split(nnx.eval_shape(lambda: Transformer(cfg, rngs=nnx.Rngs(0))))
+  cfg, rng = dataclasses.replace(base, **changes), np.random.default_rng(0)
+  make = LSTM if isinstance(cfg, LSTMConfig) else Transformer
+  graph, state = nnx.split(nnx.eval_shape(lambda: make(cfg, rngs=nnx.Rngs(0))))
   return graph, jax.tree.map(
     lambda x: (0.2 * rng.normal(size=x.shape) + (x.ndim == 1)).astype(x.dtype),
     nnx.to_pure_dict(state),
@@ -150,17 +156,20 @@ def test_one_batch_is_four_microbatches(batch):
   assert_same(one_step(batch), one_step(batch, microbatches=4))
 
 
+@pytest.mark.parametrize("base", [MODEL, RECURRENT], ids=["transformer", "lstm"])
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)])
-def test_one_device_is_eight(batch, sizes):
+def test_one_device_is_eight(batch, sizes, base):
   """With dropout: its mask is a function of the key and the place, not of the device."""
-  assert_same(one_step(batch), one_step(batch, mesh_of(*sizes)))
+  assert_same(one_step(batch, base=base), one_step(batch, mesh_of(*sizes), base=base))
 
 
-@pytest.mark.parametrize("microbatches", [1, 2])
-def test_pmap_is_jit(batch, microbatches):
+@pytest.mark.parametrize(
+  "microbatches, base", [(1, MODEL), (2, MODEL), (2, RECURRENT)], ids=["1", "2", "2, lstm"]
+)
+def test_pmap_is_jit(batch, microbatches, base):
   rows = jax.tree.map(lambda x: np.concatenate([x, x]), batch)
-  settings = dict(mesh=mesh_of(8, 1, 1), microbatches=microbatches)
-  assert_same(one_step(rows, mesh_of(1, 1, 1)), one_step(rows, how="pmap", **settings))
+  settings = dict(mesh=mesh_of(8, 1, 1), microbatches=microbatches, base=base)
+  assert_same(one_step(rows, mesh_of(1, 1, 1), base=base), one_step(rows, how="pmap", **settings))
 
 
 def test_pmap_splits_nothing_but_the_batch(batch):

@@ -9,6 +9,8 @@ from tokenizers import decoders, models
 BLANKS = ("\u0120", "\u010a", "\u0109")  # blank, newline and tab in the byte-level alphabet
 METASPACE = "\u2581"  # SentencePiece's blank
 ABSENT = "\uffff"  # in front of a piece that no text has: a noncharacter
+BROKEN = "\ufffd"  # what bytes that are no character decode to
+VISIBLE = str.maketrans({" ": METASPACE, "\n": "\u21b5", "\r": "\u240d", "\t": "\u21e5"})
 FALLBACK = re.compile(r"<0x[0-9A-F]{2}>")  # and its bytes
 
 
@@ -74,6 +76,14 @@ class Pieces:
       return token.isspace()
     blanks = (METASPACE,) if self._foreign and not self._bytes else BLANKS
     return self._words or token[:1] in blanks
+
+  def shown(self, token: str) -> str:
+    """A piece as a person reads it: of bytes the text they are, where they are whole characters; a
+    blank is SentencePiece's, a line's end an arrow."""
+    text = token.removeprefix(ABSENT)
+    if self._bytes and BROKEN not in (decoded := decoders.ByteLevel().decode([text])):
+      text = decoded
+    return text.translate(VISIBLE)
 
 
 def _steps(part) -> list[dict]:

@@ -9,7 +9,7 @@ SPLITS = ("simple", "length", "add-jump", "add-turn-left")
 PARTS = ("train", "validation", "test")
 
 VALIDATION_SIZE = 1000  # examples, where nothing is held out
-TRAIN_MAX_ACTIONS = 22  # of the length split; the next longer output has 24
+CUTOFF = 22  # most actions of the length split's training commands; the next longer output has 24
 # The one line that teaches the new word alone, and how often the published file repeats it.
 PRIMITIVES = {
   "add-jump": (("jump", "I_JUMP"), 1467),
@@ -48,20 +48,22 @@ def line(pair: Pair) -> str:
   return f"IN: {pair[0]} OUT: {pair[1]}"
 
 
-def split(name: str, part: str, holdout: int = 0) -> list[Pair]:
+def split(name: str, part: str, holdout: int = 0, cutoff: int = CUTOFF) -> list[Pair]:
   """The pairs of one part ("train", "validation", "test") of the split, always in the same order.
 
   `train` and `test` are the published files (for "simple" a seeded 80/20 division), repetitions
   included. With holdout=0 `validation` is a seeded sample of 1,000 training examples: it measures
   fit, not generalisation. With holdout=n, n seeded distinct examples leave `train` and are the
-  `validation`. A repeated line (the bare "jump") is never chosen. Raises UserError for an unknown
-  split or part, and for a holdout that leaves nothing to train on.
+  `validation`. A repeated line (the bare "jump") is never chosen. `cutoff` divides the length
+  split: 22 is the published one, Newman et al. 2020 use others. Raises UserError for an unknown
+  split or part, a holdout that leaves nothing to train on, a cutoff that leaves nothing to test or
+  that another split has no use for.
   """
   if name not in SPLITS:
     raise UserError(f"SCAN has no split {name!r}; choose one of {', '.join(SPLITS)}")
   if part not in PARTS:
     raise NoSplit(f"SCAN has no {part!r}; its parts are {', '.join(PARTS)}")
-  train, test = _published(name)
+  train, test = _published(name, cutoff)
   if part == "test":
     return test
   if part == "train" and holdout == 0:
@@ -80,14 +82,20 @@ def split(name: str, part: str, holdout: int = 0) -> list[Pair]:
   return [pair for pair in train if pair not in held_out]
 
 
-def _published(name: str) -> tuple[list[Pair], list[Pair]]:
+def _published(name: str, cutoff: int) -> tuple[list[Pair], list[Pair]]:
   everything = pairs()
+  if name != "length" and cutoff != CUTOFF:
+    raise UserError(f"SCAN {name}: cutoff={cutoff} is of the length split alone")
   if name == "simple":
     ranked = _shuffled(everything, "simple")
     size = len(ranked) * 8 // 10
     return ranked[:size], ranked[size:]
   if name == "length":
-    short = [len(actions.split()) <= TRAIN_MAX_ACTIONS for _, actions in everything]
+    lengths = [len(actions.split()) for _, actions in everything]
+    if not min(lengths) <= cutoff < max(lengths):
+      told = f"at least {min(lengths)} and below {max(lengths)} actions"
+      raise UserError(f"SCAN length: cutoff={cutoff} must be {told}")
+    short = [length <= cutoff for length in lengths]
     train = [pair for pair, fits in zip(everything, short) if fits]
     return train, [pair for pair, fits in zip(everything, short) if not fits]
   primitive, copies = PRIMITIVES[name]

@@ -71,10 +71,11 @@ class Scan:
   split: str
   part: str
   holdout: int
+  cutoff: int
 
   @functools.cached_property
   def _pairs(self) -> list[scan.Pair]:
-    return scan.split(self.split, self.part, self.holdout)
+    return scan.split(self.split, self.part, self.holdout, self.cutoff)
 
   @functools.cached_property
   def fingerprint(self) -> str:
@@ -92,14 +93,19 @@ class Scan:
     return [self[index] for index in indices]
 
   def __reduce__(self):
-    return Scan, (self.split, self.part, self.holdout)
+    return Scan, (self.split, self.part, self.holdout, self.cutoff)
 
 
 def _open_scan(
-  part: str, /, split: str = "simple", holdout: int = 0, on_bad_record: str = "error"
+  part: str,
+  /,
+  split: str = "simple",
+  holdout: int = 0,
+  cutoff: int = scan.CUTOFF,
+  on_bad_record: str = "error",
 ) -> Scan:
   del on_bad_record  # nothing is read
-  source = Scan(split, part, holdout)
+  source = Scan(split, part, holdout, cutoff)
   len(source)  # a wrong split or part is told now, not in a worker
   return source
 

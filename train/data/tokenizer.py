@@ -224,6 +224,10 @@ class Tokenizer:
     numbered = sorted((int(match[1]), i) for match, i in found if match)
     return tuple(i for place, (number, i) in enumerate(numbered) if place == number)
 
+  def shown(self, ids: Iterable[int]) -> list[str]:
+    """Each token as a person reads it, special ones by their names."""
+    return [self._pieces.shown(self._inner.id_to_token(i) or f"#{i}") for i in ids]
+
   @functools.cached_property
   def words(self) -> np.ndarray:
     """The ids of ordinary tokens, rising: int32."""

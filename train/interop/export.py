@@ -98,6 +98,12 @@ def canonical(model: Mapping, kind: str) -> dict:
 def best(model: Mapping, kind: str, pool_activation: str, first: str = "") -> Fit:
   """The family that says the model, `first` (a model_type) before others, else with the fewest
   tensors of zeros. UserError that names what the nearest family lacks."""
+  model = dict(model)
+  if (name := model.pop("name", "transformer")) != "transformer":
+    raise UserError(
+      f"model.name is {name!r}: all families of Hugging Face's models that are written here are"
+      " Transformers, and none has a place for its weights"
+    )
   fits = [fit(family, model, kind) for family in FAMILIES.values()]
   if kind == "classification":
     fits = [

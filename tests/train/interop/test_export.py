@@ -67,6 +67,13 @@ def test_a_setting_without_counterpart_is_named(text, kind, words, folder):
   assert all(word in str(error.value) for word in words), str(error.value)
 
 
+def test_an_lstm_is_refused(folder, tmp_path):
+  trained("scan.py:small,model=lstm", folder, tmp_path / "run")
+  with pytest.raises(UserError, match=r"model.name is 'lstm': .* Transformers"):
+    command.as_hf(tmp_path / "run", "latest", tmp_path / "out")
+  assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
   "model, kind, family",
   [

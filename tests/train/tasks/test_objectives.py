@@ -123,7 +123,7 @@ def test_pointers_are_a_softmax_over_their_own_window(data, tmp_path):
 
 
 def test_a_pooled_head_reads_its_own_segment():
-  cfg = TransformerConfig(**MODEL | ENCODER | dict(vocab_size=9))
+  cfg = TransformerConfig(vocab_size=9, dim=32)
   rng = np.random.default_rng(0)
   x_BTD = jnp.asarray(rng.normal(size=(1, 7, 32)), jnp.float32)
   segments_BT = jnp.asarray([[1, 1, 1, 2, 2, 2, 0]])

@@ -23,6 +23,7 @@ TAGS = {word: "NP" if word in NOUNS else "O" for word in WORDS}
 MODEL = sections.MODEL | dict(
   dim=32, num_heads=2, mlp_dim=48, norm_position="pre", positions="rotary", dropout=0.0
 )
+LSTM = sections.LSTM | dict(dim=32, dropout=0.0)
 MASKS = dict(name="word", special=("<mask>",), sentinels=20)
 ENCODER = dict(encoder_layers=1, decoder_layers=0)
 DECODER = dict(encoder_layers=0, decoder_layers=1)
@@ -138,12 +139,21 @@ KINDS = {
 }
 
 
-def build(name, data, folder):
+# Of an LSTM one of each head and of each kind of stack.
+BY_LSTM = ("mlm", "causal", "prefix", "text to text", "mixture", "classes", "tagging", "qa")
+every_kind = pytest.mark.parametrize(
+  "name, body",
+  [*((name, MODEL) for name in KINDS), *((name, LSTM) for name in BY_LSTM)],
+  ids=[*KINDS, *(f"{name} by an lstm" for name in BY_LSTM)],
+)
+
+
+def build(name, data, folder, body=MODEL):
   """The task and a model for it: its graph and weights."""
   source, section, model = KINDS[name]
   key = "parts" if name == "mixture" else "data"
   task = tasks.build(ConfigDict(section | {key: source(data), "tokenizer": MASKS}), folder)
-  return task, *split(MODEL | model, task)
+  return task, *split(body | model, task)
 
 
 def split(model, task):
@@ -158,9 +168,9 @@ def layout(task, **changes):
   )
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_packed_rows_lose_what_separate_rows_lose(name, data, tmp_path):
-  task, graph, params = build(name, data, tmp_path)
+@every_kind
+def test_packed_rows_lose_what_separate_rows_lose(name, body, data, tmp_path):
+  task, graph, params = build(name, data, tmp_path, body)
   # a fresh model's biases and heads are alike everywhere: shake it
   params = jax.tree.map(lambda x: x + 0.1 * jnp.sin(jnp.arange(x.size)).reshape(x.shape), params)
   # rows twice as long as a window, where a task does not hold them to be as long
@@ -176,9 +186,9 @@ def test_packed_rows_lose_what_separate_rows_lose(name, data, tmp_path):
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-5), *totals)
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_a_batch_is_learned_by_heart(name, data, tmp_path):
-  task, graph, params = build(name, data, tmp_path)
+@every_kind
+def test_a_batch_is_learned_by_heart(name, body, data, tmp_path):
+  task, graph, params = build(name, data, tmp_path, body)
   with Batches(task.items("train"), layout(task, batch_size=2), seed=0) as stream:
     batch = next(stream)
   tx = optax.adam(1e-2)

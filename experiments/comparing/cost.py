@@ -8,7 +8,7 @@ import tempfile
 import jax
 from ml_collections import ConfigDict
 
-from experiments.sides import Side
+from experiments.comparing.sides import Side
 from train import estimate, json_files, loop, optimizer, sharding, tasks, workdir
 from train.data import sources
 from train.errors import UserError, as_user_error
@@ -21,7 +21,7 @@ def cost(side: Side) -> tuple[int, int]:
 
   Nothing is compiled, and no data are read. UserError where today's code can't build the model.
   """
-  cfg = ConfigDict(workdir.ADDED | side.cfg.to_dict())
+  cfg = ConfigDict(workdir.completed(side.cfg).to_dict())
   words = cfg.model.vocab_size
   cfg = estimate.without_data(cfg)
   cfg.model.vocab_size, cfg.model.attention_impl = words, "einsum"

@@ -3,9 +3,9 @@
 import shlex
 from collections.abc import Mapping, Sequence
 
-from experiments import significance
-from experiments.markdown import table
-from experiments.sides import Side, tasks_of
+from experiments.comparing import significance
+from experiments.comparing.sides import Side, tasks_of
+from experiments.reporting.markdown import table
 
 
 def tests(runs: Sequence[Side], split: str, evaluation: str, samples: int) -> str:

@@ -4,7 +4,7 @@ import math
 import pathlib
 from collections.abc import Callable, Sequence
 
-from experiments.sides import Side
+from experiments.comparing.sides import Side
 from train.writer import MOST_PANELS
 
 # Okabe and Ito's, told apart by colour-blind eyes; a ninth run has the first again, dashed.

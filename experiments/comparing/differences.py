@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from experiments.sides import Side
+from experiments.comparing.sides import Side
 from train import workdir
 from train.flags import flat
 

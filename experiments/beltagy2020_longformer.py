@@ -1,0 +1,43 @@
+"""python -m experiments.run experiments/beltagy2020_longformer.py --data DIR
+
+Beltagy, Peters & Cohan 2020, "Longformer: The Long-Document Transformer": attention within a window
+costs what the text is long, not its square, and loses little (their table 4, of characters).
+
+Small scale: language models of characters of DIR/prose on rows of 4,096, a window of 256 a layer
+or all pairs, the same updates, three seeds (about an hour of one CPU core); a third with rows of
+256 shows what the length is worth. Full scale: rows of 16,384, not run here. What a window costs in
+time and memory alone: `python -m experiments.local_attention`.
+"""
+
+from experiments.runs import Order, Run, Value, seeds
+
+MODEL = {"model.dim": 128, "model.num_heads": 4, "model.mlp_dim": 512, "model.decoder_layers": 4}
+CLAIM = "section 3: linear in the length"
+QUALITY = (
+  "tables 2 and 3: bits a character of text8 and enwik8 no worse than all pairs' (from memory)"
+)
+# name -> tokens of a row, rows, window
+KINDS = {"window-4096": (4096, 1, 256), "all-4096": (4096, 1, 0), "all-256": (256, 16, 0)}
+
+
+def runs(scale):
+  longer = 4 if scale == "full" else 1
+  for name, (length, rows, window) in KINDS.items():
+    config = f"configs/causal.py:data={{data}}/prose,steps=300,window={window}"
+    changes = {**MODEL, "batch_size": rows, "task.target_len": length * longer}
+    changes["model.max_len"] = length * longer
+    told = dict(splits=("validation",), checkpoint="latest", metrics=("bits_per_byte",))
+    yield from seeds(Run(name, config, changes, **told))
+
+
+def expected(scale):
+  speed, bits = "train/tokens_per_second", "validation/bits_per_byte"
+  for name in KINDS:
+    yield Value(f"{name}: tokens a second", rf"{name}-seed\d", speed)
+    yield Value(f"{name}: bits a byte", rf"{name}-seed\d", bits)
+  ours = r"window-4096-seed\d", r"all-4096-seed\d"
+  yield Order("tokens a second: window over all pairs", *ours, speed, CLAIM)
+  all_pairs, window = reversed(ours)
+  yield Order(
+    "bits a byte: all pairs over window less 0.05", all_pairs, window, bits, QUALITY, by=-0.05
+  )

@@ -1,0 +1,73 @@
+"""python -m experiments.run experiments/devlin2019_finetune.py --data DIR
+
+Devlin et al. 2019, "BERT": does masked-LM pre-training help four tasks? The same encoder, with the
+same vocabulary, begins at random for comparison.
+
+Small scale: an encoder of about 10 million parameters is pre-trained on DIR/prose (50 minutes of
+one CPU core), then fine-tuned on SST-2, TREC, UD English EWT and WNUT-17, three seeds each (75
+minutes for 24); `minilm` are real weights (`make data`) with the settings of experiments/minilm.py
+(55 minutes for 12). Full scale: BERT-base, a million steps of 256 rows of 512 tokens of texts in
+DIR/books, and GLUE as TFDS prepared it; not run here.
+"""
+
+from experiments import minilm
+from experiments.runs import Order, Run, Value, every, seeds
+
+# name -> config, rows of 128 tokens an update, steps, metrics
+TASKS = {
+  "sst2": ("classify.py:data={data}/sst2,pool=mean", 8, 160, ("accuracy",)),
+  "trec": ("classify.py:data={data}/trec,dev=10%,pool=mean", 4, 200, ("accuracy",)),
+  "ud_ewt": ("tag.py:data={data}/ud_ewt", 8, 180, ("accuracy",)),
+  "wnut17": ("tag.py:data={data}/wnut17,suffix=.conll,metric=f1", 8, 160, ("f1",)),
+}
+PEAK = 1e-3
+GLUE = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
+TABLE_1 = "their table 1, test, from memory"
+BERT_BASE = {"sst2": 93.5, "qqp": 71.2, "qnli": 90.5, "rte": 66.4, "mnli": 84.6}
+ORDER = "section 5: fine-tuning what was pre-trained is what the paper is about"
+
+
+def runs(scale):
+  if scale == "full":
+    config = "configs/mlm.py:data={data}/books,size=base,steps=1000000,peak=1e-4"
+    yield Run("mlm", config, splits=("validation",), metrics=("perplexity",))
+    for name in GLUE:
+      config = f"configs/glue.py:name={name},init={{root}}/mlm,steps=10000,peak=3e-5"
+      split = "validation_matched" if name == "mnli" else "validation"
+      yield from seeds(Run(f"{name}-pretrained", config, splits=(split,)))
+    return
+  # Half the usual rows: at this cost, twice the updates are worth more. Twice the usual masks: an
+  # hour is too short for 15% (Wettig et al. 2022 find 40% best). No dropout: it is one epoch.
+  changes = {"batch_size": 16, "model.dropout": 0.0, "optimizer.weight_decay": 0.1}
+  changes |= {"evaluate.every": 400, "checkpoint.every": 400}
+  config = "configs/mlm.py:data={data}/prose,steps=1600,rate=0.3"
+  yield Run("mlm", config, changes, splits=("validation",), metrics=("perplexity",))
+  for task, (config, rows, steps, metrics) in TASKS.items():
+    # Evaluated in the middle and at the end: each evaluation costs what a dozen steps cost.
+    changes = {"batch_size": rows, "model.dropout": 0.1} | every(steps // 2)
+    for name, start in (("pretrained", "init"), ("scratch", "tokenizer")):
+      text = f"configs/{config},steps={steps},peak={PEAK},{start}={{root}}/mlm"
+      yield from seeds(Run(f"{task}-{name}", text, changes, metrics=metrics))
+    yield from seeds(minilm.run(task, "pretrained", f"{task}-minilm"))
+
+
+def expected(scale):
+  if scale == "full":
+    for task, value in BERT_BASE.items():
+      split = "validation_matched" if task == "mnli" else "validation"
+      name = f"BERT-base: {task}, accuracy on {split} (theirs of test)"
+      yield Value(name, rf"{task}-pretrained-seed\d", f"{split}/accuracy", value, TABLE_1)
+    return
+  for task, (_, _, _, (metric, *_)) in TASKS.items():
+    ours = [rf"{task}-{name}-seed\d" for name in ("minilm", "pretrained", "scratch")]
+    told = f"test/{metric}", ORDER
+    yield Order(f"{task}: pre-trained here over random weights", ours[1], ours[2], *told)
+    yield Order(f"{task}: MiniLM over pre-trained here", ours[0], ours[1], *told)
+
+
+NOTES = """
+The encoder, pre-trained for an hour on three million words, helps on all four tasks, and on SST-2
+least. It fills `Mr. [MASK] was a man of sense .` with John, Elton, Darcy (a fifth of the prose is
+Austen's): words of a kind, no knowledge. MiniLM, distilled from a model that read the web, is
+another ten points ahead where meaning counts.
+"""

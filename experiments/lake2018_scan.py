@@ -1,0 +1,50 @@
+"""python -m experiments.run experiments/lake2018_scan.py --data DIR
+
+Lake & Baroni 2018, "Generalization without Systematicity: On the Compositional Skills of
+Sequence-to-Sequence Recurrent Networks" (ICML): SCAN by LSTMs, and beside them the question of
+later years, Transformer or LSTM? One recipe for both, but for the rate; DIR is not read.
+
+Small scale: 1,500 updates of 32 packed rows (about eight passes), three seeds: about two hours of
+one CPU core. Full scale: the LSTM of their best overall network (2 layers, 200 wide, dropout 0.5)
+and 100,000 single commands in as many updates become 12 passes; not run here.
+"""
+
+from experiments.runs import Order, Run, Value, seeds
+
+SPLITS = ("simple", "length", "add-jump")
+MODELS = ("transformer", "lstm")
+MEMORY = "their sections 4.1 to 4.3, from memory"
+# exact match of LSTMs; how near ours should come
+PAPER = {"simple": (99.8, 1.0), "length": (13.8, 7.0), "add-jump": (0.08, 2.0)}
+ATTENTION = (
+  "their best overall network has no attention; ours has, and theirs with attention (and 50 wide)"
+  " got 20.8 on the length split and 1.2 on jump"
+)
+
+
+def runs(scale):
+  for split in SPLITS:
+    for model in MODELS:
+      changes = {}
+      if scale == "full":
+        changes = {"steps": 3000, "model.dropout": 0.5 if model == "lstm" else 0.1}
+      config = f"configs/scan.py:split={split},model={model}"
+      told = dict(checkpoint="latest", metrics=("exact_match",))
+      yield from seeds(Run(f"{model}-{split}", config, changes, **told))
+
+
+def expected(scale):
+  for split, (value, tolerance) in PAPER.items():
+    told = MEMORY, tolerance, ATTENTION
+    yield Value(f"LSTM, {split}", rf"lstm-{split}-seed\d", "test/exact_match", value, *told)
+  for split in SPLITS:
+    yield Value(f"Transformer, {split}", rf"transformer-{split}-seed\d", "test/exact_match")
+  for model in MODELS:
+    ours = rf"{model}-simple-seed\d"
+    yield Value(f"{model}: parameters", ours, "parameters")
+    yield Value(f"{model}: target tokens a second, training", ours, "train/tokens_per_second")
+    yield Value(f"{model}: seconds, trained and evaluated", ours, "seconds")
+  for model in MODELS:
+    for hard in ("length", "add-jump"):
+      names = (rf"{model}-{split}-seed\d" for split in ("simple", hard))
+      yield Order(f"{model}: simple over {hard}", *names, "test/exact_match", MEMORY, by=50.0)

@@ -1,0 +1,280 @@
+"""Our numbers beside a paper's, and the pages that say so."""
+
+import base64
+import dataclasses
+import html
+import html.parser
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import types
+import xml.etree.ElementTree
+
+import pytest
+
+from experiments import run, runs
+from experiments.reporting import check, plots, report, tables
+from experiments.running import results
+from experiments.running.results import Found
+from experiments.runs import Experiment, Order, Run, Value, seeds
+from train.errors import UserError
+
+HOSTILE = 'a|b <script>alert("x")</script> & `code`'
+DOC = f"""python -m experiments.run experiments/mine.py
+
+What {HOSTILE} is.
+"""
+RUNS = [one for name in ("big", "little") for one in seeds(Run(name, "configs/scan.py"))]
+RUNS += [Run("alone", "configs/scan.py", {"seed": 7})]
+
+
+def found(one, value, **more):
+  steps = (10, 20)
+  metrics = [
+    dict(step=step, split="validation", time=1.0, loss=3.0 - step / 10, accuracy=value + step)
+    for step in steps
+  ]
+  metrics += [
+    dict(step=step, split="train", time=1.0, loss=1.0, tokens_per_second=100.0 * step)
+    for step in (*steps, 30)
+  ]
+  record = dict(asked=results.asked(one), results={"test": {"accuracy": value}}, steps=20)
+  record |= dict(seconds=60.0, parameters=1000, date="2026-11-26", commit="c" * 40)
+  record |= dict(versions={"jax": "0.10.2"}, devices=["cpu:0"], starts=1) | more
+  return Found(one, record, metrics, "finished", f"mine/small/{one.name}")
+
+
+def all_found():
+  values = [80.0, 82.0, 84.0, 70.0, 71.0, 72.0]
+  done = [found(one, value) for one, value in zip(RUNS, values)]
+  return [*done, Found(RUNS[-1], None, [], "step 5 of 20", "mine/small/alone")]
+
+
+def verdict(one):
+  return check.verdicts([one], all_found())[0]
+
+
+@pytest.mark.parametrize(
+  "expected, missed, words",
+  [
+    (Value("v", r"big-seed\d", "test/accuracy", 81.0, tolerance=1.0), False, "holds, +1.00"),
+    (Value("v", r"big-seed\d", "test/accuracy", 83.5, tolerance=1.0), True, "MISSED, -1.50"),
+    (Value("v", r"big-seed\d", "test/accuracy", 0.0), False, "not checked"),
+    (Value("v", r"big.*", "test/f1", 0, tolerance=9), True, "UNKNOWN: no run tells test/f1"),
+    (Value("v", "alone", "test/f1", 0, tolerance=9), True, "UNFINISHED: alone (step 5 of 20)"),
+    (Value("v", r"big.*", "train/tokens_per_second", 2500, tolerance=0), False, "holds, +0.00"),
+    (Value("v", r"big.*", "parameters", 1000, tolerance=0), False, "holds, +0.00"),
+    (Order("o", r"big.*", r"little.*", "test/accuracy"), False, "holds, +11.00"),
+    (Order("o", r"big.*", r"little.*", "test/accuracy", by=11.0), True, "MISSED, +11.00"),
+    (Order("o", r"little.*", r"big.*", "test/accuracy"), True, "MISSED, -11.00"),
+    (Order("o", r"big.*", "alone", "test/accuracy"), True, "UNFINISHED: alone (step 5 of 20)"),
+  ],
+)  # fmt: skip
+def test_what_holds_and_what_is_missed(expected, missed, words):
+  assert (verdict(expected).missed, verdict(expected).words) == (missed, words)
+
+
+EXPECTED = (
+  Value("big", r"big-seed\d", "test/accuracy", 81.0, "table 1", tolerance=1.0),
+  Value("little", r"little-seed\d", "test/accuracy", 90.0, "table 1", tolerance=1.0, why="small"),
+  Order("big over little", r"big-seed\d", r"little-seed\d", "test/accuracy", "table 2"),
+)
+
+
+def test_tables_point_to_their_notes():
+  tabled = check.Tables(check.verdicts(EXPECTED, all_found()))
+  values, orders = tabled.lists()
+  assert values[1] == [
+    *("big [1]", "holds, +1.00", "81 ± 1", "82.00", "80.00 to 84.00", "3", "big-seed*")
+  ]
+  assert values[2][1] == "MISSED, -19.00 [2]"
+  assert orders[1][:4] == ["big over little [3]", "holds, +11.00", "82.00", "80.00 to 84.00"]
+  assert tabled.notes == ["table 1", "small", "table 2"]
+
+
+@pytest.fixture
+def experiment(tmp_path):
+  (tmp_path / "mine.py").write_text("def runs(scale): return ()")
+  module = types.SimpleNamespace(__doc__=DOC, NOTES="- one\n- two `<b>`")
+  return Experiment("mine", "small", module, tuple(RUNS), EXPECTED, tmp_path)
+
+
+class Page(html.parser.HTMLParser):
+  """What a page has, and whether its tags close."""
+
+  def __init__(self, text):
+    super().__init__()
+    self.open, self.tags, self.words = [], [], []
+    self.feed(text)
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.append((tag, dict(attrs)))
+    if tag not in ("meta", "img", "br", "link", "input"):
+      self.open.append(tag)
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+  def handle_data(self, data):
+    self.words.append(data)
+
+
+def test_a_page_needs_nothing_but_itself(experiment):
+  results.keep(experiment, all_found())
+  page_file = report.write(experiment, all_found())[1]
+  page = Page(page_file.read_text(encoding="utf-8"))
+  assert page.open == []
+  names = [tag for tag, _ in page.tags]
+  assert "script" not in names
+  assert "link" not in names
+  for tag, attributes in page.tags:
+    assert "href" not in attributes
+    assert tag == "img" or "src" not in attributes
+  images = [attributes for tag, attributes in page.tags if tag == "img"]
+  assert len(images) == 2
+  for image in images:
+    assert image["alt"]
+    kind, _, data = image["src"].partition(",")
+    assert kind == "data:image/svg+xml;base64"
+    drawn = xml.etree.ElementTree.fromstring(base64.b64decode(data))
+    assert drawn.tag.endswith("svg")
+  words = "".join(page.words)
+  assert '<script>alert("x")</script>' in words  # as words
+  assert "UNFINISHED: 6 of 7 runs are finished. Left: alone (step 5 of 20)." in words
+  assert "--config.seed=7" in words
+
+
+def test_links_of_a_report_resolve(experiment, tmp_path):
+  results.keep(experiment, all_found())
+  text_file = report.write(experiment, all_found())[0]
+  text = text_file.read_text(encoding="utf-8")
+  links = re.findall(r"!?\[[^\]]*\]\(([^)]+)\)", text)
+  assert sorted(links) == ["curves.svg", "paper.svg"]
+  for link in links:
+    xml.etree.ElementTree.parse(text_file.parent / link)
+  assert str(tmp_path) not in text
+
+
+def test_what_is_drawn_is_what_was_found():
+  drawn = plots.curves(all_found()).decode()
+  for name in ("big", "little", "loss", "accuracy"):
+    assert f">{name}<" in drawn
+  assert drawn == plots.curves(all_found()).decode()  # the same bytes again
+  assert plots.curves([all_found()[-1]]) is None
+  beside = plots.beside_paper(check.verdicts(EXPECTED, all_found())).decode()
+  assert ">paper<" in beside
+  assert ">ours<" in beside
+
+
+def test_copies_count_where_the_folders_are_gone(experiment, tmp_path):
+  there = all_found()
+  results.keep(experiment, there)
+  again = results.collect(experiment, None)
+  assert [one.state for one in again] == ["finished"] * 6 + [results.NOT_BEGUN]
+  assert again[0].record == there[0].record
+  assert again[0].metrics == [dict(line, time=1) for line in there[0].metrics]
+  other = dataclasses.replace(RUNS[0], changes={"seed": 0, "steps": 9})
+  changed = dataclasses.replace(experiment, runs=(other, *RUNS[1:]))
+  assert results.collect(changed, None)[0].state == results.NOT_BEGUN
+  results.keep(changed, results.collect(changed, None))
+  assert not (experiment.kept / "big-seed0.jsonl").exists()
+
+
+FILE = '''"""python -m experiments.run experiments/mine.py
+
+Mine.
+"""
+from experiments.runs import Run, Value
+def runs(scale):
+  yield Run("a", "configs/scan.py")
+EXPECTED = [Value("a", "a", "test/accuracy", {paper}, "table 1", tolerance=1.0)]
+'''
+
+
+@pytest.mark.parametrize("paper, status", [(50.0, 0), (60.0, 1)])
+def test_check_exits_1_outside_of_a_tolerance(tmp_path, capsys, paper, status):
+  (tmp_path / "mine.py").write_text(FILE.format(paper=paper))
+  (one,) = runs.load(str(tmp_path / "mine.py")).runs
+  folder = tmp_path / "mine" / "small" / "a"
+  folder.mkdir(parents=True)
+  words = [str(tmp_path / "mine.py"), "--root", str(tmp_path), "--check"]
+  assert run.main(words) == 1  # not run
+  assert "UNFINISHED: a (not begun)" in capsys.readouterr().out
+  (folder / results.RECORD).write_text(json.dumps(found(one, 50.5).record))
+  assert run.main(words) == status
+  told = capsys.readouterr()
+  assert ("outside its tolerance, or not run: a" in told.err) == bool(status)
+  assert "| a [1] |" in told.out
+
+
+def test_results_of_no_experiment_are_told(experiment, tmp_path):
+  results.keep(experiment, all_found())
+  (tmp_path / "mine.py").unlink()
+  with pytest.raises(UserError, match="results/mine has results of no experiment"):
+    results.known_experiments(tmp_path)
+
+
+FOLDER = pathlib.Path(report.__file__).parents[1]
+KEPT = sorted(FOLDER.glob("results/*/*/records.json"))
+
+
+def test_results_md_is_what_the_copies_say():
+  text = (FOLDER / "RESULTS.md").read_text(encoding="utf-8")
+  assert text == report.overview(FOLDER)
+  links = re.findall(r"\[[^\]]*\]\(([^)]+)\)", text)
+  assert len(links) >= len(KEPT)
+  for link in links:
+    assert (FOLDER / link).is_file(), link
+
+
+@pytest.mark.parametrize("file", KEPT, ids=lambda file: "/".join(file.parts[-3:-1]))
+def test_a_report_is_what_its_copies_say(file):
+  name, scale = file.parts[-3:-1]
+  experiment = runs.load(str(FOLDER / f"{name}.py"), scale)
+  there = results.collect(experiment, None)
+  parts = report.summary(experiment, there) + report.details(experiment, there)
+  assert (file.parent / "report.md").read_text(encoding="utf-8") == report.markdown(parts)
+  page = Page((file.parent / "report.html").read_text(encoding="utf-8"))
+  assert page.open == []
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+MEASURE = """<!doctype html><title>measures</title>
+<iframe width="{width}" height="800" srcdoc="{page}"></iframe>
+<script>const frame = document.querySelector("iframe");
+frame.addEventListener("load", () => {{
+  const inside = frame.contentDocument, seen = inside.scrollingElement;
+  const broken = [...inside.images].filter(one => !one.naturalWidth).length;
+  document.title = [seen.scrollWidth, seen.clientWidth, inside.images.length, broken].join(" ");
+}})</script>"""  # a window cannot be as small as a phone, a frame can
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium to render pages with")
+@pytest.mark.parametrize("width", [1280, 360])
+def test_a_browser_shows_a_page_without_scrolling_it_sideways(experiment, tmp_path, width):
+  results.keep(experiment, all_found())
+  page = report.write(experiment, all_found())[1].read_text(encoding="utf-8")
+  file = tmp_path / "measured.html"
+  file.write_text(MEASURE.format(width=width, page=html.escape(page)), encoding="utf-8")
+  options = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1400,900"]
+  options += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=3000"]
+  command = [CHROMIUM, *options, "--dump-dom", file.as_uri()]
+  told = subprocess.run(command, capture_output=True, text=True, timeout=120)
+  title = re.search(r"<title>(\d+) (\d+) (\d+) (\d+)</title>", told.stdout)
+  assert title, told.stderr[-2000:]
+  wide, inner, images, broken = map(int, title.groups())
+  assert width - 20 <= inner <= width  # less a scroll bar
+  assert wide <= inner
+  assert (images, broken) == (2, 0)
+
+
+def test_a_cell_with_a_bar_stays_one_cell():
+  assert tables.text([["a"], ["x|y\nz"]]).splitlines()[-1] == r"| x\|y z |"
+
+
+def test_the_page_says_where_it_is_small(experiment):
+  page = report.html("t", [report.Heading("x")])
+  assert 'name="viewport" content="width=device-width' in page
+  assert pathlib.Path(report.__file__).with_suffix(".css").read_text() in page

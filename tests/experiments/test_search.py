@@ -1,0 +1,493 @@
+"""Searches: the space, the study that workers share, and what is left when one is killed."""
+
+import fcntl
+import json
+import math
+import os
+import pathlib
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from experiments import runs, search, space
+from experiments.running import launchers
+from experiments.searching import findings, study, worker
+from experiments.space import Choice, Float, Int
+from train import flags
+from train.errors import UserError
+from train.writer import read_metrics
+
+ROOT = pathlib.Path(__file__).parents[2]
+FAKE = pathlib.Path(__file__).parent / "fake_train.py"
+CHANGES = {"task.data.holdout": 20, "evaluate.decode_every": 0, "tensorboard": False}
+CHANGES |= {"schedule.warmup_steps": 1, "log_every": 5}
+FILE = f"""
+from experiments.runs import Run
+from experiments.space import Choice, Float, Int, Search
+
+def runs(scale):
+  yield Run("scan", "configs/scan.py:small", {CHANGES | {"evaluate.every": 1}})
+
+SEARCH = Search(
+  run=next(runs("small")),
+  space={{"model.dropout": Float(0.0, 0.5), "model.num_heads": Choice(2, 4, 8)}},
+  metric="accuracy",
+  trials=6,
+)
+"""
+
+
+@pytest.fixture
+def here(monkeypatch):
+  monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch, here):
+  """The arguments of a search whose trainings are fake_train.py, and main for them."""
+  (tmp_path / "mine.py").write_text(FILE)
+  monkeypatch.setattr(space, "check", lambda one, text: flags.load(text, space.overrides(one, {})))
+  monkeypatch.setattr(worker, "POLL_SECONDS", 0.01)
+  monkeypatch.setattr(findings, "draw_history", lambda *_: None)  # a second or two each
+  monkeypatch.setattr(findings, "importance", lambda *_: {})
+
+  def main(*more):
+    given = [str(tmp_path / "mine.py"), "--root", str(tmp_path), "--grace", "0.4"]
+    return search.main([*given, *more], start=start)
+
+  def start(argv, log):
+    with open(log, "ab") as file:
+      return subprocess.Popen([sys.executable, "-S", FAKE, *argv[2:]], stdout=file, stderr=file)
+
+  main.folder = tmp_path / "mine" / "small" / "search"
+  main.start = start
+  return main
+
+
+def trials_of(folder, name="mine-small"):
+  known = optuna.load_study(study_name=name, storage=study.default_storage(folder))
+  return known.get_trials()
+
+
+def a_search(**changes):
+  run = runs.Run("scan", "configs/scan.py:small", CHANGES)
+  given = dict(run=run, space={"model.dropout": Float(0.0, 0.3)}, metric="loss", mode="min")
+  return space.Search(**given | changes)
+
+
+@pytest.mark.parametrize(
+  "tried, told",
+  [
+    (
+      {"model.num_head": Choice(2, 4)},
+      r"num_head'\] may be 2, but .* did you mean model.num_heads",
+    ),
+    ({"model.dropout": Float(0.0, 1.2)}, r"dropout'\] may be 1.2, but .*at least 0 and below 1"),
+    ({"model.num_heads": Choice(4, 7)}, r"num_heads'\] may be 7, but .*no multiple of"),
+    ({"model.num_heads": Int(1, 5)}, r"num_heads'\] may be 5, but"),
+    ({"batch_size": Choice(4, "many")}, r"batch_size'\] may be 'many', but .*expects int"),
+    ({"batch_size": Float(4, 16)}, r"batch_size'\] may be 4.0, but .*expects int"),
+    ({"batch_size": Int(0, 16)}, r"batch_size'\] may be 0, but .*at least 1"),
+    ({"schedule.warmup_steps": Int(1, 90)}, r"warmup_steps'\] may be 90, but"),
+    ({"optimizer.name": Choice("adamw", "adamwe")}, r"may be 'adamwe', but .*did you mean adamw"),
+    ({"task.source_len": Int(0, 40)}, r"source_len'\] may be 0, but .*no use"),
+    ({"model.dropout": Float(0.3, 0.1)}, r"dropout'\]: .*low is more than high"),
+    ({"schedule.peak": Float(0, 0.1, log=True)}, r"peak'\]: .*above 0"),
+    ({"schedule.peak": Float(0.1, math.inf)}, r"peak'\]: .*finite"),
+    ({"schedule.peak": Float("a", 0.1)}, r"peak'\]: .*finite"),
+    ({"batch_size": Int(4, 16.5)}, r"batch_size'\]: .*whole"),
+    ({"batch_size": Choice()}, r"batch_size'\]: .*nothing to choose"),
+    ({"batch_size": Choice(4, 4)}, r"batch_size'\]: .*4 twice"),
+    ({"batch_size": (4, 8)}, r"known: Float, Int, Choice"),
+    ({}, "the space is empty"),
+    # the other, whose usual value is right, is not blamed
+    ({"batch_size": Int(4, 16), "model.num_heads": Choice(8, 3)}, r"^SEARCH: space\['model.num_"),
+  ],
+)
+def test_what_cannot_run_is_told_before_the_first_trial(tried, told, here):
+  with pytest.raises(UserError, match=told):
+    space.check(a_search(space=tried), "configs/scan.py:small")
+
+
+@pytest.mark.parametrize(
+  "wrong, told",
+  [
+    (dict(mode="maxx"), "SEARCH: mode is 'maxx'; known: min, max"),
+    (dict(pruner="medium"), "did you mean median"),
+    (dict(run=runs.Run("a", "", {"model.num_heads": 5})), "^model: .*no multiple"),
+    (dict(run=runs.Run("a", "", {"model.heads": 5})), "no such key"),
+  ],
+)
+def test_and_so_is_a_search_that_is_none(wrong, told, here):
+  with pytest.raises(UserError, match=told):
+    space.check(a_search(**wrong), "configs/scan.py:small")
+
+
+def test_what_can_run_is_not_refused(here):
+  tried = {
+    "schedule.peak": Float(1e-4, 1e-2, log=True),
+    "model.dropout": Choice(0.0, 0.3),
+    "model.num_heads": Choice(1, 2, 3),  # 36 is no multiple of the config's own 8
+    "batch_size": Int(8, 64, log=True),
+    "optimizer.b2": Float(0.9, 0.999),
+    "task.label_smoothing": Int(0, 0),
+    "optimizer.rates": Choice((("^encoder", 0.5), (".", 1.0)), ()),
+  }
+  run = runs.Run("scan", "", {"model.dim": 36})
+  space.check(a_search(space=tried, run=run), "configs/scan.py:small")
+
+
+def test_a_search_finds_what_is_best_and_says_how_to_run_it(fake, capsys, monkeypatch):
+  assert fake() == 0
+  told = capsys.readouterr().out
+  trials = trials_of(fake.folder)
+  values = {one.number: one.value for one in trials if one.state == TrialState.COMPLETE}
+  best = max(values, key=values.get)
+  assert len(trials) == 6
+  assert values[best] == pytest.approx(10 * (1 - abs(trials[best].params["model.dropout"] - 0.1)))
+  rows = [line for line in told.splitlines() if line.startswith("| ")]
+  assert rows[0] == "| trial | accuracy | model.dropout | model.num_heads |"
+  assert rows[1].startswith(f"| {best} | ")
+  assert re.search(r"^6 trials: .*complete.*; 0 went on", told, re.MULTILINE)
+  *_, line = (fake.folder / "best.sh").read_text().splitlines()
+  assert line in told
+  python, *words = shlex.split(line)
+  assert (python, *words[:2]) == ("python", "-m", "train.main")
+  cfg, rest = flags.parse(words[2:])
+  assert rest == ["--workdir", str(fake.folder.parent / "best")]
+  assert cfg.model.dropout == trials[best].params["model.dropout"]
+  assert cfg.task.data.holdout == 20
+  # the same command has nothing left to do; --report starts nothing, whatever --trials says
+  for more in ([], ["--report", "--trials", "9"]):
+    assert fake(*more) == 0
+    assert capsys.readouterr().out == told[told.index("| trial") :]
+  assert len(trials_of(fake.folder)) == 6
+
+
+def test_two_pictures_are_drawn(tmp_path):
+  known = optuna.create_study(direction="maximize")
+  for at in range(12):
+    trial = known.ask()
+    value = trial.suggest_float("a", 0, 1) + 0.01 * trial.suggest_int("b", 0, 3)
+    trial.report(value, 1)
+    known.tell(trial, **({"state": TrialState.PRUNED} if at % 4 == 3 else {"values": value}))
+  weighed = findings.importance(known)
+  assert weighed["a"] > 0.9 > 0.1 > weighed["b"]
+  findings.draw_importance(weighed, a_search(), tmp_path / "importance.png")
+  findings.draw_history(
+    dict(enumerate(known.trials)), a_search(mode="max"), tmp_path / "history.png"
+  )
+  for name in ("history", "importance"):
+    assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+  assert findings.importance(optuna.create_study()) == {}
+
+
+def test_jobs_are_workers_of_the_same_command(fake, capsys, monkeypatch):
+  seen = []
+  monkeypatch.setattr(search, "several", lambda *given: seen.append(given) or 0)
+  assert fake("--trials", "3", "--jobs", "2") == 0
+  ((words, jobs),) = seen
+  assert jobs == 2
+  assert words[words.index("-m") :][:2] == ["-m", "experiments.search"]
+  monkeypatch.setattr(search, "several", None)
+  assert "0 trials" in capsys.readouterr().out
+  assert fake(*words[words.index("experiments.search") + 2 :]) == 0
+  assert study.tally(trials_of(fake.folder))["complete"] == 3
+  assert "3 trials" not in capsys.readouterr().out  # whoever waits for them tells it
+
+
+def test_jobs_are_waited_for_and_stopped_together():
+  assert search.several([sys.executable, "-S", "-c", ""], 2) == 0
+  assert search.several([sys.executable, "-S", "-c", "raise SystemExit(2)"], 2) == 2
+  began = time.monotonic()
+  threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGTERM]).start()
+  assert search.several([sys.executable, "-S", "-c", "import time; time.sleep(60)"], 2) == 143
+  assert time.monotonic() - began < 50
+
+
+def test_a_search_by_one_worker_repeats_itself(fake, tmp_path, monkeypatch):
+  monkeypatch.setattr(study, "make_pruner", lambda *_: optuna.pruners.NopPruner())
+  fake("--trials", "11")
+  first = [one.params for one in trials_of(fake.folder)]
+  fake("--trials", "11", "--root", str(tmp_path / "again"))
+  again = tmp_path / "again" / "mine" / "small" / "search"
+  assert [one.params for one in trials_of(again)] == first
+  assert len({one["model.dropout"] for one in first}) == 11
+
+
+@pytest.mark.parametrize("pruner", ["median", "hyperband"])
+def test_what_is_worse_than_others_were_is_stopped_early(pruner, fake, tmp_path, monkeypatch):
+  (tmp_path / "mine.py").write_text(FILE.replace("trials=6", f"pruner={pruner!r}"))
+  monkeypatch.setenv("FAKE_SECONDS", "0.04")
+  fake("--trials", "10")
+  trials = trials_of(fake.folder)
+  pruned = [one for one in trials if one.state == TrialState.PRUNED]
+  assert pruned
+  for one in pruned:
+    lines = read_metrics(fake.folder / "trials" / str(one.number))
+    assert len(lines) < 10
+    assert one.value == pytest.approx(lines[one.last_step - 1]["accuracy"])
+  assert len(trials) == 10
+
+
+def test_a_training_that_is_pruned_saves_and_leaves(tmp_path, here, monkeypatch):
+  """The real one: where others were at 0.1 by step 5, it is at 3."""
+  file = FILE.replace("'evaluate.every': 1", "'evaluate.every': 5, 'steps': 5000")
+  file = file.replace('"accuracy",', '"loss", mode="min",')
+  (tmp_path / "mine.py").write_text(file)
+  one = search.search_of(runs.load(str(tmp_path / "mine.py")))
+  folder = tmp_path / "mine" / "small" / "search"
+  folder.mkdir(parents=True)
+  storage = study.open_storage(study.default_storage(folder))
+  known = study.open_study("mine-small", one, storage, (5, 5000))
+  for _ in range(5):
+    known.add_trial(optuna.create_trial(value=0.01, intermediate_values={5: 0.1, 5000: 0.01}))
+  monkeypatch.setattr(findings, "report", lambda *_: None)
+  search.main([str(tmp_path / "mine.py"), "--root", str(tmp_path)])
+  (last,) = trials_of(folder)[5:]
+  assert last.state == TrialState.PRUNED
+  workdir = folder / "trials" / "5"
+  assert read_metrics(workdir)[-1]["step"] < 5000
+  assert "terminated: step" in (workdir / "log.txt").read_text()
+  assert list(workdir.glob("checkpoints/*/commit_success.txt"))
+
+
+def test_a_trial_that_fails_is_told_and_the_others_go_on(fake, capsys, monkeypatch):
+  monkeypatch.setenv("FAKE", "sometimes")
+  monkeypatch.setattr(worker, "MOST_FAILURES", 99)
+  assert fake("--trials", "5") == 0
+  told, trials = capsys.readouterr().out, trials_of(fake.folder)
+  failed = [one for one in trials if one.state == TrialState.FAIL]
+  assert failed
+  assert len(trials) == 5 + len(failed)  # they do not count
+  assert f"failed: trial {failed[0].number} (exit status 1)" in told
+  assert "error: it is all wrong" in told
+  assert f"{len(failed)} failed" in told
+
+
+def test_when_all_fail_it_ends(fake, monkeypatch):
+  fake("--trials", "1")
+  monkeypatch.setenv("FAKE", "mistake")
+  with pytest.raises(UserError, match=r"(?s)3 trials failed one after another; .*it is all wrong"):
+    fake("--trials", "9")
+  assert len(trials_of(fake.folder)) == 4
+
+
+def test_a_mistake_in_the_first_trial_ends_it(fake, monkeypatch):
+  monkeypatch.setenv("FAKE", "mistake")
+  with pytest.raises(UserError, match=r"(?s)the first trial ended .*error: it is all wrong"):
+    fake()
+  assert [one.state for one in trials_of(fake.folder)] == [TrialState.FAIL]
+
+
+def test_a_training_that_diverges_counts_as_a_bad_one(fake, monkeypatch, capsys):
+  monkeypatch.setenv("FAKE", "diverges")
+  assert fake("--trials", "4") == 0
+  assert {one.state for one in trials_of(fake.folder)} == {TrialState.PRUNED}
+  assert "diverged; counted as pruned" in capsys.readouterr().out
+
+
+def test_a_metric_that_is_none_names_the_nearest(fake, tmp_path, monkeypatch):
+  monkeypatch.setenv("FAKE_SECONDS", "0.3")
+  (tmp_path / "mine.py").write_text(FILE.replace('"accuracy"', '"acuracy"'))
+  with pytest.raises(UserError, match="tells accuracy, loss; did you mean accuracy"):
+    fake()
+  assert len(read_metrics(fake.folder / "trials" / "0")) < 10  # at the first evaluation
+
+
+def test_a_worker_told_to_stop_puts_its_trial_back_for_the_next(fake, monkeypatch, capsys):
+  monkeypatch.setenv("FAKE_SECONDS", "0.1")
+  workdir = fake.folder / "trials" / "0"
+
+  def stop():
+    while not (workdir / "saved").exists():
+      time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  threading.Thread(target=stop).start()
+  assert fake("--trials", "2") == 143
+  assert "trial 0: interrupted; it is put back" in capsys.readouterr().out
+  assert [one.state for one in trials_of(fake.folder)] == [TrialState.FAIL, TrialState.WAITING]
+  assert fake("--trials", "2") == 0
+  told = capsys.readouterr().out
+  first, again, other = trials_of(fake.folder)
+  assert (again.params, again.user_attrs["of"]) == (first.params, 0)
+  assert first.intermediate_values.items() <= again.intermediate_values.items()
+  assert other.number == 2
+  assert [line["step"] for line in read_metrics(workdir)] == list(range(1, 11))  # each once
+  start, later = json.loads((workdir / "run.json").read_text())
+  assert start == 0 < later
+  assert not (fake.folder / "trials" / "1").exists()
+  assert "2 trials: 2 complete; 1 went on after an interruption" in told
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+def test_the_trial_of_a_dead_worker_is_taken_up(fake, kind, tmp_path):
+  url = {"sqlite": f"sqlite:///{tmp_path}/a.db", "journal": f"journal:{tmp_path}/a.log"}[kind]
+  one = search.search_of(runs.load(str(tmp_path / "mine.py")))
+  known = study.open_study("mine-small", one, study.open_storage(url), (1, 40))
+  dead = study.ask(known, one, 9)
+  dead.report(0.9, 1)
+  assert fake("--trials", "2", "--storage", url) == 0
+  first, second, third = known.get_trials()
+  assert first.state == TrialState.FAIL
+  assert study.attempts([first, second, third]).keys() == {0, 1}
+  again = next(one for one in (second, third) if one.user_attrs.get("of") == 0)
+  assert again.params == dead.params
+  assert len(read_metrics(fake.folder / "trials" / "0")) == 10
+
+
+def test_a_sign_of_life_is_one_that_changes():
+  signs = study.Signs(grace=0.05)
+  for sign in (1, 2, 3, 4):
+    assert not signs.stale(7, sign)
+    time.sleep(0.03)
+  assert not signs.stale(7, 4)
+  time.sleep(0.06)
+  assert signs.stale(7, 4)
+  assert not signs.stale(7, 5)
+
+
+def test_a_worker_that_was_taken_for_dead_leaves_the_trial_to_the_other(fake, monkeypatch, capsys):
+  monkeypatch.setenv("FAKE_SECONDS", "0.1")
+
+  def take():
+    while not (fake.folder / "trials" / "0" / "saved").exists():
+      time.sleep(0.01)
+    known = optuna.load_study(study_name="mine-small", storage=study.default_storage(fake.folder))
+    running = known.get_trials()[0]
+    assert study.put_back(known, running)
+    assert not study.put_back(known, running)  # as another worker would, that saw the same
+
+  thread = threading.Thread(target=take)
+  thread.start()
+  assert fake("--trials", "1") == 0
+  thread.join()
+  assert "trial 0: was taken up by another worker" in capsys.readouterr().out
+  assert [one.state for one in trials_of(fake.folder)] == [TrialState.FAIL, TrialState.COMPLETE]
+
+
+def test_where_another_process_trains_it_is_waited_for(fake, monkeypatch):
+  workdir = fake.folder / "trials" / "0"
+  workdir.mkdir(parents=True)
+  lock, told = os.open(workdir / ".lock", os.O_RDWR | os.O_CREAT), []
+  fcntl.flock(lock, fcntl.LOCK_EX)
+
+  def say(text):
+    told.append(text)
+    if "is in use by another process; it is waited for" in text:
+      threading.Timer(0.3, os.close, [lock]).start()
+
+  monkeypatch.setattr(worker, "say", say)
+  assert fake("--trials", "1") == 0
+  assert sum("is waited for" in text for text in told) == 1
+  assert [one.state for one in trials_of(fake.folder)] == [TrialState.COMPLETE]
+
+
+def test_a_training_ends_with_its_worker():
+  child = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
+  words = launchers.leashed(child)
+  own = words.index(str(os.getpid()))
+  parent = (
+    "import os, subprocess, sys, time; words = sys.argv[1:];"
+    f"words[{own}] = str(os.getpid());"
+    "print(subprocess.Popen(words).pid, flush=True); time.sleep(60)"
+  )
+  process = subprocess.Popen(
+    [sys.executable, "-S", "-c", parent, *words], stdout=subprocess.PIPE, text=True
+  )
+  pid = int(process.stdout.readline())
+  assert process.stdout.readline() == "up\n"
+  process.kill()
+  process.wait()
+  assert gone(pid)
+  # and does not begin where the worker is dead before it
+  words[own] = "1" if os.getppid() != 1 else "2"
+  assert subprocess.run(words, stdout=subprocess.DEVNULL, check=False).returncode == 143
+
+
+def gone(pid):
+  """Whether the process ends in some seconds; a zombie has."""
+  for _ in range(500):
+    try:
+      if pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+        return True
+    except OSError:
+      return True
+    time.sleep(0.02)
+  return False
+
+
+def test_two_that_ask_for_the_last_one_get_one(fake, tmp_path, monkeypatch):
+  one = search.search_of(runs.load(str(tmp_path / "mine.py")))
+  known = study.open_study("a", one, study.open_storage(f"sqlite:///{tmp_path}/a.db"), (1, 40))
+  assert study.ask(known, one, 1).number == 0
+  assert study.ask(known, one, 1) is None
+  assert len(known.get_trials()) == 1
+  monkeypatch.setattr(study, "_room", lambda *_: True)  # both looked before either asked
+  assert study.ask(known, one, 1) is None
+  assert study.tally(known.get_trials()) == {"running": 1}
+
+
+@pytest.mark.parametrize(
+  "url, told",
+  [
+    ("nonsense", "Could not parse"),
+    ("nosql://a/b", "nosql"),
+    ("sqlite:////nowhere/at/all/study.db", "unable to open database file"),
+    ("journal:/nowhere/at/all.log", "No such file"),
+    ("postgresql+psycopg2://me:secret@127.0.0.1:1/x", "pip install"),
+    ("mysql+pymysql://me:secret@127.0.0.1:1/x", "pip install"),
+    ("sqlite:///{}/mine.py", "not a database"),
+    ("journal:{}/mine.py", "is no journal of Optuna"),
+  ],
+)
+def test_a_storage_that_cannot_be_reached_is_one_line(url, told, fake, tmp_path):
+  with pytest.raises(UserError, match=told) as error:
+    fake("--storage", url.format(tmp_path))
+  assert "\n" not in str(error.value)
+  assert "secret" not in str(error.value)
+
+
+def test_another_search_is_not_mixed_into_the_study(fake, tmp_path):
+  fake("--trials", "1")
+  (tmp_path / "mine.py").write_text(FILE.replace("0.5", "0.4"))
+  with pytest.raises(
+    UserError, match=r"space\[model.dropout\] +Float\(low=0.0, high=0.4.*high=0.5"
+  ):
+    fake("--trials", "2")
+  # these may change
+  (tmp_path / "mine.py").write_text(
+    FILE.replace("trials=6", "trials=2").replace("'log_every': 5", "'log_every': 2")
+  )
+  assert fake() == 0
+
+
+def test_what_is_missing_is_told(fake, tmp_path, monkeypatch):
+  with pytest.raises(UserError, match="nothing was searched so far"):
+    fake("--report")
+  (tmp_path / "mine.py").write_text(FILE.replace("SEARCH", "SEARCHED"))
+  with pytest.raises(UserError, match="has no SEARCH"):
+    fake()
+  config = FILE.replace("scan.py:small", "scan.py:small,data={data}")
+  (tmp_path / "mine.py").write_text(config)
+  with pytest.raises(UserError, match="--data is missing"):
+    fake()
+  monkeypatch.setattr(search.importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(UserError, match="pip install -r requirements-experiments"):
+    fake()
+
+
+def test_the_search_of_a_scale(tmp_path, here):
+  file = "experiments/scan_search.py"
+  small, full = (search.search_of(runs.load(file, scale)) for scale in runs.SCALES)
+  assert small.run.changes["steps"] < full.run.changes["steps"]
+  space.check(small, small.run.config)

@@ -187,6 +187,23 @@ def test_a_score_of_sums_is_the_score():
   assert significance.SCORES["numbers"]([2.0, 2.0], [1.0, 3.0])["pearson"].value == 0
 
 
+def test_numbers_and_tags_in_words_are_judged_as_the_task_does():
+  task = sides.tasks_of(SCAN)[""]
+
+  def judged(metric, found, wanted):
+    rows = [x | {"output": y} for x, y in translated(found, wanted)]
+    made = significance.judge("a", task | dict(metric=metric), rows).scores
+    return {name: one.value for name, one in made.items()}
+
+  found, wanted = ["1", "nan", "so so", "4.5"], ["1.5", "2", "-3", "4"]
+  theirs = scores.typed_numbers(found, wanted)
+  assert judged("numbers", found, wanted) == pytest.approx({"pearson": theirs["pearson"]})
+  found, wanted = ["B-a I-a", "O", "O O"], ["B-a I-a O", "O", "B-b O"]
+  theirs = scores.typed_tags(found, wanted)
+  theirs = {name: theirs[name] for name in ("accuracy", "f1")}
+  assert judged("tags", found, wanted) == pytest.approx(theirs)
+
+
 def test_a_bootstrap_finds_a_difference_where_there_is_one_and_seldom_else():
   rng = np.random.default_rng(0)
 
@@ -546,3 +563,19 @@ def test_an_older_runs_model_is_built_as_it_goes(trained, tmp_path):
   (tmp_path / "older" / "tokenizer.json").write_text((trained / "a/tokenizer.json").read_text())
   newer, old = sides.read([trained / "a", tmp_path / "older"])
   assert cost.cost(old) == cost.cost(newer)
+
+
+def test_a_label_more_is_a_row_more_of_the_head(trained, tmp_path):
+  tagger = ConfigDict(flags.load("configs/tag.py:small,data=nowhere").to_dict())
+  found = {}
+  for labels in (["NUM"], ["NUM", "LOC", "HUM"]):
+    folder = write(tmp_path / f"classes{len(labels)}", CLASSES)
+    (folder / "labels.json").write_text(json.dumps(labels))
+    tagger.task.labels = ("NOUN", "VERB", *labels)
+    write(tmp_path / f"tags{len(labels)}", tagger)
+  for folder in tmp_path.iterdir():
+    (folder / "tokenizer.json").write_text((trained / "a/tokenizer.json").read_text())
+  for run in sides.read(sorted(tmp_path.iterdir())):
+    found[run.name] = cost.cost(run)[0]
+  assert found["classes3"] - found["classes1"] == 2 * (CLASSES.model.dim + 1)
+  assert found["tags3"] - found["tags1"] == 2 * (tagger.model.dim + 1)

@@ -9,7 +9,6 @@ from experiments.running.results import Found
 from experiments.runs import Order, Value
 
 VALUES = ("what", "verdict", "paper", "ours", "lowest to highest", "seeds", "runs")
-NOT_CHECKED = "not checked"
 ENDS = ("mean", "lowest to highest", "the other", "lowest to highest")
 ORDERS = ("more than the other", "verdict", *ENDS, "seeds", "runs")
 
@@ -44,6 +43,12 @@ class Verdict:
   def name(self) -> str:
     return self.expected.name
 
+  @property
+  def checked(self) -> bool:
+    """Whether it can be missed: an order, or a value with a tolerance."""
+    one = self.expected
+    return isinstance(one, Order) or (one.tolerance is not None and one.paper is not None)
+
 
 def side(pattern: str, metric: str, found: Sequence[Found]) -> Side:
   fitting = [one for one in found if re.fullmatch(pattern, one.run.name)]
@@ -59,11 +64,11 @@ def verdicts(expected: Sequence[Value | Order], found: Sequence[Found]) -> list[
 
 def _value(one, found):
   ours = side(one.runs, one.metric, found)
-  checked = one.tolerance is not None and one.paper is not None
+  blank = Verdict(one, [ours], False, "not checked")
   if trouble := _trouble([ours], one.metric):
-    return Verdict(one, [ours], checked, trouble)
-  if not checked:
-    return Verdict(one, [ours], False, NOT_CHECKED)
+    return Verdict(one, [ours], blank.checked, trouble)
+  if not blank.checked:
+    return blank
   missed = abs(ours.mean - one.paper) > one.tolerance
   return Verdict(one, [ours], missed, _words(missed, f"{ours.mean - one.paper:+.2f}"))
 

@@ -94,7 +94,7 @@ def summary(experiment: Experiment, found: Sequence[Found]) -> list:
 
 
 def _counted(verdicts):
-  checked = [one for one in verdicts if one.words != check.NOT_CHECKED]
+  checked = [one for one in verdicts if one.checked]
   missed = sum(one.missed for one in checked)
   return (
     f"{len(checked) - missed} of {len(checked)} that are checked hold; {missed} do not, or are not"

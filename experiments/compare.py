@@ -2,7 +2,7 @@
 
 Runs side by side: what they cost and reached, in which settings, code, devices and data they
 differ, whether their scores on a split differ by more than chance, and their curves. The first is
-the baseline. Seconds; a BLEU of 1,000 sentences takes two more for each run.
+the baseline. It takes seconds.
 
 Outputs are those that train.evaluate left in each run's folder. --out writes compare.md and
 compare.png there; without it there are no curves. Nothing is written into the runs' folders.

@@ -18,7 +18,7 @@ GPT_2 = {
   "model.mlp_dim": 12288,
   "model.decoder_layers": 72,
   "model.positions": "learned",
-  "model.max_len": 1024,
+  "model.max_len": 2048,  # texts that are continued get longer than rows
   "model.vocab_size": 51200,
   "model.dtype": "bfloat16",
   "model.scan_layers": True,

@@ -120,6 +120,16 @@ def added(keys: Iterable[str]) -> dict[str, object]:
   }
 
 
+def completed(config: ConfigDict) -> ConfigDict:
+  """The config of a run from before, with the settings that came later."""
+  plain, known = config.to_dict(), flat(config)
+  for key, value in ADDED.items():
+    if key not in known:
+      *sections, last = key.split(".")
+      functools.reduce(dict.__getitem__, sections, plain)[last] = value
+  return frozen(plain)
+
+
 def starts(path: str | os.PathLike) -> list[dict]:
   """What the run.json in the folder `path` tells of each start; none where it is not there."""
   file = pathlib.Path(path) / "run.json"
@@ -208,13 +218,7 @@ def _write_starts(path, told):
 def again(path: str | os.PathLike) -> ConfigDict:
   """The config of the run in `path`, to be run again elsewhere; the log says what is different from
   when it was last started. UserError where `path` holds no run."""
-  config = load_config(path)
-  missing = {key: value for key, value in ADDED.items() if key not in flat(config)}
-  plain = config.to_dict()
-  for key, value in missing.items():
-    *sections, last = key.split(".")
-    functools.reduce(dict.__getitem__, sections, plain)[last] = value
-  config = frozen(plain)
+  config = completed(load_config(path))
   for start in starts(path)[-1:]:
     for told in provenance.differences(start):
       logging.warning("--rerun %s: %s", path, told)

@@ -21,7 +21,7 @@ def cost(side: Side) -> tuple[int, int]:
 
   Nothing is compiled, and no data are read. UserError where today's code can't build the model.
   """
-  cfg = ConfigDict(workdir.ADDED | side.cfg.to_dict())
+  cfg = ConfigDict(workdir.completed(side.cfg).to_dict())
   words = cfg.model.vocab_size
   cfg = estimate.without_data(cfg)
   cfg.model.vocab_size, cfg.model.attention_impl = words, "einsum"

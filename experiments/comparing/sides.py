@@ -95,7 +95,7 @@ class Side:
         before, last, began = found[-1] if found else 0.0, number, line["time"]
         if self.starts:
           began = datetime.datetime.fromisoformat(self.starts[number]["time"]).timestamp()
-      found.append(max(before, before + line["time"] - began, *found[-1:]))
+      found.append(max(0.0, before + line["time"] - began, *found[-1:]))
     return found
 
   @functools.cached_property
@@ -193,10 +193,7 @@ def tasks_of(cfg: ConfigDict) -> dict[str, dict]:
   task = cfg.task.to_dict()
   parts = {"": task}
   if task["name"] == "mixture":
-    shared = {key: x for key, x in task.items() if key not in ("name", "main", "parts")}
-    parts = {
-      "" if name == task["main"] else name: shared | part for name, part in task["parts"].items()
-    }
+    parts = {"" if name == task["main"] else name: part for name, part in task["parts"].items()}
   return {name: _defaults(part["name"]) | part for name, part in parts.items()}
 
 

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from experiments.running.results import Found
 from experiments.runs import Order, Value
 
-VALUES = ("what", "paper", "ours", "lowest to highest", "seeds", "verdict", "runs")
-NOT_CHECKED = "not checked"
+VALUES = ("what", "verdict", "paper", "ours", "lowest to highest", "seeds", "runs")
 ENDS = ("mean", "lowest to highest", "the other", "lowest to highest")
-ORDERS = ("more than the other", *ENDS, "seeds", "verdict", "runs")
+ORDERS = ("more than the other", "verdict", *ENDS, "seeds", "runs")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +43,12 @@ class Verdict:
   def name(self) -> str:
     return self.expected.name
 
+  @property
+  def checked(self) -> bool:
+    """Whether it can be missed: an order, or a value with a tolerance."""
+    one = self.expected
+    return isinstance(one, Order) or (one.tolerance is not None and one.paper is not None)
+
 
 def side(pattern: str, metric: str, found: Sequence[Found]) -> Side:
   fitting = [one for one in found if re.fullmatch(pattern, one.run.name)]
@@ -59,11 +64,11 @@ def verdicts(expected: Sequence[Value | Order], found: Sequence[Found]) -> list[
 
 def _value(one, found):
   ours = side(one.runs, one.metric, found)
-  checked = one.tolerance is not None and one.paper is not None
+  blank = Verdict(one, [ours], False, "not checked")
   if trouble := _trouble([ours], one.metric):
-    return Verdict(one, [ours], checked, trouble)
-  if not checked:
-    return Verdict(one, [ours], False, NOT_CHECKED)
+    return Verdict(one, [ours], blank.checked, trouble)
+  if not blank.checked:
+    return blank
   missed = abs(ours.mean - one.paper) > one.tolerance
   return Verdict(one, [ours], missed, _words(missed, f"{ours.mean - one.paper:+.2f}"))
 
@@ -117,7 +122,7 @@ class Tables:
     tolerance = "" if expected.tolerance is None else f" ± {expected.tolerance:g}"
     mean = "" if ours.mean is None else f"{ours.mean:.2f}"
     numbers = [paper + tolerance, mean, ours.ends, str(len(ours.values))]
-    return [expected.name + self._note(expected.source), *numbers, self._words(one), ours.where]
+    return [expected.name + self._note(expected.source), self._words(one), *numbers, ours.where]
 
   def _order(self, one):
     more, less = one.sides
@@ -126,7 +131,7 @@ class Tables:
     seeds = ", ".join(dict.fromkeys(str(len(side.values)) for side in one.sides))
     name = one.name + by + self._note(one.expected.source)
     where = f"{more.where}, {less.where}"
-    return [name, means[0], more.ends, means[1], less.ends, seeds, self._words(one), where]
+    return [name, self._words(one), means[0], more.ends, means[1], less.ends, seeds, where]
 
   def _words(self, one):
     return one.words + (self._note(one.expected.why) if one.missed else "")

@@ -94,12 +94,14 @@ def summary(experiment: Experiment, found: Sequence[Found]) -> list:
 
 
 def _counted(verdicts):
-  checked = [one for one in verdicts if one.words != check.NOT_CHECKED]
+  checked = [one for one in verdicts if one.checked]
   missed = sum(one.missed for one in checked)
-  return (
-    f"{len(checked) - missed} of {len(checked)} that are checked hold, {missed} do not. Runs are in"
-    " the folder of this experiment and scale, under the root they were started with."
+  hold = f"{len(checked) - missed} of {len(checked)} that are checked hold"
+  rest = f"; {missed} do not, or are not finished" if missed else ""
+  where = (
+    "Runs are in the folder of this experiment and scale, under the root they were started with."
   )
+  return f"{hold}{rest}. {where}" if checked else f"Nothing of this is checked. {where}"
 
 
 def details(experiment: Experiment, found: Sequence[Found]) -> list:

@@ -187,6 +187,23 @@ def test_a_score_of_sums_is_the_score():
   assert significance.SCORES["numbers"]([2.0, 2.0], [1.0, 3.0])["pearson"].value == 0
 
 
+def test_numbers_and_tags_in_words_are_judged_as_the_task_does():
+  task = sides.tasks_of(SCAN)[""]
+
+  def judged(metric, found, wanted):
+    rows = [x | {"output": y} for x, y in translated(found, wanted)]
+    made = significance.judge("a", task | dict(metric=metric), rows).scores
+    return {name: one.value for name, one in made.items()}
+
+  found, wanted = ["1", "nan", "so so", "4.5"], ["1.5", "2", "-3", "4"]
+  theirs = scores.typed_numbers(found, wanted)
+  assert judged("numbers", found, wanted) == pytest.approx({"pearson": theirs["pearson"]})
+  found, wanted = ["B-a I-a", "O", "O O"], ["B-a I-a O", "O", "B-b O"]
+  theirs = scores.typed_tags(found, wanted)
+  theirs = {name: theirs[name] for name in ("accuracy", "f1")}
+  assert judged("tags", found, wanted) == pytest.approx(theirs)
+
+
 def test_a_bootstrap_finds_a_difference_where_there_is_one_and_seldom_else():
   rng = np.random.default_rng(0)
 
@@ -302,11 +319,12 @@ def test_a_mixtures_parts_are_held_against_each_other(tmp_path, capsys):
   cfg.task.parts.more.bleu_tokenizer = "char"
   for name, found in (("a", "x y z w"), ("b", "x y z v")):
     write(tmp_path / name, cfg, outputs=translated([found], ["x y z w"]))
-    more = tmp_path / name / "evaluations" / "more-test-best.jsonl"
-    more.write_text((tmp_path / name / "evaluations" / "test-best.jsonl").read_text())
+    more = {"source": "x", "target": "x y z v", "output": {"text": found}}
+    file = tmp_path / name / "evaluations" / "more-test-best.jsonl"
+    file.write_text(json.dumps(more) + "\n")
   text = said(capsys, tmp_path / "a", tmp_path / "b")
   assert rows_of(text, "exact_match")[1][3] == "-100.00"
-  assert rows_of(text, "more/exact_match")[1][3] == "-100.00"
+  assert rows_of(text, "more/exact_match")[1][3] == "+100.00"
   assert "tok:char" in text[text.index("**more/bleu**") :]
 
 
@@ -334,7 +352,7 @@ def test_settings_that_differ_are_shown_and_no_others():
 def test_what_run_json_says_differs(tmp_path, capsys):
   data = {"train": "b" * 64 + "[0%:90%]", "validation": "c" * 64}
   write(tmp_path / "a", starts=[start(data=data)])
-  other = start(30, git=GIT | {"commit": "d" * 40, "dirty": True}, versions={"jax": "2"})
+  other = start(30, git=GIT | {"commit": "0" * 40, "dirty": True}, versions={"jax": "2"})
   other |= dict(devices=["cuda:0", "cuda:1"], left_out={"train": 3})
   other |= dict(data=data | {"train": "e" * 64 + "[0%:90%]"})
   write(tmp_path / "b", starts=[start(), other])
@@ -342,7 +360,7 @@ def test_what_run_json_says_differs(tmp_path, capsys):
   runs = sides.read([tmp_path / "a", tmp_path / "b"])
   told = differences.provenance(runs)
   assert [row[0] for row in told] == ["commit", "jax", "devices", "data, train", "left out"]
-  assert told[0] == ("commit", "a" * 40, f"{'a' * 40}, then {'d' * 40} with changes")
+  assert told[0] == ("commit", "a" * 40, f"{'a' * 40}, then {'0' * 40} with changes")
   assert told[2] == ("devices", "1: cpu:0", "1: cpu:0, then 2: cuda:0")
   text = said(capsys, tmp_path / "a", tmp_path / "b")
   assert f"| data, train | {'b' * 12}[0%:90%] | {'e' * 12}[0%:90%] |" in text
@@ -371,6 +389,11 @@ def test_seconds_leave_out_what_lies_between_starts(tmp_path):
   lines[2]["time"] = BEGAN - 3600  # a clock that was set back adds nothing
   write(tmp_path / "a", lines=lines, starts=[start(5)])
   assert sides.read([tmp_path / "a", tmp_path / "b"])[0].seconds == [20, 35, 35, 925]
+  lines = [
+    line(step, after=after) for step, after in ((1, -9), (2, 25), (3, 120), (4, 30), (5, 130))
+  ]
+  write(tmp_path / "a", lines=lines, starts=[start(5), start(100)])
+  assert sides.read([tmp_path / "a", tmp_path / "b"])[0].seconds == [0, 20, 40, 40, 50]
 
 
 def test_tokens_are_places_without_padding(tmp_path):
@@ -418,12 +441,14 @@ def test_scores_are_those_of_evaluations_and_results(tmp_path, capsys):
   found = dict(bleu=12.345, bleu_signature="x", classes={})
   write(tmp_path / "a", outputs=translated(["x"], ["x"]), **found)
   write(tmp_path / "b", outputs=translated(["x"], ["x"]), **found)
+  write(tmp_path / "b", outputs=[], name="validation-best", split="validation", chrf=9.0)
   for name, results in dict(a=dict(split="test", bleu=1.5), b=dict(split="train", f1=7)).items():
     (tmp_path / name / "results.json").write_text(json.dumps(results))
   text = said(capsys, tmp_path / "a", tmp_path / "b")
   assert "| test bleu (best) | 12.35 | 12.35 |" in text or "| 12.34 | 12.34 |" in text
   assert "| test bleu (results.json) | 1.500 |  |" in text
   assert "signature (" not in text
+  assert "chrf" not in text
   assert "f1" not in text
 
 
@@ -532,8 +557,25 @@ def test_parameters_and_flops_are_the_trained_models(trained):
 
 def test_an_older_runs_model_is_built_as_it_goes(trained, tmp_path):
   cfg = load_config(trained / "a").to_dict()
+  assert cfg["model"].pop("name") == "transformer"
   older = ConfigDict({key: x for key, x in cfg.items() if key not in ADDED})
   write(tmp_path / "older", older)
   (tmp_path / "older" / "tokenizer.json").write_text((trained / "a/tokenizer.json").read_text())
   newer, old = sides.read([trained / "a", tmp_path / "older"])
   assert cost.cost(old) == cost.cost(newer)
+
+
+def test_a_label_more_is_a_row_more_of_the_head(trained, tmp_path):
+  tagger = ConfigDict(flags.load("configs/tag.py:small,data=nowhere").to_dict())
+  found = {}
+  for labels in (["NUM"], ["NUM", "LOC", "HUM"]):
+    folder = write(tmp_path / f"classes{len(labels)}", CLASSES)
+    (folder / "labels.json").write_text(json.dumps(labels))
+    tagger.task.labels = ("NOUN", "VERB", *labels)
+    write(tmp_path / f"tags{len(labels)}", tagger)
+  for folder in tmp_path.iterdir():
+    (folder / "tokenizer.json").write_text((trained / "a/tokenizer.json").read_text())
+  for run in sides.read(sorted(tmp_path.iterdir())):
+    found[run.name] = cost.cost(run)[0]
+  assert found["classes3"] - found["classes1"] == 2 * (CLASSES.model.dim + 1)
+  assert found["tags3"] - found["tags1"] == 2 * (tagger.model.dim + 1)

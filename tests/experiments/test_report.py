@@ -87,10 +87,10 @@ def test_tables_point_to_their_notes():
   tabled = check.Tables(check.verdicts(EXPECTED, all_found()))
   values, orders = tabled.lists()
   assert values[1] == [
-    *("big [1]", "81 ± 1", "82.00", "80.00 to 84.00", "3", "holds, +1.00", "big-seed*")
+    *("big [1]", "holds, +1.00", "81 ± 1", "82.00", "80.00 to 84.00", "3", "big-seed*")
   ]
-  assert values[2][-2] == "MISSED, -19.00 [2]"
-  assert orders[1][:4] == ["big over little [3]", "82.00", "80.00 to 84.00", "71.00"]
+  assert values[2][1] == "MISSED, -19.00 [2]"
+  assert orders[1][:4] == ["big over little [3]", "holds, +11.00", "82.00", "80.00 to 84.00"]
   assert tabled.notes == ["table 1", "small", "table 2"]
 
 

@@ -9,13 +9,13 @@ and begins with a docstring: the paper, what it costs, the command.
 """
 
 import dataclasses
-import importlib.util
 import itertools
 import pathlib
 import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
 
+from train import flags
 from train.errors import UserError
 
 SCALES = ("small", "full")
@@ -162,8 +162,7 @@ def load(path: str, scale: str = "small") -> Experiment:
   file = pathlib.Path(path)
   if not file.is_file():
     raise UserError(f"{path}: no such experiment file")
-  spec = importlib.util.spec_from_file_location(file.stem, file)
-  module = importlib.util.module_from_spec(spec)
+  spec, module = flags.unread_module(file.stem, file)
   spec.loader.exec_module(module)
   if not hasattr(module, "runs"):
     raise UserError(f"{path}: an experiment file defines runs(scale), this one does not")

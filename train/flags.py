@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import importlib.machinery
 import importlib.util
 import inspect
 import pathlib
@@ -102,12 +103,25 @@ def _frozen(value):
   return value
 
 
+class _Unread(importlib.machinery.SourceFileLoader):
+  """Compiles a file as it is now: bytecode kept of it may be of a version as long, and as old to
+  the second."""
+
+  def path_stats(self, path):
+    raise OSError(f"{path}: no bytecode is kept")
+
+
+def unread_module(name: str, path: pathlib.Path):
+  """A Python file of the user's as (its spec, a module), to be run by spec.loader.exec_module."""
+  spec = importlib.util.spec_from_file_location(name, path, loader=_Unread(name, str(path)))
+  return spec, importlib.util.module_from_spec(spec)
+
+
 def _module(path):
   """The config file as a module; a mistake inside it is told with its line."""
   if path.suffix != ".py" or not path.is_file():
     raise UserError(_unknown_file(path))
-  spec = importlib.util.spec_from_file_location(f"config_file_{path.stem}", path)
-  module = importlib.util.module_from_spec(spec)
+  spec, module = unread_module(f"config_file_{path.stem}", path)
   try:
     spec.loader.exec_module(module)
   except SyntaxError as error:

@@ -1,5 +1,7 @@
 """train/flags.py, configs/common.py: the config holds what was asked; mistakes are told."""
 
+import os
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -202,3 +204,14 @@ def test_arguments_are_typed_by_their_defaults():
   assert repr(got) == "namespace(rate=3.0, size=2, root='/a/b', small=True)"
   assert common.parse("small=no", small=True).small is False
   assert common.parse("", size=("base", "big"), n=3).__dict__ == {"size": "base", "n": 3}
+
+
+def test_a_file_changed_twice_in_a_second_is_read_as_it_is(tmp_path):
+  """Python's own cache of bytecode goes by length and seconds."""
+  text = (
+    "from ml_collections import ConfigDict\ndef get_config(): return ConfigDict(dict(a=NUMBER))\n"
+  )
+  for number in (1, 2, 3):
+    (tmp_path / "c.py").write_text(text.replace("NUMBER", str(number)))
+    os.utime(tmp_path / "c.py", (1e9, 1e9))
+    assert flags.load(str(tmp_path / "c.py")).a == number

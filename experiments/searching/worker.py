@@ -138,7 +138,7 @@ class Trial:
         over, self.process = False, None
       if over:
         return False
-      if self.report() and self.trial.should_prune():
+      if self.report():
         return self.leave() != 0
       if self.process is None:
         self.begin()
@@ -188,12 +188,14 @@ class Trial:
     )
 
   def report(self) -> bool:
-    """Tells Optuna what is new; whether anything is."""
-    new = list(self.values.items())[self.reported :]
-    for step, value in new:
+    """Tells Optuna what is new, one evaluation after another as if each had been seen at once;
+    whether it is to be pruned."""
+    for step, value in list(self.values.items())[self.reported :]:
       self.trial.report(value, step)
-    self.reported += len(new)
-    return bool(new)
+      self.reported += 1
+      if self.trial.should_prune():
+        return True
+    return False
 
   def tell(self, pruned: bool) -> str | None:
     """Tells the study what came of it; why it failed, or None."""

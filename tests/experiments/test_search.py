@@ -174,7 +174,7 @@ def test_a_search_finds_what_is_best_and_says_how_to_run_it(fake, capsys, monkey
 
 
 def test_two_pictures_are_drawn(tmp_path):
-  known = optuna.create_study(direction="maximize")
+  known = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
   for at in range(12):
     trial = known.ask()
     value = trial.suggest_float("a", 0, 1) + 0.01 * trial.suggest_int("b", 0, 3)

@@ -163,10 +163,17 @@ def load(path: str, scale: str = "small") -> Experiment:
   if not file.is_file():
     raise UserError(f"{path}: no such experiment file")
   spec, module = flags.unread_module(file.stem, file)
-  spec.loader.exec_module(module)
-  if not hasattr(module, "runs"):
-    raise UserError(f"{path}: an experiment file defines runs(scale), this one does not")
-  runs = tuple(module.runs(scale))
+  try:
+    spec.loader.exec_module(module)
+    if not hasattr(module, "runs"):
+      raise UserError(f"{path}: an experiment file defines runs(scale), this one does not")
+    runs = tuple(module.runs(scale))
+    expected = module.expected(scale) if hasattr(module, "expected") else ()
+    expected = tuple(expected or getattr(module, "EXPECTED", ()))
+  except UserError:
+    raise
+  except Exception as error:
+    raise UserError(flags.inside(file, error)) from error
   names = [run.name for run in runs]
   for at, run in enumerate(runs):
     if not re.fullmatch(r"[\w.+-]+", run.name):
@@ -179,8 +186,6 @@ def load(path: str, scale: str = "small") -> Experiment:
       raise UserError(
         f"{path}: {run.name} starts from {min(missing)}, which no run before it makes"
       )
-  expected = module.expected(scale) if hasattr(module, "expected") else ()
-  expected = tuple(expected or getattr(module, "EXPECTED", ()))
   for one in expected:
     for pattern in (one.runs,) if isinstance(one, Value) else (one.more, one.less):
       if not any(re.fullmatch(pattern, name) for name in names):

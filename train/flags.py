@@ -124,10 +124,8 @@ def _module(path):
   spec, module = unread_module(f"config_file_{path.stem}", path)
   try:
     spec.loader.exec_module(module)
-  except SyntaxError as error:
-    raise UserError(f"{error.filename} line {error.lineno}: {error.msg}") from error
   except Exception as error:
-    raise UserError(_inside(path, error)) from error
+    raise UserError(inside(path, error)) from error
   if not callable(getattr(module, "get_config", None)):
     raise UserError(f"{path}: a config file defines get_config(arg), this one does not")
   return module
@@ -142,13 +140,16 @@ def _call(module, path, arg):
   except ValueError as error:
     raise UserError(f"{path}:{arg}: {error}") from error
   except Exception as error:
-    raise UserError(_inside(path, error)) from error
+    raise UserError(inside(path, error)) from error
   if not isinstance(config, ConfigDict):
     raise UserError(f"{path}: get_config gives a {type(config).__name__}, not a ConfigDict")
   return config
 
 
-def _inside(path, error):
+def inside(path: pathlib.Path, error: Exception) -> str:
+  """Where in the file, and what; for a message."""
+  if isinstance(error, SyntaxError):
+    return f"{error.filename} line {error.lineno}: {error.msg}"
   frames = traceback.extract_tb(error.__traceback__)
   own = [frame.lineno for frame in frames if _same(frame.filename, path)]
   return f"{path} line {own[-1] if own else '?'}: {type(error).__name__}: {error}"

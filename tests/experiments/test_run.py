@@ -263,6 +263,8 @@ def test_axes_of_a_sweep():
   "text, told",
   [
     ("", r"defines runs\(scale\)"),
+    ("def runs(scale):", r"one\.py line 2: expected an indented block"),
+    ("def runs(scale):\n  yield Run(name)", r"one\.py line 3: NameError: name 'name'"),
     (r'def runs(scale): yield Run("a", "configs/scan.py"); yield Run("a", "x")', "two runs"),
     (r'def runs(scale): yield Run("a/b", "configs/scan.py")', "'a/b' is no name for a folder"),
     (r'def runs(scale): yield Run("a", "x:init={root}/b")', "a starts from b, which no run"),

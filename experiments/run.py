@@ -67,7 +67,9 @@ def main(argv):
   markdown.show(
     tables.of_runs([one for one in results.collect(experiment, place) if one.run in wanted])
   )
-  if interrupted := [name for name, how in ended.items() if how in ("interrupted", "not begun")]:
+  if interrupted := [
+    name for name, how in ended.items() if how in ("interrupted", results.NOT_BEGUN)
+  ]:
     print(f"{', '.join(interrupted)}: the same command goes on")
     return cli.INTERRUPTED
   if failed := {name: how for name, how in ended.items() if how != "finished"}:
@@ -82,7 +84,7 @@ def check_configs(wanted, place) -> None:
   for run in wanted:
     if all((place.root / name / "config.json").is_file() for name in run.needs()):
       try:
-        flags.load(place.config(run), [f"{key}={value}" for key, value in run.changes.items()])
+        flags.load(place.config(run), runs.overrides(run))
       except UserError as error:
         raise UserError(f"{run.name}: {error}") from error
 

@@ -95,6 +95,11 @@ class Order:
   why: str = ""
 
 
+def overrides(run: Run | Estimate) -> list[str]:
+  """Its changes as KEY=VALUE, what follows `--config.`."""
+  return [f"{key}={value}" for key, value in run.changes.items()]
+
+
 def values(key: str, *several, short: str = "") -> dict[str, Changes]:
   """An axis of a sweep: `values("model.num_heads", 4, 8, short="h")` has the names h4 and h8."""
   return {f"{short}{value}": {key: value} for value in several}

@@ -104,11 +104,10 @@ def several(command, jobs: int) -> int:
   from experiments.searching import worker
 
   with worker.Stop() as stop:
-    processes, whole = [], os.sched_getaffinity(0)
-    for slot in (launchers.Slot(number, jobs) for number in range(jobs)):
-      os.sched_setaffinity(0, slot.cores)  # inherited
-      processes.append(subprocess.Popen(command, env={**os.environ, **slot.environment}))
-      os.sched_setaffinity(0, whole)
+    processes = []
+    for slot in [launchers.Slot(number, jobs) for number in range(jobs)]:
+      with slot.taken():
+        processes.append(subprocess.Popen(command, env={**os.environ, **slot.environment}))
     told = False
     while any(process.poll() is None for process in processes):
       if stop.status and not told:

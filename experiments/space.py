@@ -15,6 +15,7 @@ import jax
 from flax import nnx
 from ml_collections import ConfigDict
 
+from experiments import runs
 from experiments.runs import Run
 from train import flags, models, optimizer, sharding, tasks
 from train.errors import UserError, choose
@@ -134,7 +135,7 @@ def with_values(search: Search, params: Mapping, name: str = "search") -> Run:
 
 def overrides(search: Search, params: Mapping) -> list[str]:
   """KEY=VALUE of that run."""
-  return [f"{key}={value}" for key, value in with_values(search, params).changes.items()]
+  return runs.overrides(with_values(search, params))
 
 
 def check(search: Search, text: str) -> ConfigDict:

@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 from experiments.comparing.sides import Side
+from experiments.reporting.plots import plain
 from train.writer import MOST_PANELS
 
 # Okabe and Ito's, told apart by colour-blind eyes; a ninth run has the first again, dashed.
@@ -87,10 +88,7 @@ def _panel(axes, sides, name, x):
   axes.set_xlim(left=0)
   axes.xaxis.set_major_locator(MaxNLocator(6))
   axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 50k
-  axes.grid(True, color="#e6e5e1", linewidth=0.6)
-  axes.set_axisbelow(True)
-  axes.spines[["top", "right"]].set_visible(False)
-  axes.tick_params(labelsize=8)
+  plain(axes)
   return lines
 
 

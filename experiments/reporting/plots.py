@@ -128,12 +128,18 @@ def _figure(rows, columns, size=PANEL, heights=None):
   return figure, figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
 
 
-def _styled(axes, title):
-  axes.set_title(title, fontsize=9, loc="left", parse_math=False)
+def plain(axes) -> None:
+  """A grid behind, no frame above and on the right, small numbers."""
   axes.grid(True, color=GRID, linewidth=0.6)
   axes.set_axisbelow(True)
   axes.spines[["top", "right"]].set_visible(False)
-  axes.tick_params(labelsize=8, colors=INK)
+  axes.tick_params(labelsize=8)
+
+
+def _styled(axes, title):
+  axes.set_title(title, fontsize=9, loc="left", parse_math=False)
+  plain(axes)
+  axes.tick_params(colors=INK)
 
 
 def _svg(figure) -> bytes:

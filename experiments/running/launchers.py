@@ -4,6 +4,7 @@ Each run is its commands one after another, train.main and then train.evaluate o
 could be pasted into a shell as they are.
 """
 
+import contextlib
 import os
 import pathlib
 import shlex
@@ -12,16 +13,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from experiments.running import results
 from experiments.running.results import Place
-from experiments.runs import Estimate, Run
+from experiments.runs import Estimate, Run, overrides
 from train import json_files
 from train.errors import UserError
 
 PLAN = "plan.json"
 LOG = "log.txt"  # in a run's folder: what its commands said
+LAST_LINES = 5  # of it, that are told of what failed
 # Becomes the command that follows the parent's id, and hears SIGTERM when the parent dies: Linux
 # alone knows that. A function between fork and exec could do it too, but not safely with threads.
 LEASH = """
@@ -39,7 +41,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 def commands(run: Run, place: Place) -> list[list[str]]:
   """Train, then evaluate each split; or estimate."""
   workdir = str(place.workdir(run))
-  changes = [f"--config.{key}={value}" for key, value in run.changes.items()]
+  changes = [f"--config.{change}" for change in overrides(run)]
   if isinstance(run, Estimate):
     plan = ["train.plan", "--config", place.config(run), *changes, "--topology", run.topology]
     plan += ["--as_it_is", "--json", f"{workdir}/{PLAN}", *["--table"] * run.table]
@@ -60,6 +62,22 @@ def pasted(command: Sequence[str]) -> str:
 def leashed(command: Sequence[str]) -> list[str]:
   """The command as one that ends, by SIGTERM, when this process does."""
   return [sys.executable, "-I", "-S", "-c", LEASH, str(os.getpid()), *command]
+
+
+def start(command: Sequence[str], log: pathlib.Path, **how) -> subprocess.Popen:
+  """Begins `python ...`, leashed; it and what it says go to the end of `log`."""
+  with open(log, "a", encoding="utf-8") as file:
+    file.write(f"$ {pasted(command)}\n")
+    file.flush()
+    return subprocess.Popen(
+      leashed([sys.executable, *command[1:]]), stdout=file, stderr=file, **how
+    )
+
+
+def log_end(log: pathlib.Path, lines: int) -> str:
+  """The last lines of what a command said, indented."""
+  text = log.read_text(encoding="utf-8", errors="replace")
+  return "\n".join(f"  {line}" for line in text.splitlines()[-lines:])
 
 
 class Job:
@@ -83,7 +101,9 @@ class Job:
     if self.stopped:
       return "interrupted"
     if status:
-      return f"exit status {status} of {pasted(self.command)}\n{self._log_end()}"
+      return (
+        f"exit status {status} of {pasted(self.command)}\n{log_end(self.workdir / LOG, LAST_LINES)}"
+      )
     if "train.plan" in self.command:
       self.results["plan"] = json_files.read(self.workdir / PLAN)
     if "train.evaluate" in self.command:
@@ -104,22 +124,9 @@ class Job:
 
   def _next(self):
     self.command = self.waiting.pop(0)
-    with open(self.workdir / LOG, "a", encoding="utf-8") as log:
-      log.write(f"$ {pasted(self.command)}\n")
-      log.flush()
-      # a session of its own: Ctrl-C reaches it once, through us, and it saves
-      self.process = subprocess.Popen(
-        leashed([sys.executable, *self.command[1:]]),
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        env=self.environment,
-        start_new_session=True,
-      )
-
-  def _log_end(self, lines: int = 5):
-    text = (self.workdir / LOG).read_text(encoding="utf-8", errors="replace")
-    return "\n".join(f"  {line}" for line in text.splitlines()[-lines:])
+    # a session of its own: Ctrl-C reaches it once, through us, and it saves
+    how = dict(stdin=subprocess.DEVNULL, env=self.environment, start_new_session=True)
+    self.process = start(self.command, self.workdir / LOG, **how)
 
 
 class Slot:
@@ -137,13 +144,19 @@ class Slot:
       if together > 1:
         self.environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / together:.2f}"
 
-  def start(self, run: Run, place: Place) -> Job:
+  @contextlib.contextmanager
+  def taken(self) -> Iterator[None]:
+    """Within, what is started has this share's cores."""
     whole = os.sched_getaffinity(0)
     os.sched_setaffinity(0, self.cores)  # inherited
     try:
-      return Job(run, place, self.environment)
+      yield
     finally:
       os.sched_setaffinity(0, whole)
+
+  def start(self, run: Run, place: Place) -> Job:
+    with self.taken():
+      return Job(run, place, self.environment)
 
 
 def _gpus() -> list[str]:
@@ -191,7 +204,7 @@ class Local:
   def stop(self, number: int = signal.SIGTERM) -> None:
     """Nothing more is started; what goes on saves and ends."""
     for run in self.waiting:
-      self.ended[run.name] = "not begun"
+      self.ended[run.name] = results.NOT_BEGUN
     self.waiting.clear()
     for job, _ in self.running.values():
       job.stop(number)

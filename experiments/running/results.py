@@ -14,6 +14,7 @@ from experiments.runs import Estimate, Experiment, Run
 from train import json_files, provenance
 from train.errors import UserError
 from train.paths import write_atomically
+from train.workdir import starts as starts_of
 from train.writer import read_metrics
 
 RECORD = "experiment.json"  # in a run's folder
@@ -84,7 +85,7 @@ def write_record(run: Run, workdir: pathlib.Path, results: dict, seconds: float 
     made = provenance.of_start([], "", [run.topology])
     steps, starts = 0, [made | {"parameters": results["plan"]["parameters"]}]
   else:
-    starts = json_files.read(workdir / "run.json")["starts"]
+    starts = starts_of(workdir)
     steps = max((line["step"] for line in read_metrics(workdir)), default=0)
   last = starts[-1]
   record = dict(

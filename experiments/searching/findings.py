@@ -7,6 +7,7 @@ import optuna
 from optuna.trial import TrialState
 
 from experiments.reporting import markdown
+from experiments.reporting.plots import plain
 from experiments.running import launchers
 from experiments.running.results import Place
 from experiments.searching import study as studies
@@ -117,10 +118,7 @@ def _figure(title, size):
   figure = Figure(figsize=size, dpi=120, layout="constrained")
   axes = figure.add_subplot()
   axes.set_title(title.replace("_", " "), fontsize=10, loc="left")
-  axes.grid(True, color="#e6e5e1", linewidth=0.6)
-  axes.set_axisbelow(True)
-  axes.spines[["top", "right"]].set_visible(False)
-  axes.tick_params(labelsize=8)
+  plain(axes)
   return figure, axes
 
 

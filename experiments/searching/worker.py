@@ -8,7 +8,6 @@ import os
 import pathlib
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -34,10 +33,7 @@ LAST_LINES = 8  # of a log
 
 def start(words: Sequence[str], log: pathlib.Path) -> subprocess.Popen:
   """Begins `python WORDS`, which are -m train.main ...; what it says goes to the end of `log`."""
-  with open(log, "a", encoding="utf-8") as file:
-    file.write(f"$ {launchers.pasted(['python', *words])}\n")
-    file.flush()
-    return subprocess.Popen(launchers.leashed([sys.executable, *words]), stdout=file, stderr=file)
+  return launchers.start(["python", *words], log)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,8 +271,7 @@ def tail(log: pathlib.Path) -> str:
   """The last lines of what a training said."""
   if not log.exists():
     return "it said nothing"
-  lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
-  return f"the last lines of {log}:\n" + "\n".join(f"  {line}" for line in lines)
+  return f"the last lines of {log}:\n{launchers.log_end(log, LAST_LINES)}"
 
 
 def say(text: str) -> None:

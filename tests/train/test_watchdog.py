@@ -1,8 +1,10 @@
 """Nothing ended for a while: told once, with what each thread does."""
 
+import contextlib
+import threading
 import time
 
-from train.watchdog import Watchdog
+from train.watchdog import Watchdog, stacks
 
 
 def wait_for(condition, most=20.0):
@@ -32,6 +34,22 @@ def test_a_silence_is_told_once_with_stacks(tmp_path, caplog):
   watchdog.close()
   watchdog.thread.join(5)
   assert not watchdog.thread.is_alive()
+
+
+def test_the_main_thread_is_told_first_however_many_there_are():
+  over = threading.Event()
+
+  def waits_in_there():
+    over.wait()
+
+  with contextlib.ExitStack() as stack:
+    stack.callback(over.set)
+    for number in range(120):
+      threading.Thread(target=waits_in_there, name=f"waiting {number}").start()
+    assert wait_for(lambda: stacks().count("waits_in_there") >= 120)
+    first, *others = stacks().split("\n\n")
+  assert "test_the_main_thread_is_told_first" in first
+  assert sum("waiting " in text and "waits_in_there" in text for text in others) == 120
 
 
 def test_steps_that_end_in_time_are_not_told_nor_with_0(tmp_path, caplog):

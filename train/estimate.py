@@ -135,7 +135,7 @@ def make(cfg: ConfigDict, topology: chips.Topology) -> Plan:
     model_flops=3 * whole * share,
     step_flops=flops.count(traced.jaxpr, mesh.size) * share,
     kernel_flops=3 * (whole - own) * share,
-    program=hlo.read(program.as_text()),
+    program=hlo.read(text_of(program, topology)),
     compile_seconds=seconds,
   )
 
@@ -148,6 +148,18 @@ def compiled(lowered, topology):
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
     raise DoesNotFit(topology, needed(str(error))) from error
+
+
+def text_of(program, topology) -> str:
+  """The compiled program's text; UserError where the compiler cannot write what it made."""
+  try:
+    return program.as_text()
+  except jax.errors.JaxRuntimeError as error:  # libtpu 0.0.52: some programs for v5p, async-update
+    line, *_ = str(error).splitlines()
+    raise UserError(
+      f"compiled for {topology.name}, but its compiler cannot write the program that a plan is read"
+      f" from ({line}): plan for another topology or mesh"
+    ) from error
 
 
 def needed(text: str) -> float:

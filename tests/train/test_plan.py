@@ -100,6 +100,21 @@ def test_what_does_not_fit_is_said():
   assert any("without model.remat" in note for note in plan.warnings(made, cfg))
 
 
+def test_a_program_that_its_compiler_cannot_write_is_told_in_words(monkeypatch):
+  """As libtpu does for some meshes of v5p; the real message (its compilation takes minutes)."""
+
+  def as_text(self):
+    del self
+    raise jax.errors.JaxRuntimeError(
+      "INTERNAL: RET_CHECK failure (hlo_instruction.cc:390) async-update\nand a page more"
+    )
+
+  monkeypatch.setattr(jax.stages.Compiled, "as_text", as_text)
+  with pytest.raises(UserError, match=r"cannot write the program.*async-update.*another") as told:
+    estimate.make(flags.load("configs/scan.py:small", []), chips.parse("cpu:8"))
+  assert "a page more" not in str(told.value)
+
+
 # What may help
 
 

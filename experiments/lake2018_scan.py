@@ -42,6 +42,7 @@ def expected(scale):
   for model in MODELS:
     ours = rf"{model}-simple-seed\d"
     yield Value(f"{model}: parameters", ours, "parameters")
+    yield Value(f"{model}: milliseconds a step", ours, "train/milliseconds")
     yield Value(f"{model}: target tokens a second, training", ours, "train/tokens_per_second")
     yield Value(f"{model}: seconds, trained and evaluated", ours, "seconds")
   for model in MODELS:

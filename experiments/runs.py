@@ -70,8 +70,8 @@ class Estimate:
 @dataclasses.dataclass(frozen=True)
 class Value:
   """A number of a paper. `runs` is a pattern for whole names of runs, whose mean it is held to;
-  `metric` is SPLIT/NAME of an evaluation, train/NAME (median over the log), parameters or seconds.
-  Without a tolerance it is shown and not checked."""
+  `metric` is SPLIT/NAME of an evaluation, train/NAME (median over the log; train/milliseconds are
+  a step's), parameters or seconds. Without a tolerance it is shown and not checked."""
 
   name: str
   runs: str

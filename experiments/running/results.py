@@ -5,6 +5,7 @@ names no folder of this machine, so the copy counts for whoever has the reposito
 """
 
 import dataclasses
+import itertools
 import json
 import pathlib
 import statistics
@@ -19,7 +20,6 @@ from train.writer import read_metrics
 
 RECORD = "experiment.json"  # in a run's folder
 NOT_BEGUN = "not begun"
-TOLD = ("parameters", "seconds", "steps")  # numbers of the record that a `Value` can name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,8 @@ class Found:
 
   def value(self, metric: str) -> float | None:
     """Of the evaluation of a split (test/bleu), the median of training lines after the first
-    (train/tokens_per_second), or of the record (parameters, seconds, steps); None: not known."""
+    (train/tokens_per_second; train/milliseconds are a step's), or of the record (parameters,
+    seconds, steps); None: not known."""
     if self.record is None:
       return None
     split, slash, name = metric.partition("/")
@@ -61,8 +62,23 @@ class Found:
       return self.record.get(metric)
     if split in self.record["results"]:
       return self.record["results"][split].get(name)
+    if metric == "train/milliseconds":
+      return step_milliseconds(self.metrics)
     lines = [line[name] for line in self.metrics if line["split"] == split and name in line]
     return statistics.median(lines[1:] or lines) if lines else None
+
+
+def step_milliseconds(metrics: Sequence[dict]) -> float | None:
+  """A training step's, by the clock: median between lines that no evaluation and no start came
+  between; None where there are no two such lines."""
+  found = []
+  for before, line in itertools.pairwise(metrics):
+    steps = line["step"] - before["step"]
+    # compiles count from the start of the process
+    on = before["split"] == line["split"] == "train"
+    if on and steps > 0 and line.get("compiles", 0) >= before.get("compiles", 0):
+      found.append(1000 * (line["time"] - before["time"]) / steps)
+  return statistics.median(found) if found else None
 
 
 def asked(run: Run) -> dict:
@@ -166,7 +182,7 @@ def keep(experiment: Experiment, found: Sequence[Found]) -> None:
 def _thin(line):
   """Six digits are enough for a curve."""
   digits = {key: float(f"{x:.6g}") if isinstance(x, float) else x for key, x in line.items()}
-  return digits | {"time": round(line["time"])}
+  return digits | {"time": round(line["time"], 2)}
 
 
 def known_experiments(folder: pathlib.Path) -> list[pathlib.Path]:

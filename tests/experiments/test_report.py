@@ -76,6 +76,21 @@ def test_what_holds_and_what_is_missed(expected, missed, words):
   assert (verdict(expected).missed, verdict(expected).words) == (missed, words)
 
 
+def test_a_step_takes_what_passes_without_evaluations_and_starts():
+  kinds = ("step", "time", "split", "compiles")
+  lines = [
+    (10, 100.0, "train", 3),
+    (20, 101.0, "train", 3),  # 100 ms a step
+    (20, 150.0, "validation", 3),
+    (30, 151.0, "train", 4),
+    (40, 154.0, "train", 4),  # 300 ms
+    (50, 999.0, "train", 1),  # started again between
+    (70, 1001.0, "train", 1),  # 100 ms
+  ]
+  assert results.step_milliseconds([dict(zip(kinds, line)) for line in lines]) == 100.0
+  assert results.step_milliseconds([dict(zip(kinds, lines[0]))]) is None
+
+
 EXPECTED = (
   Value("big", r"big-seed\d", "test/accuracy", 81.0, "table 1", tolerance=1.0),
   Value("little", r"little-seed\d", "test/accuracy", 90.0, "table 1", tolerance=1.0, why="small"),

@@ -62,9 +62,14 @@ def make_mesh(sizes, devices=None) -> jax.sharding.Mesh:
         " and no weights"
       )
     within, between = (shape[0] // slices, *shape[1:]), (slices, 1, 1)
-    grid = mesh_utils.create_hybrid_device_mesh(within, between, devices)
-    return jax.sharding.Mesh(grid, AXES, axis_types=kinds)
-  return jax.make_mesh(tuple(shape), AXES, axis_types=kinds, devices=devices)
+    lay = functools.partial(mesh_utils.create_hybrid_device_mesh, within, between, devices)
+  else:
+    lay = functools.partial(mesh_utils.create_device_mesh, shape, devices)
+  try:
+    grid = lay()
+  except NotImplementedError:  # of a TPU's 4x4, 8 are two of its axes only in part
+    grid = lay(allow_split_physical_axes=True)
+  return jax.sharding.Mesh(grid, AXES, axis_types=kinds)
 
 
 def put(batch, mesh):

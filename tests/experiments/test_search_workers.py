@@ -21,7 +21,7 @@ from experiments.space import Choice, Float, Search
 
 CHANGES = {"steps": 10, "evaluate.every": 5, "checkpoint.every": 5, "evaluate.decode_every": 0}
 CHANGES |= {"task.data.holdout": 20, "tensorboard": False, "schedule.warmup_steps": 1}
-CHANGES |= {"log_every": 5}
+CHANGES |= {"log_every": 5, "model.encoder_layers": 1, "model.decoder_layers": 1}
 
 def runs(scale):
   yield Run("scan", "configs/scan.py:small", CHANGES)

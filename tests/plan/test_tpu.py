@@ -95,6 +95,16 @@ def test_several_slices_exchange_over_the_network():
   assert dataclasses.replace(plan, program=one.program).wire_seconds < plan.wire_seconds
 
 
+def test_an_axis_may_take_half_of_a_torus():
+  """8 chips of 4x4 are no whole axes of it; they lie side by side all the same."""
+  chip = chips.parse("v6e:4x4")
+  mesh = sharding.make_mesh(dict(data=-1, fsdp=1, tensor=8), chips.devices(chip))
+  for half in mesh.devices[:, 0]:
+    rows = {device.coords[1] for device in half}
+    assert len({tuple(device.coords) for device in half}) == 8
+    assert max(rows) - min(rows) == 1
+
+
 def test_there_is_no_tpu():
   """So all of the above was compiled and nothing run."""
   assert {device.platform for device in jax.devices()} == {"cpu"}

@@ -5,7 +5,7 @@ import functools
 import jax.numpy as jnp
 from flax import nnx
 
-from model import hooks, layers, positions
+from model import hooks, layers, positions, products
 from model.config import TransformerConfig
 
 
@@ -13,6 +13,13 @@ def look_up(table: nnx.Embed, ids_BT):
   """Vectors [B, T, D] of ids, in the table's dtype."""
   x_VD = hooks.table(table.embedding[...].astype(table.dtype))
   return jnp.take(x_VD, ids_BT, axis=0)
+
+
+def attend(table: nnx.Embed, x_BTD):
+  """Products with the vector of each word, [B, T, V], in the table's dtype."""
+  both = x_BTD, table.embedding[...]
+  x_BTD, table_VD = table.promote_dtype(both, dtype=table.dtype)
+  return products.product(x_BTD, table_VD.T, (((x_BTD.ndim - 1,), (0,)), ((), ())))
 
 
 class Embeddings(nnx.Module):

@@ -9,6 +9,8 @@ import dataclasses
 
 import jax
 
+from model import products
+
 # How a kernel is spread over devices, which the compiler cannot find out: a function from
 # `kernel(*arrays)`, for arrays that lead with rows and, if they have four axes, heads, to one that
 # takes them wherever they are.
@@ -51,7 +53,7 @@ def look(attention, q_BTHK, k_BSGK, v_BSGK, view):
 
 @dataclasses.dataclass(frozen=True)
 class Product:
-  """`jax.lax.dot_general` of activations and a layer's weight, `weight` being its name.
+  """`products.product` of activations and a layer's weight, `weight` being its name.
 
   What is done to the weight is done again for the backward pass: the result is not kept. If not
   `kept`, all of the layer is computed again, and there is nothing to do for that.
@@ -63,10 +65,10 @@ class Product:
   def __call__(self, x, weight, *args, **kwargs):
     prepare = _WEIGHT.get()
     if prepare is None:
-      return jax.lax.dot_general(x, weight, *args, **kwargs)
+      return products.product(x, weight, *args, **kwargs)
 
     def product(x, weight):
-      return jax.lax.dot_general(x, prepare(self.weight, weight), *args, **kwargs)
+      return products.product(x, prepare(self.weight, weight), *args, **kwargs)
 
     return (jax.checkpoint(product) if self.kept else product)(x, weight)
 

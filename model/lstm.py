@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model import hooks, layers, visibility
+from model import hooks, layers, products, visibility
 from model.config import LSTMConfig
-from model.embeddings import look_up
+from model.embeddings import attend, look_up
 from model.recurrence import Block, State, beginning, initializer
 
 
@@ -125,7 +125,13 @@ class LSTM(nnx.Module):
     self.encoder = stack(E, bidirectional=cfg.bidirectional, cross=False) if E else None
     self.decoder = stack(D, bidirectional=False, cross=both) if D else None
     output = functools.partial(
-      nnx.Linear, cfg.dim, cfg.vocab_size, use_bias=False, dtype=cfg.dtype, rngs=rngs
+      nnx.Linear,
+      cfg.dim,
+      cfg.vocab_size,
+      use_bias=False,
+      dot_general=products.product,
+      dtype=cfg.dtype,
+      rngs=rngs,
     )
     init = layers.initializer(cfg.init_std)
     self.output = None if cfg.tie_output else output(kernel_init=init)
@@ -162,8 +168,8 @@ class LSTM(nnx.Module):
 
   def logits(self, x_BTD):
     """[..., V] float32."""
-    table = self.embedding.attend if self.output is None else self.output
-    logits_BTV = table(x_BTD).astype(jnp.float32)
+    logits_BTV = attend(self.embedding, x_BTD) if self.output is None else self.output(x_BTD)
+    logits_BTV = logits_BTV.astype(jnp.float32)
     return logits_BTV if self.output_bias is None else logits_BTV + self.output_bias[...]
 
   def init_cache(self, batch: int, max_len: int, memory_BSD=None, memory_segments=None):

@@ -13,9 +13,9 @@ import functools
 import jax.numpy as jnp
 from flax import nnx
 
-from model import layers
+from model import layers, products
 from model.config import TransformerConfig
-from model.embeddings import look_up
+from model.embeddings import attend, look_up
 from model.stack import Stack
 from model.visibility import Side, Whole
 
@@ -44,6 +44,7 @@ class Transformer(nnx.Module):
       cfg.table_dim,
       cfg.vocab_size,
       use_bias=False,
+      dot_general=products.product,
       kernel_init=layers.initializer(cfg.init_std),
       dtype=cfg.dtype,
       rngs=rngs,
@@ -85,8 +86,8 @@ class Transformer(nnx.Module):
 
   def logits(self, x_BTD):
     """[..., V] float32."""
-    table = self.embedding.attend if self.output is None else self.output
-    logits_BTV = table(x_BTD).astype(jnp.float32) * self.cfg.logits_scale
+    logits_BTV = attend(self.embedding, x_BTD) if self.output is None else self.output(x_BTD)
+    logits_BTV = logits_BTV.astype(jnp.float32) * self.cfg.logits_scale
     return logits_BTV if self.output_bias is None else logits_BTV + self.output_bias[...]
 
   def init_cache(self, batch: int, max_len: int, memory_BSD=None, memory_segments=None):

@@ -1,0 +1,45 @@
+"""Activations times a layer's weight, with the weight's gradient as one product over all rows."""
+
+import functools
+import math
+
+import jax
+
+
+def product(x, weight, dimension_numbers, precision=None, out_sharding=None):
+  """`jax.lax.dot_general` of `x` [..., *in] and `weight` [*in, *out]: [..., *out].
+
+  The gradient of the weight is [N, in] times [N, out], where N are all rows. Autodiff's contracts
+  several axes, for which XLA on CPU first transposes the gradient of the output, an element at a
+  time: a third of the step of a small translation model, most of it for its logits.
+  """
+  (x_axes, w_axes), batch = dimension_numbers
+  count = len(w_axes)
+  last, first = tuple(range(x.ndim - count, x.ndim)), tuple(range(count))
+  if (tuple(x_axes), tuple(w_axes)) != (last, first) or any(map(len, batch)) or out_sharding:
+    raise ValueError(f"not a layer's product: {dimension_numbers}, {out_sharding=}")
+  return _product(x, weight, count, precision)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _product(x, weight, count, precision):
+  axes = tuple(range(x.ndim - count, x.ndim)), tuple(range(count))
+  return jax.lax.dot_general(x, weight, (axes, ((), ())), precision=precision)
+
+
+def _forward(x, weight, count, precision):
+  return _product(x, weight, count, precision), (x, weight)
+
+
+def _backward(count, precision, saved, y):
+  x, weight = saved
+  rows = math.prod(x.shape[: x.ndim - count])
+  outs = weight.ndim - count
+  axes = tuple(range(y.ndim - outs, y.ndim)), tuple(range(count, weight.ndim))
+  to_x = jax.lax.dot_general(y, weight, (axes, ((), ())), precision=precision)
+  flat = x.reshape(rows, -1), y.reshape(rows, -1)
+  to_weight = jax.lax.dot_general(*flat, (((0,), (0,)), ((), ())), precision=precision)
+  return to_x, to_weight.reshape(weight.shape)
+
+
+_product.defvjp(_forward, _backward)

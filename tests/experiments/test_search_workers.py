@@ -17,18 +17,18 @@ from train.writer import read_metrics
 ROOT = pathlib.Path(__file__).parents[2]
 FILE = """
 from experiments.runs import Run
-from experiments.space import Choice, Float, Search
+from experiments.space import Choice, Search
 
 CHANGES = {"steps": 10, "evaluate.every": 5, "checkpoint.every": 5, "evaluate.decode_every": 0}
 CHANGES |= {"task.data.holdout": 20, "tensorboard": False, "schedule.warmup_steps": 1}
-CHANGES |= {"log_every": 5, "model.encoder_layers": 1, "model.decoder_layers": 1}
+CHANGES |= {"log_every": 5}
 
 def runs(scale):
   yield Run("scan", "configs/scan.py:small", CHANGES)
 
 SEARCH = Search(
   run=next(runs("small")),
-  space={"schedule.peak": Float(1e-4, 1e-2, log=True), "model.num_heads": Choice(2, 4, 8)},
+  space={"schedule.peak": Choice(1e-4, 1e-3, 1e-2), "model.num_heads": Choice(2, 4)},
   metric="loss",
   mode="min",
   pruner="none",

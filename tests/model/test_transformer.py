@@ -561,7 +561,11 @@ def test_layers_computed_in_a_loop_or_twice_give_the_same_gradient():
 
   plain, weights, _ = gradient()
   looped = {"scan_layers": True}
-  for more in (*({"remat": name} for name in layers.REMAT), looped, looped | {"remat": "full"}):
+  for more in (
+    *({"remat": name} for name in [*layers.REMAT][1:]),
+    looped,
+    looped | {"remat": "full"},
+  ):
     found, same_weights, _ = gradient(**more)
     found, same_weights = stacking.in_form_of(found, plain), stacking.unstacked(same_weights)
     assert found.keys() == plain.keys()

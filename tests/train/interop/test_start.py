@@ -15,6 +15,7 @@ from train.errors import UserError
 
 __all__ = ["folder"]  # a fixture
 MINILM = pathlib.Path(__file__).parents[3] / "data" / "minilm"
+SLOW = pytest.mark.slow  # heads and tasks that the others try too
 SHORT = {"task.source_len": 32, "schedule.peak": 0.0}  # the tiny models have 40 positions
 
 
@@ -22,16 +23,16 @@ SHORT = {"task.source_len": 32, "schedule.peak": 0.0}  # the tiny models have 40
   "name, text, changes",
   [
     ("bert", "classify.py:small,data={folder}", {}),
-    ("bert_mlm", "classify.py:small,data={folder}", {}),
+    pytest.param("bert_mlm", "classify.py:small,data={folder}", {}, marks=SLOW),
     ("bert_qa", "classify.py:small,data={folder}", {}),
-    ("electra_classification", "classify.py:small,data={folder}", {}),
+    pytest.param("electra_classification", "classify.py:small,data={folder}", {}, marks=SLOW),
     ("roberta_mlm", "tag.py:small,suffix=.conll,data={folder}", {"task.stride": 16}),
     ("distilbert_mlm", "qa.py:small,train={folder}/train.json,validation={folder}/dev.json", {}),
     ("t5_v1_1", "classify.py:small,data={folder}", {}),
-    ("t5", "text2text.py:small,data={folder}", {"task.target_len": 8}),
+    pytest.param("t5", "text2text.py:small,data={folder}", {"task.target_len": 8}, marks=SLOW),
     ("bart", "text2text.py:small,data={folder}", {"task.target_len": 8}),
     ("bert_mlm", "mlm.py:small,data={folder}/prose", {}),
-    ("bert", "mlm.py:small,data={folder}/prose", {}),
+    pytest.param("bert", "mlm.py:small,data={folder}/prose", {}, marks=SLOW),
     ("gpt2", "causal.py:small,data={folder}/prose", {"task.target_len": 16}),
     (
       "t5",

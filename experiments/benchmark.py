@@ -1,9 +1,9 @@
-"""python -m experiments.benchmark dropout | loss | step --config configs/NAME.py[:arg=value,...]
+"""python -m experiments.benchmark dropout | loss | product | step [--config configs/NAME.py]
 
 How long parts of a step take on this machine, medians in milliseconds: dropout's bits from a hash
-or from threefry; the loss's gradient written out or by autodiff; a whole step of a config on its
-own first batch. Two ways are timed in turns in one process, so that the ratio holds on a machine
-that is not quiet. For large pages start `step` twice, with and without
+or from threefry; the loss's gradient written out or by autodiff, and the gradient of logits too; a
+whole step of a config on its own first batch. Two ways are timed in turns in one process, so that
+the ratio holds on a machine that is not quiet. For large pages start `step` twice, with and without
 GLIBC_TUNABLES=glibc.malloc.hugetlb=1.
 """
 
@@ -15,7 +15,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from model import layers
+from model import layers, products
 from train import cli, flags, loop, losses, optimizer, sharding, tasks
 from train.data.batches import Batches
 from train.errors import UserError
@@ -62,6 +62,24 @@ def loss(repeats):
   )
 
 
+def product(repeats):
+  """The gradient of 4,096 tokens' logits over 8,000 words: to hidden states of 256, and weights."""
+  keys = jax.random.split(jax.random.key(0), 3)
+  shapes = (64, 64, 256), (8000, 256), (64, 64, 8000)
+  x_BTD, table_VD, up_BTV = (jax.random.normal(key, shape) for key, shape in zip(keys, shapes))
+  axes = ((2,), (0,)), ((), ())
+
+  def gradient(of):
+    found = jax.jit(lambda *args: jax.vjp(lambda x, w: of(x, w.T, axes), *args[:2])[1](args[2]))
+    return lambda: found(x_BTD, table_VD, up_BTV)
+
+  return milliseconds(
+    repeats,
+    written_out=gradient(products.product),
+    autodiff=gradient(jax.lax.dot_general),
+  )
+
+
 def step(repeats, cfg):
   """One update of `cfg` on its first batch."""
   mesh = sharding.make_mesh(cfg.mesh)
@@ -85,14 +103,14 @@ def main(argv):
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("part", choices=("dropout", "loss", "step"))
+  parser.add_argument("part", choices=("dropout", "loss", "product", "step"))
   parser.add_argument("--repeats", type=int, default=20)
   args, rest = parser.parse_known_args(argv)
   if args.part == "step":
     cfg, rest = flags.parse(rest)
   if rest:
     raise UserError(f"unknown arguments: {' '.join(rest)}")
-  parts = {"dropout": dropout, "loss": loss}
+  parts = {"dropout": dropout, "loss": loss, "product": product}
   found = step(args.repeats, cfg) if args.part == "step" else parts[args.part](args.repeats)
   for name, value in found.items():
     print(f"{name:12} {value:8.2f} ms")

@@ -6,7 +6,7 @@ import math
 import jax
 
 
-def product(x, weight, dimension_numbers, precision=None, out_sharding=None):
+def product(x, weight, dimension_numbers, precision=None, **more):
   """`jax.lax.dot_general` of `x` [..., *in] and `weight` [*in, *out]: [..., *out].
 
   The gradient of the weight is [N, in] times [N, out], where N are all rows. Autodiff's contracts
@@ -16,8 +16,9 @@ def product(x, weight, dimension_numbers, precision=None, out_sharding=None):
   (x_axes, w_axes), batch = dimension_numbers
   count = len(w_axes)
   last, first = tuple(range(x.ndim - count, x.ndim)), tuple(range(count))
-  if (tuple(x_axes), tuple(w_axes)) != (last, first) or any(map(len, batch)) or out_sharding:
-    raise ValueError(f"not a layer's product: {dimension_numbers}, {out_sharding=}")
+  more = {name: value for name, value in more.items() if value is not None}
+  if (tuple(x_axes), tuple(w_axes)) != (last, first) or any(map(len, batch)) or more:
+    raise ValueError(f"not a layer's product: {dimension_numbers}, {more}")
   return _product(x, weight, count, precision)
 
 

@@ -5,12 +5,10 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 from experiments.comparing.sides import Side
-from experiments.reporting.plots import plain
+from experiments.reporting.plots import COLOURS, plain
 from train.writer import MOST_PANELS
 
-# Okabe and Ito's, told apart by colour-blind eyes; a ninth run has the first again, dashed.
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#000000", "#b8a900")
-DASHES = ("-", "--", ":", "-.")
+DASHES = ("-", "--", ":", "-.")  # when all colours are used up
 X: dict[str, Callable[[Side], Sequence[float]]] = {
   "step": lambda side: [line["step"] for line in side.lines],
   "tokens": lambda side: side.tokens,

@@ -29,7 +29,7 @@ NORMS = {"layer": nnx.LayerNorm, "rms": nnx.RMSNorm}
 REMAT = {
   "none": None,
   "full": jax.checkpoint_policies.nothing_saveable,
-  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "dots": jax.checkpoint_policies.save_only_these_names("product"),
   "sublayers": jax.checkpoint_policies.save_only_these_names("sublayer"),
 }
 

@@ -4,6 +4,7 @@ import functools
 import math
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 
 
 def product(x, weight, dimension_numbers, precision=None, **more):
@@ -19,7 +20,7 @@ def product(x, weight, dimension_numbers, precision=None, **more):
   more = {name: value for name, value in more.items() if value is not None}
   if (tuple(x_axes), tuple(w_axes)) != (last, first) or any(map(len, batch)) or more:
     raise ValueError(f"not a layer's product: {dimension_numbers}, {more}")
-  return _product(x, weight, count, precision)
+  return checkpoint_name(_product(x, weight, count, precision), "product")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

@@ -4,11 +4,12 @@ import functools
 import re
 
 import jax
+import jax.ad_checkpoint
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model import products
+from model import layers, products
 
 ROWS, IN, OUT = (4, 8), (6,), (10,)
 
@@ -61,6 +62,18 @@ def test_no_array_of_all_rows_is_transposed():
   size = int(np.prod(ROWS + OUT))
   assert transposed(jax.lax.dot_general, size)
   assert not transposed(products.product, size)
+
+
+@pytest.mark.parametrize("remat", ["full", "dots"])
+def test_what_computes_layers_again_can_keep_products(remat, capsys):
+  x, weight, _ = arrays(ROWS, IN, OUT)
+
+  def layer(x, weight):
+    return jnp.sin(products.product(jnp.sin(x), weight, numbers(ROWS, IN))).sum()
+
+  policy = layers.REMAT[remat]
+  jax.ad_checkpoint.print_saved_residuals(jax.checkpoint(layer, policy=policy), x, weight)
+  assert ("f32[4,8,10] named 'product'" in capsys.readouterr().out) == (remat == "dots")
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """Activations times a layer's weight, with the weight's gradient as one product over all rows."""
 
-import functools
+import contextlib
+import contextvars
 import math
 
 import jax
 from jax.ad_checkpoint import checkpoint_name
+
+_AUTODIFF = contextvars.ContextVar("autodiff", default=False)
 
 
 def product(x, weight, dimension_numbers, precision=None, **more):
@@ -12,7 +15,8 @@ def product(x, weight, dimension_numbers, precision=None, **more):
 
   The gradient of the weight is [N, in] times [N, out], where N are all rows. Autodiff's contracts
   several axes, for which XLA on CPU first transposes the gradient of the output, an element at a
-  time: a third of the step of a small translation model, most of it for its logits.
+  time: a third of the step of a small translation model, most of it for its logits. The result
+  is named "product" for layers.REMAT, whose policies see no product in a written-out gradient.
   """
   (x_axes, w_axes), batch = dimension_numbers
   count = len(w_axes)
@@ -20,17 +24,31 @@ def product(x, weight, dimension_numbers, precision=None, **more):
   more = {name: value for name, value in more.items() if value is not None}
   if (tuple(x_axes), tuple(w_axes)) != (last, first) or any(map(len, batch)) or more:
     raise ValueError(f"not a layer's product: {dimension_numbers}, {more}")
-  return checkpoint_name(_product(x, weight, count, precision), "product")
+  multiply = _plain if _AUTODIFF.get() else _product
+  return checkpoint_name(multiply(x, weight, count, precision), "product")
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _product(x, weight, count, precision):
+@contextlib.contextmanager
+def by_autodiff():
+  """Within, gradients are autodiff's: of an operation whose gradient is written out, JAX forgets
+  which lines led to it."""
+  token = _AUTODIFF.set(True)
+  try:
+    yield
+  finally:
+    _AUTODIFF.reset(token)
+
+
+def _plain(x, weight, count, precision):
   axes = tuple(range(x.ndim - count, x.ndim)), tuple(range(count))
   return jax.lax.dot_general(x, weight, (axes, ((), ())), precision=precision)
 
 
+_product = jax.custom_vjp(_plain, nondiff_argnums=(2, 3))
+
+
 def _forward(x, weight, count, precision):
-  return _product(x, weight, count, precision), (x, weight)
+  return _plain(x, weight, count, precision), (x, weight)
 
 
 def _backward(count, precision, saved, y):

@@ -7,6 +7,7 @@ import numpy as np
 from flax import nnx
 from jax.experimental import checkify
 
+from model import products
 from train.checkpoint import flatten
 from train.errors import UserError
 from train.step import row_keys
@@ -39,7 +40,8 @@ def first(task, graph, params, batch, seed: int, step: int) -> str:
   keys_B = row_keys(seed, step, 0, len(jax.tree.leaves(batch)[0]))
 
   def loss(params):
-    return task.loss(nnx.merge(graph, params), batch, keys_B)["loss"][0]
+    with products.by_autodiff():
+      return task.loss(nnx.merge(graph, params), batch, keys_B)["loss"][0]
 
   checked = checkify.checkify(jax.value_and_grad(loss), errors=checkify.nan_checks)
   error, (value, grads) = jax.jit(checked)(params)

@@ -20,9 +20,8 @@ def product(x, weight, dimension_numbers, precision=None, **more):
   """
   (x_axes, w_axes), batch = dimension_numbers
   count = len(w_axes)
-  last, first = tuple(range(x.ndim - count, x.ndim)), tuple(range(count))
   more = {name: value for name, value in more.items() if value is not None}
-  if (tuple(x_axes), tuple(w_axes)) != (last, first) or any(map(len, batch)) or more:
+  if (tuple(x_axes), tuple(w_axes)) != _axes(x, count) or any(map(len, batch)) or more:
     raise ValueError(f"not a layer's product: {dimension_numbers}, {more}")
   multiply = _plain if _AUTODIFF.get() else _product
   return checkpoint_name(multiply(x, weight, count, precision), "product")
@@ -39,9 +38,13 @@ def by_autodiff():
     _AUTODIFF.reset(token)
 
 
+def _axes(x, count):
+  """What is summed over: the last `count` of `x`, the first of the weight."""
+  return tuple(range(x.ndim - count, x.ndim)), tuple(range(count))
+
+
 def _plain(x, weight, count, precision):
-  axes = tuple(range(x.ndim - count, x.ndim)), tuple(range(count))
-  return jax.lax.dot_general(x, weight, (axes, ((), ())), precision=precision)
+  return jax.lax.dot_general(x, weight, (_axes(x, count), ((), ())), precision=precision)
 
 
 _product = jax.custom_vjp(_plain, nondiff_argnums=(2, 3))

@@ -243,6 +243,11 @@ def _draw(axes, name, splits, last):
     title += " (log scale)"
   axes.set_title(title, fontsize=10, loc="left")
   axes.set_xlim(0, last * 1.02 or 1)
+  plain(axes)
+
+
+def plain(axes) -> None:
+  """A grid behind, no frame above and on the right, small numbers: as all of our plots."""
   axes.grid(True, color="#e6e5e1", linewidth=0.6)
   axes.set_axisbelow(True)
   axes.spines[["top", "right"]].set_visible(False)

@@ -5,8 +5,8 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 from experiments.comparing.sides import Side
-from experiments.reporting.plots import COLOURS, plain
-from train.writer import MOST_PANELS
+from experiments.reporting.plots import COLOURS
+from train.writer import MOST_PANELS, plain
 
 DASHES = ("-", "--", ":", "-.")  # when all colours are used up
 X: dict[str, Callable[[Side], Sequence[float]]] = {

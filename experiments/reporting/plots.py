@@ -9,10 +9,11 @@ from experiments.reporting.check import Verdict
 from experiments.reporting.tables import groups
 from experiments.running.results import Found
 from experiments.runs import Value
+from train.writer import plain
 
 # Okabe and Ito's, to be told apart by colour-blind eyes; black last
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000")
-GRID, INK = "#e6e5e1", "#52514e"
+INK = "#52514e"
 PANEL = (4.6, 3.2)  # inches
 MOST_METRICS = 2
 
@@ -126,14 +127,6 @@ def _figure(rows, columns, size=PANEL, heights=None):
   figure = Figure((size[0] * columns, high), layout="constrained")
   FigureCanvasAgg(figure)
   return figure, figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
-
-
-def plain(axes) -> None:
-  """A grid behind, no frame above and on the right, small numbers."""
-  axes.grid(True, color=GRID, linewidth=0.6)
-  axes.set_axisbelow(True)
-  axes.spines[["top", "right"]].set_visible(False)
-  axes.tick_params(labelsize=8)
 
 
 def _styled(axes, title):

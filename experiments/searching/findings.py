@@ -7,13 +7,12 @@ import optuna
 from optuna.trial import TrialState
 
 from experiments.reporting import markdown
-from experiments.reporting.plots import plain
 from experiments.running import launchers
 from experiments.running.results import Place
 from experiments.searching import study as studies
 from experiments.space import Search, with_values
 from train.paths import write_atomically
-from train.writer import number
+from train.writer import number, plain
 
 BEST = 10  # trials of the table
 BLUE, ORANGE, GREY = "#2a78d6", "#eb6834", "#52514e"  # as of train.writer

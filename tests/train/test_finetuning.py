@@ -65,7 +65,10 @@ def test_random_weights_may_have_anothers_vocabulary(mlm, folder, tmp_path):
     load(f"{text},init={path}", folder)
 
 
-@pytest.mark.parametrize("config", ["text2text.py:", "prefix.py:", "catalogs.py:"])
+@pytest.mark.parametrize(
+  "config",
+  [pytest.param("text2text.py:", marks=pytest.mark.slow), "prefix.py:", "catalogs.py:"],
+)
 def test_a_pre_trained_encoder_decoder_goes_on_as_it_is(config, span, folder, tmp_path):
   path, before = span
   data = folder / "prose" if config == "prefix.py:" else folder

@@ -231,14 +231,15 @@ def test_eight_devices_are_one(whole, tmp_path):
 
 
 def test_patience_ends_a_run_that_gets_no_better_also_after_a_restart(tmp_path):
-  """With a learning rate of 0 no evaluation is better than the first, at step 40."""
+  """With a learning rate of 0 no evaluation is better than the first, at step 10."""
   settings = ["--config.schedule.peak=0", "--config.patience=2"]
+  settings += ["--config.evaluate.every=10", "--config.checkpoint.every=10"]
   train_here(tmp_path, *settings)
-  assert max(step for step, _ in losses(tmp_path)) == 120
-  shutil.rmtree(tmp_path / "checkpoints" / "120")
-  train_here(tmp_path, *settings)  # from step 80: one of the two was spent before
-  assert max(step for step, _ in losses(tmp_path)) == 120
-  assert saved(tmp_path, 120)()
+  assert max(step for step, _ in losses(tmp_path)) == 30
+  shutil.rmtree(tmp_path / "checkpoints" / "30")
+  train_here(tmp_path, *settings)  # from step 20: one of the two was spent before
+  assert max(step for step, _ in losses(tmp_path)) == 30
+  assert saved(tmp_path, 30)()
   code, output = finish(start(tmp_path, *settings))
   assert code == 0
   assert "finished" in output

@@ -16,9 +16,9 @@ MODELS = ("transformer", "lstm")
 MEMORY = "their sections 4.1 to 4.3, from memory"
 # exact match of LSTMs; how near ours should come
 PAPER = {"simple": (99.8, 1.0), "length": (13.8, 7.0), "add-jump": (0.08, 2.0)}
-ATTENTION = (
-  "their best overall network has no attention; ours has, and theirs with attention (and 50 wide)"
-  " got 20.8 on the length split and 1.2 on jump"
+EARLY = (
+  "ours end too early, see below: 1,500 updates of 90 commands each, theirs 100,000 of one; ours"
+  " has attention, theirs has not (with it, and 50 wide, they got 20.8 here and 1.2 on jump)"
 )
 
 
@@ -35,7 +35,7 @@ def runs(scale):
 
 def expected(scale):
   for split, (value, tolerance) in PAPER.items():
-    told = MEMORY, tolerance, ATTENTION
+    told = MEMORY, tolerance, EARLY
     yield Value(f"LSTM, {split}", rf"lstm-{split}-seed\d", "test/exact_match", value, *told)
   for split in SPLITS:
     yield Value(f"Transformer, {split}", rf"transformer-{split}-seed\d", "test/exact_match")
@@ -49,3 +49,16 @@ def expected(scale):
     for hard in ("length", "add-jump"):
       names = (rf"{model}-{split}-seed\d" for split in ("simple", hard))
       yield Order(f"{model}: simple over {hard}", *names, "test/exact_match", MEMORY, by=50.0)
+
+
+NOTES = """
+Transformer or LSTM? On SCAN neither: both learn what is like the training commands and nothing
+beyond. The Transformer has half of the parameters, is a quarter faster an update (two runs at once
+on two cores) and a little nearer to 100.
+
+How they fail is in each run's evaluations/test-latest-beam1.jsonl (here of the first seeds): where
+24 actions or more are right, the LSTM writes at most 25 and the Transformer 30, and eight of ten
+outputs are a beginning or an ending of the right one. Of the 7,706 commands with a jump that is
+new, the LSTM writes I_JUMP for 4 and the Transformer for 390; 3,559 of the Transformer's outputs
+and 1,039 of the LSTM's are right but for another verb in its place.
+"""

@@ -114,7 +114,7 @@ def _here(local, experiment, wanted, place):
 def _told(experiment, place, args):
   found = results.collect(experiment, place)
   if args.report:
-    results.keep(experiment, found)
+    found = results.keep(experiment, found)
     for path in report.write(experiment, found):
       print(path)
   verdicts = check.verdicts(experiment.expected, found)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from experiments.comparing.sides import Side
 from experiments.reporting.plots import COLOURS
-from train.writer import MOST_PANELS, plain
+from train.curves import MOST_PANELS, plain
 
 DASHES = ("-", "--", ":", "-.")  # when all colours are used up
 X: dict[str, Callable[[Side], Sequence[float]]] = {

@@ -9,7 +9,7 @@ from experiments.reporting.check import Verdict
 from experiments.reporting.tables import groups
 from experiments.running.results import Found
 from experiments.runs import Value
-from train.writer import plain
+from train.curves import plain
 
 # Okabe and Ito's, to be told apart by colour-blind eyes; black last
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000")

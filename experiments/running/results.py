@@ -163,9 +163,10 @@ def collect(experiment: Experiment, place: Place | None) -> list[Found]:
   return found
 
 
-def keep(experiment: Experiment, found: Sequence[Found]) -> None:
+def keep(experiment: Experiment, found: Sequence[Found]) -> list[Found]:
   """Copies of what is finished: records.json, and NAME.jsonl with each run's metrics. Copies of
-  runs that the file no longer lists go."""
+  runs that the file no longer lists go. What was found, as the copies have it."""
+  found = [dataclasses.replace(one, metrics=[*map(_thin, one.metrics)]) for one in found]
   folder = experiment.kept
   folder.mkdir(parents=True, exist_ok=True)
   done = [one for one in found if one.finished]
@@ -173,11 +174,12 @@ def keep(experiment: Experiment, found: Sequence[Found]) -> None:
     if old.stem not in {one.run.name for one in done}:
       old.unlink()
   for one in done:
-    lines = [json.dumps(_thin(line)) + "\n" for line in one.metrics]
+    lines = [json.dumps(line) + "\n" for line in one.metrics]
     write_atomically(folder / f"{one.run.name}.jsonl", "".join(lines))
   records = {one.run.name: one.record for one in done}
   text = ",\n".join(f"{json.dumps(name)}: {json.dumps(x)}" for name, x in records.items())
   write_atomically(folder / "records.json", f"{{\n{text}\n}}\n")
+  return found
 
 
 def _thin(line):

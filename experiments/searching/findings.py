@@ -11,8 +11,9 @@ from experiments.running import launchers
 from experiments.running.results import Place
 from experiments.searching import study as studies
 from experiments.space import Search, with_values
+from train.curves import plain
 from train.paths import write_atomically
-from train.writer import number, plain
+from train.writer import number
 
 BEST = 10  # trials of the table
 BLUE, ORANGE, GREY = "#2a78d6", "#eb6834", "#52514e"  # as of train.writer

@@ -185,8 +185,9 @@ def test_what_is_drawn_is_what_was_found():
 
 def test_copies_count_where_the_folders_are_gone(experiment, tmp_path):
   there = all_found()
-  results.keep(experiment, there)
+  kept = results.keep(experiment, there)
   again = results.collect(experiment, None)
+  assert [one.metrics for one in again] == [one.metrics for one in kept]
   assert [one.state for one in again] == ["finished"] * 6 + [results.NOT_KEPT]
   assert again[0].record == there[0].record
   assert again[0].metrics == [dict(line, time=1) for line in there[0].metrics]

@@ -2,11 +2,11 @@
 
 import functools
 
-from train import writer
+from train import curves
 from train.data import scan
 
 scan._published = functools.cache(scan._published)
 scan.split = functools.cache(scan.split)
 for part in ("train", "validation"):
   scan.split("simple", part, 20)
-writer.draw_curves = lambda path: None  # half of what is left
+curves.draw = lambda path, lines: None  # half of what is left

@@ -1,9 +1,9 @@
-"""python -m experiments.run experiments/csordas2021_scan.py --data DIR
+"""python -m experiments.run experiments/csordas2021_scan.py
 
 Csordas, Irie & Schmidhuber 2021, "The Devil is in the Detail: Simple Tricks Improve Systematic
 Generalization of Transformers" (EMNLP): SCAN's length split, divided at several lengths (Newman et
 al. 2020), by what a Transformer knows of positions. Trained on commands of at most so many actions,
-tested on all longer ones; DIR is not read, SCAN is made from its grammar.
+tested on all longer ones; SCAN is made from its grammar.
 
 Small scale: configs/scan.py's model (2 + 2 layers, dim 128) and 1,500 updates of 32 packed rows,
 three seeds: about three hours of one CPU core. Full scale: 3 + 3 layers and 50,000 updates of 256

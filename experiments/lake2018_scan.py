@@ -1,8 +1,8 @@
-"""python -m experiments.run experiments/lake2018_scan.py --data DIR
+"""python -m experiments.run experiments/lake2018_scan.py
 
 Lake & Baroni 2018, "Generalization without Systematicity: On the Compositional Skills of
 Sequence-to-Sequence Recurrent Networks" (ICML): SCAN by LSTMs, and beside them the question of
-later years, Transformer or LSTM? One recipe for both, but for the rate; DIR is not read.
+later years, Transformer or LSTM? One recipe for both, but for the rate.
 
 Small scale: 1,500 updates of 32 packed rows (about eight passes), three seeds: about two hours of
 one CPU core. Full scale: the LSTM of their best overall network (2 layers, 200 wide, dropout 0.5)

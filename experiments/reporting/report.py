@@ -172,7 +172,7 @@ def markdown(parts: Sequence) -> str:
 
 
 STYLE = pathlib.Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
-NUMBER = re.compile(r"[+-]?[\d,.]+( to [\d,.+-]+)?|± [\d.]+|")
+NUMBER = re.compile(r"[+-]?[\d,.]+( (to|±) [\d,.+-]+)?|")
 
 
 def html(title: str, parts: Sequence) -> str:

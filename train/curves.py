@@ -1,8 +1,7 @@
 """curves.png: what a run's metrics did while it trained."""
 
-import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 PANELS = ("accuracy", "exact_match", "bleu", "chrf", "learning_rate", "grad_norm")
 MOST_PANELS = 9
@@ -10,16 +9,15 @@ MOST_PANELS = 9
 COLOURS = {"train": "#2a78d6", "validation": "#eb6834", "test": "#1baf7a"}
 
 
-def draw(path: pathlib.Path, lines: Sequence[dict]) -> pathlib.Path | None:
-  """The file curves.png drawn in the run's folder `path`, of lines as writer.read_metrics gives
-  them; None where there is nothing to draw.
+def draw(path: pathlib.Path, curves: Mapping[str, Mapping]) -> pathlib.Path | None:
+  """The file curves.png drawn in the run's folder `path`; None where there is nothing to draw.
+  `curves`: {metric: {split: ([steps], [values])}}.
 
   The loss of every split on one axis, below it a small panel for each other metric.
   """
   from matplotlib.backends.backend_agg import FigureCanvasAgg  # 1.2 s, and only needed at the end
   from matplotlib.figure import Figure
 
-  curves = _by_metric(lines)
   names = [name for name in PANELS if name in curves]
   names += [name for name in curves if name not in names and name != "loss"]
   names = names[:MOST_PANELS]
@@ -43,18 +41,6 @@ def draw(path: pathlib.Path, lines: Sequence[dict]) -> pathlib.Path | None:
       axes.set_xlabel("step", fontsize=9)
   FigureCanvasAgg(figure).print_png(path / "curves.png")
   return path / "curves.png"
-
-
-def _by_metric(lines):
-  """{metric: {split: ([steps], [values])}} of what is finite."""
-  curves = {}
-  for line in lines:
-    for name, value in line.items():
-      if name not in ("step", "split", "time") and math.isfinite(value):
-        steps, values = curves.setdefault(name, {}).setdefault(line["split"], ([], []))
-        steps.append(line["step"])
-        values.append(value)
-  return curves
 
 
 def _draw(axes, name, splits, last):

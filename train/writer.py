@@ -6,6 +6,7 @@ import os
 import pathlib
 import sys
 import time
+from collections.abc import Sequence
 
 from tensorboardX import SummaryWriter
 
@@ -97,7 +98,7 @@ class Writer:
       self.bar.stop()
     if self.board:
       self.board.close()
-    curves.draw(self.path, read_metrics(self.path))
+    curves.draw(self.path, by_metric(read_metrics(self.path)))
 
   def _show(self, step, split, values):
     left = self._left(step) if split == "train" else ""
@@ -136,6 +137,18 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
     {name: value if name in FIXED else float(value) for name, value in line.items()}
     for _, line in _parsed(path, texts, _has_metrics)
   ]
+
+
+def by_metric(lines: Sequence[dict]) -> dict[str, dict]:
+  """{metric: {split: ([steps], [values])}} of what is finite in lines of metrics.jsonl."""
+  found = {}
+  for line in lines:
+    for name, value in line.items():
+      if name not in FIXED and math.isfinite(value):
+        steps, values = found.setdefault(name, {}).setdefault(line["split"], ([], []))
+        steps.append(line["step"])
+        values.append(value)
+  return found
 
 
 def drop_after(path: pathlib.Path, step: int) -> None:

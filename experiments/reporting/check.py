@@ -5,6 +5,7 @@ import re
 import statistics
 from collections.abc import Sequence
 
+from experiments.reporting import tables
 from experiments.running.results import Found
 from experiments.runs import Order, Value
 
@@ -27,8 +28,7 @@ class Side:
 
   @property
   def ends(self) -> str:
-    several = len(self.values) > 1
-    return f"{_number(min(self.values))} to {_number(max(self.values))}" if several else ""
+    return tables.ends(self.values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,10 +93,6 @@ def _trouble(sides, metric):
   return None
 
 
-def _number(value):
-  return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.2f}"
-
-
 def _words(missed, gap):
   return f"{'MISSED' if missed else 'holds'}, {gap}"
 
@@ -125,14 +121,14 @@ class Tables:
     expected, ours = one.expected, one.sides[0]
     paper = "" if expected.paper is None else f"{expected.paper:g}"
     tolerance = "" if expected.tolerance is None else f" ± {expected.tolerance:g}"
-    mean = "" if ours.mean is None else _number(ours.mean)
+    mean = "" if ours.mean is None else tables.number(ours.mean)
     numbers = [paper + tolerance, mean, ours.ends, str(len(ours.values))]
     return [expected.name + self._note(expected.source), self._words(one), *numbers, ours.where]
 
   def _order(self, one):
     more, less = one.sides
     by = f" by {one.expected.by:g}" if one.expected.by else ""
-    means = ["" if side.mean is None else _number(side.mean) for side in one.sides]
+    means = ["" if side.mean is None else tables.number(side.mean) for side in one.sides]
     seeds = ", ".join(dict.fromkeys(str(len(side.values)) for side in one.sides))
     name = one.name + by + self._note(one.expected.source)
     where = f"{more.where}, {less.where}"

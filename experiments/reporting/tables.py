@@ -21,6 +21,15 @@ def metrics_of(run: Run) -> list[str]:
   return [f"{split}/{metric}" for split in run.splits for metric in run.metrics]
 
 
+def number(value: float) -> str:
+  return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.2f}"
+
+
+def ends(values: Sequence[float]) -> str:
+  """The lowest to the highest, where there are several."""
+  return f"{number(min(values))} to {number(max(values))}" if len(values) > 1 else ""
+
+
 def rows(found: Sequence[Found]) -> list[list[str]]:
   """A heading, then for each group and metric the mean and ends over seeds, and mean seconds of
   training and evaluation together, start and compilation included. What is not finished is said."""
@@ -32,9 +41,8 @@ def rows(found: Sequence[Found]) -> list[list[str]]:
     last = [f"{statistics.fmean(seconds):,.0f}" if seconds else "", f"{size:,}" if size else ""]
     for metric in metrics_of(several[0].run) if done else []:
       values = [x for one in done if (x := one.value(metric)) is not None]
-      ends = f"{min(values):.2f} to {max(values):.2f}" if len(values) > 1 else ""
-      mean = f"{statistics.fmean(values):.2f}" if values else ""
-      table.append([name, metric, mean, ends, str(len(values)), *last])
+      mean = number(statistics.fmean(values)) if values else ""
+      table.append([name, metric, mean, ends(values), str(len(values)), *last])
     for one in several:
       if not one.finished:
         table.append([one.run.name, f"UNFINISHED: {one.state}", "", "", "", "", ""])

@@ -20,7 +20,6 @@ from train.writer import read_metrics
 
 RECORD = "experiment.json"  # in a run's folder
 NOT_BEGUN = "not begun"
-NOT_KEPT = "no result kept"  # as far as copies tell
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Found:
   run: Run
   record: dict | None  # of a finished one
   metrics: Sequence[dict]  # lines of metrics.jsonl
-  state: str  # finished, step 40 of 100, trained, not begun, no result kept
+  state: str  # finished, step 40 of 100, trained, not begun
   where: str  # the run's folder, from ROOT
 
   @property
@@ -158,7 +157,7 @@ def collect(experiment: Experiment, place: Place | None) -> list[Found]:
     here = of_folder(run, place.workdir(run), where) if place else None
     if here is None or not here.finished:
       copy = kept_of(run, experiment.kept, where)
-      here = copy or here or Found(run, None, [], NOT_KEPT, where)
+      here = copy or here or Found(run, None, [], NOT_BEGUN, where)
     found.append(here)
   return found
 

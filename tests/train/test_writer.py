@@ -190,16 +190,16 @@ def test_curves_are_drawn_at_close_also_of_odd_runs(tmp_path):
   file.unlink()
   lines = [{"step": 1, "split": "test", "time": 0.0, "bleu": 30.0, "loss": "nan"}]
   (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-  assert curves.draw(tmp_path, writer.read_metrics(tmp_path)) == file
+  assert curves.draw(tmp_path, writer.by_metric(writer.read_metrics(tmp_path))) == file
   (tmp_path / "metrics.jsonl").write_text("")
-  assert curves.draw(tmp_path, writer.read_metrics(tmp_path)) is None
+  assert curves.draw(tmp_path, writer.by_metric(writer.read_metrics(tmp_path))) is None
 
 
 def test_what_is_drawn_is_what_was_written(tmp_path):
   out = run(tmp_path, 0, 6, tensorboard=False)
   out.write(7, "train", {"loss": math.inf})
   out.lines.close()
-  drawn = curves._by_metric(writer.read_metrics(tmp_path))
+  drawn = writer.by_metric(writer.read_metrics(tmp_path))
   assert drawn["loss"]["train"] == ([1, 2, 3, 4, 5, 6], [1 / step for step in range(1, 7)])
   assert drawn["loss"]["validation"][0] == [2, 4, 6]
 

@@ -12,7 +12,7 @@ def main(argv):
   # Imported here: data workers import this module again, and need none of it.
   import jax
 
-  from train import flags, loop, peers, workdir
+  from train import flags, loop, peers, provenance, workdir
   from train.errors import UserError
   from train.paths import disk_trouble
 
@@ -35,7 +35,7 @@ def main(argv):
     raise UserError("--workdir is missing: the folder for this run's checkpoints and metrics")
   command = ["python", "-m", "train.main", *argv]
   with peers.together(args, workdir.config_json(cfg)):
-    devices = [str(device) for device in jax.devices()]
+    devices = [provenance.device_name(device) for device in jax.devices()]
     primary = jax.process_index() == 0
     with workdir.open_run(args.workdir, cfg, command, devices, primary) as run:
       peers.wait_for_all("the first has opened the workdir")

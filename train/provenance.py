@@ -28,6 +28,13 @@ def of_start(command: Sequence[str], config: str, devices: Sequence[str]) -> dic
   }
 
 
+def device_name(device) -> str:
+  """Of a jax.Device: `cpu:0`, and of an accelerator its kind too, without which a speed says
+  little: `NVIDIA H200, cuda:0`."""
+  kind = device.device_kind
+  return str(device) if kind == device.platform else f"{kind}, {device}"
+
+
 def versions() -> dict[str, str | None]:
   """Name -> version of Python and of each of PACKAGES (None: not installed)."""
   found = {"python": platform.python_version()}

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 
+import jax
 import pytest
 from ml_collections import ConfigDict
 
@@ -25,6 +26,21 @@ def refusal(function, *args):
   with pytest.raises(UserError) as error:
     function(*args)
   return str(error.value)
+
+
+class Device:
+  """As jax.devices() of an H200 gives."""
+
+  platform, device_kind = "gpu", "NVIDIA H200"
+
+  def __str__(self):
+    return "cuda:0"
+
+
+def test_an_accelerator_is_written_down_with_its_kind():
+  assert provenance.device_name(Device()) == "NVIDIA H200, cuda:0"
+  (cpu,) = jax.devices("cpu")[:1]
+  assert provenance.device_name(cpu) == str(cpu)
 
 
 def test_a_run_is_written_down_and_each_start_appended(tmp_path):

@@ -6,7 +6,7 @@ al. 2020), by what a Transformer knows of positions. Trained on commands of at m
 tested on all longer ones; SCAN is made from its grammar.
 
 Small scale: configs/scan.py's model (2 + 2 layers, dim 128) and 1,500 updates of 32 packed rows,
-three seeds: about three hours of one CPU core. Full scale: 3 + 3 layers and 50,000 updates of 256
+three seeds: about six hours of one CPU core. Full scale: 3 + 3 layers and 50,000 updates of 256
 commands at 1e-3, as theirs (from memory); not run here. Relative positions are T5's (a bias for
 each distance and head), theirs Transformer-XL's (from memory too).
 """
@@ -21,7 +21,7 @@ SHORT = "a thirtieth of the updates, two layers, and T5's relative positions"
 RELATIVE = {"model.relative_max_distance": 20}
 FULL = {
   "steps": 50_000,
-  "batch_size": 160,  # packed rows of 64: about 256 commands
+  "batch_size": 56,  # packed rows of 64, 4.6 commands each: about 256
   "model.encoder_layers": 3,
   "model.decoder_layers": 3,
   "schedule.name": "constant",
@@ -53,8 +53,7 @@ def expected(scale):
 
 
 NOTES = """
-Only positions that are distances go on past each of the three cut-offs: relative ones are ahead at
-22, rotary ones at 30, where the commands that are left have 32 actions or more. After as many
-updates the others are below 3, but for sinusoidal ones at 26. Seeds of rotary positions lie twenty
-points apart.
+Relative positions go on past each of the three cut-offs, rotary ones past 26 and 30 (at 30 they
+are ahead, and what is left there has 32 actions or more), and after as many updates the others are
+below 3, but for sinusoidal ones at 26. Seeds of rotary positions lie twenty points apart.
 """

@@ -6,7 +6,7 @@ same vocabulary, begins at random for comparison.
 Small scale: an encoder of about 10 million parameters is pre-trained on DIR/prose (50 minutes of
 one CPU core), then fine-tuned on SST-2, TREC, UD English EWT and WNUT-17, three seeds each (75
 minutes for 24); `minilm` are real weights (`make data`) with the settings of experiments/minilm.py
-(55 minutes for 12). Full scale: BERT-base, a million steps of 256 rows of 512 tokens of texts in
+(two hours for 12). Full scale: BERT-base, a million steps of 256 rows of 512 tokens of texts in
 DIR/books, and GLUE as TFDS prepared it; not run here.
 """
 
@@ -69,5 +69,5 @@ NOTES = """
 The encoder, pre-trained for an hour on three million words, helps on all four tasks, and on SST-2
 least. It fills `Mr. [MASK] was a man of sense .` with John, Elton, Darcy (a fifth of the prose is
 Austen's): words of a kind, no knowledge. MiniLM, distilled from a model that read the web, is
-another ten points ahead where meaning counts.
+another ten points ahead on sentences, four on parts of speech and 26 on rare names.
 """

@@ -4,7 +4,7 @@ Vaswani et al. 2017, "Attention Is All You Need", table 2: BLEU on newstest2014,
 
 Full scale: base and big on WMT14 as TFDS prepared it, the last 5 and 20 checkpoints averaged: days
 on 8 GPUs, not run here. Small scale: what those would cost, by `train.plan`, on a v5e 4x4 slice
-(needs requirements-tpu.txt; about ten minutes of one CPU core); `h100-` rows need
+(needs requirements-tpu.txt; twenty minutes of one CPU core each); `h100-` rows need
 requirements-cuda.txt (`--only h100` in such an environment). Estimates of compilers, not times.
 """
 
@@ -37,5 +37,12 @@ def expected(scale):
       continue
     for chip, topology in TOPOLOGIES.items():
       ours = f"{chip}-{size}"
-      yield Value(f"{size}: EFLOP in all", ours, "plan/exaflop", exaflop, COST)
-      yield Value(f"{size}: hours on {topology}", ours, "plan/hours")
+      yield Value(f"{size}, {topology}: EFLOP in all", ours, "plan/exaflop", exaflop, COST)
+      yield Value(f"{size}, {topology}: hours", ours, "plan/hours")
+
+
+NOTES = """
+Ours are the operations that the products of a step need. The paper's are what its GPUs could have
+done in the time they took, at an assumed 9.5 TFLOP/s each: by ours, 35 (base) and 50 (big) of 100
+were used.
+"""

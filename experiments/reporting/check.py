@@ -70,7 +70,7 @@ def _value(one, found):
     return Verdict(one, [ours], blank.checked, trouble)
   if not blank.checked:
     return blank
-  missed = abs(ours.mean - one.paper) > one.tolerance
+  missed = not abs(ours.mean - one.paper) <= one.tolerance  # NaN is a miss
   return Verdict(one, [ours], missed, _words(missed, f"{ours.mean - one.paper:+.2f}"))
 
 
@@ -79,7 +79,7 @@ def _order(one, found):
   if trouble := _trouble([more, less], one.metric):
     return Verdict(one, [more, less], True, trouble)
   gap = more.mean - less.mean
-  missed = gap <= one.by
+  missed = not gap > one.by
   return Verdict(one, [more, less], missed, _words(missed, f"{gap:+.2f}"))
 
 

@@ -16,6 +16,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7
 INK = "#52514e"
 PANEL = (4.6, 3.2)  # inches
 MOST_METRICS = 2
+UNFINISHED = " (unfinished)"
 
 
 def curves(found: Sequence[Found]) -> bytes | None:
@@ -23,6 +24,10 @@ def curves(found: Sequence[Found]) -> bytes | None:
   its seeds and a band from lowest to highest. Groups whose names begin alike share a panel."""
   lines = {name: _evaluations(several) for name, several in groups(found).items()}
   lines = {name: metrics for name, metrics in lines.items() if metrics}
+  unfinished = {
+    name: "" if all(one.finished for one in several) else UNFINISHED
+    for name, several in groups(found).items()
+  }
   if not lines:
     return None
   panels = _panels(list(lines))
@@ -40,7 +45,7 @@ def curves(found: Sequence[Found]) -> bytes | None:
         drawn = True
         steps = sorted(points)
         mean = [sum(points[step]) / len(points[step]) for step in steps]
-        label = name.removeprefix(f"{title}-")
+        label = name.removeprefix(f"{title}-") + unfinished[name]
         axes.plot(steps, mean, color=colour, label=label, linewidth=1.6)
         low, high = ([end(points[step]) for step in steps] for end in (min, max))
         axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
@@ -83,7 +88,8 @@ def beside_paper(verdicts: Sequence[Verdict]) -> bytes | None:
         )
       axes.plot([min(ours.values), max(ours.values)], [at, at], color="#d55e00", linewidth=2)
       axes.plot(ours.mean, at, "o", color="#d55e00", markersize=5, label=None if at else "ours")
-    axes.set_yticks(range(len(several)), [one.name for one in reversed(several)], parse_math=False)
+    names = [one.name + UNFINISHED * bool(one.sides[0].unfinished) for one in reversed(several)]
+    axes.set_yticks(range(len(several)), names, parse_math=False)
     _styled(axes, metric.replace("_", " "))
     axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
   return _svg(figure)

@@ -82,7 +82,7 @@ def summary(experiment: Experiment, found: Sequence[Found]) -> list:
   verdicts = check.verdicts(experiment.expected, found)
   if verdicts:
     tabled = check.Tables(verdicts)
-    parts += [Heading("Beside the paper"), Text(_counted(verdicts))]
+    parts += [Heading("Beside the paper"), Text(_counted(verdicts, experiment))]
     parts += map(Table, tabled.lists())
     notes = [f"- [{number}] {note}" for number, note in enumerate(tabled.notes, 1)]
     parts.append(Text("\n".join(notes)))
@@ -93,14 +93,12 @@ def summary(experiment: Experiment, found: Sequence[Found]) -> list:
   return parts
 
 
-def _counted(verdicts):
+def _counted(verdicts, experiment):
   checked = [one for one in verdicts if one.checked]
   missed = sum(one.missed for one in checked)
   hold = f"{len(checked) - missed} of {len(checked)} that are checked hold"
   rest = f"; {missed} do not, or are not finished" if missed else ""
-  where = (
-    "Runs are in the folder of this experiment and scale, under the root they were started with."
-  )
+  where = f"Runs are in `{experiment.name}/{experiment.scale}` of their `--root`."
   return f"{hold}{rest}. {where}" if checked else f"Nothing of this is checked. {where}"
 
 

@@ -1,6 +1,7 @@
 """What runs are doing: a live table on a terminal, elsewhere lines of what began and ended."""
 
 import collections
+import itertools
 import json
 import sys
 
@@ -87,8 +88,18 @@ def progress(workdir) -> tuple[str, str, str, str]:
   if not train:
     return f"0/{total:,}", "", "", ""
   last, left = train[-1], ""
-  if len(train) > 1 and last["step"] < total:
-    pace = (last["time"] - train[0]["time"]) / max(1, last["step"] - train[0]["step"])
+  first = _since_start(train)
+  if first["step"] < last["step"] < total:
+    pace = (last["time"] - first["time"]) / (last["step"] - first["step"])
     left = duration(pace * (total - last["step"]))
   loss, speed = (number(float(last[key])) for key in ("loss", "tokens_per_second"))
   return f"{last['step']:,}/{total:,}", loss, speed, left
+
+
+def _since_start(train):
+  """The first of these lines after which the run was not started again."""
+  first = train[0]
+  for before, line in itertools.pairwise(train):
+    if line.get("compiles", 0) < before.get("compiles", 0):  # they count from a process's start
+      first = line
+  return first

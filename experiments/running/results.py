@@ -45,7 +45,6 @@ class Found:
   record: dict | None  # of a finished one
   metrics: Sequence[dict]  # lines of metrics.jsonl
   state: str  # finished, step 40 of 100, trained, not begun
-  where: str  # the run's folder, from ROOT
 
   @property
   def finished(self) -> bool:
@@ -126,38 +125,37 @@ def _plain(found):
   return {key: x for key, x in found.items() if isinstance(x, kinds) and key not in skip}
 
 
-def of_folder(run: Run, workdir: pathlib.Path, where: str) -> Found:
+def of_folder(run: Run, workdir: pathlib.Path) -> Found:
   """What is in a run's folder, finished or not."""
   record = record_of(run, workdir)
   metrics = read_metrics(workdir) if (workdir / "metrics.jsonl").is_file() else []
   if record is not None:
-    return Found(run, record, metrics, "finished", where)
+    return Found(run, record, metrics, "finished")
   if not metrics:
-    return Found(run, None, [], NOT_BEGUN, where)
+    return Found(run, None, [], NOT_BEGUN)
   step = max(line["step"] for line in metrics)
   total = json_files.read(workdir / "config.json").get("steps", 0)
   state = "trained" if step == total else f"step {step:,} of {total:,}"
-  return Found(run, None, metrics, state, where)
+  return Found(run, None, metrics, state)
 
 
-def kept_of(run: Run, folder: pathlib.Path, where: str) -> Found | None:
+def kept_of(run: Run, folder: pathlib.Path) -> Found | None:
   """The copy of a finished run; None where there is none of exactly this one."""
   file = folder / "records.json"
   record = (json_files.read(file) if file.is_file() else {}).get(run.name)
   if record is None or record["asked"] != asked(run):
     return None
-  return Found(run, record, read_metrics(folder / f"{run.name}.jsonl"), "finished", where)
+  return Found(run, record, read_metrics(folder / f"{run.name}.jsonl"), "finished")
 
 
 def collect(experiment: Experiment, place: Place | None) -> list[Found]:
   """What there is of every run: of its folder, or if that is not finished of the copy."""
   found = []
   for run in experiment.runs:
-    where = f"{experiment.name}/{experiment.scale}/{run.name}"
-    here = of_folder(run, place.workdir(run), where) if place else None
+    here = of_folder(run, place.workdir(run)) if place else None
     if here is None or not here.finished:
-      copy = kept_of(run, experiment.kept, where)
-      here = copy or here or Found(run, None, [], NOT_BEGUN, where)
+      copy = kept_of(run, experiment.kept)
+      here = copy or here or Found(run, None, [], NOT_BEGUN)
     found.append(here)
   return found
 

@@ -43,13 +43,13 @@ def found(one, value, **more):
   record = dict(asked=results.asked(one), results={"test": {"accuracy": value}}, steps=20)
   record |= dict(seconds=60.0, parameters=1000, date="2026-11-26", commit="c" * 40)
   record |= dict(versions={"jax": "0.10.2"}, devices=["cpu:0"], starts=1) | more
-  return Found(one, record, metrics, "finished", f"mine/small/{one.name}")
+  return Found(one, record, metrics, "finished")
 
 
 def all_found():
   values = [80.0, 82.0, 84.0, 70.0, 71.0, 72.0]
   done = [found(one, value) for one, value in zip(RUNS, values)]
-  return [*done, Found(RUNS[-1], None, [], "step 5 of 20", "mine/small/alone")]
+  return [*done, Found(RUNS[-1], None, [], "step 5 of 20")]
 
 
 def verdict(one):
@@ -74,6 +74,20 @@ def verdict(one):
 )  # fmt: skip
 def test_what_holds_and_what_is_missed(expected, missed, words):
   assert (verdict(expected).missed, verdict(expected).words) == (missed, words)
+
+
+@pytest.mark.parametrize(
+  "expected",
+  [
+    Value("v", "big-seed0", "test/accuracy", 81.0, tolerance=1.0),
+    Order("o", "big-seed0", "little-seed0", "test/accuracy"),
+    Order("o", "little-seed0", "big-seed0", "test/accuracy"),
+  ],
+)
+def test_what_is_no_number_is_missed(expected):
+  several = [found(RUNS[0], float("nan")), *all_found()[1:]]
+  (told,) = check.verdicts([expected], several)
+  assert (told.missed, told.words) == (True, "MISSED, +nan")
 
 
 def test_a_step_takes_what_passes_without_evaluations_and_starts():
@@ -183,6 +197,21 @@ def test_what_is_drawn_is_what_was_found():
   assert ">ours<" in beside
 
 
+NAMED = {"all": r"big.*|alone", "big": r"big.*"}
+
+
+def test_what_is_drawn_of_unfinished_runs_says_so():
+  begun = dataclasses.replace(found(RUNS[-1], 50.0), record=None, state="step 5 of 20")
+  several = [*all_found()[:-1], begun]
+  drawn = plots.curves(several).decode()
+  assert ">alone (unfinished)<" in drawn
+  assert ">big<" in drawn
+  values = [Value(name, pattern, "test/accuracy", 1.0) for name, pattern in NAMED.items()]
+  beside = plots.beside_paper(check.verdicts(values, several)).decode()
+  assert ">all (unfinished)<" in beside
+  assert ">big<" in beside
+
+
 def test_copies_count_where_the_folders_are_gone(experiment, tmp_path):
   there = all_found()
   kept = results.keep(experiment, there)
@@ -252,8 +281,22 @@ def test_a_report_is_what_its_copies_say(file):
   there = results.collect(experiment, None)
   parts = report.summary(experiment, there) + report.details(experiment, there)
   assert (file.parent / "report.md").read_text(encoding="utf-8") == report.markdown(parts)
-  page = Page((file.parent / "report.html").read_text(encoding="utf-8"))
-  assert page.open == []
+  page = (file.parent / "report.html").read_text(encoding="utf-8")
+  # figures apart: their bytes are of a version of matplotlib
+  assert unseen(page) == unseen(report.html(f"{name}, {scale} scale", parts))
+  assert Page(page).open == []
+
+
+def unseen(page):
+  return re.sub(r'"data:image/[^"]*"', "", page)
+
+
+@pytest.mark.parametrize("file", KEPT, ids=lambda file: "/".join(file.parts[-3:-1]))
+def test_what_is_missed_is_explained(file):
+  name, scale = file.parts[-3:-1]
+  experiment = runs.load(str(FOLDER / f"{name}.py"), scale)
+  for one in check.verdicts(experiment.expected, results.collect(experiment, None)):
+    assert not one.missed or one.expected.why, one.name
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

@@ -1,6 +1,7 @@
 """The runner of experiments: what it starts, what it skips, what it tells."""
 
 import dataclasses
+import io
 import json
 import os
 import pathlib
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 
@@ -150,12 +152,13 @@ def test_what_goes_on_is_asked_to_save_and_nothing_more_begins(place):
   assert local.ended == {"a": "interrupted", "b": "not begun"}
 
 
-def test_ctrl_c_lets_a_run_save(tmp_path):
-  """A real one, whose training saves; the same command would go on."""
-  (tmp_path / "mine.py").write_text(FILE.replace('"steps": 2, ', '"steps": 100000, ', 1))
-  words = ["experiments.run", str(tmp_path / "mine.py"), "--data", "x", "--root", str(tmp_path)]
+def test_ctrl_c_lets_a_run_save_and_the_same_command_goes_on(tmp_path, monkeypatch):
+  """A real one, whose training saves."""
+  text = FILE.replace('"steps": 2, ', '"steps": 1000, ', 1)
+  (tmp_path / "mine.py").write_text(text.replace('"evaluate.every": 2', '"evaluate.every": 1000'))
+  words = [str(tmp_path / "mine.py"), "--data", "x", "--root", str(tmp_path), "--only", "small"]
   process = subprocess.Popen(
-    [sys.executable, "-m", *words, "--only", "small"],
+    [sys.executable, "-m", "experiments.run", *words],
     cwd=ROOT,
     stdout=subprocess.PIPE,
     text=True,
@@ -171,8 +174,14 @@ def test_ctrl_c_lets_a_run_save(tmp_path):
   assert process.returncode == 130
   assert "small: interrupted" in out
   assert "small: the same command goes on" in out
-  assert re.search(r"UNFINISHED: step [\d,]+ of 100,000", out)
-  assert list((folder / "checkpoints").iterdir())
+  assert re.search(r"UNFINISHED: step [\d,]+ of 1,000", out)
+  (saved,) = (int(one.name) for one in (folder / "checkpoints").iterdir())
+  monkeypatch.chdir(ROOT)
+  assert run.main(words) == 0
+  assert f"going on after step {saved} of 1000" in (folder / "log.txt").read_text()
+  record = json.loads((folder / results.RECORD).read_text())
+  assert (record["starts"], record["steps"]) == (2, 1000)
+  assert record["seconds"] is None  # nobody knows those of its beginning
 
 
 def keep(one, folder, seconds=None, parameters=None, **numbers):
@@ -186,7 +195,7 @@ def test_seeds_are_one_row_with_mean_and_ends(tmp_path):
   keep(three[0], tmp_path, seconds=9.5, parameters=1234, f1=50.0, loss=5.0)
   keep(three[1], tmp_path, f1=60.0, loss=6.0)  # it went on: its seconds are not known
   keep(dataclasses.replace(three[2], changes={"steps": 3}), tmp_path, f1=99.0, loss=0.0)  # another
-  found = [results.of_folder(one, tmp_path / one.name, one.name) for one in three]
+  found = [results.of_folder(one, tmp_path / one.name) for one in three]
   assert tables.of_runs(found).splitlines()[2:] == [
     "| a | test/f1 | 55.00 | 50.00 to 60.00 | 2 | 10 | 1,234 |",
     "| a | test/loss | 5.50 | 5.00 to 6.00 | 2 | 10 | 1,234 |",
@@ -212,6 +221,39 @@ def test_how_far_a_run_is_is_read_from_its_folder(tmp_path):
   text = "".join(json.dumps(line) + "\n" for line in lines)
   (tmp_path / "metrics.jsonl").write_text("x" * 20000 + "\n" + text + '{"step": 3')
   assert live.progress(tmp_path) == ("200/1,000", "2.500", "1,234", "13m20s")
+  later = [lines[0] | dict(step=step, time=9000.0 + step / 2, compiles=1) for step in (300, 400)]
+  before = [line | dict(compiles=5) for line in lines]  # then it was started again
+  text = "".join(json.dumps(line) + "\n" for line in (*before, *later))
+  (tmp_path / "metrics.jsonl").write_text(text)
+  assert live.progress(tmp_path) == ("400/1,000", "2.500", "1,234", "5m00s")
+
+
+class Terminal(io.StringIO):
+  def isatty(self):
+    return True
+
+
+def test_a_terminal_shows_a_table_of_what_runs(tmp_path, monkeypatch):
+  terminal = Terminal()
+  monkeypatch.setattr(sys, "stdout", terminal)
+  for name, value in dict(TERM="xterm", COLUMNS="100", LINES="11").items():
+    monkeypatch.setenv(name, value)
+  several = [Run(f"run-{number}", "x") for number in range(9)]
+  place = results.Place("", tmp_path)
+  (tmp_path / "run-7").mkdir()
+  (tmp_path / "run-7" / "config.json").write_text(json.dumps({"steps": 1000}))
+  line = dict(step=30, split="train", time=1.0, loss=2.5, tokens_per_second=1234.0)
+  (tmp_path / "run-7" / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+  job = types.SimpleNamespace(command=["python", "-m", "train.main"])
+  local = types.SimpleNamespace(running={"run-7": (job, None)}, ended={"run-0": "finished"})
+  local.done = {"run-1"}
+  with live.Screen(local, several, place) as screen:
+    screen.show()
+  rows = [re.findall(r"[\w/.,-]+", row) for row in terminal.getvalue().splitlines()]
+  rows = [row for row in rows if row and row[0].startswith("run-")]
+  assert rows[-5][:6] == ["run-7", "trains", "30/1,000", "2.500", "1,234"]
+  assert rows[-4][:2] == ["run-0", "finished"]
+  assert "and 4 more" in terminal.getvalue()
 
 
 @pytest.mark.parametrize("gpus, of, given", [("0,1,2,3", 2, ["0,2", "1,3"]), ("5", 2, ["5", "5"])])

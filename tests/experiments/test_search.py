@@ -62,7 +62,7 @@ def fake(tmp_path, monkeypatch, here):
 
   def main(*more):
     given = [str(tmp_path / "mine.py"), "--root", str(tmp_path), "--grace", "0.4"]
-    return search.main([*given, *more], start=start)
+    return search.main([*given, *more], start=main.start)
 
   def start(argv, log):
     with open(log, "ab") as file:
@@ -458,6 +458,32 @@ def test_a_storage_that_cannot_be_reached_is_one_line(url, told, fake, tmp_path)
     fake("--storage", url.format(tmp_path))
   assert "\n" not in str(error.value)
   assert "secret" not in str(error.value)
+
+
+def test_a_storage_that_is_lost_on_the_way_is_one_line_and_is_taken_up_again(fake, tmp_path):
+  """Its file is moved away in the middle of the second trial, and comes back."""
+  file, away, begun = fake.folder / "study.db", tmp_path / "away.db", []
+  start = fake.start
+
+  def lose(argv, log):
+    begun.append(start(argv, log))
+    if len(begun) == 2:
+      file.rename(away)
+    return begun[-1]
+
+  fake.start = lose
+  with pytest.raises(
+    UserError, match="--storage sqlite.*readonly.*The same command goes on"
+  ) as told:
+    fake("--trials", "3")
+  assert "\n" not in str(told.value)
+  assert all(one.poll() is not None for one in begun)
+  away.replace(file)
+  fake.start = start
+  assert fake("--trials", "3") == 0
+  trials = trials_of(fake.folder)
+  assert study.tally(trials) == {"complete": 3}
+  assert len(trials) == 4  # the second was taken up
 
 
 def test_another_worker_that_makes_the_tables_is_no_error(tmp_path, monkeypatch):

@@ -63,7 +63,7 @@ class Tokens:
           file.write(np.asarray([*ids, eos], np.int32).tobytes())
           starts.append(starts[-1] + len(ids) + 1)
         logging.log_every_n_seconds(
-          logging.INFO, "encoded %d of %d documents", 10, first, len(self.source)
+          logging.INFO, "encoded %d of %d documents", 10, numbers.stop, len(self.source)
         )
     if empty:
       logging.warning(

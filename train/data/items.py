@@ -82,7 +82,8 @@ def measured(source: "Source", key: str, measure: Callable, columns: int) -> np.
   for start in range(0, len(found), CHUNK):
     numbers = range(start, min(start + CHUNK, len(found)))
     found[start : start + CHUNK] = measure(read_many(source, numbers))
-    logging.log_every_n_seconds(logging.INFO, "encoded %d of %d examples", 10, start, len(found))
+    told = numbers.stop, len(found)
+    logging.log_every_n_seconds(logging.INFO, "encoded %d of %d examples", 10, *told)
   save_array(path, found)
   return found
 

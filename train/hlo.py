@@ -156,11 +156,13 @@ def _trips(line, condition) -> int | None:
 
 def _collective(shape, kind, start, rest, everyone) -> Collective:
   shapes = [_bytes(f"{one[0]}[{one[1]}]") for one in _SHAPE.findall(shape)]
-  # what has begun holds its operands too; of a gather the result is the larger
-  size = max(shapes) if start and kind != "all-reduce" else sum(shapes)
   group = _group(rest) or everyone
-  if kind == "reduce-scatter":
-    size *= len(group)  # the whole, not the part that comes out
+  if not start or kind == "all-reduce":
+    size = sum(shapes) * (len(group) if kind == "reduce-scatter" else 1)  # the whole, not the part
+  elif kind in ("all-gather", "reduce-scatter"):  # what has begun holds its operands too:
+    size = sum(shapes) * len(group) // (len(group) + 1)  # wholes, and of each one part
+  else:
+    size = max(shapes)
   return Collective(kind, size, group, _origin(rest))
 
 

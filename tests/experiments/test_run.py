@@ -154,8 +154,8 @@ def test_what_goes_on_is_asked_to_save_and_nothing_more_begins(place):
 
 def test_ctrl_c_lets_a_run_save_and_the_same_command_goes_on(tmp_path, monkeypatch):
   """A real one, whose training saves."""
-  text = FILE.replace('"steps": 2, ', '"steps": 1000, ', 1)
-  (tmp_path / "mine.py").write_text(text.replace('"evaluate.every": 2', '"evaluate.every": 1000'))
+  text = FILE.replace('"steps": 2, ', '"steps": 400, ', 1)
+  (tmp_path / "mine.py").write_text(text.replace('"evaluate.every": 2', '"evaluate.every": 400'))
   words = [str(tmp_path / "mine.py"), "--data", "x", "--root", str(tmp_path), "--only", "small"]
   process = subprocess.Popen(
     [sys.executable, "-m", "experiments.run", *words],
@@ -174,13 +174,13 @@ def test_ctrl_c_lets_a_run_save_and_the_same_command_goes_on(tmp_path, monkeypat
   assert process.returncode == 130
   assert "small: interrupted" in out
   assert "small: the same command goes on" in out
-  assert re.search(r"UNFINISHED: step [\d,]+ of 1,000", out)
+  assert re.search(r"UNFINISHED: step [\d,]+ of 400", out)
   (saved,) = (int(one.name) for one in (folder / "checkpoints").iterdir())
   monkeypatch.chdir(ROOT)
   assert run.main(words) == 0
-  assert f"going on after step {saved} of 1000" in (folder / "log.txt").read_text()
+  assert f"going on after step {saved} of 400" in (folder / "log.txt").read_text()
   record = json.loads((folder / results.RECORD).read_text())
-  assert (record["starts"], record["steps"]) == (2, 1000)
+  assert (record["starts"], record["steps"]) == (2, 400)
   assert record["seconds"] is None  # nobody knows those of its beginning
 
 

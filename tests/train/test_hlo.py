@@ -82,6 +82,16 @@ def test_a_loop_that_does_not_say_how_long_it_runs_is_told(mesh):
       *("reduce-scatter", 8 * 8 * 2, 4),
     ),
     (
+      "  %s = ((bf16[8,64,256]{2,0,1}), bf16[8,8,256]{2,0,1}) reduce-scatter-start(%p),"
+      " channel_id=93, replica_groups=[2,8]<=[16]",
+      *("reduce-scatter", 8 * 64 * 256 * 2, 8),
+    ),
+    (
+      "  %s = ((f32[2,8]{1,0}, bf16[4]{0}), (f32[8,8]{1,0}, bf16[16]{0}))"
+      " all-gather-start(f32[2,8]{1,0} %p, bf16[4]{0} %q), replica_groups=[2,4]<=[8]",
+      *("all-gather", 8 * 8 * 4 + 16 * 2, 4),
+    ),
+    (
       "  %s = (f32[4]{0}, bf16[6]{0}) all-reduce(f32[4]{0} %a, bf16[6]{0} %b),"
       " replica_groups=[1,8]<=[8]",
       *("all-reduce", 4 * 4 + 6 * 2, 8),

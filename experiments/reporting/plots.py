@@ -21,7 +21,8 @@ UNFINISHED = " (unfinished)"
 
 def curves(found: Sequence[Found]) -> bytes | None:
   """Evaluations while training: loss and the first score, of each group a line through the mean of
-  its seeds and a band from lowest to highest. Groups whose names begin alike share a panel."""
+  its seeds and a band from lowest to highest. Groups whose names begin alike share a panel; what
+  was evaluated once has no curve."""
   lines = {name: _evaluations(several) for name, several in groups(found).items()}
   lines = {name: metrics for name, metrics in lines.items() if metrics}
   unfinished = {
@@ -96,7 +97,7 @@ def beside_paper(verdicts: Sequence[Verdict]) -> bytes | None:
 
 
 def _evaluations(several: Sequence[Found]) -> Mapping[str, Mapping[int, list[float]]]:
-  """{metric: {step: [a value of each seed]}} of lines that are not training's."""
+  """{metric: {step: [a value of each seed]}} of lines that are not training's, of several steps."""
   found: dict = {}
   for one in several:
     for line in one.metrics:
@@ -105,7 +106,7 @@ def _evaluations(several: Sequence[Found]) -> Mapping[str, Mapping[int, list[flo
           continue
         if math.isfinite(value):
           found.setdefault(name, {}).setdefault(line["step"], []).append(value)
-  return found
+  return {name: points for name, points in found.items() if len(points) > 1}
 
 
 def _panels(names: Sequence[str]) -> dict[str, list[str]]:

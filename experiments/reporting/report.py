@@ -56,9 +56,12 @@ def write(experiment: Experiment, found: Sequence[Found]) -> list[pathlib.Path]:
   """Writes the report beside the copies of the results, and RESULTS.md; where they are."""
   folder = experiment.kept
   parts = summary(experiment, found) + details(experiment, found)
-  for part in parts:
-    if isinstance(part, Figure):
-      (folder / part.file).write_bytes(part.svg)
+  figures = {part.file: part.svg for part in parts if isinstance(part, Figure)}
+  for old in folder.glob("*.svg"):
+    if old.name not in figures:
+      old.unlink()
+  for file, svg in figures.items():
+    (folder / file).write_bytes(svg)
   title = f"{experiment.name}, {experiment.scale} scale"
   written = {folder / "report.md": markdown(parts), folder / "report.html": html(title, parts)}
   for path, text in written.items():

@@ -197,6 +197,20 @@ def test_what_is_drawn_is_what_was_found():
   assert ">ours<" in beside
 
 
+def test_what_was_evaluated_once_has_no_curve(experiment):
+  several = all_found()
+  once = [dataclasses.replace(one, metrics=one.metrics[:1]) for one in several]
+  drawn = plots.curves([*once[:3], *several[3:]]).decode()
+  assert ">little<" in drawn
+  assert ">big<" not in drawn
+  assert plots.curves(once) is None
+  results.keep(experiment, several)
+  assert "curves.svg" in report.write(experiment, several)[0].read_text()
+  page = report.write(experiment, once)[0]
+  assert "curves.svg" not in page.read_text()
+  assert not (page.parent / "curves.svg").exists()
+
+
 NAMED = {"all": r"big.*|alone", "big": r"big.*"}
 
 

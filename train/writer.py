@@ -151,6 +151,12 @@ def by_metric(lines: Sequence[dict]) -> dict[str, dict]:
   return found
 
 
+def started_between(before: dict, line: dict) -> bool:
+  """Whether the run was started again between two of training's lines: compilations are counted
+  from the start of the process."""
+  return line.get("compiles", 0) < before.get("compiles", 0)
+
+
 def drop_after(path: pathlib.Path, step: int) -> None:
   """Leaves in `path`, lines of JSON, those up to `step`: none for 0, a run that starts."""
   if not path.exists():

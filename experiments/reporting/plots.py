@@ -23,12 +23,9 @@ def curves(found: Sequence[Found]) -> bytes | None:
   """Evaluations while training: loss and the first score, of each group a line through the mean of
   its seeds and a band from lowest to highest. Groups whose names begin alike share a panel; what
   was evaluated once has no curve."""
-  lines = {name: _evaluations(several) for name, several in groups(found).items()}
+  together = groups(found)
+  lines = {name: _evaluations(several) for name, several in together.items()}
   lines = {name: metrics for name, metrics in lines.items() if metrics}
-  unfinished = {
-    name: "" if all(one.finished for one in several) else UNFINISHED
-    for name, several in groups(found).items()
-  }
   if not lines:
     return None
   panels = _panels(list(lines))
@@ -46,7 +43,8 @@ def curves(found: Sequence[Found]) -> bytes | None:
         drawn = True
         steps = sorted(points)
         mean = [sum(points[step]) / len(points[step]) for step in steps]
-        label = name.removeprefix(f"{title}-") + unfinished[name]
+        unfinished = not all(one.finished for one in together[name])
+        label = name.removeprefix(f"{title}-") + UNFINISHED * unfinished
         axes.plot(steps, mean, color=colour, label=label, linewidth=1.6)
         low, high = ([end(points[step]) for step in steps] for end in (min, max))
         axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)

@@ -5,7 +5,7 @@ import itertools
 import json
 import sys
 
-from train.writer import duration, number
+from train.writer import duration, number, started_between
 
 TAIL = 16384  # bytes of metrics.jsonl that are read for the last line
 DOES = {"train.main": "trains", "train.evaluate": "evaluates", "train.plan": "estimates"}
@@ -100,6 +100,6 @@ def _since_start(train):
   """The first of these lines after which the run was not started again."""
   first = train[0]
   for before, line in itertools.pairwise(train):
-    if line.get("compiles", 0) < before.get("compiles", 0):  # they count from a process's start
+    if started_between(before, line):
       first = line
   return first

@@ -16,7 +16,7 @@ from train import json_files, provenance
 from train.errors import UserError
 from train.paths import write_atomically
 from train.workdir import starts as starts_of
-from train.writer import read_metrics
+from train.writer import read_metrics, started_between
 
 RECORD = "experiment.json"  # in a run's folder
 NOT_BEGUN = "not begun"
@@ -73,9 +73,8 @@ def step_milliseconds(metrics: Sequence[dict]) -> float | None:
   found = []
   for before, line in itertools.pairwise(metrics):
     steps = line["step"] - before["step"]
-    # compiles count from the start of the process
     on = before["split"] == line["split"] == "train"
-    if on and steps > 0 and line.get("compiles", 0) >= before.get("compiles", 0):
+    if on and steps > 0 and not started_between(before, line):
       found.append(1000 * (line["time"] - before["time"]) / steps)
   return statistics.median(found) if found else None
 

@@ -64,8 +64,8 @@ fixtures: .parity/installed
 	@.parity/bin/python tests/fixtures/make.py
 
 plan-check: .plan/tpu.installed .plan/cuda.installed
-	@.plan/tpu/bin/python -m pytest tests/plan/test_tpu.py
-	@.plan/cuda/bin/python -m pytest tests/plan/test_cuda.py
+	@.plan/tpu/bin/python -m pytest tests/train/planning/test_tpu.py
+	@.plan/cuda/bin/python -m pytest tests/train/planning/test_cuda.py
 
 .plan/%.installed: requirements-%.txt requirements-dev.txt requirements-experiments.txt requirements.txt
 	@echo "Installing $< into .plan/$* (some minutes the first time) ..."

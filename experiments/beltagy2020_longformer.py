@@ -6,10 +6,10 @@ costs what the text is long, not its square, and loses little (their table 4, of
 Small scale: language models of characters of DIR/prose on rows of 4,096, a window of 256 a layer
 or all pairs, the same updates, two seeds (about two hours of one CPU core); a third with rows of
 256 shows what the length is worth. Full scale: rows of 16,384, not run here. What a window costs in
-time and memory alone: `python -m experiments.local_attention`.
+time and memory alone: `python -m experiments.analysis.local_attention`.
 """
 
-from experiments.runs import Order, Run, Value, every, seeds
+from experiments.tools.runs import Order, Run, Value, every, seeds
 
 MODEL = {"model.dim": 128, "model.num_heads": 4, "model.mlp_dim": 512, "model.decoder_layers": 4}
 CLAIM = "section 3: linear in the length"

@@ -15,13 +15,13 @@ from collections.abc import Sequence
 
 import jax
 
-from experiments.comparing import cost, curves, differences, outputs, sides
-from experiments.comparing.sides import Side
-from experiments.reporting import markdown
-from experiments.reporting.markdown import table
-from train.errors import UserError, choose
-from train.paths import write_atomically
-from train.writer import duration, number
+from experiments.tools.compare import cost, curves, differences, outputs, sides
+from experiments.tools.compare.sides import Side
+from experiments.tools.report import markdown
+from experiments.tools.report.markdown import table
+from train.common.errors import UserError, choose
+from train.common.files import write_atomically
+from train.record.writer import duration, number
 
 NONE = ""  # of a table: nothing is known
 
@@ -65,12 +65,12 @@ def numbers(runs: Sequence[Side], split: str) -> str:
 
 
 NUMBERS = """\
-FLOPs are three times the matrix products of a forward pass as it is traced (train/flops.py), with
-padding and what attention masks out, without what remat computes again: neither 6 x parameters x
-tokens nor the compiler's count. Tokens are those of the side that is learned, without padding.
-Training is from each start to its last line in metrics.jsonl, with loading, compiling and
-evaluation, without what lies between starts. Tokens a second are the median of the log's lines,
-evaluation aside. Memory is the host's."""
+FLOPs are three times the matrix products of a forward pass as it is traced
+(train/planning/flops.py), with padding and what attention masks out, without what remat computes
+again: neither 6 x parameters x tokens nor the compiler's count. Tokens are those of the side that
+is learned, without padding. Training is from each start to its last line in metrics.jsonl, with
+loading, compiling and evaluation, without what lies between starts. Tokens a second are the median
+of the log's lines, evaluation aside. Memory is the host's."""
 
 
 def _watched(run):
@@ -155,6 +155,6 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  from train.cli import run
+  from train.common.entry import run
 
   run(main)

@@ -11,7 +11,7 @@ commands at 1e-3, as theirs (from memory); not run here. Relative positions are 
 each distance and head), theirs Transformer-XL's (from memory too).
 """
 
-from experiments.runs import Order, Run, Value, product, seeds, values
+from experiments.tools.runs import Order, Run, Value, product, seeds, values
 
 POSITIONS = ("sinusoidal", "learned", "relative", "rotary")
 CUTOFFS = (22, 26, 30)

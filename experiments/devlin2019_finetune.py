@@ -11,7 +11,7 @@ DIR/books, and GLUE as TFDS prepared it; not run here.
 """
 
 from experiments import minilm
-from experiments.runs import Order, Run, Value, every, seeds
+from experiments.tools.runs import Order, Run, Value, every, seeds
 
 # name -> config, rows of 128 tokens an update, steps, metrics
 TASKS = {

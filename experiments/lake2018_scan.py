@@ -9,7 +9,7 @@ about two hours of one CPU core. Full scale: the LSTM of their best overall netw
 wide, dropout 0.5), and twice the updates (theirs were 100,000, of one command each); not run here.
 """
 
-from experiments.runs import Order, Run, Value, seeds
+from experiments.tools.runs import Order, Run, Value, seeds
 
 SPLITS = ("simple", "length", "add-jump")
 MODELS = ("transformer", "lstm")

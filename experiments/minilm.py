@@ -1,15 +1,16 @@
 """python -m experiments.run experiments/minilm.py --data DIR
 
 MiniLM (`make data`), a pre-trained BERT of 22.7 million parameters, fine-tuned on five tasks; the
-same with random weights. `transformers`' Trainer does the same in experiments/peers/trainer.py:
-same weights, data and settings, so the metrics are to be within the spread of seeds. Its rows:
-`python experiments/peers/trainer.py TASK --data DIR --seed N [--scratch]`. Three hours of one CPU
-core for SST-2, TREC and tags; WNUT-17 and questions took a minute each on an H100.
+same with random weights. `transformers`' Trainer does the same in
+experiments/tools/peers/trainer.py: same weights, data and settings, so the metrics are to be within
+the spread of seeds. Its rows: `python experiments/tools/peers/trainer.py TASK --data DIR --seed N
+[--scratch]`. Three hours of one CPU core for SST-2, TREC and tags; WNUT-17 and questions took a
+minute each on an H100.
 """
 
 from typing import NamedTuple
 
-from experiments.runs import Run, every, seeds
+from experiments.tools.runs import Run, every, seeds
 
 MODEL = "data/minilm"
 QUESTIONS = "{data}/squadshifts/[an]*.json.gz"  # Amazon's and Wikipedia's, parts by article

@@ -11,7 +11,7 @@ is fine-tuned on DIR/sst2 and DIR/trec, three seeds: two hours of one CPU core. 
 
 import itertools
 
-from experiments.runs import Order, Run, Value, every, seeds
+from experiments.tools.runs import Order, Run, Value, every, seeds
 
 STYLES = ("spans", "prefix", "bert", "deshuffle")
 SCRATCH = "scratch"
@@ -57,7 +57,7 @@ def pretraining(style, scale):
 
 SOURCE = "table 4 and 5, GLUE average (standard deviation 0.235)"
 GLUE = {"scratch": 66.22, "deshuffle": 73.17, "prefix": 80.69, "bert": 82.96, "spans": 83.49}
-FEW = "two million tokens for their 34 billion; experiments/blind.py shows what they taught"
+FEW = "two million tokens for their 34 billion; analysis/blind.py shows what they taught"
 
 
 def expected(scale):
@@ -73,8 +73,9 @@ def expected(scale):
 
 NOTES = """
 Not T5's order: BERT-style and deshuffling gain three points on TREC, nothing gains on SST-2, spans
-and prefixes lose on both. `python -m experiments.blind` gives each row another row's source: the
-validation loss of spans goes from 4.63 to 4.64 and of prefixes from 4.91 to 4.93, of BERT-style
-from 4.43 to 4.81 and of deshuffling from 4.35 to 4.85. So of spans and prefixes the decoder has so
-far learnt a language model, which does not look at its encoder and has to unlearn that.
+and prefixes lose on both. `python -m experiments.analysis.blind` gives each row another row's
+source: the validation loss of spans goes from 4.63 to 4.64 and of prefixes from 4.91 to 4.93, of
+BERT-style from 4.43 to 4.81 and of deshuffling from 4.35 to 4.85. So of spans and prefixes the
+decoder has so far learnt a language model, which does not look at its encoder and has to unlearn
+that.
 """

@@ -16,11 +16,12 @@ import signal
 import sys
 import time
 
-from experiments import runs
-from experiments.reporting import check, markdown, report, tables
-from experiments.running import launchers, live, results
-from train import cli, flags
-from train.errors import UserError
+from experiments.tools import runs
+from experiments.tools.launch import launchers, live, results
+from experiments.tools.report import check, markdown, report, tables
+from train.common import entry
+from train.common.errors import UserError
+from train.record import config
 
 LAUNCHERS = ("local", "slurm", "print")
 
@@ -71,7 +72,7 @@ def main(argv):
     name for name, how in ended.items() if how in ("interrupted", results.NOT_BEGUN)
   ]:
     print(f"{', '.join(interrupted)}: the same command goes on")
-    return cli.INTERRUPTED
+    return entry.INTERRUPTED
   if failed := {name: how for name, how in ended.items() if how != "finished"}:
     told = "\n".join(f"{name}: {how}" for name, how in failed.items())
     raise UserError(f"{len(failed)} of {len(wanted)} runs failed:\n{told}")
@@ -84,7 +85,7 @@ def check_configs(wanted, place) -> None:
   for run in wanted:
     if all((place.root / name / "config.json").is_file() for name in run.needs()):
       try:
-        flags.load(place.config(run), runs.overrides(run))
+        config.load(place.config(run), runs.overrides(run))
       except UserError as error:
         raise UserError(f"{run.name}: {error}") from error
 
@@ -131,4 +132,4 @@ def _told(experiment, place, args):
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  entry.run(main)

@@ -6,8 +6,8 @@ python -m experiments.search experiments/scan_search.py --jobs 2
 so few steps bring no whole output right. There is no number of a paper to reach: it is an example.
 """
 
-from experiments.runs import Run, every
-from experiments.space import Choice, Float, Int, Search
+from experiments.tools.runs import Run, every
+from experiments.tools.space import Choice, Float, Int, Search
 
 STEPS = {"small": 200, "full": 1500}
 

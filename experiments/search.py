@@ -19,10 +19,10 @@ import subprocess
 import sys
 import time
 
-from experiments import runs, space
-from experiments.running import launchers, results
-from train.cli import INTERRUPTED, TERMINATED
-from train.errors import UserError
+from experiments.tools import runs, space
+from experiments.tools.launch import launchers, results
+from train.common.entry import INTERRUPTED, TERMINATED
+from train.common.errors import UserError
 
 REQUIREMENTS = "requirements-experiments.txt"
 GRACE_SECONDS = 120
@@ -60,7 +60,7 @@ def main(argv, start=None) -> int:
   args = parser.parse_args(argv)
   if importlib.util.find_spec("optuna") is None:
     raise UserError(f"a search needs Optuna: pip install -r {REQUIREMENTS}")
-  from experiments.searching import findings, study, worker
+  from experiments.tools.search import findings, study, worker
 
   space.without_accelerator()
   experiment = runs.load(args.experiment, args.scale)
@@ -101,7 +101,7 @@ def main(argv, start=None) -> int:
 def several(command, jobs: int) -> int:
   """Waits for `jobs` processes of the command, each with its share of cores and GPUs; the highest
   exit status."""
-  from experiments.searching import worker
+  from experiments.tools.search import worker
 
   with worker.Stop() as stop:
     processes = []
@@ -119,6 +119,6 @@ def several(command, jobs: int) -> int:
 
 
 if __name__ == "__main__":
-  from train.cli import run
+  from train.common.entry import run
 
   run(main)

@@ -10,7 +10,7 @@ requirements-cuda.txt; a minute of one CPU core each. (libtpu 0.0.52 cannot writ
 the same step for v5p or v6e, which a plan is read from.)
 """
 
-from experiments.runs import Estimate, Value
+from experiments.tools.runs import Estimate, Value
 
 CONFIG = "configs/causal.py:window=0"
 GPT_2 = {

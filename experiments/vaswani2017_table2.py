@@ -8,7 +8,7 @@ on 8 GPUs, not run here. Small scale: what those would cost, by `train.plan`, on
 requirements-cuda.txt (`--only h100` in such an environment). Estimates of compilers, not times.
 """
 
-from experiments.runs import Estimate, Run, Value
+from experiments.tools.runs import Estimate, Run, Value
 
 TABLE_2 = "table 2, newstest2014, compound splitting"
 COST = "table 2: training cost, from hours, GPUs and an assumed sustained speed"

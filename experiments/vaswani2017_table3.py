@@ -10,7 +10,7 @@ rows, the same ratios in each row, three seeds: about five hours of one CPU core
 the order? Our B changes the size of values too, theirs that of keys alone.
 """
 
-from experiments.runs import Order, Run, Value, every, seeds
+from experiments.tools.runs import Order, Run, Value, every, seeds
 
 # row -> changes (at full scale, at small scale), and the paper's perplexity and BLEU
 ROWS = {

@@ -11,7 +11,7 @@ sacreBLEU, which no paper tells of this model. Eleven minutes on one H200 with a
 (`--jobs 6`); an update takes 2 s on one CPU core, and there are about 5,000.
 """
 
-from experiments.runs import Run, Value, seeds
+from experiments.tools.runs import Run, Value, seeds
 
 REPOSITORY = "README of the authors' repository, LividWo/Revisit-MMT"
 MEMORY = "the paper's table 1, from memory"

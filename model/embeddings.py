@@ -5,13 +5,13 @@ import functools
 import jax.numpy as jnp
 from flax import nnx
 
-from model import hooks, layers, positions, products
+from model import layers, matmul, placement, positions
 from model.config import TransformerConfig
 
 
 def look_up(table: nnx.Embed, ids_BT):
   """Vectors [B, T, D] of ids, in the table's dtype."""
-  x_VD = hooks.table(table.embedding[...].astype(table.dtype))
+  x_VD = placement.table(table.embedding[...].astype(table.dtype))
   return jnp.take(x_VD, ids_BT, axis=0)
 
 
@@ -19,7 +19,7 @@ def attend(table: nnx.Embed, x_BTD):
   """Products with the vector of each word, [B, T, V], in the table's dtype."""
   both = x_BTD, table.embedding[...]
   x_BTD, table_VD = table.promote_dtype(both, dtype=table.dtype)
-  return products.product(x_BTD, table_VD.T, (((x_BTD.ndim - 1,), (0,)), ((), ())))
+  return matmul.product(x_BTD, table_VD.T, (((x_BTD.ndim - 1,), (0,)), ((), ())))
 
 
 class Embeddings(nnx.Module):
@@ -67,5 +67,5 @@ class Embeddings(nnx.Module):
       x_BTD = x_BTD + look_up(self.types, types_BT)
     if self.norm is not None:
       x_BTD = self.norm(x_BTD)
-    x_BTD = hooks.between(layers.dropout(x_BTD, self.cfg.dropout, key))
+    x_BTD = placement.between(layers.dropout(x_BTD, self.cfg.dropout, key))
     return x_BTD if self.projection is None else self.projection(x_BTD)

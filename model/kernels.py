@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
-from model import hooks
+from model import placement
 
 
 class Can(NamedTuple):
@@ -55,7 +55,7 @@ def divides(*lengths: int) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Splash:
-  """What model/visibility.py's `Whole` is, for tokens of the same segment so far before and after;
+  """What model/masks.py's `Whole` is, for tokens of the same segment so far before and after;
   None: any."""
 
   query_segments: jax.Array  # [B, T]
@@ -79,7 +79,7 @@ class Splash:
       return jax.vmap(mixed)(q_BHTK, k_BGSK, v_BGSK, splash.SegmentIds(segments_BT, segments_BS))
 
     heads_first = (x.swapaxes(1, 2) for x in (q_BTHK * attention.scale, k_BSGK, v_BSGK))
-    y_BHTK = hooks.spread(kernel)(*heads_first, self.query_segments, self.key_segments)
+    y_BHTK = placement.spread(kernel)(*heads_first, self.query_segments, self.key_segments)
     return y_BHTK.swapaxes(1, 2)
 
 

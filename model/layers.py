@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model import hooks
+from model import placement
 
 NEG_INF = -1e9  # finite, so a row with nothing to attend to gives no NaN
 
@@ -132,7 +132,7 @@ class Attention(nnx.Module):
     linear = functools.partial(
       nnx.LinearGeneral, use_bias=bias, kernel_init=initializer(init_std), dtype=dtype, rngs=rngs
     )
-    product = functools.partial(hooks.Product, kept=kept)
+    product = functools.partial(placement.Product, kept=kept)
     heads, kv_heads = (num_heads, head_dim), (num_kv_heads, head_dim)
     self.query = linear(dim, heads, dot_general=product("query/kernel"))
     self.key = linear(dim, kv_heads, dot_general=product("key/kernel"))
@@ -141,16 +141,16 @@ class Attention(nnx.Module):
 
   def queries(self, x_BTD):
     """[B, T, H, K]."""
-    return hooks.within(self.query(x_BTD))
+    return placement.within(self.query(x_BTD))
 
   def keys_values(self, memory_BSD):
     """Keys and values, each [B, S, G, K]."""
-    return hooks.within(self.key(memory_BSD)), hooks.within(self.value(memory_BSD))
+    return placement.within(self.key(memory_BSD)), placement.within(self.value(memory_BSD))
 
   def attend(self, q_BTHK, k_BSGK, v_BSGK, view, key=None):
-    """[B, T, D]; `view` says who sees whom (model/visibility.py)."""
-    hooks.look(self, q_BTHK, k_BSGK, v_BSGK, view)
-    return self.out(hooks.within(view.mix(self, q_BTHK, k_BSGK, v_BSGK, key)))
+    """[B, T, D]; `view` says who sees whom (model/masks.py)."""
+    placement.look(self, q_BTHK, k_BSGK, v_BSGK, view)
+    return self.out(placement.within(view.mix(self, q_BTHK, k_BSGK, v_BSGK, key)))
 
   def mix(self, q_BTHK, k_BSGK, v_BSGK, bias, key=None):
     """[B, T, H, K]; `bias` is added to the logits: [B or 1, H or 1, T, S], float32."""
@@ -198,7 +198,7 @@ class FeedForward(nnx.Module):
       nnx.Linear, use_bias=bias, kernel_init=initializer(init_std), dtype=dtype, rngs=rngs
     )
     self.activation, self.dropout = activation, dropout
-    product = functools.partial(hooks.Product, kept=kept)
+    product = functools.partial(placement.Product, kept=kept)
     self.up = linear(dim, hidden, dot_general=product("mlp/up/kernel"))
     gate = linear(dim, hidden, dot_general=product("mlp/gate/kernel")) if gated else None
     self.gate = gate
@@ -208,7 +208,7 @@ class FeedForward(nnx.Module):
     h_BTF = self.up(x_BTD)
     act = ACTIVATIONS[self.activation]
     h_BTF = act(h_BTF) if self.gate is None else act(self.gate(x_BTD)) * h_BTF
-    return self.down(hooks.within(dropout(h_BTF, self.dropout, key)))
+    return self.down(placement.within(dropout(h_BTF, self.dropout, key)))
 
 
 def written(cached_BSGK, new_BTGK, positions_BT):

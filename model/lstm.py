@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model import hooks, layers, products, visibility
+from model import layers, masks, matmul, placement
 from model.config import LSTMConfig
 from model.embeddings import attend, look_up
 from model.recurrence import Block, State, beginning, initializer
@@ -40,7 +40,7 @@ class Attention(nnx.Module):
       dtype=cfg.dtype,
       rngs=rngs,
     )
-    product = functools.partial(hooks.Product, kept=True)
+    product = functools.partial(placement.Product, kept=True)
     self.general = linear(cfg.dim, cfg.dim, dot_general=product("general/kernel"))
     self.combine = linear(2 * cfg.dim, cfg.dim, dot_general=product("combine/kernel"))
 
@@ -67,7 +67,7 @@ class Stack(nnx.Module):
       depth * cfg.dim,
       kernel_init=initializer(cfg.init_std),
       dtype=cfg.dtype,
-      dot_general=hooks.Product("first/kernel", kept=True),
+      dot_general=placement.Product("first/kernel", kept=True),
       rngs=rngs,
     )
     self.first = first() if cross else None
@@ -81,7 +81,7 @@ class Stack(nnx.Module):
       x_BTD = block(layers.dropout(x_BTD, self.dropout, block_key), segments_BT, start_BTD)
     if memory is not None:
       x_BTD = self.attention(x_BTD, memory)
-    return hooks.read(layers.dropout(x_BTD, self.dropout, last_key))
+    return placement.read(layers.dropout(x_BTD, self.dropout, last_key))
 
   def step(self, x_BD, states: list[State], memory: Memory | None):
     """[B, D] and the layers' new states."""
@@ -129,7 +129,7 @@ class LSTM(nnx.Module):
       cfg.dim,
       cfg.vocab_size,
       use_bias=False,
-      dot_general=products.product,
+      dot_general=matmul.product,
       dtype=cfg.dtype,
       rngs=rngs,
     )
@@ -162,7 +162,7 @@ class LSTM(nnx.Module):
       raise ValueError("an LSTM reads from left to right: it sees no prefix whole")
     segments_BT, memory = _segments(inputs_BT, segments), None
     if memory_BSD is not None:
-      seen_BTS = visibility.same(segments_BT, memory_segments)
+      seen_BTS = masks.same(segments_BT, memory_segments)
       memory = self.decoder.memory(memory_BSD, seen_BTS)
     return self.decoder(self._embed(self.embedding, inputs_BT), segments_BT, memory, key)
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model import hooks
+from model import placement
 from model.config import LSTMConfig
 
 
@@ -101,7 +101,7 @@ class Direction(nnx.Module):
     linear = functools.partial(
       nnx.Linear, kernel_init=initializer(cfg.init_std), dtype=cfg.dtype, rngs=rngs
     )
-    product = hooks.Product("input/kernel", kept=True)
+    product = placement.Product("input/kernel", kept=True)
     self.input = linear(cfg.dim, 4 * size, bias_init=forgetting, dot_general=product)
     self.recurrent = linear(size, 4 * size, use_bias=False)
 
@@ -133,7 +133,7 @@ class Block(nnx.Module):
     y_TBD = self.forward(x_TBD, segments_TB, starts_TBD)
     if self.backward is not None:
       y_TBD = jnp.concatenate([y_TBD, self.backward(x_TBD, segments_TB)], axis=-1)
-    return hooks.read(y_TBD.swapaxes(0, 1))
+    return placement.read(y_TBD.swapaxes(0, 1))
 
 
 def initializer(std: float | None):

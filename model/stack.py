@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from model import hooks, kernels, layers, positions, visibility
+from model import kernels, layers, masks, placement, positions
 from model.config import TransformerConfig
 from model.embeddings import Embeddings
 
@@ -18,7 +18,7 @@ class Memory(typing.NamedTuple):
   """What a decoder sees of the encoder."""
 
   states: jax.Array  # [B, S, D]
-  view: visibility.Whole | kernels.Splash
+  view: masks.Whole | kernels.Splash
 
 
 class Cross(typing.NamedTuple):
@@ -26,7 +26,7 @@ class Cross(typing.NamedTuple):
 
   keys: jax.Array  # [B, S, G, K]
   values: jax.Array  # [B, S, G, K]
-  view: visibility.Whole | kernels.Splash
+  view: masks.Whole | kernels.Splash
 
 
 class Block(nnx.Module):
@@ -101,10 +101,10 @@ class Block(nnx.Module):
 
   def _residual(self, x_BTD, sublayer, norm, key):
     before = self.cfg.norm_position == "pre"
-    y_BTD = sublayer(hooks.read(norm(x_BTD) if before else x_BTD))
-    y_BTD = checkpoint_name(hooks.between(y_BTD), "sublayer")
+    y_BTD = sublayer(placement.read(norm(x_BTD) if before else x_BTD))
+    y_BTD = checkpoint_name(placement.between(y_BTD), "sublayer")
     x_BTD = x_BTD + layers.dropout(y_BTD, self.cfg.dropout, key)
-    return hooks.between(x_BTD if before else norm(x_BTD))
+    return placement.between(x_BTD if before else norm(x_BTD))
 
 
 class Stack(nnx.Module):
@@ -112,7 +112,7 @@ class Stack(nnx.Module):
 
   def __init__(self, cfg: TransformerConfig, depth: int, *, causal: bool, cross: bool, rngs):
     self.cfg, self.depth = cfg, depth
-    self.rule = visibility.Rule(causal, cfg.window, cfg.global_tokens)
+    self.rule = masks.Rule(causal, cfg.window, cfg.global_tokens)
     self.embeddings = Embeddings(cfg, types=not causal, rngs=rngs)
     blocks = [Block(cfg, cross=cross, rngs=rngs) for _ in range(depth)]
     self.blocks = stacked(blocks) if cfg.scan_layers else nnx.List(blocks)
@@ -130,30 +130,30 @@ class Stack(nnx.Module):
     )
     self.norm = norm() if cfg.norm_position == "pre" else None
 
-  def view(self, row: visibility.Side):
+  def view(self, row: masks.Side):
     """What the tokens of `row` attend to, when all are read at once."""
     if self.cfg.attention_impl == "splash" and row.prefix is None:
       reach = None if self.cfg.window is None else self.cfg.window - 1
       after = 0 if self.rule.causal else reach
       if kernels.divides(row.segments.shape[1]):
         return kernels.Splash(row.segments, row.segments, reach, after)
-    return visibility.view(self.rule, row, self.bias)
+    return masks.view(self.rule, row, self.bias)
 
   def memory(self, states_BSD, segments_BT, segments_BS) -> Memory:
     """What the tokens of the target see of the encoder: their own segment."""
     lengths = segments_BT.shape[1], segments_BS.shape[1]
     if self.cfg.attention_impl == "splash" and kernels.divides(*lengths):
       return Memory(states_BSD, kernels.Splash(segments_BT, segments_BS))
-    bias = visibility.mask_bias(visibility.same(segments_BT, segments_BS))
-    return Memory(states_BSD, visibility.Whole(bias))
+    bias = masks.mask_bias(masks.same(segments_BT, segments_BS))
+    return Memory(states_BSD, masks.Whole(bias))
 
-  def bias(self, query: visibility.Side, key: visibility.Side) -> jax.Array:
+  def bias(self, query: masks.Side, key: masks.Side) -> jax.Array:
     """[..., H or 1, T, S]: mask and distances as one bias on the attention logits."""
-    bias = visibility.mask_bias(self.rule(query, key))
+    bias = masks.mask_bias(self.rule(query, key))
     if self.relative is not None:
-      bias = bias + self.relative(visibility.distance(query, key))
+      bias = bias + self.relative(masks.distance(query, key))
     elif self.cfg.positions == "alibi":
-      bias = bias + positions.alibi(visibility.distance(query, key), self.cfg.num_heads)
+      bias = bias + positions.alibi(masks.distance(query, key), self.cfg.num_heads)
     return bias
 
   def layers(self) -> list[Block]:
@@ -185,7 +185,7 @@ class Stack(nnx.Module):
       for block, block_key in zip(self.blocks, keys):
         graph, weights = nnx.split(block)
         x_BTD, _ = layer(x_BTD, (weights, block_key))
-    return hooks.read(x_BTD if self.norm is None else self.norm(x_BTD))
+    return placement.read(x_BTD if self.norm is None else self.norm(x_BTD))
 
   def cached(self, x_BTD, view, positions_BT, cross, cache):
     """[B, T, D] and the new cache, a list of one a layer; `cross` too, or None."""

@@ -13,11 +13,11 @@ import functools
 import jax.numpy as jnp
 from flax import nnx
 
-from model import layers, products
+from model import layers, matmul
 from model.config import TransformerConfig
 from model.embeddings import attend, look_up
+from model.masks import Side, Whole
 from model.stack import Stack
-from model.visibility import Side, Whole
 
 
 class Transformer(nnx.Module):
@@ -44,7 +44,7 @@ class Transformer(nnx.Module):
       cfg.table_dim,
       cfg.vocab_size,
       use_bias=False,
-      dot_general=products.product,
+      dot_general=matmul.product,
       kernel_init=layers.initializer(cfg.init_std),
       dtype=cfg.dtype,
       rngs=rngs,

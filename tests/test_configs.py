@@ -11,9 +11,11 @@ import pytest
 
 from configs import sections
 from model.config import LSTMConfig, TransformerConfig
-from tests.data import po
-from train import flags, loop, models, workdir
+from tests.train.data import po
+from train import loop
+from train.build import MODELS
 from train.data import scan, sources
+from train.record import config, workdir
 from train.tasks import seq2seq
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -101,11 +103,11 @@ ALIKE = [
 
 
 def load(text, folder):
-  cfg = flags.load(f"{ROOT}/configs/" + text.format(folder=folder))
+  cfg = config.load(f"{ROOT}/configs/" + text.format(folder=folder))
   with cfg.unlocked():
     if cfg.task.get("data", {}).get("name") == "tfds":  # the data set itself is gigabytes
       if text.startswith("wmt14"):
-        cfg.task.data = flags.load(f"{ROOT}/configs/multi30k.py:data={folder}").task.data
+        cfg.task.data = config.load(f"{ROOT}/configs/multi30k.py:data={folder}").task.data
       else:
         pairs, columns = len(cfg.task.fields) > 1, (*cfg.task.fields, "label")
         ending = "_pairs.tsv" if pairs else ".tsv"
@@ -130,7 +132,7 @@ def test_takes_a_step_at_small(text, folder, tmp_path):
 
 @pytest.mark.parametrize("split", [*scan.SPLITS, "length,cutoff=26"])
 def test_every_split_of_scan_is_there(split):
-  data = flags.load(f"{ROOT}/configs/scan.py:split={split}").task.data
+  data = config.load(f"{ROOT}/configs/scan.py:split={split}").task.data
   name, _, cutoff = split.partition(",cutoff=")
   more = dict(cutoff=int(cutoff)) if cutoff else {}
   wanted = scan.split(name, "train", 500, **more)
@@ -164,7 +166,7 @@ def test_sections_say_the_defaults(section, consumer):
 
 @pytest.mark.parametrize("name, section", sections.MODELS.items())
 def test_the_model_section_has_every_field(name, section):
-  fields = {field.name for field in dataclasses.fields(models.MODELS[name][0])}
+  fields = {field.name for field in dataclasses.fields(MODELS[name][0])}
   assert section.keys() == fields | {"name"}
   assert section["name"] == name
 

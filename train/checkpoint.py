@@ -1,11 +1,4 @@
-"""Everything a run needs to continue exactly: weights, optimizer and data position (Orbax).
-
-python -m train.checkpoint list DIR
-python -m train.checkpoint check DIR              exits 1 if a file is not as it was written
-python -m train.checkpoint diff DIR[@STEP] DIR[@STEP]       exits 1 if a weight differs
-
-STEP is also best, or average:N.
-"""
+"""Everything a run needs to continue exactly: weights, optimizer and data position (Orbax)."""
 
 import pathlib
 import re
@@ -16,10 +9,10 @@ import numpy as np
 from absl import logging
 from orbax.checkpoint import v1 as ocp
 
-from train import seal, stacking
-from train.errors import UserError
+from train.common.errors import UserError
+from train.common.trees import flatten, in_form_of, path_name
 from train.interop import directory
-from train.optimizer import path_name
+from train.record import checksums
 
 # 1: until 2026-11-26. 2: tells its format, and `recent` is in it.
 FORMAT = 2
@@ -83,7 +76,7 @@ class Checkpoints:
 
   def _seal(self):
     if self.writing and self.primary:
-      seal.seal(self.directory)
+      checksums.seal(self.directory)
 
   def save(self, state, data, metrics=None):
     """Starts writing `state` and the position of `data`; waits only for an earlier save."""
@@ -94,7 +87,7 @@ class Checkpoints:
     self._seal()
     self.writing = True
     if self.primary:  # somebody may have removed the step's checkpoint, and not its seal
-      seal.path_of(self.directory / str(step)).unlink(missing_ok=True)
+      checksums.path_of(self.directory / str(step)).unlink(missing_ok=True)
     metrics = metrics if metrics and self.best_metric in metrics else None
     parts = _parts(state) | dict(data=data.get_state())
     form = dict(format=FORMAT)
@@ -158,7 +151,7 @@ class Checkpoints:
       return saved[-count:]
     wanted = which.removeprefix("average:").split(",")
     one_or_mean = len(wanted) == 1 or which.startswith("average:")
-    if one_or_mean and all(seal.is_step(word) and int(word) in saved for word in wanted):
+    if one_or_mean and all(checksums.is_step(word) and int(word) in saved for word in wanted):
       return [int(word) for word in wanted]
     raise UserError(
       f"no checkpoint {which!r}; there are latest, best, average:N, average:STEP,STEP and"
@@ -166,7 +159,7 @@ class Checkpoints:
     )
 
   def _load_params(self, step, like):
-    if wrong := seal.problems(self.directory / str(step)):
+    if wrong := checksums.problems(self.directory / str(step)):
       raise UserError(
         f"{self.directory / str(step)} is damaged: {'; '.join(wrong[:3])}. --checkpoint takes"
         " another; the run, started again, sets it aside"
@@ -218,7 +211,7 @@ def init_from(params, workdir: str, which: str, skip):
     with Checkpoints(workdir) as other:
       found, step = flatten(other.params(which)), f" step {other.steps(which)[-1]}"
   here = flatten(params)
-  found = stacking.in_form_of(found, here)
+  found = in_form_of(found, here)
   same = {
     name
     for name in here.keys() & found.keys()
@@ -250,11 +243,6 @@ def init_from(params, workdir: str, which: str, skip):
   return jax.tree_util.tree_map_with_path(take, params)
 
 
-def flatten(tree) -> dict:
-  """path -> leaf."""
-  return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
 def _parts(state):
   """The state as it is saved: the weights to use, and the rest."""
   use = "ema" if "ema" in state else "params"
@@ -276,13 +264,6 @@ def _listed(lines, most=12):
   return "\n  ".join(lines[:most] + more)
 
 
-def main(argv):
-  from train import inspection
-
-  return inspection.main(argv, __doc__)
-
-
-if __name__ == "__main__":
-  from train.cli import run
-
-  run(main)
+def checkpoint_policy(cfg) -> dict:
+  """The part of the `checkpoint` section that Checkpoints takes."""
+  return {key: value for key, value in cfg.checkpoint.items() if key != "every"}

@@ -15,9 +15,10 @@ import tempfile
 import jax
 from absl import logging
 
-from train import cli, stacking
-from train.checkpoint import flatten
-from train.errors import UserError
+from train import inference
+from train.common import entry
+from train.common.errors import UserError
+from train.common.trees import flatten, unstacked
 from train.interop import directory, export, vocabulary_writing
 from train.interop.families import KINDS
 from train.tasks import (
@@ -53,12 +54,12 @@ def as_hf(workdir, checkpoint: str, out: pathlib.Path) -> None:
     labels = labels if kind in ("classification", "tagging") else ()
     origin = found
   else:
-    run = cli.load_run(workdir, checkpoint)
+    run = inference.load_run(workdir, checkpoint)
     task = run.task
     kind, tokenizer = _kind(task), task.tokenizer
     model = dict(run.cfg.model)
     model["vocab_size"] = model.get("vocab_size") or tokenizer.vocab_size
-    params, origin = stacking.unstacked(flatten(jax.device_get(run.params))), _origin(run.cfg)
+    params, origin = unstacked(flatten(jax.device_get(run.params))), _origin(run.cfg)
     first = origin.family.model_type if origin else ""
     labels, activation = getattr(task, "labels", ()), getattr(task, "pool_activation", "tanh")
     if getattr(task, "regression", False):
@@ -184,7 +185,7 @@ def as_ctranslate2(workdir, checkpoint: str, out: pathlib.Path) -> None:
 
 
 def main(argv):
-  parser = cli.parser(__doc__)
+  parser = inference.parser(__doc__)
   parser.add_argument("--out", required=True, type=pathlib.Path)
   parser.add_argument("--format", choices=FORMATS, default="hf")
   args = parser.parse_args(argv)
@@ -194,4 +195,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  entry.run(main)

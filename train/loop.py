@@ -1,30 +1,25 @@
 """The training loop: read this file top to bottom to know what a run does."""
 
 import functools
-import signal
 import time
 
 import jax
 import jax.numpy as jnp
 from absl import logging
-from flax import nnx
 
-from train import checkpoint, evaluate, models, nans, optimizer, peers, sharding, tasks
-from train.cli import INTERRUPTED, checkpoint_policy
+from train import checkpoint, evaluation, nans, optimizer, sharding, tasks
+from train.checkpoint import checkpoint_policy
+from train.cluster import processes
+from train.cluster.signals import StopSignal
+from train.cluster.watchdog import Watchdog
+from train.common.entry import INTERRUPTED
+from train.common.errors import UserError, choose
 from train.data.bad_records import LEFT_OUT
 from train.data.batches import Batches, eval_batches
-from train.errors import UserError, choose
-from train.metrics import Meter, Patience, Skipped
-from train.step import (
-  make_eval_step,
-  make_predict_step,
-  make_train_step,
-  new_state,
-  settings,
-  weights,
-)
-from train.watchdog import Watchdog
-from train.writer import Writer, read_metrics
+from train.record.meter import Meter, Patience, Skipped
+from train.record.writer import Writer, read_metrics
+from train.state import init, weights
+from train.step import make_eval_step, make_predict_step, make_train_step, settings
 
 PUT = {"jit": sharding.put, "pmap": sharding.put_by_device}
 
@@ -32,7 +27,7 @@ PUT = {"jit": sharding.put, "pmap": sharding.put_by_device}
 def train(cfg, workdir, debug_nans: bool = False) -> int:
   """Trains to `cfg.steps`, from the workdir's last checkpoint if there is one.
 
-  Returns the exit status: 0, or cli.INTERRUPTED or cli.TERMINATED if Ctrl-C or SIGTERM ended it
+  Returns the exit status: 0, or entry.INTERRUPTED or entry.TERMINATED if Ctrl-C or SIGTERM ended it
   early, after saving.
   """
   mesh = sharding.make_mesh(cfg.mesh)
@@ -77,7 +72,7 @@ def train(cfg, workdir, debug_nans: bool = False) -> int:
 
     def decode_scores(params):
       split, most = cfg.evaluate.split, cfg.evaluate.decode_examples
-      found = evaluate.score(task, predict_step, params, mesh, split, {}, most)[0]
+      found = evaluation.score(task, predict_step, params, mesh, split, {}, most)[0]
       return {name: value for name, value in found.items() if not isinstance(value, str)}
 
     logging.info(
@@ -91,7 +86,7 @@ def train(cfg, workdir, debug_nans: bool = False) -> int:
     writer = Writer(
       workdir.path, start, primary, total_steps=cfg.steps, tensorboard=cfg.tensorboard
     )
-    vote, watchdog = peers.Vote(mesh), Watchdog(workdir.path, cfg.watchdog_seconds)
+    vote, watchdog = processes.Vote(mesh), Watchdog(workdir.path, cfg.watchdog_seconds)
     meter.begin()
     try:
       for step in range(start + 1, cfg.steps + 1):
@@ -112,7 +107,7 @@ def train(cfg, workdir, debug_nans: bool = False) -> int:
           go_on = meter.pause()
           began = time.perf_counter()
           if evaluating:
-            scores |= evaluate.loss(eval_step, weights(state), mesh, held_out())
+            scores |= evaluation.loss(eval_step, weights(state), mesh, held_out())
           if decoding:
             scores |= decode_scores(weights(state))
           whole = evaluating and (decoding or not cfg.evaluate.decode_every)
@@ -143,43 +138,3 @@ def train(cfg, workdir, debug_nans: bool = False) -> int:
       watchdog.close()
       writer.close()
   return 0
-
-
-def init(cfg, task, tx, mesh):
-  """The model's graph, and the state born sharded: no device ever holds the whole of it."""
-  graph, build, place = blueprint(cfg, task, tx, mesh)
-  return graph, jax.jit(build, out_shardings=place)()
-
-
-def blueprint(cfg, task, tx, mesh):
-  """The model's graph, a function that makes the state, and where on the mesh each leaf lies."""
-  sharding.check(cfg, task, mesh)
-  make = functools.partial(models.build, cfg.model, task, cfg.seed, mesh.devices.flat[0].platform)
-
-  def build():
-    params = nnx.to_pure_dict(nnx.state(make()))
-    return new_state(params, tx, cfg.ema, cfg.spike)
-
-  return nnx.split(nnx.eval_shape(make))[0], build, sharding.place(jax.eval_shape(build), mesh)
-
-
-class StopSignal:
-  """Ctrl-C, or a cluster's SIGTERM: finish the step, save, leave. Ctrl-C twice: leave at once. It
-  holds until the last save is written."""
-
-  def __init__(self):
-    self.status = 0  # to exit with
-    self.before = {one: signal.signal(one, self._note) for one in (signal.SIGINT, signal.SIGTERM)}
-
-  def _note(self, number, _):
-    if self.status and number == signal.SIGINT:
-      raise KeyboardInterrupt
-    self.status = 128 + number
-    logging.info("saving after this step; Ctrl-C again leaves at once")
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *_):
-    for one, handler in self.before.items():
-      signal.signal(one, handler)

@@ -6,7 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from train.errors import UserError
+from train.common.errors import UserError
 
 
 def cross_entropy(logits_BTV, labels_BT, weights_BT, *, label_smoothing=0.0, z_loss=0.0):

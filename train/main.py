@@ -12,9 +12,11 @@ def main(argv):
   # Imported here: data workers import this module again, and need none of it.
   import jax
 
-  from train import flags, loop, peers, provenance, workdir
-  from train.errors import UserError
-  from train.paths import disk_trouble
+  from train import loop
+  from train.cluster import processes
+  from train.common.errors import UserError
+  from train.common.files import disk_trouble
+  from train.record import config, provenance, workdir
 
   if not argv or {"-h", "--help"} & set(argv):
     print(__doc__)
@@ -23,22 +25,22 @@ def main(argv):
   parser.add_argument("--workdir")
   parser.add_argument("--rerun")
   parser.add_argument("--debug_nans", action="store_true")
-  peers.add_arguments(parser)
+  processes.add_arguments(parser)
   args, rest = parser.parse_known_args(argv)
   if args.rerun:
     cfg = workdir.again(args.rerun)
   else:
-    cfg, rest = flags.parse(rest)
+    cfg, rest = config.parse(rest)
   if rest:
     raise UserError(f"unknown arguments: {' '.join(rest)}")
   if not args.workdir:
     raise UserError("--workdir is missing: the folder for this run's checkpoints and metrics")
   command = ["python", "-m", "train.main", *argv]
-  with peers.together(args, workdir.config_json(cfg)):
+  with processes.together(args, workdir.config_json(cfg)):
     devices = [provenance.device_name(device) for device in jax.devices()]
     primary = jax.process_index() == 0
     with workdir.open_run(args.workdir, cfg, command, devices, primary) as run:
-      peers.wait_for_all("the first has opened the workdir")
+      processes.wait_for_all("the first has opened the workdir")
       try:
         return loop.train(cfg, run, args.debug_nans)
       except Exception as error:
@@ -51,6 +53,6 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  from train.cli import run
+  from train.common.entry import run
 
   run(main)

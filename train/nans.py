@@ -7,9 +7,9 @@ import numpy as np
 from flax import nnx
 from jax.experimental import checkify
 
-from model import products
-from train.checkpoint import flatten
-from train.errors import UserError
+from model import matmul
+from train.common.errors import UserError
+from train.common.trees import flatten
 from train.step import row_keys
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -40,7 +40,7 @@ def first(task, graph, params, batch, seed: int, step: int) -> str:
   keys_B = row_keys(seed, step, 0, len(jax.tree.leaves(batch)[0]))
 
   def loss(params):
-    with products.by_autodiff():
+    with matmul.by_autodiff():
       return task.loss(nnx.merge(graph, params), batch, keys_B)["loss"][0]
 
   checked = checkify.checkify(jax.value_and_grad(loss), errors=checkify.nan_checks)

@@ -8,8 +8,8 @@ import jax
 import optax
 from absl import logging
 
-from train.errors import UserError, choose
-from train.stacking import is_stacked
+from train.common.errors import UserError, choose
+from train.common.trees import is_stacked, path_name
 
 
 def _matrices(params):
@@ -192,8 +192,3 @@ def _schedule(settings, steps):
     return make(peak, warmup, steps, **settings)
   except (TypeError, ValueError) as error:
     raise UserError(f"schedule: {error}") from error
-
-
-def path_name(path) -> str:
-  """A tree path as one string: `encoder/blocks/0/self_attention/query/kernel`."""
-  return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)

@@ -17,10 +17,11 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from train import chips, flags, scaling
-from train.errors import UserError
-from train.estimate import KERNEL_SHARE, DoesNotFit, Plan, make
-from train.paths import write_atomically
+from train.common.errors import UserError
+from train.common.files import write_atomically
+from train.planning import chips, scaling
+from train.planning.estimate import KERNEL_SHARE, DoesNotFit, Plan, make
+from train.record import config
 
 MANY_PERMUTES = 100
 REPEATED = 8  # times a step, from which a collective is one that should have waited
@@ -191,7 +192,7 @@ def numbers(plan: Plan, steps: int) -> dict[str, float]:
 
 
 def main(argv):
-  cfg, rest = flags.parse(argv)
+  cfg, rest = config.parse(argv)
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
@@ -202,7 +203,7 @@ def main(argv):
   parser.add_argument("--as_it_is", action="store_true", help="try no other settings")
   parser.add_argument("--json", help="a file to write the numbers to")
   args = parser.parse_args(rest)
-  cfg = flags.override(cfg, [f"mesh.{word}" for word in args.mesh.split(",") if word])
+  cfg = config.override(cfg, [f"mesh.{word}" for word in args.mesh.split(",") if word])
   topology = chips.parse(args.topology, args.slices)
   chips.prepare(topology)
   console = Console(width=None if sys.stdout.isatty() else 110)
@@ -230,6 +231,6 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  from train.cli import run
+  from train.common.entry import run
 
   run(main)

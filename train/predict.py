@@ -12,43 +12,15 @@ import functools
 import itertools
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
-from train import cli, evaluate, paint
-from train.errors import UserError
-from train.step import make_predict_step
+from train import inference
+from train.common import entry
+from train.common.errors import UserError
+from train.inference import load
+from train.scoring import colour
 
 CHUNK = 512  # lines read before any is answered: enough to sort by length, soon enough to stream
-
-
-class Predictor:
-  """A trained run as a function from inputs to outputs: `load(workdir)(["jump twice"])`."""
-
-  def __init__(self, run, settings):
-    self.run, self.settings = run, settings
-    self.step = make_predict_step(run.task, run.graph)
-
-  def __call__(self, inputs: Sequence) -> list[dict]:
-    """A dict with `text` and more for each input: a text, a pair of them (two texts to classify, a
-    question and its context), or an example as the task's data has."""
-    run = self.run
-    if isinstance(inputs, str):
-      raise UserError(f"{inputs!r}: give a list of inputs, of one or more")
-    examples = [x if isinstance(x, Mapping) else run.task.example(_typed(x)) for x in inputs]
-    return evaluate.decode(run.task, self.step, run.params, run.mesh, examples, self.settings)
-
-
-def _typed(given) -> str:
-  return given if isinstance(given, str) else "\t".join(given)
-
-
-def load(workdir, checkpoint: str = "latest", *, pair: bool = False, **decoding) -> Predictor:
-  """The run in `workdir`, or hf:DIR, its way of decoding changed by `decoding`.
-
-  pair: of hf:DIR, a classifier of two texts; nothing in such a directory says which it is.
-  """
-  run = cli.load_run(workdir, checkpoint, **(dict(pair=True) if pair else {}))
-  return Predictor(run, run.task.settings(**decoding))
 
 
 def stream(predictor, inputs: Iterable, size: int = CHUNK) -> Iterator[dict]:
@@ -81,26 +53,26 @@ def typed(task, lines: Iterable[str], where: str) -> Iterator[Mapping]:
 
 
 def main(argv):
-  parser = cli.parser(__doc__)
+  parser = inference.parser(__doc__)
   parser.add_argument("inputs", nargs="*", metavar="TEXT")
   parser.add_argument("--input", help="a file of one input a line; - reads standard input")
   parser.add_argument("--scores", action="store_true")
   parser.add_argument("--jsonl", action="store_true")
   parser.add_argument("--pair", action="store_true", help="hf:DIR classifies two texts")
-  cli.add_decoding(parser)
+  inference.add_decoding(parser)
   args = parser.parse_args(argv)
   if bool(args.inputs) == bool(args.input):
     raise UserError("give texts as arguments, or --input FILE, or --input -")
-  changes = cli.decoding_changes(args)
+  changes = inference.decoding_changes(args)
   pair = dict(pair=True) if args.pair else {}
   predictor = load(args.workdir, args.checkpoint, **pair, **changes)
   waits = args.input == "-" and sys.stdin.isatty()  # a person waits for each answer
   lines = read(args.input) if args.input else args.inputs
   examples = typed(predictor.run.task, lines, f"{args.input}, line" if args.input else "text")
-  tell = functools.partial(predictor.run.task.told, scores=args.scores, colour=paint.coloured())
+  tell = functools.partial(predictor.run.task.told, scores=args.scores, colour=colour.coloured())
   for output in stream(predictor, examples, 1 if waits else CHUNK):
     print(json.dumps(output, ensure_ascii=False) if args.jsonl else tell(output), flush=True)
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  entry.run(main)

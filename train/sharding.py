@@ -14,10 +14,9 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from model import hooks
-from train.errors import UserError
-from train.optimizer import path_name
-from train.stacking import is_stacked
+from model import placement
+from train.common.errors import UserError
+from train.common.trees import is_stacked, path_name
 
 AXES = ("data", "fsdp", "tensor")
 RULES = (
@@ -212,7 +211,7 @@ def laid_over(mesh, sequence=False):
     spec = rule_of(name, x)
     return move(x, tuple(None if axis == "fsdp" else axis for axis in spec), spec)
 
-  return hooks.use(spread, lie, gather if mesh.shape["fsdp"] > 1 else None)
+  return placement.use(spread, lie, gather if mesh.shape["fsdp"] > 1 else None)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))

@@ -7,21 +7,9 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from model import hooks
-from train.errors import UserError
-
-RECENT = 100  # losses whose median a spike is measured by
-
-
-def new_state(params, tx, ema: float = 0.0, spike: float = 0.0) -> dict:
-  """The state before the first step: with `ema` also the moving average of the weights, with
-  `spike` the last losses."""
-  state = dict(step=jnp.int32(0), params=params, opt_state=tx.init(params))
-  if ema:
-    state["ema"] = jax.tree.map(jnp.copy, params)
-  if spike:
-    state["recent"] = jnp.full(RECENT, jnp.inf)  # half must be losses before one can be a spike
-  return state
+from model import placement
+from train.common.errors import UserError
+from train.state import RECENT
 
 
 def settings(cfg) -> dict:
@@ -33,11 +21,6 @@ def settings(cfg) -> dict:
     spike=cfg.spike,
     skip_spikes=cfg.skip_spikes,
   )
-
-
-def weights(state):
-  """The weights to evaluate and to hand on: their moving average where one is kept."""
-  return state["ema"] if "ema" in state else state["params"]
 
 
 def make_train_step(
@@ -124,7 +107,7 @@ def make_train_step(
 
   def device_step(state, batch):
     first_row = jax.lax.axis_index("data") * len(jax.tree.leaves(batch)[0])
-    with hooks.use():  # here is one device
+    with placement.use():  # here is one device
       return update(state, *jax.lax.psum(totals(state, batch, first_row), "data"))
 
   if how == "jit":
@@ -151,12 +134,3 @@ def make_predict_step(task, graph):
     return task.predict(nnx.merge(graph, params), batch, settings)
 
   return predict_step
-
-
-def means(sums) -> dict[str, float]:
-  """`name -> (sum, weight)` as the numbers a person reads; waits for the device."""
-  sums = jax.device_get(sums)
-  values = {name: float(total) / max(float(weight), 1e-9) for name, (total, weight) in sums.items()}
-  if "nll" in values:
-    values["perplexity"] = float(jnp.exp(min(values.pop("nll"), 80.0)))
-  return values

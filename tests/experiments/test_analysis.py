@@ -4,10 +4,11 @@ import re
 
 import pytest
 
-from experiments import blind, probe
-from train import flags, loop
-from train.errors import UserError
-from train.workdir import open_run
+from experiments.analysis import blind, probe
+from train import loop
+from train.common.errors import UserError
+from train.record import config
+from train.record.workdir import open_run
 
 TEXT = "the cat sat on the mat . a dog barked at the cat all night . nobody slept well . " * 30
 
@@ -26,7 +27,7 @@ def runs(tmp_path_factory):
       "checkpoint.every=2",
       "tensorboard=False",
     ]
-    cfg = flags.load(f"configs/{name}.py:small,data={folder}/prose", changes)
+    cfg = config.load(f"configs/{name}.py:small,data={folder}/prose", changes)
     with open_run(folder / name, cfg, []) as run:
       loop.train(cfg, run)
   return folder

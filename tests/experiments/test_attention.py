@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import attention
-from experiments.picturing import pictures
+from experiments.analysis import attention, pictures
 from model import kernels, layers
-from train import cli, models
+from train import inference
+from train.build import build_model
+from train.common.errors import UserError
 from train.data import tokenizer
-from train.errors import UserError
 from train.step import make_predict_step
 from train.tasks import causal, embedding, translation
 
@@ -50,12 +50,12 @@ def tokens():
 
 
 def run_of(task, settings):
-  model = models.build(settings, task, seed=0, platform="tpu")
+  model = build_model(settings, task, seed=0, platform="tpu")
   graph, state = nnx.split(model)
   params = nnx.to_pure_dict(state)
   # tables larger than Glorot's, so that attention is far from even
   params = jax.tree.map(lambda x: x * 2 if x.ndim > 1 else x, params)
-  return cli.Run(None, task, graph, params, None, [])
+  return inference.Run(None, task, graph, params, None, [])
 
 
 def translator(tokens, settings, **changes):
@@ -222,7 +222,7 @@ def test_a_head_made_by_hand_looks_at_the_same_word(tokens):
   block = params["encoder"]["blocks"][0]["self_attention"]
   block["query"]["kernel"] = 10 * np.eye(16)[:, None]
   block["key"]["kernel"] = np.eye(16)[:, None]
-  run = cli.Run(None, run.task, run.graph, params, None, [])
+  run = inference.Run(None, run.task, run.graph, params, None, [])
   (kind,) = attention.look(run, "a b a c")
   assert kind.rows == kind.columns == ["<bos>", "a", "b", "a", "c", "<eos>"]
   likes = [[word == other for other in kind.rows] for word in kind.rows]
@@ -284,7 +284,7 @@ def test_a_prefix_is_seen_whole(tokens):
   ],
 )
 def test_of_hugging_faces_models(name, text, kinds):
-  found = attention.look(cli.load_run(f"hf:tests/fixtures/{name}", "latest"), text)
+  found = attention.look(inference.load_run(f"hf:tests/fixtures/{name}", "latest"), text)
   assert len(found) == kinds
   for kind in found:
     assert kind.weights.shape[2:] == (len(kind.rows), len(kind.columns))
@@ -327,7 +327,7 @@ def test_a_layer_or_head_that_is_not_there(flag, wanted, tmp_path):
 def test_an_lstm_has_no_heads(tokens, monkeypatch, tmp_path):
   task = translation.Translation(data={}, tokenizer=tokens, source_len=16, target_len=16)
   settings = dict(name="lstm", dim=16, encoder_layers=1, decoder_layers=1)
-  monkeypatch.setattr(cli, "load_run", lambda *_: run_of(task, settings))
+  monkeypatch.setattr(inference, "load_run", lambda *_: run_of(task, settings))
   with pytest.raises(UserError, match=r"here: .*this is an LSTM"):
     attention.main(["--workdir=here", "a", f"--out={tmp_path}"])
 

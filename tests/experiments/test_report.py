@@ -14,12 +14,13 @@ import xml.etree.ElementTree
 
 import pytest
 
-from experiments import run, runs
-from experiments.reporting import check, plots, report, tables
-from experiments.running import results
-from experiments.running.results import Found
-from experiments.runs import Experiment, Order, Run, Value, seeds
-from train.errors import UserError
+from experiments import run
+from experiments.tools import runs
+from experiments.tools.launch import results
+from experiments.tools.launch.results import Found
+from experiments.tools.report import check, plots, report, tables
+from experiments.tools.runs import Experiment, Order, Run, Value, seeds
+from train.common.errors import UserError
 
 HOSTILE = 'a|b <script>alert("x")</script> & `code`'
 DOC = f"""python -m experiments.run experiments/mine.py
@@ -245,7 +246,7 @@ FILE = '''"""python -m experiments.run experiments/mine.py
 
 Mine.
 """
-from experiments.runs import Run, Value
+from experiments.tools.runs import Run, Value
 def runs(scale):
   yield Run("a", "configs/scan.py")
 EXPECTED = [Value("a", "a", "test/accuracy", {paper}, "table 1", tolerance=1.0)]
@@ -275,7 +276,7 @@ def test_results_of_no_experiment_are_told(experiment, tmp_path):
     results.known_experiments(tmp_path)
 
 
-FOLDER = pathlib.Path(report.__file__).parents[1]
+FOLDER = pathlib.Path(report.__file__).parents[2]
 KEPT = sorted(FOLDER.glob("results/*/*/records.json"))
 
 

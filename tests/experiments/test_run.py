@@ -14,18 +14,19 @@ import types
 
 import pytest
 
-from experiments import run, runs
-from experiments.reporting import tables
-from experiments.running import launchers, live, results
-from experiments.runs import Run
-from train import flags
-from train.errors import UserError
+from experiments import run
+from experiments.tools import runs
+from experiments.tools.launch import launchers, live, results
+from experiments.tools.report import tables
+from experiments.tools.runs import Run
+from train.common.errors import UserError
+from train.record import config
 
 ROOT = pathlib.Path(__file__).parents[2]
 FILES = sorted((ROOT / "experiments").glob("*.py"))
 NAMES = [file.stem for file in FILES if re.search(r"^def runs\(", file.read_text(), re.M)]
 FILE = '''"""Mine."""
-from experiments.runs import Estimate, Run
+from experiments.tools.runs import Estimate, Run
 def runs(scale):
   changes = {"steps": 2, "schedule.warmup_steps": 1, "task.data.holdout": 20}
   changes |= {"evaluate.every": 2, "evaluate.decode_every": 0, "task.decoding.max_len_extra": 4}
@@ -276,7 +277,7 @@ def test_every_experiment_lists_runs_whose_configs_are_real(name, scale, tmp_pat
   for one in experiment.runs:
     text = place.config(one)
     text = re.sub("hf:data/minilm", "hf:tests/fixtures/bert", text)
-    cfg = flags.load(text, [f"{key}={value}" for key, value in one.changes.items()])
+    cfg = config.load(text, [f"{key}={value}" for key, value in one.changes.items()])
     assert re.fullmatch("configs/[a-z0-9_]+[.]py(:.*)?", text)
     if one.name in needed:
       (tmp_path / one.name).mkdir()
@@ -317,7 +318,7 @@ def test_axes_of_a_sweep():
   ],
 )
 def test_a_file_that_is_no_experiment(tmp_path, text, told):
-  (tmp_path / "one.py").write_text(f"from experiments.runs import Run, Value\n{text}\n")
+  (tmp_path / "one.py").write_text(f"from experiments.tools.runs import Run, Value\n{text}\n")
   with pytest.raises(UserError, match=told):
     runs.load(str(tmp_path / "one.py"))
 

@@ -18,21 +18,22 @@ import pytest
 import sqlalchemy
 from optuna.trial import TrialState
 
-from experiments import runs, search, space
-from experiments.running import launchers
-from experiments.searching import findings, study, worker
-from experiments.space import Choice, Float, Int
-from train import flags
-from train.errors import UserError
-from train.writer import read_metrics
+from experiments import search
+from experiments.tools import runs, space
+from experiments.tools.launch import launchers
+from experiments.tools.search import findings, study, worker
+from experiments.tools.space import Choice, Float, Int
+from train.common.errors import UserError
+from train.record.config import load, parse
+from train.record.writer import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
 FAKE = pathlib.Path(__file__).parent / "fake_train.py"
 CHANGES = {"task.data.holdout": 20, "evaluate.decode_every": 0, "tensorboard": False}
 CHANGES |= {"schedule.warmup_steps": 1, "log_every": 5}
 FILE = f"""
-from experiments.runs import Run
-from experiments.space import Choice, Float, Int, Search
+from experiments.tools.runs import Run
+from experiments.tools.space import Choice, Float, Int, Search
 
 def runs(scale):
   yield Run("scan", "configs/scan.py:small", {CHANGES | {"evaluate.every": 1}})
@@ -55,7 +56,7 @@ def here(monkeypatch):
 def fake(tmp_path, monkeypatch, here):
   """The arguments of a search whose trainings are fake_train.py, and main for them."""
   (tmp_path / "mine.py").write_text(FILE)
-  monkeypatch.setattr(space, "check", lambda one, text: flags.load(text, space.overrides(one, {})))
+  monkeypatch.setattr(space, "check", lambda one, text: load(text, space.overrides(one, {})))
   monkeypatch.setattr(worker, "POLL_SECONDS", 0.01)
   monkeypatch.setattr(findings, "draw_history", lambda *_: None)  # a second or two each
   monkeypatch.setattr(findings, "importance", lambda *_: {})
@@ -162,7 +163,7 @@ def test_a_search_finds_what_is_best_and_says_how_to_run_it(fake, capsys, monkey
   assert line in told
   python, *words = shlex.split(line)
   assert (python, *words[:2]) == ("python", "-m", "train.main")
-  cfg, rest = flags.parse(words[2:])
+  cfg, rest = parse(words[2:])
   assert rest == ["--workdir", str(fake.folder.parent / "best")]
   assert cfg.model.dropout == trials[best].params["model.dropout"]
   assert cfg.task.data.holdout == 20

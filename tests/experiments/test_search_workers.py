@@ -11,13 +11,13 @@ import time
 import optuna
 from optuna.trial import TrialState
 
-from experiments.searching import study
-from train.writer import read_metrics
+from experiments.tools.search import study
+from train.record.writer import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
 FILE = """
-from experiments.runs import Run
-from experiments.space import Choice, Search
+from experiments.tools.runs import Run
+from experiments.tools.space import Choice, Search
 
 CHANGES = {"steps": 10, "evaluate.every": 5, "checkpoint.every": 5, "evaluate.decode_every": 0}
 CHANGES |= {"task.data.holdout": 20, "tensorboard": False, "schedule.warmup_steps": 1}

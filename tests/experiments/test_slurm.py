@@ -10,14 +10,14 @@ import time
 import pytest
 
 from experiments import run
-from experiments.running import launchers, results
-from experiments.runs import Run
-from train.errors import UserError
+from experiments.tools.launch import launchers, results
+from experiments.tools.runs import Run
+from train.common.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
 submitit = pytest.importorskip("submitit", reason="requirements-experiments.txt")
 FILE = """
-from experiments.runs import Run
+from experiments.tools.runs import Run
 def runs(scale):
   changes = {"steps": 2, "schedule.warmup_steps": 1, "evaluate.every": 2}
   changes |= {"evaluate.decode_every": 0}

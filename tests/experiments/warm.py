@@ -15,7 +15,7 @@ def train(argv, log):
   os.dup2(file, 1)
   os.dup2(file, 2)
   from train import main
-  from train.cli import run
+  from train.common.entry import run
 
   sys.argv[1:] = argv[2:]  # without -m train.main
   run(main.main)
@@ -36,6 +36,6 @@ class Warm:
 
 
 if __name__ == "__main__":
-  from train.cli import run
+  from train.common.entry import run
 
   run(functools.partial(search.main, start=Warm()))

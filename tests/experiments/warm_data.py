@@ -2,8 +2,8 @@
 
 import functools
 
-from train import curves
 from train.data import scan
+from train.record import curves
 
 scan._published = functools.cache(scan._published)
 scan.split = functools.cache(scan.split)

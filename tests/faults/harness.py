@@ -223,7 +223,8 @@ class Run:
 
   def weights(self) -> dict:
     """The weights trained, their average, the moments: all that is in the last checkpoint."""
-    from train.checkpoint import Checkpoints, flatten
+    from train.checkpoint import Checkpoints
+    from train.common.trees import flatten
 
     with Checkpoints(self.workdir, keep_latest=99) as checkpoints:
       parts = dict(params=None, optimizer=None)

@@ -9,10 +9,11 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 
-from tests.data import po
 from tests.fuzz import hub
-from train import provenance, seal, tasks, workdir, writer
+from tests.train.data import po
+from train import tasks
 from train.data import bad_records, files, reading, sources, texts
+from train.record import checksums, provenance, workdir, writer
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 TEXTS = ("the quick é <mask> 北", "", "a\tb 12,345")
@@ -162,8 +163,8 @@ def _read_run(folder, name):
     case "labels.json":
       assert all(type(x) is str for x in tasks._labels(None, None, folder / name))
     case _:
-      assert seal.steps(folder / "checkpoints") == [3]
-      assert all(type(x) is str for x in seal.problems(folder / "checkpoints" / "3") or ())
+      assert checksums.steps(folder / "checkpoints") == [3]
+      assert all(type(x) is str for x in checksums.problems(folder / "checkpoints" / "3") or ())
 
 
 TARGETS = {

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.fuzz.mutations import near
 from tests.fuzz.targets import TARGETS
-from train.errors import UserError
+from train.common.errors import UserError
 
 SECONDS = 30  # an input that takes longer is a crash: two busy cores need 1 for any of them
 

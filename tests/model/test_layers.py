@@ -11,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from model import layers, positions
-from model.visibility import Whole
+from model.masks import Whole
 
 SIGMAS = 5  # one good generator in 2 million fails a two-sided bound of this width
 SHAPE = (48, 40, 44)

@@ -11,11 +11,10 @@ from flax import nnx
 
 from model import layers
 from model.config import POSITIONS, TransformerConfig
+from model.masks import Side
 from model.transformer import Transformer
-from model.visibility import Side
-from train import stacking
+from train.common.trees import in_form_of, path_name, stacked, unstacked
 from train.data import packing
-from train.optimizer import path_name
 
 TINY = dict(
   vocab_size=16,
@@ -567,7 +566,7 @@ def test_layers_computed_in_a_loop_or_twice_give_the_same_gradient():
     looped | {"remat": "full"},
   ):
     found, same_weights, _ = gradient(**more)
-    found, same_weights = stacking.in_form_of(found, plain), stacking.unstacked(same_weights)
+    found, same_weights = in_form_of(found, plain), unstacked(same_weights)
     assert found.keys() == plain.keys()
     for path, expected in plain.items():
       np.testing.assert_array_equal(same_weights[path], weights[path], err_msg=path)
@@ -581,7 +580,7 @@ def test_layers_computed_in_a_loop_or_twice_give_the_same_gradient():
 def test_stacked_layers_decode_step_by_step_as_one_by_one():
   models = [build(scan_layers=stacks, positions="rotary") for stacks in (False, True)]
   states = [nnx.state(model) for model in models]
-  flat = stacking.stacked(named(states[0]))
+  flat = stacked(named(states[0]))
   weights = jax.tree_util.tree_map_with_path(lambda path, x: flat[path_name(path)], states[1])
   models[1] = nnx.merge(nnx.graphdef(models[1]), weights)
   batch = batch_of(packed=False)

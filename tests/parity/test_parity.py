@@ -12,8 +12,8 @@ from tests.test_configs import folder
 from tests.train.interop.test_directory import outputs
 from tests.train.interop.test_start import MINILM
 from tests.train.test_finetuning import trained
-from train import cli, export, predict
-from train.errors import UserError
+from train import export, inference, predict
+from train.common.errors import UserError
 from train.interop import directory
 
 torch = pytest.importorskip("torch", reason="`make parity` compares with torch and transformers")
@@ -102,7 +102,7 @@ def test_our_runs_give_there_what_they_give_here(text, folder, tmp_path):
   export.as_hf(tmp_path / "run", "latest", tmp_path / "out")
   model = getattr(transformers, OWN[text]).from_pretrained(tmp_path / "out").eval()
   tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
-  run = cli.load_run(tmp_path / "run", "latest")
+  run = inference.load_run(tmp_path / "run", "latest")
   ours = nnx.merge(run.graph, run.params)
   lines = ["the dog runs in the garden .", "a cat"]
   batch = tokenizer(lines, padding=True, return_tensors="pt", return_token_type_ids=False)

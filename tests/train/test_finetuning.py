@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from tests.test_configs import folder, load
-from train import loop, workdir
-from train.checkpoint import Checkpoints, flatten
-from train.errors import UserError
+from train import loop
+from train.checkpoint import Checkpoints
+from train.common.errors import UserError
+from train.common.trees import flatten
+from train.record import workdir
 
 __all__ = ["folder"]  # a fixture
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from train import losses
-from train.errors import UserError
+from train.common.errors import UserError
 
 B, T, V = 3, 4, 9
 RNG = np.random.default_rng(0)

@@ -17,12 +17,16 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from train import cli, evaluate, flags, loop, main, predict, sharding, tasks, workdir
-from train.checkpoint import Checkpoints, flatten
+from train import evaluate, loop, main, predict, sharding, tasks
+from train.checkpoint import Checkpoints
+from train.common import entry
+from train.common.errors import UserError
+from train.common.trees import flatten
 from train.data import scan
 from train.data.batches import Batches
-from train.errors import UserError
-from train.writer import read_metrics
+from train.record import workdir
+from train.record.config import parse
+from train.record.writer import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -133,7 +137,7 @@ def test_sigterm_saves_and_exits_143(tmp_path):
   when(reached(tmp_path, 21), process)
   process.send_signal(signal.SIGTERM)
   code, output = finish(process)
-  assert code == cli.TERMINATED == 128 + signal.SIGTERM, output
+  assert code == entry.TERMINATED == 128 + signal.SIGTERM, output
   (step,) = re.findall(r"terminated: step (\d+) is saved in", output)
   assert saved(tmp_path, step)()
 
@@ -193,7 +197,7 @@ def test_a_run_in_use_is_refused(tmp_path):
 
 def train_here(folder, *more):
   """Trains in this process, over its eight devices."""
-  cfg, _ = flags.parse([*TINY, *more])
+  cfg, _ = parse([*TINY, *more])
   with workdir.open_run(folder, cfg, ["test"]) as run:
     assert loop.train(cfg, run) == 0
 
@@ -208,7 +212,7 @@ def test_a_run_that_learns_nothing_but_nan_stops_and_says_what_of(tmp_path):
   (first,) = (x for x in read_metrics(tmp_path) if x["step"] == 3)
   assert first["skipped"] == 3
   assert np.isnan(first["loss"])
-  cfg, _ = flags.parse([*TINY, *settings])
+  cfg, _ = parse([*TINY, *settings])
   task = tasks.build(cfg.task, tmp_path)
   with Batches(task.items("train"), tasks.layout(task, cfg.batch_size), seed=cfg.seed) as batches:
     for line in lines:
@@ -406,7 +410,7 @@ def test_readme_training_commands_name_real_settings(whole):
   assert len(commands) >= 2
   for command in commands:
     if not command.startswith("--rerun "):  # which is tried above
-      flags.parse(shlex.split(command))
+      parse(shlex.split(command))
 
 
 def test_predict_streams_standard_input_in_order(whole):
@@ -498,6 +502,6 @@ def test_undecodable_input_names_file_and_line(whole, tmp_path):
 def test_a_user_mistake_exits_2_without_traceback(monkeypatch, capsys):
   monkeypatch.setattr(sys, "argv", ["train.main", "--config=configs/none.py", "--workdir=x"])
   with pytest.raises(SystemExit) as stop:
-    cli.run(main.main)
+    entry.run(main.main)
   assert stop.value.code == 2
   assert capsys.readouterr().err.startswith("error: ")

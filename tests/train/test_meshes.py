@@ -15,10 +15,12 @@ from jax.sharding import PartitionSpec as P
 from model.config import TransformerConfig
 from model.transformer import Transformer
 from tests.train.test_step import MODEL, RECURRENT, TASK, S, T, graph_and_weights, mesh_of, start
-from train import flags, hlo, loop, optimizer, sharding, step
+from train import loop, optimizer, sharding, step
+from train.common.errors import UserError
 from train.data import packing
-from train.errors import UserError
-from train.estimate import local_bytes, without_data
+from train.planning import hlo
+from train.planning.estimate import local_bytes, without_data
+from train.record import config, meter
 
 # 20 losses of one run
 
@@ -68,7 +70,7 @@ def losses(batches, sizes, scan=False, remat="none", microbatches=1, how="jit", 
   with sharding.laid_over(mesh, sequence):
     for batch in batches:
       state, sums = train_step(state, loop.PUT[how](batch, mesh))
-      found.append(step.means(sums)["loss"])
+      found.append(meter.means(sums)["loss"])
   return found
 
 
@@ -96,7 +98,7 @@ def test_a_run_of_an_lstm_is_the_same_on_every_axis(batches):
     with sharding.laid_over(mesh):
       for batch in batches:
         state, sums = train_step(state, loop.PUT["jit"](batch, mesh))
-        found.append(step.means(sums)["loss"])
+        found.append(meter.means(sums)["loss"])
     runs.append(found)
   assert runs[0][-1] < 0.9 * runs[0][0]
   np.testing.assert_allclose(runs[1], runs[0], rtol=2e-5)
@@ -251,7 +253,7 @@ def test_a_vocabulary_parallel_loss_never_gathers_logits(options):
 @functools.cache
 def base(fsdp):
   """Vaswani's base: weights and moments as they lie."""
-  cfg = without_data(flags.load("configs/wmt14.py:data_dir=/nowhere", ["model.vocab_size=37000"]))
+  cfg = without_data(config.load("configs/wmt14.py:data_dir=/nowhere", ["model.vocab_size=37000"]))
   model = TransformerConfig(**{key: x for key, x in cfg.model.items() if key != "name"})
   tx, _ = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
 
@@ -282,6 +284,6 @@ def test_fsdp_over_eight_holds_an_eighth():
   ],
 )
 def test_what_devices_cannot_share_is_told(changes, told):
-  cfg = flags.load("configs/scan.py:small", ["batch_size=8", "task.source_len=9", *changes])
+  cfg = config.load("configs/scan.py:small", ["batch_size=8", "task.source_len=9", *changes])
   with pytest.raises(UserError, match=told):
     sharding.check(cfg, cfg.task, sharding.make_mesh(cfg.mesh))

@@ -9,8 +9,8 @@ import pytest
 from test_step import NO_DROPOUT, TASK, batch, graph_and_weights, start  # noqa: F401
 
 from train import nans, step
-from train.errors import UserError
-from train.optimizer import path_name
+from train.common.errors import UserError
+from train.common.trees import path_name
 
 
 def changed(params, name, value):

@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 
 from configs import sections
 from train import optimizer
-from train.errors import UserError
+from train.common.errors import UserError
+from train.common.trees import path_name
 
 RATES = {"adamw": 0.1, "adam": 0.1, "adafactor": 0.1, "lion": 0.02, "muon": 0.1, "sgd": 0.1}
 DECAY = {  # the argument that says how much; the others do not decay
@@ -79,7 +80,7 @@ def test_every_optimizer_goes_down_a_bowl(name):
   for (path, a), b in zip(
     jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True
   ):
-    assert b < 0.5 * a, optimizer.path_name(path)
+    assert b < 0.5 * a, path_name(path)
 
 
 def update(params, gradient, **settings):
@@ -98,7 +99,7 @@ def test_a_pattern_exempts_from_decay(name):
   for (path, moved), weight in zip(
     jax.tree_util.tree_leaves_with_path(change), jax.tree.leaves(params), strict=True
   ):
-    path = optimizer.path_name(path)
+    path = path_name(path)
     if path.endswith("kernel"):
       by = 0.5 if name == "adafactor" else 0.05  # optax's adafactor decays outside the rate
       np.testing.assert_allclose(moved, -by * weight, rtol=1e-4, err_msg=path)
@@ -294,7 +295,7 @@ def test_first_moments_may_be_of_half_size(name):
   params = weights()
   state = tx.init(params)
   updates, state = tx.update(params, state, params)
-  moments = {optimizer.path_name(p): x.dtype for p, x in jax.tree_util.tree_leaves_with_path(state)}
+  moments = {path_name(p): x.dtype for p, x in jax.tree_util.tree_leaves_with_path(state)}
   assert {x for path, x in moments.items() if "/mu/" in path} == {jnp.dtype("bfloat16")}
   assert {x for path, x in moments.items() if "/nu/" in path} <= {jnp.dtype("float32")}
   assert {x.dtype for x in jax.tree.leaves(updates)} == {jnp.dtype("float32")}

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import pytest
 from rich.console import Console
 
-from train import chips, estimate, flags, flops, hlo, plan, scaling
-from train.errors import UserError
+from train import plan
+from train.common.errors import UserError
+from train.planning import chips, estimate, flops, hlo, scaling
+from train.record import config
 
 B, D, H = 4, 8, 16
 
@@ -68,7 +70,7 @@ def test_topologies_there_are_not(text, told):
 def test_a_plan_of_a_pre_training_counts_what_the_config_says(remat):
   """The sizes are written out here from the config; the data it names are not there."""
   changes = ["mesh.fsdp=8", "mesh.data=1", f"model.remat={remat}", "model.dropout=0.0"]
-  cfg = flags.load("configs/mlm.py:small,data=/nowhere", changes)
+  cfg = config.load("configs/mlm.py:small,data=/nowhere", changes)
   made = estimate.make(cfg, chips.parse("cpu:8"))
   dim, mlp, layers, words = cfg.model.dim, cfg.model.mlp_dim, cfg.model.encoder_layers, 400
   attention, feed_forward = 4 * (dim**2 + dim), 2 * dim * mlp + dim + mlp
@@ -92,7 +94,7 @@ def test_a_plan_of_a_pre_training_counts_what_the_config_says(remat):
 
 
 def test_what_does_not_fit_is_said():
-  cfg = flags.load("configs/scan.py:small", ["model.scan_layers=True"])
+  cfg = config.load("configs/scan.py:small", ["model.scan_layers=True"])
   made = estimate.make(cfg, chips.parse("cpu:8"))
   small = made.topology._replace(chip=made.topology.chip._replace(memory=1000))
   assert made.fits
@@ -111,7 +113,7 @@ def test_a_program_that_its_compiler_cannot_write_is_told_in_words(monkeypatch):
 
   monkeypatch.setattr(jax.stages.Compiled, "as_text", as_text)
   with pytest.raises(UserError, match=r"cannot write the program.*async-update.*another") as told:
-    estimate.make(flags.load("configs/scan.py:small", []), chips.parse("cpu:8"))
+    estimate.make(config.load("configs/scan.py:small", []), chips.parse("cpu:8"))
   assert "a page more" not in str(told.value)
 
 
@@ -119,7 +121,7 @@ def test_a_program_that_its_compiler_cannot_write_is_told_in_words(monkeypatch):
 
 
 def test_an_lstm_is_planned_and_has_knobs_of_its_own():
-  cfg = flags.load("configs/scan.py:small,model=lstm", ["mesh.data=4", "mesh.tensor=2"])
+  cfg = config.load("configs/scan.py:small,model=lstm", ["mesh.data=4", "mesh.tensor=2"])
   made = estimate.make(cfg, chips.parse("cpu:8"))
   assert made.fits
   assert made.step_flops >= 0.9 * made.model_flops > 0
@@ -132,7 +134,7 @@ def test_an_lstm_is_planned_and_has_knobs_of_its_own():
 
 
 def test_knobs_change_something_and_keep_the_batch():
-  cfg = flags.load("configs/wmt14.py:data_dir=/nowhere", ["mesh.tensor=2"])
+  cfg = config.load("configs/wmt14.py:data_dir=/nowhere", ["mesh.tensor=2"])
   found = plan.knobs(cfg, 8, 1e8)
   assert {"mesh.sequence": True} in found
   assert {"model.remat": "full"} in found
@@ -141,14 +143,14 @@ def test_knobs_change_something_and_keep_the_batch():
     other = plan.changed(cfg, change)
     assert other != cfg
     assert (other.batch_size, other.model.dim) == (cfg.batch_size, cfg.model.dim)
-  done = flags.load("configs/wmt14.py:data_dir=/nowhere", ["model.remat=full", "mesh.fsdp=8"])
+  done = config.load("configs/wmt14.py:data_dir=/nowhere", ["model.remat=full", "mesh.fsdp=8"])
   done = plan.changed(done, {"mesh.data": 1})
   assert {"mesh.data": 1, "mesh.fsdp": 8, "mesh.tensor": 1} not in plan.knobs(done, 8, 1e8)
 
 
 def test_settings_that_may_help_are_tried_and_told(monkeypatch):
   """One that cannot be run is told too, and does not end the list."""
-  cfg = flags.load("configs/scan.py:small")
+  cfg = config.load("configs/scan.py:small")
   topology = chips.parse("cpu:8")
   first = estimate.DoesNotFit(topology, 30e9)
 

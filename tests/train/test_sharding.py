@@ -16,7 +16,8 @@ from model.config import POSITIONS, LSTMConfig, TransformerConfig
 from model.lstm import LSTM
 from model.transformer import Transformer
 from train import optimizer, sharding
-from train.errors import UserError
+from train.common.errors import UserError
+from train.common.trees import path_name
 
 FULL = dict(
   vocab_size=160,  # with dim and mlp_dim at least 128, where adafactor keeps rows and columns
@@ -54,9 +55,7 @@ def shapes(name, **settings):
 
 
 def named(tree):
-  return {
-    optimizer.path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-  }
+  return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 @pytest.fixture(scope="module")

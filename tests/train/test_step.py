@@ -18,8 +18,10 @@ from model.config import LSTMConfig, TransformerConfig
 from model.lstm import LSTM
 from model.transformer import Transformer
 from train import loop, sharding, step
+from train.common.errors import UserError
 from train.data import packing
-from train.errors import UserError
+from train.record import meter
+from train.state import new_state, weights
 from train.tasks.translation import Translation
 
 ROWS, S, T, VOCAB = 8, 10, 9, 16
@@ -73,7 +75,7 @@ def graph_and_weights(base=MODEL, **changes):
 
 def start(tx, params, mesh=None, at=0, **kept):
   """A state of its own (a step eats it), on one device or laid out over a mesh."""
-  state = step.new_state(params, tx, **kept) | dict(step=np.int32(at))
+  state = new_state(params, tx, **kept) | dict(step=np.int32(at))
   places = sharding.place(state, mesh) if mesh else jax.devices()[0]
   return jax.device_put(jax.tree.map(np.array, state), places)
 
@@ -252,7 +254,7 @@ def test_the_average_of_weights_is_what_its_formula_says(batch, how):
       now = jax.device_get(state["params"])
       parts = (jax.tree.map(lambda x, s=s: s * x, t) for s, t in ((kept, wanted), (1 - kept, now)))
       wanted = jax.tree.map(np.add, *parts)
-    found = jax.device_get(step.weights(state))
+    found = jax.device_get(weights(state))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-7), found, wanted)
   assert max(jax.tree.leaves(jax.tree.map(lambda a, b: abs(a - b).max(), wanted, now))) > 1e-3
 
@@ -306,7 +308,7 @@ def test_one_batch_is_learned_by_heart(batch):
   state, values = start(tx, params), []
   for _ in range(100):
     state, sums = train_step(state, batch)
-    values.append(step.means(sums))
+    values.append(meter.means(sums))
   assert values[0]["loss"] > 2
   assert values[-1]["loss"] < 0.1
   assert values[-1]["accuracy"] == 1
@@ -316,10 +318,10 @@ def test_one_batch_is_learned_by_heart(batch):
 def test_means_divide_once_and_perplexity_is_exp_of_the_nll():
   sums = dict(loss=(6.0, 4.0), nll=(5.0, 4.0), accuracy=(3.0, 4.0), grad_norm=(2.5, 1.0))
   sums = jax.tree.map(jnp.float32, sums)
-  values = step.means(sums)
+  values = meter.means(sums)
   want = dict(loss=1.5, accuracy=0.75, grad_norm=2.5, perplexity=math.exp(1.25))
   assert values == pytest.approx(want, rel=1e-6)
   assert all(type(value) is float for value in values.values())
-  assert step.means({"nll": (jnp.float32(1e9), jnp.float32(1.0))})["perplexity"] < math.inf
-  nothing = step.means({"nll": (jnp.float32(0), jnp.float32(0))})
+  assert meter.means({"nll": (jnp.float32(1e9), jnp.float32(1.0))})["perplexity"] < math.inf
+  nothing = meter.means({"nll": (jnp.float32(0), jnp.float32(0))})
   assert nothing == {"perplexity": 1.0}

@@ -2,8 +2,8 @@
 
 import pytest
 
+from train.common.errors import UserError
 from train.data import tokenizer
-from train.errors import UserError
 from train.tasks.translation import Translation
 
 CHINESE = ["保存这个文件", "删除所有文件", "没有打开文件"]

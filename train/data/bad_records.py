@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from absl import logging
 
-from train.errors import UserError
+from train.common.errors import UserError
 
 WAYS = {"error": "the first stops the run", "skip": "they are left out, counted and told"}
 FEW = 5  # of a file are shown in the log; so many pass in a split of any size, or small ones would

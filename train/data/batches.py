@@ -16,9 +16,9 @@ from concurrent.futures.process import BrokenProcessPool
 import numpy as np
 from absl import logging
 
+from train.common.errors import UserError
 from train.data import packing
 from train.data.items import Items, order
-from train.errors import UserError
 
 CHUNK = 1024  # stream positions looked up at a time
 WIDTHS = (8, 16, 32, 64, 128, 256, 512, 1024)  # of rows to predict from

@@ -27,9 +27,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import polib
 from absl import logging
 
-from train import json_files
-from train.data import gettext_files, items, reading, texts
-from train.errors import UserError, did_you_mean
+from train.common import json_files
+from train.common.errors import UserError, did_you_mean
+from train.data import gettext_files, reading, texts
+from train.data.source import digest
 
 SUFFIXES = (".po", ".mo", ".whl")
 # Besides these and xx_XX for xx ("de_DE"), a variant is a language of its own: de_AT, pt_BR.
@@ -115,7 +116,7 @@ def open_gettext(
   digests = [
     f"{one.language} {one.member} {reading.digest_of(one.path)}" for one in (*mine, *others)
   ]
-  fingerprint = items.digest("gettext", *arguments[2:], len(mine), *digests)
+  fingerprint = digest("gettext", *arguments[2:], len(mine), *digests)
   return texts.InMemory((mine,), pairs, arguments, fingerprint)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from train.errors import UserError, choose
+from train.common.errors import UserError, choose
 
 
 @dataclasses.dataclass(frozen=True)

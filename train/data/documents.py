@@ -8,26 +8,24 @@ import dataclasses
 import functools
 import types
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from absl import logging
 
+from train.common.errors import UserError
+from train.common.files import cache_dir, new_folder
 from train.data import corruption, items
+from train.data.source import CHUNK, Source, digest, read_many, reduced
 from train.data.tokenizer import Tokenizer
 from train.data.vocabulary import Roles
-from train.errors import UserError
-from train.paths import cache_dir, new_folder
-
-if TYPE_CHECKING:
-  from train.data.sources import Source
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokens:
   """The ids of all documents in a row, an eos after each: int32, and where each document begins."""
 
-  source: "Source"
+  source: Source
   tokenizer: Tokenizer
 
   @functools.cached_property
@@ -42,7 +40,7 @@ class Tokens:
 
   @functools.cached_property
   def _folder(self):
-    name = items.digest("tokens", self.source.fingerprint, self.tokenizer.fingerprint)[:32]
+    name = digest("tokens", self.source.fingerprint, self.tokenizer.fingerprint)[:32]
     folder = cache_dir("tokens") / name
     if folder.exists():
       return folder
@@ -53,9 +51,9 @@ class Tokens:
   def _write(self, folder):
     starts, empty, eos = [0], [], self.tokenizer.roles.eos
     with open(folder / "ids", "wb") as file:
-      for first in range(0, len(self.source), items.CHUNK):
-        numbers = range(first, min(first + items.CHUNK, len(self.source)))
-        texts = [example["text"] for example in items.read_many(self.source, numbers)]
+      for first in range(0, len(self.source), CHUNK):
+        numbers = range(first, min(first + CHUNK, len(self.source)))
+        texts = [example["text"] for example in read_many(self.source, numbers)]
         for number, ids in enumerate(self.tokenizer.encode_batch(texts), first):
           if not ids:
             empty.append(number)
@@ -109,7 +107,7 @@ class Windows:
 
   @property
   def fingerprint(self) -> str:
-    return items.digest(self.tokens.source.fingerprint, self.tokens.tokenizer.fingerprint)
+    return digest(self.tokens.source.fingerprint, self.tokens.tokenizer.fingerprint)
 
   @functools.cached_property
   def _spans(self) -> np.ndarray:
@@ -148,7 +146,7 @@ class Windows:
       made.append(self.objective(ids, before, rng))
     return made
 
-  __reduce__ = items.reduced
+  __reduce__ = reduced
 
 
 def _framed(first, ids, eos):

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from train.data import items
+from train.common.errors import UserError
 from train.data.labelled import Encoded, Window
+from train.data.source import digest
 from train.data.tokenizer import Tokenizer
-from train.errors import UserError
 
 
 def _row(encoded: Encoded, window: Window, dtype) -> np.ndarray:
@@ -49,7 +49,7 @@ class Classes:
 
   @property
   def fingerprint(self) -> str:
-    return items.digest(self.tokenizer.fingerprint, "classes", *self.fields)
+    return digest(self.tokenizer.fingerprint, "classes", *self.fields)
 
   @property
   def extras(self) -> Mapping[str, str]:
@@ -96,7 +96,7 @@ class Tags:
 
   @property
   def fingerprint(self) -> str:
-    return items.digest(self.tokenizer.fingerprint, "tags")
+    return digest(self.tokenizer.fingerprint, "tags")
 
   def encode(self, examples):
     """The label of each is its words' places in the body and their tags' numbers (None: none).
@@ -149,7 +149,7 @@ class Answers:
 
   @property
   def fingerprint(self) -> str:
-    return items.digest(self.tokenizer.fingerprint, "answers")
+    return digest(self.tokenizer.fingerprint, "answers")
 
   def encode(self, examples):
     """The label of each is the body's characters (from, to), and the answer's first and last

@@ -19,11 +19,11 @@ from absl import logging
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
+from train.common.errors import NoSplit, UserError, did_you_mean
+from train.common.files import cache_dir, new_folder
 from train.data import bad_records
 from train.data.bad_records import BadRecords
 from train.data.reading import READERS, Row, digest_of, find, kind
-from train.errors import NoSplit, UserError, did_you_mean
-from train.paths import cache_dir, new_folder
 
 FORMAT_VERSION = "1.0.0"  # part of the cache's key: raise it when the written records change
 DATASET = "text_files"

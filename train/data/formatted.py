@@ -3,13 +3,9 @@
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
-from train.data import items
-from train.errors import UserError, did_you_mean
-
-if TYPE_CHECKING:
-  from train.data.sources import Source
+from train.common.errors import UserError, did_you_mean
+from train.data.source import Source, digest, read_many
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,12 +15,12 @@ class Formatted:
   A list is joined by blanks; of `answers` it is the first one's text, nothing without one.
   """
 
-  of: "Source"
+  of: Source
   patterns: Mapping[str, str]
 
   @functools.cached_property
   def fingerprint(self) -> str:
-    return items.digest(self.of.fingerprint, *sorted(self.patterns.items()))
+    return digest(self.of.fingerprint, *sorted(self.patterns.items()))
 
   def __len__(self) -> int:
     return len(self.of)
@@ -33,7 +29,7 @@ class Formatted:
     return self._getitems([index])[0]
 
   def _getitems(self, indices: Sequence[int]) -> list[dict]:
-    return [self._formatted(example) for example in items.read_many(self.of, indices)]
+    return [self._formatted(example) for example in read_many(self.of, indices)]
 
   def _formatted(self, example) -> dict:
     words = {name: _as_text(value) for name, value in example.items()}

@@ -5,7 +5,7 @@ import struct
 
 import polib
 
-from train.errors import UserError
+from train.common.errors import UserError
 
 # Whitespace to str.split; polib, given a text, takes them for ends of lines.
 SEPARATORS = re.compile("[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")

@@ -6,24 +6,15 @@ the source, whatever else a task needs, under its batch key: labels, weights, in
 """
 
 import dataclasses
-import hashlib
-import os
-import uuid
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from absl import logging
 
 from train.data import packing
+from train.data.source import Source, measured, read_many
 from train.data.tokenizer import Tokenizer
-from train.errors import UserError
-from train.paths import cache_dir
-
-if TYPE_CHECKING:  # it imports TFDS, which a worker may do without
-  from train.data.sources import Example, Source
-
-CHUNK = 1024  # examples read at a time
 
 Item = Mapping[str, Sequence[int] | np.ndarray]
 
@@ -50,62 +41,12 @@ def order(items: Items, count: int, seed: int) -> Callable[[int], int]:
   return own(seed) if own else packing.shuffled(count, seed)
 
 
-def digest(*parts: object) -> str:
-  """Hex digest of the parts' texts."""
-  return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
-
-
-def read_many(source: "Source", numbers: Sequence[int]) -> "list[Example]":
-  """Examples by number, at once where the source can, which is faster from a disk."""
-  together = getattr(source, "_getitems", None)
-  return together(numbers) if together and len(numbers) else [source[i] for i in numbers]
-
-
-def measured(source: "Source", key: str, measure: Callable, columns: int) -> np.ndarray:
-  """`measure(examples)`, a row of whole numbers each, for all of a source: int32 [n, columns].
-
-  Kept on disk under the source's fingerprint (not without one) and `key`, which says everything
-  else that decides the numbers.
-  """
-  if not source.fingerprint:
-    return np.asarray(measure(source), np.int32).reshape(len(source), columns)
-  if not len(source):
-    raise UserError("the data has no example: check the split and the files it names")
-  path = cache_dir("lengths") / f"{digest(source.fingerprint, key)[:32]}.npy"
-  try:
-    found = np.load(path)
-    if found.shape == (len(source), columns):
-      return found
-  except (OSError, ValueError, EOFError):
-    pass  # not there, or not whole: measured anew
-  found = np.zeros((len(source), columns), np.int32)
-  for start in range(0, len(found), CHUNK):
-    numbers = range(start, min(start + CHUNK, len(found)))
-    found[start : start + CHUNK] = measure(read_many(source, numbers))
-    told = numbers.stop, len(found)
-    logging.log_every_n_seconds(logging.INFO, "encoded %d of %d examples", 10, *told)
-  save_array(path, found)
-  return found
-
-
-def save_array(path, array: np.ndarray) -> None:
-  """Writes an .npy file whole or not at all."""
-  temporary = path.with_name(f"{uuid.uuid4().hex}.npy")
-  np.save(temporary, array)
-  os.replace(temporary, path)
-
-
-def reduced(self):
-  """`__reduce__` of a dataclass: its fields, without what it remembers besides."""
-  return type(self), tuple(getattr(self, field.name) for field in dataclasses.fields(self))
-
-
 @dataclasses.dataclass(frozen=True)
 class Pairs:
   """Examples with a source and a target text, each cut to its length, with what the tokenizer puts
   in front of it and eos."""
 
-  source: "Source"
+  source: Source
   tokenizer: Tokenizer
   source_len: int
   target_len: int

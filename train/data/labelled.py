@@ -9,17 +9,14 @@ ends: so all of them pack.
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from absl import logging
 
-from train.data import items
+from train.common.errors import UserError
+from train.data.source import Example, Source, measured, read_many, reduced
 from train.data.tokenizer import Tokenizer
-from train.errors import UserError
-
-if TYPE_CHECKING:
-  from train.data.sources import Example, Source
 
 
 class Encoded(NamedTuple):
@@ -37,7 +34,7 @@ class Encoder(Protocol):
   fingerprint: str  # of what decides head and body
   extras: Mapping[str, str]
 
-  def encode(self, examples: "Sequence[Example]") -> list[Encoded]: ...
+  def encode(self, examples: Sequence[Example]) -> list[Encoded]: ...
 
   def item(self, encoded: Encoded, window: "Window") -> dict:
     """The extras of a window: each as long as head, window and eos together."""
@@ -81,7 +78,7 @@ class Labelled:
   A head gets what the body leaves, and half of the length at least; what is more is cut.
   """
 
-  source: "Source"
+  source: Source
   encoder: Encoder
   length: int
   stride: int = 0
@@ -114,7 +111,7 @@ class Labelled:
     def measure(examples):
       return [[len(one.head), len(one.body)] for one in self.encoder.encode(examples)]
 
-    return items.measured(self.source, self.encoder.fingerprint, measure, 2)
+    return measured(self.source, self.encoder.fingerprint, measure, 2)
 
   @functools.cached_property
   def index(self) -> list[tuple[int, Window]]:
@@ -157,7 +154,7 @@ class Labelled:
     del places  # nothing is random
     chosen = [self.index[number] for number in numbers]
     examples = sorted({number for number, _ in chosen})
-    encoded = self.encoder.encode(items.read_many(self.source, examples))
+    encoded = self.encoder.encode(read_many(self.source, examples))
     between, eos = self.encoder.tokenizer.roles.between, self.encoder.tokenizer.roles.eos
     by_number = dict(zip(examples, encoded))
     made = []
@@ -169,4 +166,4 @@ class Labelled:
       made.append({"source": source, **self.encoder.item(one, window)})
     return made
 
-  __reduce__ = items.reduced
+  __reduce__ = reduced

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from train.common.errors import UserError
 from train.data import items
-from train.errors import UserError
+from train.data.source import digest
 
 BLOCK = 1000  # places of the stream in which every part has exactly its share
 
@@ -27,7 +28,7 @@ class Mixed:
 
   @property
   def fingerprint(self) -> str:
-    return items.digest(*(part.fingerprint for part in self.parts.values()), *self._counts())
+    return digest(*(part.fingerprint for part in self.parts.values()), *self._counts())
 
   @property
   def extras(self) -> Mapping[str, str]:

@@ -5,8 +5,8 @@ import re
 
 import tensorflow_datasets as tfds
 
-from train import json_files
-from train.errors import UserError
+from train.common import json_files
+from train.common.errors import UserError
 
 OWN = ("tensorflow_datasets.", "tfds.")
 

@@ -18,8 +18,8 @@ import pathlib
 import zlib
 from collections.abc import Iterator, Sequence
 
+from train.common.errors import UserError, did_you_mean
 from train.data.bad_records import MOST_BYTES, BadRecords
-from train.errors import UserError, did_you_mean
 
 Row = Sequence[str]
 MOST_PACKED = 100_000_000  # bytes that any .gz file may hold, and ...

@@ -12,16 +12,14 @@ import tensorflow_datasets as tfds
 from google.protobuf import json_format, message
 from tensorflow_datasets.proto import tf_example_pb2
 
-from train.data import items, prepared
+from train.common.errors import NoSplit, UserError, did_you_mean
+from train.data import prepared
 from train.data.bad_records import FEW, MOST_BYTES, BadRecords
-from train.data.items import CHUNK
-from train.errors import NoSplit, UserError, did_you_mean
+from train.data.source import CHUNK, Example, reduced
 
 # What ArrayRecord, protobuf and what is made of a record here raise.
 BROKEN = (RuntimeError, OSError, ValueError, LookupError, message.DecodeError)
 FINGERPRINT_RECORDS = 100  # of a TFDS dataset: enough to tell two of the same size apart
-
-Example = dict[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +135,7 @@ class Records:
     names = self._classes.get(name)
     return names[number] if names and number >= 0 else str(number)
 
-  __reduce__ = items.reduced
+  __reduce__ = reduced
 
 
 def open_tfds(

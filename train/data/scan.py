@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 
-from train.errors import NoSplit, UserError
+from train.common.errors import NoSplit, UserError
 
 SPLITS = ("simple", "length", "add-jump", "add-turn-left")
 PARTS = ("train", "validation", "test")

@@ -5,28 +5,12 @@ import functools
 import hashlib
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
+from train.common.errors import UserError, choose, did_you_mean
 from train.data import bad_records, catalogs, files, records, scan, texts
 from train.data.formatted import Formatted
-from train.data.records import Example, Records
-from train.errors import UserError, choose, did_you_mean
-
-
-class Source(Protocol):
-  """Examples by index. Pickles small: a worker process opens the data itself, when it first reads.
-
-  `fingerprint` is the hex digest of what the source holds. `_getitems` is what Grain calls to read
-  many at once: about 8 times faster a record than one by one where the data lie on disk.
-  """
-
-  fingerprint: str
-
-  def __len__(self) -> int: ...
-
-  def __getitem__(self, index: int) -> Example: ...
-
-  def _getitems(self, indices: Sequence[int]) -> list[Example]: ...
+from train.data.records import Records
+from train.data.source import Example, Source
 
 
 def open_split(spec: Mapping[str, object], split: str, needs: Sequence[str] = ()) -> Source:

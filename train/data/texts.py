@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from absl import logging
 
-from train.data import items, reading
+from train.common.errors import NoSplit, UserError, choose, did_you_mean
+from train.data import reading
 from train.data.bad_records import MOST_BYTES, BadRecords
-from train.errors import NoSplit, UserError, choose, did_you_mean
+from train.data.source import digest, reduced
 
 DOCUMENTS = (".txt", ".md", ".jsonl")
 ENDLESS = 2**62
@@ -51,7 +52,7 @@ class InMemory:
   def _getitems(self, indices: Sequence[int]) -> list[dict]:
     return [self._examples[index] for index in indices]
 
-  __reduce__ = items.reduced
+  __reduce__ = reduced
 
 
 def of_split(
@@ -61,7 +62,7 @@ def of_split(
   paths = files(split, splits, suffixes)
   digests = [f"{reading.kind(path)} {reading.digest_of(path)}" for path in paths]
   how = [on_bad_record] if on_bad_record != "error" else []
-  fingerprint = items.digest(reader.__name__, *arguments, *digests, *how)
+  fingerprint = digest(reader.__name__, *arguments, *digests, *how)
   return InMemory(tuple(paths), reader, arguments, fingerprint, on_bad_record)
 
 

@@ -13,11 +13,11 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, pre_tokenizers
 
-from train import json_files
+from train.common import json_files
+from train.common.errors import UserError, as_user_error
 from train.data import vocabulary
 from train.data.pieces import BLANKS, METASPACE, Pieces, looked_up
 from train.data.vocabulary import MASK, OWN, SPECIALS, Roles
-from train.errors import UserError, as_user_error
 
 MASKS = (MASK, "[MASK]")  # how a person may write it
 SENTINELS = re.compile(rf"{METASPACE}?<extra_(?:id_)?(\d+)>")  # ours and T5's

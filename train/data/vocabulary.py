@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from train import json_files
+from train.common import json_files
+from train.common.errors import UserError, choose
 from train.data import unigram
-from train.errors import UserError, choose
 
 PAD, BOS, EOS, UNK = range(4)
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")

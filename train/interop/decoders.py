@@ -1,6 +1,6 @@
 """GPT-2 and Llama."""
 
-from train.errors import UserError
+from train.common.errors import UserError
 from train.interop.families import Family, Row, activation, attention, field, linear, norm, same
 
 _GPT2, _LLAMA, BLOCK = "h.{}", "layers.{}", "decoder/blocks/{}"

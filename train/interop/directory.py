@@ -12,12 +12,12 @@ from flax import nnx
 from model import heads
 from model.config import TransformerConfig
 from model.transformer import Transformer
-from train import json_files
-from train.errors import UserError
+from train.common import json_files
+from train.common.errors import UserError
+from train.common.trees import path_name
 from train.interop import decoders, encoder_decoders, encoders, vocabulary, weights
 from train.interop.families import Family
 from train.interop.settings import FIELDS, GENERATION, json_of, settings
-from train.optimizer import path_name
 
 PREFIX = "hf:"
 FAMILIES = {

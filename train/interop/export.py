@@ -11,12 +11,12 @@ from flax import nnx
 
 from model.config import TransformerConfig
 from model.transformer import Transformer
-from train.errors import UserError
+from train.common.errors import UserError
+from train.common.trees import path_name
 from train.interop import weights
 from train.interop.directory import FAMILIES
 from train.interop.families import Family
 from train.interop.settings import settings
-from train.optimizer import path_name
 
 # What changes no output of a trained model, or only how it is computed.
 FREE = (

@@ -6,8 +6,8 @@ import typing
 from collections.abc import Mapping
 
 from model.config import TransformerConfig
-from train import json_files
-from train.errors import UserError, nearest
+from train.common import json_files
+from train.common.errors import UserError, nearest
 from train.interop.families import GENERIC, NOTHING, Family
 
 # Types of the fields of config.json that no family's table of settings reads.

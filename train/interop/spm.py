@@ -12,8 +12,8 @@ from typing import NamedTuple
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
-from train import json_files
-from train.errors import UserError
+from train.common import json_files
+from train.common.errors import UserError
 
 BLANK = "\u2581"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 import tokenizers
 from absl import logging
 
+from train.common.errors import UserError, as_user_error, choose
+from train.common.json_files import LARGEST
 from train.data.tokenizer import Tokenizer
 from train.data.vocabulary import Roles, check
-from train.errors import UserError, as_user_error, choose
 from train.interop import vocabulary_files as files
-from train.json_files import LARGEST
 
 
 @dataclasses.dataclass(frozen=True)

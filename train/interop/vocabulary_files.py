@@ -15,9 +15,9 @@ from tokenizers import (
   pre_tokenizers,
 )
 
-from train import json_files
+from train.common import json_files
+from train.common.errors import UserError, as_user_error
 from train.data.pieces import ABSENT
-from train.errors import UserError, as_user_error
 from train.interop import spm
 
 WORDPIECE = ("bert", "distilbert", "electra")

@@ -6,11 +6,11 @@ import pathlib
 import tokenizers
 from tokenizers.processors import TemplateProcessing
 
+from train.common.errors import UserError, choose
+from train.common.files import write_atomically
 from train.data.tokenizer import Tokenizer
 from train.data.vocabulary import SPECIALS, Roles
-from train.errors import UserError, choose
 from train.interop.vocabulary import LANGUAGE
-from train.paths import write_atomically
 
 KINDS = ("encoder", "decoder", "encoder-decoder")
 

@@ -12,8 +12,8 @@ import safetensors
 import safetensors.numpy
 from absl import logging
 
-from train import json_files
-from train.errors import UserError, as_user_error
+from train.common import json_files
+from train.common.errors import UserError, as_user_error
 from train.interop.families import Family, Row
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"

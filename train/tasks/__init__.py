@@ -29,16 +29,16 @@ from typing import Any, Protocol
 
 import jax
 
-from train import json_files
+from train.common import json_files
+from train.common.errors import UserError, choose, did_you_mean
+from train.common.files import write_atomically
 from train.data import sources
 from train.data.batches import Layout
 from train.data.items import Items
 from train.data.tokenizer import Tokenizer
 from train.data.tokenizer import train as train_tokenizer
-from train.errors import UserError, choose, did_you_mean
 from train.interop import directory
-from train.paths import write_atomically
-from train.report import Report
+from train.scoring.classes import Report
 from train.tasks import (
   causal,
   classification,

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 from absl import logging
 
+from train.common.errors import UserError
 from train.data import documents, sources
 from train.data.tokenizer import Tokenizer
-from train.errors import UserError
 from train.tasks import requests, seq2seq
 
 

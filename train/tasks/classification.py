@@ -9,10 +9,10 @@ import numpy as np
 from absl import logging
 
 from model import heads, layers
-from train import report, scores
+from train.common.errors import UserError, choose
 from train.data import encoders, labelled, sources
 from train.data.tokenizer import Tokenizer
-from train.errors import UserError, choose
+from train.scoring import classes, scores
 from train.tasks import requests
 from train.tasks.encoder import label_logits, label_loss
 
@@ -138,7 +138,7 @@ class Classification:
   def report(self, outputs, examples):
     if self.regression:
       return None
-    return report.of_classes([x["text"] for x in outputs], [x["label"] for x in examples])
+    return classes.of_classes([x["text"] for x in outputs], [x["label"] for x in examples])
 
 
 def check_labels(split: str, labels, known) -> None:

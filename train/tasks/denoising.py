@@ -3,10 +3,10 @@
 import dataclasses
 from collections.abc import Mapping
 
+from train.common.errors import UserError
 from train.data import documents, sources
 from train.data.corruption import Corruption
 from train.data.tokenizer import Tokenizer
-from train.errors import UserError
 from train.tasks import seq2seq
 
 MASKED = ("mask", "bert")

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 import jax.numpy as jnp
 
+from train.common.errors import UserError, choose
 from train.data.tokenizer import Tokenizer
-from train.errors import UserError, choose
 from train.tasks import requests
 from train.tasks.classification import POOLS
 from train.tasks.encoder import encode

@@ -6,9 +6,9 @@ from typing import Any
 
 from absl import logging
 
+from train.common.errors import NoSplit, UserError, choose
 from train.data.mixed import Mixed
 from train.data.tokenizer import Tokenizer
-from train.errors import NoSplit, UserError, choose
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

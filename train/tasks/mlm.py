@@ -9,10 +9,10 @@ import numpy as np
 
 from model import heads
 from train import losses
+from train.common.errors import UserError
 from train.data import documents, sources
 from train.data.corruption import check_rate
 from train.data.tokenizer import MASK, Tokenizer
-from train.errors import UserError
 from train.tasks import requests
 from train.tasks.encoder import encode
 

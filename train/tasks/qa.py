@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from model import heads
-from train import losses, scores
+from train import losses
+from train.common.errors import UserError
 from train.data import encoders, labelled, sources
 from train.data.tokenizer import Tokenizer
-from train.errors import UserError
+from train.scoring import scores
 from train.tasks import requests
 from train.tasks.encoder import label_logits
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from train.errors import UserError
+from train.common.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

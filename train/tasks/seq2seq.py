@@ -11,9 +11,9 @@ from absl import logging
 
 from model import decoding, layers
 from train import losses
+from train.common.errors import UserError, choose
 from train.data.tokenizer import Tokenizer
 from train.data.vocabulary import Roles
-from train.errors import UserError, choose
 from train.tasks.encoder import encode
 from train.tasks.requests import Rows, changed
 

@@ -7,9 +7,10 @@ import jax
 from absl import logging
 
 from model import heads
-from train import paint, report, scores
 from train.data import encoders, labelled, sources
 from train.data.tokenizer import Tokenizer
+from train.scoring import classes, scores
+from train.scoring.colour import tagged
 from train.tasks import requests
 from train.tasks.classification import check_labels
 from train.tasks.encoder import label_logits, label_loss
@@ -105,7 +106,7 @@ class Tagging:
   def told(self, output, *, scores, colour):
     """word/TAG, with `scores` and /probability; in colour entities or tags beside their words."""
     if colour:
-      return paint.tagged(output, self.labels, scores)
+      return tagged(output, self.labels, scores)
     if not scores:
       return output["text"]
     probs = map("{:.2f}".format, output["probs"])
@@ -116,4 +117,4 @@ class Tagging:
     return scores.tags(found, wanted)
 
   def report(self, outputs, examples):
-    return report.of_tags([x["tags"] for x in outputs], [x["tags"] for x in examples])
+    return classes.of_tags([x["tags"] for x in outputs], [x["tags"] for x in examples])

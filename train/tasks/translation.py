@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 from absl import logging
 
-from train import report, scores
+from train.common.errors import NoSplit, UserError, choose
 from train.data import items, sources
+from train.data.source import read_many
 from train.data.tokenizer import Tokenizer
-from train.errors import NoSplit, UserError, choose
+from train.scoring import classes, scores
 from train.tasks import seq2seq
 from train.tasks.classification import unknown_labels
 
@@ -123,15 +124,15 @@ class Translation:
     if self.metric not in ("classes", "tags"):
       return None
     found, wanted = [x["text"] for x in outputs], [x["target"] for x in examples]
-    of = report.of_texts
+    of = classes.of_texts
     if self.metric == "tags":
-      of, (found, wanted) = report.of_typed_tags, scores.split_tags(found, wanted)
+      of, (found, wanted) = classes.of_typed_tags, scores.split_tags(found, wanted)
     told = of(found, wanted)
     try:
       training = self.examples("train")
     except NoSplit:
       return told
-    known = {x["target"] for x in items.read_many(training, range(len(training)))}
+    known = {x["target"] for x in read_many(training, range(len(training)))}
     if self.metric == "tags":
       known = {tag for text in known for tag in text.split()}
       wanted = itertools.chain.from_iterable(wanted)

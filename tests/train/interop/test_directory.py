@@ -12,9 +12,9 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from train import predict, tasks
-from train.errors import UserError
+from train.common.errors import UserError
+from train.common.trees import path_name
 from train.interop import directory
-from train.optimizer import path_name
 
 FIXTURES = pathlib.Path(__file__).parents[2] / "fixtures"
 NAMES = sorted(path.parent.name for path in FIXTURES.glob("*/config.json"))

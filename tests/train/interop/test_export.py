@@ -10,7 +10,7 @@ from tests.train.interop.test_directory import FIXTURES, NAMES, opened
 from tests.train.test_finetuning import trained
 from train import export as command
 from train import predict
-from train.errors import UserError
+from train.common.errors import UserError
 from train.interop import directory, export, weights
 
 __all__ = ["folder"]  # a fixture

@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tests.train.interop.test_directory import FIXTURES, opened
-from train.errors import UserError
+from train.common.errors import UserError
 from train.interop import directory
 from train.interop.settings import settings
 

@@ -11,7 +11,7 @@ from tests.test_configs import folder
 from tests.train.interop.test_directory import FIXTURES, opened
 from tests.train.test_finetuning import trained
 from train import predict
-from train.errors import UserError
+from train.common.errors import UserError
 
 __all__ = ["folder"]  # a fixture
 MINILM = pathlib.Path(__file__).parents[3] / "data" / "minilm"

@@ -10,7 +10,7 @@ import tracemalloc
 
 import pytest
 
-from train.errors import UserError
+from train.common.errors import UserError
 from train.interop.directory import Directory
 from train.interop.weights import Tensors
 

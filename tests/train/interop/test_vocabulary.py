@@ -8,8 +8,8 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from tests.train.interop.test_start import MINILM
+from train.common.errors import UserError
 from train.data.tokenizer import Tokenizer, train
-from train.errors import UserError
 from train.interop import spm, vocabulary, vocabulary_writing
 
 TEXTS = [

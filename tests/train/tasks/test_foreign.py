@@ -12,7 +12,7 @@ from flax import nnx
 from model import heads
 from model.config import TransformerConfig
 from model.transformer import Transformer
-from tests.data.test_roles import BART, BERT, GPT2
+from tests.train.data.test_roles import BART, BERT, GPT2
 from train.data import batches
 from train.data.tokenizer import Tokenizer
 from train.tasks import causal, encoder, mlm, seq2seq, translation

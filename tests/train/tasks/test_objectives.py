@@ -25,8 +25,8 @@ from tests.train.tasks.test_tasks import (
   split,
 )
 from train import losses, tasks
+from train.common.errors import UserError
 from train.data.batches import eval_batches
-from train.errors import UserError
 
 __all__ = ["data"]  # a fixture
 

@@ -13,9 +13,11 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from configs import sections
-from train import models, tasks
+from train import tasks
+from train.build import build_model
 from train.data.batches import Batches, Layout, eval_batches
-from train.step import make_eval_step, make_train_step, means
+from train.record.meter import means
+from train.step import make_eval_step, make_train_step
 
 NOUNS = ("man", "dog", "cat", "ball", "house")
 WORDS = (*NOUNS, "a", "the", "red", "blue", "runs", "sees", "jumps", "on", "two", "with", "green")
@@ -157,7 +159,7 @@ def build(name, data, folder, body=MODEL):
 
 
 def split(model, task):
-  graph, state = nnx.split(models.build(model, task, seed=0))
+  graph, state = nnx.split(build_model(model, task, seed=0))
   return graph, nnx.to_pure_dict(state)
 
 

@@ -15,12 +15,15 @@ from flax import nnx
 
 from configs import common, sections
 from tests.train.tasks.test_tasks import BOTH, DECODER, ENCODER, MASKS, MODEL, WORDS
-from train import cli, evaluate, models, paint, predict, report, tasks, workdir
+from train import evaluate, inference, predict, tasks
+from train.build import build_model
 from train.checkpoint import Checkpoints
+from train.common.errors import UserError
 from train.data.batches import eval_batches
 from train.data.tokenizer import MASK
 from train.data.vocabulary import BOS
-from train.errors import UserError
+from train.record import workdir
+from train.scoring import classes, colour
 from train.tasks import translation
 
 RNG = random.Random(1)
@@ -175,7 +178,7 @@ def make(tmp_path_factory):
     )
     with workdir.open_run(path, cfg, ["test"]):
       built = tasks.build(cfg.task, path)
-      params = nnx.to_pure_dict(nnx.state(models.build(cfg.model, built, seed=0)))
+      params = nnx.to_pure_dict(nnx.state(build_model(cfg.model, built, seed=0)))
       params = jax.tree.map(
         lambda x: x + 0.3 * jnp.sin(jnp.arange(x.size) ** 1.5).reshape(x.shape), params
       )
@@ -400,14 +403,14 @@ def test_an_entity_is_painted_whole_with_its_kind_behind():
     tags=["B-PER", "I-PER", "O", "B-LOC", "B-LOC"],
     probs=[0.9, 0.5, 1.0, 0.8, 0.7],
   )
-  painted = paint.tagged(output, ("B-LOC", "B-PER", "I-PER", "O"), scores=True)
+  painted = colour.tagged(output, ("B-LOC", "B-PER", "I-PER", "O"), scores=True)
   assert (
     re.sub(r"\x1b\[[\d;]*m", "", painted) == "Ada Byron PER 0.50 saw Rome LOC 0.80 Bern LOC 0.70"
   )
   assert re.search(r"\x1b\[[\d;]*mAda Byron\x1b\[0m", painted)
   colours = re.findall(r"\x1b\[1;(\d+)m", painted)
   assert colours[0] != colours[1] == colours[2]
-  single = paint.tagged(output | dict(tags=["X"] * 5), ("X", "Y"), scores=False)
+  single = colour.tagged(output | dict(tags=["X"] * 5), ("X", "Y"), scores=False)
   assert re.sub(r"\x1b\[[\d;]*m", "", single) == "Ada/X Byron/X saw/X Rome/X Bern/X"
 
 
@@ -480,7 +483,7 @@ def evaluated(make, loaded, capsys, monkeypatch):
 
   def of(kind):
     folder, predictor = make(kind), loaded(kind)
-    monkeypatch.setattr(cli, "load_run", lambda *_: predictor.run)  # with what is compiled
+    monkeypatch.setattr(inference, "load_run", lambda *_: predictor.run)  # with what is compiled
     monkeypatch.setattr(evaluate, "make_predict_step", lambda *_: predictor.step)
     evaluate.main(["--workdir", str(folder)])
     printed = capsys.readouterr()
@@ -569,24 +572,24 @@ def test_a_mixture_is_evaluated_on_the_parts_that_have_the_split(loaded, evaluat
 
 
 def test_a_confusion_counts_what_was_taken_for_what():
-  told = report.of_classes(list("aabbc"), list("abbbb"))
+  told = classes.of_classes(list("aabbc"), list("abbbb"))
   assert list(told.labels) == ["a", "b", "c"]
   assert told.counts.tolist() == [[1, 0, 0], [1, 2, 1], [0, 0, 0]]
   assert told.classes["b"] == dict(
     precision=100.0, recall=50.0, f1=pytest.approx(200 / 3), support=4
   )
-  assert report.of_texts(["x", "a"], ["a", "a"]).counts[1].sum() == 2
+  assert classes.of_texts(["x", "a"], ["a", "a"]).counts[1].sum() == 2
 
 
 def test_a_confusion_of_many_labels_is_drawn_and_the_text_says_so(tmp_path, capsys):
-  many = [str(number) for number in range(report.MOST_COLUMNS + 1)]
-  told, few = report.of_tags([many], [many]), report.of_tags([many[1:]], [many[1:]])
+  many = [str(number) for number in range(classes.MOST_COLUMNS + 1)]
+  told, few = classes.of_tags([many], [many]), classes.of_tags([many[1:]], [many[1:]])
   assert (len(told.tables()), len(few.tables())) == (1, 2)
-  assert f"confusion of {len(many)} labels" in report.text(told)
-  assert "drawn only" not in report.text(few)
-  report.show(told)
+  assert f"confusion of {len(many)} labels" in classes.text(told)
+  assert "drawn only" not in classes.text(few)
+  classes.show(told)
   assert "drawn only" in capsys.readouterr().err
-  report.draw(told, tmp_path / "a.png")
+  classes.draw(told, tmp_path / "a.png")
   assert (tmp_path / "a.png").stat().st_size > 10_000
 
 
@@ -601,7 +604,7 @@ def test_text_to_text_tells_of_each_tag_and_of_labels_that_training_has_not(tmp_
   examples = task.examples("test")
   told = task.report([{"text": "X Y Y Y"}, {"text": ""}], list(map(examples.__getitem__, (0, 1))))
   assert told.classes["X"]["f1"] == 100.0
-  assert list(told.labels) == [report.OTHER, "X", "Y", "Z"]  # "" is a tag too few
+  assert list(told.labels) == [classes.OTHER, "X", "Y", "Z"]  # "" is a tag too few
   assert told.counts[2].tolist() == [1, 0, 0, 0]
   assert "2 labels are none of the training split's 2: 'Z' (2)" in caplog.text
   del splits["train"]

@@ -1,0 +1,152 @@
+"""Weights of attention as a picture and as a page: what analysis/attention.py writes."""
+
+import base64
+import json
+import pathlib
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+
+from train.common.errors import UserError
+from train.common.files import write_atomically
+
+TEMPLATE = pathlib.Path(__file__).with_name("attention.html")
+SCRIPT = TEMPLATE.with_suffix(".js")
+PLACES = ("__SCRIPT__", "__DATA__")  # in the template, for the script and for the page's data
+STEPS = 65535  # a page's weights are whole numbers, 16 bits
+COLOURS = ("#ffffff", "#bcd6f6", "#5a9be6", "#1f5fae", "#0a2a57")
+FRAME = "#eb6834"
+# What matplotlib's own font lacks; those that are installed are asked in turn.
+FONTS = ("Noto Sans CJK JP", "Noto Sans", "Noto Sans Arabic", "Noto Sans Devanagari", "Arial")
+MOST_LABELS = 110  # on a side of the picture; of more tokens every second, third, ... has its own
+DPI = 120
+
+
+class Kind(NamedTuple):
+  """One kind of attention in all layers."""
+
+  name: str
+  told: str  # what is to be seen
+  rows: list[str]  # the words that look, T
+  columns: list[str]  # those looked at, S
+  weights: np.ndarray  # [layers, H, T, S]
+
+
+class Picture(NamedTuple):
+  """What there is to draw; `layer` and `head`, from 1, are shown first and large."""
+
+  run: str
+  text: str
+  kinds: list[Kind]
+  layer: int
+  head: int
+
+
+def write(picture: Picture, folder: pathlib.Path) -> list[pathlib.Path]:
+  """attention.png and attention.html in the folder, which is made."""
+  paths = [folder / "attention.png", folder / "attention.html"]
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(paths[1], page(picture))
+    draw(picture, paths[0])
+  except OSError as error:
+    raise UserError(f"--out {folder}: {error.strerror or error}") from error
+  return paths
+
+
+def page(picture: Picture) -> str:
+  """HTML that asks for nothing from anywhere."""
+  kinds = [
+    kind._asdict() | dict(shape=kind.weights.shape, weights=_packed(kind.weights))
+    for kind in picture.kinds
+  ]
+  text = json.dumps(picture._asdict() | dict(kinds=kinds), ensure_ascii=True)
+  # nothing in it can end the script element that it stands in
+  text = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+  made = TEMPLATE.read_text(encoding="utf-8")
+  for place, part in zip(PLACES, (SCRIPT.read_text(encoding="utf-8"), text)):  # what is typed last
+    made = made.replace(place, part)
+  return made
+
+
+def _packed(weights) -> str:
+  return base64.b64encode(np.round(weights * STEPS).astype("<u2").tobytes()).decode()
+
+
+def draw(picture: Picture, path: pathlib.Path) -> None:
+  """A row for each kind: all heads of all layers small, and the chosen one large, with words."""
+  import matplotlib
+  from matplotlib import font_manager
+  from matplotlib.backends.backend_agg import FigureCanvasAgg  # 1.2 s
+  from matplotlib.colors import LinearSegmentedColormap
+  from matplotlib.figure import Figure
+
+  colours = LinearSegmentedColormap.from_list("attention", COLOURS).with_extremes(bad="#d9d8d4")
+  known = set(font_manager.get_font_names())
+  fonts = ["DejaVu Sans", *(name for name in FONTS if name in known)]
+  sizes = [_size(kind) for kind in picture.kinds]
+  small, large = (max(size[i] for size in sizes) for i in (0, 1))
+  heights = [size[2] for size in sizes]
+  with matplotlib.rc_context({"font.family": fonts}):
+    figure = Figure(figsize=(small + large, sum(heights) + 0.6), dpi=DPI, layout="constrained")
+    grid = figure.add_gridspec(len(heights), 2, width_ratios=[small, large], height_ratios=heights)
+    title = picture.text if len(picture.text) < 90 else picture.text[:89] + "…"
+    figure.suptitle(f"{picture.run}: {title}", fontsize=11, parse_math=False)
+    for row, kind in enumerate(picture.kinds):
+      layer, head = min(picture.layer, len(kind.weights)), picture.head
+      _draw_all(figure.add_subplot(grid[row, 0]), kind, layer, head, colours)
+      _draw_one(figure.add_subplot(grid[row, 1]), kind, layer, head, colours)
+    with warnings.catch_warnings():
+      warnings.filterwarnings("ignore", "Glyph .* missing")  # a box is drawn in its place
+      FigureCanvasAgg(figure).print_png(path)
+
+
+def _size(kind) -> tuple[float, float, float]:
+  """Inches: width of the small ones, width of the large one, height."""
+  L, H, T, S = kind.weights.shape
+  wide, high = (min(max(0.19 * count, 2.6), 12.0) for count in (S, T))
+  margin = 0.085 * min(max(map(len, [*kind.rows, *kind.columns])), 16) + 0.5
+  height = max(high + margin, 0.42 * L + 0.8)
+  small = min(height / L, 1.2) * H
+  return min(max(small, 2.0), 7.0) + 0.5, wide + margin, height
+
+
+def _draw_all(axes, kind, layer, head, colours):
+  """Layers from top to bottom, heads from left to right, in one image."""
+  L, H, T, S = kind.weights.shape
+  gaps = max(1, T // 12), max(1, S // 12)
+  high, wide = T + gaps[0], S + gaps[1]
+  image = np.full((L * high, H * wide), np.nan)
+  for at in np.ndindex(L, H):
+    top, left = at[0] * high, at[1] * wide
+    image[top : top + T, left : left + S] = kind.weights[at]
+  axes.imshow(image[: -gaps[0], : -gaps[1]], cmap=colours, vmin=0, vmax=1, aspect="auto")
+  axes.set_xticks(np.arange(H) * wide + (S - 1) / 2, range(1, H + 1), fontsize=8)
+  axes.set_yticks(np.arange(L) * high + (T - 1) / 2, range(1, L + 1), fontsize=8)
+  axes.set(xlabel="head", ylabel="layer")
+  axes.set_title(kind.name, fontsize=10, loc="left")
+  axes.tick_params(length=0)
+  axes.spines[:].set_visible(False)
+  place = (head - 1) * wide - 0.5, (layer - 1) * high - 0.5
+  axes.add_patch(
+    type(axes.patch)(place, S, T, fill=False, edgecolor=FRAME, linewidth=2, clip_on=False)
+  )
+
+
+def _draw_one(axes, kind, layer, head, colours):
+  L, H, T, S = kind.weights.shape
+  axes.imshow(kind.weights[layer - 1, head - 1], cmap=colours, vmin=0, vmax=1, aspect="auto")
+  for side, tokens, turned in ((axes.xaxis, kind.columns, 90), (axes.yaxis, kind.rows, 0)):
+    every = -(-len(tokens) // MOST_LABELS)
+    tokens = [token if len(token) <= 16 else token[:15] + "…" for token in tokens[::every]]
+    size = 8 if len(tokens) * every <= 75 else 6
+    side.set_ticks(np.arange(len(tokens)) * every, tokens, fontsize=size, parse_math=False)
+    axes.tick_params(side.axis_name, rotation=turned)
+  axes.xaxis.tick_top()
+  axes.tick_params(length=0)
+  axes.set_xticks(np.arange(S - 1) + 0.5, minor=True)
+  axes.set_yticks(np.arange(T - 1) + 0.5, minor=True)
+  axes.grid(which="minor", color="#eceae6", linewidth=0.4)
+  axes.tick_params(which="minor", length=0)
+  axes.set_xlabel(f"layer {layer} of {L}, head {head} of {H}", fontsize=9)

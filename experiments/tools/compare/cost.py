@@ -1,0 +1,63 @@
+"""What a run's model is made of and costs, counted from its config and folder."""
+
+import json
+import pathlib
+import shutil
+import tempfile
+
+import jax
+from ml_collections import ConfigDict
+
+from experiments.tools.compare.sides import Side
+from train import optimizer, sharding, tasks
+from train.common import json_files
+from train.common.errors import UserError, as_user_error
+from train.data import sources
+from train.planning import estimate
+from train.record import workdir
+from train.record.config import frozen
+from train.state import blueprint
+
+
+def cost(side: Side) -> tuple[int, int]:
+  """Parameters, and FLOPs of a step: three times the matrix products of the forward pass as it is
+  traced, with places of padding and what attention masks out, without what is computed again.
+
+  Nothing is compiled, and no data are read. UserError where today's code can't build the model.
+  """
+  cfg = ConfigDict(workdir.completed(side.cfg).to_dict())
+  words = cfg.model.vocab_size
+  cfg = estimate.without_data(cfg)
+  cfg.model.vocab_size, cfg.model.attention_impl = words, "einsum"
+  cfg.mesh = ConfigDict(dict(data=1, fsdp=1, tensor=1, sequence=False))
+  mesh = sharding.make_mesh(cfg.mesh, jax.devices("cpu")[:1])
+  with tempfile.TemporaryDirectory() as folder, as_user_error("its model can't be built"):
+    folder = pathlib.Path(folder)
+    copied = [name for name in workdir.MADE_OF_DATA if (side.path / name).exists()]
+    for name in copied:
+      shutil.copy(side.path / name, folder)
+    _blank_labels(cfg.task, folder / "labels.json")
+    task = tasks.build(frozen(cfg).task, folder)
+    if made := {file.name for file in folder.iterdir()} - set(copied):
+      raise UserError(f"its folder lacks {min(made)}")
+    tx, _ = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
+    _, build, place = blueprint(cfg, task, tx, mesh)
+    state = sharding.placed(jax.eval_shape(build), place)
+    batch = estimate.batch_of(task, cfg.batch_size)
+    batch = sharding.placed(batch, sharding.by_rows(batch, mesh))
+    forward = estimate.forward_flops(cfg, task, tx, mesh, state, batch)
+  return sum(x.size for x in jax.tree.leaves(state["params"])), 3 * forward
+
+
+def _blank_labels(task, file):
+  """Makes the labels as many others, among them those of the data that stand in for a run's."""
+  blank = (sources.BLANK["label"], *sources.BLANK["tags"])
+
+  def others(labels):
+    return (*blank, *map(str, range(1, len(labels))))[: len(labels)]
+
+  for section in (task, *(task.parts.values() if "parts" in task else ())):
+    if "labels" in section and section.labels:
+      section.labels = others(section.labels)
+  if file.exists():
+    file.write_text(json.dumps(others(json_files.read(file, list[str]))), encoding="utf-8")

@@ -1,0 +1,259 @@
+"""python experiments/tools/peers/trainer.py TASK --data DIR --seed N [--scratch] [--out FILE]
+
+What experiments/minilm.py trains, by `transformers`' Trainer: the same weights, examples, scores
+and settings, but 32 examples an update where ours packs rows. It wants an environment with torch,
+transformers and accelerate beside our requirements (`make parity` makes one, without accelerate).
+Prints the test scores of the epoch that was best on validation, and the seconds of it all.
+"""
+
+import time
+
+BEGAN = time.monotonic()  # before the imports: ours are timed from the command's start too
+
+import argparse  # noqa: E402
+import itertools  # noqa: E402
+import json  # noqa: E402
+import os  # noqa: E402
+import pathlib  # noqa: E402
+import sys  # noqa: E402
+import tempfile  # noqa: E402
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[3]))
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # torch is slow on a shared machine without
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402
+
+from experiments import minilm  # noqa: E402
+from train.data import sources  # noqa: E402
+from train.data.source import read_many  # noqa: E402
+from train.record.config import load  # noqa: E402
+from train.scoring import scores  # noqa: E402
+
+IGNORED = -100  # torch's label for what has none
+
+
+class Classes:
+  """One class of a text."""
+
+  model = transformers.AutoModelForSequenceClassification
+  collator = transformers.DataCollatorWithPadding
+  best = "accuracy"
+
+  def __init__(self, tokenizer, train):
+    self.tokenizer = tokenizer
+    self.names = sorted({example["label"] for example in train})
+
+  def features(self, examples, training):
+    del training
+    rows = self.tokenizer([one["text"] for one in examples], truncation=True, max_length=128)
+    labels = [self.names.index(one["label"]) for one in examples]
+    return [dict(unzip(rows, i), labels=label) for i, label in enumerate(labels)]
+
+  def score(self, logits, features, examples):
+    del features
+    found = [self.names[best] for best in np.argmax(logits, -1)]
+    return scores.classes(found, [one["label"] for one in examples])
+
+
+class Tags:
+  """A tag for each word, at its first token."""
+
+  model = transformers.AutoModelForTokenClassification
+  collator = transformers.DataCollatorForTokenClassification
+
+  def __init__(self, tokenizer, train):
+    self.tokenizer = tokenizer
+    self.names = sorted({tag for example in train for tag in example["tags"]})
+    self.number = {name: number for number, name in enumerate(self.names)}
+    self.best = "f1" if any(map(scores.is_bio, set(self.names) - {"O"})) else "accuracy"
+
+  def features(self, examples, training):
+    made = []
+    for one in examples:
+      row = self.tokenizer(one["words"], is_split_into_words=True, truncation=True, max_length=128)
+      words = [None, *row.word_ids()]
+      labels = [
+        IGNORED if word is None or word == before else self.number.get(one["tags"][word], 0)
+        for before, word in itertools.pairwise(words)
+      ]
+      made.append(dict(row, labels=labels))
+      if not training:  # some words tokenize to nothing, others are cut off
+        made[-1]["seen"] = set(words) - {None}
+    return made
+
+  def score(self, logits, features, examples):
+    rows = []
+    for row, feature, one in zip(logits, features, examples):
+      labels = np.array(feature["labels"])
+      tags = iter(np.argmax(row[: len(labels)], -1)[labels != IGNORED])
+      words = range(len(one["words"]))
+      rows.append([self.names[next(tags)] if word in feature["seen"] else "O" for word in words])
+    return scores.tags(rows, [one["tags"] for one in examples])
+
+
+class Answers:
+  """The ends of an answer, in windows of 256 tokens that begin every 128."""
+
+  model = transformers.AutoModelForQuestionAnswering
+  collator = transformers.DataCollatorWithPadding
+  best = "f1"
+  names = ()
+
+  def __init__(self, tokenizer, train):
+    del train
+    self.tokenizer = tokenizer
+
+  def features(self, examples, training):
+    rows = self.tokenizer(
+      [one["question"].strip() for one in examples],
+      [one["context"] for one in examples],
+      truncation="only_second",
+      max_length=256,
+      stride=128,
+      return_overflowing_tokens=True,
+      return_offsets_mapping=True,
+    )
+    made = []
+    for i, number in enumerate(rows["overflow_to_sample_mapping"]):
+      spans = [
+        span if part == 1 else None
+        for span, part in zip(rows["offset_mapping"][i], rows.sequence_ids(i))
+      ]
+      answer = examples[number]["answers"][0]
+      start, stop = answer["answer_start"], answer["answer_start"] + len(answer["text"])
+      inside = [
+        place for place, span in enumerate(spans) if span and span[0] < stop and span[1] > start
+      ]
+      first = next(span for span in spans if span)
+      last = next(span for span in reversed(spans) if span)
+      whole = inside and first[0] <= start and stop <= last[1]
+      ends = (inside[0], inside[-1]) if whole else (0, 0)
+      feature = {key: rows[key][i] for key in ("input_ids", "token_type_ids", "attention_mask")}
+      made.append(feature | dict(start_positions=ends[0], end_positions=ends[1]))
+      if not training:
+        made[-1] |= dict(spans=spans, example=number)
+    return made
+
+  def score(self, logits, features, examples):
+    best = [(-np.inf, "")] * len(examples)
+    for start_row, end_row, feature in zip(*logits, features):
+      spans, context = feature["spans"], examples[feature["example"]]["context"]
+      places = [place for place, span in enumerate(spans) if span]
+      for start in sorted(places, key=lambda place: -start_row[place])[:20]:
+        for end in sorted(places, key=lambda place: -end_row[place])[:20]:
+          total = start_row[start] + end_row[end]
+          if start <= end < start + 30 and total > best[feature["example"]][0]:
+            best[feature["example"]] = total, context[spans[start][0] : spans[end][1]]
+    wanted = [[answer["text"] for answer in one["answers"]] for one in examples]
+    return scores.answers([text for _, text in best], wanted)
+
+
+def read(data, split):
+  """A split by our own reader: the examples are the same by construction."""
+  source = sources.open_split(data, split)
+  return read_many(source, range(len(source)))
+
+
+def unzip(rows, i):
+  return {key: values[i] for key, values in rows.items()}
+
+
+def predicted(trainer, features):
+  """Logits in the order of features: Trainer's own predict sorts them by length."""
+  logits = []
+  trainer.model.eval()
+  for start in range(0, len(features), 64):
+    some = [
+      {key: row[key] for key in ("input_ids", "token_type_ids", "attention_mask")}
+      for row in features[start : start + 64]
+    ]
+    with torch.no_grad():
+      padded = trainer.processing_class.pad(some, return_tensors="pt")
+      output = trainer.model(**padded.to(trainer.model.device))
+    found = output.logits if "logits" in output else (output.start_logits, output.end_logits)
+    logits.append(found)
+  if isinstance(logits[0], tuple):
+    return [[row for part in side for row in part.cpu().numpy()] for side in zip(*logits)]
+  return [row for part in logits for row in part.cpu().numpy()]
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[2])
+  parser.add_argument("task", choices=minilm.TASKS)
+  parser.add_argument("--data", required=True)
+  parser.add_argument("--model", default=minilm.MODEL)
+  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--scratch", action="store_true")
+  parser.add_argument("--max_steps", type=int, default=-1, help="for a trial")
+  parser.add_argument("--out", type=pathlib.Path)
+  args = parser.parse_args()
+  task = minilm.TASKS[args.task]
+  data = load(f"configs/{task.config}".format(data=args.data)).task.to_dict()["data"]
+  examples = {split: read(data, split) for split in ("train", "validation", "test")}
+  transformers.set_seed(args.seed)
+  tokenizer = transformers.AutoTokenizer.from_pretrained(args.model)
+  kind = {"classify": Classes, "tag": Tags, "qa": Answers}[task.config.split(".")[0]]
+  kind = kind(tokenizer, examples["train"])
+  labels = dict(num_labels=len(kind.names)) if kind.names else {}
+  if args.scratch:
+    config = transformers.AutoConfig.from_pretrained(args.model, **labels)
+    model = kind.model.from_config(config)
+  else:
+    model = kind.model.from_pretrained(args.model, **labels)
+  held_out = kind.features(examples["validation"], training=False)
+  best = {"score": -np.inf}
+
+  class KeepBest(transformers.TrainerCallback):
+    """Scores the validation set after each epoch, as ours does."""
+
+    def on_epoch_end(self, *unused, **also_unused):
+      found = kind.score(predicted(trainer, held_out), held_out, examples["validation"])
+      print(found, flush=True)
+      if found[kind.best] > best["score"]:
+        weights = {name: value.clone() for name, value in model.state_dict().items()}
+        best.update(score=found[kind.best], weights=weights)
+
+  with tempfile.TemporaryDirectory() as folder:
+    settings = transformers.TrainingArguments(
+      folder,
+      seed=args.seed,
+      per_device_train_batch_size=task.batch,
+      train_sampling_strategy="group_by_length",
+      num_train_epochs=task.epochs,
+      max_steps=args.max_steps,
+      learning_rate=minilm.PEAKS["scratch" if args.scratch else "pretrained"],
+      lr_scheduler_type="linear",
+      warmup_steps=0.1,
+      weight_decay=0.0,
+      max_grad_norm=1.0,
+      save_strategy="no",
+      report_to="none",
+      logging_steps=100,
+      disable_tqdm=True,
+      use_cpu=not torch.cuda.is_available(),
+      tf32=torch.cuda.is_available() or None,  # as XLA multiplies float32 on a GPU
+    )
+    trainer = transformers.Trainer(
+      model,
+      settings,
+      train_dataset=kind.features(examples["train"], training=True),
+      data_collator=kind.collator(tokenizer),
+      processing_class=tokenizer,
+      callbacks=[KeepBest()],
+    )
+    trainer.train()
+  model.load_state_dict(best["weights"])
+  test = kind.features(examples["test"], training=False)
+  found = kind.score(predicted(trainer, test), test, examples["test"])
+  seconds = round(time.monotonic() - BEGAN, 1)
+  record = dict(task=args.task, seed=args.seed, scratch=args.scratch, seconds=seconds, **found)
+  print(json.dumps(record))
+  if args.out:
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(record) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,358 @@
+"""The batch iterator: same stream for any number of workers and processes, resumable anywhere."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from train.common.errors import UserError
+from train.data import items
+from train.data.batches import Batches, Layout, eval_batches
+from train.data.tokenizer import train
+
+
+class Texts:
+  """Numbered sentences: target i says i, then i % 7 words more."""
+
+  def __init__(self, n):
+    self.n, self.fingerprint = n, f"texts-{n}"
+
+  def __len__(self):
+    return self.n
+
+  def __getitem__(self, i):
+    words = f"{i}" + " x" * (i % 7)
+    return {"source": words + " y" * (i % 3), "target": words}
+
+
+class Bad(Texts):
+  """Reading example 5 in a worker is an error (kind "error") or ends the worker ("death")."""
+
+  def __init__(self, n, kind):
+    super().__init__(n)
+    self.kind, self.parent = kind, os.getpid()
+
+  def __getitem__(self, i):
+    if os.getpid() != self.parent and i == 5:
+      if self.kind == "error":
+        raise UserError("example 5 is unreadable")
+      os.kill(os.getpid(), signal.SIGKILL)
+    return super().__getitem__(i)
+
+
+WORDS = train({"name": "word"}, [Texts(400)[i]["source"] for i in range(400)])
+LENGTHS = np.asarray([[len(t.split()) + 1 for t in Texts(60)[i].values()] for i in range(60)])
+SIZES = {"batch_size": 4, "source_len": 24, "target_len": 16}
+OF_STREAM = ("seed", "workers", "lookahead")
+
+
+def pairs(source, **sizes):
+  sizes = SIZES | sizes
+  return items.Pairs(source, WORDS, sizes["source_len"], sizes["target_len"])
+
+
+def batches_of(source, **options):
+  ours = {key: options.pop(key) for key in OF_STREAM if key in options}
+  layout = Layout(**SIZES | options)
+  sizes = {"source_len": layout.source_len, "target_len": layout.target_len}
+  return Batches(pairs(source, **sizes), layout, **{"seed": 0, **ours})
+
+
+def stream(n=60, **options):
+  return batches_of(Texts(n), **options)
+
+
+def take(iterator, count):
+  return [next(iterator) for _ in range(count)]
+
+
+def same(a, b):
+  assert len(a) == len(b)
+  for one, other in zip(a, b):
+    assert one.keys() == other.keys()
+    for key in one:
+      np.testing.assert_array_equal(one[key], other[key], key)
+
+
+def join(parts):
+  """The global batches of the processes' batches."""
+  return [{key: np.concatenate([b[key] for b in each]) for key in each[0]} for each in zip(*parts)]
+
+
+def sentences(batch):
+  """Number of each example in the batch, in order."""
+  rows, columns = np.nonzero((batch["positions"] == 0) & (batch["segments"] > 0))
+  return [int(WORDS.decode([i])) for i in batch["labels"][rows, columns]]
+
+
+@pytest.mark.parametrize("pack", [True, False])
+@pytest.mark.parametrize("cut", [0, 1, 7, 30])
+def test_resumed_is_uninterrupted_over_epochs(pack, cut):
+  with stream(pack=pack) as whole, stream(pack=pack) as before, stream(pack=pack) as after:
+    expected = take(whole, 40)
+    assert whole.epoch >= 2
+    found = take(before, cut)
+    state = json.loads(json.dumps(before.get_state()))
+    take(after, 3)  # a position set later than the start, with batches already made ahead
+    after.set_state(state)
+    assert after.get_state() == state
+    found += take(after, 40 - cut)
+    same(found, expected)
+    assert after.get_state() == whole.get_state()
+
+
+def test_the_state_does_not_depend_on_the_look_ahead():
+  with stream(lookahead=1) as near, stream(lookahead=9) as far:
+    for _ in range(12):
+      same([next(near)], [next(far)])
+      time.sleep(0.002)
+      assert near.get_state() == far.get_state()
+
+
+def test_packed_batches_deliver_the_stream_less_what_is_carried():
+  with stream(pack=False) as one:
+    order = [i for batch in take(one, 60) for i in sentences(batch)]
+  assert all(sorted(order[e * 60 : e * 60 + 60]) == list(range(60)) for e in range(4))
+  with stream() as one:
+    delivered = []
+    for _ in range(15):
+      delivered += sentences(next(one))
+      state = one.get_state()
+      carried = [order[position] for position in state["carried"]]
+      assert sorted(delivered + carried) == sorted(order[: state["position"]])
+      assert one.examples == len(delivered)
+      assert one.epoch == state["position"] // 60
+    assert state["position"] > 60
+
+
+@pytest.mark.parametrize("pack", [True, False])
+def test_the_rows_of_all_processes_are_the_global_batch(pack):
+  with stream(pack=pack) as whole:
+    expected, state = take(whole, 12), whole.get_state()
+  for count in (2, 4):
+    parts = []
+    for index in range(count):
+      with stream(pack=pack, process_index=index, process_count=count) as part:
+        parts.append(take(part, 12))
+        assert part.get_state() == state
+    same(join(parts), expected)
+
+
+def test_worker_processes_change_nothing():
+  with stream() as alone:
+    expected, end = take(alone, 12), alone.get_state()
+  with stream(workers=1) as one:
+    same(take(one, 5), expected[:5])
+    state = one.get_state()
+  with stream(workers=2) as two:
+    two.set_state(state)
+    same(take(two, 7), expected[5:])
+    assert two.get_state() == end
+
+
+def test_dead_workers_are_replaced_and_the_batches_made_again():
+  with stream() as alone:
+    expected = take(alone, 12)
+  with stream(workers=1) as one:
+    found = take(one, 3)
+    for worker in one._pool._processes:
+      os.kill(worker, signal.SIGKILL)
+    same(found + take(one, 9), expected)
+
+
+@pytest.mark.parametrize(
+  "kind, told", [("error", "example 5 is unreadable"), ("death", "died twice on one batch")]
+)
+def test_a_worker_that_cannot_go_on_is_told(kind, told):
+  bad = batches_of(Bad(12, kind), workers=1)
+  with bad, pytest.raises(UserError, match=told):
+    take(bad, 9)
+
+
+LEFT_OPEN = """
+import os, signal, sys
+from tests.data.test_batches import stream, take
+one = stream(workers=1, lookahead=3)
+take(one, 2)
+print(*one._pool._processes, flush=True)
+if sys.argv[1] == "kill":
+  os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("way, code", [("exit", 0), ("kill", -signal.SIGKILL)])
+def test_no_process_stays_behind(way, code):
+  command = [sys.executable, "-c", LEFT_OPEN, way]
+  run = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60)
+  assert run.returncode == code
+  (worker,) = run.stdout.split()
+  deadline = time.monotonic() + 20
+  while alive(worker) and time.monotonic() < deadline:
+    time.sleep(0.02)
+  assert not alive(worker)
+
+
+def alive(pid):
+  try:
+    with open(f"/proc/{pid}/stat") as file:
+      return file.read().rsplit(")", 1)[1].split()[0] != "Z"  # Z: dead, not yet collected
+  except FileNotFoundError:
+    return False
+
+
+@pytest.mark.parametrize("pack", [True, False])
+def test_evaluation_holds_each_example_once(pack):
+  options = {**SIZES, "pack": pack}
+  found = list(eval_batches(pairs(Texts(61)), Layout(**options)))
+  assert sorted(i for batch in found for i in sentences(batch)) == list(range(61))
+  with stream(pack=pack) as training:
+    shapes = {key: (array.shape, array.dtype) for key, array in next(training).items()}
+  for batch in found:
+    assert {key: (array.shape, array.dtype) for key, array in batch.items()} == shapes
+  options["process_count"] = 2
+  parts = [eval_batches(pairs(Texts(61)), Layout(**options, process_index=p)) for p in (0, 1)]
+  same(join(parts), found)
+
+
+def test_truncated_sides_end_in_eos_and_are_counted_and_unpacked_is_one_a_row(monkeypatch):
+  told = []
+  monkeypatch.setattr(items.logging, "warning", lambda text, *args: told.append(text % args))
+  longer = (LENGTHS > (7, 5)).sum(0)
+  assert min(longer) > 0
+  with stream(source_len=7, target_len=5, pack=False) as one:
+    assert told == [
+      f"of 60 examples, {longer[0]} sources are truncated to 7 tokens and {longer[1]} targets to 5"
+    ]
+    for batch in take(one, 15):
+      for side, numbers in (("labels", "segments"), ("source", "source_segments")):
+        last = batch[numbers].sum(1) - 1
+        assert (batch[side][np.arange(4), last] == WORDS.roles.eos).all()
+        assert (batch[side] == WORDS.roles.eos).sum() == 4
+  with stream():
+    assert len(told) == 1
+
+
+def test_padding_is_the_share_of_the_batches_so_far():
+  with stream() as one:
+    assert one.padding == 0
+    found = take(one, 9)
+    assert one.padding == pytest.approx(1 - np.mean([batch["weights"] for batch in found]))
+    assert one.tokens == sum(batch["weights"].sum() for batch in found)
+
+
+def test_all_waiting_is_stall_and_nothing_else():
+  class Slow(Texts):
+    def __getitem__(self, i):
+      time.sleep(0.03)
+      return super().__getitem__(i)
+
+  with batches_of(Slow(12), lookahead=1) as one:
+    waited = 0.0
+    for _ in range(3):
+      started, before = time.perf_counter(), one.stall_seconds
+      next(one)
+      waited += time.perf_counter() - started
+      assert before + 0.005 <= one.stall_seconds <= waited
+
+
+class OneSide:
+  """Items with one side only, which say their own labels along the source."""
+
+  start = 1
+
+  def __init__(self, side):
+    self.side, self.fingerprint = side, side
+    self.extras = {"labels": "int32", "weights": "float32"} if side == "source" else {}
+
+  def rooms(self):
+    rooms = np.zeros((60, 2), np.int32)
+    rooms[:, 0 if self.side == "source" else 1] = [i % 5 + 2 for i in range(60)]
+    return rooms
+
+  def read(self, numbers, places):
+    for number, place in zip(numbers, places):
+      assert 0 <= number < 60
+      assert place >= 0
+    made = [{self.side: [10 + i] * (i % 5 + 2)} for i in numbers]
+    if self.side == "source":
+      for item in made:
+        item["labels"] = [x + 100 for x in item["source"]]
+        item["weights"] = [0.5] * len(item["source"])
+    return made
+
+
+def test_without_a_source_there_is_only_a_target():
+  with Batches(OneSide("target"), Layout(4, 0, 16), seed=0) as one:
+    batch = next(one)
+  assert batch.keys() == {"inputs", "labels", "weights", "segments", "positions"}
+  assert (batch["positions"] == 0).sum() > 4
+
+
+def test_without_a_target_labels_lie_along_the_source():
+  with Batches(OneSide("source"), Layout(4, 16, 0), seed=0) as one:
+    found = take(one, 5)
+    assert one.padding < 0.2
+  keys = {"source", "source_segments", "source_positions", "labels", "weights"}
+  for batch in found:
+    assert batch.keys() == keys
+    real = batch["source_segments"] > 0
+    np.testing.assert_array_equal(batch["labels"], np.where(real, batch["source"] + 100, 0))
+    np.testing.assert_array_equal(batch["weights"], np.where(real, 0.5, 0))
+  seen = {
+    int(i) - 10
+    for batch in eval_batches(OneSide("source"), Layout(4, 16, 0))
+    for i in np.unique(batch["source"])
+    if i
+  }
+  assert seen == set(range(60))
+
+
+def test_lengths_are_measured_once_and_a_broken_file_is_measured_again(tmp_path, monkeypatch):
+  monkeypatch.setenv("SCRIPTORIUM_CACHE", str(tmp_path))
+  expected = pairs(Texts(60)).rooms()
+  np.testing.assert_array_equal(expected, LENGTHS)
+  (path,) = (tmp_path / "lengths").iterdir()
+  with monkeypatch.context() as unread:
+    unread.delattr(Texts, "__getitem__")
+    np.testing.assert_array_equal(pairs(Texts(60)).rooms(), expected)
+  path.write_bytes(path.read_bytes()[:200])
+  np.testing.assert_array_equal(pairs(Texts(60)).rooms(), expected)
+  other = train({"name": "char"}, ["0123456789 xy"])
+  assert items.Pairs(Texts(60), other, 99, 99).rooms().sum() > expected.sum()
+
+
+def test_a_source_is_read_many_at_once_where_it_can():
+  class Many(Texts):
+    __getitem__ = None
+
+    def _getitems(self, indices):
+      return [Texts(60)[i] for i in indices]
+
+  with batches_of(Many(60)) as many, stream() as one:
+    same(take(many, 5), take(one, 5))
+
+
+def test_a_position_of_other_data_or_another_order_is_refused():
+  with stream() as one, stream(seed=1) as reseeded, stream(61) as longer:
+    state = one.get_state()
+    with pytest.raises(UserError, match="seed=0"):
+      reseeded.set_state(state)
+    with pytest.raises(UserError, match="data='texts-60'"):
+      longer.set_state(state)
+
+
+def test_bad_sizes_are_told():
+  with pytest.raises(UserError, match="batch_size=4"):
+    stream(process_count=3)
+  with pytest.raises(UserError, match="no example"):
+    stream(0)
+
+
+def test_a_worker_does_without_jax():
+  program = "import sys, train.data.batches; sys.exit('jax' in sys.modules)"
+  assert subprocess.run([sys.executable, "-c", program]).returncode == 0

@@ -1,0 +1,185 @@
+"""A checkpoint that is no longer what was written is named, set aside, and never read."""
+
+import json
+import random
+import re
+import shutil
+
+import jax.numpy as jnp
+import pytest
+
+from train import checkpoints
+from train.checkpoint import Checkpoints
+from train.common.errors import UserError
+from train.record import checksums
+
+
+class Position:
+  def get_state(self):
+    return {"position": 1, "carried": []}
+
+
+@pytest.fixture
+def run(tmp_path):
+  """A workdir with checkpoints of three steps."""
+  with Checkpoints(tmp_path, keep_latest=3) as checkpoints:
+    for step in (1, 2, 3):
+      params = {"w": jnp.full(1000, float(step)), "b": jnp.arange(3.0)}
+      state = dict(step=jnp.int32(step), params=params, opt_state={"m": jnp.ones(1000)})
+      checkpoints.save(state, Position())
+  return tmp_path
+
+
+def files(folder):
+  return sorted(file for file in folder.rglob("*") if file.is_file())
+
+
+def test_each_checkpoint_is_sealed_and_sound(run):
+  folder = run / "checkpoints"
+  assert checksums.steps(folder) == [1, 2, 3]
+  assert [checksums.problems(folder / str(step)) for step in (1, 2, 3)] == [[], [], []]
+  sealed = json.loads((run / "checksums/3.json").read_text())
+  assert sealed["format"] == 1
+  assert len(sealed["files"]) == len(files(folder / "3"))
+
+
+def test_seals_go_with_their_checkpoints(run):
+  with Checkpoints(run, keep_latest=1) as checkpoints:
+    state = dict(step=jnp.int32(4), params={"w": jnp.ones(3)}, opt_state={})
+    checkpoints.save(state, Position())
+  assert [file.name for file in files(run / "checksums")] == ["4.json"]
+
+
+def test_a_checkpoint_written_again_gets_another_seal(run):
+  shutil.rmtree(run / "checkpoints/3")
+  with Checkpoints(run, keep_latest=3) as checkpoints:
+    state = dict(step=jnp.int32(3), params={"w": jnp.ones(3)}, opt_state={})
+    checkpoints.save(state, Position())
+  assert checksums.problems(run / "checkpoints/3") == []
+
+
+def hurts(folder):
+  """name -> what to do to a file, and what is said of it."""
+
+  def flip(file):
+    content = bytearray(file.read_bytes())
+    content[random.Random(0).randrange(len(content))] ^= 16
+    file.write_bytes(content)
+
+  return {
+    "flipped": (flip, "other bytes"),
+    "truncated": (lambda file: file.write_bytes(file.read_bytes()[:-1]), "bytes and had"),
+    "deleted": (lambda file: file.unlink(), "is missing"),
+  }
+
+
+@pytest.mark.parametrize("hurt", ["flipped", "truncated", "deleted"])
+def test_whatever_happens_to_a_file_is_seen(hurt, run):
+  """To each file that has bytes, one at a time."""
+  folder = run / "checkpoints/3"
+  do, told = hurts(folder)[hurt]
+  tried = [
+    file for file in files(folder) if file.stat().st_size and file.name != checksums.COMMITTED
+  ]
+  assert len(tried) > 5
+  for file in tried:
+    before = file.read_bytes()
+    do(file)
+    (wrong,) = checksums.problems(folder)
+    assert wrong.startswith(file.relative_to(folder).as_posix())
+    assert told in wrong
+    file.write_bytes(before)
+  assert checksums.problems(folder) == []
+
+
+def test_a_file_too_many_is_seen(run):
+  (run / "checkpoints/3/params/more").write_text("x")
+  assert checksums.problems(run / "checkpoints/3") == ["params/more was not there"]
+
+
+def test_damaged_ones_are_set_aside_until_one_is_sound(run, caplog):
+  for step in (2, 3):
+    data = next(file for file in files(run / f"checkpoints/{step}/params") if "d" in file.parts)
+    data.write_bytes(b"")
+  with Checkpoints(run) as checkpoints, pytest.raises(UserError, match=r"3 is damaged: params/"):
+    checkpoints.params("latest")
+  checksums.set_damaged_aside(run)
+  assert checksums.steps(run / "checkpoints") == [1]
+  assert sorted(re.sub("-.*", "", folder.name) for folder in (run / "damaged").iterdir()) == [
+    "2",
+    "3",
+  ]
+  assert [file.name for file in files(run / "checksums")] == ["1.json"]
+  with Checkpoints(run) as checkpoints:
+    assert checkpoints.latest == 1
+    assert float(checkpoints.params("latest")["w"][0]) == 1
+  checksums.set_damaged_aside(run)  # nothing more to do
+  assert checksums.steps(run / "checkpoints") == [1]
+
+
+def test_one_without_a_seal_is_taken_as_it_is(run):
+  """As after a kill between commit and seal, and as of runs before there were seals."""
+  (run / "checksums/3.json").unlink()
+  assert checksums.problems(run / "checkpoints/3") is None
+  checksums.set_damaged_aside(run)
+  assert checksums.steps(run / "checkpoints") == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+  "text", ["{", "[]", '{"files": [1]}', '{"files": {"a": 1}}', '{"files": {"a": []}}']
+)
+def test_a_damaged_seal_says_so(run, text):
+  (run / "checksums/3.json").write_text(text)
+  (wrong,) = checksums.problems(run / "checkpoints/3")
+  assert wrong.endswith("3.json is damaged itself")
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_only_who_trains_removes_a_save_in_progress(clean, run):
+  progress = run / "checkpoints/10.orbax-checkpoint-tmp"
+  (progress / "params").mkdir(parents=True)
+  with Checkpoints(run, clean=clean) as checkpoints:
+    state = dict(step=jnp.int32(4), params={"w": jnp.ones(3)}, opt_state={})
+    checkpoints.save(state, Position())  # waits for the cleaning
+  assert progress.exists() == (not clean)
+
+
+# The command line
+
+
+def asked(capsys, *words):
+  status = checkpoints.main(list(map(str, words)))
+  return status, " ".join(capsys.readouterr().out.split())
+
+
+def test_check_names_what_is_damaged(run, capsys):
+  status, told = asked(capsys, "check", run)
+  assert (status, told.count("sound")) == (0, 3)
+  (run / "checkpoints/2/data/data.json").unlink()
+  (run / "checksums/1.json").unlink()
+  status, told = asked(capsys, "check", run)
+  assert status == 1
+  assert "step 2: data/data.json is missing" in told
+  assert "step 1: no seal" in told
+  assert "step 3: sound" in told
+
+
+def test_list_tells_steps_and_sizes(run, capsys):
+  status, told = asked(capsys, "list", run)
+  assert status == 0
+  for step in (1, 2, 3):
+    assert f"│ {step} │" in told
+
+
+def test_diff_tells_which_weights_differ_and_by_how_much(run, capsys):
+  assert asked(capsys, "diff", run, f"{run}@3") == (0, "the same weights")
+  status, told = asked(capsys, "diff", f"{run}@1", f"{run}@3")
+  assert status == 1
+  assert "│ w │ (1000,) │ (1000,) │ 2 │" in told
+  assert "│ b │" not in told  # it is the same
+
+
+@pytest.mark.parametrize("words", [["check", "/nowhere"], ["diff", "RUN"]])
+def test_what_cannot_be_asked(words, run):
+  with pytest.raises(UserError, match=r"holds no checkpoints|diff wants two"):
+    checkpoints.main([word.replace("RUN", str(run)) for word in words])

@@ -1,0 +1,53 @@
+"""Which model a config's section names, and what is said of one that there is not."""
+
+import types
+
+import pytest
+
+from configs import sections
+from model.lstm import LSTM
+from model.transformer import Transformer
+from train.build import build_model
+from train.common.errors import UserError
+
+SMALL = dict(dim=8, encoder_layers=0, decoder_layers=1)
+LSTM_OF = sections.LSTM | SMALL
+TRANSFORMER_OF = sections.MODEL | SMALL | dict(num_heads=2, mlp_dim=8)
+
+
+def task(**changes):
+  tokenizer = types.SimpleNamespace(vocab_size=9)
+  plain = dict(tokenizer=tokenizer, source_len=0, target_len=4, longest=4)
+  return types.SimpleNamespace(**plain | changes)
+
+
+def test_the_name_says_which_and_without_one_it_is_a_transformer():
+  assert isinstance(build_model(LSTM_OF, task(), 0), LSTM)
+  assert isinstance(build_model(TRANSFORMER_OF, task(), 0), Transformer)
+  old = {key: value for key, value in TRANSFORMER_OF.items() if key != "name"}
+  assert isinstance(build_model(old, task(), 0), Transformer)
+
+
+@pytest.mark.parametrize(
+  "section, told",
+  [
+    (LSTM_OF | dict(num_heads=4), "model.num_heads is a setting of model.name=transformer"),
+    (LSTM_OF | dict(window=4), "model.window is a setting of model.name=transformer"),
+    (TRANSFORMER_OF | dict(bidirectional=True), "model.bidirectional is a setting of .*=lstm"),
+    (LSTM_OF | dict(droput=0.1), "model.droput: model.name=lstm has no .* did you mean dropout"),
+    (LSTM_OF | dict(name="ltsm"), "model.name is 'ltsm'; known: .* did you mean lstm"),
+    (LSTM_OF | dict(vocab_size=8), "model.vocab_size is 8, but the vocabulary has 9"),
+    (LSTM_OF | dict(dropout=1.0), "model: model.dropout is 1.0"),
+    (LSTM_OF | dict(encoder_layers=1), "encoder_layers is 1, but the task has no use for"),
+  ],
+)
+def test_settings_of_another_model_are_told(section, told):
+  with pytest.raises(UserError, match=told):
+    build_model(section, task(), 0)
+
+
+def test_a_prefix_is_nothing_for_an_lstm():
+  of_parts = task(parts=dict(one=task(prefix=False), other=task(prefix=True)))
+  for wrong in (task(prefix=True), of_parts):
+    with pytest.raises(UserError, match=r"task.prefix: .* encoder-decoder can"):
+      build_model(LSTM_OF, wrong, 0)

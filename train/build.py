@@ -1,0 +1,96 @@
+"""The model a config names, for the vocabulary a task has."""
+
+import dataclasses
+
+import jax
+from absl import logging
+from flax import nnx
+
+from model import kernels
+from model.config import LSTMConfig, TransformerConfig
+from model.lstm import LSTM
+from model.transformer import Transformer
+from train.common.errors import UserError, choose, did_you_mean
+
+MODELS = {"transformer": (TransformerConfig, Transformer), "lstm": (LSTMConfig, LSTM)}
+
+
+def build_model(cfg, task, seed: int, platform: str | None = None) -> Transformer | LSTM:
+  """The model of the section `model` with the task's head; UserError if there is none such.
+
+  What the kernel of model.attention_impl cannot do on `platform` (None: that of this process) is
+  left to "xla", and the log says so."""
+  settings, words = dict(cfg), task.tokenizer.vocab_size
+  # runs from before there was a choice, and Hugging Face's models, do not say
+  name = settings.pop("name", "transformer")
+  make_config, make_model = choose(MODELS, name, "model.name")
+  if settings.get("positions") == "sinusoidal" and "position_offset" not in settings:
+    raise UserError(
+      "model.positions: this run is of Scriptorium before 2026-11-25, whose sinusoids had other"
+      " wavelengths: use the commit in its run.json, or train it anew"
+    )
+  size = settings.pop("vocab_size", None) or words
+  if size < words:
+    raise UserError(f"model.vocab_size is {size}, but the vocabulary has {words} tokens")
+  _check_names(name, settings)
+  try:
+    config = make_config(vocab_size=size, **settings)
+  except (TypeError, ValueError) as error:
+    raise UserError(f"model: {error}") from error
+  if name == "lstm":
+    _check_lstm(task)
+  else:
+    config = _fitted(config, task, platform)
+  for side, layers in (("source", config.encoder_layers), ("target", config.decoder_layers)):
+    if bool(getattr(task, f"{side}_len")) != bool(layers):
+      part = "encoder" if side == "source" else "decoder"
+      needs = "needs" if not layers else "has no use for"
+      raise UserError(f"model.{part}_layers is {layers}, but the task {needs} {part} layers")
+  rngs = nnx.Rngs(seed)
+  model = make_model(config, rngs=rngs)
+  if make_head := getattr(task, "head", None):
+    model.head = make_head(config, rngs)
+  return model
+
+
+def _check_names(name, settings):
+  """UserError for a setting that is another model's, or nobody's."""
+  fields = {one: {x.name for x in dataclasses.fields(make)} for one, (make, _) in MODELS.items()}
+  for key in sorted(settings.keys() - fields[name]):
+    for other, theirs in fields.items():
+      if key in theirs:
+        raise UserError(
+          f"model.{key} is a setting of model.name={other}, and this is {name}: a config that has"
+          f" both takes the choice as an argument (configs/scan.py:model={name})"
+        )
+    near = did_you_mean(key, fields[name])
+    raise UserError(f"model.{key}: model.name={name} has no such setting{near}")
+
+
+def _check_lstm(task):
+  """UserError for what an LSTM cannot learn."""
+  for part in (task, *getattr(task, "parts", {}).values()):
+    if getattr(part, "prefix", False):
+      raise UserError(
+        "task.prefix: an lstm reads from left to right and cannot see a prefix whole; an"
+        " encoder-decoder can (configs/prefix.py:model=encoder_decoder), or a Transformer"
+      )
+
+
+def _fitted(config: TransformerConfig, task, platform) -> TransformerConfig:
+  """The config with an attention that `platform` has; UserError where the task asks for more."""
+  if lacks := kernels.lacks(config, platform or jax.default_backend()):
+    told = "model.attention_impl=%s: %s; xla does it"
+    logging.log_first_n(logging.WARNING, told, 1, config.attention_impl, lacks)
+    config = dataclasses.replace(config, attention_impl="xla")
+  if config.positions == "learned" and task.longest > config.max_len:
+    raise UserError(
+      f"model.max_len {config.max_len} is less than the {task.longest} positions that"
+      " task.source_len, task.target_len and decoding may use: learned positions end there"
+    )
+  if config.global_tokens and getattr(task, "pack", False):
+    raise UserError(
+      "model.global_tokens are the first of a row, and task.pack puts several texts in one: set"
+      " task.pack=False"
+    )
+  return config

@@ -1,0 +1,60 @@
+"""Starts every command: logging, the compilation cache, errors in words and exit codes."""
+
+import logging as stdlib_logging
+import os
+import pathlib
+import sys
+import traceback
+
+import jax
+from absl import flags, logging
+
+from train.common.errors import UserError
+from train.common.files import cache_dir
+
+INTERRUPTED, TERMINATED = 130, 143  # exit status after Ctrl-C and SIGTERM, as shells count
+
+
+def run(main) -> None:
+  """Calls `main(argv)`; a user's mistake is printed without traceback and exits 2."""
+  set_logging()
+  set_compile_cache()
+  try:
+    sys.exit(main(sys.argv[1:]) or 0)
+  except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    _leave(2)
+  except BrokenPipeError:  # the reader, say `head`, has enough
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  except KeyboardInterrupt:
+    print("interrupted", file=sys.stderr)
+    _leave(INTERRUPTED)
+  except Exception:
+    traceback.print_exc()
+    _leave(1)
+
+
+def _leave(status: int):
+  """Exits, and does not wait for the other processes of the run, which will not come."""
+  if jax.distributed.is_initialized():
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+  sys.exit(status)
+
+
+def set_logging() -> None:
+  """Our own lines from INFO on, as plain text; of the libraries only warnings."""
+  flags.FLAGS(["scriptorium"])  # absl warns about every line logged before its flags are parsed
+  logging.use_absl_handler()
+  logging.set_verbosity(logging.INFO)
+  handler, ours = logging.get_absl_handler(), str(pathlib.Path(__file__).parent.parent)
+  handler.setFormatter(None)
+  handler.addFilter(lambda r: r.levelno > stdlib_logging.INFO or r.pathname.startswith(ours))
+
+
+def set_compile_cache() -> None:
+  """Compiled programs outlive the process, unless JAX_COMPILATION_CACHE_DIR says where or ''."""
+  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir("compiled")))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

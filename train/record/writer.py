@@ -1,0 +1,250 @@
+"""What a run tells: metrics.jsonl, TensorBoard files, a progress bar or lines, curves.png."""
+
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+
+from tensorboardX import SummaryWriter
+
+from train.common import json_files
+from train.common.errors import UserError
+from train.common.files import write_atomically
+from train.record import curves
+
+# On every line of metrics.jsonl, and its type; time in seconds since 1970.
+FIXED = dict(step=int, split=str, time=float)
+# The order of the metrics on the screen and their names there; the others follow as they come.
+SCREEN = {
+  "loss": "loss",
+  "accuracy": "accuracy",
+  "bleu": "bleu",
+  "chrf": "chrf",
+  "exact_match": "exact match",
+  "tokens_per_second": "tokens/s",
+  "learning_rate": "lr",
+  "grad_norm": "grad norm",
+  "perplexity": "ppl",
+}
+COLUMNS = 100  # a training line is cut to it, whole metrics at a time
+
+
+class Writer:
+  """Tells files and screen what `write` is given; nothing where the process is not primary."""
+
+  def __init__(
+    self,
+    workdir: str | os.PathLike,
+    start_step: int,
+    primary: bool = True,
+    progress: bool | None = None,
+    *,
+    total_steps: int | None = None,
+    tensorboard: bool = True,
+  ):
+    """A writer that goes on after `start_step`: what is in metrics.jsonl from later is dropped.
+
+    progress: a live bar instead of lines; None means if stderr is a terminal.
+    """
+    self.path, self.primary, self.total_steps = pathlib.Path(workdir), primary, total_steps
+    self.board = self.bar = None
+    self.pace = None  # (step, seconds) of the first training line: compiling is over by then
+    if not primary:
+      return
+    for name in ("metrics.jsonl", "skipped.jsonl"):
+      drop_after(self.path / name, start_step)
+    self.lines = open(self.path / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+    if tensorboard:
+      # purge_step: TensorBoard forgets what an earlier start wrote after its last checkpoint
+      purge = start_step + 1 if start_step else 0
+      # the suffix keeps two starts in the same second from sharing a file
+      self.board = SummaryWriter(
+        str(self.path / "tensorboard"),
+        purge_step=purge,
+        flush_secs=10,
+        filename_suffix=f".{time.time_ns()}",
+      )
+    if sys.stderr.isatty() if progress is None else progress:
+      self.bar, self.task = _bar(start_step, total_steps)
+
+  def write(self, step: int, split: str, values: dict[str, float]) -> None:
+    """Adds a line to metrics.jsonl, a point to each TensorBoard curve `split/name`, and shows it.
+
+    JSON has no nan and no infinity: they are written as "nan", "inf", "-inf", and `read_metrics`
+    gives floats again. Raises ValueError for a metric called step, split or time.
+    """
+    if not self.primary:
+      return
+    values = {name: float(value) for name, value in values.items()}
+    if taken := values.keys() & FIXED.keys():
+      raise ValueError(f"no metric can be called {min(taken)}: every line has that already")
+    line = {"step": int(step), "split": split, "time": round(time.time(), 3)}
+    line |= {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
+    self.lines.write(json.dumps(line, allow_nan=False) + "\n")
+    self.lines.flush()
+    if self.board:
+      for name, value in values.items():
+        self.board.add_scalar(f"{split}/{name}", value, step)
+    self._show(step, split, values)
+
+  def close(self) -> None:
+    """Ends bar and files and draws curves.png; a second close does nothing."""
+    if not self.primary or self.lines.closed:
+      return
+    self.lines.close()
+    if self.bar:
+      self.bar.stop()
+    if self.board:
+      self.board.close()
+    curves.draw(self.path, by_metric(read_metrics(self.path)))
+
+  def _show(self, step, split, values):
+    left = self._left(step) if split == "train" else ""
+    if self.bar and split == "train":
+      shown = {name: values[name] for name in ("loss", "tokens_per_second") if name in values}
+      self.bar.update(self.task, completed=step, values="  ".join(_words(shown)), left=left)
+      return
+    line = text_line(step, self.total_steps, split, values, left)
+    if self.bar:
+      self.bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
+    else:
+      print(line, file=sys.stderr, flush=True)
+
+  def _left(self, step):
+    now = time.monotonic()
+    if self.pace is None:
+      self.pace = step, now
+    if not self.total_steps or step <= self.pace[0]:
+      return ""
+    seconds_per_step = (now - self.pace[1]) / (step - self.pace[0])
+    return duration(seconds_per_step * (self.total_steps - step)) + " left"
+
+
+def read_metrics(path: str | os.PathLike) -> list[dict]:
+  """The lines of a metrics.jsonl (or of the one in the folder `path`) in order; values are floats.
+
+  A last line cut off by a kill is left out. Raises UserError for any other that is not JSON.
+  """
+  path = pathlib.Path(path)
+  path = path / "metrics.jsonl" if path.is_dir() else path
+  try:
+    texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
+  except OSError as error:
+    raise UserError(f"{path}: can't be read: {error.strerror}") from error
+  return [
+    {name: value if name in FIXED else float(value) for name, value in line.items()}
+    for _, line in _parsed(path, texts, _has_metrics)
+  ]
+
+
+def by_metric(lines: Sequence[dict]) -> dict[str, dict]:
+  """{metric: {split: ([steps], [values])}} of what is finite in lines of metrics.jsonl."""
+  found = {}
+  for line in lines:
+    for name, value in line.items():
+      if name not in FIXED and math.isfinite(value):
+        steps, values = found.setdefault(name, {}).setdefault(line["split"], ([], []))
+        steps.append(line["step"])
+        values.append(value)
+  return found
+
+
+def started_between(before: dict, line: dict) -> bool:
+  """Whether the run was started again between two of training's lines: compilations are counted
+  from the start of the process."""
+  return line.get("compiles", 0) < before.get("compiles", 0)
+
+
+def drop_after(path: pathlib.Path, step: int) -> None:
+  """Leaves in `path`, lines of JSON, those up to `step`: none for 0, a run that starts."""
+  if not path.exists():
+    return
+  before = path.read_text(encoding="utf-8", errors="replace")
+  lines = _parsed(path, before.splitlines(), lambda line: _has(line, dict(step=int)))
+  kept = [text for text, line in lines if 0 < step >= line["step"]]
+  after = "".join(text + "\n" for text in kept)
+  if after != before:
+    write_atomically(path, after)
+
+
+def text_line(step: int, total: int | None, split: str, values: dict, left: str = "") -> str:
+  """`step  100/2000  train  loss 1.234  ...  3m20s left`; a training line has at most COLUMNS."""
+  count = f"{step:>{len(str(total))}}/{total}" if total else str(step)
+  start = f"step {count}  {split:<10}"
+  words = _words(values)
+  size = len(start) + sum(len(word) + 2 for word in words) + (len(left) + 2 if left else 0)
+  while split == "train" and size > COLUMNS and len(words) > 1:
+    size -= len(words.pop()) + 2
+  return "  ".join([start, *words, *([left] if left else [])])
+
+
+def number(value: float) -> str:
+  """A few digits of `value`: 12,345 or 1.234 or 0.0021 or 2.0e-05."""
+  if not math.isfinite(value) or (value == int(value) and abs(value) < 1e9):
+    return f"{value:,.0f}"
+  if abs(value) < 1e-3 or abs(value) >= 1e9:
+    return f"{value:.1e}"
+  return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.4g}"
+
+
+def duration(seconds: float) -> str:
+  """`45s`, `3m20s`, `2h05m` or `1d04h`."""
+  seconds = round(seconds)
+  for size, unit, part, below in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+    if seconds >= size:
+      return f"{seconds // size}{unit}{seconds % size // part:02d}{below}"
+  return f"{seconds}s"
+
+
+def _words(values):
+  names = [name for name in SCREEN if name in values]
+  names += [name for name in values if name not in SCREEN]
+  return [f"{SCREEN.get(name, name.replace('_', ' '))} {number(values[name])}" for name in names]
+
+
+def _parsed(path, texts, check):
+  """(text, line) of each line; the last one may be half-written and is then left out. `check(line)`
+  raises UserError or ValueError for a line that is none."""
+  for at, text in enumerate(texts, 1):
+    try:
+      line = json_files.parsed(text, "it")
+      check(line)
+    except (UserError, ValueError) as error:
+      if at == len(texts):
+        return
+      raise UserError(f"{path} line {at}: {error}; mend or remove that line") from error
+    yield text, line
+
+
+def _has(line, types):
+  json_files.check(line, "it", types)
+  if missing := [name for name in types if line.get(name) is None]:
+    raise UserError(f"a line has {', '.join(missing)}")
+
+
+def _has_metrics(line):
+  _has(line, FIXED | dict.fromkeys(line.keys() - FIXED.keys(), float | str))
+  [float(value) for name, value in line.items() if name not in FIXED]
+
+
+def _bar(start_step, total_steps):
+  """A bar on stderr with step/total, loss, tokens/s and time left; and its task."""
+  from rich import progress
+  from rich.console import Console
+
+  total = "/{task.total}" if total_steps else ""
+  bar = progress.Progress(
+    progress.TextColumn("step {task.completed}" + total),
+    progress.BarColumn(bar_width=None),
+    progress.TextColumn("{task.fields[values]}"),
+    progress.TextColumn("{task.fields[left]}"),
+    console=Console(stderr=True),
+    refresh_per_second=4,
+    expand=True,
+  )
+  task = bar.add_task("", completed=start_step, total=total_steps, values="", left="")
+  bar.start()
+  return bar, task

@@ -21,7 +21,7 @@ def run(*, steps: int, batch_size: int, log_every: int, task, model, optimizer, 
   """The config of a run: `more` are the sections evaluate and checkpoint and what is not usual."""
   usual = dict(
     seed=0,
-    step="jit",  # or pmap: data parallelism by hand
+    parallelism="jit",  # or pmap: data parallelism by hand
     microbatches=1,
     workers=0,
     ema=0.0,  # decay of the weights' moving average, which is then evaluated and handed on; 0: none

@@ -26,7 +26,7 @@ def get_config(arg=""):
   if arg.model == "decoder":
     tokenizer = cfg.task.tokenizer.to_dict()
     cfg.task = sections.CAUSAL | dict(
-      data=cfg.task.data.to_dict(), tokenizer=tokenizer, prefix=True, across=False
+      data=cfg.task.data.to_dict(), tokenizer=tokenizer, prefix=True, cross_documents=False
     )
     cfg.model.decoder_layers += cfg.model.encoder_layers
     cfg.model.encoder_layers = 0

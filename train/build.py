@@ -83,9 +83,9 @@ def _fitted(config: TransformerConfig, task, platform) -> TransformerConfig:
     told = "model.attention_impl=%s: %s; xla does it"
     logging.log_first_n(logging.WARNING, told, 1, config.attention_impl, lacks)
     config = dataclasses.replace(config, attention_impl="xla")
-  if config.positions == "learned" and task.longest > config.max_len:
+  if config.positions == "learned" and task.max_positions > config.max_len:
     raise UserError(
-      f"model.max_len {config.max_len} is less than the {task.longest} positions that"
+      f"model.max_len {config.max_len} is less than the {task.max_positions} positions that"
       " task.source_len, task.target_len and decoding may use: learned positions end there"
     )
   if config.global_tokens and getattr(task, "pack", False):

@@ -33,7 +33,7 @@ def main(argv):
     )
   run, changes = inference.load_run(args.workdir, args.checkpoint), inference.decoding_changes(args)
   settings = run.task.settings(**changes)
-  if changes and not run.task.scored:
+  if changes and not run.task.has_score:
     raise UserError(f"--{min(changes)}: {run.cfg.task.name} has a loss only, nothing is decoded")
   results = dict(
     workdir=str(args.workdir), checkpoint=args.checkpoint, steps=run.steps, split=args.split
@@ -45,9 +45,9 @@ def main(argv):
   folder = pathlib.Path(args.workdir) / "evaluations"
   folder.mkdir(exist_ok=True)
   name = "-".join([args.split, re.sub("[:,]", "-", args.checkpoint)])
-  if run.task.scored:
+  if run.task.has_score:
     results["settings"] = dataclasses.asdict(settings)
-    name = "-".join([name, *settings.words()])
+    name = "-".join([name, *settings.tag()])
     step = make_predict_step(run.task, run.graph)
     scores, decoded = evaluation.score(run.task, step, run.params, run.mesh, args.split, changes)
     results |= scores

@@ -27,7 +27,7 @@ def decode(task, predict_step, params, mesh, examples, settings) -> list[dict]:
   All processes decode the same examples together and all get the result.
   """
   requests = task.requests(examples)
-  predictions: list = [None] * len(requests.rooms())
+  predictions: list = [None] * len(requests.lengths())
   # The fixed batch, rounded up so that the devices share it evenly.
   shards = mesh.shape["data"] * mesh.shape["fsdp"]
   rows = -(-task.decode_batch // shards) * shards

@@ -32,7 +32,7 @@ def train(cfg, workdir, debug_nans: bool = False) -> int:
   """
   mesh = sharding.make_mesh(cfg.mesh)
   task = tasks.build(cfg.task, workdir.path)
-  if cfg.evaluate.decode_every and not task.scored:
+  if cfg.evaluate.decode_every and not task.has_score:
     raise UserError(f"{cfg.task.name} has a loss and no score: set evaluate.decode_every=0")
   tx, learning_rate = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
   graph, state = init(cfg, task, tx, mesh)
@@ -57,8 +57,8 @@ def train(cfg, workdir, debug_nans: bool = False) -> int:
     if start >= cfg.steps or patience.over:
       logging.info("finished: %s has %d of %d steps%s", workdir.path, start, cfg.steps, patience)
       return 0
-    put = choose(PUT, cfg.step, "step")
-    train_step = make_train_step(task, graph, tx, how=cfg.step, **settings(cfg))
+    put = choose(PUT, cfg.parallelism, "parallelism")
+    train_step = make_train_step(task, graph, tx, how=cfg.parallelism, **settings(cfg))
     if debug_nans:
       train_step = nans.watched(train_step, task, graph, cfg.seed)
     eval_step, predict_step = make_eval_step(task, graph), make_predict_step(task, graph)

@@ -69,7 +69,7 @@ def main(argv):
   waits = args.input == "-" and sys.stdin.isatty()  # a person waits for each answer
   lines = read(args.input) if args.input else args.inputs
   examples = typed(predictor.run.task, lines, f"{args.input}, line" if args.input else "text")
-  tell = functools.partial(predictor.run.task.told, scores=args.scores, colour=colour.coloured())
+  tell = functools.partial(predictor.run.task.render, scores=args.scores, colour=colour.coloured())
   for output in stream(predictor, examples, 1 if waits else CHUNK):
     print(json.dumps(output, ensure_ascii=False) if args.jsonl else tell(output), flush=True)
 

@@ -80,7 +80,9 @@ def put(batch, mesh):
 def put_by_device(batch, mesh):
   """For pmap: this process's rows as [devices here, rows of each, ...]."""
   if mesh.size != mesh.shape["data"]:
-    raise UserError(f"step=pmap splits nothing but the batch: mesh {dict(mesh.shape)} is for jit")
+    raise UserError(
+      f"parallelism=pmap splits nothing but the batch: mesh {dict(mesh.shape)} is for jit"
+    )
   count, rows = jax.local_device_count(), len(jax.tree.leaves(batch)[0])
   _check_shares(rows, count, f"{count} devices")
   return jax.tree.map(lambda x: x.reshape(count, rows // count, *x.shape[1:]), batch)

@@ -142,8 +142,10 @@ def words(task, graph, params, text: str, target: str | None) -> Words:
     given = batch["source"][0].tolist()
     every = says if target is not None else [*given, *says]
     reads, says, prefix = every[:-1], every[1:], len(given) if task.prefix else 0
-  if len(reads) > task.longest:
-    raise UserError(f"--target: {len(reads)} tokens, and this model writes 1 to {task.longest}")
+  if len(reads) > task.max_positions:
+    raise UserError(
+      f"--target: {len(reads)} tokens, and this model writes 1 to {task.max_positions}"
+    )
   return Words(batch, reads, says, prefix)
 
 
@@ -154,7 +156,7 @@ def _asked(task, text) -> dict:
   # a text without a mask can be looked at too
   example = {"text": text} if isinstance(task, Mlm) else whole.example(text)
   asked = whole.requests([example])
-  length = int(asked.rooms()[0, 0])
+  length = int(asked.lengths()[0, 0])
   if not text.strip() or length > longest:
     what = (
       f"the text is {length} tokens with what frames it" if text.strip() else "there is no text"

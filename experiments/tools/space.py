@@ -194,7 +194,7 @@ class Builder:
     if not math.isfinite(float(rate(0))):
       raise UserError(f"schedule: the learning rate of step 0 is {float(rate(0))}")
     task = self._task(cfg.task)
-    if cfg.evaluate.decode_every and not task.scored:
+    if cfg.evaluate.decode_every and not task.has_score:
       raise UserError(f"{cfg.task.name} has a loss and no score: set evaluate.decode_every=0")
     # its devices are not known here; what one device cannot share, several cannot
     sharding.check(cfg, task, types.SimpleNamespace(shape=dict(data=1, fsdp=1, tensor=1)))

@@ -17,7 +17,7 @@ TRANSFORMER_OF = sections.MODEL | SMALL | dict(num_heads=2, mlp_dim=8)
 
 def task(**changes):
   tokenizer = types.SimpleNamespace(vocab_size=9)
-  plain = dict(tokenizer=tokenizer, source_len=0, target_len=4, longest=4)
+  plain = dict(tokenizer=tokenizer, source_len=0, target_len=4, max_positions=4)
   return types.SimpleNamespace(**plain | changes)
 
 

@@ -175,7 +175,7 @@ def test_pmap_is_jit(batch, microbatches, base):
 
 
 def test_pmap_splits_nothing_but_the_batch(batch):
-  with pytest.raises(UserError, match="step=pmap splits nothing but the batch"):
+  with pytest.raises(UserError, match="parallelism=pmap splits nothing but the batch"):
     sharding.put_by_device(batch, mesh_of(4, 2, 1))
   with pytest.raises(UserError, match="3 rows cannot be shared by 8 devices"):
     sharding.put_by_device({"x": np.ones((3, 2))}, mesh_of(8, 1, 1))

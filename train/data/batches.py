@@ -58,7 +58,7 @@ class Layout:
 
   def sizes(self, items: Items) -> np.ndarray:
     """Rooms of the items as `planned` counts them: int32 [items, 2]."""
-    rooms = items.rooms()
+    rooms = items.lengths()
     return rooms if self.target_len else rooms[:, ::-1]
 
 
@@ -274,7 +274,7 @@ def requests(items: Items, rows: int, longest: int) -> Iterator[dict[str, np.nda
   Each has `row` [rows]: the item's number, -1 for a row of padding.
   """
   widths = [n for n in WIDTHS if n < longest]
-  for width, members in packing.bucketed(items.rooms()[:, 0], [*widths, longest], rows):
+  for width, members in packing.bucketed(items.lengths()[:, 0], [*widths, longest], rows):
     maker = Maker(items, width, 0)
     batch = maker([[(i, i)] if i >= 0 else [] for i in members])
     yield batch | {"row": np.asarray(members, np.int32)}

@@ -93,17 +93,17 @@ class Objective(Protocol):
 class Windows:
   """Documents cut into windows of at most `length` tokens, each made an item by `objective`.
 
-  across: windows run over the documents' ends, and all but the last are full; otherwise a window
-  lies in one document, and its eos is left out where the objective puts one behind each window. A
-  window of a single token is left out: nothing is before it.
+  cross_documents: windows run over the documents' ends, and all but the last are full; otherwise a
+  window lies in one document, and its eos is left out where the objective puts one behind each
+  window. A window of a single token is left out: nothing is before it.
   """
 
   tokens: Tokens
   length: int
   objective: Objective
-  across: bool = False
+  cross_documents: bool = False
   seed: int = 0
-  static: bool = False  # what is random in a window is the same in every epoch
+  fixed_masks: bool = False  # what is random in a window is the same in every epoch
 
   @property
   def fingerprint(self) -> str:
@@ -112,8 +112,8 @@ class Windows:
   @functools.cached_property
   def _spans(self) -> np.ndarray:
     """[windows, 2]: the places of the first token and of the one after the last."""
-    starts = self.tokens.starts[[0, -1]] if self.across else self.tokens.starts
-    starts, stops = starts[:-1], starts[1:] - (self.objective.ends and not self.across)
+    starts = self.tokens.starts[[0, -1]] if self.cross_documents else self.tokens.starts
+    starts, stops = starts[:-1], starts[1:] - (self.objective.ends and not self.cross_documents)
     counts = -(-(stops - starts) // self.length)  # windows of each document
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     first = np.repeat(starts, counts) + within * self.length
@@ -128,7 +128,7 @@ class Windows:
   def start(self) -> int:
     return self.tokens.tokenizer.roles.start
 
-  def rooms(self) -> np.ndarray:
+  def lengths(self) -> np.ndarray:
     spans = self._spans
     if not len(spans):
       raise UserError("no document has two tokens: check the data and the tokenizer")
@@ -141,8 +141,8 @@ class Windows:
       start, stop = self._spans[number].tolist()
       ids = np.asarray(self.tokens.ids[start:stop])
       fresh = start == 0 or self.tokens.ids[start - 1] == roles.eos
-      before = roles.start if fresh or not self.across else int(self.tokens.ids[start - 1])
-      rng = np.random.default_rng([self.seed, number if self.static else place])
+      before = roles.start if fresh or not self.cross_documents else int(self.tokens.ids[start - 1])
+      rng = np.random.default_rng([self.seed, number if self.fixed_masks else place])
       made.append(self.objective(ids, before, rng))
     return made
 

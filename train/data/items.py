@@ -26,7 +26,7 @@ class Items(Protocol):
   extras: Mapping[str, str]  # batch keys that the items say themselves, and their dtypes
   start: int  # what a decoder reads first; where there are targets
 
-  def rooms(self) -> np.ndarray:
+  def lengths(self) -> np.ndarray:
     """The most tokens each item takes on each side, int32 [items, 2]: source, target."""
 
   def read(self, numbers: Sequence[int], places: Sequence[int]) -> list[Item]:
@@ -63,7 +63,7 @@ class Pairs:
   def start(self) -> int:
     return self.tokenizer.roles.start
 
-  def rooms(self) -> np.ndarray:
+  def lengths(self) -> np.ndarray:
     def measure(examples):
       endless = 2**31
       return [[len(source), len(target)] for source, target in self._encode(examples, endless)]

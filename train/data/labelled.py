@@ -145,7 +145,7 @@ class Labelled:
         *(len(heads), (kept < heads).sum(), self.length),
       )
 
-  def rooms(self) -> np.ndarray:
+  def lengths(self) -> np.ndarray:
     self._warn()
     lengths = [self.head_length(number) + w.stop - w.start + 1 for number, w in self.index]
     return np.stack([np.asarray(lengths), np.zeros(len(lengths))], 1).astype(np.int32)

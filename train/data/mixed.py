@@ -40,7 +40,7 @@ class Mixed:
 
   @functools.cached_property
   def _rooms(self) -> list[np.ndarray]:
-    rooms = [part.rooms() for part in self.parts.values()]
+    rooms = [part.lengths() for part in self.parts.values()]
     sides = {name: tuple((room > 0).any(0)) for name, room in zip(self.parts, rooms)}
     if len(set(sides.values())) > 1:
       raise UserError(f"task.parts: all must have a source and a target, or the same one: {sides}")
@@ -54,7 +54,7 @@ class Mixed:
   def __getstate__(self):
     return {"parts": self.parts, "rates": self.rates, "_first": self._first}
 
-  def rooms(self) -> np.ndarray:
+  def lengths(self) -> np.ndarray:
     return np.concatenate(self._rooms)
 
   def read(self, numbers: Sequence[int], places: Sequence[int]) -> list[items.Item]:

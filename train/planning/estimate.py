@@ -104,8 +104,11 @@ def make(cfg: ConfigDict, topology: chips.Topology) -> Plan:
   want of memory. (Where it does not, the plan may say that it does not fit.)
   """
   cfg = without_data(cfg)
-  if cfg.step != "jit":
-    raise UserError(f"step={cfg.step} is compiled by jax for devices that are here: plan step=jit")
+  if cfg.parallelism != "jit":
+    raise UserError(
+      f"parallelism={cfg.parallelism} is compiled by jax for devices that are here: plan"
+      " parallelism=jit"
+    )
   mesh = sharding.make_mesh(cfg.mesh, chips.devices(topology))
   with tempfile.TemporaryDirectory() as folder:
     task = tasks.build(cfg.task, folder)

@@ -20,7 +20,7 @@ from train.record.config import flat, frozen
 
 # What a run may go on with another value of: the numbers stay the same (up to rounding).
 CHANGEABLE = (
-  *("log_every", "tensorboard", "workers", "mesh", "step", "microbatches", "max_skipped"),
+  *("log_every", "tensorboard", "workers", "mesh", "parallelism", "microbatches", "max_skipped"),
   "watchdog_seconds",
   *("model.remat", "task.loss_chunks"),
 )
@@ -28,6 +28,9 @@ CHANGEABLE = (
 ADDED = dict(ema=0.0, spike=3.0, skip_spikes=False, watchdog_seconds=600.0)
 ADDED |= {"model.name": "transformer"}
 ADDED_TO_DATA = {"on_bad_record": "error", "cutoff": 22}  # likewise, to `data` of each task
+# Names that settings had in older runs, and today's; IN_TASK: of a task or a part of a mixture.
+RENAMED = {"step": "parallelism"}
+RENAMED_IN_TASK = {"across": "cross_documents", "static": "fixed_masks"}
 MADE_OF_DATA = ("tokenizer.json", "labels.json")
 
 
@@ -108,7 +111,21 @@ def load_config(path: str | os.PathLike) -> ConfigDict:
   if not file.is_file():
     raise UserError(_no_run(path))
   with as_user_error(f"{file}: no config is in it; restore or remove it"):
-    return frozen(json_files.read(file))
+    return frozen(upgraded(json_files.read(file)))
+
+
+def upgraded(config: dict) -> dict:
+  """Returns the config of an older run with the names that its settings have today."""
+
+  def renamed(section, names):
+    return {names.get(key, key): value for key, value in section.items()}
+
+  config = renamed(config, RENAMED)
+  if "task" in config:
+    task = config["task"] = renamed(config["task"], RENAMED_IN_TASK)
+    if "parts" in task:
+      task["parts"] = {k: renamed(part, RENAMED_IN_TASK) for k, part in task["parts"].items()}
+  return config
 
 
 def added(keys: Iterable[str]) -> dict[str, object]:

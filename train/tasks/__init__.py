@@ -73,8 +73,8 @@ class Task(Protocol):
   pack: bool  # several items in a row
   longest: int  # the most positions the model must tell apart
   decode_batch: int  # rows to predict from at a time
-  scored: bool  # whether there is a score to be had from predictions
-  mixes: tuple  # what the loss depends on: tasks that agree in it can be parts of a mixture
+  has_score: bool  # whether there is a score to be had from predictions
+  loss_key: tuple  # what the loss depends on: tasks that agree in it can be parts of a mixture
 
   def items(self, split: str) -> Items:
     """The split as what batches are made of."""
@@ -92,7 +92,7 @@ class Task(Protocol):
     """The examples, without their answers, as items to predict from: one or several each."""
 
   def settings(self, **changes):
-    """How to predict, a hashable dataclass: the config's way with `changes`. Its `words()` name
+    """How to predict, a hashable dataclass: the config's way with `changes`. Its `tag()` names
     a file of outputs."""
 
   def predict(self, model, batch, settings) -> dict[str, Any]:
@@ -102,11 +102,11 @@ class Task(Protocol):
     """A dict for each example, fit for JSON, of the predictions for its requests (`asked`, in
     order); its `text` is the answer in short."""
 
-  def told(self, output: dict, *, scores: bool, colour: bool) -> str:
+  def render(self, output: dict, *, scores: bool, colour: bool) -> str:
     """An output as a person reads it, of one line or more; on a terminal with `colour`."""
 
   def score(self, outputs: Sequence[dict], examples: Sequence[Mapping[str, Any]]) -> dict:
-    """Metrics of outputs against examples; a task that is `scored` has it and `report`."""
+    """Metrics of outputs against examples; a task that `has_score` has it and `report`."""
 
   def report(self, outputs, examples) -> Report | None:
     """What there is to tell of each class, if there are classes."""

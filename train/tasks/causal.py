@@ -24,7 +24,7 @@ class Causal:
   data: Mapping  # train/data/sources.py; examples have a "text"
   tokenizer: Tokenizer
   target_len: int
-  across: bool = True  # windows run over the ends of documents
+  cross_documents: bool = True  # windows run over the ends of documents
   prefix: bool = False
   seed: int = 0  # of the prefixes
   pack: bool = True
@@ -34,15 +34,15 @@ class Causal:
   decoding: Mapping = dataclasses.field(default_factory=dict)
   decode_batch: int = 32
 
-  scored = False
+  has_score = False
   source_len = 0
 
   @property
-  def mixes(self) -> tuple:
-    return seq2seq.mixes(self, "causal")
+  def loss_key(self) -> tuple:
+    return seq2seq.loss_key(self, "causal")
 
   @property
-  def longest(self) -> int:
+  def max_positions(self) -> int:
     return self.target_len + seq2seq.longest_output(self.settings(), self.target_len)
 
   def examples(self, split):
@@ -51,7 +51,7 @@ class Causal:
   def items(self, split):
     tokens = documents.Tokens(self.examples(split), self.tokenizer)
     objective = (documents.PrefixLm if self.prefix else documents.NextToken)(self.tokenizer.roles)
-    return documents.Windows(tokens, self.target_len, objective, self.across, self.seed)
+    return documents.Windows(tokens, self.target_len, objective, self.cross_documents, self.seed)
 
   def loss(self, model, batch, key):
     """With `bits_per_byte`, which compares across tokenizers."""
@@ -100,8 +100,8 @@ class Causal:
       for example, prediction in zip(examples, predictions)
     ]
 
-  def told(self, output, *, scores, colour):
-    return seq2seq.told(output, scores=scores, colour=colour)
+  def render(self, output, *, scores, colour):
+    return seq2seq.render(output, scores=scores, colour=colour)
 
   def score(self, outputs, examples):
     raise UserError("a language model has a loss and no score: set evaluate.decode_every=0")

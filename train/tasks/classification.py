@@ -36,7 +36,7 @@ class Classification:
   pack: bool = True
   decode_batch: int = 32
 
-  scored = True
+  has_score = True
   target_len = 0
 
   def __post_init__(self):
@@ -56,12 +56,12 @@ class Classification:
     return encoders.Classes(self.tokenizer, self.fields, None if self.regression else self.labels)
 
   @property
-  def mixes(self) -> tuple:
+  def loss_key(self) -> tuple:
     head = (self.labels, self.regression, self.pool, self.pool_activation)
     return ("classification", *head, self.label_smoothing)
 
   @property
-  def longest(self) -> int:
+  def max_positions(self) -> int:
     return self.source_len
 
   def head(self, cfg, rngs):
@@ -118,7 +118,7 @@ class Classification:
     best = sorted(zip(self.labels, probs), key=lambda pair: -pair[1])
     return dict(text=best[0][0], score=best[0][1], probs=dict(best))
 
-  def told(self, output, *, scores, colour):
+  def render(self, output, *, scores, colour):
     """The label and its probability, with `scores` all of them; or the number."""
     del colour
     if self.regression:

@@ -25,7 +25,7 @@ class Denoising:
   style: str = "spans"  # train/data/corruption.py
   rate: float = 0.15
   mean_span: float = 3.0
-  across: bool = False  # windows run over the ends of documents
+  cross_documents: bool = False  # windows run over the ends of documents
   seed: int = 0  # of the corruption
   pack: bool = True
   label_smoothing: float = 0.0
@@ -34,7 +34,7 @@ class Denoising:
   decoding: Mapping = dataclasses.field(default_factory=dict)
   decode_batch: int = 32
 
-  scored = False
+  has_score = False
 
   def __post_init__(self):
     source, target = documents.Denoise(self.corruption, self.tokenizer.roles).room(self.length)
@@ -58,11 +58,11 @@ class Denoising:
     )
 
   @property
-  def mixes(self) -> tuple:
-    return seq2seq.mixes(self, "text to text")
+  def loss_key(self) -> tuple:
+    return seq2seq.loss_key(self, "text to text")
 
   @property
-  def longest(self) -> int:
+  def max_positions(self) -> int:
     output = seq2seq.longest_output(self.settings(), self.source_len)
     return max(self.source_len, self.target_len, len(self.tokenizer.roles.target_first) + output)
 
@@ -72,7 +72,7 @@ class Denoising:
   def items(self, split):
     tokens = documents.Tokens(self.examples(split), self.tokenizer)
     objective = documents.Denoise(self.corruption, self.tokenizer.roles)
-    return documents.Windows(tokens, self.length, objective, self.across, self.seed)
+    return documents.Windows(tokens, self.length, objective, self.cross_documents, self.seed)
 
   def loss(self, model, batch, key):
     return seq2seq.loss(self, model, batch, key)
@@ -101,8 +101,8 @@ class Denoising:
       ]
     return [seq2seq.output(prediction, self.tokenizer.decode) for prediction in predictions]
 
-  def told(self, output, *, scores, colour):
-    return seq2seq.told(output, scores=scores, colour=colour)
+  def render(self, output, *, scores, colour):
+    return seq2seq.render(output, scores=scores, colour=colour)
 
   def score(self, outputs, examples):
     raise UserError("denoising has a loss and no score: set evaluate.decode_every=0")

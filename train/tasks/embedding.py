@@ -24,15 +24,15 @@ class Embedding:
   pack: bool = False
   decode_batch: int = 32
 
-  scored = False
+  has_score = False
   target_len = 0
-  mixes = ("embedding",)
+  loss_key = ("embedding",)
 
   def __post_init__(self):
     choose(POOLS, self.pool, "task.pool")
 
   @property
-  def longest(self) -> int:
+  def max_positions(self) -> int:
     return self.source_len
 
   def items(self, split):
@@ -67,6 +67,6 @@ class Embedding:
     rows = [prediction["embedding"].tolist() for prediction in predictions]
     return [dict(text=" ".join(map("{:.6f}".format, row)), embedding=row) for row in rows]
 
-  def told(self, output, *, scores, colour):
+  def render(self, output, *, scores, colour):
     del scores, colour
     return output["text"]

@@ -34,10 +34,10 @@ class Mixture:
         raise UserError(f"task.parts.{name}.share is {share}: more than 0")
     main = self.parts[self.main]
     for name, part in self.parts.items():
-      if part.mixes != main.mixes:
+      if part.loss_key != main.loss_key:
         raise UserError(
-          f"task.parts.{name} cannot share a loss with task.parts.{self.main}: {part.mixes} is not"
-          f" {main.mixes}"
+          f"task.parts.{name} cannot share a loss with task.parts.{self.main}: {part.loss_key} is"
+          f" not {main.loss_key}"
         )
 
   def __getattr__(self, name):
@@ -46,12 +46,12 @@ class Mixture:
     return getattr(self.parts[self.main], name)
 
   @property
-  def longest(self) -> int:
-    return max(part.longest for part in self.parts.values())
+  def max_positions(self) -> int:
+    return max(part.max_positions for part in self.parts.values())
 
   @property
-  def scored(self) -> bool:
-    return any(part.scored for part in self.parts.values())
+  def has_score(self) -> bool:
+    return any(part.has_score for part in self.parts.values())
 
   def items(self, split):
     found, missing = self._having(split, lambda part: part.items(split))
@@ -65,7 +65,7 @@ class Mixture:
     """The parts that have a score and the split; `main` is called "", as its metrics keep their
     plain names, which a config's best_metric means."""
     there, _ = self._having(split, lambda part: part.examples(split))
-    scored = {name: part for name, part in self.parts.items() if part.scored and name in there}
+    scored = {name: part for name, part in self.parts.items() if part.has_score and name in there}
     return {"" if name == self.main else name: part for name, part in scored.items()}
 
   def _having(self, split, of: Callable) -> tuple[dict, dict[str, NoSplit]]:

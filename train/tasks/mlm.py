@@ -37,13 +37,13 @@ class Mlm:
   source_len: int  # tokens in a row; a window has two fewer, for bos and eos
   rate: float = 0.15  # share of a window's tokens that are hidden, rounded down
   whole_words: bool = False
-  static: bool = False  # the same tokens are hidden in every epoch
-  across: bool = False  # windows run over the ends of documents
+  fixed_masks: bool = False  # the same tokens are hidden in every epoch
+  cross_documents: bool = False  # windows run over the ends of documents
   seed: int = 0  # of the masks
   pack: bool = True
   decode_batch: int = 32
 
-  scored = False
+  has_score = False
   target_len = 0
 
   def __post_init__(self):
@@ -51,11 +51,11 @@ class Mlm:
     self.tokenizer.mask  # noqa: B018 (UserError without one)
 
   @property
-  def mixes(self) -> tuple:
+  def loss_key(self) -> tuple:
     return ("mlm", self.rate)
 
   @property
-  def longest(self) -> int:
+  def max_positions(self) -> int:
     return self.source_len
 
   def head(self, cfg, rngs):
@@ -70,7 +70,9 @@ class Mlm:
     objective = documents.MaskedLm(tokenizer.roles, tokenizer.words, self.rate, starts)
     tokens = documents.Tokens(self.examples(split), self.tokenizer)
     length = self.source_len - self._frame
-    return documents.Windows(tokens, length, objective, self.across, self.seed, self.static)
+    return documents.Windows(
+      tokens, length, objective, self.cross_documents, self.seed, self.fixed_masks
+    )
 
   def loss(self, model, batch, key):
     """Logits are made for hidden tokens only, a seventh of all."""
@@ -134,7 +136,7 @@ class Mlm:
       )
     return [*self.tokenizer.roles.first, *ids, self.tokenizer.roles.eos]
 
-  def told(self, output, *, scores, colour):
+  def render(self, output, *, scores, colour):
     """The filled text, and below it the likeliest words of each mask with their probabilities."""
     del scores, colour
     lines = [output["text"]]

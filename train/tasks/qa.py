@@ -46,7 +46,7 @@ class Qa:
   pack: bool = True
   decode_batch: int = 32
 
-  scored = True
+  has_score = True
   target_len = 0
 
   @property
@@ -54,11 +54,11 @@ class Qa:
     return encoders.Answers(self.tokenizer)
 
   @property
-  def mixes(self) -> tuple:
+  def loss_key(self) -> tuple:
     return ("qa",)
 
   @property
-  def longest(self) -> int:
+  def max_positions(self) -> int:
     return self.source_len
 
   def head(self, cfg, rngs):
@@ -117,7 +117,7 @@ class Qa:
       for example, one, found, empty in zip(examples, encoded, spans, none)
     ]
 
-  def told(self, output, *, scores, colour):
+  def render(self, output, *, scores, colour):
     """The n best answers, with `scores` their probability and characters before them."""
     del colour
     lines = []

@@ -18,7 +18,7 @@ class Rows:
   fingerprint = ""  # nothing is kept of them
   extras = types.MappingProxyType({})
 
-  def rooms(self):
+  def lengths(self):
     return np.asarray([[len(row), 0] for row in self.ids], np.int32).reshape(-1, 2)
 
   def read(self, numbers, places):
@@ -30,7 +30,7 @@ class Rows:
 class Settings:
   """How to predict, where there is nothing to choose."""
 
-  def words(self) -> list[str]:
+  def tag(self) -> list[str]:
     """What to name a file of outputs by."""
     return []
 

@@ -42,7 +42,7 @@ class Decoding:
     if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
       raise UserError("temperature and top_k must be at least 0, top_p in (0, 1]")
 
-  def words(self) -> list[str]:
+  def tag(self) -> list[str]:
     """What to name a file of outputs by."""
     return ["sampled"] if self.temperature else [f"beam{self.beam}"]
 
@@ -72,7 +72,7 @@ def loss(task, model, batch, key):
   )
 
 
-def mixes(task, name: str) -> tuple:
+def loss_key(task, name: str) -> tuple:
   """What tasks that share a loss have alike."""
   return (name, task.label_smoothing, task.z_loss, task.loss_chunks)
 
@@ -192,7 +192,7 @@ def continued(prediction: Mapping, tokenizer: Tokenizer, before: str) -> dict:
   return output(prediction, lambda ids: tokenizer.decode([*start, *ids]))
 
 
-def told(output: Mapping, *, scores: bool, colour: bool) -> str:
+def render(output: Mapping, *, scores: bool, colour: bool) -> str:
   """A line for each of the n best; `scores` puts log-probabilities first (length-penalised if they
   are beams')."""
   del colour

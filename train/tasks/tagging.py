@@ -29,7 +29,7 @@ class Tagging:
   pack: bool = True
   decode_batch: int = 32
 
-  scored = True
+  has_score = True
   target_len = 0
 
   label_field = "tags"
@@ -43,11 +43,11 @@ class Tagging:
     return encoders.Tags(self.tokenizer, self.labels)
 
   @property
-  def mixes(self) -> tuple:
+  def loss_key(self) -> tuple:
     return ("tagging", self.labels, self.label_smoothing)
 
   @property
-  def longest(self) -> int:
+  def max_positions(self) -> int:
     return self.source_len
 
   def head(self, cfg, rngs):
@@ -103,7 +103,7 @@ class Tagging:
       one["text"] = " ".join(map("{}/{}".format, one["words"], one["tags"]))
     return found
 
-  def told(self, output, *, scores, colour):
+  def render(self, output, *, scores, colour):
     """word/TAG, with `scores` and /probability; in colour entities or tags beside their words."""
     if colour:
       return tagged(output, self.labels, scores)

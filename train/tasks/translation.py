@@ -51,7 +51,7 @@ class Translation:
   bleu_tokenizer: str = "13a"  # see BLEU_TOKENIZERS
   piece_marker: str = ""  # "@@ ": the data is split into pieces already; scored and shown joined
 
-  scored = True
+  has_score = True
 
   def __post_init__(self):
     choose(METRICS, self.metric, "task.metric")
@@ -70,11 +70,11 @@ class Translation:
     return sums
 
   @property
-  def mixes(self) -> tuple:
-    return seq2seq.mixes(self, "text to text")
+  def loss_key(self) -> tuple:
+    return seq2seq.loss_key(self, "text to text")
 
   @property
-  def longest(self) -> int:
+  def max_positions(self) -> int:
     output = seq2seq.longest_output(self.settings(), self.source_len)
     return max(self.source_len, self.target_len, len(self.tokenizer.roles.target_first) + output)
 
@@ -102,8 +102,8 @@ class Translation:
       for prediction in predictions
     ]
 
-  def told(self, output, *, scores, colour):
-    return seq2seq.told(output, scores=scores, colour=colour)
+  def render(self, output, *, scores, colour):
+    return seq2seq.render(output, scores=scores, colour=colour)
 
   def score(self, outputs, examples):
     found = [output["text"] for output in outputs]

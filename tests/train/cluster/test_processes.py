@@ -123,7 +123,7 @@ def test_a_run_goes_on_with_other_devices_otherwise_used(alone, tmp_path):
   ways = (
     (8, ["--config.mesh.tensor=2", "--config.model.remat=full"]),
     (2, ["--config.mesh.data=1", "--config.mesh.fsdp=2", "--config.microbatches=2"]),
-    (1, ["--config.step=pmap"]),
+    (1, ["--config.parallelism=pmap"]),
   )
   for number, (devices, words) in enumerate(ways, 1):
     run = Processes(tmp_path, 1, devices=devices, odd=words)

@@ -485,7 +485,7 @@ def test_a_record_that_a_worker_cannot_read_is_told(toy, tmp_path):
   cfg = load(f"{tmp_path}/toy.py")
   (tmp_path / "first").mkdir()
   for split in ("train", "test"):  # then all lengths are known, and only the worker reads on
-    tasks.build(cfg.task, tmp_path / "first").items(split).rooms()
+    tasks.build(cfg.task, tmp_path / "first").items(split).lengths()
   damage(shard, *[number for number in range(100) if number % 7])  # the fingerprint's are whole
   run = command(f"{tmp_path}/toy.py", tmp_path / "run")
   output, _ = run.communicate(timeout=200)

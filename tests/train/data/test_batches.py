@@ -176,7 +176,7 @@ def test_a_worker_that_cannot_go_on_is_told(kind, told):
 
 LEFT_OPEN = """
 import os, signal, sys
-from tests.data.test_batches import stream, take
+from tests.train.data.test_batches import stream, take
 one = stream(workers=1, lookahead=3)
 take(one, 2)
 print(*one._pool._processes, flush=True)
@@ -269,7 +269,7 @@ class OneSide:
     self.side, self.fingerprint = side, side
     self.extras = {"labels": "int32", "weights": "float32"} if side == "source" else {}
 
-  def rooms(self):
+  def lengths(self):
     rooms = np.zeros((60, 2), np.int32)
     rooms[:, 0 if self.side == "source" else 1] = [i % 5 + 2 for i in range(60)]
     return rooms
@@ -314,16 +314,16 @@ def test_without_a_target_labels_lie_along_the_source():
 
 def test_lengths_are_measured_once_and_a_broken_file_is_measured_again(tmp_path, monkeypatch):
   monkeypatch.setenv("SCRIPTORIUM_CACHE", str(tmp_path))
-  expected = pairs(Texts(60)).rooms()
+  expected = pairs(Texts(60)).lengths()
   np.testing.assert_array_equal(expected, LENGTHS)
   (path,) = (tmp_path / "lengths").iterdir()
   with monkeypatch.context() as unread:
     unread.delattr(Texts, "__getitem__")
-    np.testing.assert_array_equal(pairs(Texts(60)).rooms(), expected)
+    np.testing.assert_array_equal(pairs(Texts(60)).lengths(), expected)
   path.write_bytes(path.read_bytes()[:200])
-  np.testing.assert_array_equal(pairs(Texts(60)).rooms(), expected)
+  np.testing.assert_array_equal(pairs(Texts(60)).lengths(), expected)
   other = train({"name": "char"}, ["0123456789 xy"])
-  assert items.Pairs(Texts(60), other, 99, 99).rooms().sum() > expected.sum()
+  assert items.Pairs(Texts(60), other, 99, 99).lengths().sum() > expected.sum()
 
 
 def test_a_source_is_read_many_at_once_where_it_can():

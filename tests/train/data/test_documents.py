@@ -57,7 +57,7 @@ class Loose(Tokens):
 
 
 def read(windows, first=0):
-  numbers = list(range(len(windows.rooms())))
+  numbers = list(range(len(windows.lengths())))
   return windows.read(numbers, [first + number for number in numbers])
 
 
@@ -97,19 +97,19 @@ def test_a_window_lies_in_one_document(ends, rows, length):
   assert found == expected
 
 
-@given(rows=ROWS, length=st.integers(2, 9), across=st.booleans())
+@given(rows=ROWS, length=st.integers(2, 9), cross_documents=st.booleans())
 @pytest.mark.parametrize("objective", [NextToken(WORDS.roles), PrefixLm(WORDS.roles)])
-def test_inputs_are_the_labels_one_later(objective, rows, length, across):
+def test_inputs_are_the_labels_one_later(objective, rows, length, cross_documents):
   rows = [[*row, EOS] for row in rows]
   before = {}  # of each token of the stream, by its place
   stream = [(row, place) for row in range(len(rows)) for place in range(len(rows[row]))]
   for i, (row, place) in enumerate(stream):
     before[i] = rows[row][place - 1] if place else (EOS if i else BOS)
   place = 0
-  for item in read(Windows(Loose(rows), length, objective, across)):
+  for item in read(Windows(Loose(rows), length, objective, cross_documents)):
     target, inputs = item["target"].tolist(), item["inputs"].tolist()
     assert inputs[1:] == [BOS if token == EOS else token for token in target[:-1]]
-    if across:
+    if cross_documents:
       # a document begins behind bos, though the eos of the one before is in front of it
       assert inputs[0] == (BOS if before[place] == EOS else before[place])
       place += len(target)
@@ -157,15 +157,15 @@ def test_hidden_tokens_are_the_labels(seed, rate):
   assert (item["labels"][1:-1][~weights] == 0).all()
 
 
-@pytest.mark.parametrize("across", [True, False])
-def test_an_eos_is_never_hidden_and_a_document_has_one(across):
+@pytest.mark.parametrize("cross_documents", [True, False])
+def test_an_eos_is_never_hidden_and_a_document_has_one(cross_documents):
   texts = [text for text in TEXTS * 3 if len(text) > 1]
   items = read(
-    Windows(Tokens(Docs(texts), WORDS), 6, MaskedLm(WORDS.roles, WORDS.words, 0.9), across)
+    Windows(Tokens(Docs(texts), WORDS), 6, MaskedLm(WORDS.roles, WORDS.words, 0.9), cross_documents)
   )
   for item in items:
     eos = item["source"][1:-1] == EOS
-    assert across or not eos.any()
+    assert cross_documents or not eos.any()
     assert (item["weights"][1:-1][eos] == 0).all()
     assert EOS not in item["labels"]
   assert sum((item["weights"] > 0).sum() for item in items) > 10
@@ -177,7 +177,7 @@ def test_words_of_several_pieces_are_hidden_wholly(tokenizer):
   hidden, of_two_documents = [0, 0], []
   tokens = Tokens(Docs(texts, "zebras"), tokenizer)
   whole = MaskedLm(tokenizer.roles, tokenizer.words, 0.5, tokenizer.word_starts)
-  (item,) = read(Windows(tokens, 1000, whole, across=True))
+  (item,) = read(Windows(tokens, 1000, whole, cross_documents=True))
   chosen, place, before = item["weights"][1:-1] > 0, 0, False
   for text in texts:
     for number, word in enumerate(text.split()):
@@ -212,7 +212,7 @@ def test_what_is_random_is_a_function_of_seed_and_place(objective):
   assert same(read(windows)[::-1], [windows.read([i], [i])[0] for i in reversed(range(6))])
   assert not same(read(windows), read(windows, first=6))  # the next epoch
   assert not same(read(windows), read(Windows(tokens, 30, objective, seed=1)))
-  static = Windows(tokens, 30, objective, static=True)
+  static = Windows(tokens, 30, objective, fixed_masks=True)
   assert same(read(static), read(static, first=6))
   assert not same(read(static)[:1], read(static)[1:2])  # yet each window has its own
 
@@ -220,10 +220,10 @@ def test_what_is_random_is_a_function_of_seed_and_place(objective):
 @pytest.mark.parametrize(
   "objective", [SPANS, MASKED, PrefixLm(WORDS.roles), NextToken(WORDS.roles)]
 )
-@pytest.mark.parametrize("across", [True, False])
-def test_no_item_takes_more_than_its_room(objective, across):
-  windows = Windows(Tokens(Docs(TEXTS * 5), WORDS), 5, objective, across)
-  items, rooms = read(windows), windows.rooms()
+@pytest.mark.parametrize("cross_documents", [True, False])
+def test_no_item_takes_more_than_its_room(objective, cross_documents):
+  windows = Windows(Tokens(Docs(TEXTS * 5), WORDS), 5, objective, cross_documents)
+  items, rooms = read(windows), windows.lengths()
   assert len(items) == len(rooms) > 4
   for item, (source, target) in zip(items, rooms.tolist()):
     assert len(item.get("source", ())) <= source
@@ -292,6 +292,6 @@ def test_windows_pickle_small_and_the_copy_reads_the_same():
 @given(length=st.integers(2, 6))
 def test_text_without_two_tokens_is_told(length):
   with pytest.raises(UserError, match="no document has two tokens"):
-    Windows(Tokens(Docs(["h", "i"]), WORDS), length, MASKED).rooms()
+    Windows(Tokens(Docs(["h", "i"]), WORDS), length, MASKED).lengths()
   with pytest.raises(UserError, match="no document with text"):
     Tokens(Docs(["", " "], "blank"), WORDS).starts.sum()

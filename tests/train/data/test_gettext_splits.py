@@ -92,7 +92,7 @@ def test_several_languages_are_told_by_the_first_token(programs):
     name, _, rest = english.partition(" ")
     plain = learned.encode_batch([rest])[0]
     assert list(row["source"]) == [learned.id(name), *plain, learned.roles.eos]
-  lengths = items.Pairs(marked, learned, 99, 99).rooms()[:, 0]
+  lengths = items.Pairs(marked, learned, 99, 99).lengths()[:, 0]
   assert np.array_equal(lengths, [len(row["source"]) for row in rows])
 
 

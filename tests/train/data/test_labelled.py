@@ -32,7 +32,7 @@ def _own_cache(tmp_path, monkeypatch):
 
 
 def read(labelled):
-  numbers = list(range(len(labelled.rooms())))
+  numbers = list(range(len(labelled.lengths())))
   return labelled.read(numbers, numbers)
 
 
@@ -110,7 +110,7 @@ def test_rows_are_as_long_as_their_room_and_their_bodies_are_the_text(name, leng
   labelled = Labelled(Typed([EXAMPLE] * 2), ENCODERS[name], length, stride)
   rows, (body,) = read(labelled), BPE.encode_batch([EXAMPLE["text"]])
   found = {0: {}, 1: {}}
-  for row, (number, window), room in zip(rows, labelled.index, labelled.rooms().tolist()):
+  for row, (number, window), room in zip(rows, labelled.index, labelled.lengths().tolist()):
     assert [len(row["source"]), 0] == room
     assert all(len(row[key]) == room[0] <= length for key in labelled.extras)
     head = labelled.head_length(number)
@@ -122,12 +122,12 @@ def test_rows_are_as_long_as_their_room_and_their_bodies_are_the_text(name, leng
 
 
 def test_what_is_cut_is_told(caplog):
-  Labelled(Typed([EXAMPLE]), ENCODERS["classes"], 40).rooms()
-  Labelled(Typed([EXAMPLE]), ENCODERS["classes"], 6, 2).rooms()
+  Labelled(Typed([EXAMPLE]), ENCODERS["classes"], 40).lengths()
+  Labelled(Typed([EXAMPLE]), ENCODERS["classes"], 6, 2).lengths()
   assert not caplog.records
-  Labelled(Typed([EXAMPLE]), ENCODERS["classes"], 6).rooms()
+  Labelled(Typed([EXAMPLE]), ENCODERS["classes"], 6).lengths()
   assert "of 1 examples, 1 are truncated to 6 tokens; a stride would keep all" in caplog.text
-  Labelled(Typed([EXAMPLE]), ENCODERS["answers"], 6, 2).rooms()
+  Labelled(Typed([EXAMPLE]), ENCODERS["answers"], 6, 2).lengths()
   assert "of 1 examples, 1 have a question or first text that is cut" in caplog.text
 
 
@@ -147,7 +147,7 @@ def test_lengths_are_measured_once_and_items_pickle_small():
   assert len(data) < small + 1000
   again = pickle.loads(data)
   vars(again.encoder)["encode"] = lambda examples: 1 / 0  # the lengths are those on disk
-  assert (again.rooms() == labelled.rooms()).all()
+  assert (again.lengths() == labelled.lengths()).all()
   with pytest.raises(ZeroDivisionError):
     read(again)
   assert len(rows) > 500

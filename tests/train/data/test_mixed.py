@@ -25,7 +25,7 @@ class Numbers:
     self.part, self.count, self.fingerprint = part, count, f"{part}-{count}"
     self.extras = {"weights": "float32"} if part % 2 else {}
 
-  def rooms(self):
+  def lengths(self):
     return np.asarray([[0, 4 + i % 5] for i in range(self.count)], np.int32)
 
   def read(self, numbers, places):
@@ -78,11 +78,11 @@ def test_items_are_read_from_their_part_with_the_place_in_the_stream():
   places = list(range(40))
   numbers = [number_at(place) for place in places]
   found, ends = whole.read(numbers, places), np.cumsum([0, 70, 300, 11])
-  assert len(whole.rooms()) == ends[-1]
+  assert len(whole.lengths()) == ends[-1]
   for number, place, item in zip(numbers, places, found):
     part = int(np.searchsorted(ends, number, side="right")) - 1
     assert item["target"][:3] == [10 + part, 100 + number - ends[part], 1000 + place]
-    assert len(item["target"]) == whole.rooms()[number, 1]
+    assert len(item["target"]) == whole.lengths()[number, 1]
   assert whole.read([], []) == []
 
 
@@ -148,9 +148,9 @@ def test_what_cannot_be_mixed_is_told(monkeypatch):
   with pytest.raises(UserError, match="a rate is less than 1/1000"):
     Mixed(PARTS, RATES | {"a": 1e-4}).order(0)
   other = Numbers(3, 5)
-  monkeypatch.setattr(other, "rooms", lambda: np.full((5, 2), 3), raising=False)
+  monkeypatch.setattr(other, "lengths", lambda: np.full((5, 2), 3), raising=False)
   with pytest.raises(UserError, match="all must have a source and a target"):
-    Mixed({"a": PARTS["a"], "b": other}, RATES).rooms()
+    Mixed({"a": PARTS["a"], "b": other}, RATES).lengths()
 
 
 def test_rates_are_rounded_by_the_largest_remainders():

@@ -79,7 +79,7 @@ BERT, BART, GPT2 = bert(), bart(), gpt2()
 
 
 def read(found):
-  numbers = list(range(len(found.rooms())))
+  numbers = list(range(len(found.lengths())))
   return [dict(one) for one in found.read(numbers, numbers)]
 
 
@@ -249,7 +249,7 @@ def test_pairs_are_framed_and_start_as_the_roles_say():
   pairs = items.Pairs(
     Typed([dict(source="cat", target="mat"), dict(source="cats!", target="mats!")]), BART, 5, 5
   )
-  assert pairs.rooms().tolist() == [[5, 5], [5, 5]]
+  assert pairs.lengths().tolist() == [[5, 5], [5, 5]]
   cat, mat = BART.encode_batch(["cat", "mat"])
   for row in read(pairs):
     assert row["source"] == [256, *cat, 258]
@@ -269,11 +269,11 @@ def test_documents_are_ended_and_begun_as_the_roles_say():
   tokens = Tokens(Docs(["cat", "dog"]), GPT2)
   cat, dog = GPT2.encode_batch(["cat", "dog"])
   assert tokens.ids.tolist() == [*cat, 258, *dog, 258]
-  windows = Windows(tokens, 99, NextToken(GPT2.roles), across=True)
+  windows = Windows(tokens, 99, NextToken(GPT2.roles), cross_documents=True)
   assert windows.start == 258
   (row,) = read(windows)
   assert row["inputs"].tolist() == [258, *cat, 258, *dog]
-  (row,) = read(Windows(tokens, 99, PrefixLm(BERT.roles), across=True))
+  (row,) = read(Windows(tokens, 99, PrefixLm(BERT.roles), cross_documents=True))
   assert row["inputs"].tolist() == [258, *cat, 258, *dog]  # [SEP], which is not there, is no end
   ids = np.asarray([0, 13, 1, 13])
   row = NextToken(BERT.roles)(ids, 12, np.random.default_rng(0))

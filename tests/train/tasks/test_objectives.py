@@ -111,14 +111,14 @@ def test_pointers_are_a_softmax_over_their_own_window(data, tmp_path):
   for batch in eval_batches(items, layout(task, source_len=48)):
     found += np.asarray(jnp.stack(task.loss(model, batch, None)["loss"]))
   expected, alone = 0.0, jax.jit(lambda row: model.head(model.encode(row[None]), None)[0])
-  for item in items.read(range(len(items.rooms())), range(len(items.rooms()))):
+  for item in items.read(range(len(items.lengths())), range(len(items.lengths()))):
     length = len(item["source"])
     logits_SC = alone(np.pad(item["source"], (0, 24 - length)))[:length]
     logits_SC = np.where(np.asarray(item["answerable"])[:, None] > 0, logits_SC, -np.inf)
     log_SC = jax.nn.log_softmax(logits_SC, axis=0)
     first, last = np.argmax(item["starts"]), np.argmax(item["ends"])
     expected -= float(log_SC[first, 0] + log_SC[last, 1]) / 2
-  assert found[1] == len(items.rooms())
+  assert found[1] == len(items.lengths())
   np.testing.assert_allclose(found[0], expected, rtol=1e-5)
 
 
@@ -156,7 +156,7 @@ def test_settings_that_make_no_task_are_told(section, changed, message, data, tm
   kind = "classes" if section["name"] == "classification" else "mlm"
   section = section | dict(data=KINDS[kind][0](data), tokenizer=MASKS) | changed
   with pytest.raises(UserError, match=message):
-    tasks.build(ConfigDict(section), tmp_path).items("train").rooms()
+    tasks.build(ConfigDict(section), tmp_path).items("train").lengths()
 
 
 def parts(**changes):
@@ -191,7 +191,7 @@ def test_several_sources_of_one_objective_are_mixed(data, tmp_path):
   task = tasks.build(ConfigDict(section), tmp_path)
   graph, params = split(MODEL | ENCODER, task)
   items = task.items("train")
-  count, order = len(items.rooms()) // 2, items.order(0)
+  count, order = len(items.lengths()) // 2, items.order(0)
   numbers = [order(place) for place in range(1000)]
   assert sum(number >= count for number in numbers) == 750
   sums = task.loss(nnx.merge(graph, params), first_batch(task), None)

@@ -83,10 +83,10 @@ def mixed(folder):
 # name -> (the data under a folder, what differs from the section, what differs in the model)
 KINDS = {
   "mlm": (text, sections.MLM | dict(source_len=24, rate=0.3), ENCODER),
-  "causal": (text, sections.CAUSAL | dict(target_len=24, across=False), DECODER),
+  "causal": (text, sections.CAUSAL | dict(target_len=24, cross_documents=False), DECODER),
   "prefix decoder": (
     text,
-    sections.CAUSAL | dict(target_len=24, across=False, prefix=True),
+    sections.CAUSAL | dict(target_len=24, cross_documents=False, prefix=True),
     DECODER,
   ),
   "span": (text, sections.SPAN | dict(length=16, source_len=24, target_len=24), BOTH),

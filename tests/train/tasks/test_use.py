@@ -31,7 +31,7 @@ LINES = [RNG.choices(WORDS, k=3 + i % 4) for i in range(40)]
 SPLITS = dict(train=LINES[:30], test=LINES[30:])
 LOAD = predict.load  # tests put one in its place that has compiled before
 SHORT = dict(beam=1, length_penalty=0.0, temperature=0.0, max_len_ratio=0.0, max_len_extra=5)
-LANGUAGE = dict(target_len=24, across=False, decoding=SHORT, tokenizer=dict(name="word"))
+LANGUAGE = dict(target_len=24, cross_documents=False, decoding=SHORT, tokenizer=dict(name="word"))
 LANGUAGE = sections.CAUSAL | LANGUAGE
 
 
@@ -435,7 +435,7 @@ def test_no_answer_is_told_if_it_wins_by_the_threshold(loaded):
     assert one["text"]
     assert "" in [x["text"] for x in one["nbest"]]
     assert other["text"] == ""
-    assert task.told(other, scores=False, colour=False) == "(no answer)"
+    assert task.render(other, scores=False, colour=False) == "(no answer)"
 
 
 def test_samples_follow_temperature_and_beams_take_its_place(loaded):

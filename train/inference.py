@@ -69,7 +69,7 @@ def _blank(model, task, mesh):
   """The model's graph, and what its weights are to be: shapes and places."""
   graph, shapes = nnx.split(nnx.eval_shape(lambda: build_model(model, task, seed=0)))
   shapes = dict(params=nnx.to_pure_dict(shapes))
-  return graph, sharding.placed(shapes, sharding.place(shapes, mesh))
+  return graph, sharding.abstract(shapes, sharding.place(shapes, mesh))
 
 
 class Predictor:

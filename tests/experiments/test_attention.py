@@ -15,7 +15,8 @@ import pytest
 from flax import nnx
 
 from experiments.analysis import attention, pictures
-from model import kernels, layers
+from model import kernels
+from model.attention import Attention
 from train import inference
 from train.build import build_model
 from train.common.errors import UserError
@@ -78,9 +79,9 @@ def decoder(tokens, settings, **changes):
 def calls(run, source, inputs):
   """Of a forward pass, by kind: attention's own weights, queries, keys, values and result."""
 
-  def look(module, q_BTHK, k_BSGK, v_BSGK, view):
-    found = attention.weights(module, q_BTHK, k_BSGK, v_BSGK, view)
-    made = module.out(view.mix(module, q_BTHK, k_BSGK, v_BSGK))
+  def look(module, q_BTHK, k_BSGK, v_BSGK, pattern):
+    found = attention.weights(module, q_BTHK, k_BSGK, v_BSGK, pattern)
+    made = module.out(pattern(q_BTHK, k_BSGK, v_BSGK))
     out = module.out.kernel[...], module.out.bias and module.out.bias[...]
     return out, found, q_BTHK, k_BSGK, v_BSGK, made
 
@@ -161,20 +162,20 @@ def test_looking_changes_nothing(tokens, monkeypatch):
   def program():
     return jax.jit(jax.grad(loss)).lower(run.params, source).as_text()
 
-  def attend(self, q_BTHK, k_BSGK, v_BSGK, view, key=None):
-    return self.out(view.mix(self, q_BTHK, k_BSGK, v_BSGK, key))
+  def attend(self, q_BTHK, k_BSGK, v_BSGK, pattern, key=None):
+    return self.out(pattern(q_BTHK, k_BSGK, v_BSGK, key))
 
   with_hook = program()
   attention.look(run, "a b", "c d")
   assert program() == with_hook
   before = jax.jit(loss)(run.params, source)
   seen = []
-  with attention.hooks.use(look=lambda *given: seen.append(given)):
+  with attention.attention.observe(lambda *given: seen.append(given)):
     assert jax.jit(lambda *given: loss(*given))(run.params, source) == before  # traced anew
   assert len(seen) == 3  # scanned: each is traced once
-  monkeypatch.setattr(layers.Attention, "attend", attend)
+  monkeypatch.setattr(Attention, "attend", attend)
   assert program() == with_hook
-  monkeypatch.setattr(layers.Attention, "attend", lambda *given, key=None: attend(*given) * 2)
+  monkeypatch.setattr(Attention, "attend", lambda *given, key=None: attend(*given) * 2)
   assert program() != with_hook
 
 

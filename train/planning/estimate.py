@@ -114,12 +114,12 @@ def make(cfg: ConfigDict, topology: chips.Topology) -> Plan:
     task = tasks.build(cfg.task, folder)
     tx, _ = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
     graph, build, place = blueprint(cfg, task, tx, mesh)
-    state = sharding.placed(jax.eval_shape(build), place)
+    state = sharding.abstract(jax.eval_shape(build), place)
     batch = batch_of(task, cfg.batch_size)
-    batch = sharding.placed(batch, sharding.by_rows(batch, mesh))
+    batch = sharding.abstract(batch, sharding.by_rows(batch, mesh))
   step = make_train_step(task, graph, tx, **settings(cfg))
   began = time.monotonic()
-  with sharding.laid_over(mesh, cfg.mesh.sequence):
+  with sharding.activation_sharding(mesh, cfg.mesh.sequence):
     traced = step.trace(state, batch)
     program = compiled(traced.lower(), topology)
   seconds = time.monotonic() - began
@@ -205,5 +205,5 @@ def local_bytes(tree) -> int:
 def forward_flops(cfg, task, tx, mesh, state, batch) -> int:
   """FLOPs of the forward pass, all devices together."""
   step = make_eval_step(task, blueprint(cfg, task, tx, mesh)[0])
-  with sharding.laid_over(mesh, cfg.mesh.sequence):
+  with sharding.activation_sharding(mesh, cfg.mesh.sequence):
     return flops.count(step.trace(state["params"], batch).jaxpr, mesh.size)

@@ -87,8 +87,7 @@ class Causal:
     max_len = seq2seq.longest_output(settings, prompt_BS.shape[1])
     limit_B = settings.max_len_ratio * length_B + settings.max_len_extra
     cache = model.init_cache(len(prompt_BS), prompt_BS.shape[1] + max_len)
-    read = seq2seq.prefill_whole if self.prefix else seq2seq.prefill
-    cache, last_B = read(model, cache, prompt_BS, length_B)
+    cache, last_B = model.prefill(prompt_BS, length_B, cache, prefix=self.prefix)
     roles = self.tokenizer.roles
     return seq2seq.search(model, cache, batch["row"], settings, max_len, limit_B, roles, last_B)
 

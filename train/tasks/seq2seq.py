@@ -122,19 +122,8 @@ def predict(model, batch, settings: Decoding, roles: Roles):
   first_B = None
   if first:
     length_B = jnp.full(rows, len(forced), jnp.int32)
-    cache, first_B = prefill(model, cache, jnp.tile(forced, (rows, 1)), length_B)
+    cache, first_B = model.prefill(jnp.tile(forced, (rows, 1)), length_B, cache)
   return search(model, cache, batch["row"], settings, max_len, limit_B, roles, first_B)
-
-
-def prefill(model, cache, prompt_BS, length_B):
-  """The cache after all but the last token of the prompts, and that token."""
-  return decoding.prefill(model.decode_step, cache, prompt_BS, length_B)
-
-
-def prefill_whole(model, cache, prompt_BS, length_B):
-  """As `prefill`, for a model that has learned with prompts whose tokens see the whole of them."""
-  last_BS = jnp.take_along_axis(prompt_BS, length_B[:, None] - 1, axis=1)
-  return model.prefill(prompt_BS, length_B, cache), last_BS[:, 0]
 
 
 def search(

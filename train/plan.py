@@ -195,8 +195,8 @@ def main(argv):
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("--topology", default="v5e:2x2", help="v5e:4x4, v5p:4x4x4, h100:8, cpu:8")
-  parser.add_argument("--slices", type=int, default=1, help="of a TPU, joined by a network")
-  parser.add_argument("--mesh", default="", help="short for --config.mesh: data=4,fsdp=2,tensor=2")
+  parser.add_argument("--slices", type=int, default=1, help="TPU slices, joined by a network")
+  parser.add_argument("--mesh", default="", help="data=4,fsdp=2: as --config.mesh.data=4 ...")
   parser.add_argument("--table", action="store_true", help="project weak scaling to 4,096 chips")
   parser.add_argument("--as_it_is", action="store_true", help="try no other settings")
   parser.add_argument("--json", help="a file to write the numbers to")
@@ -208,7 +208,7 @@ def main(argv):
   try:
     plan = make_plan(cfg, topology)
   except DoesNotFit as error:
-    console.print(f"on {topology.name} it DOES NOT FIT: {error}")
+    console.print(f"DOES NOT FIT on {topology.name}: {error}")
     if args.as_it_is:
       raise
     try_alternatives(cfg, topology, LARGE, error, console)

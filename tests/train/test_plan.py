@@ -223,7 +223,7 @@ def test_alternatives_are_compiled_and_printed(monkeypatch):
   console = Console(width=200, file=io.StringIO())
   plan.try_alternatives(cfg, topology, result.parameters, first, console)
   text = console.file.getvalue()
-  assert "as it is: needs 30.0 GB of the 24" in text
+  assert "as it is: needs 30.0 of a chip's 24 GB" in text
   assert "--config.microbatches=4: no such batch" in text
   assert f"--config.model.remat=full: fits: {result.memory / 1e9:.1f} GB" in text
 

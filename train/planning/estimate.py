@@ -27,9 +27,7 @@ class DoesNotFit(UserError):
   """The compiler cannot fit the step into a chip's memory; it would take `needed` bytes."""
 
   def __init__(self, topology: chips.Topology, needed: float):
-    super().__init__(
-      f"needs {needed / 1e9:.1f} GB of the {topology.chip.memory / 1e9:.0f} of a chip"
-    )
+    super().__init__(f"needs {needed / 1e9:.1f} of a chip's {topology.chip.memory / 1e9:.0f} GB")
     self.needed = needed
 
 

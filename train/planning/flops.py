@@ -1,4 +1,4 @@
-"""Counts the FLOPs of matrix products in a traced function, with loops multiplied out."""
+"""Multiplications and additions of matrix products in a traced function, loops multiplied out."""
 
 import math
 
@@ -6,26 +6,25 @@ from jax.extend import core
 
 
 def count(jaxpr, devices: int = 1) -> int:
-  """Returns the FLOPs of all devices together, elementwise operations left out.
+  """FLOPs of all devices together; what elementwise operations do is left out.
 
-  `jaxpr` may be closed. A loop of unknown length counts as one pass, a conditional as its most
-  expensive branch, a Pallas kernel as its own cost estimate. The body of a shard_map counts
-  `devices` times.
+  `jaxpr` may be closed. Of a loop of unknown length one pass counts, of branches the dearest; a
+  kernel counts as it estimates itself. `devices` run what is inside of a shard_map.
   """
   jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-  return sum(_count_equation(equation, devices) for equation in jaxpr.eqns)
+  return sum(_of(eqn, devices) for eqn in jaxpr.eqns)
 
 
-def _count_equation(equation, devices) -> int:
-  name, params = equation.primitive.name, equation.params
+def _of(eqn, devices) -> int:
+  name, params = eqn.primitive.name, eqn.params
   if name == "dot_general":
     (contracted, _), _ = params["dimension_numbers"]
-    shape, out_shape = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
-    return 2 * math.prod(out_shape) * math.prod(shape[axis] for axis in contracted)
+    shape = eqn.invars[0].aval.shape
+    return 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(shape[axis] for axis in contracted)
   if name == "pallas_call":
     estimate = params["cost_estimate"]
     return estimate.flops if estimate else 0
-  inner = [count(jaxpr, devices) for jaxpr in _inner_jaxprs(params)]
+  inner = [count(one, devices) for one in _jaxprs(params)]
   if name == "scan":
     return params["length"] * sum(inner)
   if name == "cond":
@@ -33,8 +32,8 @@ def _count_equation(equation, devices) -> int:
   return sum(inner) * (devices if name == "shard_map" else 1)
 
 
-def _inner_jaxprs(params):
+def _jaxprs(params):
   for value in params.values():
-    for item in value if isinstance(value, (tuple, list)) else [value]:
-      if isinstance(item, (core.ClosedJaxpr, core.Jaxpr)):
-        yield item
+    for one in value if isinstance(value, (tuple, list)) else [value]:
+      if isinstance(one, (core.ClosedJaxpr, core.Jaxpr)):
+        yield one

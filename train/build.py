@@ -32,7 +32,7 @@ def build_model(cfg, task, seed: int, platform: str | None = None) -> Transforme
   size = settings.pop("vocab_size", None) or words
   if size < words:
     raise UserError(f"model.vocab_size is {size}, but the vocabulary has {words} tokens")
-  _check_names(name, settings)
+  check_names(name, settings)
   try:
     config = make_config(vocab_size=size, **settings)
   except (TypeError, ValueError) as error:
@@ -53,9 +53,9 @@ def build_model(cfg, task, seed: int, platform: str | None = None) -> Transforme
   return model
 
 
-def _check_names(name, settings):
-  """UserError for a setting that is another model's, or nobody's."""
-  fields = {one: {x.name for x in dataclasses.fields(make)} for one, (make, _) in MODELS.items()}
+def check_names(name: str, settings) -> None:
+  """Raises UserError for a setting that only another model has, or none."""
+  fields = {key: {x.name for x in dataclasses.fields(make)} for key, (make, _) in MODELS.items()}
   for key in sorted(settings.keys() - fields[name]):
     for other, theirs in fields.items():
       if key in theirs:

@@ -186,8 +186,10 @@ def as_ctranslate2(workdir, checkpoint: str, out: pathlib.Path) -> None:
 
 def main(argv):
   parser = inference.parser(__doc__)
-  parser.add_argument("--out", required=True, type=pathlib.Path)
-  parser.add_argument("--format", choices=FORMATS, default="hf")
+  parser.add_argument("--out", required=True, type=pathlib.Path, help="the folder to write")
+  parser.add_argument(
+    "--format", choices=FORMATS, default="hf", help="whose files to write (default: hf)"
+  )
   args = parser.parse_args(argv)
   write = as_hf if args.format == "hf" else as_ctranslate2
   write(args.workdir, args.checkpoint, args.out)

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from experiments.tools import runs
 from experiments.tools.runs import Run
-from train import optimizer, sharding, tasks
+from train import optimizer, resolve, sharding, tasks
 from train.build import build_model
 from train.common.errors import UserError, choose
 from train.record import config
@@ -154,11 +154,11 @@ def check(search: Search, text: str) -> ConfigDict:
       raise UserError(f"SEARCH: space[{key!r}] is {one!r}; known: Float, Int, Choice")
     if problem := one.problem():
       raise UserError(f"SEARCH: space[{key!r}]: {problem}")
-  known = config.flat(config.load(text, overrides(search, {})))
+  known = config.flat(resolve.load(text, overrides(search, {})))
   tries = [(key, value) for key, one in search.space.items() for value in one.ends()]
   for key, value in tries:  # by itself, before it stands beside another that is wrong
     try:
-      config.load(text, overrides(search, {key: value}))
+      resolve.load(text, overrides(search, {key: value}))
     except UserError as error:
       raise UserError(f"SEARCH: space[{key!r}] may be {value!r}, but {error}") from error
   # the others as the run has them, where that may be tried
@@ -167,11 +167,11 @@ def check(search: Search, text: str) -> ConfigDict:
   }
   with tempfile.TemporaryDirectory() as folder:
     builder = Builder(pathlib.Path(folder))
-    cfg = config.load(text, overrides(search, usual))
+    cfg = resolve.load(text, overrides(search, usual))
     builder.build(cfg)
     for key, value in tries:
       try:
-        builder.build(config.load(text, overrides(search, usual | {key: value})))
+        builder.build(resolve.load(text, overrides(search, usual | {key: value})))
       except (UserError, ValueError) as error:
         others = ", ".join(f"{name}={other}" for name, other in usual.items() if name != key)
         beside = f" (with {others})" if others else ""

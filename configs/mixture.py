@@ -24,13 +24,11 @@ def get_config(arg=""):
   cfg = multi30k.get_config(f"data={arg.data}" + (",small" if arg.small else ""))
   translation = cfg.task.to_dict()
   tokenizer = translation.pop("tokenizer")
-  tokenizer |= dict(
-    vocab_size=tokenizer["vocab_size"] + 40, special=("<mask>",), sentinels=30
-  )
+  tokenizer |= dict(vocab_size=tokenizer["vocab_size"] + 40, special=("<mask>",), sentinels=30)
   translation |= dict(share=1 - arg.share / 100, label_smoothing=SMOOTHING)
   denoising = dict(
     name="span",
-    data=dict(name="formatted", of=translation["data"], text="{target}"),
+    data=dict(name="formatted", of=dict(translation["data"]), text="{target}"),
     length=60,
     style=arg.style,
     share=arg.share / 100,

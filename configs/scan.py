@@ -66,6 +66,4 @@ def transformer(small, positions):
 
 def lstm(small):
   layers = 1 if small else 2
-  return dict(
-    name="lstm", dim=32 if small else 200, encoder_layers=layers, decoder_layers=layers
-  )
+  return dict(name="lstm", dim=32 if small else 200, encoder_layers=layers, decoder_layers=layers)

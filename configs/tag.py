@@ -21,7 +21,5 @@ def get_config(arg=""):
     small=False,
   )
   splits = common.splits(arg.data, arg.suffix, "dev")
-  task = dict(
-    name="tagging", data=dict(name="conll", splits=splits, word=0, tag=-1), stride=96
-  )
+  task = dict(name="tagging", data=dict(name="conll", splits=splits, word=0, tag=-1), stride=96)
   return common.fine_tune(task, arg, best_metric=arg.metric)

@@ -7,17 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from absl import logging
 from flax import nnx
 
-from train import evaluation, sharding, tasks
+from train import evaluation, pretrained, sharding
 from train.build import build_model
-from train.checkpoint import Checkpoints, checkpoint_policy
 from train.common.errors import UserError
-from train.common.trees import path_name
-from train.interop import directory
-from train.record.workdir import load_config
 from train.step import make_predict_step
 
 
@@ -34,42 +29,25 @@ class Run:
 
 
 def load_run(workdir, checkpoint: str, *, pair: bool = False) -> Run:
-  """The weights of `latest`, `best`, STEP or `average:N`, on all devices here; or those of hf:DIR,
-  of which a classifier can be one of pairs."""
+  """Loads a run or hf:DIR onto all devices of this machine.
+
+  checkpoint: latest, best, STEP, average:N or average:STEP,STEP,...; hf:DIR has "latest" alone.
+  pair: a classifier of hf:DIR reads two texts.
+  """
   mesh = sharding.make_mesh(dict(data=-1, fsdp=1, tensor=1))
-  if directory.is_one(workdir):
-    return _load_directory(directory.open_directory(str(workdir)), checkpoint, mesh, pair)
-  if pair:
-    raise UserError("--pair is of hf:DIR; a run knows whether it classifies pairs")
-  cfg = load_config(workdir)
-  task = tasks.build(cfg.task, workdir)
-  graph, like = _blank(cfg.model, task, mesh)
-  with Checkpoints(workdir, **checkpoint_policy(cfg)) as checkpoints:
-    steps = checkpoints.steps(checkpoint)
-    params = checkpoints.params(checkpoint, like["params"])
+  origin = pretrained.open(workdir)
+  task = origin.task(pair)
+  graph, like = _blank(origin.model, task, mesh)
+  params, steps = origin.place(checkpoint, like)
   logging.info("%s: checkpoint %s, steps %s", workdir, checkpoint, steps)
-  return Run(cfg, task, graph, params, mesh, steps)
-
-
-def _load_directory(found, checkpoint, mesh, pair) -> Run:
-  if checkpoint != "latest":
-    raise UserError(f"--checkpoint {checkpoint}: hf:{found.path} has one set of weights")
-  task = tasks.make(found.task(pair))
-  graph, like = _blank(found.model, task, mesh)
-
-  def place(path, x):
-    whole = np.asarray(found.params[path_name(path[1:])])
-    return jax.make_array_from_callback(x.shape, x.sharding, lambda index: whole[index])
-
-  params = jax.tree_util.tree_map_with_path(place, like)["params"]
-  return Run(None, task, graph, params, mesh, [])
+  return Run(origin.config, task, graph, params, mesh, steps)
 
 
 def _blank(model, task, mesh):
-  """The model's graph, and what its weights are to be: shapes and places."""
+  """Returns the model's graph, and its weights as shapes with shardings."""
   graph, shapes = nnx.split(nnx.eval_shape(lambda: build_model(model, task, seed=0)))
   shapes = dict(params=nnx.to_pure_dict(shapes))
-  return graph, sharding.placed(shapes, sharding.place(shapes, mesh))
+  return graph, sharding.placed(shapes, sharding.place(shapes, mesh))["params"]
 
 
 class Predictor:

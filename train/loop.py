@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from train import checkpoint, evaluation, nans, optimizer, sharding, tasks
+from train import checkpoint, evaluation, nans, optimizer, pretrained, sharding, tasks
 from train.checkpoint import checkpoint_policy
 from train.cluster import processes
 from train.cluster.signals import StopSignal
@@ -31,7 +31,7 @@ def train(cfg, workdir, debug_nans: bool = False) -> int:
   early, after saving.
   """
   mesh = sharding.make_mesh(cfg.mesh)
-  task = tasks.build(cfg.task, workdir.path)
+  task = pretrained.build_task(cfg.task, workdir.path)
   if cfg.evaluate.decode_every and not task.has_score:
     raise UserError(f"{cfg.task.name} has a loss and no score: set evaluate.decode_every=0")
   tx, learning_rate = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
@@ -46,8 +46,7 @@ def train(cfg, workdir, debug_nans: bool = False) -> int:
     if start:
       state = checkpoints.restore(state, meter)
     elif cfg.init_from.workdir:
-      tasks.check_vocabulary(task, **cfg.init_from)
-      state["params"] = checkpoint.init_from(state["params"], **cfg.init_from)
+      state["params"] = pretrained.init_from(state["params"], task.tokenizer, **cfg.init_from)
       if cfg.ema:
         state["ema"] = jax.tree.map(jnp.copy, state["params"])
     patience = Patience(cfg.patience, cfg.checkpoint.best_metric, cfg.checkpoint.best_mode)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from model import layers, matmul
-from train import losses, optimizer, resolve, sharding, tasks
+from train import losses, optimizer, pretrained, resolve, sharding, tasks
 from train.common import entry
 from train.data.batches import Batches
 from train.record import config
@@ -86,7 +86,7 @@ def step(repeats, cfg):
   """One update of `cfg` on its first batch."""
   mesh = sharding.make_mesh(cfg.mesh)
   with tempfile.TemporaryDirectory() as folder:
-    task = tasks.build(cfg.task, folder)
+    task = pretrained.build_task(cfg.task, folder)
   tx, _ = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
   graph, state = init(cfg, task, tx, mesh)
   train_step = make_train_step(task, graph, tx, **settings(cfg))

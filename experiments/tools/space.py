@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from experiments.tools import runs
 from experiments.tools.runs import Run
-from train import optimizer, resolve, sharding, tasks
+from train import optimizer, pretrained, resolve, sharding
 from train.build import build_model
 from train.common.errors import UserError, choose
 from train.record import config
@@ -209,7 +209,7 @@ class Builder:
       made_of = [_json(cfg[key]) for key in ("tokenizer", "data", "parts") if key in cfg]
       folder = self.folder / str(abs(hash(tuple(made_of))))
       folder.mkdir(exist_ok=True)
-      self.tasks[_json(cfg)] = tasks.build(cfg, folder)
+      self.tasks[_json(cfg)] = pretrained.build_task(cfg, folder)
     return self.tasks[_json(cfg)]
 
 

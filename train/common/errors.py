@@ -43,6 +43,13 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
   return f"; did you mean {near}?" if near else ""
 
 
+def indented(lines: Iterable[str], most: int = 12) -> str:
+  """Returns the lines, each on an indented line of its own; of more than `most` the first."""
+  lines = list(lines)
+  more = [f"... and {len(lines) - most} more"] if len(lines) > most else []
+  return "".join(f"\n  {line}" for line in [*lines[:most], *more])
+
+
 def choose(table: Mapping, name, key: str):
   """`table[name]`; UserError naming the setting `key` and what is known if there is none."""
   if name not in table:

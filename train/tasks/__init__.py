@@ -22,7 +22,6 @@ All tasks and models share one vocabulary of batch keys (int32 unless said other
 import inspect
 import json
 import pathlib
-import re
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -37,7 +36,6 @@ from train.data.batches import Layout
 from train.data.items import Items
 from train.data.tokenizer import Tokenizer
 from train.data.tokenizer import train as train_tokenizer
-from train.interop import directory
 from train.scoring.classes import Report
 from train.tasks import (
   causal,
@@ -175,18 +173,11 @@ def _tokenizer(spec, data, folder) -> Tokenizer:
         raise UserError(
           "tokenizer.path is missing: the file that a tokenizer named file is read of"
         )
-      _tokenizer_of(spec["path"]).save(path)
+      Tokenizer.load(spec["path"]).save(path)
     else:
       splits = [sources.open_split(one, "train") for one in data]
       train_tokenizer(spec, (text for split in splits for text in _texts(split))).save(path)
   return Tokenizer.load(path)
-
-
-def _tokenizer_of(path) -> Tokenizer:
-  """That of a tokenizer.json, or of hf:DIR."""
-  return (
-    directory.open_directory(path).tokenizer if directory.is_one(path) else Tokenizer.load(path)
-  )
 
 
 NO_TEXTS = ("id", "label")  # fields that a tokenizer need not learn
@@ -209,19 +200,3 @@ def _labels(make, data, path) -> tuple[str, ...]:
     found = {label for number in range(len(source)) for label in make.labels_of(source[number])}
     write_atomically(path, json.dumps(sorted(found), ensure_ascii=False) + "\n")
   return tuple(json_files.read(path, list[str]))
-
-
-def check_vocabulary(task: Task, workdir: str, skip: Sequence[str], **_) -> None:
-  """UserError if the run in `workdir`, whose weights are to be taken, knows its tokens by other
-  numbers: equal shapes would hide it. With the embeddings in `skip` it may."""
-  foreign = directory.is_one(workdir)
-  path = workdir if foreign else pathlib.Path(workdir) / "tokenizer.json"
-  skipped = any(re.search(pattern, "embedding/embedding") for pattern in skip)
-  if skipped or not (foreign or path.exists()):
-    return
-  if _tokenizer_of(path).fingerprint != task.tokenizer.fingerprint:
-    raise UserError(
-      f"init_from.workdir {workdir}: its tokenizer is another than this run's. Take it too"
-      f" (task.tokenizer=dict(name='file', path='{path}'); configs do with init={workdir}), or"
-      " leave the embeddings (init_from.skip='embedding/embedding$')"
-    )

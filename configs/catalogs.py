@@ -4,10 +4,10 @@ Translation of programs' messages from English, out of the wheels that `make dat
 With target=all one model learns three languages: the first token of a source names the target
 language ("<2de> Save the file"; Johnson et al. 2017).
 
-Each split has whole programs, so the test program is not in the training data. Training: pretix
-(tickets for events), Plone (web pages) and horizon (clouds), the large ones. Validation: Django, the
-smallest, which costs training the least. Test: Spyder, an editor for Python and the only one that
-is no web application. English messages of the training data are left out of the other splits.
+Each split has whole programs, so the test program is not in the training data. Training has the
+large ones: pretix (tickets for events), Plone (web pages) and horizon (clouds). Validation has the
+smallest, Django, which costs training the least. Test has Spyder, an editor for Python and the only
+one that is no web application. English messages of the training data are left out of the others.
 
 Pairs of 3 to 50 English words without duplicates (measured):
 

@@ -11,6 +11,8 @@ from configs.sections import ADAMW, ENCODER, SMALL
 
 MASKED = dict(name="bpe", vocab_size=8000, special=("<mask>",))  # a tokenizer with <mask>
 
+MESH = dict()  # older config files add their changes to it
+
 # Arguments that mean the same in every config file.
 MEANINGS = dict(
   data="the folder with the data",
@@ -150,6 +152,16 @@ def inherit(init: str, how: str = "model", changes=(), **start) -> dict:
   """Returns the sections `model` and `init_from` of a run that starts from another run, or from
   hf:DIR; train/pretrained.py describes `how`, and also takes over the tokenizer."""
   return dict(model=dict(changes, inherit=how), init_from=dict(workdir=init, **start))
+
+
+def pretrained(init: str, skip=None) -> dict:
+  """Returns `inherit` as older config files use it, which set the `tokenizer` in it."""
+  return inherit(init, **({} if skip is None else dict(skip=skip))) | dict(tokenizer={})
+
+
+def checkpoints(every: int, keep_latest: int) -> dict:
+  """Returns the section `checkpoint` as older config files write it."""
+  return dict(every=every, keep_latest=keep_latest)
 
 
 def fine_tune(task: dict, arg, *, best_metric: str, decoder: bool = False) -> ConfigDict:

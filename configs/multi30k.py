@@ -4,8 +4,8 @@ Multi30k image captions, English to German. DIR holds `train.en.gz`, `train.de.g
 or with form=wu2021 the files that Wu et al. 2021 published (lowercased, tokenised, BPE pieces).
 
 recipe=quick. Time: 12 minutes on two CPU cores. Expected: 32 BLEU on test_2016_flickr (measured:
-33.4 cased sacreBLEU with beam 4; with 1,200 steps, 15 minutes, 34.5). model=lstm has 2 + 2 layers of
-256 units.
+33.4 cased sacreBLEU with beam 4; with 1,200 steps, in 15 minutes, 34.5). With model=lstm: 2 + 2
+layers of 256 units.
 
 recipe=tiny: Transformer-Tiny of Wu et al. 2021, "Good for Misconceived Reasons", section 4: 4 + 4
 layers, dim 128, 8,192 tokens an update, at most 8,000 updates or until 10 epochs bring no lower

@@ -58,3 +58,10 @@ SMALL = dict(dim=32, num_heads=4, mlp_dim=64)
 ADAMW = dict(name="adamw", b1=0.9, b2=0.98, weight_decay=0.01)
 # Vaswani et al. 2017.
 ADAM = dict(name="adam", clip_norm=0.0, no_decay="", b1=0.9, b2=0.98, eps=1e-9)
+
+# Older config files begin a section with one of these names, and add what they change.
+MODEL, LSTM = dict(name="transformer"), dict(name="lstm")
+TRANSLATION, MLM, CAUSAL, SPAN, CLASSIFICATION, TAGGING, QA = (
+  dict(name=name)
+  for name in ("translation", "mlm", "causal", "span", "classification", "tagging", "qa")
+)

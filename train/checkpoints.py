@@ -82,7 +82,7 @@ def main(argv) -> int:
   parser.add_argument(
     "what",
     choices=("list", "check", "diff"),
-    help="lists checkpoints, compares their files with the checksums, or compares the weights of two",
+    help="lists checkpoints, checks their files, or compares the weights of two",
   )
   parser.add_argument("runs", nargs="+", metavar="DIR[@STEP]", help="a run and a checkpoint of it")
   args = parser.parse_args(argv)

@@ -58,12 +58,10 @@ def load(text: str, overrides: Sequence[str] = ()) -> ConfigDict:
 def complete(written: ConfigDict) -> ConfigDict:
   """Returns a config with the keys that `written` leaves out, and the model it inherits."""
   cfg = _replaced(ConfigDict(written).unlock(), workdir.upgraded)
-  for section in ("task", "model", "optimizer", "schedule"):
-    if section not in cfg:
-      cfg[section] = {}
+  _fill(cfg, dict(task={}, model={}))
   if "name" not in cfg.task:
     raise UserError(f"task.name is missing; known: {', '.join(tasks.TASKS)}")
-  _fill(cfg.task, _task_defaults(cfg.task))
+  _fill(cfg, dict(task=_task_defaults(cfg.task)))
   cfg = _replaced(cfg, pretrained.resolve)
   _fill(cfg, defaults(cfg))
   values = config.flat(cfg)
@@ -104,16 +102,16 @@ def check(cfg: ConfigDict) -> None:
 
 
 def _task_defaults(task: Mapping) -> dict:
-  """Returns the section's defaults; in a mixture, those of each part are what it does not share."""
-  usual = tasks.defaults(task["name"])
+  """Returns the defaults of a task's section, and of those of the parts of a mixture."""
   if task["name"] != "mixture":
-    return usual | dict(data=DATA)
-  shared = usual.keys() - {"name"}
+    return tasks.defaults(task["name"]) | dict(data=DATA)
+  shared = {field.name: field.default for field in dataclasses.fields(tasks.Mixture)}
+  usual = {key: value for key, value in shared.items() if value is not dataclasses.MISSING}
   parts = {
     name: {key: value for key, value in _task_defaults(part).items() if key not in shared}
     for name, part in task["parts"].items()
   }
-  return usual | dict(parts=parts)
+  return dict(name="mixture") | usual | dict(parts=parts)
 
 
 def _is_known(key: str) -> bool:
@@ -125,14 +123,16 @@ def _is_known(key: str) -> bool:
   return key in REQUIRED or mixture or any(section in OPEN for section in sections)
 
 
-def _fill(section: ConfigDict, usual: Mapping) -> None:
+def _fill(section: ConfigDict, usual: Mapping, prefix: str = "") -> None:
   """Adds the keys that `section` lacks. A tokenizer with a name is whole."""
   for key, default in usual.items():
     if key not in section:
       section[key] = default
-    elif isinstance(default, Mapping) and isinstance(section[key], ConfigDict):
+    elif isinstance(default, Mapping):
+      if not isinstance(section[key], ConfigDict):
+        raise UserError(f"{prefix}{key} is {section[key]!r}: expects a section, {key}=dict(...)")
       if key != "tokenizer" or "name" not in section[key]:
-        _fill(section[key], default)
+        _fill(section[key], default, f"{prefix}{key}.")
 
 
 def _replaced(cfg: ConfigDict, change) -> ConfigDict:

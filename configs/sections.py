@@ -77,11 +77,24 @@ TRANSLATION = dict(
   z_loss=0.0,
   loss_chunks=1,
   decode_batch=64,
-  metric="texts",
   lowercase_scores=False,
   bleu_tokenizer="13a",
   piece_marker="",
   decoding=dict(beam=4, length_penalty=0.6, max_len_ratio=1.0, max_len_extra=50),
+)
+TEXT_TO_TEXT = dict(
+  name="text_to_text",
+  data=DATA,
+  tokenizer=dict(name="bpe", vocab_size=8000),
+  source_len=128,
+  target_len=32,
+  pack=True,
+  label_smoothing=0.0,
+  z_loss=0.0,
+  loss_chunks=1,
+  decode_batch=64,
+  kind="classes",
+  decoding=dict(beam=1, length_penalty=0.0, max_len_ratio=0.0, max_len_extra=8),
 )
 LANGUAGE = dict(beam=1, length_penalty=0.0, temperature=0.8, max_len_ratio=0.0, max_len_extra=200)
 MLM = dict(

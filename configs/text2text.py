@@ -1,10 +1,10 @@
 """python -m train.main --config configs/text2text.py:task=classify,data=DIR,init=runs/span \\
     --workdir runs/sst2_t2t
 
-Any labelled data as text in, text out, by an encoder-decoder (Raffel et al. 2020, section 2.4):
-the class, the tags or the answer is written by the decoder, greedily. data is a folder with
+Labelled data as text in, text out, by an encoder-decoder (Raffel et al. 2020, section 2.4): the
+decoder writes the class, the number, the tags or the answer, greedily. data is a folder with
 train.tsv, dev.tsv, test.tsv (`text<TAB>label`), with train, dev, test in columns or CoNLL-U, or
-with train.json, dev.json, test.json (SQuAD). init=RUN goes on from a pre-trained encoder-decoder.
+with train.json, dev.json, test.json (SQuAD). init=RUN starts from a pre-trained encoder-decoder.
 Arguments: task=classify|regress|tag|qa, data=DIR, suffix= (".conllu.gz", ".json.gz"), dev=NAME (or
 10%: the last tenth of train.tsv), init=RUN, tokenizer=RUN (its vocabulary, random weights),
 steps=, peak=, small.
@@ -12,20 +12,34 @@ steps=, peak=, small.
 
 from configs import common, sections
 
-# The source, its files' ending, how examples are written, the most tokens to say, the metric.
+# For each task: the source, its files' ending, how examples are written, the kind of label, and the
+# metric that chooses a checkpoint.
 TASKS = {
-  "classify": ("files", ".tsv", dict(source="classify: {text}", target="{label}"), 8, "classes"),
-  "regress": ("files", ".tsv", dict(source="regress: {text}", target="{label}"), 8, "numbers"),
-  "tag": ("conll", ".conllu.gz", dict(source="tag: {words}", target="{tags}"), 128, "tags"),
+  "classify": (
+    "files",
+    ".tsv",
+    dict(source="classify: {text}", target="{label}"),
+    "classes",
+    "accuracy",
+  ),
+  "regress": (
+    "files",
+    ".tsv",
+    dict(source="regress: {text}", target="{label}"),
+    "numbers",
+    "pearson",
+  ),
+  "tag": ("conll", ".conllu.gz", dict(source="tag: {words}", target="{tags}"), "tags", "accuracy"),
   "qa": (
     "squad",
     ".json",
     dict(source="question: {question} context: {context}", target="{answers}"),
-    32,
     "answers",
+    "f1",
   ),
 }
-BEST = {"classes": "accuracy", "numbers": "pearson", "tags": "accuracy", "answers": "f1"}
+# Tokens of a source, a target and an output, where they are not those of short labels.
+LENGTHS = {"tag": (128, 128, 128), "qa": (256, 32, 32)}
 
 
 def get_config(arg=""):
@@ -41,15 +55,15 @@ def get_config(arg=""):
     peak=1e-3,
     small=False,
   )
-  source, suffix, patterns, longest, metric = TASKS[arg.task]
+  source, suffix, patterns, kind, best_metric = TASKS[arg.task]
+  source_len, target_len, output_len = LENGTHS.get(arg.task, (128, 32, 8))
   splits = common.splits(arg.data, arg.suffix or suffix, arg.dev)
   options = dict(columns=("text", "label")) if source == "files" else {}
-  task = sections.TRANSLATION | dict(
+  task = sections.TEXT_TO_TEXT | dict(
     data=dict(name="formatted", of=dict(name=source, splits=splits) | options, **patterns),
-    source_len=256 if arg.task == "qa" else 128,
-    target_len=128 if arg.task == "tag" else 32,
-    label_smoothing=0.0,
-    metric=metric,
-    decoding=dict(beam=1, length_penalty=0.0, max_len_ratio=0.0, max_len_extra=longest),
+    kind=kind,
+    source_len=source_len,
+    target_len=target_len,
+    decoding=sections.TEXT_TO_TEXT["decoding"] | dict(max_len_extra=output_len),
   )
-  return common.fine_tune(task, arg, best_metric=BEST[metric], decoder=True)
+  return common.fine_tune(task, arg, best_metric=best_metric, decoder=True)

@@ -10,26 +10,30 @@ dev.json and test.json (SQuAD).
 from configs import common
 from configs.common import Argument
 
-# The source, its files' ending, how examples are written, the most tokens to generate, the metric.
-TASKS = {
-  "classify": ("files", ".tsv", dict(source="classify: {text}", target="{label}"), 8, "classes"),
-  "regress": ("files", ".tsv", dict(source="regress: {text}", target="{label}"), 8, "numbers"),
-  "tag": ("conll", ".conllu.gz", dict(source="tag: {words}", target="{tags}"), 128, "tags"),
+# The source, its files' ending, and how examples are written.
+SOURCES = {
+  "classify": ("files", ".tsv", dict(source="classify: {text}", target="{label}")),
+  "regress": ("files", ".tsv", dict(source="regress: {text}", target="{label}")),
+  "tag": ("conll", ".conllu.gz", dict(source="tag: {words}", target="{tags}")),
   "qa": (
     "squad",
     ".json",
     dict(source="question: {question} context: {context}", target="{answers}"),
-    32,
-    "answers",
   ),
 }
-BEST = {"classes": "accuracy", "numbers": "pearson", "tags": "accuracy", "answers": "f1"}
+# The kind of label, the metric that chooses a checkpoint, and the most tokens of an output.
+LABELS = {
+  "classify": ("classes", "accuracy", 8),
+  "regress": ("numbers", "pearson", 8),
+  "tag": ("tags", "accuracy", 128),
+  "qa": ("answers", "f1", 32),
+}
 
 
 def get_config(arg=""):
   arg = common.parse(
     arg,
-    task=Argument(tuple(TASKS), "the kind of labels"),
+    task=Argument(tuple(SOURCES), "the kind of labels"),
     data="data/sst2",
     suffix=Argument("", "the ending of the files (.conllu.gz, .json.gz); empty: the task's own"),
     dev=Argument("dev", "the validation file; 10% holds out the last tenth of train"),
@@ -39,16 +43,16 @@ def get_config(arg=""):
     peak=1e-3,
     small=False,
   )
-  source, suffix, patterns, longest, metric = TASKS[arg.task]
+  source, suffix, patterns = SOURCES[arg.task]
+  kind, best_metric, output_len = LABELS[arg.task]
   splits = common.splits(arg.data, arg.suffix or suffix, arg.dev)
   options = dict(columns=("text", "label")) if source == "files" else {}
   task = dict(
-    name="translation",
+    name="text_to_text",
     data=dict(name="formatted", of=dict(name=source, splits=splits) | options, **patterns),
     source_len=256 if arg.task == "qa" else 128,
     target_len=128 if arg.task == "tag" else 32,
-    label_smoothing=0.0,
-    metric=metric,
-    decoding=dict(beam=1, length_penalty=0.0, max_len_ratio=0.0, max_len_extra=longest),
+    kind=kind,
+    decoding=dict(max_len_extra=output_len),
   )
-  return common.fine_tune(task, arg, best_metric=BEST[metric], decoder=True)
+  return common.fine_tune(task, arg, best_metric=best_metric, decoder=True)

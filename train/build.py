@@ -48,8 +48,8 @@ def build_model(cfg, task, seed: int, platform: str | None = None) -> Transforme
       raise UserError(f"model.{part}_layers is {layers}, but the task {needs} {part} layers")
   rngs = nnx.Rngs(seed)
   model = make_model(config, rngs=rngs)
-  if make_head := getattr(task, "head", None):
-    model.head = make_head(config, rngs)
+  if (head := task.head(config, rngs)) is not None:
+    model.head = head
   return model
 
 
@@ -69,12 +69,11 @@ def check_names(name: str, settings) -> None:
 
 def _check_lstm(task):
   """UserError for what an LSTM cannot learn."""
-  for part in (task, *getattr(task, "parts", {}).values()):
-    if getattr(part, "prefix", False):
-      raise UserError(
-        "task.prefix: an lstm reads from left to right and cannot see a prefix whole; an"
-        " encoder-decoder can (configs/prefix.py:model=encoder_decoder), or a Transformer"
-      )
+  if task.prefix:
+    raise UserError(
+      "task.prefix: an lstm reads from left to right and cannot see a prefix whole; an"
+      " encoder-decoder can (configs/prefix.py:model=encoder_decoder), or a Transformer"
+    )
 
 
 def _fitted(config: TransformerConfig, task, platform) -> TransformerConfig:
@@ -88,7 +87,7 @@ def _fitted(config: TransformerConfig, task, platform) -> TransformerConfig:
       f"model.max_len {config.max_len} is less than the {task.max_positions} positions that"
       " task.source_len, task.target_len and decoding may use: learned positions end there"
     )
-  if config.global_tokens and getattr(task, "pack", False):
+  if config.global_tokens and task.pack:
     raise UserError(
       "model.global_tokens are the first of a row, and task.pack puts several texts in one: set"
       " task.pack=False"

@@ -22,6 +22,7 @@ from train.build import build_model
 from train.common.errors import UserError, choose
 from train.record import config
 from train.record.workdir import CHANGEABLE
+from train.tasks.protocol import require_score
 
 MODES = {"min": "minimize", "max": "maximize"}
 PRUNERS = ("median", "hyperband", "none")
@@ -194,8 +195,8 @@ class Builder:
     if not math.isfinite(float(rate(0))):
       raise UserError(f"schedule: the learning rate of step 0 is {float(rate(0))}")
     task = self._task(cfg.task)
-    if cfg.evaluate.decode_every and not task.has_score:
-      raise UserError(f"{cfg.task.name} has a loss and no score: set evaluate.decode_every=0")
+    if cfg.evaluate.decode_every:
+      require_score(task)
     # its devices are not known here; what one device cannot share, several cannot
     sharding.check(cfg, task, types.SimpleNamespace(shape=dict(data=1, fsdp=1, tensor=1)))
     known = _json(cfg.model), _json(cfg.task)

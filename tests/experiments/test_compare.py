@@ -189,11 +189,10 @@ def test_a_score_of_sums_is_the_score():
 
 
 def test_numbers_and_tags_in_words_are_judged_as_the_task_does():
-  task = sides.tasks_of(SCAN)[""]
 
-  def judged(metric, found, wanted):
+  def judged(kind, found, wanted):
     rows = [x | {"output": y} for x, y in translated(found, wanted)]
-    made = significance.judge("a", task | dict(metric=metric), rows).scores
+    made = significance.judge("a", dict(name="text_to_text", kind=kind), rows).scores
     return {name: one.value for name, one in made.items()}
 
   found, wanted = ["1", "nan", "so so", "4.5"], ["1.5", "2", "-3", "4"]
@@ -308,7 +307,7 @@ def test_runs_of_other_tasks_share_what_they_share(tmp_path, capsys):
 
 def test_classes_in_words_are_held_against_classes(tmp_path, capsys):
   typed = ConfigDict(SCAN.to_dict())
-  typed.task.metric = "classes"
+  typed.task.name, typed.task.kind = "text_to_text", "classes"
   write(tmp_path / "a", CLASSES, outputs=classified([1, 0]))
   write(tmp_path / "b", typed, outputs=translated(["1", "1"], ["1", "1"]))
   assert rows_of(said(capsys, tmp_path / "a", tmp_path / "b"), "accuracy")[1][1] == "100.00"

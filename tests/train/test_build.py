@@ -4,15 +4,14 @@ import types
 
 import pytest
 
-from configs import sections
 from model.lstm import LSTM
 from model.transformer import Transformer
 from train.build import build_model
 from train.common.errors import UserError
 
 SMALL = dict(dim=8, encoder_layers=0, decoder_layers=1)
-LSTM_OF = sections.LSTM | SMALL
-TRANSFORMER_OF = sections.MODEL | SMALL | dict(num_heads=2, mlp_dim=8)
+LSTM_OF = dict(name="lstm") | SMALL
+TRANSFORMER_OF = dict(name="transformer", num_heads=2, mlp_dim=8) | SMALL
 
 
 def task(**changes):

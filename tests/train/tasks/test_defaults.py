@@ -5,7 +5,6 @@ import dataclasses
 
 import pytest
 
-from configs import sections
 from train import inference, tasks
 from train.common.errors import UserError
 from train.data import tokenizer
@@ -17,34 +16,19 @@ from train.tasks.seq2seq import Decoding
 from train.tasks.text_to_text import TextToText
 
 BYTES = tokenizer.train(dict(name="byte"), [])
-SECTIONS = {
-  section["name"]: section
-  for section in (
-    sections.TRANSLATION,
-    sections.TEXT_TO_TEXT,
-    sections.MLM,
-    sections.CAUSAL,
-    sections.SPAN,
-    sections.CLASSIFICATION,
-    sections.TAGGING,
-    sections.QA,
-  )
-}
+MASKS = tokenizer.train(dict(name="byte", special=("<mask>",), sentinels=100), [])
 
 
-@pytest.mark.parametrize("name", SECTIONS)
-def test_defaults_are_those_of_the_section(name):
-  defaults, section = tasks.defaults(name), dict(SECTIONS[name])
-  del section["data"]
-  for nested in ("decoding", "reading"):
-    if nested in section:
-      assert defaults[nested].items() >= section.pop(nested).items()
-      assert defaults.pop(nested).keys() == {field.name for field in settings_fields(name)}
-  assert defaults == section
-
-
-def settings_fields(name):
-  return dataclasses.fields(tasks.TASKS[name].settings_class)
+@pytest.mark.parametrize("name", tasks.TASKS)
+def test_the_defaults_make_the_task_that_its_class_makes(name):
+  defaults, task = tasks.defaults(name), tasks.TASKS[name]
+  needed = dict(data={}, tokenizer=MASKS)
+  if "labels" in defaults:
+    needed["labels"] = ("a", "b")
+  assert tasks.make(defaults | needed) == task(**needed)
+  for nested in defaults.keys() & {"decoding", "reading"}:
+    assert defaults[nested].keys() == {x.name for x in dataclasses.fields(task.settings_class)}
+  assert defaults.keys() == {"name"} | {x.name for x in dataclasses.fields(task)} - {"data"}
 
 
 def test_a_name_that_stands_for_a_style_has_it():
@@ -83,10 +67,10 @@ def test_every_setting_of_prediction_has_a_flag():
 
 
 def test_an_older_translation_with_labels_as_text_is_text_to_text():
-  older = sections.TRANSLATION | dict(label_smoothing=0.0, metric="tags", data=dict(name="x"))
+  older = tasks.defaults("translation") | dict(metric="tags", data=dict(name="x"))
   task = workdir.upgraded(dict(task=older))["task"]
   assert (task["name"], task["kind"]) == ("text_to_text", "tags")
-  assert task.keys() == sections.TEXT_TO_TEXT.keys()
+  assert task.keys() == tasks.defaults("text_to_text").keys() | {"data"}
   mixture = dict(name="mixture", main="a", parts=dict(a=older, b=older | dict(metric="texts")))
   parts = workdir.upgraded(dict(task=mixture))["task"]["parts"]
   assert parts["a"] == task
@@ -95,7 +79,7 @@ def test_an_older_translation_with_labels_as_text_is_text_to_text():
 
 def test_what_sections_of_settings_gained_is_known_for_an_older_run():
   decoding = tasks.defaults("translation")["decoding"]
-  later = decoding.keys() - sections.TRANSLATION["decoding"].keys()
+  later = decoding.keys() - {"beam", "length_penalty", "max_len_ratio", "max_len_extra"}
   keys = [f"task.decoding.{key}" for key in decoding]
   assert workdir.added(keys) == {f"task.decoding.{key}": decoding[key] for key in later}
   assert workdir.added(["task.parts.a.reading.nbest"]) == {"task.parts.a.reading.nbest": 1}

@@ -6,12 +6,10 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from orbax.checkpoint import v1 as ocp
 
-from train.common.errors import UserError
-from train.common.trees import flatten, in_form_of, path_name
-from train.interop import directory
+from train.common.errors import UserError, indented
+from train.common.trees import flatten
 from train.record import checksums
 
 # 1: until 2026-11-26. 2: tells its format, and `recent` is in it.
@@ -193,54 +191,9 @@ class Checkpoints:
       if tuple(saved[name].shape) != tuple(here[name].shape)
     ]
     if wrong:
-      raise UserError(f"{self.directory / str(step)} does not fit this model:\n  " + _listed(wrong))
-
-
-def init_from(params, workdir: str, which: str, skip):
-  """`params` with every weight that another run's checkpoint, or hf:DIR, has under the same path
-  and shape.
-
-  Prints what matched. Weights whose path matches one of the patterns `skip` stay as they are; one
-  only here, only there, or of another shape is else a UserError.
-  """
-  if directory.is_one(workdir):
-    found, step = directory.open_directory(workdir, body=which == "body").params, ""
-  else:
-    if not (pathlib.Path(workdir) / "checkpoints").is_dir():
-      raise UserError(f"init_from: {workdir} holds no checkpoints")
-    with Checkpoints(workdir) as other:
-      found, step = flatten(other.params(which)), f" step {other.steps(which)[-1]}"
-  here = flatten(params)
-  found = in_form_of(found, here)
-  same = {
-    name
-    for name in here.keys() & found.keys()
-    if here[name].shape == found[name].shape and not any(re.search(p, name) for p in skip)
-  }
-  others = sorted((here.keys() | found.keys()) - same)
-
-  def told(name):
-    there, ours = (getattr(tree.get(name), "shape", "nothing") for tree in (found, here))
-    return f"{name}: {there} there, {ours} here"
-
-  logging.info("init_from %s%s: %d of %d weights taken", workdir, step, len(same), len(here))
-  for name in others:
-    logging.info("init_from: not taken %s", told(name))
-  wrong = [told(name) for name in others if not any(re.search(p, name) for p in skip)]
-  if wrong:
-    raise UserError(
-      f"init_from.workdir {workdir}: weights that do not match; patterns in init_from.skip allow"
-      " them:\n  " + _listed(wrong)
-    )
-
-  def take(path, x):
-    name = path_name(path)
-    if name not in same:
-      return x
-    whole = np.asarray(found[name]).astype(x.dtype)
-    return jax.make_array_from_callback(x.shape, x.sharding, lambda index: whole[index])
-
-  return jax.tree_util.tree_map_with_path(take, params)
+      raise UserError(
+        f"{self.directory / str(step)} does not fit this model:{indented(sorted(wrong))}"
+      )
 
 
 def _parts(state):
@@ -256,12 +209,6 @@ def _abstract(x):
 def _on_host(x):
   """What Orbax takes for an array of numpy's to be read; it holds a single number."""
   return np.broadcast_to(np.zeros((), x.dtype), x.shape)
-
-
-def _listed(lines, most=12):
-  lines = sorted(lines)
-  more = [f"... and {len(lines) - most} more"] if len(lines) > most else []
-  return "\n  ".join(lines[:most] + more)
 
 
 def checkpoint_policy(cfg) -> dict:

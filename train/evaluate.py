@@ -10,23 +10,22 @@ import json
 import pathlib
 import re
 
-from train import evaluation, inference, tasks
+from train import evaluation, inference, pretrained, tasks
 from train.common import entry
 from train.common.errors import UserError
 from train.common.files import write_atomically
 from train.data import batches
 from train.data.bad_records import LEFT_OUT
-from train.interop import directory
 from train.scoring import classes
 from train.step import make_eval_step, make_predict_step
 
 
 def main(argv):
   parser = inference.parser(__doc__)
-  parser.add_argument("--split", default="test")
+  parser.add_argument("--split", default="test", help="a split of the run's data")
   inference.add_decoding(parser)
   args = parser.parse_args(argv)
-  if directory.is_one(args.workdir):
+  if pretrained.open(args.workdir).config is None:
     raise UserError(
       f"{args.workdir} has no data to evaluate on: begin a run from it (a config's init=), with"
       " steps=1,peak=0.0 if it is to be as it is"

@@ -21,27 +21,9 @@ from train.common.errors import UserError
 from train.common.trees import flatten, unstacked
 from train.interop import directory, export, vocabulary_writing
 from train.interop.families import KINDS
-from train.tasks import (
-  causal,
-  classification,
-  denoising,
-  mlm,
-  qa,
-  seq2seq,
-  tagging,
-  translation,
-)
+from train.tasks import seq2seq
 
 FORMATS = ("hf", "ctranslate2")
-KIND_OF = {
-  mlm.Mlm: "mlm",
-  classification.Classification: "classification",
-  tagging.Tagging: "tagging",
-  qa.Qa: "qa",
-  causal.Causal: "causal",
-  translation.Translation: "translation",
-  denoising.Denoising: "translation",
-}
 
 
 def as_hf(workdir, checkpoint: str, out: pathlib.Path) -> None:
@@ -50,21 +32,21 @@ def as_hf(workdir, checkpoint: str, out: pathlib.Path) -> None:
     found = directory.open_directory(str(workdir))
     model, kind, tokenizer, params = found.model, found.kind, found.tokenizer, found.params
     labels, first, activation = found.labels, found.family.model_type, found.family.pool_activation
-    decoding = found.generation if kind in ("causal", "translation") else None
+    generates = kind in ("causal", "translation")
+    decoding = seq2seq.Decoding(**found.generation) if generates else None
     labels = labels if kind in ("classification", "tagging") else ()
     origin = found
   else:
     run = inference.load_run(workdir, checkpoint)
-    task = run.task
-    kind, tokenizer = _kind(task), task.tokenizer
+    kind, labels, activation, decoding = run.task.hugging_face()
+    tokenizer = run.task.tokenizer
+    if not kind:
+      name = type(run.task).__name__
+      raise UserError(f"a {name} run has no counterpart; there are {', '.join(KINDS)}")
     model = dict(run.cfg.model)
     model["vocab_size"] = model.get("vocab_size") or tokenizer.vocab_size
     params, origin = unstacked(flatten(jax.device_get(run.params))), _origin(run.cfg)
     first = origin.family.model_type if origin else ""
-    labels, activation = getattr(task, "labels", ()), getattr(task, "pool_activation", "tanh")
-    if getattr(task, "regression", False):
-      labels = ("value",)
-    decoding = getattr(task, "decoding", None)
   fit = export.best(model, kind, activation, first)
   _refuse_what_is_there(out)
   out, wanted = out.with_name(f".{out.name}.partial"), out
@@ -110,17 +92,6 @@ def _refuse_what_is_there(out: pathlib.Path) -> None:
     raise UserError(f"--out {out}: is a file; name a new folder")
 
 
-def _kind(task) -> str:
-  kind = KIND_OF.get(type(task))
-  if kind is None:
-    raise UserError(f"a {type(task).__name__} run has no counterpart; there are {', '.join(KINDS)}")
-  if getattr(task, "prefix", False):
-    raise UserError("task.prefix: no causal model of transformers sees a prefix whole")
-  if getattr(task, "pool", "first") != "first":
-    raise UserError(f"task.pool={task.pool!r} has no counterpart: transformers pools the first")
-  return kind
-
-
 def _origin(cfg) -> directory.Directory | None:
   """The Hugging Face directory that a run began from."""
   start = cfg.init_from.workdir
@@ -133,7 +104,6 @@ def _longest(model) -> int:
 
 def _write_generation(out, decoding, more, roles) -> None:
   """generation_config.json: our way of decoding, as far as transformers has it."""
-  decoding = seq2seq.Decoding(**decoding)
   never = {roles.pad, roles.start} - {roles.eos}
   told = dict(
     **{key: more[key] for key in ("pad_token_id", "eos_token_id", "bos_token_id")},
@@ -186,8 +156,10 @@ def as_ctranslate2(workdir, checkpoint: str, out: pathlib.Path) -> None:
 
 def main(argv):
   parser = inference.parser(__doc__)
-  parser.add_argument("--out", required=True, type=pathlib.Path)
-  parser.add_argument("--format", choices=FORMATS, default="hf")
+  parser.add_argument("--out", required=True, type=pathlib.Path, help="the folder to write")
+  parser.add_argument(
+    "--format", choices=FORMATS, default="hf", help="whose files to write (default: hf)"
+  )
   args = parser.parse_args(argv)
   write = as_hf if args.format == "hf" else as_ctranslate2
   write(args.workdir, args.checkpoint, args.out)

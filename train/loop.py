@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from train import checkpoint, evaluation, nans, optimizer, sharding, tasks
+from train import checkpoint, evaluation, nans, optimizer, pretrained, sharding, tasks
 from train.checkpoint import checkpoint_policy
 from train.cluster import processes
 from train.cluster.signals import StopSignal
@@ -20,6 +20,7 @@ from train.record.meter import Meter, Patience, Skipped
 from train.record.writer import Writer, read_metrics
 from train.state import init, weights
 from train.step import make_eval_step, make_predict_step, make_train_step, settings
+from train.tasks.protocol import require_score
 
 PUT = {"jit": sharding.put, "pmap": sharding.put_by_device}
 
@@ -31,9 +32,9 @@ def train(cfg, workdir, debug_nans: bool = False) -> int:
   early, after saving.
   """
   mesh = sharding.make_mesh(cfg.mesh)
-  task = tasks.build(cfg.task, workdir.path)
-  if cfg.evaluate.decode_every and not task.has_score:
-    raise UserError(f"{cfg.task.name} has a loss and no score: set evaluate.decode_every=0")
+  task = pretrained.build_task(cfg.task, workdir.path)
+  if cfg.evaluate.decode_every:
+    require_score(task)
   tx, learning_rate = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
   graph, state = init(cfg, task, tx, mesh)
   layout = tasks.layout(task, cfg.batch_size)
@@ -51,8 +52,7 @@ def train(cfg, workdir, debug_nans: bool = False) -> int:
     if start:
       state = checkpoints.restore(state, meter)
     elif cfg.init_from.workdir:
-      tasks.check_vocabulary(task, **cfg.init_from)
-      state["params"] = checkpoint.init_from(state["params"], **cfg.init_from)
+      state["params"] = pretrained.init_from(state["params"], task.tokenizer, **cfg.init_from)
       if cfg.ema:
         state["ema"] = jax.tree.map(jnp.copy, state["params"])
     patience = Patience(cfg.patience, cfg.checkpoint.best_metric, cfg.checkpoint.best_mode)

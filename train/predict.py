@@ -54,10 +54,10 @@ def typed(task, lines: Iterable[str], where: str) -> Iterator[Mapping]:
 
 def main(argv):
   parser = inference.parser(__doc__)
-  parser.add_argument("inputs", nargs="*", metavar="TEXT")
+  parser.add_argument("inputs", nargs="*", metavar="TEXT", help="an input; several are a batch")
   parser.add_argument("--input", help="a file of one input a line; - reads standard input")
-  parser.add_argument("--scores", action="store_true")
-  parser.add_argument("--jsonl", action="store_true")
+  parser.add_argument("--scores", action="store_true", help="prints scores or probabilities too")
+  parser.add_argument("--jsonl", action="store_true", help="prints a JSON object for each input")
   parser.add_argument("--pair", action="store_true", help="hf:DIR classifies two texts")
   inference.add_decoding(parser)
   args = parser.parse_args(argv)

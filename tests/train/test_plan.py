@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import pytest
 from rich.console import Console
 
-from train import plan
+from train import plan, resolve
 from train.common.errors import UserError
 from train.planning import chips, estimate, flops, hlo, scaling
-from train.record import config
 
 B, D, H = 4, 8, 16
 
@@ -70,7 +69,7 @@ def test_an_unknown_topology_is_refused_with_the_known_ones(text, known):
 def test_a_plan_of_a_pre_training_equals_sizes_and_flops_by_hand(remat):
   """The sizes follow from the config alone: its data do not exist."""
   changes = ["mesh.fsdp=8", "mesh.data=1", f"model.remat={remat}", "model.dropout=0.0"]
-  cfg = config.load("configs/mlm.py:small,data=/nowhere", changes)
+  cfg = resolve.load("configs/mlm.py:small,data=/nowhere", changes)
   result = estimate.make_plan(cfg, chips.parse("cpu:8"))
   dim, mlp, layers, words = cfg.model.dim, cfg.model.mlp_dim, cfg.model.encoder_layers, 400
   attention, feed_forward = 4 * (dim**2 + dim), 2 * dim * mlp + dim + mlp
@@ -92,7 +91,7 @@ def test_a_plan_of_a_pre_training_equals_sizes_and_flops_by_hand(remat):
 
 
 def test_a_small_chip_does_not_fit_and_scanning_without_remat_is_noted():
-  cfg = config.load("configs/scan.py:small", ["model.scan_layers=True"])
+  cfg = resolve.load("configs/scan.py:small", ["model.scan_layers=True"])
   result = estimate.make_plan(cfg, chips.parse("cpu:8"))
   small = result.topology._replace(chip=result.topology.chip._replace(memory=1000))
   assert result.fits
@@ -169,7 +168,7 @@ def test_a_program_that_its_compiler_cannot_write_is_a_user_error(monkeypatch):
 
   monkeypatch.setattr(jax.stages.Compiled, "as_text", as_text)
   with pytest.raises(UserError, match=r"cannot write the program.*async-update.*another") as caught:
-    estimate.make_plan(config.load("configs/scan.py:small", []), chips.parse("cpu:8"))
+    estimate.make_plan(resolve.load("configs/scan.py:small", []), chips.parse("cpu:8"))
   assert "a page more" not in str(caught.value)
 
 
@@ -177,7 +176,7 @@ def test_a_program_that_its_compiler_cannot_write_is_a_user_error(monkeypatch):
 
 
 def test_an_lstm_is_planned_and_has_alternatives_of_its_own():
-  cfg = config.load("configs/scan.py:small,model=lstm", ["mesh.data=4", "mesh.tensor=2"])
+  cfg = resolve.load("configs/scan.py:small,model=lstm", ["mesh.data=4", "mesh.tensor=2"])
   result = estimate.make_plan(cfg, chips.parse("cpu:8"))
   assert result.fits
   assert result.step_flops >= 0.9 * result.model_flops > 0
@@ -189,7 +188,7 @@ def test_an_lstm_is_planned_and_has_alternatives_of_its_own():
 
 
 def test_alternatives_change_something_and_keep_the_batch():
-  cfg = config.load("configs/wmt14.py:data_dir=/nowhere", ["mesh.tensor=2"])
+  cfg = resolve.load("configs/wmt14.py:data_dir=/nowhere", ["mesh.tensor=2"])
   changes = plan.alternatives(cfg, 8, 1e8)
   assert {"mesh.data": 8, "mesh.fsdp": 1, "mesh.tensor": 1} in changes
   assert {"mesh.sequence": True} in changes
@@ -199,17 +198,17 @@ def test_alternatives_change_something_and_keep_the_batch():
     other = plan.apply(cfg, change)
     assert other != cfg
     assert (other.batch_size, other.model.dim) == (cfg.batch_size, cfg.model.dim)
-  done = config.load("configs/wmt14.py:data_dir=/nowhere", ["model.remat=full", "mesh.fsdp=8"])
+  done = resolve.load("configs/wmt14.py:data_dir=/nowhere", ["model.remat=full", "mesh.fsdp=8"])
   done = plan.apply(done, {"mesh.data": 1})
   changes = plan.alternatives(done, 8, 1e8)
   assert not any(change.get("mesh.fsdp") == 8 or "model.remat" in change for change in changes)
-  as_default = config.load("configs/wmt14.py:data_dir=/nowhere")
+  as_default = resolve.load("configs/wmt14.py:data_dir=/nowhere")
   assert not any(change.get("mesh.data") == 8 for change in plan.alternatives(as_default, 8, 1e8))
 
 
 def test_alternatives_are_compiled_and_printed(monkeypatch):
   """One that cannot run is printed too, and does not end the list."""
-  cfg = config.load("configs/scan.py:small")
+  cfg = resolve.load("configs/scan.py:small")
   topology = chips.parse("cpu:8")
   first = estimate.DoesNotFit(topology, 30e9)
 

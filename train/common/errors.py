@@ -9,6 +9,11 @@ class UserError(Exception):
   """Says what is wrong, where (file, line, key) and what to do; `main` prints it and exits 2."""
 
 
+class Help(UserError):
+  """A text that the user requested, such as the arguments of a config file: `main` prints it and
+  exits 0."""
+
+
 class NoSplit(UserError):
   """The data have no split of that name."""
 
@@ -36,6 +41,13 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
   """The end of a message: "; did you mean X?" with the nearest known word, or nothing."""
   near = nearest(word, known)
   return f"; did you mean {near}?" if near else ""
+
+
+def indented(lines: Iterable[str], most: int = 12) -> str:
+  """Returns the lines, each on an indented line of its own; of more than `most` the first."""
+  lines = list(lines)
+  more = [f"... and {len(lines) - most} more"] if len(lines) > most else []
+  return "".join(f"\n  {line}" for line in [*lines[:most], *more])
 
 
 def choose(table: Mapping, name, key: str):

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from train import optimizer, sharding, tasks
+from train import optimizer, pretrained, sharding
 from train.common.errors import UserError
 from train.data import packing
 from train.planning import chips, flops, hlo
@@ -112,7 +112,7 @@ def make_plan(cfg: ConfigDict, topology: chips.Topology) -> Plan:
     )
   mesh = sharding.make_mesh(cfg.mesh, chips.devices(topology))
   with tempfile.TemporaryDirectory() as folder:
-    task = tasks.build(cfg.task, folder)
+    task = pretrained.build_task(cfg.task, folder)
     tx, _ = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
     graph, build, place = blueprint(cfg, task, tx, mesh)
     state = sharding.abstract(jax.eval_shape(build), place)

@@ -13,9 +13,8 @@ import jax
 
 from tests.train.planning import small
 from tests.train.test_meshes import DECODER, DIM, ENCODER, WORDS, activations, compiled, exchanged
-from train import sharding
+from train import resolve, sharding
 from train.planning import chips, estimate
-from train.record import config
 
 BF16 = dict(dtype="bfloat16")
 FIGURES = pathlib.Path(__file__).with_name("figures.json")
@@ -82,7 +81,7 @@ def test_base_is_as_fast_and_as_small_as_recorded():
   """Vaswani's base, 64 pairs of 256 a chip. A slower or larger program fails, and so does a better
   one until figures.json has its figures."""
   recorded, version = json.loads(FIGURES.read_text()), importlib.metadata.version("libtpu")
-  cfg, rest = config.parse(recorded["command"].split()[3:])
+  cfg, rest = resolve.parse(recorded["command"].split()[3:])
   topology = chips.parse(rest[rest.index("--topology") + 1])
   if version not in recorded["by_libtpu"]:
     pytest.skip(f"figures.json has no figures of libtpu {version}: record those of the command")
@@ -106,7 +105,7 @@ def test_a_step_that_does_not_fit_is_refused_with_the_memory_it_needs():
 
 
 def test_several_slices_communicate_over_the_network():
-  cfg = config.load("configs/scan.py:small")
+  cfg = resolve.load("configs/scan.py:small")
   slices = estimate.make_plan(cfg, chips.parse("v5e:2x2", slices=2))
   assert slices.mesh["data"] == 8
   assert slices.program.between_slices > 0

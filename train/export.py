@@ -19,7 +19,7 @@ from train import inference
 from train.common import entry
 from train.common.errors import UserError
 from train.common.trees import flatten, unstacked
-from train.interop import directory, export, vocabulary_writing
+from train.interop import directory, tokenizers_out, writing
 from train.interop.families import KINDS
 from train.tasks import (
   causal,
@@ -65,7 +65,7 @@ def as_hf(workdir, checkpoint: str, out: pathlib.Path) -> None:
     if getattr(task, "regression", False):
       labels = ("value",)
     decoding = getattr(task, "decoding", None)
-  fit = export.best(model, kind, activation, first)
+  fit = writing.best(model, kind, activation, first)
   _refuse_what_is_there(out)
   out, wanted = out.with_name(f".{out.name}.partial"), out
   shutil.rmtree(out, ignore_errors=True)
@@ -85,14 +85,14 @@ def as_hf(workdir, checkpoint: str, out: pathlib.Path) -> None:
     more["mask_token_id"] = roles.mask
   if kind == "classification" and len(labels) == 1:
     more["problem_type"] = "regression"
-  zeros = export.write(out, fit, kind, params, more, labels)
+  zeros = writing.write(out, fit, kind, params, more, labels)
   if tokenizer.targets_differ and origin:  # Marian's: two sets of pieces, which no one file holds
     for name in ("source.spm", "target.spm", "vocab.json", "tokenizer_config.json"):
       if (origin.path / name).exists():
         shutil.copy(origin.path / name, out / name)
   else:
     side = "encoder-decoder" if both else "encoder" if model["encoder_layers"] else "decoder"
-    vocabulary_writing.write(tokenizer, out, side, _longest(fit.model))
+    tokenizers_out.write(tokenizer, out, side, _longest(fit.model))
   if decoding is not None:
     _write_generation(out, decoding, more, roles)
   if wanted.is_dir():

@@ -15,7 +15,13 @@ from model.transformer import Transformer
 from train.common import json_files
 from train.common.errors import UserError
 from train.common.trees import path_name
-from train.interop import decoders, encoder_decoders, encoders, vocabulary, weights
+from train.interop import (
+  decoder_families,
+  encoder_decoder_families,
+  encoder_families,
+  tokenizers_in,
+  weights,
+)
 from train.interop.families import Family
 from train.interop.settings import FIELDS, GENERATION, json_of, settings
 
@@ -23,19 +29,19 @@ PREFIX = "hf:"
 FAMILIES = {
   family.model_type: family
   for family in (
-    encoders.BERT,
-    encoders.ROBERTA,
-    encoders.DISTILBERT,
-    encoders.ELECTRA,
-    encoders.ESM,
-    decoders.GPT2,
-    decoders.LLAMA,
-    encoder_decoders.T5,
-    encoder_decoders.MT5,
-    encoder_decoders.BART,
-    encoder_decoders.MBART,
-    encoder_decoders.MARIAN,
-    encoder_decoders.PEGASUS,
+    encoder_families.BERT,
+    encoder_families.ROBERTA,
+    encoder_families.DISTILBERT,
+    encoder_families.ELECTRA,
+    encoder_families.ESM,
+    decoder_families.GPT2,
+    decoder_families.LLAMA,
+    encoder_decoder_families.T5,
+    encoder_decoder_families.MT5,
+    encoder_decoder_families.BART,
+    encoder_decoder_families.MBART,
+    encoder_decoder_families.MARIAN,
+    encoder_decoder_families.PEGASUS,
   )
 }
 MODULES = ("Transformer", "Pooling", "Normalize")  # sentence-transformers'
@@ -115,7 +121,7 @@ class Directory:
 
   @functools.cached_property
   def tokenizer(self):
-    return vocabulary.read(self.path, self.config)
+    return tokenizers_in.read(self.path, self.config)
 
   @functools.cached_property
   def model(self) -> dict:

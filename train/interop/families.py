@@ -1,7 +1,8 @@
 """How a family of Hugging Face's models says what ours say: a table of tensors, one of settings.
 
 Each table is read both ways, to import and to export. A family is one value of config.json's
-`model_type`; its tables lie in encoders.py, decoders.py and encoder_decoders.py.
+`model_type`; its tables lie in encoder_families.py, decoder_families.py and
+encoder_decoder_families.py.
 """
 
 import dataclasses

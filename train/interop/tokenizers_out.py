@@ -10,7 +10,7 @@ from train.common.errors import UserError, choose
 from train.common.files import write_atomically
 from train.data.tokenizer import Tokenizer
 from train.data.vocabulary import SPECIALS, Roles
-from train.interop.vocabulary import LANGUAGE
+from train.interop.tokenizers_in import LANGUAGE
 
 KINDS = ("encoder", "decoder", "encoder-decoder")
 

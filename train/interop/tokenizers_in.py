@@ -16,11 +16,11 @@ from train.common.errors import UserError, as_user_error, choose
 from train.common.json_files import LARGEST
 from train.data.tokenizer import Tokenizer
 from train.data.vocabulary import Roles, check
-from train.interop import vocabulary_files as files
+from train.interop import tokenizer_files as files
 
 
 @dataclasses.dataclass(frozen=True)
-class Family:
+class Framing:
   """How models of a type frame their texts, and what their special tokens are called by default.
 
   Frames are names of roles: first and between of models that read one side; the sides of an
@@ -36,25 +36,25 @@ class Family:
   types: bool = False
 
 
-_BERT = Family(
+_BERT = Framing(
   dict(cls="[CLS]", eos="[SEP]", pad="[PAD]", unk="[UNK]", mask="[MASK]"), ("cls",), types=True
 )
 _S = dict(bos="<s>", cls="<s>", eos="</s>", pad="<pad>", unk="<unk>", mask="<mask>")
-_T5 = Family(dict(eos="</s>", pad="<pad>", unk="<unk>"), start="pad")
-FAMILIES = {
+_T5 = Framing(dict(eos="</s>", pad="<pad>", unk="<unk>"), start="pad")
+FRAMINGS = {
   "bert": _BERT,
   "distilbert": dataclasses.replace(_BERT, types=False),
   "electra": _BERT,
-  "roberta": Family(_S, ("cls",), ("eos", "eos")),
-  "esm": Family(dict(cls="<cls>", eos="<eos>", pad="<pad>", unk="<unk>", mask="<mask>"), ("cls",)),
-  "gpt2": Family(dict(bos="<|endoftext|>", eos="<|endoftext|>"), start="bos"),
-  "llama": Family(dict(bos="<s>", eos="</s>", unk="<unk>"), ("bos",)),
+  "roberta": Framing(_S, ("cls",), ("eos", "eos")),
+  "esm": Framing(dict(cls="<cls>", eos="<eos>", pad="<pad>", unk="<unk>", mask="<mask>"), ("cls",)),
+  "gpt2": Framing(dict(bos="<|endoftext|>", eos="<|endoftext|>"), start="bos"),
+  "llama": Framing(dict(bos="<s>", eos="</s>", unk="<unk>"), ("bos",)),
   "t5": _T5,
   "mt5": _T5,
-  "bart": Family(_S, ("bos",), ("eos", "eos"), ("bos",), ("bos",), start="eos"),
-  "mbart": Family(_S, start="eos"),
+  "bart": Framing(_S, ("bos",), ("eos", "eos"), ("bos",), ("bos",), start="eos"),
+  "mbart": Framing(_S, start="eos"),
   "marian": _T5,
-  "pegasus": Family(dict(_T5.names, mask="<mask_2>"), between=(), start="pad"),
+  "pegasus": Framing(dict(_T5.names, mask="<mask_2>"), between=(), start="pad"),
 }
 _SEP = ("bert", "distilbert", "electra", "roberta")  # end texts by what they call sep_token
 
@@ -70,7 +70,7 @@ def read(folder: pathlib.Path, config: Mapping) -> Tokenizer:
   """
   folder = pathlib.Path(folder)
   kind = config.get("model_type")
-  family = choose(FAMILIES, kind, f"model_type in {folder / 'config.json'}")
+  family = choose(FRAMINGS, kind, f"model_type in {folder / 'config.json'}")
   settings = files.settings(folder)
   with as_user_error(f"{folder}: the vocabulary cannot be used"):
     made = _tokenizer(folder, kind, family, config, settings)

@@ -10,7 +10,8 @@ import types
 from ml_collections import ConfigDict
 
 from configs.sections import ADAMW, DATA, ENCODER, MODELS, OPTIMIZER, SCHEDULE, SMALL
-from train.interop import directory  # the one thing of ours: what hf:DIR says of its model
+from train.pretrained import PREFIX  # until configs name an origin as data (pretrained.resolve)
+from train.pretrained import open as open_pretrained
 
 # -1: the devices that are left. sequence: activations between matrices are split along the row's
 # tokens over tensor.
@@ -66,8 +67,8 @@ def pretrained(init: str, skip=("^head/", "^output_bias")) -> dict:
   """The model, init_from and tokenizer of a run that goes on from another's latest checkpoint, or
   from hf:DIR, a Hugging Face directory."""
   path = pathlib.Path(init, "config.json")
-  if directory.is_one(init):
-    model, tokenizer = directory.open_directory(init).model, init
+  if init.startswith(PREFIX):
+    model, tokenizer = open_pretrained(init).model, init
   elif path.exists():
     model, tokenizer = (
       json.loads(path.read_text(encoding="utf-8"))["model"],
@@ -85,8 +86,8 @@ def pretrained(init: str, skip=("^head/", "^output_bias")) -> dict:
 def go_on(init: str, task: str, **model) -> dict:
   """`pretrained` for a run that pre-trains: a head comes along if it is of the same task."""
   start = pretrained(init, skip=())
-  if directory.is_one(init):
-    same, which = directory.open_directory(init).kind == task, "body"
+  if init.startswith(PREFIX):
+    same, which = open_pretrained(init).kind == task, "body"
   else:
     config = json.loads(pathlib.Path(init, "config.json").read_text(encoding="utf-8"))
     same, which = config["task"]["name"] == task, "latest"
@@ -112,11 +113,11 @@ def fine_tune(task: dict, arg, *, best_metric: str, decoder: bool = False):
     if not decoder:
       start["model"] = start["model"] | dict(decoder_layers=0, output_bias=False, tie_output=True)
       start["init_from"]["skip"] += ("^decoder/", "^output/")
-      if directory.is_one(arg.init):
+      if arg.init.startswith(PREFIX):
         start["init_from"]["which"] = "body"
-        found = directory.open_directory(arg.init, body=True)
+        found = open_pretrained(arg.init, body=True)
         if task["name"] == "classification":
-          task = task | dict(pool_activation=found.family.pool_activation)
+          task = task | dict(pool_activation=found.pool_activation)
           if found.pooler and task["pool"] == "first":
             start["init_from"]["skip"] = ("^head/labels",)
   else:

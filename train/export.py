@@ -1,9 +1,9 @@
 """python -m train.export --workdir runs/sst2 --checkpoint best --out DIR [--format ctranslate2]
 
-A trained run, or hf:DIR, as a Hugging Face directory that `transformers` loads with its Auto
-classes: config.json, model.safetensors, tokenizer. The family is the one that says all of the run's
-settings; where none does, what is without counterpart is named. --format ctranslate2 makes of that
-what CTranslate2 serves from (needs the packages ctranslate2, transformers and torch).
+Writes a trained run, or hf:DIR, as a Hugging Face directory (config.json, model.safetensors and a
+tokenizer) that `transformers` loads with its Auto classes. Its family is one that can express all
+settings of the run; if there is none, the error names the settings without a counterpart. --format
+ctranslate2 converts the result for CTranslate2 (needs ctranslate2, transformers and torch).
 """
 
 import importlib.util
@@ -15,7 +15,7 @@ import tempfile
 import jax
 from absl import logging
 
-from train import inference
+from train import inference, pretrained
 from train.common import entry
 from train.common.errors import UserError
 from train.common.trees import flatten, unstacked
@@ -45,9 +45,9 @@ KIND_OF = {
 
 
 def as_hf(workdir, checkpoint: str, out: pathlib.Path) -> None:
-  """Writes the run into the folder `out`; UserError for what transformers has no counterpart of."""
-  if directory.is_one(workdir):
-    found = directory.open_directory(str(workdir))
+  """Writes the run into the folder `out`; raises UserError for what has no counterpart."""
+  found = pretrained.open(workdir).directory
+  if found:
     model, kind, tokenizer, params = found.model, found.kind, found.tokenizer, found.params
     labels, first, activation = found.labels, found.family.model_type, found.family.pool_activation
     decoding = found.generation if kind in ("causal", "translation") else None
@@ -66,8 +66,8 @@ def as_hf(workdir, checkpoint: str, out: pathlib.Path) -> None:
       labels = ("value",)
     decoding = getattr(task, "decoding", None)
   fit = writing.best(model, kind, activation, first)
-  _refuse_what_is_there(out)
-  out, wanted = out.with_name(f".{out.name}.partial"), out
+  _check_new(out)
+  target, out = out, out.with_name(f".{out.name}.partial")
   shutil.rmtree(out, ignore_errors=True)
   out.mkdir(parents=True)
   roles, both = tokenizer.roles, bool(model["encoder_layers"] and model["decoder_layers"])
@@ -86,7 +86,7 @@ def as_hf(workdir, checkpoint: str, out: pathlib.Path) -> None:
   if kind == "classification" and len(labels) == 1:
     more["problem_type"] = "regression"
   zeros = writing.write(out, fit, kind, params, more, labels)
-  if tokenizer.targets_differ and origin:  # Marian's: two sets of pieces, which no one file holds
+  if tokenizer.targets_differ and origin:  # Marian's two sets of pieces fit no single file
     for name in ("source.spm", "target.spm", "vocab.json", "tokenizer_config.json"):
       if (origin.path / name).exists():
         shutil.copy(origin.path / name, out / name)
@@ -95,19 +95,19 @@ def as_hf(workdir, checkpoint: str, out: pathlib.Path) -> None:
     tokenizers_out.write(tokenizer, out, side, _longest(fit.model))
   if decoding is not None:
     _write_generation(out, decoding, more, roles)
-  if wanted.is_dir():
-    wanted.rmdir()  # it is empty
-  out.rename(wanted)
-  logging.info("%s: a %s (%s)", wanted, fit.family.model_type, fit.config["architectures"][0])
+  if target.is_dir():
+    target.rmdir()  # it is empty
+  out.rename(target)
+  logging.info("%s: a %s (%s)", target, fit.family.model_type, fit.config["architectures"][0])
   if zeros:
-    logging.info("with zeros for what the run has none of: %s", ", ".join(zeros))
+    logging.info("weights that the run has none of are zeros: %s", ", ".join(zeros))
 
 
-def _refuse_what_is_there(out: pathlib.Path) -> None:
-  if out.is_dir() and (found := sorted(path.name for path in out.iterdir())):
-    raise UserError(f"--out {out}: is not empty ({', '.join(found[:5])}); name a new folder")
+def _check_new(out: pathlib.Path) -> None:
+  if out.is_dir() and (names := sorted(path.name for path in out.iterdir())):
+    raise UserError(f"--out {out} is not empty ({', '.join(names[:5])}); name a new folder")
   if out.exists() and not out.is_dir():
-    raise UserError(f"--out {out}: is a file; name a new folder")
+    raise UserError(f"--out {out} is a file; name a new folder")
 
 
 def _kind(task) -> str:
@@ -122,9 +122,9 @@ def _kind(task) -> str:
 
 
 def _origin(cfg) -> directory.Directory | None:
-  """The Hugging Face directory that a run began from."""
+  """Returns the Hugging Face directory that a run started from, if it did."""
   start = cfg.init_from.workdir
-  return directory.open_directory(start) if directory.is_one(start) else None
+  return pretrained.open(start).directory if start else None
 
 
 def _longest(model) -> int:
@@ -132,10 +132,10 @@ def _longest(model) -> int:
 
 
 def _write_generation(out, decoding, more, roles) -> None:
-  """generation_config.json: our way of decoding, as far as transformers has it."""
+  """Writes generation_config.json, our settings of decoding as far as transformers has them."""
   decoding = seq2seq.Decoding(**decoding)
   never = {roles.pad, roles.start} - {roles.eos}
-  told = dict(
+  content = dict(
     **{key: more[key] for key in ("pad_token_id", "eos_token_id", "bos_token_id")},
     num_beams=decoding.beam,
     length_penalty=decoding.length_penalty,
@@ -145,28 +145,30 @@ def _write_generation(out, decoding, more, roles) -> None:
     suppress_tokens=sorted(never) or None,
   )
   if "decoder_start_token_id" in more:
-    told["decoder_start_token_id"] = more["decoder_start_token_id"]
+    content["decoder_start_token_id"] = more["decoder_start_token_id"]
   if roles.target_first:
-    told["forced_bos_token_id"] = roles.target_first[0]
+    content["forced_bos_token_id"] = roles.target_first[0]
   if decoding.temperature:
-    told |= dict(temperature=decoding.temperature, top_k=decoding.top_k or 0, top_p=decoding.top_p)
+    content |= dict(temperature=decoding.temperature)
+    content |= dict(top_k=decoding.top_k or 0, top_p=decoding.top_p)
   if decoding.penalty == "wu" and decoding.length_penalty and decoding.beam > 1:
     logging.warning(
-      "decoding.penalty 'wu' has no counterpart: transformers divides by length ** %g, where we"
-      " divide by ((5 + length) / 6) ** %g, so beams may rank otherwise",
-      *(decoding.length_penalty, decoding.length_penalty),
+      "decoding.penalty 'wu' has no counterpart: transformers divides by length ** %g instead of"
+      " ((5 + length) / 6) ** %g, so the order of beams may differ",
+      decoding.length_penalty,
+      decoding.length_penalty,
     )
   if decoding.max_len_ratio:
     logging.warning(
-      "decoding.max_len_ratio has no counterpart: max_new_tokens is max_len_extra=%d alone",
+      "decoding.max_len_ratio has no counterpart: max_new_tokens is only max_len_extra=%d",
       decoding.max_len_extra,
     )
-  text = json.dumps({k: v for k, v in told.items() if v is not None}, indent=2)
+  text = json.dumps({k: v for k, v in content.items() if v is not None}, indent=2)
   (out / "generation_config.json").write_text(text + "\n", encoding="utf-8")
 
 
 def as_ctranslate2(workdir, checkpoint: str, out: pathlib.Path) -> None:
-  """Through the Hugging Face form and CTranslate2's own converter."""
+  """Writes the run for CTranslate2, by its own converter from a Hugging Face directory."""
   for name in ("ctranslate2", "transformers", "torch"):
     if importlib.util.find_spec(name) is None:
       raise UserError(
@@ -174,13 +176,13 @@ def as_ctranslate2(workdir, checkpoint: str, out: pathlib.Path) -> None:
       )
   import ctranslate2
 
-  _refuse_what_is_there(out)
+  _check_new(out)
   with tempfile.TemporaryDirectory() as folder:
     as_hf(workdir, checkpoint, pathlib.Path(folder) / "hf")
     converter = ctranslate2.converters.TransformersConverter(f"{folder}/hf")
     try:
       converter.convert(str(out), force=True)  # into a folder that is empty
-    except ValueError as error:  # of a family that it does not serve
+    except ValueError as error:  # it does not support the family
       raise UserError(f"CTranslate2 cannot serve this model: {error}") from error
 
 

@@ -1,4 +1,7 @@
-"""BERT, RoBERTa, DistilBERT, ELECTRA, and ESM, whose rotary positions are our own encoders'."""
+"""Tables of BERT, RoBERTa, DistilBERT, ELECTRA, and ESM.
+
+ESM's models have rotary positions, as our own encoders do.
+"""
 
 import dataclasses
 
@@ -64,7 +67,7 @@ BERT = Family(
     add_cross_attention=False,
     pruned_heads={},
   ),
-  # of a head's dropout, and of the pooler in old files
+  # a head's dropout, and the pooler in old files
   ignored=(
     "classifier_dropout",
     "directionality",
@@ -106,7 +109,7 @@ BERT = Family(
     "cls.predictions.decoder.bias": "cls.predictions.bias",
   },
   computed=r"embeddings\.(position|token_type)_ids$",
-  # the next sentence; the pooler of a model that does not pool
+  # next-sentence prediction; the pooler of a model that does not pool
   left_out=r"^cls\.seq_relationship\.|^bert\.pooler\.",
 )
 
@@ -116,9 +119,9 @@ ROBERTA = dataclasses.replace(
   prefix="roberta.",
   classes=_classes("Roberta"),
   settings=(
-    *(one for one in BERT.settings if one.ours not in ("max_len", "vocab_size")),
+    *(row for row in BERT.settings if row.ours not in ("max_len", "vocab_size")),
     field("vocab_size", "vocab_size", 50265),
-    # the first position is pad's id + 1 = 2, and the rows before it are in the table
+    # positions start at pad's id + 1 = 2, and the table has the two rows before them
     field("max_position_embeddings", "max_len", 512, lambda n: n - 2, lambda n: n + 2),
   ),
   constants=BERT.constants | dict(position_offset=2),
@@ -166,7 +169,7 @@ DISTILBERT = Family(
   ),
   constants=BERT.constants | dict(norm_eps=1e-12),
   fixed=dict(pruned_heads={}),
-  # the table of sinusoids is in the file like a learned one
+  # a table of sinusoids is stored like a learned one
   ignored=("qa_dropout", "seq_classif_dropout", "sinusoidal_pos_embds", "tie_weights_"),
   rows=(
     *same("embeddings.word_embeddings", "embedding"),
@@ -201,7 +204,7 @@ ELECTRA = dataclasses.replace(
   prefix="electra.",
   classes=_classes("Electra") | {"ElectraForPreTraining": "body"},
   settings=(
-    *(one for one in BERT.settings if one.ours not in ("dim", "mlp_dim", "num_heads")),
+    *(row for row in BERT.settings if row.ours not in ("dim", "mlp_dim", "num_heads")),
     field("embedding_size", "embedding_dim", 128),
     field("hidden_size", "dim", 256),
     field("intermediate_size", "mlp_dim", 1024),
@@ -236,7 +239,7 @@ ESM = dataclasses.replace(
   prefix="esm.",
   classes={name: kind for name, kind in _classes("Esm").items() if kind not in ("qa",)},
   settings=(
-    *(one for one in BERT.settings if one.ours not in ("token_types", "activation")),
+    *(row for row in BERT.settings if row.ours not in ("token_types", "activation")),
     field("rope_theta", "rope_theta", 10000.0),
     field("emb_layer_norm_before", "embedding_norm", False, bool),
   ),
@@ -279,5 +282,5 @@ ESM = dataclasses.replace(
   ),
   copies={"lm_head.decoder.weight": "esm.embeddings.word_embeddings.weight"},
   computed=r"(position_ids|inv_freq)$",
-  left_out=r"^(esm\.)?(contact_head|pooler)\.",  # of proteins
+  left_out=r"^(esm\.)?(contact_head|pooler)\.",  # contact prediction
 )

@@ -1,4 +1,4 @@
-"""SentencePiece models (Kudo and Richardson 2018) as `tokenizers.Tokenizer`s of the same ids."""
+"""Converts SentencePiece models (Kudo and Richardson 2018) to `tokenizers.Tokenizer`s."""
 
 import math
 import pathlib
@@ -123,8 +123,11 @@ _MODEL = _message_class()
 def convert(
   model: Model, pieces: Sequence[tuple[str, float]] | None = None, unk: int | None = None
 ) -> tokenizers.Tokenizer:
-  """The tokenizer that splits texts as the model does. `pieces` (name and score, by id) and the
-  unknown one's id replace the model's own where its tokens have other numbers."""
+  """Returns the tokenizer that splits texts as the model does, with the same ids.
+
+  Where the tokens have other ids, `pieces` (name and score, by id) and `unk` (the unknown piece's
+  id) replace the model's own.
+  """
   if pieces is None:
     pieces = [(piece.text, piece.score) for piece in model.pieces]
     unk = next((i for i, piece in enumerate(model.pieces) if piece.kind == UNKNOWN), None)
@@ -139,19 +142,22 @@ def convert(
       fuse_unk=True,
       byte_fallback=model.byte_fallback,
     )
-  made = tokenizers.Tokenizer(inner)
-  made.normalizer = normalizers.Sequence(list(_normalizers(model)))
-  # a piece with a blank inside needs the whole text; others find the same word by word
+  tokenizer = tokenizers.Tokenizer(inner)
+  tokenizer.normalizer = normalizers.Sequence(list(_normalizers(model)))
+  # splitting into words first is faster and gives the same pieces, unless one has a blank inside
   if not any(BLANK in piece.text[1:] for piece in model.pieces):
-    made.pre_tokenizer = pre_tokenizers.Split(BLANK, "merged_with_next")
-  made.decoder = decoders.Sequence(list(_decoders(model)))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(BLANK, "merged_with_next")
+  tokenizer.decoder = decoders.Sequence(list(_decoders(model)))
   known = {name for name, _ in pieces}
   names = [piece.text for piece in model.pieces if piece.kind in (CONTROL, UNKNOWN)]
-  if model.kind == BPE:  # no merges make a user's symbols; unigram prefers them, their score is 0
+  # no merges lead to a user's symbols; in a unigram model their score of 0 makes them win
+  if model.kind == BPE:
     own = [piece.text for piece in model.pieces if piece.kind == USER_DEFINED]
-    made.add_tokens([AddedToken(name, normalized=False) for name in own])
-  made.add_special_tokens([AddedToken(name, normalized=False) for name in names if name in known])
-  return made
+    tokenizer.add_tokens([AddedToken(name, normalized=False) for name in own])
+  tokenizer.add_special_tokens(
+    [AddedToken(name, normalized=False) for name in names if name in known]
+  )
+  return tokenizer
 
 
 def _normalizers(model):
@@ -175,12 +181,12 @@ def _decoders(model):
 
 
 def _merges(model: Model, vocab: Mapping[str, int]) -> list[tuple[str, str]]:
-  """Pairs whose sum is a piece, the best piece first, as SentencePiece merges them."""
+  """Returns the pairs that join to a piece, the best piece first, as SentencePiece merges them."""
   scores = {piece.text: piece.score for piece in model.pieces if piece.kind == NORMAL}
-  found = []
+  pairs = []
   for whole, score in scores.items():
     for place in range(1, len(whole)):
       left, right = whole[:place], whole[place:]
       if left in scores and right in scores:
-        found.append((-score, vocab[left], vocab[right], left, right))
-  return [(left, right) for *_, left, right in sorted(found)]
+        pairs.append((-score, vocab[left], vocab[right], left, right))
+  return [(left, right) for *_, left, right in sorted(pairs)]

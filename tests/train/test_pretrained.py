@@ -145,7 +145,6 @@ def test_both_kinds_answer_the_same_questions(runs):
   assert (run.directory, bert.config) == (None, None)
   assert run.config.task.name == "mlm"
   assert bert.directory.path == FIXTURES / "bert"
-  assert (run.pooler, bert.pooler) == (False, True)
   assert run.tokenizer.fingerprint == Tokenizer.load(run.tokenizer_path).fingerprint
   assert bert.tokenizer.foreign
   assert pretrained.open("nowhere").tokenizer is None

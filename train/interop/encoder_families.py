@@ -23,6 +23,24 @@ def _labels(theirs: str) -> tuple[Row, ...]:
   return linear(theirs, "head/labels", body=False)
 
 
+def _mlm(dense: str, layer_norm: str, bias: str, output: str) -> tuple[Row, ...]:
+  return (
+    *linear(dense, "head/dense", body=False),
+    *norm(layer_norm, "head/norm", body=False),
+    Row(bias, "output_bias", "vector", body=False),
+    Row(output, "output/kernel", "linear", body=False),
+  )
+
+
+_SELF = ("self.query", "self.key", "self.value", "output.dense")
+_HEADS = dict(tagging=_labels("classifier"), qa=_labels("qa_outputs"))
+_TWO_LAYERS = (
+  *linear("classifier.dense", "head/dense", body=False),
+  *_labels("classifier.out_proj"),
+)
+_LM_HEAD = _mlm("lm_head.dense", "lm_head.layer_norm", "lm_head.bias", "lm_head.decoder.weight")
+
+
 def _classes(name: str) -> dict[str, str]:
   return {
     f"{name}Model": "body",
@@ -82,11 +100,7 @@ BERT = Family(
     *same("embeddings.position_embeddings", "encoder/embeddings/positions"),
     *same("embeddings.token_type_embeddings", "encoder/embeddings/types"),
     *norm("embeddings.LayerNorm", "encoder/embeddings/norm"),
-    *attention(
-      f"{LAYER}.attention",
-      f"{BLOCK}/self_attention",
-      ("self.query", "self.key", "self.value", "output.dense"),
-    ),
+    *attention(f"{LAYER}.attention", f"{BLOCK}/self_attention", _SELF),
     *norm(f"{LAYER}.attention.output.LayerNorm", f"{BLOCK}/self_norm"),
     *linear(f"{LAYER}.intermediate.dense", f"{BLOCK}/mlp/up"),
     *linear(f"{LAYER}.output.dense", f"{BLOCK}/mlp/down"),
@@ -94,15 +108,14 @@ BERT = Family(
   ),
   heads=dict(
     body=linear("pooler.dense", "head/dense"),
-    mlm=(
-      *linear("cls.predictions.transform.dense", "head/dense", body=False),
-      *norm("cls.predictions.transform.LayerNorm", "head/norm", body=False),
-      Row("cls.predictions.bias", "output_bias", "vector", body=False),
-      Row("cls.predictions.decoder.weight", "output/kernel", "linear", body=False),
+    mlm=_mlm(
+      "cls.predictions.transform.dense",
+      "cls.predictions.transform.LayerNorm",
+      "cls.predictions.bias",
+      "cls.predictions.decoder.weight",
     ),
     classification=(*linear("pooler.dense", "head/dense"), *_labels("classifier")),
-    tagging=_labels("classifier"),
-    qa=_labels("qa_outputs"),
+    **_HEADS,
   ),
   copies={
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
@@ -128,18 +141,9 @@ ROBERTA = dataclasses.replace(
   fixed=BERT.fixed | dict(pad_token_id=1),
   heads=dict(
     body=linear("pooler.dense", "head/dense"),
-    mlm=(
-      *linear("lm_head.dense", "head/dense", body=False),
-      *norm("lm_head.layer_norm", "head/norm", body=False),
-      Row("lm_head.bias", "output_bias", "vector", body=False),
-      Row("lm_head.decoder.weight", "output/kernel", "linear", body=False),
-    ),
-    classification=(
-      *linear("classifier.dense", "head/dense", body=False),
-      *_labels("classifier.out_proj"),
-    ),
-    tagging=_labels("classifier"),
-    qa=_labels("qa_outputs"),
+    mlm=_LM_HEAD,
+    classification=_TWO_LAYERS,
+    **_HEADS,
   ),
   copies={
     "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
@@ -184,15 +188,11 @@ DISTILBERT = Family(
     *norm(f"{_DISTIL}.output_layer_norm", f"{BLOCK}/mlp_norm"),
   ),
   heads=dict(
-    mlm=(
-      *linear("vocab_transform", "head/dense", body=False),
-      *norm("vocab_layer_norm", "head/norm", body=False),
-      Row("vocab_projector.bias", "output_bias", "vector", body=False),
-      Row("vocab_projector.weight", "output/kernel", "linear", body=False),
+    mlm=_mlm(
+      "vocab_transform", "vocab_layer_norm", "vocab_projector.bias", "vocab_projector.weight"
     ),
     classification=(*linear("pre_classifier", "head/dense", body=False), *_labels("classifier")),
-    tagging=_labels("classifier"),
-    qa=_labels("qa_outputs"),
+    **_HEADS,
   ),
   copies={"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"},
   pool_activation="relu",
@@ -214,18 +214,14 @@ ELECTRA = dataclasses.replace(
   ignored=(*BERT.ignored, "summary_last_dropout"),
   rows=(*BERT.rows, *linear("embeddings_project", "encoder/embeddings/projection")),
   heads=dict(
-    mlm=(
-      *linear("generator_predictions.dense", "head/dense", body=False),
-      *norm("generator_predictions.LayerNorm", "head/norm", body=False),
-      Row("generator_lm_head.bias", "output_bias", "vector", body=False),
-      Row("generator_lm_head.weight", "output/kernel", "linear", body=False),
+    mlm=_mlm(
+      "generator_predictions.dense",
+      "generator_predictions.LayerNorm",
+      "generator_lm_head.bias",
+      "generator_lm_head.weight",
     ),
-    classification=(
-      *linear("classifier.dense", "head/dense", body=False),
-      *_labels("classifier.out_proj"),
-    ),
-    tagging=_labels("classifier"),
-    qa=_labels("qa_outputs"),
+    classification=_TWO_LAYERS,
+    **_HEADS,
   ),
   copies={"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"},
   left_out=r"^discriminator_predictions\.",
@@ -264,22 +260,14 @@ ESM = dataclasses.replace(
   rows=(
     *same("embeddings.word_embeddings", "embedding"),
     *norm("embeddings.layer_norm", "encoder/embeddings/norm"),
-    *attention(
-      f"{LAYER}.attention",
-      f"{BLOCK}/self_attention",
-      ("self.query", "self.key", "self.value", "output.dense"),
-    ),
+    *attention(f"{LAYER}.attention", f"{BLOCK}/self_attention", _SELF),
     *norm(f"{LAYER}.attention.LayerNorm", f"{BLOCK}/self_norm"),
     *linear(f"{LAYER}.intermediate.dense", f"{BLOCK}/mlp/up"),
     *linear(f"{LAYER}.output.dense", f"{BLOCK}/mlp/down"),
     *norm(f"{LAYER}.LayerNorm", f"{BLOCK}/mlp_norm"),
     *norm("encoder.emb_layer_norm_after", "encoder/norm"),
   ),
-  heads=dict(
-    mlm=ROBERTA.heads["mlm"],
-    classification=ROBERTA.heads["classification"],
-    tagging=_labels("classifier"),
-  ),
+  heads=dict(mlm=_LM_HEAD, classification=_TWO_LAYERS, tagging=_labels("classifier")),
   copies={"lm_head.decoder.weight": "esm.embeddings.word_embeddings.weight"},
   computed=r"(position_ids|inv_freq)$",
   left_out=r"^(esm\.)?(contact_head|pooler)\.",  # contact prediction

@@ -19,9 +19,9 @@ import time
 from experiments.tools import runs
 from experiments.tools.launch import launchers, live, results
 from experiments.tools.report import check, markdown, report, tables
+from train import resolve
 from train.common import entry
 from train.common.errors import UserError
-from train.record import config
 
 LAUNCHERS = ("local", "slurm", "print")
 
@@ -85,7 +85,7 @@ def check_configs(wanted, place) -> None:
   for run in wanted:
     if all((place.root / name / "config.json").is_file() for name in run.needs()):
       try:
-        config.load(place.config(run), runs.overrides(run))
+        resolve.load(place.config(run), runs.overrides(run))
       except UserError as error:
         raise UserError(f"{run.name}: {error}") from error
 

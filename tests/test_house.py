@@ -49,8 +49,6 @@ BANNED = {
   # worker processes import it, and jax would take their memory and seconds
   "train/data": {"jax", "flax", "optax", "orbax"},
 }
-# File -> a module that it may import all the same, until configs name an origin as data.
-EXCEPTIONS = {"configs/common.py": "train.pretrained"}
 # Scripts that an environment of their own runs, with torch.
 ELSEWHERE = ("tests/fixtures", "experiments/tools/peers")
 # What would run code that is in a file. Config files are Python on purpose: the user's own.
@@ -82,8 +80,6 @@ def forbidden_imports(path, source):
   """Yields each import of the file `path` (from the root) that ARROWS, COMMANDS, PACKAGES and
   BANNED do not allow."""
   for line, name in imports(source):
-    if EXCEPTIONS.get(path) == name.rpartition(".")[0]:
-      continue
     top, target = name.partition(".")[0], name.replace(".", "/")
     if top in OURS:
       allowed = reaches(path, target)

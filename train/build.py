@@ -32,7 +32,7 @@ def build_model(cfg, task, seed: int, platform: str | None = None) -> Transforme
   size = settings.pop("vocab_size", None) or words
   if size < words:
     raise UserError(f"model.vocab_size is {size}, but the vocabulary has {words} tokens")
-  _check_names(name, settings)
+  check_names(name, settings)
   try:
     config = make_config(vocab_size=size, **settings)
   except (TypeError, ValueError) as error:
@@ -48,14 +48,14 @@ def build_model(cfg, task, seed: int, platform: str | None = None) -> Transforme
       raise UserError(f"model.{part}_layers is {layers}, but the task {needs} {part} layers")
   rngs = nnx.Rngs(seed)
   model = make_model(config, rngs=rngs)
-  if make_head := getattr(task, "head", None):
-    model.head = make_head(config, rngs)
+  if (head := task.head(config, rngs)) is not None:
+    model.head = head
   return model
 
 
-def _check_names(name, settings):
-  """UserError for a setting that is another model's, or nobody's."""
-  fields = {one: {x.name for x in dataclasses.fields(make)} for one, (make, _) in MODELS.items()}
+def check_names(name: str, settings) -> None:
+  """Raises UserError for a setting that only another model has, or none."""
+  fields = {key: {x.name for x in dataclasses.fields(make)} for key, (make, _) in MODELS.items()}
   for key in sorted(settings.keys() - fields[name]):
     for other, theirs in fields.items():
       if key in theirs:
@@ -69,12 +69,11 @@ def _check_names(name, settings):
 
 def _check_lstm(task):
   """UserError for what an LSTM cannot learn."""
-  for part in (task, *getattr(task, "parts", {}).values()):
-    if getattr(part, "prefix", False):
-      raise UserError(
-        "task.prefix: an lstm reads from left to right and cannot see a prefix whole; an"
-        " encoder-decoder can (configs/prefix.py:model=encoder_decoder), or a Transformer"
-      )
+  if task.prefix:
+    raise UserError(
+      "task.prefix: an lstm reads from left to right and cannot see a prefix whole; an"
+      " encoder-decoder can (configs/prefix.py:model=encoder_decoder), or a Transformer"
+    )
 
 
 def _fitted(config: TransformerConfig, task, platform) -> TransformerConfig:
@@ -88,7 +87,7 @@ def _fitted(config: TransformerConfig, task, platform) -> TransformerConfig:
       f"model.max_len {config.max_len} is less than the {task.max_positions} positions that"
       " task.source_len, task.target_len and decoding may use: learned positions end there"
     )
-  if config.global_tokens and getattr(task, "pack", False):
+  if config.global_tokens and task.pack:
     raise UserError(
       "model.global_tokens are the first of a row, and task.pack puts several texts in one: set"
       " task.pack=False"

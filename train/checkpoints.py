@@ -79,8 +79,12 @@ def main(argv) -> int:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("what", choices=("list", "check", "diff"))
-  parser.add_argument("runs", nargs="+", metavar="DIR")
+  parser.add_argument(
+    "what",
+    choices=("list", "check", "diff"),
+    help="lists checkpoints, checks their files, or compares the weights of two",
+  )
+  parser.add_argument("runs", nargs="+", metavar="DIR[@STEP]", help="a run and a checkpoint of it")
   args = parser.parse_args(argv)
   runs, console = [parse(text) for text in args.runs], Console()
   if args.what == "diff":

@@ -22,7 +22,7 @@ from train.step import make_eval_step, make_predict_step
 
 def main(argv):
   parser = inference.parser(__doc__)
-  parser.add_argument("--split", default="test")
+  parser.add_argument("--split", default="test", help="a split of the run's data")
   inference.add_decoding(parser)
   args = parser.parse_args(argv)
   if pretrained.open(args.workdir).config is None:

@@ -55,8 +55,7 @@ def score(
   """Metrics from the first `most` examples of a split (0: all), predicted as the config says but
   for `changes`; and what was decoded. A mixture's parts each have a name and theirs, others ""."""
   scores, decoded = {}, {}
-  parts = getattr(task, "scored_parts", None)
-  for name, part in (parts(split) if parts else {"": task}).items():
+  for name, part in task.scored_parts(split).items():
     source = part.examples(split)
     examples = [source[i] for i in range(min(len(source), most or len(source)))]
     outputs = decode(part, predict_step, params, mesh, examples, part.settings(**changes))

@@ -10,7 +10,7 @@ import jax
 from absl import logging
 from flax import nnx
 
-from train import evaluation, pretrained, sharding
+from train import evaluation, pretrained, sharding, tasks
 from train.build import build_model
 from train.common.errors import UserError
 from train.step import make_predict_step
@@ -104,27 +104,16 @@ def parser(doc: str) -> argparse.ArgumentParser:
   return parser
 
 
-DECODING = ("beam", "length_penalty", "temperature", "top_k", "top_p", "nbest", "seed")
-DECODING += ("max_len_extra", "no_answer", "threshold", "max_answer")
-
-
-def add_decoding(made: argparse.ArgumentParser) -> None:
-  """Arguments that change the config's way of decoding."""
-  made.add_argument("--beam", type=int, help="1: greedy")
-  made.add_argument("--length_penalty", type=float, help="Wu et al. 2016; 0: none")
-  made.add_argument("--temperature", type=float, help="above 0: sampling")
-  made.add_argument("--top_k", type=int, help="of sampling; of a mask: how many words")
-  made.add_argument("--top_p", type=float, help="of sampling")
-  made.add_argument("--nbest", type=int, help="outputs to tell of each input")
-  made.add_argument("--seed", type=int, help="of sampling")
-  made.add_argument("--max_len_extra", type=int, help="tokens of an output, beside max_len_ratio")
-  made.add_argument(
-    "--no_answer", action="store_true", default=None, help="a question may have no answer"
-  )
-  made.add_argument("--threshold", type=float, help="by how much no answer must be likelier")
-  made.add_argument("--max_answer", type=int, help="tokens of an answer")
+def add_decoding(parser: argparse.ArgumentParser) -> None:
+  """Adds a flag for each setting of how the tasks predict (train/tasks)."""
+  for name, fields in tasks.prediction_options().items():
+    text = "; ".join(dict.fromkeys(field.metadata["help"] for field in fields))
+    kind = fields[0].type
+    parsed = dict(action="store_true") if kind is bool else dict(type=kind)
+    parser.add_argument(f"--{name}", default=None, help=text, **parsed)
 
 
 def decoding_changes(args) -> dict:
-  """What was given of `add_decoding`."""
-  return {key: getattr(args, key) for key in DECODING if getattr(args, key) is not None}
+  """Returns the settings of prediction that were given as flags."""
+  given = {name: vars(args)[name] for name in tasks.prediction_options()}
+  return {name: value for name, value in given.items() if value is not None}

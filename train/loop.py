@@ -20,6 +20,7 @@ from train.record.meter import Meter, Patience, Skipped
 from train.record.writer import Writer, read_metrics
 from train.state import init, weights
 from train.step import make_eval_step, make_predict_step, make_train_step, settings
+from train.tasks.protocol import require_score
 
 PUT = {"jit": sharding.put, "pmap": sharding.put_by_device}
 
@@ -32,8 +33,8 @@ def train(cfg, workdir, debug_nans: bool = False) -> int:
   """
   mesh = sharding.make_mesh(cfg.mesh)
   task = pretrained.build_task(cfg.task, workdir.path)
-  if cfg.evaluate.decode_every and not task.has_score:
-    raise UserError(f"{cfg.task.name} has a loss and no score: set evaluate.decode_every=0")
+  if cfg.evaluate.decode_every:
+    require_score(task)
   tx, learning_rate = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
   graph, state = init(cfg, task, tx, mesh)
   layout = tasks.layout(task, cfg.batch_size)

@@ -42,6 +42,25 @@ OURS = {  # set here
 }
 
 
+# Defaults of the config's sections. None: the default of optax, or of the schedule.
+OPTIMIZER = dict(
+  name="adamw",
+  clip_norm=1.0,
+  no_decay=r"(bias|scale)$",
+  rates=(),  # ((pattern, factor), ...): of the learning rate, by weights' paths; 0 freezes them
+  b1=None,
+  b2=None,
+  eps=None,
+  weight_decay=None,
+  weight_decay_rate=None,  # adafactor's
+  momentum=None,
+  nesterov=None,
+  mu_dtype=None,  # "bfloat16" halves the first moment
+)
+# final: share of the peak at the end; decay_steps: of wsd, at the end.
+SCHEDULE = dict(name="linear", peak=1e-3, warmup_steps=0, final=None, decay_steps=None)
+
+
 def rsqrt(peak, warmup, steps):
   """Linear warm-up to `peak`, then peak * sqrt(warmup / step): Vaswani et al. 2017, section 5.3
   (theirs peaks at dim**-0.5 * warmup**-0.5)."""
@@ -140,10 +159,15 @@ def _check_pattern(key, pattern):
     raise UserError(f"optimizer.{key}: {pattern!r} is no pattern: {error}") from error
 
 
+def accepted(table) -> dict[str, set[str]]:
+  """Returns name -> the settings that the table's optimizer or schedule of that name takes."""
+  return {name: inspect.signature(make).parameters.keys() - OURS for name, make in table.items()}
+
+
 def _known(settings, section, name, table) -> dict:
   """The settings that `table[name]` takes; what only others of the table take is logged, and what
   none takes is a UserError. None is a setting that is not made."""
-  taken = {other: inspect.signature(make).parameters.keys() - OURS for other, make in table.items()}
+  taken = accepted(table)
   made = {key: value for key, value in settings.items() if value is not None}
   for key in made:
     if not any(key in names for names in taken.values()):

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
+from train import resolve
 from train.common.errors import UserError
 from train.common.files import write_atomically
 from train.planning import chips, scaling
@@ -192,18 +193,20 @@ def numbers(plan: Plan, steps: int) -> dict[str, float]:
 
 
 def main(argv):
-  cfg, rest = config.parse(argv)
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
+  config.add_arguments(parser)
   parser.add_argument("--topology", default="v5e:2x2", help="v5e:4x4, v5p:4x4x4, h100:8, cpu:8")
   parser.add_argument("--slices", type=int, default=1, help="of a TPU, joined by a network")
   parser.add_argument("--mesh", default="", help="short for --config.mesh: data=4,fsdp=2,tensor=2")
   parser.add_argument("--table", action="store_true", help="weak scaling to 4,096 chips, on paper")
   parser.add_argument("--as_it_is", action="store_true", help="try no other settings")
   parser.add_argument("--json", help="a file to write the numbers to")
+  texts, overrides, rest = config.split(argv)
   args = parser.parse_args(rest)
-  cfg = config.override(cfg, [f"mesh.{word}" for word in args.mesh.split(",") if word])
+  overrides += [f"mesh.{word}" for word in args.mesh.split(",") if word]
+  cfg = resolve.load(config.only(texts), overrides)
   topology = chips.parse(args.topology, args.slices)
   chips.prepare(topology)
   console = Console(width=None if sys.stdout.isatty() else 110)

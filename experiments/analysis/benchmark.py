@@ -16,9 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from model import layers, matmul
-from train import losses, optimizer, pretrained, sharding, tasks
+from train import losses, optimizer, pretrained, resolve, sharding, tasks
 from train.common import entry
-from train.common.errors import UserError
 from train.data.batches import Batches
 from train.record import config
 from train.state import init
@@ -108,11 +107,11 @@ def main(argv):
   )
   parser.add_argument("part", choices=("dropout", "loss", "product", "step"))
   parser.add_argument("--repeats", type=int, default=20)
-  args, rest = parser.parse_known_args(argv)
+  config.add_arguments(parser)
+  texts, overrides, rest = config.split(argv)
+  args = parser.parse_args(rest)
   if args.part == "step":
-    cfg, rest = config.parse(rest)
-  if rest:
-    raise UserError(f"unknown arguments: {' '.join(rest)}")
+    cfg = resolve.load(config.only(texts), overrides)
   parts = {"dropout": dropout, "loss": loss, "product": product}
   found = step(args.repeats, cfg) if args.part == "step" else parts[args.part](args.repeats)
   for name, value in found.items():

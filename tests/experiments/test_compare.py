@@ -15,18 +15,17 @@ from ml_collections import ConfigDict
 
 from experiments import compare
 from experiments.tools.compare import cost, differences, sides, significance
-from train import evaluate, loop
+from train import evaluate, loop, resolve
 from train.checkpoint import Checkpoints
 from train.common.errors import UserError
-from train.record import config
 from train.record.workdir import ADDED, config_json, load_config, open_run
 from train.scoring import scores
 
 BEGAN = 1_767_225_600  # 2026-01-01, UTC
 GIT = dict(commit="a" * 40, dirty=False)
-SCAN = config.load("configs/scan.py:small", ["steps=30"])
-CLASSES = config.load("configs/classify.py:small,data=nowhere", ["steps=30"])
-LM = config.load("configs/causal.py:small,data=nowhere", ["steps=30"])
+SCAN = resolve.load("configs/scan.py:small", ["steps=30"])
+CLASSES = resolve.load("configs/classify.py:small,data=nowhere", ["steps=30"])
+LM = resolve.load("configs/causal.py:small,data=nowhere", ["steps=30"])
 
 
 def start(after=0, **facts):
@@ -190,11 +189,10 @@ def test_a_score_of_sums_is_the_score():
 
 
 def test_numbers_and_tags_in_words_are_judged_as_the_task_does():
-  task = sides.tasks_of(SCAN)[""]
 
-  def judged(metric, found, wanted):
+  def judged(kind, found, wanted):
     rows = [x | {"output": y} for x, y in translated(found, wanted)]
-    made = significance.judge("a", task | dict(metric=metric), rows).scores
+    made = significance.judge("a", dict(name="text_to_text", kind=kind), rows).scores
     return {name: one.value for name, one in made.items()}
 
   found, wanted = ["1", "nan", "so so", "4.5"], ["1.5", "2", "-3", "4"]
@@ -226,7 +224,7 @@ def test_a_bootstrap_finds_a_difference_where_there_is_one_and_seldom_else():
 
 
 def test_a_bootstrap_of_the_same_outputs_has_p_1(tmp_path, capsys):
-  cfg = config.load("configs/tag.py:small,data=nowhere")
+  cfg = resolve.load("configs/tag.py:small,data=nowhere")
   rows = [({"words": ["a", "b"], "tags": ["O", "B-x"]}, {"tags": ["O", t]}) for t in ("O", "B-x")]
   for name in "ab":
     write(tmp_path / name, cfg, outputs=rows)
@@ -250,7 +248,7 @@ def test_outputs_for_other_references_are_an_error(tmp_path):
 
 
 def test_references_are_compared_as_words_not_as_pieces(tmp_path, capsys):
-  pieces = config.load("configs/multi30k.py:small,data=nowhere,form=wu2021")
+  pieces = resolve.load("configs/multi30k.py:small,data=nowhere,form=wu2021")
   words = ConfigDict(pieces.to_dict())
   words.task.piece_marker = ""
   write(tmp_path / "a", pieces, outputs=translated(["ein hund"], ["ein hu@@ nd"]))
@@ -309,14 +307,14 @@ def test_runs_of_other_tasks_share_what_they_share(tmp_path, capsys):
 
 def test_classes_in_words_are_held_against_classes(tmp_path, capsys):
   typed = ConfigDict(SCAN.to_dict())
-  typed.task.metric = "classes"
+  typed.task.name, typed.task.kind = "text_to_text", "classes"
   write(tmp_path / "a", CLASSES, outputs=classified([1, 0]))
   write(tmp_path / "b", typed, outputs=translated(["1", "1"], ["1", "1"]))
   assert rows_of(said(capsys, tmp_path / "a", tmp_path / "b"), "accuracy")[1][1] == "100.00"
 
 
 def test_a_mixtures_parts_are_held_against_each_other(tmp_path, capsys):
-  cfg = ConfigDict(config.load("configs/mixture.py:small,data=nowhere").to_dict())
+  cfg = ConfigDict(resolve.load("configs/mixture.py:small,data=nowhere").to_dict())
   cfg.task.parts.more = cfg.task.parts.translation
   cfg.task.parts.more.bleu_tokenizer = "char"
   for name, found in (("a", "x y z w"), ("b", "x y z v")):
@@ -504,7 +502,7 @@ def test_names_are_as_short_as_tells_them_apart(tmp_path):
 def trained(tmp_path_factory):
   folder = tmp_path_factory.mktemp("runs")
   for seed, name in enumerate("ab"):
-    cfg = config.load(
+    cfg = resolve.load(
       "configs/scan.py:small",
       [
         *("steps=10", "log_every=5", "schedule.warmup_steps=2", f"seed={seed}"),
@@ -568,7 +566,7 @@ def test_an_older_runs_model_is_built_as_it_goes(trained, tmp_path):
 
 
 def test_a_label_more_is_a_row_more_of_the_head(trained, tmp_path):
-  tagger = ConfigDict(config.load("configs/tag.py:small,data=nowhere").to_dict())
+  tagger = ConfigDict(resolve.load("configs/tag.py:small,data=nowhere").to_dict())
   found = {}
   for labels in (["NUM"], ["NUM", "LOC", "HUM"]):
     folder = write(tmp_path / f"classes{len(labels)}", CLASSES)

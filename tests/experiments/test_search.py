@@ -24,8 +24,9 @@ from experiments.tools.launch import launchers
 from experiments.tools.search import findings, study, worker
 from experiments.tools.space import Choice, Float, Int
 from train.common.errors import UserError
-from train.record.config import load, parse
+from train.record import config
 from train.record.writer import read_metrics
+from train.resolve import load
 
 ROOT = pathlib.Path(__file__).parents[2]
 FAKE = pathlib.Path(__file__).parent / "fake_train.py"
@@ -163,7 +164,8 @@ def test_a_search_finds_what_is_best_and_says_how_to_run_it(fake, capsys, monkey
   assert line in told
   python, *words = shlex.split(line)
   assert (python, *words[:2]) == ("python", "-m", "train.main")
-  cfg, rest = parse(words[2:])
+  texts, overrides, rest = config.split(words[2:])
+  cfg = load(config.only(texts), overrides)
   assert rest == ["--workdir", str(fake.folder.parent / "best")]
   assert cfg.model.dropout == trials[best].params["model.dropout"]
   assert cfg.task.data.holdout == 20

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import sections
 from train import checkpoint, loop
 from train.checkpoint import Checkpoints
 from train.common.errors import UserError
@@ -53,7 +52,7 @@ def test_a_run_of_the_first_format_goes_on_as_it_went(old):
 def test_what_came_later_is_as_in_a_new_run(old):
   assert not workdir.ADDED.keys() & config.flat(workdir.load_config(old)).keys()
   assert config.flat(workdir.again(old)).items() >= workdir.ADDED.items()
-  assert workdir.again(old).model.name == sections.MODEL["name"]
+  assert workdir.again(old).model.name == "transformer"
 
 
 def test_a_format_of_the_future_is_refused_by_name(tmp_path, monkeypatch):

@@ -15,12 +15,12 @@ from jax.sharding import PartitionSpec as P
 from model.config import TransformerConfig
 from model.transformer import Transformer
 from tests.train.test_step import MODEL, RECURRENT, TASK, S, T, graph_and_weights, mesh_of, start
-from train import loop, optimizer, sharding, step
+from train import loop, optimizer, resolve, sharding, step
 from train.common.errors import UserError
 from train.data import packing
 from train.planning import hlo
 from train.planning.estimate import local_bytes, without_data
-from train.record import config, meter
+from train.record import meter
 
 # 20 losses of one run
 
@@ -253,7 +253,7 @@ def test_a_vocabulary_parallel_loss_never_gathers_logits(options):
 @functools.cache
 def base(fsdp):
   """Vaswani's base: weights and moments as they lie."""
-  cfg = without_data(config.load("configs/wmt14.py:data_dir=/nowhere", ["model.vocab_size=37000"]))
+  cfg = without_data(resolve.load("configs/wmt14.py:data_dir=/nowhere", ["model.vocab_size=37000"]))
   model = TransformerConfig(**{key: x for key, x in cfg.model.items() if key != "name"})
   tx, _ = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
 
@@ -284,6 +284,6 @@ def test_fsdp_over_eight_holds_an_eighth():
   ],
 )
 def test_what_devices_cannot_share_is_told(changes, told):
-  cfg = config.load("configs/scan.py:small", ["batch_size=8", "task.source_len=9", *changes])
+  cfg = resolve.load("configs/scan.py:small", ["batch_size=8", "task.source_len=9", *changes])
   with pytest.raises(UserError, match=told):
     sharding.check(cfg, cfg.task, sharding.make_mesh(cfg.mesh))

@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import pytest
 from rich.console import Console
 
-from train import plan
+from train import plan, resolve
 from train.common.errors import UserError
 from train.planning import chips, estimate, flops, hlo, scaling
-from train.record import config
 
 B, D, H = 4, 8, 16
 
@@ -70,7 +69,7 @@ def test_topologies_there_are_not(text, told):
 def test_a_plan_of_a_pre_training_counts_what_the_config_says(remat):
   """The sizes are written out here from the config; the data it names are not there."""
   changes = ["mesh.fsdp=8", "mesh.data=1", f"model.remat={remat}", "model.dropout=0.0"]
-  cfg = config.load("configs/mlm.py:small,data=/nowhere", changes)
+  cfg = resolve.load("configs/mlm.py:small,data=/nowhere", changes)
   made = estimate.make(cfg, chips.parse("cpu:8"))
   dim, mlp, layers, words = cfg.model.dim, cfg.model.mlp_dim, cfg.model.encoder_layers, 400
   attention, feed_forward = 4 * (dim**2 + dim), 2 * dim * mlp + dim + mlp
@@ -94,7 +93,7 @@ def test_a_plan_of_a_pre_training_counts_what_the_config_says(remat):
 
 
 def test_what_does_not_fit_is_said():
-  cfg = config.load("configs/scan.py:small", ["model.scan_layers=True"])
+  cfg = resolve.load("configs/scan.py:small", ["model.scan_layers=True"])
   made = estimate.make(cfg, chips.parse("cpu:8"))
   small = made.topology._replace(chip=made.topology.chip._replace(memory=1000))
   assert made.fits
@@ -113,7 +112,7 @@ def test_a_program_that_its_compiler_cannot_write_is_told_in_words(monkeypatch):
 
   monkeypatch.setattr(jax.stages.Compiled, "as_text", as_text)
   with pytest.raises(UserError, match=r"cannot write the program.*async-update.*another") as told:
-    estimate.make(config.load("configs/scan.py:small", []), chips.parse("cpu:8"))
+    estimate.make(resolve.load("configs/scan.py:small", []), chips.parse("cpu:8"))
   assert "a page more" not in str(told.value)
 
 
@@ -121,7 +120,7 @@ def test_a_program_that_its_compiler_cannot_write_is_told_in_words(monkeypatch):
 
 
 def test_an_lstm_is_planned_and_has_knobs_of_its_own():
-  cfg = config.load("configs/scan.py:small,model=lstm", ["mesh.data=4", "mesh.tensor=2"])
+  cfg = resolve.load("configs/scan.py:small,model=lstm", ["mesh.data=4", "mesh.tensor=2"])
   made = estimate.make(cfg, chips.parse("cpu:8"))
   assert made.fits
   assert made.step_flops >= 0.9 * made.model_flops > 0
@@ -134,7 +133,7 @@ def test_an_lstm_is_planned_and_has_knobs_of_its_own():
 
 
 def test_knobs_change_something_and_keep_the_batch():
-  cfg = config.load("configs/wmt14.py:data_dir=/nowhere", ["mesh.tensor=2"])
+  cfg = resolve.load("configs/wmt14.py:data_dir=/nowhere", ["mesh.tensor=2"])
   found = plan.knobs(cfg, 8, 1e8)
   assert {"mesh.sequence": True} in found
   assert {"model.remat": "full"} in found
@@ -143,14 +142,14 @@ def test_knobs_change_something_and_keep_the_batch():
     other = plan.changed(cfg, change)
     assert other != cfg
     assert (other.batch_size, other.model.dim) == (cfg.batch_size, cfg.model.dim)
-  done = config.load("configs/wmt14.py:data_dir=/nowhere", ["model.remat=full", "mesh.fsdp=8"])
+  done = resolve.load("configs/wmt14.py:data_dir=/nowhere", ["model.remat=full", "mesh.fsdp=8"])
   done = plan.changed(done, {"mesh.data": 1})
   assert {"mesh.data": 1, "mesh.fsdp": 8, "mesh.tensor": 1} not in plan.knobs(done, 8, 1e8)
 
 
 def test_settings_that_may_help_are_tried_and_told(monkeypatch):
   """One that cannot be run is told too, and does not end the list."""
-  cfg = config.load("configs/scan.py:small")
+  cfg = resolve.load("configs/scan.py:small")
   topology = chips.parse("cpu:8")
   first = estimate.DoesNotFit(topology, 30e9)
 

@@ -9,7 +9,7 @@ import traceback
 import jax
 from absl import flags, logging
 
-from train.common.errors import UserError
+from train.common.errors import Help, UserError
 from train.common.files import cache_dir
 
 INTERRUPTED, TERMINATED = 130, 143  # exit status after Ctrl-C and SIGTERM, as shells count
@@ -21,6 +21,8 @@ def run(main) -> None:
   set_compile_cache()
   try:
     sys.exit(main(sys.argv[1:]) or 0)
+  except Help as text:
+    print(text)
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     _leave(2)

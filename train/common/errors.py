@@ -9,6 +9,11 @@ class UserError(Exception):
   """Says what is wrong, where (file, line, key) and what to do; `main` prints it and exits 2."""
 
 
+class Help(UserError):
+  """A text that the user requested, such as the arguments of a config file: `main` prints it and
+  exits 0."""
+
+
 class NoSplit(UserError):
   """The data have no split of that name."""
 

@@ -27,10 +27,17 @@ CHANGEABLE = (
 # Settings that came later, each with the value by which a run from before goes on as it went.
 ADDED = dict(ema=0.0, spike=3.0, skip_spikes=False, watchdog_seconds=600.0)
 ADDED |= {"model.name": "transformer"}
-ADDED_TO_DATA = {"on_bad_record": "error", "cutoff": 22}  # likewise, to `data` of each task
+ADDED_TO = {  # likewise, to a section of each task
+  "data": {"on_bad_record": "error", "cutoff": 22},
+  "decoding": dict(
+    penalty="wu", stop="exact", temperature=0.0, top_k=0, top_p=1.0, nbest=1, seed=0
+  ),
+  "reading": {"nbest": 1},
+}
 # Names that settings had in older runs, and today's; IN_TASK: of a task or a part of a mixture.
 RENAMED = {"step": "parallelism"}
 RENAMED_IN_TASK = {"across": "cross_documents", "static": "fixed_masks"}
+NOT_IN_TEXT_TO_TEXT = ("lowercase_scores", "bleu_tokenizer", "piece_marker")
 MADE_OF_DATA = ("tokenizer.json", "labels.json")
 
 
@@ -116,26 +123,39 @@ def load_config(path: str | os.PathLike) -> ConfigDict:
 
 def upgraded(config: dict) -> dict:
   """Returns the config of an older run with the names that its settings have today."""
-
-  def renamed(section, names):
-    return {names.get(key, key): value for key, value in section.items()}
-
-  config = renamed(config, RENAMED)
+  config = _renamed(config, RENAMED)
   if "task" in config:
-    task = config["task"] = renamed(config["task"], RENAMED_IN_TASK)
+    task = config["task"] = _upgraded_task(config["task"])
     if "parts" in task:
-      task["parts"] = {k: renamed(part, RENAMED_IN_TASK) for k, part in task["parts"].items()}
+      task["parts"] = {name: _upgraded_task(part) for name, part in task["parts"].items()}
   return config
 
 
+def _upgraded_task(task: dict) -> dict:
+  task = _renamed(task, RENAMED_IN_TASK)
+  kind = task.pop("metric", "texts")  # of a translation, which stood for text_to_text too
+  if kind == "texts":
+    return task
+  task = {key: value for key, value in task.items() if key not in NOT_IN_TEXT_TO_TEXT}
+  return task | dict(name="text_to_text", kind=kind)
+
+
+def _renamed(section: dict, names: dict[str, str]) -> dict:
+  return {names.get(key, key): value for key, value in section.items()}
+
+
 def added(keys: Iterable[str]) -> dict[str, object]:
-  """Those of a config's dotted keys that came later, with the value by which a run from before
+  """Returns those of a config's dotted keys that came later, with the value by which an older run
   goes on."""
-  return {
-    key: ADDED[key] if key in ADDED else ADDED_TO_DATA[name]
-    for key, (_, data, name) in ((key, key.rpartition(".data.")) for key in keys)
-    if key in ADDED or (data and name in ADDED_TO_DATA)
-  }
+  values = {}
+  for key in keys:
+    sections, _, name = key.rpartition(".")
+    later = ADDED_TO.get(sections.rpartition(".")[2], {})
+    if key in ADDED:
+      values[key] = ADDED[key]
+    elif name in later:
+      values[key] = later[name]
+  return values
 
 
 def completed(config: ConfigDict) -> ConfigDict:

@@ -196,12 +196,4 @@ def tasks_of(cfg: ConfigDict) -> dict[str, dict]:
   parts = {"": task}
   if task["name"] == "mixture":
     parts = {"" if name == task["main"] else name: part for name, part in task["parts"].items()}
-  return {name: _defaults(part["name"]) | part for name, part in parts.items()}
-
-
-def _defaults(name):
-  known = {**tasks.TASKS, **dict.fromkeys(tasks.STYLED, tasks.TASKS["span"])}
-  if name not in known:
-    return {}
-  fields = dataclasses.fields(known[name])
-  return {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+  return {name: tasks.defaults(part["name"]) | part for name, part in parts.items()}

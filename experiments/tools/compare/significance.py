@@ -67,11 +67,11 @@ class Test(NamedTuple):
 def kind_of(task: Mapping) -> str | None:
   """What outputs of a task are judged as: one of JUDGES; None where there is no score."""
   name = task["name"]
-  if name == "translation":
-    return task["metric"]
+  if name == "text_to_text":
+    return task["kind"]
   if name == "classification":
     return "numbers" if task["regression"] else "classes"
-  return {"tagging": "tags", "qa": "answers"}.get(name)
+  return {"translation": "texts", "tagging": "tags", "qa": "answers"}.get(name)
 
 
 def read(file: pathlib.Path) -> list[dict]:
@@ -96,37 +96,40 @@ def judge(run: str, task: Mapping, rows: Sequence[Mapping]) -> Judged:
   return dataclasses.replace(made, texts=found, bleu=how)
 
 
-def _joined(task, text):
-  return text.replace(task["piece_marker"], "") if task["piece_marker"] else text
-
-
 def _texts(task, rows):
-  return [x["output"]["text"] for x in rows], [_joined(task, x["target"]) for x in rows]
+  marker = task["piece_marker"]
+  targets = [x["target"].replace(marker, "") if marker else x["target"] for x in rows]
+  return [x["output"]["text"] for x in rows], targets
+
+
+def _in_words(rows):
+  """Returns outputs and references of a task that writes its labels."""
+  return [x["output"]["text"] for x in rows], [x["target"] for x in rows]
 
 
 def _classes(task, rows):
-  if task["name"] == "translation":
-    return _texts(task, rows)
+  if task["name"] == "text_to_text":
+    return _in_words(rows)
   return [x["output"]["text"] for x in rows], [x["label"] for x in rows]
 
 
 def _tags(task, rows):
-  if task["name"] == "translation":
-    return scores.split_tags(*_texts(task, rows))
+  if task["name"] == "text_to_text":
+    return scores.split_tags(*_in_words(rows))
   return [x["output"]["tags"] for x in rows], [list(x["tags"]) for x in rows]
 
 
 def _answers(task, rows):
+  del task
   found = [x["output"]["text"] for x in rows]
   return found, [
-    [answer["text"] for answer in x["answers"]] if "answers" in x else [_joined(task, x["target"])]
-    for x in rows
+    [answer["text"] for answer in x["answers"]] if "answers" in x else [x["target"]] for x in rows
   ]
 
 
 def _numbers(task, rows):
-  if task["name"] == "translation":
-    found, wanted = _texts(task, rows)
+  if task["name"] == "text_to_text":
+    found, wanted = _in_words(rows)
     return list(map(_number, found)), list(map(float, wanted))
   return [x["output"]["value"] for x in rows], [float(x["label"]) for x in rows]
 

@@ -27,7 +27,8 @@ from train.common.files import cache_dir
 from train.data import bad_records, sources, tokenizer
 from train.data.bad_records import FEW, LEFT_OUT, MOST_BYTES
 from train.record import workdir
-from train.record.config import load, override
+from train.record.config import override
+from train.resolve import load
 
 ROOT = pathlib.Path(__file__).parents[3]
 LONG = b"x" * (MOST_BYTES + 1)

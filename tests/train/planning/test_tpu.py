@@ -10,9 +10,8 @@ import jax
 
 from tests.train.planning import small
 from tests.train.test_meshes import DECODER, DIM, ENCODER, WORDS, activations, compiled, exchanged
-from train import sharding
+from train import resolve, sharding
 from train.planning import chips, estimate
-from train.record import config
 
 BF16 = dict(dtype="bfloat16")
 
@@ -88,7 +87,7 @@ def test_what_does_not_fit_is_told_in_words():
 
 
 def test_several_slices_exchange_over_the_network():
-  cfg = config.load("configs/scan.py:small")
+  cfg = resolve.load("configs/scan.py:small")
   plan = estimate.make(cfg, chips.parse("v5e:2x2", slices=2))
   assert plan.mesh["data"] == 8
   assert plan.program.between_slices > 0

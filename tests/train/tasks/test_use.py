@@ -491,7 +491,9 @@ def evaluated(make, loaded, capsys, monkeypatch):
 
   def of(kind):
     folder, predictor = make(kind), loaded(kind)
-    monkeypatch.setattr(inference, "load_run", lambda *_: predictor.run)  # with what is compiled
+    monkeypatch.setattr(
+      inference, "load_run", lambda *_, **__: predictor.run
+    )  # with what is compiled
     monkeypatch.setattr(evaluate, "make_predict_step", lambda *_: predictor.step)
     evaluate.main(["--workdir", str(folder)])
     printed = capsys.readouterr()

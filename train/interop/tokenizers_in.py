@@ -1,7 +1,7 @@
-"""The tokenizer of a Hugging Face directory as a `Tokenizer`.
+"""Reads the tokenizer of a Hugging Face directory as a `Tokenizer`.
 
-What the ids are for (`Roles`) is said by the model's config.json, the tokens' names in
-tokenizer_config.json and special_tokens_map.json, and the family: how it frames its texts.
+The roles of ids come from the model's config.json, from the tokens' names in tokenizer_config.json
+and special_tokens_map.json, and from how models of its type frame texts.
 """
 
 import dataclasses
@@ -16,83 +16,79 @@ from train.common.errors import UserError, as_user_error, choose
 from train.common.json_files import LARGEST
 from train.data.tokenizer import Tokenizer
 from train.data.vocabulary import Roles, check
-from train.interop import vocabulary_files as files
+from train.interop import tokenizer_files as files
 
 
 @dataclasses.dataclass(frozen=True)
-class Family:
-  """How models of a type frame their texts, and what their special tokens are called by default.
+class Framing:
+  """The special tokens that models of a type put around texts, by their roles."""
 
-  Frames are names of roles: first and between of models that read one side; the sides of an
-  encoder-decoder.
-  """
-
-  names: Mapping[str, str]
+  names: Mapping[str, str]  # role -> the token's usual name
   first: tuple[str, ...] = ()
   between: tuple[str, ...] = ("eos",)
   source_first: tuple[str, ...] = ()
   target_first: tuple[str, ...] = ()
-  start: str = "first"  # what a decoder reads first, if the config does not say
-  types: bool = False
+  start: str = "first"  # the role of what a decoder reads first, if config.json has none
+  types: bool = False  # a second text has token type 1
 
 
-_BERT = Family(
+_BERT = Framing(
   dict(cls="[CLS]", eos="[SEP]", pad="[PAD]", unk="[UNK]", mask="[MASK]"), ("cls",), types=True
 )
 _S = dict(bos="<s>", cls="<s>", eos="</s>", pad="<pad>", unk="<unk>", mask="<mask>")
-_T5 = Family(dict(eos="</s>", pad="<pad>", unk="<unk>"), start="pad")
-FAMILIES = {
+_T5 = Framing(dict(eos="</s>", pad="<pad>", unk="<unk>"), start="pad")
+FRAMINGS = {
   "bert": _BERT,
   "distilbert": dataclasses.replace(_BERT, types=False),
   "electra": _BERT,
-  "roberta": Family(_S, ("cls",), ("eos", "eos")),
-  "esm": Family(dict(cls="<cls>", eos="<eos>", pad="<pad>", unk="<unk>", mask="<mask>"), ("cls",)),
-  "gpt2": Family(dict(bos="<|endoftext|>", eos="<|endoftext|>"), start="bos"),
-  "llama": Family(dict(bos="<s>", eos="</s>", unk="<unk>"), ("bos",)),
+  "roberta": Framing(_S, ("cls",), ("eos", "eos")),
+  "esm": Framing(dict(cls="<cls>", eos="<eos>", pad="<pad>", unk="<unk>", mask="<mask>"), ("cls",)),
+  "gpt2": Framing(dict(bos="<|endoftext|>", eos="<|endoftext|>"), start="bos"),
+  "llama": Framing(dict(bos="<s>", eos="</s>", unk="<unk>"), ("bos",)),
   "t5": _T5,
   "mt5": _T5,
-  "bart": Family(_S, ("bos",), ("eos", "eos"), ("bos",), ("bos",), start="eos"),
-  "mbart": Family(_S, start="eos"),
+  "bart": Framing(_S, ("bos",), ("eos", "eos"), ("bos",), ("bos",), start="eos"),
+  "mbart": Framing(_S, start="eos"),
   "marian": _T5,
-  "pegasus": Family(dict(_T5.names, mask="<mask_2>"), between=(), start="pad"),
+  "pegasus": Framing(dict(_T5.names, mask="<mask_2>"), between=(), start="pad"),
 }
-_SEP = ("bert", "distilbert", "electra", "roberta")  # end texts by what they call sep_token
+_SEP = ("bert", "distilbert", "electra", "roberta")  # call the end of a text sep_token
 
 
-LANGUAGE = re.compile(r"[a-z]{2}_[A-Z]{2}")  # mBART's
+LANGUAGE = re.compile(r"[a-z]{2}_[A-Z]{2}")  # mBART's codes
 
 
 def read(folder: pathlib.Path, config: Mapping) -> Tokenizer:
-  """The tokenizer in a directory whose parsed config.json is `config`.
+  """Returns the tokenizer in a directory whose parsed config.json is `config`.
 
-  UserError for a directory without one, for broken files, for files of kinds that are not read, and
-  for ids that the model's table does not have.
+  Raises UserError for a directory without one, for broken files, for unsupported kinds of files,
+  and for ids beyond the model's embedding table.
   """
   folder = pathlib.Path(folder)
   kind = config.get("model_type")
-  family = choose(FAMILIES, kind, f"model_type in {folder / 'config.json'}")
+  framing = choose(FRAMINGS, kind, f"model_type in {folder / 'config.json'}")
   settings = files.settings(folder)
   with as_user_error(f"{folder}: the vocabulary cannot be used"):
-    made = _tokenizer(folder, kind, family, config, settings)
-    _check(folder, made, config)
-    check(made)
-  return made
+    tokenizer = _tokenizer(folder, kind, framing, config, settings)
+    _check(folder, tokenizer, config)
+    check(tokenizer)
+  return tokenizer
 
 
-def _tokenizer(folder, kind, family, config, settings) -> Tokenizer:
+def _tokenizer(folder, kind, framing, config, settings) -> Tokenizer:
   inner, target, size = files.read(folder, kind, settings)
   ids = {}
   for role in ("bos", "cls", "pad", "unk", "mask", "eos"):
-    names = (settings.get(_key(role, kind)), family.names.get(role))
-    found = [inner.token_to_id(name) for name in names if isinstance(name, str)]
-    numbers = (*found, config.get(f"{role}_token_id"))  # -1: none
+    names = (settings.get(_key(role, kind)), framing.names.get(role))
+    by_name = [inner.token_to_id(name) for name in names if isinstance(name, str)]
+    numbers = (*by_name, config.get(f"{role}_token_id"))  # -1: none
     ids[role] = next((i for i in numbers if type(i) is int and 0 <= i <= LARGEST), None)
   if kind == "llama":
     adds = settings.get("add_bos_token")
-    if adds is None:  # transformers' class for what is not a Llama's own tokenizer adds none
+    if adds is None:  # transformers' generic class, which other tokenizers have, adds none
       adds = inner.post_processor is not None or "Llama" in settings.get("tokenizer_class", "Llama")
-    family = dataclasses.replace(family, first=family.first if adds else ())
-  roles = _roles(folder, config, settings, family, ids)
+    framing = dataclasses.replace(framing, first=framing.first if adds else ())
+  roles = _roles(folder, config, settings, framing, ids)
   if settings.get("add_bos_token") is None:
     roles = _as_processed(inner, roles, config)
   if kind == "mbart":
@@ -100,19 +96,19 @@ def _tokenizer(folder, kind, family, config, settings) -> Tokenizer:
   _mark_special(inner, roles)
   if target is not None:
     _mark_special(target, roles)
-  return _within(folder, Tokenizer(inner, roles, target, size), config)
+  return _without_unused(folder, Tokenizer(inner, roles, target, size), config)
 
 
 def _key(role: str, kind: str) -> str:
-  """What tokenizer_config.json calls a role's token."""
+  """Returns the key of a role's token in tokenizer_config.json."""
   return "sep_token" if role == "eos" and kind in _SEP else f"{role}_token"
 
 
-def _roles(folder, config, settings, family, ids) -> Roles:
+def _roles(folder, config, settings, framing, ids) -> Roles:
   def required(role):
     if ids.get(role) is None:
       raise UserError(
-        f"{folder}: the vocabulary has no token for {role!r} ({family.names.get(role)}):"
+        f"{folder}: the vocabulary has no token for {role!r} ({framing.names.get(role)}):"
         f" name it in tokenizer_config.json ({_key(role, config['model_type'])})"
       )
     return ids[role]
@@ -120,38 +116,39 @@ def _roles(folder, config, settings, family, ids) -> Roles:
   def frame(names):
     return tuple(required(name) for name in names)
 
-  several = config.get("eos_token_id")
-  if isinstance(several, list) and len(several) > 1:
-    logging.warning(
-      "%s: config.json has %d eos tokens %s; here outputs end with %s alone",
-      *(folder, len(several), several, ids.get("eos")),
-    )
+  ends = config.get("eos_token_id")
+  if isinstance(ends, list) and len(ends) > 1:
+    message = "%s: config.json has %d eos tokens %s; here outputs end with %s alone"
+    logging.warning(message, folder, len(ends), ends, ids.get("eos"))
   key = "decoder_start_token_id"
   start = config.get(key, settings.get(key))
   if start is None:
-    name = (family.first or ("bos",))[0] if family.start == "first" else family.start
+    name = (framing.first or ("bos",))[0] if framing.start == "first" else framing.start
     start = required(name)
   eos = required("eos")
-  told = {**config, **settings}  # those of generation_config.json are among them
-  forced = told.get("forced_bos_token_id", told.get("force_bos_token_to_be_generated") or None)
+  both = {**config, **settings}  # the settings include generation_config.json
+  forced = both.get("forced_bos_token_id", both.get("force_bos_token_to_be_generated") or None)
   return Roles(
     pad=eos if ids.get("pad") is None else ids["pad"],
     eos=eos,
     start=start,
     unk=ids.get("unk"),
     mask=ids.get("mask"),
-    first=frame(family.first),
-    between=frame(family.between),
-    source_first=frame(family.source_first),
-    target_first=frame(family.target_first),
+    first=frame(framing.first),
+    between=frame(framing.between),
+    source_first=frame(framing.source_first),
+    target_first=frame(framing.target_first),
     force=forced is not None,
-    types=family.types and (config.get("type_vocab_size") or 2) > 1,
+    types=framing.types and (config.get("type_vocab_size") or 2) > 1,
   )
 
 
 def _with_languages(folder, inner, config, settings, roles) -> Roles:
-  """mBART's languages: mBART-50 puts a language's code in front of source and target, mBART-cc25
-  behind the source's eos, and its decoder begins with the target's."""
+  """Returns mBART's roles with the codes of its two languages.
+
+  mBART-50 puts a code in front of source and target. mBART-cc25 puts the source's behind its eos,
+  and its decoder starts with the target's.
+  """
   codes = {key: inner.token_to_id(settings.get(key) or "") for key in ("src_lang", "tgt_lang")}
   fifty = inner.token_to_id("af_ZA") is not None
   if fifty:
@@ -161,11 +158,11 @@ def _with_languages(folder, inner, config, settings, roles) -> Roles:
   first = inner.id_to_token(start or 0) or ""
   if not fifty and codes["tgt_lang"] is None and LANGUAGE.fullmatch(first):
     codes["tgt_lang"] = start
-  for key, found in codes.items():
-    if found is None:
+  for key, code in codes.items():
+    if code is None:
       raise UserError(
-        f"{folder / 'tokenizer_config.json'} has no {key}: say in which language the"
-        f" {'sources' if key == 'src_lang' else 'targets'} are, such as {key}='de_DE'"
+        f"{folder / 'tokenizer_config.json'} has no {key}: add the language of the"
+        f" {'sources' if key == 'src_lang' else 'targets'}, such as {key}='de_DE'"
       )
   source, target = codes["src_lang"], codes["tgt_lang"]
   if fifty:
@@ -174,7 +171,7 @@ def _with_languages(folder, inner, config, settings, roles) -> Roles:
 
 
 def _mark_special(inner: tokenizers.Tokenizer, roles: Roles) -> None:
-  """Makes the tokens with a role special, if the file did not."""
+  """Makes the tokens with a role special where the file does not."""
   added = inner.get_added_tokens_decoder()
   used = {roles.pad, roles.eos, roles.start, roles.unk, roles.mask, *roles.first}
   used |= {*roles.between, *roles.source_first, *roles.source_last, *roles.target_first}
@@ -185,16 +182,16 @@ def _mark_special(inner: tokenizers.Tokenizer, roles: Roles) -> None:
 
 
 def _as_processed(inner, roles: Roles, config) -> Roles:
-  """The roles with the frame that tokenizer.json's own post-processor puts around texts: a family's
-  models do not all have the family's usual tokenizer."""
+  """Returns the roles with the frame of tokenizer.json's own post-processor: not all models of a
+  family have its usual tokenizer."""
   if inner.post_processor is None:
     return roles
   a, b = (inner.encode(text, add_special_tokens=False).ids for text in "ab")
   single, pair = inner.encode("a"), inner.encode("a", "b")
-  places = [i for i in range(len(single.ids)) if single.ids[i : i + len(a)] == a]
-  if not a or not b or not places:
+  at = next((i for i in range(len(single.ids)) if single.ids[i : i + len(a)] == a), None)
+  if not a or not b or at is None:
     return roles
-  first, last = tuple(single.ids[: places[0]]), tuple(single.ids[places[0] + len(a) :])
+  first, last = tuple(single.ids[:at]), tuple(single.ids[at + len(a) :])
   rest = pair.ids[len(first) + len(a) :]
   ends = len(rest) - len(b) - len(last)
   if config.get("is_encoder_decoder"):
@@ -204,20 +201,17 @@ def _as_processed(inner, roles: Roles, config) -> Roles:
   return dataclasses.replace(roles, first=first, between=between, types=types)
 
 
-def _within(folder, tokenizer: Tokenizer, config) -> Tokenizer:
-  """Without the added tokens that the model's table has no rows for, if no frame needs them, as of
-  BART fine-tuned without its mask."""
+def _without_unused(folder, tokenizer: Tokenizer, config) -> Tokenizer:
+  """Removes the added tokens that the model's table has no rows for, unless a frame needs them. A
+  BART fine-tuned without its mask is such a model."""
   rows, roles = config.get("vocab_size"), tokenizer.roles
   beyond = {i: name for name, i in tokenizer.specials.items() if rows is not None and i >= rows}
   frames = {roles.pad, roles.eos, roles.start, roles.unk, *roles.first, *roles.between}
   frames |= {*roles.source_first, *roles.source_last, *roles.target_first}
   if not beyond or frames & beyond.keys() or tokenizer.vocab_size - rows > len(beyond):
     return tokenizer
-  logging.warning(
-    "%s: %s: the model's table has no row for it, so it cannot be used",
-    folder,
-    ", ".join(beyond.values()),
-  )
+  names = ", ".join(beyond.values())
+  logging.warning("%s: left out, as the model's table has no row for it: %s", folder, names)
   if roles.mask in beyond:
     roles = dataclasses.replace(roles, mask=None)
   return Tokenizer(tokenizer.copy_inner(), roles, None, rows)

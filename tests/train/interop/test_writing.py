@@ -11,7 +11,7 @@ from tests.train.test_finetuning import trained
 from train import export as command
 from train import predict
 from train.common.errors import UserError
-from train.interop import directory, export, weights
+from train.interop import directory, weights, writing
 
 __all__ = ["folder"]  # a fixture
 
@@ -49,7 +49,7 @@ SAID = {
 def test_our_configs_are_said_by_the_nearest_family(text, folder):
   kind, family = SAID[text]
   model = dict(load(text, folder).model) | dict(vocab_size=100)
-  assert export.best(model, kind, "tanh").family.model_type == family
+  assert writing.best(model, kind, "tanh").family.model_type == family
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_our_configs_are_said_by_the_nearest_family(text, folder):
 def test_a_setting_without_counterpart_is_named(text, kind, words, folder):
   model = dict(load(text, folder).model) | dict(vocab_size=100)
   with pytest.raises(UserError) as error:
-    export.best(model, kind, "tanh")
+    writing.best(model, kind, "tanh")
   assert all(word in str(error.value) for word in words), str(error.value)
 
 
@@ -87,7 +87,7 @@ def test_an_lstm_is_refused(folder, tmp_path):
 def test_a_missing_bias_is_one_of_zeros(model, kind, family):
   depths = dict(encoder_layers=0) if kind == "causal" else {}
   model = dict(vocab_size=20, dim=8, num_heads=2, mlp_dim=12, max_len=16) | depths | model
-  assert export.best(model, kind, "tanh").family.model_type == family
+  assert writing.best(model, kind, "tanh").family.model_type == family
 
 
 @pytest.mark.parametrize(

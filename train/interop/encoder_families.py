@@ -1,4 +1,7 @@
-"""BERT, RoBERTa, DistilBERT, ELECTRA, and ESM, whose rotary positions are our own encoders'."""
+"""Tables of BERT, RoBERTa, DistilBERT, ELECTRA, and ESM.
+
+ESM's models have rotary positions, as our own encoders do.
+"""
 
 import dataclasses
 
@@ -18,6 +21,24 @@ LAYER, BLOCK = "encoder.layer.{}", "encoder/blocks/{}"
 
 def _labels(theirs: str) -> tuple[Row, ...]:
   return linear(theirs, "head/labels", body=False)
+
+
+def _mlm(dense: str, layer_norm: str, bias: str, output: str) -> tuple[Row, ...]:
+  return (
+    *linear(dense, "head/dense", body=False),
+    *norm(layer_norm, "head/norm", body=False),
+    Row(bias, "output_bias", "vector", body=False),
+    Row(output, "output/kernel", "linear", body=False),
+  )
+
+
+_SELF = ("self.query", "self.key", "self.value", "output.dense")
+_HEADS = dict(tagging=_labels("classifier"), qa=_labels("qa_outputs"))
+_TWO_LAYERS = (
+  *linear("classifier.dense", "head/dense", body=False),
+  *_labels("classifier.out_proj"),
+)
+_LM_HEAD = _mlm("lm_head.dense", "lm_head.layer_norm", "lm_head.bias", "lm_head.decoder.weight")
 
 
 def _classes(name: str) -> dict[str, str]:
@@ -64,7 +85,7 @@ BERT = Family(
     add_cross_attention=False,
     pruned_heads={},
   ),
-  # of a head's dropout, and of the pooler in old files
+  # a head's dropout, and the pooler in old files
   ignored=(
     "classifier_dropout",
     "directionality",
@@ -79,11 +100,7 @@ BERT = Family(
     *same("embeddings.position_embeddings", "encoder/embeddings/positions"),
     *same("embeddings.token_type_embeddings", "encoder/embeddings/types"),
     *norm("embeddings.LayerNorm", "encoder/embeddings/norm"),
-    *attention(
-      f"{LAYER}.attention",
-      f"{BLOCK}/self_attention",
-      ("self.query", "self.key", "self.value", "output.dense"),
-    ),
+    *attention(f"{LAYER}.attention", f"{BLOCK}/self_attention", _SELF),
     *norm(f"{LAYER}.attention.output.LayerNorm", f"{BLOCK}/self_norm"),
     *linear(f"{LAYER}.intermediate.dense", f"{BLOCK}/mlp/up"),
     *linear(f"{LAYER}.output.dense", f"{BLOCK}/mlp/down"),
@@ -91,22 +108,21 @@ BERT = Family(
   ),
   heads=dict(
     body=linear("pooler.dense", "head/dense"),
-    mlm=(
-      *linear("cls.predictions.transform.dense", "head/dense", body=False),
-      *norm("cls.predictions.transform.LayerNorm", "head/norm", body=False),
-      Row("cls.predictions.bias", "output_bias", "vector", body=False),
-      Row("cls.predictions.decoder.weight", "output/kernel", "linear", body=False),
+    mlm=_mlm(
+      "cls.predictions.transform.dense",
+      "cls.predictions.transform.LayerNorm",
+      "cls.predictions.bias",
+      "cls.predictions.decoder.weight",
     ),
     classification=(*linear("pooler.dense", "head/dense"), *_labels("classifier")),
-    tagging=_labels("classifier"),
-    qa=_labels("qa_outputs"),
+    **_HEADS,
   ),
   copies={
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
   },
   computed=r"embeddings\.(position|token_type)_ids$",
-  # the next sentence; the pooler of a model that does not pool
+  # next-sentence prediction; the pooler of a model that does not pool
   left_out=r"^cls\.seq_relationship\.|^bert\.pooler\.",
 )
 
@@ -116,27 +132,18 @@ ROBERTA = dataclasses.replace(
   prefix="roberta.",
   classes=_classes("Roberta"),
   settings=(
-    *(one for one in BERT.settings if one.ours not in ("max_len", "vocab_size")),
+    *(row for row in BERT.settings if row.ours not in ("max_len", "vocab_size")),
     field("vocab_size", "vocab_size", 50265),
-    # the first position is pad's id + 1 = 2, and the rows before it are in the table
+    # positions start at pad's id + 1 = 2, and the table has the two rows before them
     field("max_position_embeddings", "max_len", 512, lambda n: n - 2, lambda n: n + 2),
   ),
   constants=BERT.constants | dict(position_offset=2),
   fixed=BERT.fixed | dict(pad_token_id=1),
   heads=dict(
     body=linear("pooler.dense", "head/dense"),
-    mlm=(
-      *linear("lm_head.dense", "head/dense", body=False),
-      *norm("lm_head.layer_norm", "head/norm", body=False),
-      Row("lm_head.bias", "output_bias", "vector", body=False),
-      Row("lm_head.decoder.weight", "output/kernel", "linear", body=False),
-    ),
-    classification=(
-      *linear("classifier.dense", "head/dense", body=False),
-      *_labels("classifier.out_proj"),
-    ),
-    tagging=_labels("classifier"),
-    qa=_labels("qa_outputs"),
+    mlm=_LM_HEAD,
+    classification=_TWO_LAYERS,
+    **_HEADS,
   ),
   copies={
     "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
@@ -166,7 +173,7 @@ DISTILBERT = Family(
   ),
   constants=BERT.constants | dict(norm_eps=1e-12),
   fixed=dict(pruned_heads={}),
-  # the table of sinusoids is in the file like a learned one
+  # a table of sinusoids is stored like a learned one
   ignored=("qa_dropout", "seq_classif_dropout", "sinusoidal_pos_embds", "tie_weights_"),
   rows=(
     *same("embeddings.word_embeddings", "embedding"),
@@ -181,15 +188,11 @@ DISTILBERT = Family(
     *norm(f"{_DISTIL}.output_layer_norm", f"{BLOCK}/mlp_norm"),
   ),
   heads=dict(
-    mlm=(
-      *linear("vocab_transform", "head/dense", body=False),
-      *norm("vocab_layer_norm", "head/norm", body=False),
-      Row("vocab_projector.bias", "output_bias", "vector", body=False),
-      Row("vocab_projector.weight", "output/kernel", "linear", body=False),
+    mlm=_mlm(
+      "vocab_transform", "vocab_layer_norm", "vocab_projector.bias", "vocab_projector.weight"
     ),
     classification=(*linear("pre_classifier", "head/dense", body=False), *_labels("classifier")),
-    tagging=_labels("classifier"),
-    qa=_labels("qa_outputs"),
+    **_HEADS,
   ),
   copies={"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"},
   pool_activation="relu",
@@ -201,7 +204,7 @@ ELECTRA = dataclasses.replace(
   prefix="electra.",
   classes=_classes("Electra") | {"ElectraForPreTraining": "body"},
   settings=(
-    *(one for one in BERT.settings if one.ours not in ("dim", "mlp_dim", "num_heads")),
+    *(row for row in BERT.settings if row.ours not in ("dim", "mlp_dim", "num_heads")),
     field("embedding_size", "embedding_dim", 128),
     field("hidden_size", "dim", 256),
     field("intermediate_size", "mlp_dim", 1024),
@@ -211,18 +214,14 @@ ELECTRA = dataclasses.replace(
   ignored=(*BERT.ignored, "summary_last_dropout"),
   rows=(*BERT.rows, *linear("embeddings_project", "encoder/embeddings/projection")),
   heads=dict(
-    mlm=(
-      *linear("generator_predictions.dense", "head/dense", body=False),
-      *norm("generator_predictions.LayerNorm", "head/norm", body=False),
-      Row("generator_lm_head.bias", "output_bias", "vector", body=False),
-      Row("generator_lm_head.weight", "output/kernel", "linear", body=False),
+    mlm=_mlm(
+      "generator_predictions.dense",
+      "generator_predictions.LayerNorm",
+      "generator_lm_head.bias",
+      "generator_lm_head.weight",
     ),
-    classification=(
-      *linear("classifier.dense", "head/dense", body=False),
-      *_labels("classifier.out_proj"),
-    ),
-    tagging=_labels("classifier"),
-    qa=_labels("qa_outputs"),
+    classification=_TWO_LAYERS,
+    **_HEADS,
   ),
   copies={"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"},
   left_out=r"^discriminator_predictions\.",
@@ -236,7 +235,7 @@ ESM = dataclasses.replace(
   prefix="esm.",
   classes={name: kind for name, kind in _classes("Esm").items() if kind not in ("qa",)},
   settings=(
-    *(one for one in BERT.settings if one.ours not in ("token_types", "activation")),
+    *(row for row in BERT.settings if row.ours not in ("token_types", "activation")),
     field("rope_theta", "rope_theta", 10000.0),
     field("emb_layer_norm_before", "embedding_norm", False, bool),
   ),
@@ -261,23 +260,15 @@ ESM = dataclasses.replace(
   rows=(
     *same("embeddings.word_embeddings", "embedding"),
     *norm("embeddings.layer_norm", "encoder/embeddings/norm"),
-    *attention(
-      f"{LAYER}.attention",
-      f"{BLOCK}/self_attention",
-      ("self.query", "self.key", "self.value", "output.dense"),
-    ),
+    *attention(f"{LAYER}.attention", f"{BLOCK}/self_attention", _SELF),
     *norm(f"{LAYER}.attention.LayerNorm", f"{BLOCK}/self_norm"),
     *linear(f"{LAYER}.intermediate.dense", f"{BLOCK}/mlp/up"),
     *linear(f"{LAYER}.output.dense", f"{BLOCK}/mlp/down"),
     *norm(f"{LAYER}.LayerNorm", f"{BLOCK}/mlp_norm"),
     *norm("encoder.emb_layer_norm_after", "encoder/norm"),
   ),
-  heads=dict(
-    mlm=ROBERTA.heads["mlm"],
-    classification=ROBERTA.heads["classification"],
-    tagging=_labels("classifier"),
-  ),
+  heads=dict(mlm=_LM_HEAD, classification=_TWO_LAYERS, tagging=_labels("classifier")),
   copies={"lm_head.decoder.weight": "esm.embeddings.word_embeddings.weight"},
   computed=r"(position_ids|inv_freq)$",
-  left_out=r"^(esm\.)?(contact_head|pooler)\.",  # of proteins
+  left_out=r"^(esm\.)?(contact_head|pooler)\.",  # contact prediction
 )

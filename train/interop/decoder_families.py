@@ -1,4 +1,4 @@
-"""GPT-2 and Llama."""
+"""Tables of GPT-2 and Llama."""
 
 from train.common.errors import UserError
 from train.interop.families import Family, Row, activation, attention, field, linear, norm, same
@@ -68,7 +68,8 @@ GPT2 = Family(
 
 
 def _rope(config, _):
-  """Newer files have the base in `rope_parameters`; a scaled one has no counterpart."""
+  """Returns the base of rotary positions from `rope_parameters`, where newer files have it; raises
+  UserError for scaled ones."""
   given = config.get("rope_parameters") or {}
   for name in ("rope_parameters", "rope_scaling"):
     scaling = config.get(name) or {}

@@ -1,4 +1,7 @@
-"""T5 and mT5; BART, mBART, Marian and Pegasus, which differ in norms and positions."""
+"""Tables of T5 and mT5, and of BART, mBART, Marian and Pegasus.
+
+The last four differ in norms and positions.
+"""
 
 import dataclasses
 import functools
@@ -10,7 +13,7 @@ from train.interop.families import Family, Row, activation, attention, field, li
 SIDES = ("encoder", "decoder")
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
-# feed_forward_proj -> activation, gated. T5 1.1's "gated-gelu" is the tanh approximation.
+# feed_forward_proj -> (activation, gated). T5 1.1's "gated-gelu" is the tanh approximation.
 FEED_FORWARD = {
   "relu": ("relu", False),
   "gelu": ("gelu", False),
@@ -50,7 +53,11 @@ def _t5_gated():
 
 
 def _t5_read(config, tensors, usual="relu", scaled=None):
-  """`scaled`: whether the output is, None: as config.json says (1.0 does, 1.1 does not)."""
+  """Returns the fields that T5's table cannot express.
+
+  scaled: the decoder's output is scaled by dim ** -0.5, as in T5 1.0 and not in 1.1; None: as
+  config.json has it.
+  """
   kind = config.get("feed_forward_proj", usual)
   activation, gated = FEED_FORWARD.get(kind, (kind, False))
   if scaled is None:
@@ -71,7 +78,7 @@ def _t5_write(model):
   kind = (model["activation"], model["gated"])
   scaled = model["logits_scale"] != 1.0
   return dict(
-    feed_forward_proj=next((name for name, one in FEED_FORWARD.items() if one == kind), "relu"),
+    feed_forward_proj=next((name for name, pair in FEED_FORWARD.items() if pair == kind), "relu"),
     scale_decoder_outputs=scaled,
     tie_word_embeddings=model["tie_output"] and scaled,
   )
@@ -106,7 +113,7 @@ T5 = Family(
   ignored=(
     "classifier_dropout",
     "dense_act_fn",
-    "feed_forward_proj",  # with the others below, read by _t5_read
+    "feed_forward_proj",  # _t5_read reads it, and the last two
     "initializer_factor",
     "is_gated_act",
     "n_positions",
@@ -119,7 +126,7 @@ T5 = Family(
   write=_t5_write,
   heads=dict(translation=(Row("lm_head.weight", "output/kernel", "linear", body=False),)),
   copies={f"{side}.embed_tokens.weight": "shared.weight" for side in SIDES},
-  # cross-attention has no distances: a table in old files that nothing reads
+  # old files have a table of distances for cross-attention, which uses none
   computed=r"EncDecAttention\.relative_attention_bias\.weight$",
 )
 
@@ -239,7 +246,7 @@ MARIAN = dataclasses.replace(
 
 
 def _sinusoids(model):
-  """Tables of what positions.sinusoidal computes; rounded from float64, as theirs are."""
+  """Returns the tables of sinusoidal positions that files hold, rounded from float64 as theirs."""
   dim = model["dim"]
   angle = np.arange(model["max_len"])[:, None] / 10000 ** (2 * np.arange(dim // 2) / dim)
   table = np.concatenate([np.sin(angle), np.cos(angle)], 1).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Which files a Hugging Face directory keeps its vocabulary in, and the `tokenizers` they make."""
+"""Reads the vocabulary files of a Hugging Face directory as `tokenizers.Tokenizer`s."""
 
 import json
 import pathlib
@@ -25,7 +25,7 @@ BYTE_LEVEL = ("gpt2", "roberta", "bart")
 SPM_FILES = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "spm.model")
 SPM = ("t5", "mt5", "mbart", "pegasus", "llama")
 # fmt: off
-CODES = (  # of mBART-50, the first 25 of them of mBART
+CODES = (  # the languages of mBART-50; the first 25 are mBART's
   "ar_AR", "cs_CZ", "de_DE", "en_XX", "es_XX", "et_EE", "fi_FI", "fr_XX", "gu_IN", "hi_IN",
   "it_IT", "ja_XX", "kk_KZ", "ko_KR", "lt_LT", "lv_LV", "my_MM", "ne_NP", "nl_XX", "ro_RO",
   "ru_RU", "si_LK", "tr_TR", "vi_VN", "zh_CN", "af_ZA", "az_AZ", "bn_IN", "fa_IR", "he_IL",
@@ -38,7 +38,7 @@ CODES = (  # of mBART-50, the first 25 of them of mBART
 Inner = tokenizers.Tokenizer
 
 
-# Types of what is read of the files below.
+# The types of the fields that are read of tokenizer_config.json and the files beside it.
 SETTINGS = dict.fromkeys(
   ("bos_token", "cls_token", "eos_token", "mask_token", "pad_token", "sep_token", "unk_token"), str
 )
@@ -53,13 +53,13 @@ SETTINGS |= dict.fromkeys(
 )
 SETTINGS |= dict(added_tokens_decoder=dict[str, dict], offset=int)
 ADDED = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word", "special"), bool)
-MOST_EXTRA = 10_000  # tokens that a number in tokenizer_config.json makes
+MOST_EXTRA = 10_000  # tokens that a number in tokenizer_config.json may add
 
 
 def settings(folder: pathlib.Path) -> dict:
-  """What special_tokens_map.json, generation_config.json and tokenizer_config.json say together;
-  tokens by their names."""
-  found = {}
+  """Returns the fields of generation_config.json, special_tokens_map.json and tokenizer_config.json
+  together, the last file first; a token is its name."""
+  together = {}
   for name in ("generation_config", "special_tokens_map", "tokenizer_config"):
     if (path := folder / f"{name}.json").exists():
       content = json_files.read(path)
@@ -70,42 +70,43 @@ def settings(folder: pathlib.Path) -> dict:
       for key in ("extra_ids", "offset"):
         if not 0 <= (content.get(key) or 0) <= MOST_EXTRA:
           raise UserError(f"{path}: {key} is {content[key]}; it must be 0 to {MOST_EXTRA}")
-      found |= {key: value for key, value in content.items() if value is not None}
-  return found
+      together |= {key: value for key, value in content.items() if value is not None}
+  return together
 
 
 def read(
   folder: pathlib.Path, kind: str, settings: Mapping
 ) -> tuple[Inner, Inner | None, int | None]:
-  """The tokenizer, another for targets or None, and the vocabulary's size where it is not theirs.
+  """Returns the tokenizer, another for targets or None, and the size of the vocabulary where it is
+  not the tokenizer's.
 
-  UserError that names the files looked for, where there are none.
+  Raises UserError, which names the files it looks for, if there are none.
   """
   if kind == "marian" and (folder / "source.spm").exists():
     return _marian(folder)
   if (path := folder / "tokenizer.json").exists():
     text = json_files.text_of(path)
-    json_files.parsed(text, path)  # to tell broken JSON apart
+    json_files.parsed(text, path)  # names broken JSON better than the library does
     with as_user_error(f"{path} is not a tokenizer that can be read"):
       inner = Inner.from_str(text)
       return _normalized(inner, settings), None, None
-  make, wanted = None, ()
+  make, names = None, ()
   if kind in WORDPIECE or kind == "esm":
-    make, wanted = _esm if kind == "esm" else _wordpiece, ("vocab.txt",)
+    make, names = _esm if kind == "esm" else _wordpiece, ("vocab.txt",)
   elif kind in BYTE_LEVEL:
-    make, wanted = _byte_level, ("vocab.json", "merges.txt")
+    make, names = _byte_level, ("vocab.json", "merges.txt")
   elif kind in SPM:
     make = _SPM.get(kind, _plain)
-    wanted = next(((name,) for name in SPM_FILES if (folder / name).exists()), ())
-  if not wanted or any(not (folder / name).exists() for name in wanted):
-    raise UserError(_missing(folder, kind, wanted))
-  with as_user_error(f"{folder}: {', '.join(wanted)} make no tokenizer"):
-    inner = make(folder, settings, *(folder / name for name in wanted))
+    names = next(((name,) for name in SPM_FILES if (folder / name).exists()), ())
+  if not names or any(not (folder / name).exists() for name in names):
+    raise UserError(_missing(folder, kind, names))
+  with as_user_error(f"{folder}: {', '.join(names)} make no tokenizer"):
+    inner = make(folder, settings, *(folder / name for name in names))
     _add_tokens(folder, inner, settings)
   return inner, None, None
 
 
-# tokenizer_config.json's words for what a BertNormalizer does
+# Field of tokenizer_config.json -> argument of BertNormalizer.
 _BERT_NORMALIZER = dict(
   do_lower_case="lowercase",
   strip_accents="strip_accents",
@@ -114,28 +115,25 @@ _BERT_NORMALIZER = dict(
 
 
 def _normalized(inner: Inner, settings: Mapping) -> Inner:
-  """BERT's with what tokenizer_config.json says of its letters, which counts in transformers."""
+  """Returns BERT's tokenizer normalized by tokenizer_config.json, which transformers prefers."""
   parts = json.loads(inner.to_str())
   normalizer = parts["normalizer"] or {}
-  wanted = {ours: settings[key] for key, ours in _BERT_NORMALIZER.items() if key in settings}
-  if normalizer.get("type") != "BertNormalizer" or normalizer | wanted == normalizer:
+  changes = {ours: settings[key] for key, ours in _BERT_NORMALIZER.items() if key in settings}
+  if normalizer.get("type") != "BertNormalizer" or normalizer | changes == normalizer:
     return inner
-  return Inner.from_str(json.dumps(parts | dict(normalizer=normalizer | wanted)))
+  return Inner.from_str(json.dumps(parts | dict(normalizer=normalizer | changes)))
 
 
-def _missing(folder, kind, wanted) -> str:
+def _missing(folder, kind, names) -> str:
   if kind == "marian":
-    wanted = ("source.spm", "target.spm", "vocab.json")
+    names = ("source.spm", "target.spm", "vocab.json")
   elif kind in SPM:
-    wanted = (" or ".join(SPM_FILES),)
-  told = (
-    f"{folder} has no tokenizer that can be read: no tokenizer.json, and not {', '.join(wanted)}"
-  )
+    names = (" or ".join(SPM_FILES),)
   pickled = sorted(path.name for end in ("*.pkl", "*.pickle") for path in folder.glob(end))
-  if pickled:
-    told += f"; {', '.join(pickled)} is pickled, which is code and is not run"
+  why = f"; {', '.join(pickled)} is pickled, which is code and is not run" if pickled else ""
   return (
-    f"{told}. Save it as tokenizer.json where it is in use: AutoTokenizer.from_pretrained(...,"
+    f"{folder} has no tokenizer that can be read: neither tokenizer.json nor {', '.join(names)}"
+    f"{why}. Save it as tokenizer.json where it is in use: AutoTokenizer.from_pretrained(...,"
     " use_fast=True).save_pretrained(...)"
   )
 
@@ -146,12 +144,13 @@ def _lines(path) -> list[str]:
 
 
 def _wordpiece(folder, settings, path) -> Inner:
-  """BERT's; a line is a token. The later of two equal ones counts, as in transformers."""
+  """Builds BERT's tokenizer; a line is a token. The later of two equal ones counts, as in
+  transformers."""
   japanese = settings.get("word_tokenizer_type", "basic") != "basic"
   if japanese or settings.get("do_basic_tokenize") is False:
     raise UserError(
-      f"{folder / 'tokenizer_config.json'}: texts are split before WordPiece by code that is not"
-      " here (word_tokenizer_type, do_basic_tokenize), and there is no tokenizer.json that says how"
+      f"{folder / 'tokenizer_config.json'}: word_tokenizer_type or do_basic_tokenize asks for a"
+      " split before WordPiece that is only supported in a tokenizer.json"
     )
   vocab = {token.rstrip("\r"): i for i, token in enumerate(_lines(path))}
   unk = settings.get("unk_token", "[UNK]")
@@ -170,7 +169,8 @@ def _wordpiece(folder, settings, path) -> Inner:
 
 
 def _esm(folder, settings, path) -> Inner:
-  """A token for each letter of a protein; what lies between known ones is one unknown."""
+  """Builds the tokenizer of a protein's letters; what stands between known ones is one unknown
+  token."""
   vocab = {token: i for i, token in enumerate(_lines(path))}
   inner = Inner(models.WordLevel(vocab, unk_token=settings.get("unk_token", "<unk>")))
   names = [name for name in vocab if re.fullmatch(r"<\w+>", name)]
@@ -183,7 +183,7 @@ def _esm(folder, settings, path) -> Inner:
 
 
 def _byte_level(folder, settings, path, merges) -> Inner:
-  """GPT-2's BPE of bytes."""
+  """Builds GPT-2's BPE of bytes."""
   vocab = json_files.read(path, dict[str, int])
   pairs = [line for line in _lines(merges) if line and not line.startswith("#version")]
   try:
@@ -196,25 +196,26 @@ def _byte_level(folder, settings, path, merges) -> Inner:
   inner.decoder = decoders.ByteLevel()
   names = ("<s>", "<pad>", "</s>", "<unk>", "<|endoftext|>")
   inner.add_special_tokens([name for name in names if name in vocab])
-  if "<mask>" in vocab:  # stands for a word with the blank in front of it
+  if "<mask>" in vocab:  # replaces a word and the blank in front of it
     inner.add_special_tokens([AddedToken("<mask>", lstrip=True)])
   return inner
 
 
 def _add_tokens(folder, inner: Inner, settings) -> None:
-  """The tokens that were added to the vocabulary; UserError if one gets another id than it had."""
-  wanted = {}
+  """Adds the tokens of added_tokens.json and tokenizer_config.json; raises UserError if one gets
+  another id than it has there."""
+  tokens = {}
   if (path := folder / "added_tokens.json").exists():
     added = json_files.read(path, dict[str, int])
-    wanted |= {i: AddedToken(name, normalized=False) for name, i in added.items()}
-  for i, one in settings.get("added_tokens_decoder", {}).items():
-    flags = {key: value for key, value in one.items() if key not in ("content", "__type")}
+    tokens |= {i: AddedToken(name, normalized=False) for name, i in added.items()}
+  for i, entry in settings.get("added_tokens_decoder", {}).items():
+    flags = {key: value for key, value in entry.items() if key not in ("content", "__type")}
     where = f"{folder / 'tokenizer_config.json'}: added_tokens_decoder.{i}"
-    json_files.check(one, where, ADDED)
-    if not re.fullmatch(r"[0-9]{1,9}", i) or not isinstance(one.get("content"), str):
+    json_files.check(entry, where, ADDED)
+    if not re.fullmatch(r"[0-9]{1,9}", i) or not isinstance(entry.get("content"), str):
       raise UserError(f"{where} is no token with its id")
-    wanted[int(i)] = AddedToken(one["content"], **flags)
-  for i, token in sorted(wanted.items()):
+    tokens[int(i)] = AddedToken(entry["content"], **flags)
+  for i, token in sorted(tokens.items()):
     (inner.add_special_tokens if token.special else inner.add_tokens)([token])
     if inner.token_to_id(token.content) != i:
       raise UserError(
@@ -228,7 +229,7 @@ def _plain(folder, settings, path) -> Inner:
 
 
 def _t5(folder, settings, path) -> Inner:
-  """Pieces, then <extra_id_99> down to <extra_id_0>."""
+  """Builds T5's tokenizer: the pieces, then <extra_id_99> down to <extra_id_0>."""
   inner = _plain(folder, settings, path)
   count = settings.get("extra_ids", 100)
   names = (f"<extra_id_{number}>" for number in reversed(range(count)))
@@ -237,7 +238,8 @@ def _t5(folder, settings, path) -> Inner:
 
 
 def _mbart(folder, settings, path) -> Inner:
-  """fairseq's numbers: four special tokens of its own, the pieces one later, languages, <mask>."""
+  """Builds mBART's tokenizer with fairseq's ids: four special tokens, the pieces with ids one
+  larger, the languages, <mask>."""
   model = spm.load(path)
   first = [(name, 0.0) for name in ("<s>", "<pad>", "</s>", "<unk>")]
   pieces = first + [(piece.text, piece.score) for piece in model.pieces[3:]]
@@ -250,7 +252,7 @@ def _mbart(folder, settings, path) -> Inner:
 
 
 def _pegasus(folder, settings, path) -> Inner:
-  """Between </s> and <unk>, 103 tokens that pre-training alone had a use for."""
+  """Builds Pegasus' tokenizer, which has 103 tokens of pre-training between </s> and <unk>."""
   model, offset = spm.load(path), settings.get("offset", 103)
   names = ["<pad>", "</s>", "<mask_1>", "<mask_2>"] if offset else ["<pad>", "</s>"]
   names += [f"<unk_{number}>" for number in range(2, offset)]
@@ -258,7 +260,7 @@ def _pegasus(folder, settings, path) -> Inner:
   pieces += [(piece.text, piece.score) for piece in model.pieces[2:]]
   unk = next((i for i, piece in enumerate(model.pieces) if piece.kind == spm.UNKNOWN), None)
   if unk is None:
-    raise UserError(f"{path} has no unknown piece: it is no Pegasus'")
+    raise UserError(f"{path} has no unknown piece, which a Pegasus has")
   inner = spm.convert(model, pieces, unk=unk + offset)
   inner.add_special_tokens(names)
   return inner
@@ -268,7 +270,8 @@ _SPM = {"t5": _t5, "mt5": _t5, "mbart": _mbart, "pegasus": _pegasus}
 
 
 def _marian(folder) -> tuple[Inner, Inner, int]:
-  """Two SentencePiece models, whose pieces vocab.json numbers; those it lacks are unknown."""
+  """Builds the tokenizers of sources and targets from two SentencePiece models. vocab.json has the
+  ids of their pieces; a piece without one is unknown."""
   paths = [folder / name for name in ("source.spm", "target.spm", "vocab.json")]
   if missing := [path.name for path in paths if not path.exists()]:
     raise UserError(
@@ -276,7 +279,7 @@ def _marian(folder) -> tuple[Inner, Inner, int]:
     )
   vocab = json_files.read(paths[2], dict[str, int])
   if sorted(vocab.values()) != list(range(len(vocab))) or "<unk>" not in vocab:
-    raise UserError(f"{paths[2]}: ids must be 0 to {len(vocab) - 1} and one of them <unk>'s")
+    raise UserError(f"{paths[2]}: the ids must be 0 to {len(vocab) - 1}, and <unk> must have one")
   names = sorted(vocab, key=vocab.get)
   with as_user_error(f"{folder}: source.spm, target.spm and vocab.json make no tokenizer"):
     return *(_numbered(spm.load(path), names) for path in paths[:2]), len(vocab)
@@ -285,7 +288,7 @@ def _marian(folder) -> tuple[Inner, Inner, int]:
 def _numbered(model: spm.Model, names: list[str]) -> Inner:
   scores = {piece.text: piece.score for piece in model.pieces if piece.kind == spm.NORMAL}
   special = [name for name in names if re.fullmatch(r"<unk>|<pad>|</s>|<s>|>>.+<<", name)]
-  # other names are no pieces of this model: nothing is encoded as them, but they may be decoded
+  # other names are no pieces of this model: they can be decoded, but nothing is encoded as them
   there = scores.keys() | set(special)
   pieces = [(x if x in there else ABSENT + x, scores.get(x, 0.0)) for x in names]
   numbered = set(names)

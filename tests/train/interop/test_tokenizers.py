@@ -10,7 +10,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from tests.train.interop.test_start import MINILM
 from train.common.errors import UserError
 from train.data.tokenizer import Tokenizer, train
-from train.interop import spm, vocabulary, vocabulary_writing
+from train.interop import spm, tokenizers_in, tokenizers_out
 
 TEXTS = [
   "the cat sat on the mat .",
@@ -41,7 +41,7 @@ def directory(path, config, **content):
   for name, what in (content | {"config.json": config}).items():
     what = json.dumps(what) if isinstance(what, (dict, list)) else what
     (path / name).write_bytes(what if isinstance(what, bytes) else what.encode())
-  return vocabulary.read(path, config)
+  return tokenizers_in.read(path, config)
 
 
 # WordPiece
@@ -444,10 +444,10 @@ OWN = {
 
 
 @pytest.mark.parametrize("name", OWN)
-@pytest.mark.parametrize("kind", vocabulary_writing.KINDS)
+@pytest.mark.parametrize("kind", tokenizers_out.KINDS)
 def test_what_is_written_frames_texts_as_the_tasks_do(name, kind, tmp_path):
   one = OWN[name]
-  vocabulary_writing.write(one, tmp_path, kind, 64)
+  tokenizers_out.write(one, tmp_path, kind, 64)
   written = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
   written.encode_special_tokens = True
   first = [] if kind == "encoder-decoder" else [1]
@@ -475,17 +475,17 @@ def test_what_is_written_frames_texts_as_the_tasks_do(name, kind, tmp_path):
 def test_what_was_read_is_written_with_its_frame_and_read_again(tmp_path):
   one = directory(tmp_path / "bert", BERT, **{"vocab.txt": "\n".join(PIECES)})
   (tmp_path / "out").mkdir()
-  vocabulary_writing.write(one, tmp_path / "out", "encoder", 64)
+  tokenizers_out.write(one, tmp_path / "out", "encoder", 64)
   written = tokenizers.Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
   pair = written.encode("the cat", "sat")
   assert pair.ids == [3, 6, 7, 4, 9, 4]
   assert pair.type_ids == [0, 0, 0, 0, 1, 1]
-  again = vocabulary.read(tmp_path / "out", BERT)
+  again = tokenizers_in.read(tmp_path / "out", BERT)
   assert again.roles == one.roles
   assert again.encode_batch(LINES) == one.encode_batch(LINES)
   inner = one.copy_inner()
   inner.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 4), ("x", 1))
-  vocabulary_writing.write(Tokenizer(inner, one.roles), tmp_path / "out", "encoder", 64)
+  tokenizers_out.write(Tokenizer(inner, one.roles), tmp_path / "out", "encoder", 64)
   written = tokenizers.Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
   assert written.encode("the").ids == [1, 6, 4]
 
@@ -493,4 +493,4 @@ def test_what_was_read_is_written_with_its_frame_and_read_again(tmp_path):
 def test_two_sets_of_pieces_are_not_written(tmp_path, trained):
   one, *_ = marian(tmp_path, trained)
   with pytest.raises(UserError, match=r"copy the files source.spm, target.spm and vocab.json"):
-    vocabulary_writing.write(one, tmp_path, "encoder-decoder", 64)
+    tokenizers_out.write(one, tmp_path, "encoder-decoder", 64)

@@ -1,4 +1,4 @@
-"""A `Tokenizer` as the files that transformers' AutoTokenizer reads."""
+"""Writes a `Tokenizer` as the files that transformers' AutoTokenizer reads."""
 
 import json
 import pathlib
@@ -10,18 +10,19 @@ from train.common.errors import UserError, choose
 from train.common.files import write_atomically
 from train.data.tokenizer import Tokenizer
 from train.data.vocabulary import SPECIALS, Roles
-from train.interop.vocabulary import LANGUAGE
+from train.interop.tokenizers_in import LANGUAGE
 
 KINDS = ("encoder", "decoder", "encoder-decoder")
 
 
 def write(tokenizer: Tokenizer, folder: pathlib.Path, kind: str, max_len: int) -> None:
-  """tokenizer.json, tokenizer_config.json and special_tokens_map.json, as AutoTokenizer reads them.
+  """Writes tokenizer.json, tokenizer_config.json and special_tokens_map.json into `folder`.
 
-  kind: encoder, decoder or encoder-decoder, which says what frames a text: an encoder's is between
-  its first tokens and eos, a decoder's behind its first, a source between its own. A foreign
-  tokenizer keeps the frame that it has. max_len: tokens that the model can read. UserError for
-  a tokenizer with other pieces for targets, which such a file cannot hold.
+  kind: the model is an encoder, a decoder or an encoder-decoder. An encoder's text is framed by its
+  first tokens and eos, a decoder's by its first tokens alone, a source by the tokens of sources. A
+  foreign tokenizer keeps its own frame.
+  max_len: the tokens that the model can read.
+  Raises UserError for a tokenizer with other pieces for targets, which tokenizer.json cannot hold.
   """
   choose(dict.fromkeys(KINDS), kind, "kind of model")
   if tokenizer.targets_differ:
@@ -33,7 +34,7 @@ def write(tokenizer: Tokenizer, folder: pathlib.Path, kind: str, max_len: int) -
   if not tokenizer.foreign or inner.post_processor is None:
     inner.post_processor = _template(inner, roles, kind)
   if not tokenizer.foreign:
-    inner = _swallowing(inner, tokenizer)
+    inner = _absorbing_blanks(inner, tokenizer)
   names = _names(tokenizer, kind)
   settings = {
     "tokenizer_class": "PreTrainedTokenizerFast",
@@ -50,7 +51,7 @@ def write(tokenizer: Tokenizer, folder: pathlib.Path, kind: str, max_len: int) -
 
 
 def _languages(inner, roles: Roles) -> dict:
-  """mBART's, as `_with_languages` reads them."""
+  """Returns the languages of an mBART, in the form that tokenizers_in reads."""
   source, target = roles.source_last or roles.source_first, roles.target_first or (roles.start,)
   names = [inner.id_to_token(i) for i in (*source, *target)]
   if len(names) != 2 or not all(map(LANGUAGE.fullmatch, names)):
@@ -58,8 +59,8 @@ def _languages(inner, roles: Roles) -> dict:
   return dict(zip(("src_lang", "tgt_lang"), names))
 
 
-def _swallowing(inner, tokenizer: Tokenizer) -> tokenizers.Tokenizer:
-  """With masks and sentinels that stand for the blank in front of them too, as ours do."""
+def _absorbing_blanks(inner, tokenizer: Tokenizer) -> tokenizers.Tokenizer:
+  """Makes masks and sentinels include the blank in front of them, as ours do."""
   parts = json.loads(inner.to_str())
   for token in parts["added_tokens"]:
     token["lstrip"] = tokenizer.blank_first and token["content"] not in SPECIALS
@@ -82,13 +83,13 @@ def _template(inner, roles: Roles, kind: str) -> TemplateProcessing:
 
 
 def _names(tokenizer: Tokenizer, kind: str) -> dict:
-  """The special tokens' names as transformers calls them."""
+  """Returns the special tokens by transformers' names of their roles."""
   roles, by_id = tokenizer.roles, {i: name for name, i in tokenizer.specials.items()}
   start = roles.first[0] if roles.first else roles.start
-  start = None if start == roles.pad != roles.eos else start  # T5's decoders begin with padding
+  start = None if start == roles.pad != roles.eos else start  # T5's decoders start with padding
   ids = dict(bos=start, eos=roles.eos, pad=roles.pad, unk=roles.unk, mask=roles.mask)
   if kind == "encoder" and roles.first:
     ids |= dict(cls=roles.first[0], sep=roles.eos)
-  found = {f"{role}_token": by_id[i] for role, i in ids.items() if i in by_id}
-  more = [name for name in tokenizer.specials if name not in found.values()]
-  return found | ({"additional_special_tokens": more} if more else {})
+  names = {f"{role}_token": by_id[i] for role, i in ids.items() if i in by_id}
+  more = [name for name in tokenizer.specials if name not in names.values()]
+  return names | ({"additional_special_tokens": more} if more else {})

@@ -1,4 +1,4 @@
-"""Our settings and weights as a Hugging Face directory of the family that has all of them."""
+"""Writes settings and weights as a Hugging Face directory of the family that has all of them."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ from train.interop.directory import FAMILIES
 from train.interop.families import Family
 from train.interop.settings import settings
 
-# What changes no output of a trained model, or only how it is computed.
+# The settings that change no output of a trained model, or only how it is computed.
 FREE = (
   "attention_dropout",
   "activation_dropout",
@@ -29,34 +29,36 @@ FREE = (
   "dtype",
   "init_std",
 )
-WORDS = ("mlm", "causal", "translation")  # kinds whose outputs are words
+WORDS = ("mlm", "causal", "translation")  # the kinds that predict tokens
 
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-  """A family that has a place for every setting of a model, or what it lacks."""
+  """A model in the settings of a family, and the settings that the family lacks."""
 
   family: Family
-  config: dict  # its config.json, as far as the model goes
+  config: dict  # the part of config.json that describes the model
   model: dict  # the same as fields of TransformerConfig
-  lacks: tuple[str, ...]  # our fields that it cannot say
+  lacks: tuple[str, ...]  # the fields of ours that config.json cannot express
 
 
 def fit(family: Family, model: Mapping, kind: str) -> Fit:
-  """`model` (fields of TransformerConfig) said by a family and read again. Biases and types of
-  words that are not there are zeros, which a family that has them can say."""
+  """Returns `model` (fields of TransformerConfig) written in a family's settings and read again.
+
+  Biases and token types that the model has none of are zeros in a family that has them.
+  """
   model = dataclasses.asdict(TransformerConfig(**model))
   if kind not in family.classes.values():
     return Fit(family, {}, {}, ("task.name",))
-  name = next(name for name, one in family.classes.items() if one == kind)
+  name = next(name for name, purpose in family.classes.items() if purpose == kind)
   config = {"model_type": family.model_type, "architectures": [name], **family.fixed}
   lost = []
-  for one in family.settings:
+  for setting in family.settings:
     try:
-      config |= dict.fromkeys(one.theirs, one.to_theirs(model[one.ours]))
+      config |= dict.fromkeys(setting.theirs, setting.to_theirs(model[setting.ours]))
     except (KeyError, StopIteration):
-      lost.append(one.ours)
-      config |= dict.fromkeys(one.theirs, one.default)
+      lost.append(setting.ours)
+      config |= dict.fromkeys(setting.theirs, setting.default)
   config |= family.write(model)
   tied = {} if model["tie_output"] else {"lm_head.weight": None}
   try:
@@ -71,10 +73,10 @@ def fit(family: Family, model: Mapping, kind: str) -> Fit:
 
 
 def canonical(model: Mapping, kind: str) -> dict:
-  """The settings that matter, each said in one way."""
+  """Returns the settings that matter, each in one form."""
   cfg = TransformerConfig(**model)
-  found = {key: value for key, value in dataclasses.asdict(cfg).items() if key not in FREE}
-  found |= dict(
+  settings = {key: value for key, value in dataclasses.asdict(cfg).items() if key not in FREE}
+  settings |= dict(
     num_kv_heads=cfg.kv_heads,
     head_dim=cfg.head_size,
     embedding_dim=cfg.table_dim,
@@ -92,41 +94,44 @@ def canonical(model: Mapping, kind: str) -> dict:
     output_bias=False,
     logits_scale=kind in WORDS,
   )
-  return found | {field: None for field, matters in used.items() if not matters}
+  return settings | {field: None for field, matters in used.items() if not matters}
 
 
 def best(model: Mapping, kind: str, pool_activation: str, first: str = "") -> Fit:
-  """The family that says the model, `first` (a model_type) before others, else with the fewest
-  tensors of zeros. UserError that names what the nearest family lacks."""
+  """Returns the fit of the family that can express the model.
+
+  Of several it is `first` (a model_type), else the one with the fewest weights. Raises UserError,
+  which names the settings that the nearest family lacks, if there is none.
+  """
   model = dict(model)
   if (name := model.pop("name", "transformer")) != "transformer":
     raise UserError(
       f"model.name is {name!r}: all families of Hugging Face's models that are written here are"
-      " Transformers, and none has a place for its weights"
+      " Transformers, and none of them has its weights"
     )
   fits = [fit(family, model, kind) for family in FAMILIES.values()]
   if kind == "classification":
     fits = [
-      one
-      if one.family.pool_activation == pool_activation
-      else dataclasses.replace(one, lacks=(*one.lacks, "task.pool_activation"))
-      for one in fits
+      fit
+      if fit.family.pool_activation == pool_activation
+      else dataclasses.replace(fit, lacks=(*fit.lacks, "task.pool_activation"))
+      for fit in fits
     ]
-  whole = [one for one in fits if not one.lacks]
+  whole = [fit for fit in fits if not fit.lacks]
   if not whole:
-    near = min(fits, key=lambda one: ("task.name" in one.lacks, len(one.lacks)))
-    told = [
+    near = min(fits, key=lambda fit: ("task.name" in fit.lacks, len(fit.lacks)))
+    lacks = [
       f"{field} {kind}" if field == "task.name" else f"model.{field} is {model.get(field)!r}"
       for field in near.lacks
       if field != "task.pool_activation"
     ]
     if "task.pool_activation" in near.lacks:
-      told.append(f"task.pool_activation is {pool_activation!r}")
+      lacks.append(f"task.pool_activation is {pool_activation!r}")
     raise UserError(
-      f"no family of Hugging Face's models says this one; the nearest, {near.family.model_type},"
-      f" has no counterpart of: {', '.join(told)}"
+      f"no family of Hugging Face's models can express this one; the nearest,"
+      f" {near.family.model_type}, has no counterpart of: {', '.join(lacks)}"
     )
-  return min(whole, key=lambda one: (one.family.model_type != first, _size(one.model)))
+  return min(whole, key=lambda fit: (fit.family.model_type != first, _size(fit.model)))
 
 
 def _size(model: Mapping) -> int:
@@ -134,7 +139,7 @@ def _size(model: Mapping) -> int:
 
 
 def shapes(model: Mapping) -> dict[str, tuple[int, ...]]:
-  """path -> shape of the weights without a head."""
+  """Returns path -> shape of the weights without a head."""
   cfg = TransformerConfig(**model)
   state = nnx.state(nnx.eval_shape(lambda: Transformer(cfg, rngs=nnx.Rngs(0))))
   leaves = jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(state))
@@ -143,31 +148,28 @@ def shapes(model: Mapping) -> dict[str, tuple[int, ...]]:
 
 def write(
   folder: pathlib.Path,
-  found: Fit,
+  fit: Fit,
   kind: str,
   params: Mapping[str, np.ndarray],
   more: Mapping,
   labels: Sequence[str] = (),
 ) -> list[str]:
-  """config.json (with `more`) and the tensors; names of weights that were filled with zeros."""
-  config = found.config | dict(more)
+  """Writes config.json (with `more`) and the tensors; returns the weights that are zeros because
+  the model has none of them."""
+  config = fit.config | dict(more)
   if labels:
     config["id2label"] = {str(i): label for i, label in enumerate(labels)}
     config["label2id"] = {label: i for i, label in enumerate(labels)}
   text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
   (folder / "config.json").write_text(text + "\n", encoding="utf-8")
-  needed, params = shapes(found.model), dict(params)
-  bias = found.family.heads.get(kind, ()) and any(
-    row.ours == "output_bias" for row in found.family.heads[kind]
-  )
-  if bias:
-    needed["output_bias"] = (found.model["vocab_size"],)
+  needed, params = shapes(fit.model), dict(params)
+  if any(row.ours == "output_bias" for row in fit.family.heads.get(kind, ())):
+    needed["output_bias"] = (fit.model["vocab_size"],)
   else:
     needed.pop("output_bias", None)
   zeros = [name for name in needed if name not in params]
   params |= {name: np.zeros(needed[name], np.float32) for name in zeros}
-  useless = [name for name in params if name not in needed and not name.startswith("head/")]
-  for name in useless:  # a table that the kind of model has no use for
-    del params[name]
-  weights.write(folder, found.family, kind, found.model, params)
+  # an embedding table that models of this kind do not have is left out
+  params = {k: x for k, x in params.items() if k in needed or k.startswith("head/")}
+  weights.write(folder, fit.family, kind, fit.model, params)
   return zeros

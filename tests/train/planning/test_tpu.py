@@ -15,6 +15,7 @@ from tests.train.planning import small
 from tests.train.test_meshes import DECODER, DIM, ENCODER, WORDS, activations, compiled, exchanged
 from train import resolve, sharding
 from train.planning import chips, estimate
+from train.record import config
 
 BF16 = dict(dtype="bfloat16")
 FIGURES = pathlib.Path(__file__).with_name("figures.json")
@@ -81,7 +82,8 @@ def test_base_is_as_fast_and_as_small_as_recorded():
   """Vaswani's base, 64 pairs of 256 a chip. A slower or larger program fails, and so does a better
   one until figures.json has its figures."""
   recorded, version = json.loads(FIGURES.read_text()), importlib.metadata.version("libtpu")
-  cfg, rest = resolve.parse(recorded["command"].split()[3:])
+  texts, overrides, rest = config.split(recorded["command"].split()[3:])
+  cfg = resolve.load(config.only(texts), overrides)
   topology = chips.parse(rest[rest.index("--topology") + 1])
   if version not in recorded["by_libtpu"]:
     pytest.skip(f"figures.json has no figures of libtpu {version}: record those of the command")

@@ -145,7 +145,7 @@ def test_every_split_of_scan_is_there(split):
   data = resolve.load(f"{ROOT}/configs/scan.py:split={split}").task.data
   name, _, cutoff = split.partition(",cutoff=")
   more = dict(cutoff=int(cutoff)) if cutoff else {}
-  expected = scan.split(name, "train", 500, **more)
+  expected = scan.split_pairs(name, "train", 500, **more)
   source = sources.open_split(data.to_dict(), "train")
   ends = [tuple(source[index].values()) for index in (0, len(source) - 1)]
   assert ends == [expected[0], expected[-1]]

@@ -104,7 +104,7 @@ def look(run, text: str, target: str | None = None) -> list[pictures.Kind]:
       f" text of at most {int((MOST / count) ** 0.5 * 100)}% of that length"
     )
   found = jax.device_get(compute(params, read.batch, inputs_BT, prefix_BT))
-  shown = run.task.tokenizer.shown
+  shown = run.task.tokenizer.render_tokens
   source, reads, says = (shown(x) for x in (read.batch["source"][0].tolist(), *read[1:3]))
   prefix = f", and the {read.prefix} it was given" if read.prefix else ""
   told = {

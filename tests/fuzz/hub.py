@@ -9,8 +9,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from model.config import TransformerConfig
-from train.data.tokenizer import Tokenizer, train
-from train.data.vocabulary import MOST_IDS
+from train.data.roles import MOST_IDS
+from train.data.tokenizer import Tokenizer
+from train.data.tokenizer_training import train_tokenizer
 from train.interop import spm
 from train.interop.directory import Directory
 from train.interop.weights import Tensors
@@ -164,7 +165,7 @@ def own_tokenizers():
   made = {}
   specs = [dict(name=name, special=("<mask>",)) for name in ("word", "char", "byte")]
   specs += [dict(name=name, vocab_size=280) for name in ("bpe", "unigram")]
-  trained = {spec["name"]: train(spec, TEXTS * 3) for spec in specs}
+  trained = {spec["name"]: train_tokenizer(spec, TEXTS * 3) for spec in specs}
   for name, one in (trained | {"marian": Directory(FIXTURES / "marian").tokenizer}).items():
     with tempfile.TemporaryDirectory() as folder:
       one.save(f"{folder}/t.json")

@@ -66,19 +66,19 @@ def _lines():
 
 def _read_lines(folder, name):
   path = folder / name
-  match reading.kind(path):
+  match reading.file_type(path):
     case ".tsv" | ".jsonl" as kind:
       rows = list(reading.READERS[kind]((path,), ("source", "target"), ERROR))
       assert all(len(row) == 2 and all(type(x) is str for x in row) for row in rows)
       list(reading.READERS["aligned"]((path, folder / "a.tsv"), ("source", "target"), ERROR))
     case ".txt":
-      found = [x for unit in texts.UNITS for x in texts.documents(path, unit, 10, 90, ERROR)]
+      found = [x for unit in texts.UNITS for x in texts.read_documents(path, unit, 10, 90, ERROR)]
       assert all(type(one["text"]) is str for one in found)
     case ".json":
-      for one in texts.questions(path, 0, 100, ERROR):
+      for one in texts.read_questions(path, 0, 100, ERROR):
         assert all(one["context"].startswith(a["text"], a["answer_start"]) for a in one["answers"])
     case _:
-      for one in texts.sentences(path, 0, -1, ERROR):
+      for one in texts.read_sentences(path, 0, -1, ERROR):
         assert len(one["words"]) == len(one["tags"])
         assert all(one["words"])
 

@@ -18,7 +18,7 @@ from train.common.files import write_atomically
 from train.data import sources
 from train.data.batches import Layout
 from train.data.tokenizer import Tokenizer
-from train.data.tokenizer import train as train_tokenizer
+from train.data.tokenizer_training import train_tokenizer
 from train.tasks.base import Settings
 from train.tasks.causal import Causal
 from train.tasks.classification import Classification

@@ -83,7 +83,7 @@ class Mlm(Base):
 
   def example(self, text):
     """Returns a text with <mask> or [MASK] for words; raises UserError without one."""
-    text = self.tokenizer.marked(text)
+    text = self.tokenizer.name_mask(text)
     if self.tokenizer.mask_name not in text:
       raise UserError(f"{text!r}: write {MASK} or [MASK] for the word to predict")
     self._ids({"text": text})  # so that the error for a text that is too long names its line

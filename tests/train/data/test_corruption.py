@@ -87,11 +87,11 @@ def test_shuffles_and_prefixes_keep_every_token(length, rate, seed):
 @given(length=LENGTHS, rate=RATES, span=st.floats(1, 20), seed=SEEDS)
 def test_no_pair_takes_more_than_its_room(style, length, rate, span, seed):
   _, made, source, target = corrupted(style, length, seed, rate=rate, mean_span=span)
-  room = made.room(length)
+  room = made.max_lengths(length)
   assert len(source) <= room[0]
   assert len(target) <= room[1]
   # a shorter window has no more: so what a full one takes is what a row must hold
-  shorter = made.room(max(2, length - 1))
+  shorter = made.max_lengths(max(2, length - 1))
   assert shorter[0] <= room[0]
   assert shorter[1] <= room[1]
 
@@ -177,7 +177,7 @@ def test_words_of_one_token_are_hidden_at_exactly_the_rate():
 
 
 @pytest.mark.parametrize(
-  "options, told",
+  "options, message",
   [
     ({"style": "span"}, "task.style is 'span'; known: spans.*did you mean spans"),
     ({"rate": 0.0}, "task.rate is 0.0"),
@@ -186,13 +186,13 @@ def test_words_of_one_token_are_hidden_at_exactly_the_rate():
     ({"mean_span": 0.5}, "task.mean_span is 0.5"),
   ],
 )
-def test_what_cannot_be_is_told(options, told):
-  with pytest.raises(UserError, match=told):
+def test_what_cannot_be_is_reported(options, message):
+  with pytest.raises(UserError, match=message):
     Corruption(**{"style": "spans", **options})
 
 
 @pytest.mark.parametrize("style", ["spans", "iid"])
-def test_too_few_sentinels_are_told(style):
+def test_too_few_sentinels_are_reported(style):
   made = Corruption(style, 0.5, 1.0, sentinels=(5, 6))
   with pytest.raises(UserError, match=r"spans to hide.*has 2 sentinels.*tokenizer\.sentinels"):
     made(np.arange(10, 40), np.random.default_rng(0))

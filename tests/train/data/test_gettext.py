@@ -131,13 +131,13 @@ def test_other_encodings_are_read(tmp_path):
     ("de.whl", b"PK but no more", r"de\.whl: not a whole wheel .*; fetch it again"),
   ],
 )
-def test_a_broken_file_is_told_with_its_place(name, content, message, tmp_path):
+def test_a_broken_file_is_reported_with_its_place(name, content, message, tmp_path):
   (tmp_path / name).write_bytes(content)
   with pytest.raises(UserError, match=message):
     read(tmp_path)
 
 
-def test_plurals_without_a_rule_are_told(tmp_path):
+def test_plurals_without_a_rule_are_reported(tmp_path):
   path = write(tmp_path / "de.po", MESSAGES, rule="nplurals=INTEGER; plural=EXPRESSION;")
   assert read(path) == list(MESSAGES.items())
   write(path, plural("one file is", "%d files are", ["a", "b"]), rule="plural=EXPRESSION;")
@@ -145,7 +145,7 @@ def test_plurals_without_a_rule_are_told(tmp_path):
     read(path)
 
 
-def test_a_truncated_mo_is_told(tmp_path):
+def test_a_truncated_mo_is_reported(tmp_path):
   whole = write(tmp_path / "de.mo", MESSAGES).read_bytes()
   for size in range(len(whole)):
     (tmp_path / "de.mo").write_bytes(whole[:size])

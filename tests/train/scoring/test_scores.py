@@ -81,7 +81,7 @@ def test_of_a_constant_there_is_no_correlation(found, wanted):
 
 
 def test_typed_numbers_are_the_numbers_and_others_count_as_zero():
-  typed = scores.typed_numbers(["1.5", "many", "3"], ["1", "2", "3.5"])
+  typed = scores.numbers_as_text(["1.5", "many", "3"], ["1", "2", "3.5"])
   assert typed.pop("no_numbers") == 1
   assert typed == pytest.approx(scores.numbers([1.5, 0, 3], [1, 2, 3.5]))
 
@@ -107,10 +107,10 @@ def test_tags_that_are_no_entities_have_an_accuracy_only():
 
 def test_a_tag_too_few_is_wrong_and_one_too_many_is_cut():
   wanted = ["O B-X O", "B-X O"]
-  scored = scores.typed_tags(["O B-X", "B-X O O"], wanted)
+  scored = scores.tags_as_text(["O B-X", "B-X O O"], wanted)
   # the missing tag is wrong, but no entity that was not asked for
   assert scored == pytest.approx({"accuracy": 80, "precision": 100, "recall": 100, "f1": 100})
-  assert scores.typed_tags(["", ""], wanted) == pytest.approx(
+  assert scores.tags_as_text(["", ""], wanted) == pytest.approx(
     {"accuracy": 0, "precision": 0, "recall": 0, "f1": 0}
   )
 

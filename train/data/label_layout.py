@@ -1,4 +1,4 @@
-"""How classes, tags and answers lie along the tokens of an encoder's rows (labelled.Encoder)."""
+"""Lays classes, tags and answers along the tokens of an encoder's rows (labelled.LabelLayout)."""
 
 import dataclasses
 import types
@@ -12,24 +12,24 @@ from train.data.source import digest
 from train.data.tokenizer import Tokenizer
 
 
-def _row(encoded: Encoded, window: Window, dtype) -> np.ndarray:
-  """Zeros for head, window and eos."""
+def _zeros(encoded: Encoded, window: Window, dtype) -> np.ndarray:
+  """Returns zeros for head, window and eos."""
   return np.zeros(len(encoded.head) + window.stop - window.start + 1, dtype)
 
 
-def _types(encoded: Encoded, window: Window) -> np.ndarray:
-  """0 for the head, 1 for what is behind it."""
-  types = _row(encoded, window, np.int32)
+def _token_types(encoded: Encoded, window: Window) -> np.ndarray:
+  """Returns 0 for the head's tokens and 1 for those after it."""
+  types = _zeros(encoded, window, np.int32)
   types[len(encoded.head) :] = 1
   return types
 
 
-def _numbers(labels: Sequence[str]) -> dict[str, int]:
+def _number(labels: Sequence[str]) -> dict[str, int]:
   return {label: number for number, label in enumerate(labels)}
 
 
-def number(label: str) -> float:
-  """A regression's label; UserError if it is no number."""
+def parse_number(label: str) -> float:
+  """Returns a regression's label; raises UserError if it is no number."""
   try:
     return float(label)
   except ValueError:
@@ -38,9 +38,9 @@ def number(label: str) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Classes:
-  """A text, or two, and their class (or a number, without `labels`) on the first token.
+  """One or two texts with their class, or without `labels` a number, on the first token.
 
-  A label that is not one of `labels`, or none, has no weight.
+  A missing label, and one that is not in `labels`, has weight 0.
   """
 
   tokenizer: Tokenizer
@@ -54,15 +54,17 @@ class Classes:
   @property
   def extras(self) -> Mapping[str, str]:
     labels = "float32" if self.labels is None else "int32"
-    types = {"source_types": "int32"} if self._typed else {}
+    types = {"source_types": "int32"} if self._has_types else {}
     return {"labels": labels, "weights": "float32", **types}
 
   @property
-  def _typed(self) -> bool:
+  def _has_types(self) -> bool:
     return self.tokenizer.roles.types and len(self.fields) > 1
 
   def encode(self, examples):
-    texts = [self.tokenizer.encode_batch([one[f] for one in examples]) for f in self.fields]
+    texts = [
+      self.tokenizer.encode_batch([example[field] for example in examples]) for field in self.fields
+    ]
     roles = self.tokenizer.roles
     heads = [[*roles.first] for _ in examples]
     if len(texts) > 1:
@@ -73,21 +75,21 @@ class Classes:
     ]
 
   def item(self, encoded, window):
-    labels = _row(encoded, window, self.extras["labels"])
-    weights = _row(encoded, window, np.float32)
+    labels = _zeros(encoded, window, self.extras["labels"])
+    weights = _zeros(encoded, window, np.float32)
     if self.labels is None:
-      value = None if encoded.label is None else number(encoded.label)
+      value = None if encoded.label is None else parse_number(encoded.label)
     else:
-      value = _numbers(self.labels).get(encoded.label)
+      value = _number(self.labels).get(encoded.label)
     if value is not None:
       labels[0], weights[0] = value, 1
-    types = {"source_types": _types(encoded, window)} if self._typed else {}
+    types = {"source_types": _token_types(encoded, window)} if self._has_types else {}
     return {"labels": labels, "weights": weights, **types}
 
 
 @dataclasses.dataclass(frozen=True)
 class Tags:
-  """Words and their tags, each on its word's first token."""
+  """Words with their tags, each on its word's first token."""
 
   tokenizer: Tokenizer
   labels: tuple[str, ...]
@@ -99,18 +101,17 @@ class Tags:
     return digest(self.tokenizer.fingerprint, "tags")
 
   def encode(self, examples):
-    """The label of each is its words' places in the body and their tags' numbers (None: none).
-
-    UserError for tags that are more or fewer than the words.
+    """Encodes the examples; a label is the words' places in the body and the numbers of their tags,
+    None for an unknown tag. Raises UserError if the tags are more or fewer than the words.
     """
     words = [word for example in examples for word in example["words"]]
     ids = iter(self.tokenizer.encode_words(words))
-    numbers, found = _numbers(self.labels), []
+    numbers, encoded = _number(self.labels), []
     for example in examples:
       body, places = [], []
       for _ in example["words"]:
         pieces = next(ids)
-        places.append(len(body) if pieces else -1)  # -1: a word that tokenises to nothing
+        places.append(len(body) if pieces else -1)  # -1: a word without tokens
         body += pieces
       tags = [None] * len(places)
       if "tags" in example:
@@ -119,24 +120,24 @@ class Tags:
         raise UserError(
           f"{len(places)} words have {len(tags)} tags, and each needs one: {example['words']!r}"
         )
-      found.append(Encoded([*self.tokenizer.roles.first], body, (places, tags)))
-    return found
+      encoded.append(Encoded([*self.tokenizer.roles.first], body, (places, tags)))
+    return encoded
 
   def item(self, encoded, window):
-    labels = _row(encoded, window, np.int32)
-    weights = _row(encoded, window, np.float32)
+    labels = _zeros(encoded, window, np.int32)
+    weights = _zeros(encoded, window, np.float32)
     for place, tag in zip(*encoded.label):
       if tag is not None and window.own_start <= place < window.own_stop:
-        at = len(encoded.head) + place - window.start
-        labels[at], weights[at] = tag, 1
+        i = len(encoded.head) + place - window.start
+        labels[i], weights[i] = tag, 1
     return {"labels": labels, "weights": weights}
 
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-  """A question, its context in windows, and where the answer begins and ends.
+  """A question, its context in windows, and marks on the answer's first and last token.
 
-  A window without the answer, or a question without one, points at the first token.
+  In a window without the answer the marks are on the row's first token.
   """
 
   tokenizer: Tokenizer
@@ -152,11 +153,11 @@ class Answers:
     return digest(self.tokenizer.fingerprint, "answers")
 
   def encode(self, examples):
-    """The label of each is the body's characters (from, to), and the answer's first and last
-    place in the body, None without one."""
+    """Encodes the examples; a label is the characters (from, to) of the body's tokens, and the
+    answer's first and last place in the body, None without an answer."""
     heads = self.tokenizer.encode_batch([example["question"].strip() for example in examples])
     bodies = self.tokenizer.encode_offsets([example["context"] for example in examples])
-    found, roles = [], self.tokenizer.roles
+    encoded, roles = [], self.tokenizer.roles
     for example, head, (body, characters) in zip(examples, heads, bodies):
       span = None
       for answer in example.get("answers", ())[:1]:
@@ -165,18 +166,19 @@ class Answers:
         last = first + len(text.rstrip())
         inside = [i for i, (a, b) in enumerate(characters) if a < last and b > first]
         span = (inside[0], inside[-1]) if inside and last > first else None
-      found.append(Encoded([*roles.first, *head, *roles.between], body, (characters, span)))
-    return found
+      encoded.append(Encoded([*roles.first, *head, *roles.between], body, (characters, span)))
+    return encoded
 
   def item(self, encoded, window):
-    rows = {key: _row(encoded, window, dtype) for key, dtype in self.extras.items()}
+    rows = {key: _zeros(encoded, window, dtype) for key, dtype in self.extras.items()}
     if "source_types" in rows:
-      rows["source_types"] = _types(encoded, window)
+      rows["source_types"] = _token_types(encoded, window)
     rows["weights"][0] = 1
     rows["answerable"][0] = 1
     rows["answerable"][len(encoded.head) : -1] = 1
     _, span = encoded.label
-    here = span is not None and window.start <= span[0] and span[1] < window.stop
-    first, last = (len(encoded.head) + place - window.start for place in span) if here else (0, 0)
+    first = last = 0
+    if span is not None and window.start <= span[0] and span[1] < window.stop:
+      first, last = (len(encoded.head) + place - window.start for place in span)
     rows["starts"][first] = rows["ends"][last] = 1
     return rows

@@ -52,7 +52,7 @@ class Tokenizer:
 
   @functools.cached_property
   def vocab_size(self) -> int:
-    """The number of ids, special ones included: the greatest id and 1."""
+    """The number of ids, special ones included: the greatest id plus 1."""
     return self._size or max(self._inner.get_vocab().values()) + 1
 
   @property

@@ -1,4 +1,4 @@
-"""What several tests of the data room share: reading items and batches, foreign tokenizers, and a
+"""Helpers of several tests of the data room: reading items and batches, foreign tokenizers, and a
 TFDS dataset."""
 
 from typing import ClassVar

@@ -97,7 +97,7 @@ CASES = [(kind, damage) for kind, (*_, found) in KINDS.items() for damage in fou
 
 
 def write(path, kind, numbers, bad=()):
-  """Writes a file of the records of these numbers; `bad` maps numbers to names of damages."""
+  """Writes a file of numbered records; `bad` maps some of the numbers to names of damages."""
   *_, record, damages = KINDS[kind]
   lines = [damages[bad[n]][0] if n in bad else record.format(n).encode() for n in numbers]
   data = b"".join(line + b"\n" for line in lines)
@@ -244,7 +244,7 @@ def test_a_formatted_source_skips_with_its_source(tmp_path):
 
 
 @pytest.mark.parametrize("name", sources.SOURCES)
-def test_every_source_knows_the_setting_and_refuses_another_value(name):
+def test_every_source_has_the_setting_and_refuses_other_values(name):
   with pytest.raises(UserError, match="on_bad_record is 'skp'; known: error, skip; did you mean"):
     sources.open_split({"name": name, "on_bad_record": "skp"}, "train")
 

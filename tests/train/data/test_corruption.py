@@ -1,4 +1,4 @@
-"""Corruption: what was hidden can be put back, and as much is hidden as the rate says."""
+"""Corruption: hidden tokens can be put back, and their share is the rate."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ SEEDS = st.integers(0, 2**32)
 
 
 def corrupted(style, length, seed=0, **options):
-  """The text, the corruption, and the source and target that it makes."""
+  """Returns the text, the corruption, and its source and target."""
   rng = np.random.default_rng(seed)
   ids = rng.integers(205, 1000, length).astype(np.int32)
   made = Corruption(style, mask=MASK, sentinels=SENTINELS, words=WORDS, **options)
@@ -24,7 +24,7 @@ def corrupted(style, length, seed=0, **options):
 
 
 def put_back(source, target):
-  """The text: each sentinel of the source replaced by what follows it in the target."""
+  """Returns the text: replaces each sentinel of the source by the tokens after it in the target."""
   hidden, sentinel = {}, None
   for token in target.tolist():
     if token in SENTINELS:
@@ -99,7 +99,7 @@ def test_no_pair_takes_more_than_its_room(style, length, rate, span, seed):
 @pytest.mark.parametrize("style", ["spans", "iid", "drop", "mask"])
 @pytest.mark.parametrize("length", [2, 3, 10, 100, 512])
 @pytest.mark.parametrize("rate", [0.15, 0.5, 0.75])
-def test_as_many_are_hidden_as_the_rate_says(style, length, rate):
+def test_the_share_of_hidden_tokens_is_the_rate(style, length, rate):
   _, _, source, target = corrupted(style, length, rate=rate)
   hidden = (source == MASK).sum() if style == "mask" else (~np.isin(target, SENTINELS)).sum()
   assert 0 < hidden < length
@@ -118,7 +118,7 @@ def test_spans_are_as_long_on_average_as_they_should_be():
 
 
 def test_spans_may_be_of_any_length_and_anywhere():
-  """Of 10 tokens, 4 hidden in 2 spans: the 3 ways to part 4 times the 5 ways to part 6."""
+  """4 of 10 tokens in 2 spans: 3 ways to split 4, times 5 ways to split 6."""
   ids = np.arange(205, 215)
   made = Corruption("spans", 0.4, 2.0, sentinels=SENTINELS)
   rng = np.random.default_rng(0)
@@ -137,7 +137,7 @@ def test_the_same_generator_corrupts_the_same(style):
 
 
 def within(count, total, share):
-  """Whether a binomial count lies within five standard deviations."""
+  """Returns True if a binomial count lies within five standard deviations."""
   return abs(count - total * share) <= 5 * np.sqrt(total * share * (1 - share))
 
 
@@ -186,7 +186,7 @@ def test_words_of_one_token_are_hidden_at_exactly_the_rate():
     ({"mean_span": 0.5}, "task.mean_span is 0.5"),
   ],
 )
-def test_what_cannot_be_is_reported(options, message):
+def test_impossible_settings_are_reported(options, message):
   with pytest.raises(UserError, match=message):
     Corruption(**{"style": "spans", **options})
 

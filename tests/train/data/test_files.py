@@ -41,7 +41,7 @@ def list_cache():
 
 
 def python(script, *arguments):
-  """The finished process of a script run by a fresh Python."""
+  """Runs a script in a fresh Python and returns the finished process."""
   command = [sys.executable, "-c", textwrap.dedent(script), *arguments]
   return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -66,7 +66,7 @@ def test_tsv_and_jsonl_hold_the_same_examples(tmp_path, suffix):
   assert swapped[0] == {"target": pairs[0]["source"], "source": pairs[0]["target"]}
 
 
-def test_a_mapping_is_aligned_text_whatever_its_files_are_called(tmp_path):
+def test_a_mapping_is_aligned_text_with_any_file_name(tmp_path):
   path = put(tmp_path / "x.tsv", ["a\tb", "c"])
   assert list(open_files({"text": path})) == [{"text": "a\tb"}, {"text": "c"}]
 

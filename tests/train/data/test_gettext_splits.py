@@ -49,7 +49,7 @@ def test_a_catalogs_language_is_in_its_name(path, language, same, tmp_path):
 
 @pytest.fixture
 def programs(tmp_path):
-  """Two wheels that train and one to test, with English that both have."""
+  """Two wheels to train on and one to test on, with English in common."""
   shared = {"Save the file!": "Speichern!", "Close this window": "Schließen"}
   for name, messages in {
     "a": {"Save the file": "Die Datei speichern", "Go back home": "Nach Hause"},
@@ -67,7 +67,7 @@ def programs(tmp_path):
 
 
 def test_english_of_training_is_not_tested(programs, caplog):
-  """Punctuation and case aside; also English that training could not use."""
+  """Punctuation and case do not count; English that training left out is excluded too."""
   training, every = read(programs), read(programs, "test", unseen_of="")
   assert [len(training), len(every)] == [3, 4]
   with caplog.at_level(logging.INFO, logger="absl"):

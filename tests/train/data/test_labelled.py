@@ -1,4 +1,4 @@
-"""Labelled rows: no token is lost or owned twice, and labels lie where the text says."""
+"""Labelled rows: no token is lost or owned twice, and labels lie on their tokens."""
 
 import pickle
 
@@ -46,7 +46,7 @@ def test_windows_cover_a_text_and_each_token_has_one_of_them(length, size, strid
 @given(length=st.integers(0, 200), size=st.integers(2, 60), stride=st.integers(1, 60))
 def test_a_token_is_owned_where_it_sees_most(length, size, stride):
   def seen(window, place):
-    """How much there is on the poorer side; the text's own ends are no loss."""
+    """Returns the context on the shorter side; the text's own ends do not count."""
     left = place - window.start if window.start else length
     right = window.stop - 1 - place if window.stop < length else length
     return min(left, right)
@@ -98,7 +98,7 @@ def test_when_one_window_covers_the_text_a_stride_changes_nothing(name):
 @pytest.mark.parametrize("name", LAYOUTS)
 @settings(max_examples=25)
 @given(length=st.integers(4, 30), stride=st.integers(0, 28))
-def test_rows_are_as_long_as_their_room_and_their_bodies_are_the_text(name, length, stride):
+def test_rows_have_their_lengths_and_their_bodies_are_the_text(name, length, stride):
   stride = min(stride, length - 2)
   labelled = Labelled(ListSource([EXAMPLE] * 2), LAYOUTS[name], length, stride)
   rows, (body,) = read_all(labelled), BPE.encode_batch([EXAMPLE["text"]])
@@ -114,7 +114,7 @@ def test_rows_are_as_long_as_their_room_and_their_bodies_are_the_text(name, leng
     assert stride == 0 or len(places) == len(body)
 
 
-def test_what_is_cut_is_reported(caplog):
+def test_cuts_are_reported(caplog):
   Labelled(ListSource([EXAMPLE]), LAYOUTS["classes"], 40).lengths()
   Labelled(ListSource([EXAMPLE]), LAYOUTS["classes"], 6, 2).lengths()
   assert not caplog.records
@@ -165,7 +165,7 @@ def test_a_class_is_the_first_tokens_label():
 
 
 @given(first=st.integers(0, 30), second=st.integers(0, 30), length=st.integers(4, 40))
-def test_of_a_pair_nothing_is_cut_that_has_room(first, second, length):
+def test_nothing_of_a_pair_is_cut_if_it_fits(first, second, length):
   example = {"a": "cat " * first, "b": "dog " * second}
   (row,) = read_all(Labelled(ListSource([example]), Classes(WORDS, ("a", "b"), ("x",)), length))
   whole = first + second + 3
@@ -280,7 +280,7 @@ def test_the_marked_tokens_characters_are_the_answer(tokenizer, example, length,
 
 
 @pytest.mark.parametrize("tokenizer", [BPE, UNIGRAM, BYTES])
-def test_what_touches_an_answer_is_none_of_it(tokenizer):
+def test_characters_that_touch_an_answer_are_not_marked(tokenizer):
   example = EXAMPLE | {
     "context": "a (zebra), sat",
     "answers": [{"text": "zebra", "answer_start": 3}],

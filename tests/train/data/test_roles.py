@@ -22,7 +22,7 @@ from train.data.tokenizer_training import train_tokenizer
 TEXTS = ["the cat sat", "a dog ran on the mat", "mat"]
 
 
-def test_random_words_are_drawn_as_ever():
+def test_random_words_are_drawn_as_in_older_versions():
   """Draws from consecutive ids equal draws from a range, so old runs keep their masks."""
   ids, chosen = np.arange(5, 405), np.ones(400, bool)
   found = corruption.hide(ids, chosen, 4, np.arange(5, 1000), np.random.default_rng(3))
@@ -215,7 +215,7 @@ def test_documents_are_ended_and_begun_by_their_roles():
   assert row["inputs"].tolist() == [12, 0, 12, 1]
 
 
-def test_masked_words_are_framed_and_drawn_of_words():
+def test_masked_rows_are_framed_and_random_tokens_are_words():
   objective = MaskedLm(BERT.roles, BERT.words, 0.9)
   ids = np.asarray([0, 2, 4, 13, 1, 3] * 20, np.int32)
   row = objective(ids, 0, np.random.default_rng(0))

@@ -1,4 +1,4 @@
-"""SCAN from the grammar is SCAN as published, and holding out takes nothing else away."""
+"""SCAN from the grammar is SCAN as published, and holding out only moves examples."""
 
 import hashlib
 from collections import Counter

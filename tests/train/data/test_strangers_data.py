@@ -26,7 +26,7 @@ def test_a_gzip_bomb_is_refused(tmp_path, monkeypatch, text):
     list(reading.read_lines(tmp_path / "a.txt.gz", ERROR))
 
 
-def test_what_is_packed_well_is_read(tmp_path, monkeypatch):
+def test_a_well_compressed_file_is_read(tmp_path, monkeypatch):
   monkeypatch.setattr(reading, "MOST_PACKED", 1)
   lines = [f"{i % 7} of {i % 11}" for i in range(3000)]
   (tmp_path / "b.txt.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
@@ -52,7 +52,7 @@ def test_a_large_member_is_not_unpacked(tmp_path, monkeypatch):
 
 
 def test_members_are_read_and_never_written(tmp_path):
-  """So their names lead nowhere."""
+  """A member's name cannot lead out of a folder."""
   content = po.write(tmp_path / "de.po", po.MESSAGES).read_bytes()
   with zipfile.ZipFile(tmp_path / "a.whl", "w") as wheel:
     wheel.writestr("../../de/a.po", content)
@@ -67,7 +67,7 @@ def test_members_are_read_and_never_written(tmp_path):
 
 @pytest.mark.parametrize("ending", ["po", "mo"])
 def test_a_catalog_that_names_a_file_is_not_that_file(tmp_path, ending):
-  """polib would open it."""
+  """polib would open that file."""
   other = po.write(tmp_path / "other" / f"secret.{ending}", po.MESSAGES)
   (tmp_path / f"de.{ending}").write_text(str(other))
   with pytest.raises(UserError, match=rf"de\.{ending}.*not a gettext catalog"):
@@ -84,7 +84,7 @@ def test_a_rule_of_plurals_that_fails_is_reported(tmp_path, rule):
 
 
 def test_texts_that_overlap_are_refused(tmp_path):
-  """A thousand texts of one megabyte in a file of one."""
+  """A file of one megabyte could hold a thousand texts of one megabyte."""
   path = po.write(tmp_path / "de.mo", {"x" * 5000: "y" * 5000, "a": "b", "c": "d"})
   content = bytearray(path.read_bytes())
   first = int.from_bytes(content[12:16], "little")

@@ -182,7 +182,7 @@ CONLLU = """\
 
 
 @pytest.mark.parametrize("name", ["a.conllu", "a.conllu.gz"])
-def test_of_conllu_the_words_are_read_and_nothing_else(tmp_path, name):
+def test_conllu_gives_its_words_and_nothing_else(tmp_path, name):
   data = CONLLU.encode()
   (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
   found = [list(zip(one["words"], one["tags"])) for one in read(tmp_path / name, "conll")]
@@ -272,7 +272,7 @@ QA = question("a", [("cat", 4)])
     ({"x": 1}, "a list 'data'"),
   ],
 )
-def test_what_is_missing_in_a_squad_file_is_reported(tmp_path, data, message):
+def test_missing_parts_of_a_squad_file_are_reported(tmp_path, data, message):
   with pytest.raises(UserError, match=f"a.json.*{message}"):
     read_squad(tmp_path, data)
 

@@ -1,4 +1,4 @@
-"""Tokenizers: what goes in comes out, and the same texts give the same ids in every process."""
+"""Tokenizers: decoding inverts encoding, and training is the same in every process."""
 
 import json
 import os
@@ -314,7 +314,7 @@ def test_characters_and_bytes_around_a_mask_keep_their_blanks(special, name):
 @pytest.mark.parametrize("name", SPECS)
 @given(text=st.text(max_size=30))
 @settings(max_examples=25)
-def test_a_text_without_marks_is_encoded_as_ever(trained, special, name, text):
+def test_a_text_without_special_names_is_encoded_as_plain_text(trained, special, name, text):
   for one in (trained[name], special[name]):
     if not any(mark in text for mark in [*one.specials, "[MASK]"]):
       assert one.encode_marked(text) == one.encode_batch([text])[0]
@@ -352,7 +352,7 @@ def test_the_bytes_of_words_count_a_blank_each(special):
 @given(text=st.text(max_size=40))
 @example(text="  the (cat) \n\n 🦊é")
 @settings(max_examples=40)
-def test_offsets_say_which_characters_a_piece_stands_for(special, name, text):
+def test_offsets_are_the_characters_of_a_piece(special, name, text):
   one = special[name]
   ((ids, places),) = one.encode_offsets([text])
   assert [ids] == one.encode_batch([text])

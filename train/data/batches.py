@@ -40,7 +40,7 @@ class Layout:
   process_count: int = 1
 
   @property
-  def mine(self) -> slice:
+  def own_rows(self) -> slice:
     """This process's rows; raises UserError if the processes cannot share the batch evenly."""
     rows, remainder = divmod(self.batch_size, self.process_count)
     if remainder:
@@ -126,7 +126,7 @@ class Batches(Iterator, contextlib.AbstractContextManager):
     self, items: Items, layout: Layout, *, seed: int, workers: int = 0, lookahead: int = 4
   ):
     self._builder = BatchBuilder(items, layout.source_len, layout.target_len)
-    self._layout, self._mine = layout, layout.mine
+    self._layout, self._own_rows = layout, layout.own_rows
     self._lengths = items.lengths()
     self._order = order(items, len(self._lengths), seed)
     self._chunk = functools.lru_cache(maxsize=64)(self._read_chunk)
@@ -157,8 +157,8 @@ class Batches(Iterator, contextlib.AbstractContextManager):
 
   def _plan(self) -> _Planned:
     rows, self._ahead = packing.plan(self._lengths_at, self._ahead, **self._layout.row_limits)
-    mine = [[(self._at(position)[0], position) for position in row] for row in rows[self._mine]]
-    return _Planned(mine, rows, self._ahead, self._submit(mine))
+    own = [[(self._at(position)[0], position) for position in row] for row in rows[self._own_rows]]
+    return _Planned(own, rows, self._ahead, self._submit(own))
 
   def _submit(self, rows: list[Row]) -> Future[dict[str, np.ndarray]]:
     try:
@@ -264,9 +264,9 @@ class Batches(Iterator, contextlib.AbstractContextManager):
 
 def eval_batches(items: Items, layout: Layout) -> Iterator[dict[str, np.ndarray]]:
   """Yields batches of training's shapes that hold each item once; the last has padding rows."""
-  builder, mine = BatchBuilder(items, layout.source_len, layout.target_len), layout.mine
+  builder, own_rows = BatchBuilder(items, layout.source_len, layout.target_len), layout.own_rows
   planned = packing.pack_epoch(items.lengths().tolist(), **layout.row_limits)
-  return (builder([[(i, i) for i in row] for row in rows[mine]]) for rows in planned)
+  return (builder([[(i, i) for i in row] for row in rows[own_rows]]) for rows in planned)
 
 
 def requests(items: Items, rows: int, longest: int) -> Iterator[dict[str, np.ndarray]]:

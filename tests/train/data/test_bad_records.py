@@ -15,9 +15,8 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from tests.train.data import po
-from tests.train.data.helpers import ToyPairs, take, write_toy_pairs
-from tests.train.test_main import assert_same_run
-from train import evaluate, loop
+from tests.train.data.helpers import ToyPairs, assert_same_batches, take, write_toy_pairs
+from train import evaluate, loop, tasks
 from train.common.errors import UserError
 from train.common.files import cache_dir
 from train.data import bad_records, items, records, sources
@@ -403,35 +402,41 @@ def test_a_datasets_own_files_are_reported(toy):
 # Whole runs
 
 
-def test_a_run_that_skips_is_the_run_without_those_lines(tmp_path, warnings):
+def test_a_run_that_skips_has_the_batches_without_those_lines(tmp_path, warnings):
   rows = [b"the dog number %d runs\t%s" % (n, b"even" if n % 2 == 0 else b"odd") for n in range(60)]
   bad = {7: b"a dog", 30: b"\xff\todd", 41: b"a\tb\tc"}
-  changes = ["steps=6", "evaluate.every=3", "evaluate.decode_every=0", "log_every=1"]
+  changes = ["steps=2", "evaluate.every=2", "evaluate.decode_every=0", "schedule.warmup_steps=1"]
   changes += ["checkpoint.best_metric=loss"]
-  runs, left_out = {}, {}
-  for name, lines, more in (
-    ("skipped", [bad.get(n, row) for n, row in enumerate(rows)], ["task.data.on_bad_record=skip"]),
-    ("clean", [row for n, row in enumerate(rows) if n not in bad], []),
-  ):
+
+  def load_config(name, lines, *more):
     (tmp_path / name).mkdir()
     (tmp_path / name / "train.tsv").write_bytes(b"".join(line + b"\n" for line in lines))
-    runs[name] = tmp_path / name / "run"
-    text = f"{ROOT}/configs/classify.py:small,dev=train,data={tmp_path / name}"
-    cfg = load(text, [*changes, *more])
-    LEFT_OUT.clear()
-    with workdir.open_run(runs[name], cfg, ["test"]) as run:
-      loop.train(cfg, run)
-    (start,) = json.loads((runs[name] / "run.json").read_text())["starts"]
-    left_out[name] = start["left_out"]
+    return load(f"{ROOT}/configs/classify.py:small,dev=train,data={tmp_path / name}", more)
+
+  def make_batches(cfg, folder):
+    task = tasks.build(cfg.task, folder)
+    with Batches(task.items("train"), tasks.layout(task, cfg.batch_size), seed=0) as batches:
+      return take(batches, 6)
+
+  run = tmp_path / "run"
+  skip = [*changes, "task.data.on_bad_record=skip"]
+  cfg = load_config("skipped", [bad.get(n, row) for n, row in enumerate(rows)], *skip)
+  with workdir.open_run(run, cfg, ["test"]) as opened:
+    loop.train(cfg, opened)
   file = f"{tmp_path}/skipped/train.tsv"
   assert sum(f"{file}, line 8: 1 tab-separated columns" in line for line in warnings) == 1
   assert sum(f"{file}, line 31, byte 1: 0xff is not UTF-8" in line for line in warnings) == 1
   assert sum(line.startswith(f"3 of 60 records of {file}") for line in warnings) == 1
-  assert (left_out["skipped"][file]["records"], left_out["skipped"][file]["of"]) == (3, 60)
-  assert left_out["clean"] == {}
-  evaluate.main([f"--workdir={runs['skipped']}", "--split=validation"])
-  assert json.loads((runs["skipped"] / "results.json").read_text())["left_out"][file]["of"] == 60
-  assert_same_run(runs["skipped"], runs["clean"])
+  (start,) = json.loads((run / "run.json").read_text())["starts"]
+  assert (start["left_out"][file]["records"], start["left_out"][file]["of"]) == (3, 60)
+  evaluate.main([f"--workdir={run}", "--split=validation"])
+  assert json.loads((run / "results.json").read_text())["left_out"][file]["of"] == 60
+  LEFT_OUT.clear()
+  clean = load_config("clean", [row for n, row in enumerate(rows) if n not in bad], *changes)
+  expected = make_batches(clean, tmp_path / "clean")
+  assert not LEFT_OUT
+  assert_same_batches(make_batches(cfg, run), expected)
+  assert (run / "tokenizer.json").read_bytes() == (tmp_path / "clean/tokenizer.json").read_bytes()
 
 
 def test_a_record_that_a_worker_cannot_read_is_reported(toy):

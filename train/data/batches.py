@@ -51,7 +51,7 @@ class Layout:
 
   @property
   def row_limits(self) -> dict:
-    """The arguments of `packing.plan` that limit what a row holds."""
+    """Returns the arguments of `packing.plan` that limit what a row holds."""
     return dict(
       rows=self.batch_size,
       source_len=self.source_len,
@@ -209,29 +209,29 @@ class Batches(Iterator, contextlib.AbstractContextManager):
 
   @property
   def fingerprint(self) -> str:
-    """The data's fingerprint."""
+    """Returns the data's fingerprint."""
     return self._identity["data"]
 
   @property
   def delivered(self) -> Callable[[], list[list[int]]]:
-    """A function that returns the indices of the last batch's items, row by row, all processes
-    together. It may be called after later batches."""
+    """Returns a function for the indices of the last batch's items, row by row, all processes
+    together. The function may be called after later batches."""
     positions = self._delivered
     return lambda: [[self._at(position)[0] for position in row] for row in positions]
 
   @property
   def padding(self) -> float:
-    """The share of padding in the batches so far, on the target side if there is one."""
+    """Returns the share of padding in the batches so far, on the target side if there is one."""
     return 1 - self.tokens / self._capacity if self._capacity else 0.0
 
   @property
   def examples(self) -> int:
-    """The number of examples delivered, by all processes and since the run first started."""
+    """Returns the number of examples delivered by all processes since the run first started."""
     return self._state["position"] - len(self._state["carried"])
 
   @property
   def epoch(self) -> int:
-    """The number of passes over the data that the stream has completed."""
+    """Returns the number of passes over the data that the stream has completed."""
     return self._state["position"] // len(self._lengths)
 
   def get_state(self) -> dict:

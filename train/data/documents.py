@@ -30,12 +30,12 @@ class Tokens:
 
   @functools.cached_property
   def ids(self) -> np.ndarray:
-    """The ids: int32 [tokens]."""
+    """Returns the ids: int32 [tokens]."""
     return np.memmap(self._folder / "ids", np.int32, "r")
 
   @functools.cached_property
   def starts(self) -> np.ndarray:
-    """The index of each document's first token, and the number of tokens: [documents + 1]."""
+    """Returns each document's first index, and the number of tokens: [documents + 1]."""
     return np.load(self._folder / "starts.npy")
 
   @functools.cached_property
@@ -110,7 +110,7 @@ class Windows:
 
   @functools.cached_property
   def _spans(self) -> np.ndarray:
-    """The indices of each window's first token and of the one after its last: [windows, 2]."""
+    """Returns the start and stop of each window in the ids: [windows, 2]."""
     starts = self.tokens.starts[[0, -1]] if self.cross_documents else self.tokens.starts
     starts, stops = starts[:-1], starts[1:] - (self.objective.ends and not self.cross_documents)
     counts = -(-(stops - starts) // self.length)  # windows of each document

@@ -61,12 +61,12 @@ class Catalog:
 
   @property
   def name(self) -> str:
-    """The catalog's path, with the wheel's as its first part."""
+    """Returns the catalog's path, with the wheel's as its first part."""
     return f"{self.path}/{self.member}" if self.member else str(self.path)
 
   @property
   def digest(self) -> str:
-    """The digest of the file, or of the wheel."""
+    """Returns the digest of the file, or of the wheel."""
     return reading.file_digest(self.path)
 
   def read(self) -> bytes:

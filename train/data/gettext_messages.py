@@ -28,7 +28,9 @@ def read_messages(name: str, content: bytes) -> Iterator[tuple[str, str, str]]:
   """
   entries = _parse(name, content)
   for entry in entries:
-    defect = "obsolete" if entry.obsolete else "fuzzy" if "fuzzy" in entry.flags else ""
+    defect = "fuzzy" if "fuzzy" in entry.flags else ""
+    if entry.obsolete:
+      defect = "obsolete"
     if entry.msgid_plural:
       pairs = _pair_plurals(name, entries.metadata, entry)
     else:

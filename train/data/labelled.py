@@ -107,7 +107,7 @@ class Labelled:
 
   @functools.cached_property
   def _uncut(self) -> np.ndarray:
-    """The tokens of each example's head and body: [examples, 2]."""
+    """Returns the tokens of each example's head and body: [examples, 2]."""
 
     def measure(examples):
       encoded = self.layout.encode(examples)
@@ -117,7 +117,7 @@ class Labelled:
 
   @functools.cached_property
   def index(self) -> list[tuple[int, Window]]:
-    """The example's index and the window of each item."""
+    """Returns the example's index and the window of each item."""
     index = []
     for i, body in enumerate(self._uncut[:, 1].tolist()):
       size = self.length - self.head_length(i) - 1

@@ -48,7 +48,7 @@ class MixedItems:
 
   @functools.cached_property
   def _first(self) -> np.ndarray:
-    """The index of each part's first item, and the number of all items."""
+    """Returns the index of each part's first item, and the number of all items."""
     return np.cumsum([0, *map(len, self._lengths)])
 
   def __getstate__(self):

@@ -46,7 +46,7 @@ class Pieces:
 
   @property
   def needs_leading_blank(self) -> bool:
-    """True if a word at a text's start differs from the same word inside (GPT-2's)."""
+    """Returns True if a word at a text's start differs from the same word inside (GPT-2's)."""
     steps = [step for step in self._pre_steps if step["type"] == "ByteLevel"]
     return self._foreign and any(not step["add_prefix_space"] for step in steps)
 

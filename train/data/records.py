@@ -53,7 +53,7 @@ class Records:
 
   @functools.cached_property
   def _classes(self) -> dict[str, list[str]]:
-    """Field name -> class names, for the fields that are classes."""
+    """Returns the class names of each field that is a class."""
     classes = {}
     for name, path in self.fields.items():
       feature = self._builder.info.features
@@ -80,7 +80,7 @@ class Records:
 
   @functools.cached_property
   def _before(self) -> np.ndarray:
-    """The number of examples in front of each skipped record."""
+    """Returns the number of examples in front of each skipped record."""
     return np.asarray(self.left_out) - np.arange(len(self.left_out))
 
   def _number(self, index: int) -> int:

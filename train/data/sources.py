@@ -70,7 +70,7 @@ class Formatted:
     return [self._format(example) for example in read_many(self.of, indices)]
 
   def _format(self, example) -> dict:
-    texts = {name: _as_text(value) for name, value in example.items()}
+    texts = {name: _to_text(value) for name, value in example.items()}
     answers = {"answers": example["answers"]} if "answers" in example else {}
     try:
       return {name: pattern.format_map(texts) for name, pattern in self.patterns.items()} | answers
@@ -81,7 +81,7 @@ class Formatted:
       ) from None
 
 
-def _as_text(value) -> str:
+def _to_text(value) -> str:
   if isinstance(value, list):
     texts = [part["text"] if isinstance(part, dict) else part for part in value]
     return texts[0] if value and isinstance(value[0], dict) else " ".join(texts)

@@ -52,12 +52,12 @@ class Tokenizer:
 
   @functools.cached_property
   def vocab_size(self) -> int:
-    """The number of ids, special ones included: the greatest id plus 1."""
+    """Returns the number of ids, special ones included: the greatest id plus 1."""
     return self._size or max(self._inner.get_vocab().values()) + 1
 
   @property
   def fingerprint(self) -> str:
-    """The hex digest of everything that determines the ids."""
+    """Returns the hex digest of everything that determines the ids."""
     return hashlib.sha256(self._json().encode()).hexdigest()
 
   def copy_inner(self) -> tokenizers.Tokenizer:
@@ -155,19 +155,19 @@ class Tokenizer:
 
   @functools.cached_property
   def _inner_marked(self) -> tokenizers.Tokenizer:
-    """The library's tokenizer that reads special tokens' names as those tokens."""
+    """Returns the library's tokenizer that reads special tokens' names as those tokens."""
     inner = self.copy_inner()
     inner.encode_special_tokens = False
     return inner
 
   @property
   def blank_first(self) -> bool:
-    """True if a word's first piece includes the blank before it (bpe and unigram trained here)."""
+    """Returns True if a word's first piece includes the blank before it (bpe, unigram)."""
     return not self.foreign and isinstance(self._inner.decoder, decoders.Sequence)
 
   @functools.cached_property
   def _inner_part(self) -> tokenizers.Tokenizer:
-    """The library's tokenizer that puts no blank in front: for the later parts of a text."""
+    """Returns the library's tokenizer for later parts of a text, without a blank in front."""
     inner = Tokenizer(self.copy_inner())._inner
     if self.blank_first:
       inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -175,7 +175,7 @@ class Tokenizer:
 
   @functools.cached_property
   def specials(self) -> dict[str, int]:
-    """Name -> id of every special token, ordered by id."""
+    """Returns the id of every special token by its name, ordered by id."""
     added = self._inner.get_added_tokens_decoder()
     return {added[i].content: i for i in sorted(added) if added[i].special}
 
@@ -194,12 +194,12 @@ class Tokenizer:
 
   @property
   def mask(self) -> int:
-    """The mask's id; raises UserError without one."""
+    """Returns the mask's id; raises UserError without one."""
     return self.id(MASK) if self.roles.mask is None else self.roles.mask
 
   @property
   def mask_name(self) -> str:
-    """The vocabulary's name of the mask; raises UserError without one."""
+    """Returns the vocabulary's name of the mask; raises UserError without one."""
     return self._inner.id_to_token(self.mask)
 
   def encode_sources(self, texts: Sequence[str]) -> list[list[int]]:
@@ -214,12 +214,12 @@ class Tokenizer:
 
   @property
   def languages(self) -> tuple[str, ...]:
-    """The vocabulary's language tokens, such as <2de>."""
+    """Returns the vocabulary's language tokens, such as <2de>."""
     return tuple(name for name in self.specials if LANGUAGE.match(f"{name} "))
 
   @functools.cached_property
   def sentinels(self) -> tuple[int, ...]:
-    """The ids of <extra_0>, <extra_1>, ... (T5: <extra_id_0>, ...) up to the first missing one."""
+    """Returns the ids of <extra_0>, <extra_1>, ... (T5: <extra_id_0>, ...) without a gap."""
     names = self._inner.get_vocab() if self.foreign else self.specials  # mT5's are plain pieces
     matches = [(SENTINELS.fullmatch(name), i) for name, i in names.items()]
     numbered = sorted((int(match[1]), i) for match, i in matches if match)
@@ -231,13 +231,13 @@ class Tokenizer:
 
   @functools.cached_property
   def words(self) -> np.ndarray:
-    """The ids of all tokens that are not special, ascending: int32."""
+    """Returns the ids of all tokens that are not special, ascending: int32."""
     ids = set(self._inner.get_vocab().values())
     return np.asarray(sorted(ids - self._special_ids), np.int32)
 
   @functools.cached_property
   def byte_lengths(self) -> np.ndarray:
-    """The number of bytes of text that each id stands for (Pieces.byte_length): int32 [V]."""
+    """Returns the bytes of text that each id stands for (Pieces.byte_length): int32 [V]."""
     lengths = np.zeros(self.vocab_size, np.int32)
     for token, i in self._inner.get_vocab().items():
       if i not in self._special_ids:
@@ -246,7 +246,7 @@ class Tokenizer:
 
   @functools.cached_property
   def word_starts(self) -> np.ndarray:
-    """True for each id that begins a word (Pieces.starts_word): bool [V]."""
+    """Returns True for each id that begins a word (Pieces.starts_word): bool [V]."""
     starts = np.zeros(self.vocab_size, bool)
     for token, i in self._inner.get_vocab().items():
       if i < self.vocab_size:

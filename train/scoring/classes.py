@@ -43,7 +43,7 @@ class Report:
 
   @property
   def note(self) -> str:
-    """The sentence that replaces a confusion matrix too wide for a table; empty otherwise."""
+    """Returns the sentence that replaces a confusion matrix too wide for a table, or ""."""
     count = len(self.labels)
     return f"The confusion of {count} labels is drawn only." if count > MOST_COLUMNS else ""
 

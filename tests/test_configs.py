@@ -77,6 +77,7 @@ CONFIGS = [
   "causal.py:small,model=lstm,data={folder}/prose/*.txt",
   "mlm.py:small,data={folder}/prose,whole_words",
   "mlm.py:small,size=large,data={folder}/prose",
+  "electra.py:small,data={folder}/prose",
   "span.py:small,data={folder}/prose",
   "prefix.py:small,data={folder}/prose",
   "prefix.py:small,data={folder}/prose,model=decoder",
@@ -92,6 +93,7 @@ CONFIGS = [
 ALIKE = [
   "scan.py:small,split=length,positions=rotary",
   "wmt14.py:small,size=big",
+  "electra.py:small,size=base,data={folder}/prose",
   "span.py:small,size=11b,data={folder}/prose",
   "span.py:small,data={folder}/prose,rate=0.5",
   "glue.py:small,name=stsb",

@@ -23,6 +23,7 @@ from train.tasks.base import Settings
 from train.tasks.causal import Causal
 from train.tasks.classification import Classification
 from train.tasks.denoising import Denoising
+from train.tasks.electra import Electra
 from train.tasks.embedding import Embedding
 from train.tasks.mixture import Mixture
 from train.tasks.mlm import Mlm
@@ -36,6 +37,7 @@ TASKS = {
   "translation": Translation,
   "text_to_text": TextToText,
   "mlm": Mlm,
+  "electra": Electra,
   "causal": Causal,
   "span": Denoising,
   "classification": Classification,

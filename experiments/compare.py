@@ -66,7 +66,7 @@ def numbers(runs: Sequence[Side], split: str) -> str:
 
 NUMBERS = """\
 FLOPs are three times the matrix products of a forward pass as it is traced
-(train/planning/flops.py), with padding and what attention masks out, without what remat computes
+(train/common/flops.py), with padding and what attention masks out, without what remat computes
 again: neither 6 x parameters x tokens nor the compiler's count. Tokens are those of the side that
 is learned, without padding. Training is from each start to its last line in metrics.jsonl, with
 loading, compiling and evaluation, without what lies between starts. Tokens a second are the median

@@ -13,6 +13,7 @@ from train.common import flops
 from train.common.errors import UserError
 from train.data import batches
 from train.record.meter import means
+from train.state import make_graph
 from train.step import make_eval_step, make_predict_step
 
 
@@ -89,9 +90,14 @@ class Evaluation:
 
   def forward_flops(self, params) -> int:
     """Returns the FLOPs of the forward pass of a batch; evaluation reuses what is traced here."""
+    eval_step, cfg = self.eval_step, self.cfg
+    if cfg.model.name == "transformer" and cfg.model.attention_impl != "einsum":
+      cfg = ConfigDict(cfg.to_dict())  # a kernel's products cannot be counted
+      cfg.model.attention_impl = "einsum"
+      eval_step = make_eval_step(self.task, make_graph(cfg, self.task, self.mesh))
     fill = batches.Maker(self.items, self.layout.source_len, self.layout.target_len)
     with sharding.activation_sharding(self.mesh):
-      traced = self.eval_step.trace(params, fill([[]] * self.cfg.batch_size))
+      traced = eval_step.trace(params, fill([[]] * cfg.batch_size))
     return flops.count(traced.jaxpr, self.mesh.size)
 
   @functools.cached_property

@@ -36,13 +36,22 @@ def init(cfg: ConfigDict, task, tx, mesh):
 def blueprint(cfg: ConfigDict, task, tx, mesh):
   """Returns the model's graph, a function that builds the state, and the sharding of each leaf."""
   sharding.check(cfg, task, mesh)
-  make = functools.partial(build_model, cfg.model, task, cfg.seed, mesh.devices.flat[0].platform)
+  make = _model_maker(cfg, task, mesh)
 
   def build():
     params = nnx.to_pure_dict(nnx.state(make()))
     return new_state(params, tx, cfg.ema, cfg.spike)
 
-  return nnx.split(nnx.eval_shape(make))[0], build, sharding.place(jax.eval_shape(build), mesh)
+  return make_graph(cfg, task, mesh), build, sharding.place(jax.eval_shape(build), mesh)
+
+
+def make_graph(cfg: ConfigDict, task, mesh):
+  """Returns the model's graph, which makes a model of weights by nnx.merge."""
+  return nnx.split(nnx.eval_shape(_model_maker(cfg, task, mesh)))[0]
+
+
+def _model_maker(cfg, task, mesh):
+  return functools.partial(build_model, cfg.model, task, cfg.seed, mesh.devices.flat[0].platform)
 
 
 def weights(state):

@@ -67,14 +67,14 @@ def test_every_setting_of_prediction_has_a_flag():
 
 
 def test_an_older_translation_with_labels_as_text_is_text_to_text():
-  older = tasks.defaults("translation") | dict(metric="tags", data=dict(name="x"))
-  task = older.upgrade(dict(task=older))["task"]
+  before = tasks.defaults("translation") | dict(metric="tags", data=dict(name="x"))
+  task = older.upgrade(dict(task=before))["task"]
   assert (task["name"], task["kind"]) == ("text_to_text", "tags")
   assert task.keys() == tasks.defaults("text_to_text").keys() | {"data"}
-  mixture = dict(name="mixture", main="a", parts=dict(a=older, b=older | dict(metric="texts")))
+  mixture = dict(name="mixture", main="a", parts=dict(a=before, b=before | dict(metric="texts")))
   parts = older.upgrade(dict(task=mixture))["task"]["parts"]
   assert parts["a"] == task
-  assert parts["b"] == {key: value for key, value in older.items() if key != "metric"}
+  assert parts["b"] == {key: value for key, value in before.items() if key != "metric"}
 
 
 def test_what_sections_of_settings_gained_is_known_for_an_older_run():

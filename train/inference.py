@@ -1,4 +1,4 @@
-"""A trained run, or hf:DIR, to evaluate and to predict with; and the arguments that choose it."""
+"""Loads a trained run, or hf:DIR, to evaluate and to predict with."""
 
 import argparse
 import dataclasses
@@ -18,7 +18,7 @@ from train.step import make_predict_step
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """A trained run, ready to evaluate or predict."""
+  """A trained run, or hf:DIR with cfg=None, ready to evaluate or predict."""
 
   cfg: Any
   task: Any
@@ -47,57 +47,61 @@ def _blank(model, task, mesh):
   """Returns the model's graph, and its weights as shapes with shardings."""
   graph, shapes = nnx.split(nnx.eval_shape(lambda: build_model(model, task, seed=0)))
   shapes = dict(params=nnx.to_pure_dict(shapes))
-  return graph, sharding.placed(shapes, sharding.place(shapes, mesh))["params"]
+  return graph, sharding.abstract(shapes, sharding.place(shapes, mesh))["params"]
 
 
 class Predictor:
-  """A trained run as a function from inputs to outputs: `load(workdir)(["jump twice"])`."""
+  """A function from inputs to outputs by a trained run: `load(workdir)(["jump twice"])`."""
 
   def __init__(self, run, settings):
     self.run, self.settings = run, settings
     self.step = make_predict_step(run.task, run.graph)
 
   def __call__(self, inputs: Sequence) -> list[dict]:
-    """A dict with `text` and more for each input: a text, a pair of them (two texts to classify, a
-    question and its context), or an example as the task's data has."""
+    """Returns a dict with `text` and more for each input.
+
+    An input is a text, a pair of texts (two texts to classify, a question and its context), or an
+    example of the task's data.
+    """
     run = self.run
     if isinstance(inputs, str):
-      raise UserError(f"{inputs!r}: give a list of inputs, of one or more")
-    examples = [x if isinstance(x, Mapping) else run.task.example(_typed(x)) for x in inputs]
+      raise UserError(f"{inputs!r} is one input: pass a list of inputs")
+    examples = [x if isinstance(x, Mapping) else run.task.example(_line(x)) for x in inputs]
     return evaluation.decode(run.task, self.step, run.params, run.mesh, examples, self.settings)
 
 
-def _typed(given) -> str:
-  return given if isinstance(given, str) else "\t".join(given)
+def _line(texts) -> str:
+  return texts if isinstance(texts, str) else "\t".join(texts)
 
 
 def load(workdir, checkpoint: str = "latest", *, pair: bool = False, **decoding) -> Predictor:
-  """The run in `workdir`, or hf:DIR, its way of decoding changed by `decoding`.
+  """Loads the run in `workdir`, or hf:DIR, with the settings of prediction changed by `decoding`.
 
-  pair: of hf:DIR, a classifier of two texts; nothing in such a directory says which it is.
+  pair: a classifier of hf:DIR reads two texts. The directory does not name how many it reads.
   """
-  run = load_run(workdir, checkpoint, **(dict(pair=True) if pair else {}))
+  run = load_run(workdir, checkpoint, pair=pair)
   return Predictor(run, run.task.settings(**decoding))
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
-  """A parser with the arguments that every use of a run has."""
-  made = argparse.ArgumentParser(
+  """Returns a parser with the arguments that every use of a run has."""
+  parser = argparse.ArgumentParser(
     description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  made.add_argument(
-    *("--workdir", "--model"),
+  parser.add_argument(
+    "--workdir",
+    "--model",
     required=True,
     dest="workdir",
     type=pathlib.Path,
     help="a run's folder, or hf:DIR, a Hugging Face directory",
   )
-  made.add_argument(
+  parser.add_argument(
     "--checkpoint",
     default="latest",
     help="latest, best, STEP, average:N (the last N) or average:STEP,STEP,...",
   )
-  return made
+  return parser
 
 
 def add_decoding(parser: argparse.ArgumentParser) -> None:

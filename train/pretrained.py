@@ -22,21 +22,20 @@ from train.record.workdir import load_config
 PREFIX = "hf:"
 # Weights that belong to what a model was trained for, by patterns of their paths.
 HEAD = ("^head/", "^output_bias")
+NO_DECODER = dict(decoder_layers=0, output_bias=False, tie_output=True)
+INHERIT = ("model", "encoder", "pretraining")  # see resolve
 
 
 class Pretrained(Protocol):
   """A trained model; everything is read when it is asked for."""
 
-  name: str  # the folder, or hf:DIR
+  name: str  # the run's folder, or hf:DIR
   config: Any  # the run's config; None for hf:DIR, which has no data
   directory: Directory | None  # what hf:DIR holds; None for a run
   kind: str  # the name of its task, "body" for a model without a head
   model: dict  # the section `model` of a config
   tokenizer: Tokenizer | None  # None where a run has saved none
   tokenizer_path: str  # what `task.tokenizer.path` names it by
-  body: str  # the `init_from.which` that leaves a head out, where that can be asked for
-  pool_activation: str | None  # of a classifier that starts from it; None: as its task has it
-  pooler: bool  # whether it has a dense layer in front of a classifier's labels
 
   def weights(self, which: str) -> tuple[dict[str, Any], list[int]]:
     """Returns path -> array and the steps of the checkpoints `which` (latest, best, STEP,
@@ -58,7 +57,7 @@ def open(name: str | os.PathLike, body: bool = False) -> Pretrained:
 class _Run:
   """The folder of a run."""
 
-  directory, body, pool_activation, pooler = None, "latest", None, False
+  directory = None
 
   def __init__(self, name: str):
     self.name, self.path = name, pathlib.Path(name)
@@ -100,7 +99,7 @@ class _Run:
 class _HuggingFace:
   """A Hugging Face directory."""
 
-  config, body = None, "body"
+  config = None
 
   def __init__(self, name: str, body: bool):
     self.name = self.tokenizer_path = name
@@ -117,14 +116,6 @@ class _HuggingFace:
   @property
   def tokenizer(self) -> Tokenizer:
     return self.directory.tokenizer
-
-  @property
-  def pool_activation(self) -> str:
-    return self.directory.family.pool_activation
-
-  @property
-  def pooler(self) -> bool:
-    return self.directory.pooler
 
   def weights(self, which):
     return self.directory.params, []
@@ -165,7 +156,8 @@ def resolve(config: Mapping) -> dict:
   if "inherit" not in config["model"]:
     return dict(config)
   task, changes = dict(config["task"]), dict(config["model"])
-  inherit = choose(INHERIT, changes.pop("inherit"), "model.inherit")
+  inherit = changes.pop("inherit")
+  choose(dict.fromkeys(INHERIT), inherit, "model.inherit")
   origin = open(config["init_from"]["workdir"])
   for side, length in (("encoder", "source_len"), ("decoder", "target_len")):
     if task.get(length) and not origin.model[f"{side}_layers"]:
@@ -173,32 +165,21 @@ def resolve(config: Mapping) -> dict:
         f"init_from.workdir {origin.name} has no {side}, which a {task['name']} task needs"
       )
   task["tokenizer"] = dict(name="file", path=origin.tokenizer_path)
-  model, task, which, skip = inherit(origin, task, changes)
-  start = dict(which=which, skip=skip) | config["init_from"]
-  return dict(config) | dict(model=model, task=task, init_from=start)
-
-
-def _inherit_model(origin: Pretrained, task, changes):
-  return origin.model | changes, task, "latest", HEAD
-
-
-def _inherit_encoder(origin: Pretrained, task, changes):
-  model = origin.model | dict(decoder_layers=0, output_bias=False, tie_output=True) | changes
-  skip = (*HEAD, "^decoder/", "^output/")
-  if task["name"] == "classification" and origin.pool_activation:
-    task = task | dict(pool_activation=origin.pool_activation)
-    if task["pool"] == "first" and open(origin.name, body=True).pooler:
-      skip = ("^head/labels",)
-  return model, task, origin.body, skip
-
-
-def _inherit_pretraining(origin: Pretrained, task, changes):
-  if origin.kind == task["name"]:
-    return origin.model, task, "latest", ()
-  return origin.model | changes, task, origin.body, (*HEAD, "^output/")
-
-
-INHERIT = dict(model=_inherit_model, encoder=_inherit_encoder, pretraining=_inherit_pretraining)
+  model, start = origin.model | changes, dict(which="latest", skip=HEAD)
+  body = "body" if origin.directory else "latest"
+  if inherit == "encoder":
+    model = origin.model | NO_DECODER | changes
+    start = dict(which=body, skip=(*HEAD, "^decoder/", "^output/"))
+    if task["name"] == "classification" and origin.directory:
+      directory = open(origin.name, body=True).directory
+      task["pool_activation"] = directory.family.pool_activation
+      if directory.pooler and task["pool"] == "first":
+        start["skip"] = ("^head/labels",)
+  elif inherit == "pretraining" and origin.kind == task["name"]:
+    model, start["skip"] = origin.model, ()
+  elif inherit == "pretraining":
+    start = dict(which=body, skip=(*HEAD, "^output/"))
+  return dict(config) | dict(model=model, task=task, init_from=start | config["init_from"])
 
 
 def build_task(section, folder) -> tasks.Task:

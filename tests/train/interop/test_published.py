@@ -132,13 +132,13 @@ def test_the_pooler_of_a_masked_lm_goes_to_a_classifier(copied):
   size = opened("bert_mlm").model["dim"]
   pooler = {name: np.resize(x, (size,) * x.ndim) for name, x in pooler.items()}
   folder = copied("bert_mlm", lambda found: found | pooler)
-  whole = directory.open_directory(f"hf:{folder}")
-  body = directory.open_directory(f"hf:{folder}", body=True)
+  whole = directory.Directory(folder)
+  body = directory.Directory(folder, as_body=True)
   assert (whole.kind, body.kind) == ("mlm", "body")
   assert (np.asarray(body.params["head/dense/bias"]) == 3).all()
   assert not (np.asarray(whole.params["head/dense/bias"]) == 3).any()
   assert body.pooler
-  assert not directory.open_directory(f"hf:{FIXTURES / 'bert_mlm'}", body=True).pooler
+  assert not directory.Directory(FIXTURES / "bert_mlm", as_body=True).pooler
 
 
 def test_a_copy_stands_for_its_original(copied):

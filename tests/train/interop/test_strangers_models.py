@@ -44,7 +44,7 @@ def tensor(start, stop, shape, dtype="F32"):
     (
       {"a.weight": tensor(0, 4, [1]), "a.gamma": tensor(4, 8, [1])},
       b"12345678",
-      "is there twice",
+      "is a second a.weight",
     ),
     ([], b"", "invalid type"),
   ],

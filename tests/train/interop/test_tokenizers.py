@@ -360,10 +360,10 @@ def test_marian_numbers_the_pieces_of_two_models_by_one_vocabulary(tmp_path, tra
 
 def test_files_that_are_not_there_are_named(tmp_path):
   for kind, told in [
-    ("bert", "no tokenizer.json, and not vocab.txt"),
-    ("gpt2", "not vocab.json, merges.txt"),
-    ("t5", "not spiece.model or sentencepiece.bpe.model or tokenizer.model"),
-    ("marian", "not source.spm, target.spm, vocab.json"),
+    ("bert", "neither tokenizer.json nor vocab.txt"),
+    ("gpt2", "nor vocab.json, merges.txt"),
+    ("t5", "nor spiece.model or sentencepiece.bpe.model or tokenizer.model"),
+    ("marian", "nor source.spm, target.spm, vocab.json"),
   ]:
     with pytest.raises(UserError, match=re.escape(str(tmp_path / kind)) + ".*" + told):
       directory(tmp_path / kind, dict(model_type=kind))
@@ -391,7 +391,7 @@ def test_files_that_are_not_there_are_named(tmp_path):
     (
       "bert",
       {"vocab.txt": "a", "tokenizer_config.json": dict(word_tokenizer_type="mecab")},
-      r"tokenizer_config.json: texts are split before WordPiece by code that is not here",
+      r"tokenizer_config.json: word_tokenizer_type or do_basic_tokenize",
     ),
     ("gpt2", {"vocab.json": "{", "merges.txt": ""}, r"vocab.json is not JSON"),
     ("gpt2", {"vocab.json": {"a": 0}, "merges.txt": "a b\n"}, r"merges.txt does not belong to"),

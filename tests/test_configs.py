@@ -77,6 +77,7 @@ CONFIGS = [
   "causal.py:small,model=lstm,data={folder}/prose/*.txt",
   "mlm.py:small,data={folder}/prose,whole_words",
   "mlm.py:small,size=large,data={folder}/prose",
+  "electra.py:small,data={folder}/prose",
   "span.py:small,data={folder}/prose",
   "prefix.py:small,data={folder}/prose",
   "prefix.py:small,data={folder}/prose,model=decoder",
@@ -92,6 +93,7 @@ CONFIGS = [
 ALIKE = [
   "scan.py:small,split=length,positions=rotary",
   "wmt14.py:small,size=big",
+  "electra.py:small,size=base,data={folder}/prose",
   "span.py:small,size=11b,data={folder}/prose",
   "span.py:small,data={folder}/prose,rate=0.5",
   "glue.py:small,name=stsb",
@@ -145,7 +147,7 @@ def test_every_split_of_scan_is_there(split):
   data = resolve.load(f"{ROOT}/configs/scan.py:split={split}").task.data
   name, _, cutoff = split.partition(",cutoff=")
   more = dict(cutoff=int(cutoff)) if cutoff else {}
-  expected = scan.split(name, "train", 500, **more)
+  expected = scan.split_pairs(name, "train", 500, **more)
   source = sources.open_split(data.to_dict(), "train")
   ends = [tuple(source[index].values()) for index in (0, len(source) - 1)]
   assert ends == [expected[0], expected[-1]]

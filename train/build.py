@@ -1,4 +1,4 @@
-"""The model a config names, for the vocabulary a task has."""
+"""Builds the model that a config describes, for the vocabulary of its task."""
 
 import dataclasses
 
@@ -16,18 +16,20 @@ MODELS = {"transformer": (TransformerConfig, Transformer), "lstm": (LSTMConfig, 
 
 
 def build_model(cfg, task, seed: int, platform: str | None = None) -> Transformer | LSTM:
-  """The model of the section `model` with the task's head; UserError if there is none such.
+  """Returns the model of the section `model` with the task's head.
 
-  What the kernel of model.attention_impl cannot do on `platform` (None: that of this process) is
-  left to "xla", and the log says so."""
+  Where the kernel of model.attention_impl cannot compute the model on `platform` (by default this
+  process's), "xla" takes its place, which is logged. Raises UserError for settings that describe no
+  model, or none that the task can use.
+  """
   settings, words = dict(cfg), task.tokenizer.vocab_size
-  # runs from before there was a choice, and Hugging Face's models, do not say
+  # Older runs and Hugging Face's models have no name: they are Transformers.
   name = settings.pop("name", "transformer")
   make_config, make_model = choose(MODELS, name, "model.name")
   if settings.get("positions") == "sinusoidal" and "position_offset" not in settings:
     raise UserError(
-      "model.positions: this run is of Scriptorium before 2026-11-25, whose sinusoids had other"
-      " wavelengths: use the commit in its run.json, or train it anew"
+      "model.positions: this run is of an older version, whose sinusoids had other wavelengths: use"
+      " the commit in its run.json, or train it anew"
     )
   size = settings.pop("vocab_size", None) or words
   if size < words:
@@ -40,7 +42,7 @@ def build_model(cfg, task, seed: int, platform: str | None = None) -> Transforme
   if name == "lstm":
     _check_lstm(task)
   else:
-    config = _fitted(config, task, platform)
+    config = _fit(config, task, platform)
   for side, layers in (("source", config.encoder_layers), ("target", config.decoder_layers)):
     if bool(getattr(task, f"{side}_len")) != bool(layers):
       part = "encoder" if side == "source" else "decoder"
@@ -68,7 +70,7 @@ def check_names(name: str, settings) -> None:
 
 
 def _check_lstm(task):
-  """UserError for what an LSTM cannot learn."""
+  """Raises UserError for a task that an LSTM cannot learn."""
   if task.prefix:
     raise UserError(
       "task.prefix: an lstm reads from left to right and cannot see a prefix whole; an"
@@ -76,11 +78,14 @@ def _check_lstm(task):
     )
 
 
-def _fitted(config: TransformerConfig, task, platform) -> TransformerConfig:
-  """The config with an attention that `platform` has; UserError where the task asks for more."""
+def _fit(config: TransformerConfig, task, platform) -> TransformerConfig:
+  """Returns the config with an attention_impl that `platform` has.
+
+  Raises UserError where the task needs positions or rows that the config does not allow.
+  """
   if lacks := kernels.lacks(config, platform or jax.default_backend()):
-    told = "model.attention_impl=%s: %s; xla does it"
-    logging.log_first_n(logging.WARNING, told, 1, config.attention_impl, lacks)
+    message = "model.attention_impl=%s: %s; xla is used instead"
+    logging.log_first_n(logging.WARNING, message, 1, config.attention_impl, lacks)
     config = dataclasses.replace(config, attention_impl="xla")
   if config.positions == "learned" and task.max_positions > config.max_len:
     raise UserError(

@@ -69,10 +69,10 @@ def write_outputs(decoded: evaluation.Decoded, part: str, path: pathlib.Path) ->
   told = decoded.task.report(decoded.outputs, decoded.examples)
   if told is None:
     return {}
-  classes.show(told)
-  pathlib.Path(f"{path}-classes.txt").write_text(classes.text(told), encoding="utf-8")
+  classes.print_report(told)
+  pathlib.Path(f"{path}-classes.txt").write_text(classes.format_report(told), encoding="utf-8")
   if len(told.labels):
-    classes.draw(told, pathlib.Path(f"{path}-confusion.png"))
+    classes.draw_confusion(told, pathlib.Path(f"{path}-confusion.png"))
   return {evaluation.prefixed(part, "classes", "/"): told.classes}
 
 

@@ -14,7 +14,7 @@ from train.record.meter import means
 def loss(eval_step, params, mesh, held_out) -> dict[str, float]:
   """Means over all batches of `held_out`."""
   total = None
-  with sharding.laid_over(mesh):
+  with sharding.activation_sharding(mesh):
     for batch in held_out:
       sums = jax.device_get(eval_step(params, sharding.put(batch, mesh)))
       total = sums if total is None else jax.tree.map(np.add, total, sums)
@@ -32,7 +32,7 @@ def decode(task, predict_step, params, mesh, examples, settings) -> list[dict]:
   shards = mesh.shape["data"] * mesh.shape["fsdp"]
   rows = -(-task.decode_batch // shards) * shards
   for batch in batches.requests(requests, rows, task.source_len or task.target_len):
-    with sharding.laid_over(mesh):
+    with sharding.activation_sharding(mesh):
       found = predict_step(params, sharding.put_whole(batch, mesh), settings)
     found = sharding.fetch(found)
     for place, row in enumerate(batch["row"].tolist()):

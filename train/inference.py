@@ -47,7 +47,7 @@ def _blank(model, task, mesh):
   """Returns the model's graph, and its weights as shapes with shardings."""
   graph, shapes = nnx.split(nnx.eval_shape(lambda: build_model(model, task, seed=0)))
   shapes = dict(params=nnx.to_pure_dict(shapes))
-  return graph, sharding.placed(shapes, sharding.place(shapes, mesh))["params"]
+  return graph, sharding.abstract(shapes, sharding.place(shapes, mesh))["params"]
 
 
 class Predictor:

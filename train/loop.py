@@ -40,7 +40,12 @@ def train(cfg, workdir, debug_nans: bool = False) -> int:
   layout = tasks.layout(task, cfg.batch_size)
   batches = Batches(task.items("train"), layout, seed=cfg.seed, workers=cfg.workers)
   checkpoints = checkpoint.Checkpoints(workdir.path, clean=True, **checkpoint_policy(cfg))
-  with StopSignal() as stop, checkpoints, batches, sharding.laid_over(mesh, cfg.mesh.sequence):
+  with (
+    StopSignal() as stop,
+    checkpoints,
+    batches,
+    sharding.activation_sharding(mesh, cfg.mesh.sequence),
+  ):
     primary = jax.process_index() == 0
     meter = Meter(batches, Skipped(workdir.path, cfg.max_skipped, primary))
     start = checkpoints.latest or 0

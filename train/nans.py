@@ -40,7 +40,7 @@ def first(task, graph, params, batch, seed: int, step: int) -> str:
   keys_B = row_keys(seed, step, 0, len(jax.tree.leaves(batch)[0]))
 
   def loss(params):
-    with matmul.by_autodiff():
+    with matmul.use_autodiff():
       return task.loss(nnx.merge(graph, params), batch, keys_B)["loss"][0]
 
   checked = checkify.checkify(jax.value_and_grad(loss), errors=checkify.nan_checks)

@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from experiments.analysis import pictures
-from model import placement
+from model import attention
 from model.transformer import Transformer
 from train import inference
 from train.common import entry
@@ -43,18 +43,19 @@ class Words(NamedTuple):
   prefix: int  # so many of `reads` are seen by all of those
 
 
-def weights(attention, q_BTHK, k_BSGK, v_BSGK, view):
-  """[B, H, T, S] float32: what attention makes of values that are the rows of the identity.
+def weights(module, q_BTHK, k_BSGK, v_BSGK, pattern):
+  """[B, H, T, S] float32: what the pattern makes of values that are the rows of the identity.
 
   So they are those of the kernel in use, a window's chunks put together, whether or not it ever
   writes them down. As many columns at a time as a head has, for kernels that take no others.
   """
+  del module
   S, K = k_BSGK.shape[1], v_BSGK.shape[3]
   eye_SS = jnp.pad(jnp.eye(S, dtype=v_BSGK.dtype), ((0, 0), (0, -S % K)))
   parts = []
   for start in range(0, S, K):
     values = jnp.broadcast_to(eye_SS[None, :, None, start : start + K], v_BSGK.shape)
-    parts.append(view.mix(attention, q_BTHK, k_BSGK, values))
+    parts.append(pattern(q_BTHK, k_BSGK, values))
   weights_BTHS = jnp.concatenate(parts, axis=-1)[..., :S]
   return weights_BTHS.swapaxes(1, 2).astype(jnp.float32)
 
@@ -66,7 +67,7 @@ def forward(model, batch, inputs_BT=None, prefix_BT=None, look=weights) -> dict[
     stack.blocks = nnx.List(stack.layers())
     stack.cfg = dataclasses.replace(stack.cfg, scan_layers=False, remat="none")
   seen, found, memory_BSD, segments_BS = [], {}, None, None
-  with placement.use(look=lambda *attention: seen.append(look(*attention))):
+  with attention.observe(lambda *given: seen.append(look(*given))):
     if model.encoder is not None:
       memory_BSD, segments_BS = encode(model, batch), batch["source_segments"]
       found["encoder self-attention"] = seen.copy()
@@ -103,7 +104,7 @@ def look(run, text: str, target: str | None = None) -> list[pictures.Kind]:
       f" text of at most {int((MOST / count) ** 0.5 * 100)}% of that length"
     )
   found = jax.device_get(compute(params, read.batch, inputs_BT, prefix_BT))
-  shown = run.task.tokenizer.shown
+  shown = run.task.tokenizer.render_tokens
   source, reads, says = (shown(x) for x in (read.batch["source"][0].tolist(), *read[1:3]))
   prefix = f", and the {read.prefix} it was given" if read.prefix else ""
   told = {

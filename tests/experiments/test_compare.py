@@ -196,10 +196,10 @@ def test_numbers_and_tags_in_words_are_judged_as_the_task_does():
     return {name: one.value for name, one in made.items()}
 
   found, wanted = ["1", "nan", "so so", "4.5"], ["1.5", "2", "-3", "4"]
-  theirs = scores.typed_numbers(found, wanted)
+  theirs = scores.numbers_as_text(found, wanted)
   assert judged("numbers", found, wanted) == pytest.approx({"pearson": theirs["pearson"]})
   found, wanted = ["B-a I-a", "O", "O O"], ["B-a I-a O", "O", "B-b O"]
-  theirs = scores.typed_tags(found, wanted)
+  theirs = scores.tags_as_text(found, wanted)
   theirs = {name: theirs[name] for name in ("accuracy", "f1")}
   assert judged("tags", found, wanted) == pytest.approx(theirs)
 

@@ -5,8 +5,7 @@ import functools
 from train.data import scan
 from train.record import curves
 
-scan._published = functools.cache(scan._published)
-scan.split = functools.cache(scan.split)
+scan.split_pairs = functools.cache(scan.split_pairs)
 for part in ("train", "validation"):
-  scan.split("simple", part, 20)
+  scan.split_pairs("simple", part, 20)
 curves.draw = lambda path, found: None  # half of what is left

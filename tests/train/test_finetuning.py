@@ -38,7 +38,13 @@ def span(folder, tmp_path_factory):
   return path, trained("span.py:small,data={folder}/prose", folder, path)
 
 
-@pytest.mark.parametrize("base", ["mlm", "span"])
+@pytest.fixture(scope="module")
+def electra(folder, tmp_path_factory):
+  path = tmp_path_factory.mktemp("runs") / "electra"
+  return path, trained("electra.py:small,data={folder}/prose", folder, path)
+
+
+@pytest.mark.parametrize("base", ["mlm", "span", "electra"])
 def test_a_pre_trained_encoder_moves_under_a_new_head(base, folder, request, tmp_path):
   path, before = request.getfixturevalue(base)
   changes = {"schedule.peak": 0.0, "seed": 1}

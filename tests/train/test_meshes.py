@@ -67,7 +67,7 @@ def losses(batches, sizes, scan=False, remat="none", microbatches=1, how="jit", 
   settings = dict(microbatches=microbatches, seed=0, how=how)
   train_step = step.make_train_step(TASK, graph, ADAM, **settings)
   state, found = start(ADAM, params, mesh), []
-  with sharding.laid_over(mesh, sequence):
+  with sharding.activation_sharding(mesh, sequence):
     for batch in batches:
       state, sums = train_step(state, loop.PUT[how](batch, mesh))
       found.append(meter.means(sums)["loss"])
@@ -95,7 +95,7 @@ def test_a_run_of_an_lstm_is_the_same_on_every_axis(batches):
   for sizes in ((1, 1, 1), (2, 2, 2)):
     mesh = mesh_of(*sizes)
     state, found = start(ADAM, params, mesh), []
-    with sharding.laid_over(mesh):
+    with sharding.activation_sharding(mesh):
       for batch in batches:
         state, sums = train_step(state, loop.PUT["jit"](batch, mesh))
         found.append(meter.means(sums)["loss"])
@@ -142,7 +142,7 @@ def compiled(mesh, *, gradient=False, sequence=False, lengths=LENGTHS, dim=DIM, 
   )
   graph, weights = nnx.split(nnx.eval_shape(lambda: Transformer(cfg, rngs=nnx.Rngs(0))))
   shapes = {"params": nnx.to_pure_dict(weights)}
-  params = sharding.placed(shapes, sharding.place(shapes, mesh))["params"]
+  params = sharding.abstract(shapes, sharding.place(shapes, mesh))["params"]
   rows = NamedSharding(mesh, P(("data", "fsdp")))
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), B))
   keys = jax.ShapeDtypeStruct(keys.shape, keys.dtype, sharding=rows)
@@ -158,7 +158,7 @@ def compiled(mesh, *, gradient=False, sequence=False, lengths=LENGTHS, dim=DIM, 
   def total(*args):
     return (states(*args) ** 2).sum()
 
-  with sharding.laid_over(mesh, sequence):
+  with sharding.activation_sharding(mesh, sequence):
     lowered = jax.jit(jax.grad(total) if gradient else states).lower(params, source, target, keys)
     return lowered.compile()
 
@@ -262,7 +262,7 @@ def base(fsdp):
     return dict(params=params, opt_state=tx.init(params))
 
   shapes = jax.eval_shape(build)
-  return sharding.placed(shapes, sharding.place(shapes, mesh_of(1, fsdp, 1)))
+  return sharding.abstract(shapes, sharding.place(shapes, mesh_of(1, fsdp, 1)))
 
 
 def test_fsdp_over_eight_holds_an_eighth():

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 from absl import logging
 
-from model import decoding
 from train.common.errors import UserError
 from train.data import documents
 from train.tasks.base import Rows
@@ -73,11 +72,7 @@ class Causal(DecoderTask):
     max_len = settings.longest(prompt_BS.shape[1])
     limit_B = settings.max_len_ratio * length_B + settings.max_len_extra
     cache = model.init_cache(len(prompt_BS), prompt_BS.shape[1] + max_len)
-    if self.prefix:
-      last_BS = jnp.take_along_axis(prompt_BS, length_B[:, None] - 1, axis=1)
-      cache, last_B = model.prefill(prompt_BS, length_B, cache), last_BS[:, 0]
-    else:
-      cache, last_B = decoding.prefill(model.decode_step, cache, prompt_BS, length_B)
+    cache, last_B = model.prefill(prompt_BS, length_B, cache, prefix=self.prefix)
     roles = self.tokenizer.roles
     return search(model, cache, batch["row"], settings, max_len, limit_B, roles, last_B)
 

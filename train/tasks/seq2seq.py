@@ -12,8 +12,8 @@ from absl import logging
 from model import decoding, layers
 from train import losses
 from train.common.errors import UserError, choose
+from train.data.roles import Roles
 from train.data.tokenizer import Tokenizer
-from train.data.vocabulary import Roles
 from train.tasks.base import Base, Rows, Settings, option
 from train.tasks.protocol import HuggingFace, encode
 
@@ -124,7 +124,7 @@ class DecoderTask(Base):
     if first:
       length_B = jnp.full(rows, len(forced), jnp.int32)
       prompt_BT = jnp.tile(forced, (rows, 1))
-      cache, first_B = decoding.prefill(model.decode_step, cache, prompt_BT, length_B)
+      cache, first_B = model.prefill(prompt_BT, length_B, cache)
     return search(model, cache, batch["row"], settings, max_len, limit_B, roles, first_B)
 
   def outputs(self, examples, requests, predictions, settings):

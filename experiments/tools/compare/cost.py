@@ -42,9 +42,9 @@ def cost(side: Side) -> tuple[int, int]:
       raise UserError(f"its folder lacks {min(made)}")
     tx, _ = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
     _, build, place = blueprint(cfg, task, tx, mesh)
-    state = sharding.placed(jax.eval_shape(build), place)
-    batch = estimate.batch_of(task, cfg.batch_size)
-    batch = sharding.placed(batch, sharding.by_rows(batch, mesh))
+    state = sharding.abstract(jax.eval_shape(build), place)
+    batch = estimate.blank_batch(task, cfg.batch_size)
+    batch = sharding.abstract(batch, sharding.by_rows(batch, mesh))
     forward = estimate.forward_flops(cfg, task, tx, mesh, state, batch)
   return sum(x.size for x in jax.tree.leaves(state["params"])), 3 * forward
 

@@ -161,7 +161,7 @@ def _of_tags(found, wanted):
 
     sets = [
       (set(get_entities(a)), set(get_entities(list(b))))
-      for a, b in zip(scores.only_bio(found), wanted)
+      for a, b in zip(scores.replace_non_bio(found), wanted)
     ]
     # F1 = 2 x right / (found + wanted)
     made["f1"] = _share([[2 * len(a & b), len(a) + len(b)] for a, b in sets])

@@ -9,7 +9,8 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from tests.train.interop.test_start import MINILM
 from train.common.errors import UserError
-from train.data.tokenizer import Tokenizer, train
+from train.data.tokenizer import Tokenizer
+from train.data.tokenizer_training import train_tokenizer
 from train.interop import spm, tokenizers_in, tokenizers_out
 
 TEXTS = [
@@ -438,7 +439,7 @@ def test_added_tokens_must_have_the_ids_they_had(tmp_path):
 
 
 OWN = {
-  name: train({"name": name, "special": ("<mask>",), **more}, TEXTS)
+  name: train_tokenizer({"name": name, "special": ("<mask>",), **more}, TEXTS)
   for name, more in dict(word={}, bpe=dict(vocab_size=320), byte={}).items()
 }
 

@@ -89,6 +89,7 @@ def mixed(folder):
 # name -> (the data under a folder, what differs from the section, what differs in the model)
 KINDS = {
   "mlm": (text, defaults("mlm") | dict(source_len=24, rate=0.3), ENCODER),
+  "electra": (text, defaults("electra") | dict(source_len=24, rate=0.3), ENCODER),
   "causal": (text, defaults("causal") | dict(target_len=24, cross_documents=False), DECODER),
   "prefix decoder": (
     text,

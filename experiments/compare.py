@@ -50,7 +50,8 @@ def numbers(runs: Sequence[Side], split: str) -> str:
   add("tokens seen", (_known(run.tokens[-1:], "{:,.0f}") for run in runs))
   add("training", (duration(run.seconds[-1]) if run.seconds else NONE for run in runs))
   add("tokens a second", (_number(run.median_speed()) for run in runs))
-  add("peak memory, GB", (_number(run.peak_memory()) for run in runs))
+  for where in ("host", "device"):
+    add(f"peak memory of the {where}, GB", (_number(run.peak_memory(where)) for run in runs))
   best = "best {} ({})"
   for words in dict.fromkeys(_watched(run) for run in runs):
     found = (run.best if _watched(run) == words else None for run in runs)
@@ -66,7 +67,7 @@ def numbers(runs: Sequence[Side], split: str) -> str:
 
 NUMBERS = """\
 FLOPs are three times the matrix products of a forward pass as it is traced
-(train/planning/flops.py), with padding and what attention masks out, without what remat computes
+(train/common/flops.py), with padding and what attention masks out, without what remat computes
 again: neither 6 x parameters x tokens nor the compiler's count. Tokens are those of the side that
 is learned, without padding. Training is from each start to its last line in metrics.jsonl, with
 loading, compiling and evaluation, without what lies between starts. Tokens a second are the median

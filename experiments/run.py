@@ -12,7 +12,6 @@ paper's numbers and exits 1 where one is outside its tolerance. Neither starts a
 import argparse
 import pathlib
 import re
-import signal
 import sys
 import time
 
@@ -20,6 +19,7 @@ from experiments.tools import runs
 from experiments.tools.launch import launchers, live, results
 from experiments.tools.report import check, markdown, report, tables
 from train import resolve
+from train.cluster.signals import StopSignal
 from train.common import entry
 from train.common.errors import UserError
 
@@ -93,22 +93,11 @@ def check_configs(wanted, place) -> None:
 def _here(local, experiment, wanted, place):
   """Runs on this machine, with a table that lives; how each ended. Ctrl-C and SIGTERM let what goes
   on save; a second Ctrl-C ends it at once."""
-  stops = []
-
-  def stop(number, _):
-    stops.append(number)
-    local.stop(signal.SIGINT if len(stops) > 1 else number)
-
-  before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-  try:
-    with live.Screen(local, wanted, place) as screen:
-      while local.turn():
-        screen.show()
-        time.sleep(0.5)
+  with StopSignal(local.stop), live.Screen(local, wanted, place) as screen:
+    while local.turn():
       screen.show()
-  finally:
-    for number, handler in before.items():
-      signal.signal(number, handler)
+      time.sleep(0.5)
+    screen.show()
   return local.ended
 
 

@@ -21,6 +21,7 @@ import time
 
 from experiments.tools import runs, space
 from experiments.tools.launch import launchers, results
+from train.cluster.signals import StopSignal
 from train.common.entry import INTERRUPTED, TERMINATED
 from train.common.errors import UserError
 
@@ -101,9 +102,7 @@ def main(argv, start=None) -> int:
 def several(command, jobs: int) -> int:
   """Waits for `jobs` processes of the command, each with its share of cores and GPUs; the highest
   exit status."""
-  from experiments.tools.search import worker
-
-  with worker.Stop() as stop:
+  with StopSignal(lambda _: None) as stop:
     processes = []
     for slot in [launchers.Slot(number, jobs) for number in range(jobs)]:
       with slot.taken():

@@ -17,7 +17,7 @@ def main(argv):
   from train.cluster import processes
   from train.common.errors import UserError
   from train.common.files import disk_trouble
-  from train.record import config, provenance, rendering, workdir
+  from train.record import config, profile, provenance, rendering, workdir
 
   texts, overrides, rest = config.split(argv)
   parser = build_parser(config, processes)
@@ -43,6 +43,8 @@ def main(argv):
     return 0
   if not args.workdir:
     raise UserError("--workdir is missing: the folder for this run's checkpoints and metrics")
+  steps = args.profile_steps
+  profile_steps = profile.parse_steps(steps, cfg.steps) if steps else range(0)
   command = ["python", "-m", "train.main", *argv]
   with processes.together(args, workdir.config_json(cfg)):
     devices = [provenance.device_name(device) for device in jax.devices()]
@@ -50,7 +52,7 @@ def main(argv):
     with workdir.open_run(args.workdir, cfg, command, devices, primary) as run:
       processes.wait_for_all("the first has opened the workdir")
       try:
-        return loop.train(cfg, run, args.debug_nans)
+        return loop.train(cfg, run, debug_nans=args.debug_nans, profile_steps=profile_steps)
       except Exception as error:
         if trouble := disk_trouble(error):
           raise UserError(
@@ -79,6 +81,11 @@ def build_parser(config, processes) -> argparse.ArgumentParser:
   )
   group.add_argument(
     "--debug_nans", action="store_true", help="names the first operation that makes a NaN"
+  )
+  group.add_argument(
+    "--profile_steps",
+    metavar="FIRST:LAST",
+    help="writes an XProf trace of these steps into the folder `profile` of the workdir",
   )
   group = parser.add_argument_group("instead of a run")
   group.add_argument(

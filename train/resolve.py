@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from train import optimizer, pretrained, tasks
 from train.build import MODELS, check_names
 from train.common.errors import UserError, choose
-from train.record import config, workdir
+from train.record import config, older
 
 # The defaults of the run itself.
 RUN = dict(
@@ -57,7 +57,7 @@ def load(text: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
 def complete(written: ConfigDict) -> ConfigDict:
   """Returns a config with the keys that `written` leaves out, and the model it inherits."""
-  cfg = _replaced(ConfigDict(written).unlock(), workdir.upgraded)
+  cfg = _replaced(ConfigDict(written).unlock(), older.upgrade)
   _fill(cfg, dict(task={}, model={}))
   if "name" not in cfg.task:
     raise UserError(f"task.name is missing; known: {', '.join(tasks.TASKS)}")

@@ -18,7 +18,8 @@ from experiments.tools.compare import cost, differences, sides, significance
 from train import evaluate, loop, resolve
 from train.checkpoint import Checkpoints
 from train.common.errors import UserError
-from train.record.workdir import ADDED, config_json, load_config, open_run
+from train.record.older import ADDED
+from train.record.workdir import config_json, load_config, open_run
 from train.scoring import scores
 
 BEGAN = 1_767_225_600  # 2026-01-01, UTC

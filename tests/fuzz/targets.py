@@ -131,14 +131,14 @@ def _read_records(folder, _):
 def _run():
   start = dict(time="x", command=["a"], git=dict(commit="abc", dirty=True), versions={"jax": "1"})
   metrics = [dict(step=i, split="train", time=1.5, loss=2.5, other="nan") for i in range(3)]
-  checksums = dict(format=1, files={"a": [1, "0"], "commit_success.txt": [0, "0"]})
+  written = dict(format=1, files={"a": [1, "0"], "commit_success.txt": [0, "0"]})
   config = dict(seed=1, model=dict(dim=8, layers=[1, 2]), task=dict(name="mlm"), lr=0.1)
   contents = {
     "config.json": json.dumps(config).encode(),
     "run.json": json.dumps(dict(starts=[start])).encode(),
     "metrics.jsonl": "".join(json.dumps(x) + "\n" for x in metrics).encode(),
     "skipped.jsonl": b'{"step": 1, "examples": [[1]]}\n{"step": 2, "examples": [[1]]}\n',
-    "checksums/3.json": json.dumps(checksums).encode(),
+    "checksums/3.json": json.dumps(written).encode(),
     "labels.json": b'["a", "b"]',
     "checkpoints/3/a": b"a",
     "checkpoints/3/commit_success.txt": b"",

@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 
 from train import plan, resolve
+from train.common import flops
 from train.common.errors import UserError
-from train.planning import chips, estimate, flops, hlo, scaling
+from train.planning import chips, estimate, hlo, scaling
 
 B, D, H = 4, 8, 16
 

@@ -10,6 +10,7 @@ import jax
 from jax.experimental import topologies
 
 from train.common.errors import UserError, choose
+from train.common.flops import PEAKS
 
 
 class Chip(NamedTuple):
@@ -26,10 +27,10 @@ class Chip(NamedTuple):
 
 
 CHIPS = {
-  "v5e": Chip(197e12, 16e9, 819e9, 90e9, 3.125e9, 256, 1.5e9, (16, 16)),
-  "v5p": Chip(459e12, 95e9, 2765e9, 270e9, 6.25e9, 6144, 1.75e9, (16, 16, 24)),
-  "v6e": Chip(918e12, 32e9, 1640e9, 200e9, 12.5e9, 256, 1.75e9, (16, 16)),
-  "h100": Chip(989e12, 80e9, 3350e9, 400e9, 50e9, 8),
+  "v5e": Chip(PEAKS["v5e"].flops, 16e9, 819e9, 90e9, 3.125e9, 256, 1.5e9, (16, 16)),
+  "v5p": Chip(PEAKS["v5p"].flops, 95e9, 2765e9, 270e9, 6.25e9, 6144, 1.75e9, (16, 16, 24)),
+  "v6e": Chip(PEAKS["v6e"].flops, 32e9, 1640e9, 200e9, 12.5e9, 256, 1.75e9, (16, 16)),
+  "h100": Chip(PEAKS["h100"].flops, 80e9, 3350e9, 400e9, 50e9, 8),
   "cpu": Chip(1e11, 24e9, 2e10, 1e10, 1e9, 8),
 }
 # XLA's GpuTargetConfig of an H100 SXM, from NVIDIA's specification.

@@ -14,9 +14,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from train import optimizer, pretrained, sharding
+from train.common import flops
 from train.common.errors import UserError
 from train.data import packing
-from train.planning import chips, flops, hlo
+from train.planning import chips, hlo
 from train.state import blueprint
 from train.step import make_eval_step, make_train_step, settings
 

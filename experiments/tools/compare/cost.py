@@ -14,7 +14,7 @@ from train.common import json_files
 from train.common.errors import UserError, as_user_error
 from train.data import sources
 from train.planning import estimate
-from train.record import workdir
+from train.record import older, workdir
 from train.record.config import frozen
 from train.state import blueprint
 
@@ -25,7 +25,7 @@ def cost(side: Side) -> tuple[int, int]:
 
   Nothing is compiled, and no data are read. UserError where today's code can't build the model.
   """
-  cfg = ConfigDict(workdir.completed(side.cfg).to_dict())
+  cfg = ConfigDict(older.complete(side.cfg).to_dict())
   words = cfg.model.vocab_size
   cfg = estimate.without_data(cfg)
   cfg.model.vocab_size, cfg.model.attention_impl = words, "einsum"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from experiments.tools.compare.sides import Side
-from train.record import workdir
+from train.record import older
 from train.record.config import flat
 
 ABSENT = "(not there)"
@@ -18,7 +18,7 @@ def differences(configs: Sequence[ConfigDict]) -> list[tuple[str, ...]]:
   in an older run's is shown as not there, with the value by which that run goes."""
   sides = [flat(cfg) for cfg in configs]
   keys = sorted(set().union(*sides))
-  later = workdir.added(keys)
+  later = older.defaults(keys)
 
   def said(side, key):
     if key in side:

@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 from train import tasks
 from train.common import json_files
 from train.common.errors import UserError, as_user_error
+from train.evaluation import EarlyStopping
 from train.record import workdir
-from train.record.meter import Patience
 from train.record.writer import FIXED, read_metrics
 
 # Of each start in run.json, beside what `provenance` reads
@@ -59,10 +59,10 @@ class Side:
   @property
   def _out_of_patience(self) -> bool:
     limit = self.cfg.patience if "patience" in self.cfg else 0  # older runs have none
-    patience = Patience(limit, self.cfg.checkpoint.best_metric, self.cfg.checkpoint.best_mode)
+    stopping = EarlyStopping(limit, self.cfg.checkpoint.best_metric, self.cfg.checkpoint.best_mode)
     for line in self.of_split(self.split):
-      patience.add(line)
-    return patience.over
+      stopping.add(line)
+    return stopping.due
 
   @functools.cached_property
   def best(self) -> tuple[float, int] | None:
@@ -122,9 +122,10 @@ class Side:
     found = [x["tokens_per_second"] for x in self.of_split("train") if "tokens_per_second" in x]
     return statistics.median(found) if found else None
 
-  def peak_memory(self) -> float | None:
-    """GB of the host's memory."""
-    return max((x["peak_memory_gb"] for x in self.lines if "peak_memory_gb" in x), default=None)
+  def peak_memory(self, where: str) -> float | None:
+    """Returns the GB of the "host" or of a "device"; older runs name the host's peak_memory_gb."""
+    names = {f"{where}_memory_gb", *(["peak_memory_gb"] if where == "host" else ())}
+    return max((line[name] for line in self.lines for name in names & line.keys()), default=None)
 
   def metrics(self) -> list[str]:
     """What validation tells, in order, but for its seconds."""

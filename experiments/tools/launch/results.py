@@ -97,7 +97,7 @@ def record_of(run: Run, workdir: pathlib.Path) -> dict | None:
 def write_record(run: Run, workdir: pathlib.Path, results: dict, seconds: float | None) -> None:
   """`results` has what evaluate.py wrote of each split; of it numbers and signatures are kept."""
   if isinstance(run, Estimate):
-    made = provenance.of_start([], "", [run.topology])
+    made = provenance.describe_start([], "", [run.topology])
     steps, starts = 0, [made | {"parameters": results["plan"]["parameters"]}]
   else:
     starts = starts_of(workdir)

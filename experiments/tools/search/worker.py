@@ -21,6 +21,7 @@ from experiments.tools.launch.results import Place
 from experiments.tools.runs import Run
 from experiments.tools.search import study as studies
 from experiments.tools.space import Search, with_values
+from train.cluster.signals import StopSignal
 from train.common.entry import INTERRUPTED, TERMINATED
 from train.common.errors import UserError, did_you_mean
 from train.record.writer import number, read_metrics
@@ -53,29 +54,11 @@ class Plan:
     return with_values(self.search, trial.params, name)
 
 
-class Stop:
-  """Ctrl-C or SIGTERM: what is running is to save and leave."""
-
-  def __init__(self):
-    self.status = 0  # to exit with
-    self.before = {one: signal.signal(one, self._note) for one in (signal.SIGINT, signal.SIGTERM)}
-
-  def _note(self, number, _):
-    self.status = self.status or 128 + number
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *_):
-    for one, handler in self.before.items():
-      signal.signal(one, handler)
-
-
 def work(study, plan: Plan) -> int:
   """Runs trials until there are enough; 0, or 130 or 143 where a signal ended it. UserError where
   nothing can come of it: a first trial that is no run, or several that fail one after another."""
   signs, failures = studies.Signs(plan.grace), []
-  with Stop() as stop:
+  with StopSignal(lambda _: None) as stop:  # a second Ctrl-C changes nothing: training saves
     while not stop.status:
       for back in studies.put_back_stale(study, signs):
         say(f"trial {back}: its worker shows no sign of life; it is put back")

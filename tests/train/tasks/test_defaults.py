@@ -8,7 +8,7 @@ import pytest
 from train import inference, tasks
 from train.common.errors import UserError
 from train.data.tokenizer_training import train_tokenizer
-from train.record import workdir
+from train.record import older
 from train.tasks.base import Settings
 from train.tasks.causal import Causal
 from train.tasks.mixture import Mixture
@@ -67,22 +67,22 @@ def test_every_setting_of_prediction_has_a_flag():
 
 
 def test_an_older_translation_with_labels_as_text_is_text_to_text():
-  older = tasks.defaults("translation") | dict(metric="tags", data=dict(name="x"))
-  task = workdir.upgraded(dict(task=older))["task"]
+  before = tasks.defaults("translation") | dict(metric="tags", data=dict(name="x"))
+  task = older.upgrade(dict(task=before))["task"]
   assert (task["name"], task["kind"]) == ("text_to_text", "tags")
   assert task.keys() == tasks.defaults("text_to_text").keys() | {"data"}
-  mixture = dict(name="mixture", main="a", parts=dict(a=older, b=older | dict(metric="texts")))
-  parts = workdir.upgraded(dict(task=mixture))["task"]["parts"]
+  mixture = dict(name="mixture", main="a", parts=dict(a=before, b=before | dict(metric="texts")))
+  parts = older.upgrade(dict(task=mixture))["task"]["parts"]
   assert parts["a"] == task
-  assert parts["b"] == {key: value for key, value in older.items() if key != "metric"}
+  assert parts["b"] == {key: value for key, value in before.items() if key != "metric"}
 
 
 def test_what_sections_of_settings_gained_is_known_for_an_older_run():
   decoding = tasks.defaults("translation")["decoding"]
   later = decoding.keys() - {"beam", "length_penalty", "max_len_ratio", "max_len_extra"}
   keys = [f"task.decoding.{key}" for key in decoding]
-  assert workdir.added(keys) == {f"task.decoding.{key}": decoding[key] for key in later}
-  assert workdir.added(["task.parts.a.reading.nbest"]) == {"task.parts.a.reading.nbest": 1}
+  assert older.defaults(keys) == {f"task.decoding.{key}": decoding[key] for key in later}
+  assert older.defaults(["task.parts.a.reading.nbest"]) == {"task.parts.a.reading.nbest": 1}
 
 
 def test_a_mixture_has_a_prefix_if_a_part_has():

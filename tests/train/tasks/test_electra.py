@@ -132,7 +132,7 @@ def test_all_weights_have_a_place_and_devices_share_the_loss(data, tmp_path):
   placed = jax.device_put(params, sharding.place(params, mesh))
   step = make_eval_step(task, graph)
   alone = step(params, batch)
-  with sharding.laid_over(mesh):
+  with sharding.activation_sharding(mesh):
     shared = make_eval_step(task, graph)(placed, sharding.put(batch, mesh))
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5), alone, jax.device_get(shared)

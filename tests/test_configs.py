@@ -161,9 +161,10 @@ def test_every_split_of_scan_is_there(split):
 
 
 def test_the_readme_lists_every_config_with_its_arguments():
-  """`python -m configs` prints the list."""
-  readme = (ROOT / "configs" / "README.md").read_text(encoding="utf-8")
-  assert readme.partition("## The files")[2].partition("\n### ")[2] == listing.listing()[4:]
+  """`python -m configs` writes the list."""
+  readme = listing.README.read_text(encoding="utf-8")
+  assert readme == listing.updated(readme)
+  assert f"\n### {listing.names()[-1]}.py\n" in readme
 
 
 @pytest.mark.parametrize("name", listing.names())

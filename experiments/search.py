@@ -81,7 +81,7 @@ def main(argv, start=None) -> int:
   if not args.report and not args.one_of_jobs:
     cfg = space.check(search, text)
     folder.mkdir(parents=True, exist_ok=True)
-  cfg = cfg or space.flags.load(text, space.overrides(search, {}))
+  cfg = cfg or resolve.load(text, space.overrides(search, {}))
   steps = (cfg.evaluate.decode_every or cfg.evaluate.every, cfg.steps)
   with study.told_of_storage(url):
     storage = study.open_storage(url)

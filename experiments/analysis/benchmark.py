@@ -1,13 +1,15 @@
 """python -m experiments.analysis.benchmark dropout|loss|product|step [--config configs/NAME.py]
 
-How long parts of a step take on this machine, medians in milliseconds: dropout's bits from a hash
-or from threefry; the loss's gradient written out or by autodiff, and the gradient of logits too; a
-whole step of a config on its own first batch. Two ways are timed in turns in one process, so that
-the ratio holds on a machine that is not quiet. For large pages start `step` twice, with and without
-GLIBC_TUNABLES=glibc.malloc.hugetlb=1.
+Times parts of a step on this machine, medians in milliseconds: dropout with bits from a hash or
+from threefry; the gradient of the loss, and that of the logits, written out or by autodiff; a whole
+step of a config on its first batch. Alternatives are timed in turns in one process, so that their
+ratio holds on a busy machine. --record FILE writes the table for experiments/RESULTS.md. To measure
+large pages, time `step` with and without GLIBC_TUNABLES=glibc.malloc.hugetlb=1.
 """
 
 import argparse
+import pathlib
+import shlex
 import statistics
 import tempfile
 import time
@@ -15,6 +17,7 @@ import time
 import jax
 import jax.numpy as jnp
 
+from experiments.tools.report import measured
 from model import layers, matmul
 from train import losses, optimizer, sharding, tasks
 from train.common import entry
@@ -25,38 +28,38 @@ from train.state import init
 from train.step import make_train_step, settings
 
 
-def milliseconds(repeats: int, **ways) -> dict[str, float]:
-  """Median time of calling each function, in turns; each is called once before."""
-  times = {name: [] for name in ways}
+def milliseconds(repeats: int, **functions) -> dict[str, float]:
+  """Returns the median time of each function, called in turns and once before."""
+  times = {name: [] for name in functions}
   for turn in range(repeats + 1):
-    for name, way in ways.items():
+    for name, function in functions.items():
       began = time.perf_counter()
-      jax.block_until_ready(way())
+      jax.block_until_ready(function())
       if turn:
         times[name].append(1000 * (time.perf_counter() - began))
   return {name: statistics.median(values) for name, values in times.items()}
 
 
 def dropout(repeats):
-  """Dropout of a [4096, 256] array at rate 0.1."""
+  """Times dropout of a [4096, 256] array at rate 0.1."""
   x, key = jnp.ones((4096, 256)), jax.random.key(0)
 
   def threefry(x, key):
     return jnp.where(jax.random.bernoulli(key, 0.9, x.shape), x / 0.9, 0)
 
-  ours = jax.jit(lambda x, key: layers.dropout(x, 0.1, key))
-  theirs = jax.jit(threefry)
-  return milliseconds(repeats, hash=lambda: ours(x, key), threefry=lambda: theirs(x, key))
+  hashed = jax.jit(lambda x, key: layers.dropout(x, 0.1, key))
+  drawn = jax.jit(threefry)
+  return milliseconds(repeats, hash=lambda: hashed(x, key), threefry=lambda: drawn(x, key))
 
 
 def loss(repeats):
-  """The smoothed loss and its gradient for 4,096 tokens of 8,000 words."""
+  """Times the gradient of the smoothed loss for 4,096 tokens of 8,000 words."""
   logits_BTV = jax.random.normal(jax.random.key(0), (64, 64, 8000))
   labels_BT = jax.random.randint(jax.random.key(1), (64, 64), 0, 8000)
 
   def gradient(of):
-    found = jax.jit(jax.grad(lambda x_BTV: of(x_BTV, labels_BT, 0.1, 0.0)[0].sum()))
-    return lambda: found(logits_BTV)
+    compute = jax.jit(jax.grad(lambda x_BTV: of(x_BTV, labels_BT, 0.1, 0.0)[0].sum()))
+    return lambda: compute(logits_BTV)
 
   return milliseconds(
     repeats,
@@ -66,15 +69,15 @@ def loss(repeats):
 
 
 def product(repeats):
-  """The gradient of 4,096 tokens' logits over 8,000 words: to hidden states of 256, and weights."""
+  """Times the gradient of 4,096 tokens' logits over 8,000 words, with 256 numbers a token."""
   keys = jax.random.split(jax.random.key(0), 3)
   shapes = (64, 64, 256), (8000, 256), (64, 64, 8000)
   x_BTD, table_VD, up_BTV = (jax.random.normal(key, shape) for key, shape in zip(keys, shapes))
   axes = ((2,), (0,)), ((), ())
 
   def gradient(of):
-    found = jax.jit(lambda *args: jax.vjp(lambda x, w: of(x, w.T, axes), *args[:2])[1](args[2]))
-    return lambda: found(x_BTD, table_VD, up_BTV)
+    compute = jax.jit(lambda *args: jax.vjp(lambda x, w: of(x, w.T, axes), *args[:2])[1](args[2]))
+    return lambda: compute(x_BTD, table_VD, up_BTV)
 
   return milliseconds(
     repeats,
@@ -84,7 +87,7 @@ def product(repeats):
 
 
 def step(repeats, cfg):
-  """One update of `cfg` on its first batch."""
+  """Times an update of a config on its first batch."""
   mesh = sharding.make_mesh(cfg.mesh)
   with tempfile.TemporaryDirectory() as folder:
     task = tasks.build(cfg.task, folder)
@@ -102,24 +105,32 @@ def step(repeats, cfg):
   return milliseconds(repeats, step=update)
 
 
+PARTS = dict(dropout=dropout, loss=loss, product=product, step=step)
+
+
 def main(argv):
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("part", choices=("dropout", "loss", "product", "step"))
+  parser.add_argument("part", choices=PARTS)
   parser.add_argument("--repeats", type=int, default=20)
+  parser.add_argument("--record", type=pathlib.Path, metavar="FILE")
   args, rest = parser.parse_known_args(argv)
+  given = [args.repeats]
   if args.part == "step":
     cfg, rest = config.parse(rest)
+    given.append(cfg)
   if rest:
     raise UserError(f"unknown arguments: {' '.join(rest)}")
-  parts = {"dropout": dropout, "loss": loss, "product": product}
-  found = step(args.repeats, cfg) if args.part == "step" else parts[args.part](args.repeats)
-  for name, value in found.items():
-    print(f"{name:12} {value:8.2f} ms")
-  if len(found) == 2:
-    ours, theirs = found.values()
-    print(f"{'ratio':12} {theirs / ours:8.2f}")
+  times = PARTS[args.part](*given)
+  table = [["", "milliseconds"], *([name, f"{value:.2f}"] for name, value in times.items())]
+  if len(times) == 2:
+    first, second = times.values()
+    table.append(["ratio", f"{second / first:.2f}"])
+  title = PARTS[args.part].__doc__.removeprefix("Times ").rstrip(".").capitalize()
+  words = [word for word in argv if "--record" not in word and word != str(args.record)]
+  command = shlex.join(["python", "-m", "experiments.analysis.benchmark", *words])
+  measured.report(table, args.record, title=title, section="Speed", commands=[command])
 
 
 if __name__ == "__main__":

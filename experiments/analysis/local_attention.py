@@ -1,12 +1,13 @@
 """python -m experiments.analysis.local_attention [--window 256] [--repeats 3]
 
-Time and memory of an update's gradient for an encoder (2 layers, dim 256, 4 heads) on one row of
-1,024 to 16,384 tokens: with a window, in chunks, and over all pairs (timed to 4,096). About a
-minute on two CPU cores.
+Measures time and memory of the gradient of an encoder (2 layers, dim 256, 4 heads) on one row of
+1,024 to 16,384 tokens, with a window and over all pairs (timed up to 4,096). Takes about a minute
+on two CPU cores. --record FILE writes the table for experiments/RESULTS.md.
 """
 
 import argparse
 import functools
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ import numpy as np
 from flax import nnx
 
 from experiments.analysis.benchmark import milliseconds
+from experiments.tools.report import measured
 from model.config import TransformerConfig
 from model.transformer import Transformer
 
@@ -22,7 +24,7 @@ MOST = 4096  # tokens, to time all pairs
 
 
 def gradient(length: int, window: int | None):
-  """The compiled gradient of the states' squares, and its arguments."""
+  """Returns the compiled gradient of the mean of the states' squares, and its arguments."""
   cfg = TransformerConfig(
     vocab_size=1000,
     dim=256,
@@ -49,29 +51,33 @@ def main(argv):
   )
   parser.add_argument("--window", type=int, default=256)
   parser.add_argument("--repeats", type=int, default=3)
+  parser.add_argument("--record", type=pathlib.Path, metavar="FILE")
   args = parser.parse_args(argv)
-  print(
-    "| tokens | window: ms | window: MB | all pairs: ms | all pairs: MB |\n|---|---|---|---|---|"
-  )
-  local = []
+  table = [["tokens", "window: ms", "window: MB", "all pairs: ms", "all pairs: MB"]]
+  times = []
   for length in LENGTHS:
     cells = [f"{length:,}"]
     for window in (args.window, None):
       compiled, given = gradient(length, window)
       megabytes = compiled.memory_analysis().temp_size_in_bytes / 1e6
-      told = ""
+      text = ""
       if window or length <= MOST:
-        found = milliseconds(args.repeats, run=functools.partial(compiled, *given))["run"]
+        call = functools.partial(compiled, *given)
+        time = milliseconds(args.repeats, gradient=call)["gradient"]
+        text = f"{time:,.0f}"
         if window:
-          local.append((length, found))
-        told = f"{found:,.0f}"
-      cells += [told, f"{megabytes:,.0f}"]
-    print(f"| {' | '.join(cells)} |", flush=True)
-  x, y = np.array(local).T
-  slope, rest = np.polyfit(x, y, 1)
-  explained = 1 - ((y - slope * x - rest) ** 2).sum() / ((y - y.mean()) ** 2).sum()
-  print(
-    f"\nwith the window {1000 * slope:.1f} ms a thousand tokens, {rest:+.0f} (R2 {explained:.4f})"
+          times.append(time)
+      cells += [text, f"{megabytes:,.0f}"]
+    table.append(cells)
+  slope, _ = np.polyfit(LENGTHS, times, 1)
+  r2 = np.corrcoef(LENGTHS, times)[0, 1] ** 2
+  measured.report(
+    table,
+    args.record,
+    title="Gradient of an encoder of 2 layers, dim 256, on one row",
+    section="Local attention",
+    commands=["python -m experiments.analysis.local_attention"],
+    note=f"A window of {args.window} takes {1000 * slope:.0f} ms per 1,000 tokens (R2 {r2:.3f}).",
   )
 
 

@@ -1,4 +1,4 @@
-"""What the folder of a run tells of it, to be held beside another's."""
+"""Reads trained runs from their folders, to compare them."""
 
 import dataclasses
 import datetime
@@ -18,26 +18,27 @@ from train.record import workdir
 from train.record.meter import Patience
 from train.record.writer import FIXED, read_metrics
 
-# Of each start in run.json, beside what `provenance` reads
+# The fields of a start in run.json that are read here
 FIELDS = dict(time=str, devices=list[str], data=dict[str, str])
 
 
 @dataclasses.dataclass(frozen=True)
-class Side:
-  """A run, read from its folder; nothing is written there."""
+class TrainedRun:
+  """A run, read from its folder, to which nothing is written."""
 
   path: pathlib.Path
-  name: str  # short, and no other side's
+  name: str  # short and unique among the runs that are compared
   cfg: ConfigDict
   starts: list[dict]  # of run.json
   lines: list[dict]  # of metrics.jsonl
 
   @property
   def split(self) -> str:
-    """The split that training was evaluated on."""
+    """The validation split."""
     return self.cfg.evaluate.split
 
   def of_split(self, split: str) -> list[dict]:
+    """Returns the lines of metrics.jsonl of a split."""
     return [line for line in self.lines if line["split"] == split]
 
   @property
@@ -46,19 +47,19 @@ class Side:
 
   @property
   def unfinished(self) -> bool:
-    return self.steps < self.cfg.steps and not self._out_of_patience
+    return self.steps < self.cfg.steps and not self._stopped_early
 
   @property
   def state(self) -> str:
-    """finished, stopped early or unfinished, and after which step."""
+    """Finished, stopped early or unfinished, and after which step."""
     if self.steps >= self.cfg.steps:
       return "finished"
-    state = "UNFINISHED" if self.unfinished else "stopped early (patience)"
+    state = "UNFINISHED" if self.unfinished else "stopped early"
     return f"{state}: {self.steps:,} of {self.cfg.steps:,} steps"
 
   @property
-  def _out_of_patience(self) -> bool:
-    limit = self.cfg.patience if "patience" in self.cfg else 0  # older runs have none
+  def _stopped_early(self) -> bool:
+    limit = self.cfg.patience if "patience" in self.cfg else 0  # older runs have no such key
     patience = Patience(limit, self.cfg.checkpoint.best_metric, self.cfg.checkpoint.best_mode)
     for line in self.of_split(self.split):
       patience.add(line)
@@ -66,123 +67,130 @@ class Side:
 
   @functools.cached_property
   def best(self) -> tuple[float, int] | None:
-    """The best validation value of the metric that the run was to be good at, and its step."""
-    metric, sign = self.cfg.checkpoint.best_metric, 1
-    if self.cfg.checkpoint.best_mode == "max":
-      sign = -1
-    found = [x for x in self.of_split(self.split) if math.isfinite(x.get(metric, math.nan))]
-    if not found:
+    """The best validation value of checkpoint.best_metric, and its step."""
+    metric = self.cfg.checkpoint.best_metric
+    sign = -1 if self.cfg.checkpoint.best_mode == "max" else 1
+    lines = [x for x in self.of_split(self.split) if math.isfinite(x.get(metric, math.nan))]
+    if not lines:
       return None
-    line = min(found, key=lambda x: sign * x[metric])
+    line = min(lines, key=lambda x: sign * x[metric])
     return line[metric], line["step"]
 
   @functools.cached_property
-  def _of_start(self) -> list[int]:
+  def _start_numbers(self) -> list[int]:
     """The number of the start that wrote each line."""
     times = [datetime.datetime.fromisoformat(x["time"]).timestamp() for x in self.starts]
-    found, last = [], 0
+    numbers, last = [], 0
     for line in self.lines:
-      # a clock that is set back gives no line to a start before that of the line before
+      # where a clock was set back, a line belongs to no earlier start than the line before it
       last = max(last, sum(time <= line["time"] for time in times) - 1)
-      found.append(last)
-    return found
+      numbers.append(last)
+    return numbers
 
   @functools.cached_property
   def seconds(self) -> list[float]:
-    """Seconds of training up to each line: from each start to its last line that was kept, loading,
-    compiling and evaluation included, and what lies between starts left out."""
-    found, before, last = [], 0.0, None
-    for line, number in zip(self.lines, self._of_start):
+    """Seconds of training up to each line.
+
+    Loading, compiling and evaluation are included, the time between two starts is not.
+    """
+    seconds, before, last = [], 0.0, None
+    for line, number in zip(self.lines, self._start_numbers):
       if number != last:
-        before, last, began = found[-1] if found else 0.0, number, line["time"]
+        before, last, began = seconds[-1] if seconds else 0.0, number, line["time"]
         if self.starts:
           began = datetime.datetime.fromisoformat(self.starts[number]["time"]).timestamp()
-      found.append(max(0.0, before + line["time"] - began, *found[-1:]))
-    return found
+      seconds.append(max(0.0, before + line["time"] - began, *seconds[-1:]))
+    return seconds
 
   @functools.cached_property
   def tokens(self) -> list[float]:
-    """Tokens seen up to each line: places in the batches but for the share of padding, which each
-    start tells of its own batches; NaN where a run tells none."""
+    """Tokens seen up to each line: the batches' positions without padding; NaN where unknown.
+
+    Each start logs the share of padding in its own batches.
+    """
     task = self.cfg.task
     side = "target_len" if "target_len" in task and task.target_len else "source_len"
-    places = self.cfg.batch_size * task[side]  # of a step
-    found, before, began, last, share = [], 0.0, 0, None, math.nan
-    for at, (line, number) in enumerate(zip(self.lines, self._of_start)):
+    positions = self.cfg.batch_size * task[side]  # of a step
+    tokens, before, began, last, share = [], 0.0, 0, None, math.nan
+    for index, (line, number) in enumerate(zip(self.lines, self._start_numbers)):
       if number != last:
         last = number
-        if at:
-          before, began = found[-1], self.lines[at - 1]["step"]
+        if index:
+          before, began = tokens[-1], self.lines[index - 1]["step"]
       share = line.get("padding_share", share)
-      found.append(before + (line["step"] - began) * places * (1 - share))
-    return found
+      tokens.append(before + (line["step"] - began) * positions * (1 - share))
+    return tokens
 
-  def median_speed(self) -> float | None:
-    """Tokens a second, the median of the log's lines."""
-    found = [x["tokens_per_second"] for x in self.of_split("train") if "tokens_per_second" in x]
-    return statistics.median(found) if found else None
+  def median(self, metric: str) -> float | None:
+    """Returns the median of a metric over training's lines; None where no line has it."""
+    values = [line[metric] for line in self.of_split("train") if metric in line]
+    return statistics.median(values) if values else None
 
-  def peak_memory(self) -> float | None:
-    """GB of the host's memory."""
-    return max((x["peak_memory_gb"] for x in self.lines if "peak_memory_gb" in x), default=None)
+  def highest(self, *metrics: str) -> float | None:
+    """Returns the highest value of the metrics in all lines; None where no line has one."""
+    return max(
+      (line[name] for line in self.lines for name in metrics if name in line), default=None
+    )
 
   def metrics(self) -> list[str]:
-    """What validation tells, in order, but for its seconds."""
+    """Returns the metrics of validation in their order, without its seconds."""
     names = dict.fromkeys(name for line in self.of_split(self.split) for name in line)
     return [name for name in names if name not in {*FIXED, "seconds"}]
 
   def evaluations(self, split: str) -> dict[str, dict]:
-    """What train.evaluate found on a split, by checkpoint and way of decoding, the newest last."""
+    """Returns the results of train.evaluate on a split by checkpoint and decoding, newest last."""
     files = self.path.glob("evaluations/*.json")
     files = sorted(files, key=lambda file: (file.stat().st_mtime, file.name))
-    found = {file.stem: json_files.read(file) for file in files}
-    found = {
+    every = {file.stem: json_files.read(file) for file in files}
+    evaluations = {
       name.removeprefix(f"{split}-"): results
-      for name, results in found.items()
+      for name, results in every.items()
       if results.get("split") == split
     }
     last = self.path / "results.json"
     if last.exists():
       results = json_files.read(last)
-      if results.get("split") == split and results not in found.values():
-        found["results.json"] = results
-    return found
+      if results.get("split") == split and results not in evaluations.values():
+        evaluations["results.json"] = results
+    return evaluations
 
   def outputs(self, split: str, name: str) -> dict[str, pathlib.Path]:
-    """The files of an evaluation's outputs; a mixture's by the name of the part."""
-    found = {}
-    for part in tasks_of(self.cfg):
+    """Returns the files of an evaluation's outputs; those of a mixture by the name of the part."""
+    files = {}
+    for part in task_settings(self.cfg):
       stem = f"{part}-{split}-{name}" if part else f"{split}-{name}"
       if (file := self.path / "evaluations" / f"{stem}.jsonl").is_file():
-        found[part] = file
-    return found
+        files[part] = file
+    return files
 
 
-def read(paths: Sequence[str | os.PathLike]) -> list[Side]:
-  """The runs in these folders; UserError for fewer than two, for one that is given twice, and for a
-  folder that holds no run."""
+def read(paths: Sequence[str | os.PathLike]) -> list[TrainedRun]:
+  """Reads the runs in these folders.
+
+  Raises UserError for fewer than two, for a folder that is given twice or holds no run.
+  """
   paths = [pathlib.Path(path) for path in paths]
   if len(paths) < 2:
     raise UserError(f"{len(paths)} run to compare: give two folders or more")
-  seen = {}
+  resolved = {}
   for path in paths:
-    if (whole := path.resolve()) in seen:
-      raise UserError(f"{path} is given twice (first as {seen[whole]}): a run equals itself")
-    seen[whole] = path
-  sides = []
-  for path, name in zip(paths, _names(list(seen))):
+    if (whole := path.resolve()) in resolved:
+      raise UserError(f"{path} is given twice (first as {resolved[whole]}): a run equals itself")
+    resolved[whole] = path
+  runs = []
+  for path, name in zip(paths, _names(list(resolved))):
     cfg, starts = workdir.load_config(path), workdir.starts(path)
     for start in starts:
       json_files.check(start, path / "run.json", FIELDS)
     with as_user_error(f"{path / 'run.json'}: times that can't be read"):
       [datetime.datetime.fromisoformat(start["time"]) for start in starts]
     lines = read_metrics(path) if (path / "metrics.jsonl").exists() else []
-    sides.append(Side(path, name, cfg, starts, lines))
-  return sides
+    runs.append(TrainedRun(path, name, cfg, starts, lines))
+  return runs
 
 
 def _names(paths):
-  """The shortest ends of the paths that tell them apart."""
+  """Returns the shortest ends of the paths that are all different."""
   names, depth = [], 0
   while len(set(names)) < len(paths):
     depth += 1
@@ -190,8 +198,8 @@ def _names(paths):
   return names
 
 
-def tasks_of(cfg: ConfigDict) -> dict[str, dict]:
-  """The settings of the task with its defaults; of a mixture those of each part, "" the main."""
+def task_settings(cfg: ConfigDict) -> dict[str, dict]:
+  """Returns the task's settings with its defaults; a mixture's by part, "" for its main part."""
   task = cfg.task.to_dict()
   parts = {"": task}
   if task["name"] == "mixture":

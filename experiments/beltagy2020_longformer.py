@@ -7,7 +7,7 @@ characters).
 Small scale: language models of the characters of DIR/prose on rows of 4,096, with a window of 256
 in each layer or over all pairs, the same updates, two seeds: about two hours of one CPU core. Rows
 of 256 show what the length contributes. Full scale: rows of 16,384, not run. Time and memory of a
-window alone: `python -m experiments.analysis.local_attention`.
+window alone: `python -m experiments.analysis.benchmark attention`.
 """
 
 from experiments.tools.runs import Order, Run, Value, evaluate_every, seeds

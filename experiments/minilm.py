@@ -2,7 +2,7 @@
 
 MiniLM (`make data`), a pre-trained BERT of 22.7 million parameters, fine-tuned on five tasks, and
 the same model from random weights. The reference is `transformers`' Trainer with the same weights,
-data, scores and settings: `python experiments/tools/peers/trainer.py TASK --data DIR --seed N
+data, scores and settings: `python tests/parity/trainer.py TASK --data DIR --seed N
 [--scratch]`. Three hours of one CPU core for SST-2, TREC and tags; WNUT-17 and questions took a
 minute each on an H100.
 """

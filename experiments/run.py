@@ -25,8 +25,6 @@ from train.common import entry
 from train.common.errors import UserError
 from train.record import config
 
-LAUNCHERS = ("local", "slurm", "print")
-
 
 def main(argv):
   parser = argparse.ArgumentParser(
@@ -39,7 +37,7 @@ def main(argv):
   parser.add_argument("--root", default="runs", type=pathlib.Path, help="the folder of all runs")
   parser.add_argument("--scale", default="small", choices=runs.SCALES)
   parser.add_argument("--only", default="", help="a pattern for the names of runs")
-  parser.add_argument("--launcher", default="local", choices=LAUNCHERS)
+  parser.add_argument("--launcher", default="local", choices=("local", "slurm"))
   parser.add_argument("--jobs", type=int, default=1, help="how many runs at once")
   parser.add_argument("--slurm", default="", help="submitit's settings: timeout_min=600,...")
   parser.add_argument("--dry_run", action="store_true", help="print the commands")
@@ -61,7 +59,7 @@ def main(argv):
   if args.data is None and any("{data}" in run.config for run in chosen):
     raise UserError("--data is missing: the folder with the data sets")
   check_configs(chosen, paths)
-  if args.dry_run or args.launcher == "print":
+  if args.dry_run:
     for run in chosen:
       for command in launchers.commands(run, paths):
         print(shlex.join(command))

@@ -108,14 +108,17 @@ def values(key: str, *several, short: str = "") -> dict[str, Changes]:
 
 def product(*axes: Mapping[str, Changes]) -> dict[str, Changes]:
   """Combines each point of an axis with each point of the others; "-" joins their names."""
-  return _join(itertools.product(*(axis.items() for axis in axes)))
-
-
-def zipped(*axes: Mapping[str, Changes]) -> dict[str, Changes]:
-  """Combines the first points of all axes, the second ones, ...; UserError for unequal lengths."""
-  if len({len(axis) for axis in axes}) > 1:
-    raise UserError(f"zipped: axes of {', '.join(str(len(axis)) for axis in axes)} values")
-  return _join(zip(*(axis.items() for axis in axes)))
+  joined = {}
+  for combination in itertools.product(*(axis.items() for axis in axes)):
+    name, changes = "-".join(name for name, _ in combination), {}
+    for _, more in combination:
+      if twice := changes.keys() & more.keys():
+        raise UserError(f"{name}: two axes set {min(twice)}")
+      changes |= more
+    if name in joined:
+      raise UserError(f"two combinations have the name {name}")
+    joined[name] = changes
+  return joined
 
 
 def seeds(run: Run, count: int = 3) -> Iterator[Run]:
@@ -128,20 +131,6 @@ def seeds(run: Run, count: int = 3) -> Iterator[Run]:
 def evaluate_every(steps: int) -> dict[str, int]:
   """Returns changes that compute loss and score and save a checkpoint every so many steps."""
   return dict.fromkeys(("evaluate.every", "evaluate.decode_every", "checkpoint.every"), steps)
-
-
-def _join(combinations):
-  joined = {}
-  for combination in combinations:
-    name, changes = "-".join(name for name, _ in combination), {}
-    for _, more in combination:
-      if twice := changes.keys() & more.keys():
-        raise UserError(f"{name}: two axes set {min(twice)}")
-      changes |= more
-    if name in joined:
-      raise UserError(f"two combinations have the name {name}")
-    joined[name] = changes
-  return joined
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,41 +39,35 @@ class Float:
     """Returns the values that are checked before the search."""
     return (float(self.low), float(self.high))
 
-  def contains(self, value) -> bool:
-    return _is_number(value) and self.low <= value <= self.high
-
   def problem(self) -> str | None:
     """Returns why this is no range; None where it is one."""
-    if not all(_is_number(end) for end in (self.low, self.high)):
+    if not all(type(x) in (int, float) and math.isfinite(x) for x in (self.low, self.high)):
       return f"{self}: low and high must be finite numbers"
     if self.low > self.high:
       return f"{self}: low is more than high"
-    if self.log and self.low <= 0:
-      return f"{self}: with log=True low must be above 0"
-    return None
+    return f"{self}: with log=True low must be above 0" if self.log and self.low <= 0 else None
+
+  def __contains__(self, value) -> bool:
+    return type(value) in (int, float) and self.low <= value <= self.high
 
   def suggest(self, trial, key: str):
     """Returns a value that Optuna proposes."""
-    return trial.suggest_float(key, float(self.low), float(self.high), log=self.log)
+    return trial.suggest_float(key, *self.ends(), log=self.log)
 
 
-@dataclasses.dataclass(frozen=True)
 class Int(Float):
   """Whole numbers from `low` to `high`, both included."""
-
-  low: int
-  high: int
 
   def ends(self) -> tuple:
     return (self.low, self.high)
 
   def problem(self) -> str | None:
-    if not all(type(end) is int for end in (self.low, self.high)):
+    if not all(type(end) is int for end in self.ends()):
       return f"{self}: low and high must be whole numbers"
     return super().problem()
 
   def suggest(self, trial, key: str):
-    return trial.suggest_int(key, self.low, self.high, log=self.log)
+    return trial.suggest_int(key, *self.ends(), log=self.log)
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -90,15 +84,15 @@ class Choice:
     plain = (bool, int, float, str, types.NoneType)
     return tuple(value if isinstance(value, plain) else str(value) for value in self.values)
 
-  def contains(self, value) -> bool:
-    return value in self.values
-
   def problem(self) -> str | None:
     texts = [str(value) for value in self.ends()]
     if not texts:
       return "Choice() has nothing to choose from"
     twice = [text for text in texts if texts.count(text) > 1]
     return f"Choice has {twice[0]} twice" if twice else None
+
+  def __contains__(self, value) -> bool:
+    return value in self.values
 
   def suggest(self, trial, key: str):
     return trial.suggest_categorical(key, self.ends())
@@ -168,7 +162,7 @@ def check(search: Search, text: str) -> ConfigDict:
       raise UserError(f"SEARCH: space[{key!r}] may be {value!r}, but {error}") from error
   # the others as the run has them, where the space allows that
   usual = {
-    key: known[key] if choices.contains(known[key]) else choices.ends()[0]
+    key: known[key] if known[key] in choices else choices.ends()[0]
     for key, choices in search.space.items()
   }
   with tempfile.TemporaryDirectory() as folder:
@@ -216,10 +210,6 @@ class Builder:
       folder.mkdir(exist_ok=True)
       self.tasks[_json(cfg)] = tasks.build(cfg, folder)
     return self.tasks[_json(cfg)]
-
-
-def _is_number(value) -> bool:
-  return type(value) in (int, float) and math.isfinite(value)
 
 
 def _json(section) -> str:

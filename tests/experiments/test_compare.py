@@ -444,19 +444,15 @@ def test_the_best_is_the_lowest_or_the_highest_that_is_finite(tmp_path):
     assert run.best == best
 
 
-def test_scores_are_those_of_evaluations_and_results(tmp_path, capsys):
+def test_scores_are_those_of_evaluations(tmp_path, capsys):
   predictions = dict(bleu=12.345, bleu_signature="x", classes={})
   write(tmp_path / "a", outputs=translated(["x"], ["x"]), **predictions)
   write(tmp_path / "b", outputs=translated(["x"], ["x"]), **predictions)
   write(tmp_path / "b", outputs=[], name="validation-best", split="validation", chrf=9.0)
-  for name, results in dict(a=dict(split="test", bleu=1.5), b=dict(split="train", f1=7)).items():
-    (tmp_path / name / "results.json").write_text(json.dumps(results))
   text = compared(capsys, tmp_path / "a", tmp_path / "b")
   assert "| test bleu (best) | 12.35 | 12.35 |" in text or "| 12.34 | 12.34 |" in text
-  assert "| test bleu (results.json) | 1.500 |  |" in text
   assert "signature (" not in text
   assert "chrf" not in text
-  assert "f1" not in text
 
 
 def test_a_run_whose_folder_lacks_what_its_data_made_is_not_guessed(tmp_path, capsys):

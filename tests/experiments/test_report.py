@@ -171,7 +171,7 @@ def test_a_page_needs_nothing_but_itself(experiment):
     assert "href" not in attributes
     assert tag == "img" or "src" not in attributes
   images = [attributes for tag, attributes in page.tags if tag == "img"]
-  assert len(images) == 2
+  assert len(images) == 1
   for image in images:
     assert image["alt"]
     kind, _, data = image["src"].partition(",")
@@ -196,7 +196,7 @@ def test_links_of_a_report_resolve(experiment, tmp_path):
   text_file, _ = write(experiment, all_outcomes())
   text = text_file.read_text(encoding="utf-8")
   links = re.findall(r"!?\[[^\]]*\]\(([^)]+)\)", text)
-  assert sorted(links) == ["curves.svg", "paper.svg"]
+  assert links == ["curves.svg"]
   for link in links:
     xml.etree.ElementTree.parse(text_file.parent / link)
   assert str(tmp_path) not in text
@@ -208,9 +208,6 @@ def test_what_is_drawn_is_what_was_found():
     assert f">{name}<" in drawn
   assert drawn == plots.draw_curves(all_outcomes()).decode()  # the same bytes again
   assert plots.draw_curves([all_outcomes()[-1]]) is None
-  beside = plots.draw_values(check.verdicts(EXPECTED, all_outcomes())).decode()
-  assert ">reference<" in beside
-  assert ">ours<" in beside
 
 
 def test_what_was_evaluated_once_has_no_curve(experiment):
@@ -226,19 +223,12 @@ def test_what_was_evaluated_once_has_no_curve(experiment):
   assert not (page.parent / "curves.svg").exists()
 
 
-NAMED = {"all": r"big.*|alone", "big": r"big.*"}
-
-
 def test_what_is_drawn_of_unfinished_runs_says_so():
   begun = dataclasses.replace(outcome(RUNS[-1], 50.0), record=None, state="step 5 of 20")
   several = [*all_outcomes()[:-1], begun]
   drawn = plots.draw_curves(several).decode()
   assert ">alone (unfinished)<" in drawn
   assert ">big<" in drawn
-  values = [Value(name, pattern, "test/accuracy", 1.0) for name, pattern in NAMED.items()]
-  beside = plots.draw_values(check.verdicts(values, several)).decode()
-  assert ">all (unfinished)<" in beside
-  assert ">big<" in beside
 
 
 def test_copies_count_where_the_folders_are_gone(experiment, tmp_path):
@@ -346,7 +336,7 @@ def test_a_browser_shows_a_page_without_scrolling_it_sideways(experiment, tmp_pa
   wide, inner, images, broken = map(int, title.groups())
   assert width - 20 <= inner <= width  # less a scroll bar
   assert wide <= inner
-  assert (images, broken) == (2, 0)
+  assert (images, broken) == (1, 0)
 
 
 def test_a_cell_with_a_bar_stays_one_cell():

@@ -142,17 +142,11 @@ class TrainedRun:
     files = self.path.glob("evaluations/*.json")
     files = sorted(files, key=lambda file: (file.stat().st_mtime, file.name))
     every = {file.stem: json_files.read(file) for file in files}
-    evaluations = {
+    return {
       name.removeprefix(f"{split}-"): results
       for name, results in every.items()
       if results.get("split") == split
     }
-    last = self.path / "results.json"
-    if last.exists():
-      results = json_files.read(last)
-      if results.get("split") == split and results not in evaluations.values():
-        evaluations["results.json"] = results
-    return evaluations
 
   def outputs(self, split: str, name: str) -> dict[str, pathlib.Path]:
     """Returns the files of an evaluation's outputs; those of a mixture by the name of the part."""

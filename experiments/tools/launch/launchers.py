@@ -1,4 +1,4 @@
-"""Starts runs on this machine (`local`), through SLURM (`slurm`) or by hand (`print`).
+"""Starts runs on this machine or through SLURM.
 
 A run is a list of commands, train.main and then train.evaluate for each split. Each command can be
 pasted into a shell as it is.

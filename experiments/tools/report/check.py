@@ -26,10 +26,6 @@ class Sample:
   def mean(self) -> float | None:
     return statistics.fmean(self.values) if self.values else None
 
-  @property
-  def span(self) -> str:
-    return tables.span(self.values)
-
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
@@ -118,7 +114,7 @@ def tabulate(verdicts: Sequence[Verdict]) -> tuple[list[list[list[str]]], list[s
       paper = "" if expected.paper is None else f"{expected.paper:g}"
       cells.append(paper + ("" if expected.tolerance is None else f" ± {expected.tolerance:g}"))
     for sample in samples:
-      cells += [tables.number(sample.mean), sample.span]
+      cells += [tables.number(sample.mean), tables.span(sample.values)]
     cells.append(", ".join(dict.fromkeys(str(len(sample.values)) for sample in samples)))
     cells.append(", ".join(sample.names for sample in samples))
     (orders if order else values).append(cells)

@@ -1,6 +1,5 @@
 """Writes the report of an experiment (report.md, report.html) and RESULTS.md, the report of all."""
 
-import dataclasses
 import pathlib
 import shlex
 from collections.abc import Sequence
@@ -63,8 +62,6 @@ def summary(experiment: Experiment, outcomes: Sequence[Outcome]) -> list:
     parts += [Heading("Comparison"), Text(f"Checks: {check.count(verdicts)}.")]
     parts += map(Table, tabulated)
     parts.append(Text("\n".join(f"- [{number}] {note}" for number, note in enumerate(notes, 1))))
-    if svg := plots.draw_values(verdicts):
-      parts.append(Figure("paper.svg", svg, "bars: the reference values; dots: ours"))
   if (notes := experiment.copies / "NOTES.md").is_file():
     parts += [Heading("Notes"), Text(notes.read_text(encoding="utf-8").strip())]
   return parts
@@ -104,8 +101,6 @@ def overview(folder: pathlib.Path) -> str:
     for part in summary(experiment, outcomes):
       if isinstance(part, Heading):
         part = Heading(part.text, part.level + 1)
-      if isinstance(part, Figure):
-        part = dataclasses.replace(part, file=f"{path}/{part.file}")
       parts.append(part)
     finished = sum(outcome.finished for outcome in outcomes)
     checks = check.count(check.verdicts(experiment.expected, outcomes))

@@ -1,4 +1,4 @@
-"""python experiments/tools/peers/trainer.py TASK --data DIR --seed N [--scratch] [--out FILE]
+"""python tests/parity/trainer.py TASK --data DIR --seed N [--scratch] [--out FILE]
 
 Trains the tasks of experiments/minilm.py with `transformers`' Trainer: same weights, examples,
 scores and settings, but 32 examples an update where ours packs rows. Needs an environment with
@@ -18,7 +18,7 @@ import pathlib  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[3]))
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # torch is slow on a shared machine without
 
 import numpy as np  # noqa: E402

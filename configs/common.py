@@ -1,60 +1,146 @@
-"""What the configs share: a run made of its sections, and what follows ":" in
-`--config configs/NAME.py:arg=value,...`."""
+"""Parts that config files share: their arguments, splits of data, and the recipe of fine-tuning."""
 
 import ast
-import difflib
-import json
-import pathlib
+import dataclasses
 import types
+from collections.abc import Collection
 
 from ml_collections import ConfigDict
 
-from configs.sections import ADAMW, DATA, ENCODER, MODELS, OPTIMIZER, SCHEDULE, SMALL
-from train.interop import directory  # the one thing of ours: what hf:DIR says of its model
+from configs.sections import ADAMW, ENCODER, SMALL
 
-# -1: the devices that are left. sequence: activations between matrices are split along the row's
-# tokens over tensor.
-MESH = dict(data=-1, fsdp=1, tensor=1, sequence=False)
+MASKED = dict(name="bpe", vocab_size=8000, special=("<mask>",))  # a tokenizer with <mask>
+
+MESH = dict()  # older config files add their changes to it
+
+# Arguments that mean the same in every config file.
+MEANINGS = dict(
+  data="the folder with the data",
+  data_dir="the folder of TensorFlow Datasets (empty: its default)",
+  init="a run's folder or hf:DIR to start from: its weights, model and tokenizer",
+  tokenizer="a run's folder: random weights with its vocabulary",
+  steps="updates",
+  peak="the highest learning rate",
+  model="the architecture",
+  small="a run of seconds",
+)
 
 
-def run(*, steps: int, batch_size: int, log_every: int, task, model, optimizer, schedule, **more):
-  """The config of a run: `more` are the sections evaluate and checkpoint and what is not usual."""
-  usual = dict(
-    seed=0,
-    parallelism="jit",  # or pmap: data parallelism by hand
-    microbatches=1,
-    workers=0,
-    ema=0.0,  # decay of the weights' moving average, which is then evaluated and handed on; 0: none
-    spike=3.0,  # a loss over so many times the median of the last 100 is told; 0: none
-    skip_spikes=False,  # and its update is left out
-    max_skipped=10,  # updates in a row that are not finite, after which a run stops; 0: never
-    watchdog_seconds=600.0,  # so long without a step's end is told, with stacks; 0: never
-    patience=0,  # stop after so many evaluations without a better checkpoint.best_metric; 0: never
-    mesh=MESH,
-    tensorboard=True,
-    init_from=dict(workdir="", which="latest", skip=()),
-  )
-  if "data" in task:  # a mixture's is in its parts
-    task = task | dict(data=DATA | task["data"])
-  sections = dict(
-    task=task,
-    model=MODELS[model.get("name", "transformer")] | model,
-    optimizer=OPTIMIZER | optimizer,
-    schedule=SCHEDULE | schedule,
-  )
-  own = dict(steps=steps, batch_size=batch_size, log_every=log_every)
-  return ConfigDict(usual | own | sections | more)
+@dataclasses.dataclass(frozen=True)
+class Argument:
+  """An argument of a config file: its default, or a tuple of choices (the first is the default)."""
+
+  default: object
+  meaning: str = ""
+
+  @property
+  def value(self):
+    """The default."""
+    return self.default[0] if isinstance(self.default, tuple) else self.default
+
+  def usage(self, name: str) -> str:
+    """Returns the argument as it is written, with its choices or its default."""
+    if self.default is False:
+      return name
+    choices = self.default if isinstance(self.default, tuple) else (self.default,)
+    return f"{name}={'|'.join(map(str, choices))}"
+
+
+class Help(Exception):
+  """Raised for FILE.py:help; `arguments` are (usage, meaning) pairs, which train.main prints."""
+
+  def __init__(self, arguments: list[tuple[str, str]]):
+    super().__init__("\n".join(usage for usage, _ in arguments))
+    self.arguments = arguments
+
+
+class UnknownWord(ValueError):
+  """Raised for a `word` that is none of the `known` ones; train.main adds the nearest of them."""
+
+  def __init__(self, message: str, word: str, known: Collection[str]):
+    super().__init__(message)
+    self.word, self.known = word, known
+
+
+def parse(text: str, /, **arguments) -> types.SimpleNamespace:
+  """Returns the arguments that `text` ("size=big,small") sets, over their defaults.
+
+  An argument is an `Argument`, or its default alone. A value has the type of the default; a default
+  of None takes any. A bare word sets a bool to True. Values hold no comma.
+  Raises Help for the word `help`, and ValueError for an unknown name or value.
+  """
+  table = {
+    name: given if isinstance(given, Argument) else Argument(given, MEANINGS.get(name, ""))
+    for name, given in arguments.items()
+  }
+  values, seen = {name: argument.value for name, argument in table.items()}, set()
+  for item in filter(None, (part.strip() for part in text.split(","))):
+    name, equals, word = (part.strip() for part in item.partition("="))
+    if item == "help":
+      raise Help([(argument.usage(key), argument.meaning) for key, argument in table.items()])
+    if name not in table:
+      raise _unknown(name, table)
+    if name in seen:
+      raise ValueError(f"argument {name} is given twice in {text!r}")
+    seen.add(name)
+    if not equals and not isinstance(values[name], bool):
+      raise ValueError(f"argument {name} needs a value: {table[name].usage(name)}")
+    values[name] = _value(name, word if equals else "true", table[name])
+  return types.SimpleNamespace(**values)
+
+
+def _unknown(name, table):
+  for owner, argument in table.items():
+    if isinstance(argument.default, tuple) and name in map(str, argument.default):
+      return ValueError(f"no argument is called {name}; did you mean {owner}={name}?")
+  known = ", ".join(table) or "none"
+  return UnknownWord(f"no argument is called {name}; there are: {known}", name, {*table, "help"})
+
+
+def _value(name, text, argument):
+  """Returns `text` as a value of the argument's type, which is one of its choices."""
+  kind = type(argument.value)
+  try:
+    if kind is bool:
+      value = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[
+        text.lower()
+      ]
+    else:
+      value = kind(text) if kind in (int, float, str) else _literal(text)
+  except (KeyError, ValueError):
+    raise ValueError(f"argument {name}={text}: {name} is of type {kind.__name__}") from None
+  if isinstance(argument.default, tuple) and value not in argument.default:
+    known = [str(choice) for choice in argument.default]
+    message = f"argument {name}={text}: {name} is one of {', '.join(known)}"
+    raise UnknownWord(message, text, known)
+  return value
+
+
+def _literal(text):
+  try:
+    return ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    return text
+
+
+def run(**sections) -> ConfigDict:
+  """Returns the config of a run, which has only what is not a default.
+
+  train/resolve.py completes it from the defaults of the run, the task, the model, the optimizer and
+  the schedule. A nested section may leave out keys, unless it has a `name` (a tokenizer).
+  """
+  return ConfigDict(sections)
 
 
 def prose(pattern: str) -> dict:
-  """Texts of which the last fiftieth is held out, file by file."""
+  """Returns texts of which the last fiftieth of each file is held out."""
   splits = {"train": f"{pattern}[:98%]", "validation": f"{pattern}[98%:]"}
   return dict(name="text", splits=splits, unit="file")
 
 
 def splits(folder: str, ending: str, dev: str) -> dict:
-  """Files train, dev and test of a folder. dev "10%": there is none, and so much of train, its
-  end, is held out instead."""
+  """Returns the files train, dev and test of a folder. dev "10%" holds out the last tenth of train
+  instead of a file."""
   train, validation = f"{folder}/train{ending}", f"{folder}/{dev}{ending}"
   if dev.endswith("%"):
     share = 100 - int(dev.removesuffix("%"))
@@ -62,149 +148,51 @@ def splits(folder: str, ending: str, dev: str) -> dict:
   return dict(train=train, validation=validation, test=f"{folder}/test{ending}")
 
 
-def pretrained(init: str, skip=("^head/", "^output_bias")) -> dict:
-  """The model, init_from and tokenizer of a run that goes on from another's latest checkpoint, or
-  from hf:DIR, a Hugging Face directory."""
-  path = pathlib.Path(init, "config.json")
-  if directory.is_one(init):
-    model, tokenizer = directory.open_directory(init).model, init
-  elif path.exists():
-    model, tokenizer = (
-      json.loads(path.read_text(encoding="utf-8"))["model"],
-      f"{init}/tokenizer.json",
-    )
-  else:
-    raise ValueError(f"init={init} is no run's folder: there is no {path}")
-  return dict(
-    model=model,
-    init_from=dict(workdir=init, which="latest", skip=skip),
-    tokenizer=dict(name="file", path=tokenizer),
-  )
+def inherit(init: str, how: str = "model", changes=(), **start) -> dict:
+  """Returns the sections `model` and `init_from` of a run that starts from another run, or from
+  hf:DIR; train/pretrained.py describes `how`, and also takes over the tokenizer."""
+  return dict(model=dict(changes, inherit=how), init_from=dict(workdir=init, **start))
 
 
-def go_on(init: str, task: str, **model) -> dict:
-  """`pretrained` for a run that pre-trains: a head comes along if it is of the same task."""
-  start = pretrained(init, skip=())
-  if directory.is_one(init):
-    same, which = directory.open_directory(init).kind == task, "body"
-  else:
-    config = json.loads(pathlib.Path(init, "config.json").read_text(encoding="utf-8"))
-    same, which = config["task"]["name"] == task, "latest"
-  if not same:
-    skip = ("^head/", "^output_bias", "^output/")
-    start |= dict(
-      init_from=dict(workdir=init, which=which, skip=skip), model=start["model"] | model
-    )
-  return start
+def pretrained(init: str, skip=None) -> dict:
+  """Returns `inherit` as older config files use it, which set the `tokenizer` in it."""
+  return inherit(init, **({} if skip is None else dict(skip=skip))) | dict(tokenizer={})
 
 
-def fine_tune(task: dict, arg, *, best_metric: str, decoder: bool = False):
-  """A run on labelled data: a pre-trained model (arg.init) or a random one, with a run's tokenizer
-  (arg.tokenizer) or one of its data; an encoder unless `decoder`."""
+def checkpoints(every: int, keep_latest: int) -> dict:
+  """Returns the section `checkpoint` as older config files write it."""
+  return dict(every=every, keep_latest=keep_latest)
+
+
+def fine_tune(task: dict, arg, *, best_metric: str, decoder: bool = False) -> ConfigDict:
+  """Returns a run on labelled data of an encoder, or with `decoder` of an encoder-decoder.
+
+  It starts from a pre-trained model (arg.init) or from random weights, with another run's tokenizer
+  (arg.tokenizer) or one trained on its own data.
+  """
   if arg.init and arg.tokenizer:
     raise ValueError("init=RUN brings its tokenizer: tokenizer=RUN is for random weights")
   if arg.init:
-    start = pretrained(arg.init)
-    task = task | dict(tokenizer=start.pop("tokenizer"))
-    for side, needed in (("encoder", True), ("decoder", decoder)):
-      if needed and not start["model"][f"{side}_layers"]:
-        raise ValueError(f"init={arg.init} has no {side}, which this config needs")
-    if not decoder:
-      start["model"] = start["model"] | dict(decoder_layers=0, output_bias=False, tie_output=True)
-      start["init_from"]["skip"] += ("^decoder/", "^output/")
-      if directory.is_one(arg.init):
-        start["init_from"]["which"] = "body"
-        found = directory.open_directory(arg.init, body=True)
-        if task["name"] == "classification":
-          task = task | dict(pool_activation=found.family.pool_activation)
-          if found.pooler and task["pool"] == "first":
-            start["init_from"]["skip"] = ("^head/labels",)
+    start = inherit(arg.init, "model" if decoder else "encoder")
   else:
     depths = dict(encoder_layers=3, decoder_layers=2) if decoder else {}
+    if arg.small:
+      depths = SMALL | dict(encoder_layers=1, decoder_layers=int(decoder))
     start = dict(model=ENCODER | depths)
     if arg.tokenizer:
       task = task | dict(tokenizer=dict(name="file", path=f"{arg.tokenizer}/tokenizer.json"))
     elif arg.small:
-      task = task | dict(tokenizer=task["tokenizer"] | dict(vocab_size=400))
-    if arg.small:
-      start["model"] |= SMALL | dict(encoder_layers=1, decoder_layers=int(decoder))
+      task = task | dict(tokenizer=dict(vocab_size=400))
   every = 10 if arg.small else max(arg.steps // 5, 1)
-  examples = 16 if arg.small else 1000
+  warmup_steps = 2 if arg.small else arg.steps // 10
   return run(
     steps=20 if arg.small else arg.steps,
     batch_size=8 if arg.small else 16,  # packed rows
     log_every=5 if arg.small else 50,
     task=task,
     optimizer=ADAMW,
-    schedule=dict(
-      name="linear", peak=arg.peak, warmup_steps=2 if arg.small else arg.steps // 10, final=0.0
-    ),
-    evaluate=dict(split="validation", every=every, decode_every=every, decode_examples=examples),
-    checkpoint=checkpoints(every, keep_latest=1) | dict(best_metric=best_metric, best_mode="max"),
+    schedule=dict(name="linear", peak=arg.peak, warmup_steps=warmup_steps, final=0.0),
+    evaluate=dict(every=every, decode_every=every, decode_examples=16 if arg.small else 1000),
+    checkpoint=dict(every=every, best_metric=best_metric, best_mode="max"),
     **start,
   )
-
-
-def checkpoints(every: int, keep_latest: int) -> dict:
-  """Every so many steps; the latest ones and the one with the lowest validation loss are kept."""
-  return dict(
-    every=every, keep_latest=keep_latest, keep_best=1, best_metric="loss", best_mode="min"
-  )
-
-
-TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
-
-
-def parse(arg: str, **defaults) -> types.SimpleNamespace:
-  """The arguments in `arg` ("size=big,small") over `defaults`, each of its default's type.
-
-  A tuple as default lists the choices, the first being the default. A bare word sets a bool to
-  True. A default of None takes any value. Values hold no comma.
-  Raises ValueError, naming the nearest known word, for an unknown name or value.
-  """
-  choices = {name: value for name, value in defaults.items() if isinstance(value, tuple)}
-  values = {name: choices[name][0] if name in choices else defaults[name] for name in defaults}
-  seen = set()
-  for item in filter(None, (part.strip() for part in arg.split(","))):
-    name, equals, text = (part.strip() for part in item.partition("="))
-    if name not in defaults:
-      raise ValueError(_unknown(name, defaults, choices))
-    if name in seen:
-      raise ValueError(f"argument {name} is given twice in {arg!r}")
-    seen.add(name)
-    if not equals and not isinstance(values[name], bool):
-      raise ValueError(f"argument {name} needs a value: {name}={values[name]}")
-    value = _typed(name, text if equals else "true", values[name])
-    if name in choices and value not in choices[name]:
-      known = ", ".join(map(str, choices[name]))
-      raise ValueError(f"argument {name}={text}: {name} is one of {known}{_near(text, known)}")
-    values[name] = value
-  return types.SimpleNamespace(**values)
-
-
-def _unknown(name, defaults, choices):
-  for owner, words in choices.items():
-    if name in map(str, words):
-      return f"no argument is called {name}; did you mean {owner}={name}?"
-  known = ", ".join(defaults)
-  return f"no argument is called {name}{_near(name, known)}; there are: {known or 'none'}"
-
-
-def _near(word, known):
-  near = difflib.get_close_matches(word, known.split(", "), 1, cutoff=0.5)
-  return f"; did you mean {near[0]}?" if near else ""
-
-
-def _typed(name, text, default):
-  kind = type(default)
-  try:
-    if kind is bool:
-      return {**dict.fromkeys(TRUE, True), **dict.fromkeys(FALSE, False)}[text.lower()]
-    if kind in (int, float, str):
-      return kind(text)
-  except (KeyError, ValueError):
-    raise ValueError(f"argument {name}={text}: {name} is of type {kind.__name__}") from None
-  try:
-    return ast.literal_eval(text)
-  except (ValueError, SyntaxError):
-    return text

@@ -1,11 +1,13 @@
 """python -m train.main --config configs/glue.py:name=rte,init=runs/mlm --workdir runs/rte
 
-A task of GLUE as TFDS prepared it (`glue/NAME`). Its test labels are secret: the validation split
-is both (Devlin et al. 2019, table 1, has the test scores of BERT: base 79.6 on average).
-Arguments: name=cola|sst2|mrpc|stsb|qqp|mnli|qnli|rte, data_dir=DIR, init=RUN, steps=, peak=, small.
+A task of GLUE as TFDS prepared it (`glue/NAME`). The labels of its test split are secret, so the
+validation split serves as both.
+
+Expected: Devlin et al. 2019, table 1, has the test scores of BERT (base: 79.6 on average).
 """
 
-from configs import common, sections
+from configs import common
+from configs.common import Argument
 
 # The features that hold the texts, and the score to choose a checkpoint by.
 TASKS = {
@@ -23,7 +25,7 @@ TASKS = {
 def get_config(arg=""):
   arg = common.parse(
     arg,
-    name=tuple(TASKS),
+    name=Argument(tuple(TASKS), "the task"),
     data_dir="",
     init="",
     tokenizer="",
@@ -33,10 +35,9 @@ def get_config(arg=""):
   )
   features, metric = TASKS[arg.name]
   fields = ("text", "text_pair")[: len(features)]
-  held_out = "validation_matched" if arg.name == "mnli" else "validation"
   data = dict(name="tfds", dataset=f"glue/{arg.name}", data_dir=arg.data_dir or None)
   data |= dict(zip(fields, features)) | dict(label="label")
-  task = sections.CLASSIFICATION | dict(data=data, fields=fields, regression=arg.name == "stsb")
+  task = dict(name="classification", data=data, fields=fields, regression=arg.name == "stsb")
   cfg = common.fine_tune(task, arg, best_metric=metric)
-  cfg.evaluate.split = held_out
+  cfg.evaluate.split = "validation_matched" if arg.name == "mnli" else "validation"
   return cfg

@@ -1,30 +1,37 @@
 """python -m train.main --config configs/multi30k.py:data=DIR --workdir runs/multi30k
 
-Multi30k image captions, English to German. DIR holds `train.en.gz`, `train.de.gz`, ... (raw text);
-for form=wu2021 the files that Wu et al. 2021 published (lowercased, tokenised, BPE pieces).
-Arguments: data=DIR, recipe=quick|tiny, model=transformer|lstm (of the quick recipe: 2 + 2 layers of
-256 units, not run yet), form=raw|wu2021, init=RUN (go on from the weights, model and tokenizer of
-another encoder-decoder), small.
+Multi30k image captions, English to German. DIR holds `train.en.gz`, `train.de.gz`, ... (raw text),
+or with form=wu2021 the files that Wu et al. 2021 published (lowercased, tokenised, BPE pieces).
 
-recipe=quick: 12 minutes on two CPU cores. Number to reach: 32 BLEU on test_2016_flickr (measured:
-33.4 cased sacreBLEU, beam 4; with 1,200 steps and 15 minutes 34.5).
+recipe=quick. Time: 12 minutes on two CPU cores. Expected: 32 BLEU on test_2016_flickr (measured:
+33.4 cased sacreBLEU with beam 4; with 1,200 steps, in 15 minutes, 34.5). With model=lstm: 2 + 2
+layers of 256 units.
+
 recipe=tiny: Transformer-Tiny of Wu et al. 2021, "Good for Misconceived Reasons", section 4: 4 + 4
 layers, dim 128, 8,192 tokens an update, at most 8,000 updates or until 10 epochs bring no lower
-validation loss, the last 10 checkpoints averaged (2 s an update on a CPU core, so about 3 hours; 10
-minutes on an H200). Number to reach: with form=wu2021 their 41.02 BLEU on test2016 (measured: 41.3,
+validation loss, the last 10 checkpoints averaged. Time: 3 hours on a CPU core (2 s an update), 10
+minutes on an H200. Expected: with form=wu2021 41.02 BLEU on test2016, as theirs (measured: 41.3,
 mean of three seeds; on raw text 40.2 cased): experiments/wu2021_multi30k.py.
-Commands: README, "Results".
 """
 
 from configs import common, sections
+from configs.common import Argument
 
 FILES = {
-  "raw": {"train": "train", "validation": "val", "test": "test_2016_flickr"},
-  "wu2021": {"train": "train", "validation": "valid", "test": "test.2016"},
-}
-MORE_TESTS = {
-  "raw": {"test_2017": "test_2017_flickr", "mscoco": "test_2017_mscoco"},
-  "wu2021": {"test_2017": "test.2017", "mscoco": "test.coco"},
+  "raw": {
+    "train": "train",
+    "validation": "val",
+    "test": "test_2016_flickr",
+    "test_2017": "test_2017_flickr",
+    "mscoco": "test_2017_mscoco",
+  },
+  "wu2021": {
+    "train": "train",
+    "validation": "valid",
+    "test": "test.2016",
+    "test_2017": "test.2017",
+    "mscoco": "test.coco",
+  },
 }
 
 
@@ -32,59 +39,49 @@ def get_config(arg=""):
   arg = common.parse(
     arg,
     data="data/multi30k",
-    recipe=("quick", "tiny"),
+    recipe=Argument(("quick", "tiny"), "the most BLEU in 12 minutes, or Wu et al. 2021"),
     model=("transformer", "lstm"),
-    form=("raw", "wu2021"),
+    form=Argument(("raw", "wu2021"), "raw text, or the files of Wu et al. 2021"),
     init="",
     small=False,
   )
   if arg.model == "lstm" and (arg.recipe == "tiny" or arg.init):
-    raise ValueError("model=lstm is of recipe=quick, with random weights")
-  names = FILES[arg.form] | MORE_TESTS[arg.form]
+    raise ValueError("model=lstm goes with recipe=quick and random weights")
   files = {
     split: dict(source=f"{arg.data}/{name}.en.gz", target=f"{arg.data}/{name}.de.gz")
-    for split, name in names.items()
+    for split, name in FILES[arg.form].items()
   }
-  task = sections.TRANSLATION | dict(data=dict(name="files", splits=files))
-  recipe = tiny() if arg.recipe == "tiny" else quick()
-  model, task["decoding"] = recipe.pop("model"), recipe.pop("decoding")
-  vocab_size, every = recipe.pop("vocab_size"), recipe.pop("every")
+  cfg = tiny() if arg.recipe == "tiny" else quick()
+  cfg.task.name, cfg.task.data = "translation", dict(name="files", splits=files)
   if arg.small:
-    vocab_size, every = 400, 10
-    model |= dict(dim=32, num_heads=4, mlp_dim=64, encoder_layers=1, decoder_layers=1)
-    recipe |= dict(steps=20, batch_size=8, log_every=5)
-    recipe["schedule"] |= dict(warmup_steps=5)
+    cfg.steps, cfg.batch_size, cfg.log_every = 20, 8, 5
+    cfg.schedule.warmup_steps = 5
+    cfg.model.update(dim=32, num_heads=4, mlp_dim=64, encoder_layers=1, decoder_layers=1)
+    cfg.task.tokenizer.vocab_size = 400
+    cfg.evaluate.every = cfg.checkpoint.every = 10
+  cfg.evaluate.decode_every = 20 if arg.small else 1000
+  cfg.evaluate.decode_examples = 16 if arg.small else 300
   if arg.model == "lstm":
-    model = dict(name="lstm", dim=32 if arg.small else 256)
-  task["tokenizer"] = dict(name="bpe", vocab_size=vocab_size)
+    cfg.model = dict(name="lstm", dim=32 if arg.small else 256)
   if arg.form == "wu2021":
-    task |= dict(tokenizer=dict(name="word"), bleu_tokenizer="none", piece_marker="@@ ")
-  start = dict(model=model)
+    cfg.task.tokenizer = dict(name="word")
+    cfg.task.bleu_tokenizer, cfg.task.piece_marker = "none", "@@ "
   if arg.init:
-    start = common.pretrained(arg.init)
-    task["tokenizer"] = start.pop("tokenizer")
-  return common.run(
-    task=task,
-    **start,
-    evaluate=dict(
-      split="validation",
-      every=every,
-      decode_every=20 if arg.small else 1000,
-      decode_examples=16 if arg.small else 300,
-    ),
-    checkpoint=common.checkpoints(every, keep_latest=10),
-    **recipe,
-  )
+    start = common.inherit(arg.init)
+    cfg.model, cfg.init_from = start["model"], start["init_from"]
+  return cfg
 
 
 def quick():
-  """The most BLEU in a quarter of an hour: small enough to pass over the data often."""
-  return dict(
+  """Returns the most BLEU in a quarter of an hour: small enough to pass over the data often."""
+  return common.run(
     steps=1000,
     batch_size=32,  # packed rows
     log_every=50,
-    vocab_size=6000,
-    every=200,
+    task=dict(
+      tokenizer=dict(name="bpe", vocab_size=6000),
+      decoding=dict(beam=4, length_penalty=1.0, max_len_ratio=1.0, max_len_extra=20),
+    ),
     model=dict(
       dim=192,
       num_heads=4,
@@ -95,21 +92,25 @@ def quick():
     ),
     optimizer=sections.ADAMW,
     schedule=dict(name="linear", peak=2e-3, warmup_steps=100, final=0.02),
-    decoding=dict(beam=4, length_penalty=1.0, max_len_ratio=1.0, max_len_extra=20),
+    evaluate=dict(every=200),
+    checkpoint=dict(every=200, keep_latest=10),
   )
 
 
 def tiny():
-  """Wu et al.'s Transformer-Tiny; an epoch is about 50 updates."""
-  return dict(
+  """Returns Wu et al.'s Transformer-Tiny; an epoch is about 50 updates."""
+  return common.run(
     steps=8000,
     batch_size=128,
     log_every=50,
     patience=10,
-    vocab_size=8000,
-    every=50,
+    task=dict(
+      tokenizer=dict(name="bpe", vocab_size=8000),
+      decoding=dict(beam=5, length_penalty=1.0, max_len_ratio=1.0, max_len_extra=20),
+    ),
     model=dict(dim=128, num_heads=4, mlp_dim=256, encoder_layers=4, decoder_layers=4, dropout=0.3),
     optimizer=sections.ADAM,
     schedule=dict(name="rsqrt", peak=5e-3, warmup_steps=2000),
-    decoding=dict(beam=5, length_penalty=1.0, max_len_ratio=1.0, max_len_extra=20),
+    evaluate=dict(every=50),
+    checkpoint=dict(every=50, keep_latest=10),
   )

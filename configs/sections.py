@@ -1,173 +1,9 @@
-"""The sections of a config with all their keys.
+"""Recipes of models and optimizers that several config files share.
 
-A key that is in no section cannot be set by `--config.KEY=VALUE`: so each is written out here,
-once, and a config says only what is different in its run.
+A recipe has only what is not a default: train/resolve.py adds the rest.
 """
 
-# model.config.TransformerConfig's fields and defaults (tests/test_configs.py holds them equal).
-MODEL = dict(
-  name="transformer",
-  vocab_size=None,  # rows of the embedding table; None: as many as the tokenizer has tokens
-  dim=512,
-  num_heads=8,
-  num_kv_heads=None,
-  head_dim=None,
-  mlp_dim=2048,
-  encoder_layers=6,
-  decoder_layers=6,
-  activation="relu",
-  gated=False,
-  norm="layer",
-  norm_position="post",
-  norm_eps=1e-5,
-  embedding_dim=None,
-  embedding_norm=False,
-  token_types=0,
-  bias=True,
-  positions="sinusoidal",
-  max_len=512,
-  position_offset=0,
-  relative_buckets=32,
-  relative_max_distance=128,
-  rope_theta=10000.0,
-  share_embeddings=True,
-  tie_output=True,
-  output_bias=False,
-  embed_scale=True,
-  logits_scale=1.0,
-  attention_scale=None,
-  window=None,
-  global_tokens=0,
-  init_std=None,
-  dropout=0.1,
-  attention_dropout=0.0,
-  activation_dropout=0.0,
-  attention_impl="einsum",
-  remat="none",
-  scan_layers=False,
-  dtype="float32",
-)
-# model.config.LSTMConfig's; another model is another section.
-LSTM = dict(
-  name="lstm",
-  vocab_size=None,
-  dim=512,
-  encoder_layers=2,
-  decoder_layers=2,
-  bidirectional=True,
-  share_embeddings=True,
-  tie_output=True,
-  output_bias=False,
-  forget_bias=1.0,
-  init_std=None,
-  dropout=0.2,
-  dtype="float32",
-)
-MODELS = {"transformer": MODEL, "lstm": LSTM}
-# Of every task's data: a record that cannot be read is an "error", or "skip": left out and counted.
-DATA = dict(on_bad_record="error")
-TRANSLATION = dict(
-  name="translation",
-  data=DATA,
-  tokenizer=dict(name="bpe", vocab_size=8000),
-  source_len=64,
-  target_len=64,
-  pack=True,
-  label_smoothing=0.1,
-  z_loss=0.0,
-  loss_chunks=1,
-  decode_batch=64,
-  metric="texts",
-  lowercase_scores=False,
-  bleu_tokenizer="13a",
-  piece_marker="",
-  decoding=dict(beam=4, length_penalty=0.6, max_len_ratio=1.0, max_len_extra=50),
-)
-LANGUAGE = dict(beam=1, length_penalty=0.0, temperature=0.8, max_len_ratio=0.0, max_len_extra=200)
-MLM = dict(
-  name="mlm",
-  data=DATA,
-  tokenizer=dict(name="bpe", vocab_size=8000, special=("<mask>",)),
-  source_len=128,
-  rate=0.15,
-  whole_words=False,
-  fixed_masks=False,
-  cross_documents=False,
-  seed=0,
-  pack=True,
-  decode_batch=32,
-)
-CAUSAL = dict(
-  name="causal",
-  data=DATA,
-  tokenizer=dict(name="bpe", vocab_size=8000),
-  target_len=128,
-  cross_documents=True,
-  prefix=False,
-  seed=0,
-  pack=True,
-  label_smoothing=0.0,
-  z_loss=0.0,
-  loss_chunks=1,
-  decoding=LANGUAGE,
-  decode_batch=32,
-)
-SPAN = dict(
-  name="span",
-  data=DATA,
-  tokenizer=dict(name="bpe", vocab_size=8000, special=("<mask>",), sentinels=100),
-  length=128,
-  source_len=128,
-  target_len=128,
-  style="spans",
-  rate=0.15,
-  mean_span=3.0,
-  cross_documents=False,
-  seed=0,
-  pack=True,
-  label_smoothing=0.0,
-  z_loss=0.0,
-  loss_chunks=1,
-  decoding=dict(beam=1, length_penalty=0.0, max_len_ratio=1.0, max_len_extra=20),
-  decode_batch=32,
-)
-CLASSIFICATION = dict(
-  name="classification",
-  data=DATA,
-  tokenizer=dict(name="bpe", vocab_size=8000, special=("<mask>",)),
-  source_len=128,
-  labels=(),
-  fields=("text",),
-  regression=False,
-  pool="first",
-  pool_activation="tanh",
-  stride=0,
-  label_smoothing=0.0,
-  pack=True,
-  decode_batch=32,
-)
-TAGGING = dict(
-  name="tagging",
-  data=DATA,
-  tokenizer=dict(name="bpe", vocab_size=8000, special=("<mask>",)),
-  source_len=128,
-  labels=(),
-  stride=96,
-  label_smoothing=0.0,
-  pack=True,
-  decode_batch=32,
-)
-QA = dict(
-  name="qa",
-  data=DATA,
-  tokenizer=dict(name="bpe", vocab_size=8000, special=("<mask>",)),
-  source_len=256,
-  stride=128,
-  reading=dict(no_answer=False, threshold=0.0, max_answer=30),
-  pack=True,
-  decode_batch=32,
-)
-# An encoder of about 10 million parameters, with 8,000 words.
+# An encoder of about 10 million parameters with a vocabulary of 8,000.
 ENCODER = dict(
   dim=320,
   num_heads=5,
@@ -178,10 +14,10 @@ ENCODER = dict(
   norm_position="pre",
   positions="rotary",
   embed_scale=False,
-  # Without it words enter at 0.05 what the first block answers with 15: after it nobody can tell
-  # which word stood where, and what was pre-trained is worse than random weights.
+  # Without the norm, embeddings of deviation 0.05 meet a first block whose output has deviation 15:
+  # positions are lost behind it, and pre-trained weights do worse than random ones.
   embedding_norm=True,
-  init_std=0.05,  # BERT's 0.02 is for 768 wide: here attention stays flat for 400 steps with it
+  init_std=0.05,  # with BERT's 0.02, which is for dim 768, attention stays flat for 400 steps
 )
 # Devlin et al. 2019, base.
 BERT = dict(
@@ -199,8 +35,8 @@ BERT = dict(
   attention_dropout=0.1,
   dtype="bfloat16",
 )
-# Raffel et al. 2020, base. Theirs has words of deviation 1 and scales logits down; here words are
-# scaled up, which is the same function.
+# Raffel et al. 2020, base. T5's embeddings have deviation 1 and its logits are scaled down; here
+# embeddings are scaled up, which is the same function.
 T5 = dict(
   dim=768,
   num_heads=12,
@@ -219,23 +55,13 @@ T5 = dict(
 )
 SMALL = dict(dim=32, num_heads=4, mlp_dim=64)
 
-# None: optax's default. rates: ((pattern, factor), ...), the learning rate of the weights whose
-# path matches; 0 freezes them.
-OPTIMIZER = dict(
-  name="adamw",
-  clip_norm=1.0,
-  no_decay=r"(bias|scale)$",
-  rates=(),
-  b1=None,
-  b2=None,
-  eps=None,
-  weight_decay=None,
-  weight_decay_rate=None,  # adafactor's
-  momentum=None,
-  nesterov=None,
-  mu_dtype=None,  # "bfloat16" halves the first moment
-)
 ADAMW = dict(name="adamw", b1=0.9, b2=0.98, weight_decay=0.01)
-ADAM = dict(name="adam", clip_norm=0.0, no_decay="", b1=0.9, b2=0.98, eps=1e-9)  # Vaswani's
-# final: share of the peak at the end; decay_steps: of wsd, at the end.
-SCHEDULE = dict(name="linear", peak=1e-3, warmup_steps=0, final=None, decay_steps=None)
+# Vaswani et al. 2017.
+ADAM = dict(name="adam", clip_norm=0.0, no_decay="", b1=0.9, b2=0.98, eps=1e-9)
+
+# Older config files begin a section with one of these names, and add what they change.
+MODEL, LSTM = dict(name="transformer"), dict(name="lstm")
+TRANSLATION, MLM, CAUSAL, SPAN, CLASSIFICATION, TAGGING, QA = (
+  dict(name=name)
+  for name in ("translation", "mlm", "causal", "span", "classification", "tagging", "qa")
+)

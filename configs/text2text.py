@@ -1,55 +1,58 @@
 """python -m train.main --config configs/text2text.py:task=classify,data=DIR,init=runs/span \\
     --workdir runs/sst2_t2t
 
-Any labelled data as text in, text out, by an encoder-decoder (Raffel et al. 2020, section 2.4):
-the class, the tags or the answer is written by the decoder, greedily. data is a folder with
-train.tsv, dev.tsv, test.tsv (`text<TAB>label`), with train, dev, test in columns or CoNLL-U, or
-with train.json, dev.json, test.json (SQuAD). init=RUN goes on from a pre-trained encoder-decoder.
-Arguments: task=classify|regress|tag|qa, data=DIR, suffix= (".conllu.gz", ".json.gz"), dev=NAME (or
-10%: the last tenth of train.tsv), init=RUN, tokenizer=RUN (its vocabulary, random weights),
-steps=, peak=, small.
+Labelled data as text in, text out, with an encoder-decoder (Raffel et al. 2020, section 2.4): the
+decoder writes the class, the number, the tags or the answer, greedily. The folder holds train.tsv,
+dev.tsv and test.tsv (`text<TAB>label`); train, dev and test in columns or CoNLL-U; or train.json,
+dev.json and test.json (SQuAD).
 """
 
-from configs import common, sections
+from configs import common
+from configs.common import Argument
 
-# The source, its files' ending, how examples are written, the most tokens to say, the metric.
-TASKS = {
-  "classify": ("files", ".tsv", dict(source="classify: {text}", target="{label}"), 8, "classes"),
-  "regress": ("files", ".tsv", dict(source="regress: {text}", target="{label}"), 8, "numbers"),
-  "tag": ("conll", ".conllu.gz", dict(source="tag: {words}", target="{tags}"), 128, "tags"),
+# The source, its files' ending, and how examples are written.
+SOURCES = {
+  "classify": ("files", ".tsv", dict(source="classify: {text}", target="{label}")),
+  "regress": ("files", ".tsv", dict(source="regress: {text}", target="{label}")),
+  "tag": ("conll", ".conllu.gz", dict(source="tag: {words}", target="{tags}")),
   "qa": (
     "squad",
     ".json",
     dict(source="question: {question} context: {context}", target="{answers}"),
-    32,
-    "answers",
   ),
 }
-BEST = {"classes": "accuracy", "numbers": "pearson", "tags": "accuracy", "answers": "f1"}
+# The kind of label, the metric that chooses a checkpoint, and the most tokens of an output.
+LABELS = {
+  "classify": ("classes", "accuracy", 8),
+  "regress": ("numbers", "pearson", 8),
+  "tag": ("tags", "accuracy", 128),
+  "qa": ("answers", "f1", 32),
+}
 
 
 def get_config(arg=""):
   arg = common.parse(
     arg,
-    task=tuple(TASKS),
+    task=Argument(tuple(SOURCES), "the kind of labels"),
     data="data/sst2",
-    suffix="",
-    dev="dev",
+    suffix=Argument("", "the ending of the files (.conllu.gz, .json.gz); empty: the task's own"),
+    dev=Argument("dev", "the validation file; 10% holds out the last tenth of train"),
     init="",
     tokenizer="",
     steps=400,
     peak=1e-3,
     small=False,
   )
-  source, suffix, patterns, longest, metric = TASKS[arg.task]
+  source, suffix, patterns = SOURCES[arg.task]
+  kind, best_metric, output_len = LABELS[arg.task]
   splits = common.splits(arg.data, arg.suffix or suffix, arg.dev)
   options = dict(columns=("text", "label")) if source == "files" else {}
-  task = sections.TRANSLATION | dict(
+  task = dict(
+    name="text_to_text",
     data=dict(name="formatted", of=dict(name=source, splits=splits) | options, **patterns),
     source_len=256 if arg.task == "qa" else 128,
     target_len=128 if arg.task == "tag" else 32,
-    label_smoothing=0.0,
-    metric=metric,
-    decoding=dict(beam=1, length_penalty=0.0, max_len_ratio=0.0, max_len_extra=longest),
+    kind=kind,
+    decoding=dict(max_len_extra=output_len),
   )
-  return common.fine_tune(task, arg, best_metric=BEST[metric], decoder=True)
+  return common.fine_tune(task, arg, best_metric=best_metric, decoder=True)

@@ -14,16 +14,16 @@ import argparse
 import pathlib
 import re
 import shlex
-import signal
 import sys
 import time
 
 from experiments.tools import runs
 from experiments.tools.launch import launchers, live, results
 from experiments.tools.report import check, report, tables
+from train import resolve
+from train.cluster.signals import StopSignal
 from train.common import entry
 from train.common.errors import UserError
-from train.record import config
 
 
 def main(argv):
@@ -91,7 +91,7 @@ def check_configs(chosen, paths) -> None:
   for run in chosen:
     if all((paths.root / name / "config.json").is_file() for name in run.dependencies()):
       try:
-        config.load(paths.config(run), runs.overrides(run))
+        resolve.load(paths.config(run), runs.overrides(run))
       except UserError as error:
         raise UserError(f"{run.name}: {error}") from error
 
@@ -101,22 +101,11 @@ def _run_here(local, chosen, paths):
 
   On Ctrl-C and SIGTERM the runs in progress save and end; a second Ctrl-C ends them at once.
   """
-  stops = []
-
-  def stop(number, _):
-    stops.append(number)
-    local.stop(signal.SIGINT if len(stops) > 1 else number)
-
-  before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-  try:
-    with live.Screen(local, chosen, paths) as screen:
-      while local.update():
-        screen.show()
-        time.sleep(0.5)
+  with StopSignal(local.stop), live.Screen(local, chosen, paths) as screen:
+    while local.update():
       screen.show()
-  finally:
-    for number, handler in before.items():
-      signal.signal(number, handler)
+      time.sleep(0.5)
+    screen.show()
   return local.ended
 
 

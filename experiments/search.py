@@ -21,6 +21,8 @@ import time
 
 from experiments.tools import runs, space
 from experiments.tools.launch import launchers, results
+from train import resolve
+from train.cluster.signals import StopSignal
 from train.common.entry import INTERRUPTED, TERMINATED
 from train.common.errors import UserError
 
@@ -77,7 +79,7 @@ def main(argv, start=None) -> int:
   if args.report and not args.storage and not (folder / "study.db").exists():
     raise UserError(f"{folder}: holds no study; start the search first")
   if args.report or args.one_of_jobs:
-    cfg = space.config.load(text, space.overrides(search, {}))
+    cfg = resolve.load(text, space.overrides(search, {}))
   else:
     cfg = space.check(search, text)
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,9 +105,7 @@ def run_workers(command, jobs: int) -> int:
 
   Returns the highest exit status, or that of a signal.
   """
-  from experiments.tools.search import worker
-
-  with worker.Stop() as stop:
+  with StopSignal(lambda _: None) as stop:
     processes = []
     for slot in [launchers.Slot(number, jobs) for number in range(jobs)]:
       with slot.use():

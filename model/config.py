@@ -1,4 +1,4 @@
-"""What makes one Transformer differ from another, and one LSTM from another, as data."""
+"""The settings of a Transformer and of an LSTM, with their defaults."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-  """Everything that makes one Transformer differ from another. ValueError if it makes none."""
+  """The settings of a Transformer; raises ValueError where they describe none."""
 
   vocab_size: int
   dim: int = 512
@@ -105,27 +105,33 @@ class TransformerConfig:
 
   @property
   def table_dim(self) -> int:
-    """Size of the words' vectors."""
+    """The size of the words' vectors."""
     return self.embedding_dim or self.dim
 
   @property
   def table_std(self) -> float:
-    """Deviation of the embedding tables at the start."""
+    """The standard deviation with which embedding tables start."""
     return self.dim**-0.5 if self.init_std is None else self.init_std
 
   @property
   def kv_heads(self) -> int:
+    """The number of heads of keys and values."""
     return self.num_kv_heads or self.num_heads
 
   @property
   def head_size(self) -> int:
+    """The size of a head's vectors."""
     return self.head_dim or self.dim // self.num_heads
+
+  @property
+  def scale(self) -> float:
+    """The factor of the logits of attention."""
+    return self.head_size**-0.5 if self.attention_scale is None else self.attention_scale
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LSTMConfig:
-  """Everything that makes one LSTM (model/lstm.py) differ from another. ValueError if it makes
-  none."""
+  """The settings of an LSTM (model/lstm.py); raises ValueError where they describe none."""
 
   vocab_size: int
   dim: int = 512  # of states and of words' vectors
@@ -140,10 +146,11 @@ class LSTMConfig:
   dropout: float = 0.2  # on what each layer reads and on what is returned, not on the recurrence
   dtype: str = "float32"  # of activations; weights, cells, softmax and logits stay float32
 
-  # what a masked-LM head (model/heads.py) is made of
+  # settings that heads and logits read of any model
   activation = "gelu"
   norm = "layer"
   norm_eps = 1e-5
+  logits_scale = 1.0
 
   def __post_init__(self):
     if self.dtype not in DTYPES:
@@ -160,10 +167,10 @@ class LSTMConfig:
 
   @property
   def table_dim(self) -> int:
-    """Size of the words' vectors."""
+    """The size of the words' vectors."""
     return self.dim
 
   @property
   def table_std(self) -> float:
-    """Deviation of the embedding tables at the start."""
+    """The standard deviation with which embedding tables start."""
     return self.dim**-0.5 if self.init_std is None else self.init_std

@@ -1,14 +1,14 @@
-"""Greedy, sampled and beam-searched sequences from any model that says what comes next.
+"""Greedy decoding, sampling and beam search with any model of the next token.
 
 A model is a function `step(token_B, cache) -> (logits_BV, cache)`. Every leaf of the cache is
 [B, ...]; `cache["moving"]` changes with each token and follows its hypothesis, `cache["fixed"]` is
-the same for all hypotheses of an input (the encoder's memory). All of this runs under `jax.jit`;
-settings that are not arrays are static. The same holds in all three searches:
+the same for all hypotheses of an input (the encoder's memory). All functions run under `jax.jit`;
+settings that are not arrays are static. The three searches share these rules:
 - a hypothesis ends in `eos`, whose probability counts; at a row's limit only `eos` is allowed;
 - `pad` and `bos` are never chosen (unless they are `eos`); their probability is lost, not shared;
-- log-probabilities are the model's, in float32: no temperature, no truncation, no renormalising;
-- of equals the one found earlier wins, then the lower beam, then the lower token;
-- no row looks at another, so a row comes out the same from every batch.
+- log-probabilities are the model's, in float32: no temperature, truncation or renormalization;
+- of equal hypotheses the earlier one wins, then the lower beam, then the lower token;
+- rows do not depend on each other, so a row has the same result in every batch.
 Axes: B batch, N hypotheses of an input, V vocabulary, T target length, C candidates.
 """
 
@@ -27,7 +27,7 @@ _pick = jax.vmap(lambda rows, index: rows[index])  # a row's own index, for leav
 
 
 class Decoded(NamedTuple):
-  """Hypotheses of each row, best score first; a slot with none is pad, length 0, score -inf."""
+  """Hypotheses of each row, best score first; an empty slot is pad, length 0, score -inf."""
 
   tokens: Array  # [B, N, T] int32: the output, its eos, then pad
   scores: Array  # [B, N] float32
@@ -36,7 +36,7 @@ class Decoded(NamedTuple):
 
 
 def repeat_cache(cache: Cache, n: int) -> Cache:
-  """The cache with each row n times, side by side: row b becomes rows b*n ... b*n + n-1."""
+  """Returns the cache with each row n times: row b becomes rows b*n ... b*n + n-1."""
   return jax.tree.map(lambda x: jnp.repeat(x, n, axis=0), cache)
 
 
@@ -48,26 +48,26 @@ PENALTIES = {
 
 
 def length_weights(max_len: int, alpha: float, penalty="wu", before: int = 0) -> np.ndarray:
-  """lp(n + before) ** -alpha for n = 0 ... max_len, float32; lp is one of PENALTIES."""
+  """Returns lp(n + before) ** -alpha for n = 0 ... max_len, float32; lp is one of PENALTIES."""
   # Rounded from float64 it stays monotone in n, and a product (XLA may round a division in two
   # ways) is monotone too: the early stop's bound rests on both.
   return (PENALTIES[penalty](before + np.arange(max_len + 1.0)) ** -alpha).astype(np.float32)
 
 
 def prefill(step: Step, cache: Cache, prompt_BT: Array, length_B: Array) -> tuple[Cache, Array]:
-  """The cache after all but the last token of each prompt, and that last token [B].
+  """Returns the cache with all but the last token of each prompt, and that last token [B].
 
-  length_B [B] is at least 1; what stands in prompt_BT from there on is not read.
+  It reads a token at a time. length_B [B] is at least 1; ids from there on are not read.
   """
 
   def read(t, moving):
     _, after = step(prompt_BT[:, t], {**cache, "moving": moving})
     more_B = t < length_B - 1
 
-    def kept(new, old):
+    def keep(new, old):
       return jnp.where(more_B.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
-    return jax.tree.map(kept, after["moving"], moving)
+    return jax.tree.map(keep, after["moving"], moving)
 
   moving = lax.fori_loop(0, prompt_BT.shape[1] - 1, read, cache["moving"])
   return {**cache, "moving": moving}, _pick(prompt_BT, length_B - 1)
@@ -84,10 +84,10 @@ def greedy(
   pad: int,
   first_B: Array | None = None,
 ) -> Decoded:
-  """The most probable token each time, N = 1; the score is the log-probability.
+  """Returns the hypothesis (N = 1) of the most probable token at each step.
 
-  limit_B [B] is each row's greatest length, eos included; it is clipped to 1 ... max_len. first_B
-  [B] is the token before the output (default: bos).
+  The score is the log-probability. limit_B [B] is each row's greatest length, eos included, clipped
+  to 1 ... max_len; first_B [B] is the token before the output (default: bos).
   """
 
   def choose(t, log_BV):
@@ -113,13 +113,14 @@ def sample(
   top_k: int | None = None,
   top_p: float = 1.0,
 ) -> Decoded:
-  """num_samples independent draws for each row, most probable first; scores are log-probabilities.
+  """Returns num_samples independent draws for each row, most probable first.
 
-  A token is drawn from softmax(logits / temperature), of that the top_k best, of those the fewest
-  whose probability reaches top_p (Holtzman et al. 2020; tokens that tie at the edge all stay).
-  Temperature 0 is greedy. A draw depends on the key, the row's id in ids_B [B] int32, the sample's
-  number and the position, not on the batch (for a threefry key: rbg bits change under vmap).
-  limit_B, first_B as in `greedy`. ValueError for a temperature, top_k or top_p outside its range.
+  Scores are log-probabilities. A token is drawn from softmax(logits / temperature), restricted to
+  the top_k best and then to the fewest whose probability reaches top_p (Holtzman et al. 2020;
+  tokens that tie at the edge all stay). Temperature 0 is greedy. A draw depends on the key, the
+  row's id in ids_B [B] int32, the sample's number and the position, not on the batch (for a
+  threefry key: rbg bits change under vmap). limit_B and first_B are as in `greedy`. Raises
+  ValueError for a temperature, top_k or top_p outside its range.
   """
   if temperature < 0 or not 0 < top_p <= 1 or (top_k is not None and top_k < 1):
     raise ValueError(
@@ -150,7 +151,7 @@ class _Search(NamedTuple):
   live_BNT: Array
   live_log_BN: Array  # falling along N; -inf where there is no hypothesis
   last_BN: Array
-  found: Decoded  # the best finished so far
+  finished: Decoded  # the best so far
   done_B: Array
 
 
@@ -169,29 +170,28 @@ def beam_search(
   penalty: str = "wu",
   before: int = 0,
   num_return: int = 1,
-  early_stop: bool = True,
   stop: str = "exact",
 ) -> Decoded:
-  """The num_return best hypotheses found with num_beams live ones; `cache` has a row per input.
+  """Returns the num_return best hypotheses of a search with num_beams live ones.
 
-  score = log-probability / lp(length + before) ** length_penalty, lp being one of PENALTIES;
-  `before` tokens of each output were given, not found.
-  Each step ranks the continuations of all live beams. A continuation by eos among the first
-  num_beams is finished; the first num_beams that do not end live on, so beams never run out. One
-  beam is greedy search: it follows the first continuation only and ends when that is eos.
-  `early_stop` ends a row once no live beam can get past the worst kept one: same result, sooner.
-  stop: "exact" does that; "current" ends a row once num_beams are finished and no live beam, had it
-  its score now at its length now, would get past the worst of them (transformers'
-  early_stopping=False: less than the best where longer outputs score better); "full" also as soon
-  as num_beams are finished (early_stopping=True).
-  limit_B and first_B as in `greedy`. ValueError unless 1 <= num_return <= num_beams.
+  `cache` has a row for each input. A hypothesis has the score log-probability / lp(length + before)
+  ** length_penalty, where lp is one of PENALTIES and `before` counts tokens of the output that were
+  given. Each step ranks the continuations of all live beams. Those by eos among the first num_beams
+  are finished; the first num_beams that do not end live on, so beams never run out. One beam is
+  greedy search: it follows the first continuation only and ends when that is eos.
+
+  A row ends as `stop` says: "exact" once no live beam can exceed the worst finished one that is
+  kept, which changes no result; "current" once num_beams are finished and no live beam would exceed
+  the worst of them at its present length (transformers' early_stopping=False, which may miss
+  longer, better outputs); "full" also as soon as num_beams are finished (early_stopping=True).
+  limit_B and first_B are as in `greedy`. Raises ValueError unless 1 <= num_return <= num_beams.
   """
   if not 1 <= num_return <= num_beams:
     raise ValueError(f"num_return={num_return} must lie between 1 and num_beams={num_beams}")
   B, N = len(limit_B), num_beams
   R = num_return if stop == "exact" else N  # finished hypotheses that are kept
   # each beam has one eos, so of the first 2N continuations at least N live on
-  wanted = 1 if N == 1 else 2 * N
+  ranked = 1 if N == 1 else 2 * N
   limit_B = jnp.clip(limit_B, 1, max_len)
   weight_T = jnp.asarray(length_weights(max_len, length_penalty, penalty, before))
   cache = repeat_cache(cache, N)
@@ -202,9 +202,9 @@ def beam_search(
     log_BV = _log_probs(logits_BV, jnp.repeat(limit_B, N) == length, bos, eos, pad)
 
     # each beam's best, then the best of those: a quarter quicker on CPU than top_k over N*V
-    best_BV, token_BV = lax.top_k(log_BV, min(wanted, log_BV.shape[1]))
+    best_BV, token_BV = lax.top_k(log_BV, min(ranked, log_BV.shape[1]))
     log_BNC = s.live_log_BN[:, :, None] + best_BV.reshape(B, N, -1)
-    log_BC, index_BC = lax.top_k(log_BNC.reshape(B, -1), min(wanted, log_BNC[0].size))
+    log_BC, index_BC = lax.top_k(log_BNC.reshape(B, -1), min(ranked, log_BNC[0].size))
     token_BC = _pick(token_BV.reshape(B, -1), index_BC)
     beam_BC = index_BC // log_BNC.shape[2]
 
@@ -217,9 +217,9 @@ def beam_search(
       lengths=jnp.full((B, N), length),
     )
     # those kept stand first: an equal newcomer does not displace them, nor does one of -inf
-    both = jax.tree.map(lambda old, new: jnp.concatenate([old, new], axis=1), s.found, ended)
+    both = jax.tree.map(lambda old, new: jnp.concatenate([old, new], axis=1), s.finished, ended)
     _, keep_BN = lax.top_k(both.scores, R)
-    found = jax.tree.map(lambda x: _pick(x, keep_BN), both)
+    finished = jax.tree.map(lambda x: _pick(x, keep_BN), both)
 
     live_log_BN, live_BN = lax.top_k(jnp.where(ends_BC, -jnp.inf, log_BC), N)
     beam_BN, token_BN = _pick(beam_BC, live_BN), _pick(token_BC, live_BN)
@@ -230,27 +230,27 @@ def beam_search(
     ahead_B = jnp.minimum(weight_T[jnp.minimum(length + 1, limit_B)], weight_T[limit_B])
     if stop != "exact":
       ahead_B = weight_T[length]
-    hopeless_B = live_log_BN[:, 0] * ahead_B <= found.scores[:, -1]
+    hopeless_B = live_log_BN[:, 0] * ahead_B <= finished.scores[:, -1]
     if stop == "full":
-      hopeless_B |= found.scores[:, -1] > -jnp.inf
-    done_B = s.done_B | (limit_B <= length) | (hopeless_B & early_stop)
+      hopeless_B |= finished.scores[:, -1] > -jnp.inf
+    done_B = s.done_B | (limit_B <= length) | hopeless_B
     moving = jax.tree.map(lambda x: x[row_B], after["moving"])
     live_BNT = _pick(s.live_BNT, beam_BN).at[:, :, s.t].set(token_BN)
-    return _Search(length, moving, live_BNT, live_log_BN, token_BN, found, done_B)
+    return _Search(length, moving, live_BNT, live_log_BN, token_BN, finished, done_B)
 
-  # one live beam at first: N equal ones would find everything N times
+  # One live beam at first: N equal ones would rank each continuation N times.
   live_log_BN = jnp.full((B, N), -jnp.inf, jnp.float32).at[:, 0].set(0)
   never_BN, empty_BNT = jnp.full((B, R), -jnp.inf), jnp.full((B, N, max_len), pad, jnp.int32)
-  found = Decoded(empty_BNT[:, :R], never_BN, never_BN, jnp.zeros((B, R), jnp.int32))
+  finished = Decoded(empty_BNT[:, :R], never_BN, never_BN, jnp.zeros((B, R), jnp.int32))
   first_B = jnp.full(B, bos, jnp.int32) if first_B is None else first_B
   last_BN, done_B = jnp.repeat(first_B[:, None], N, axis=1), jnp.zeros(B, bool)
-  start = _Search(0, cache["moving"], empty_BNT, live_log_BN, last_BN, found, done_B)
-  found = lax.while_loop(lambda s: ~s.done_B.all(), body, start).found
-  return jax.tree.map(lambda x: x[:, :num_return], found)
+  start = _Search(0, cache["moving"], empty_BNT, live_log_BN, last_BN, finished, done_B)
+  finished = lax.while_loop(lambda s: ~s.done_B.all(), body, start).finished
+  return jax.tree.map(lambda x: x[:, :num_return], finished)
 
 
 def _follow(step, cache, choose, n, max_len, limit_B, bos, eos, pad, first_B) -> Decoded:
-  """n hypotheses a row, each grown by `choose(t, log_BV) -> token_B`, most probable first."""
+  """Returns n hypotheses a row, each extended by `choose(t, log_BV) -> token_B`, best first."""
   limit_B = jnp.repeat(jnp.clip(limit_B, 1, max_len), n)
   B = len(limit_B)
   cache = repeat_cache(cache, n)
@@ -259,7 +259,7 @@ def _follow(step, cache, choose, n, max_len, limit_B, bos, eos, pad, first_B) ->
     t, moving, last_B, tokens_BT, log_B, length_B, done_B = state
     logits_BV, after = step(last_B, {**cache, "moving": moving})
     log_BV = _log_probs(logits_BV, limit_B == t + 1, bos, eos, pad)
-    # at the limit eos even if its probability is 0, so that the loop ends whatever the model says
+    # At the limit eos even if its probability is 0, so that the loop ends with any model.
     token_B = jnp.where(limit_B == t + 1, eos, choose(t, log_BV))
     token_B = jnp.where(done_B, pad, token_B).astype(jnp.int32)
     log_B = log_B + jnp.where(done_B, 0, _pick(log_BV, token_B))
@@ -276,7 +276,7 @@ def _follow(step, cache, choose, n, max_len, limit_B, bos, eos, pad, first_B) ->
 
 
 def _log_probs(logits_BV: Array, last_B: Array, bos: int, eos: int, pad: int) -> Array:
-  """Log-probabilities [B, V], -inf for what may not be chosen: where last_B, all but eos."""
+  """Returns log-probabilities [B, V], -inf for tokens that are not allowed."""
   log_BV = jax.nn.log_softmax(logits_BV.astype(jnp.float32))
   token_V = jnp.arange(log_BV.shape[1])
   never_BV = (token_V == pad) | (token_V == bos) | last_B[:, None]
@@ -284,7 +284,7 @@ def _log_probs(logits_BV: Array, last_B: Array, bos: int, eos: int, pad: int) ->
 
 
 def _nucleus(scaled_BC: Array, top_p: float) -> Array:
-  """scaled_BC with -inf outside the fewest tokens whose probability reaches top_p."""
+  """Returns scaled_BC with -inf outside the fewest tokens whose probability reaches top_p."""
   # Halve towards the highest threshold that leaves top_p above it, 1e-9 of the greatest probability
   # wide at the end: 3 ms for [32, 8000] on CPU, where sorting takes 60.
   prob_BC = jax.nn.softmax(scaled_BC)

@@ -1,7 +1,7 @@
-"""Attention kernels that never write the logits down: what each can do, and TPU's.
+"""Attention kernels that never write the logits down: their abilities, and the one for TPUs.
 
-`Splash` is jax's Pallas kernel for TPU (segment ids, causal and local masks computed block by
-block: what a mask hides costs nothing). cuDNN's for NVIDIA is called by model/layers.py.
+`SplashAttention` runs jax's Pallas kernel for TPUs, which computes segments, causal and local masks
+block by block, so that masked blocks cost nothing. model/patterns.py calls cuDNN's for NVIDIA.
 """
 
 import dataclasses
@@ -14,8 +14,8 @@ from jax.experimental.pallas.ops.tpu import splash_attention as splash
 from model import placement
 
 
-class Can(NamedTuple):
-  """What an `attention_impl` can do. Without, "xla" does it."""
+class Abilities(NamedTuple):
+  """The abilities of an `attention_impl`; "xla" takes the place of one that lacks any."""
 
   platforms: tuple[str, ...] = ()  # none: all
   dtypes: tuple[str, ...] = ()  # none: all
@@ -25,45 +25,46 @@ class Can(NamedTuple):
 
 
 IMPLS = {
-  "einsum": Can(dropout=True),
-  "xla": Can(),
-  "cudnn": Can(platforms=("gpu", "cuda"), dtypes=("bfloat16", "float16")),
-  "splash": Can(platforms=("tpu",), distances=False, global_tokens=False),
+  "einsum": Abilities(dropout=True),
+  "xla": Abilities(),
+  "cudnn": Abilities(platforms=("gpu", "cuda"), dtypes=("bfloat16", "float16")),
+  "splash": Abilities(platforms=("tpu",), distances=False, global_tokens=False),
 }
 BLOCKS = (512, 256, 128)  # tokens of a tile, the largest that divides the length
 INTERPRET = False  # tests: run by jax's interpreter, without a TPU
 
 
 def lacks(cfg, platform: str) -> str:
-  """Why `cfg.attention_impl` cannot do what `cfg` asks on `platform`; "" if it can."""
-  can = IMPLS[cfg.attention_impl]
-  if can.platforms and platform not in can.platforms:
-    return f"it is for {can.platforms[0]}, this is {platform}"
-  if can.dtypes and cfg.dtype not in can.dtypes:
-    return f"it computes in {' or '.join(can.dtypes)}, model.dtype is {cfg.dtype}"
-  if not can.distances and cfg.positions in ("relative", "alibi"):
+  """Why `cfg.attention_impl` cannot do what `cfg` asks on `platform`; "" if it impl."""
+  impl = IMPLS[cfg.attention_impl]
+  if impl.platforms and platform not in impl.platforms:
+    return f"it is for {impl.platforms[0]}, this is {platform}"
+  if impl.dtypes and cfg.dtype not in impl.dtypes:
+    return f"it computes in {' or '.join(impl.dtypes)}, model.dtype is {cfg.dtype}"
+  if not impl.distances and cfg.positions in ("relative", "alibi"):
     return f"it has no bias of distances, model.positions is {cfg.positions}"
-  if not can.global_tokens and cfg.global_tokens:
+  if not impl.global_tokens and cfg.global_tokens:
     return "it has no global tokens"
   return ""
 
 
 def divides(*lengths: int) -> bool:
-  """Whether rows of such lengths are whole tiles."""
+  """Returns whether rows of these lengths are whole tiles."""
   return not any(length % BLOCKS[-1] for length in lengths)
 
 
 @dataclasses.dataclass(frozen=True)
-class Splash:
-  """What model/masks.py's `Whole` is, for tokens of the same segment so far before and after;
-  None: any."""
+class SplashAttention:
+  """Attention within a segment to tokens at most `before` and `after` away; None: any distance."""
 
+  scale: float  # of the logits
   query_segments: jax.Array  # [B, T]
   key_segments: jax.Array  # [B, S]
   before: int | None = None
   after: int | None = None
 
-  def mix(self, attention, q_BTHK, k_BSGK, v_BSGK, key=None):
+  def __call__(self, q_BTHK, k_BSGK, v_BSGK, key=None):
+    """Returns [B, T, H, K]; TransformerConfig refuses attention dropout, so the key is not used."""
     del key
     shape = (q_BTHK.shape[1], k_BSGK.shape[1])
 
@@ -71,15 +72,16 @@ class Splash:
       mask = splash.LocalMask(shape, (self.before, self.after), 0)
       if (self.before, self.after) == (None, None):
         mask = splash.FullMask(shape)
-      mixed = splash.make_splash_mha_single_device(
+      attend = splash.make_splash_mha_single_device(
         splash.MultiHeadMask([mask] * q_BHTK.shape[1]),
         block_sizes=_block_sizes(*shape),
         interpret=INTERPRET,
       )
-      return jax.vmap(mixed)(q_BHTK, k_BGSK, v_BGSK, splash.SegmentIds(segments_BT, segments_BS))
+      return jax.vmap(attend)(q_BHTK, k_BGSK, v_BGSK, splash.SegmentIds(segments_BT, segments_BS))
 
-    heads_first = (x.swapaxes(1, 2) for x in (q_BTHK * attention.scale, k_BSGK, v_BSGK))
-    y_BHTK = placement.spread(kernel)(*heads_first, self.query_segments, self.key_segments)
+    heads_first = (x.swapaxes(1, 2) for x in (q_BTHK * self.scale, k_BSGK, v_BSGK))
+    segments = self.query_segments, self.key_segments
+    y_BHTK = placement.current().spread(kernel)(*heads_first, *segments)
     return y_BHTK.swapaxes(1, 2)
 
 

@@ -1,4 +1,4 @@
-"""Attention, feed-forward, norms and dropout: the parts every stack is built from.
+"""Feed-forward networks, norms, softmax and dropout, from which every stack is built.
 
 Axis letters, the same in every file and in every einsum; a name ends in its axes:
   B batch   T query (target) positions   S key (source) positions   D model
@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model import placement
-
-NEG_INF = -1e9  # finite, so a row with nothing to attend to gives no NaN
+from model import matmul
+from model.placement import constrain
 
 ACTIVATIONS = {
   "relu": jax.nn.relu,
@@ -35,8 +34,7 @@ REMAT = {
 
 
 def split(key: jax.Array | None, num: int):
-  """`num` keys, or `num` Nones: no key means no dropout (evaluation). Of a key for each row [B],
-  `num` such keys."""
+  """Returns `num` keys; for a key of each row [B], `num` such; for None (no dropout), Nones."""
   if key is None:
     return (None,) * num
   if key.ndim == 0:
@@ -45,12 +43,11 @@ def split(key: jax.Array | None, num: int):
 
 
 def hash_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-  """One uint32 a position, from two rounds of a 32-bit finalizer over its index: in the whole
-  array or, with a key for each row (its first axis), in the row.
+  """Returns a uint32 for each position, two rounds of a 32-bit finalizer over its index.
 
-  Good enough to drop units, not for cryptography. It fuses into its consumer and never leaves the
-  registers: dropout of a [4096, 256] array takes 0.8 ms here against 4.7 with threefry bits, and
-  each device computes only the bits of its own part.
+  The index is that in the whole array or, with a key for each row (the first axis), in the row.
+  The bits are good enough to drop units, not for cryptography. Unlike threefry's they fuse into
+  their consumer, and each device computes only those of its own part.
   """
 
   def mix(x):  # "lowbias32": Wellons, Prospecting for hash functions, 2018
@@ -66,7 +63,7 @@ def hash_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-  """`x` with each element zeroed with probability `rate`, the rest scaled by 1 / (1 - rate)."""
+  """Returns `x` with elements zeroed with probability `rate`, the others over 1 - rate."""
   if key is None or rate == 0.0:
     return x
   keep = hash_bits(key, x.shape) >= jnp.uint32(round(rate * 2**32))
@@ -75,8 +72,11 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def softmax(logits, dtype):
-  """Of the last axis, computed in float32. The backward pass keeps it as it comes out, in `dtype`;
-  autodiff keeps it in float32 too: of bfloat16 attention weights that is twice as much again."""
+  """Returns the softmax of the last axis in `dtype`, computed in float32.
+
+  The backward pass keeps the result in `dtype`. Autodiff would keep it in float32 too, which for
+  bfloat16 weights is three times as much.
+  """
   return jax.nn.softmax(logits).astype(dtype)
 
 
@@ -95,125 +95,49 @@ def _softmax_gradient(dtype, weights, cotangent):
 softmax.defvjp(_softmax, _softmax_gradient)
 
 
-def norm(kind: str, dim: int, *, eps: float, dtype, rngs: nnx.Rngs):
-  """A layer or RMS norm over the last axis; statistics in float32."""
-  return NORMS[kind](dim, epsilon=eps, dtype=dtype, rngs=rngs)
+def norm(cfg, dim: int | None = None, *, rngs: nnx.Rngs):
+  """Builds the config's norm of the last axis (by default `cfg.dim`), with float32 statistics."""
+  return NORMS[cfg.norm](dim or cfg.dim, epsilon=cfg.norm_eps, dtype=cfg.dtype, rngs=rngs)
 
 
 def initializer(std: float | None):
-  """Normal with that deviation, or Glorot's uniform (fan average) for None."""
+  """Returns a normal initializer of that deviation; for None Glorot's uniform one."""
   return nnx.initializers.xavier_uniform() if std is None else nnx.initializers.normal(std)
 
 
-class Attention(nnx.Module):
-  """Multi-head attention, in three moves: `queries`, `keys_values`, `attend`.
+def linear(cfg, inputs, outputs, name: str, *, rngs: nnx.Rngs):
+  """Builds a linear layer from axes `inputs` to axes `outputs`, each a size or a tuple of sizes.
 
-  Grouped-query when num_kv_heads < num_heads (Ainslie et al. 2023). `scale` multiplies the logits;
-  `kept`: the backward pass finds what the forward pass computed (hooks.Product).
+  `name` is the end of its kernel's path, by which model/placement.py gathers it.
   """
-
-  def __init__(
-    self,
-    dim: int,
-    num_heads: int,
-    num_kv_heads: int,
-    head_dim: int,
-    *,
-    bias: bool,
-    scale: float,
-    dropout: float,
-    init_std: float | None,
-    impl: str,
-    kept: bool,
-    dtype,
-    rngs: nnx.Rngs,
-  ):
-    self.scale, self.dropout, self.impl = scale, dropout, impl
-    linear = functools.partial(
-      nnx.LinearGeneral, use_bias=bias, kernel_init=initializer(init_std), dtype=dtype, rngs=rngs
-    )
-    product = functools.partial(placement.Product, kept=kept)
-    heads, kv_heads = (num_heads, head_dim), (num_kv_heads, head_dim)
-    self.query = linear(dim, heads, dot_general=product("query/kernel"))
-    self.key = linear(dim, kv_heads, dot_general=product("key/kernel"))
-    self.value = linear(dim, kv_heads, dot_general=product("value/kernel"))
-    self.out = linear(heads, dim, axis=(-2, -1), dot_general=product("out/kernel"))
-
-  def queries(self, x_BTD):
-    """[B, T, H, K]."""
-    return placement.within(self.query(x_BTD))
-
-  def keys_values(self, memory_BSD):
-    """Keys and values, each [B, S, G, K]."""
-    return placement.within(self.key(memory_BSD)), placement.within(self.value(memory_BSD))
-
-  def attend(self, q_BTHK, k_BSGK, v_BSGK, view, key=None):
-    """[B, T, D]; `view` says who sees whom (model/masks.py)."""
-    placement.look(self, q_BTHK, k_BSGK, v_BSGK, view)
-    return self.out(placement.within(view.mix(self, q_BTHK, k_BSGK, v_BSGK, key)))
-
-  def mix(self, q_BTHK, k_BSGK, v_BSGK, bias, key=None):
-    """[B, T, H, K]; `bias` is added to the logits: [B or 1, H or 1, T, S], float32."""
-    if self.impl == "einsum":
-      return self._einsum(q_BTHK, k_BSGK, v_BSGK, bias, key)
-    # jax's own, which "splash" too leaves this to; TransformerConfig refuses attention dropout
-    impl = "cudnn" if self.impl == "cudnn" else "xla"
-    return jax.nn.dot_product_attention(
-      q_BTHK, k_BSGK, v_BSGK, bias=bias, scale=self.scale, implementation=impl
-    )
-
-  def _einsum(self, q_BTHK, k_BSGK, v_BSGK, bias, key):
-    B, T, H, K = q_BTHK.shape
-    G, S = k_BSGK.shape[2], k_BSGK.shape[1]
-    # Heads before positions: the products are 1.3 to 3 times faster on CPU than in the order BTHK.
-    q_BGRTK = q_BTHK.reshape(B, T, G, H // G, K).transpose(0, 2, 3, 1, 4) * self.scale
-    k_BGSK, v_BGSK = k_BSGK.swapaxes(1, 2), v_BSGK.swapaxes(1, 2)
-    logits_BGRTS = jnp.einsum("BGRTK,BGSK->BGRTS", q_BGRTK, k_BGSK).astype(jnp.float32)
-    logits_BHTS = logits_BGRTS.reshape(B, H, T, S) + bias
-    weights_BHTS = softmax(logits_BHTS, v_BGSK.dtype)
-    weights_BHTS = dropout(weights_BHTS, self.dropout, key)
-    weights_BGRTS = weights_BHTS.reshape(B, G, H // G, T, S)
-    y_BGRTK = jnp.einsum("BGRTS,BGSK->BGRTK", weights_BGRTS, v_BGSK)
-    return y_BGRTK.transpose(0, 3, 1, 2, 4).reshape(B, T, H, K)
+  options = dict(
+    use_bias=cfg.bias,
+    kernel_init=initializer(cfg.init_std),
+    dot_general=matmul.WeightProduct(name, saves_inputs=cfg.remat == "none"),
+    dtype=cfg.dtype,
+    rngs=rngs,
+  )
+  if isinstance(inputs, tuple):
+    axes = tuple(range(-len(inputs), 0))
+    return nnx.LinearGeneral(inputs, outputs, axis=axes, **options)
+  if isinstance(outputs, tuple):
+    return nnx.LinearGeneral(inputs, outputs, **options)
+  return nnx.Linear(inputs, outputs, **options)
 
 
 class FeedForward(nnx.Module):
   """Position-wise network; gated: act(x W_gate) * (x W_up) (Shazeer 2020, GLU variants)."""
 
-  def __init__(
-    self,
-    dim: int,
-    hidden: int,
-    *,
-    activation: str,
-    gated: bool,
-    bias: bool,
-    dropout: float,
-    init_std: float | None,
-    kept: bool,
-    dtype,
-    rngs: nnx.Rngs,
-  ):
-    linear = functools.partial(
-      nnx.Linear, use_bias=bias, kernel_init=initializer(init_std), dtype=dtype, rngs=rngs
-    )
-    self.activation, self.dropout = activation, dropout
-    product = functools.partial(placement.Product, kept=kept)
-    self.up = linear(dim, hidden, dot_general=product("mlp/up/kernel"))
-    gate = linear(dim, hidden, dot_general=product("mlp/gate/kernel")) if gated else None
+  def __init__(self, cfg, *, rngs: nnx.Rngs):
+    self.activation, self.dropout = cfg.activation, cfg.activation_dropout
+    self.up = linear(cfg, cfg.dim, cfg.mlp_dim, "mlp/up/kernel", rngs=rngs)
+    gate = linear(cfg, cfg.dim, cfg.mlp_dim, "mlp/gate/kernel", rngs=rngs) if cfg.gated else None
     self.gate = gate
-    self.down = linear(hidden, dim, dot_general=product("mlp/down/kernel"))
+    self.down = linear(cfg, cfg.mlp_dim, cfg.dim, "mlp/down/kernel", rngs=rngs)
 
   def __call__(self, x_BTD, key=None):
+    """Returns [B, T, D]."""
     h_BTF = self.up(x_BTD)
     act = ACTIVATIONS[self.activation]
     h_BTF = act(h_BTF) if self.gate is None else act(self.gate(x_BTD)) * h_BTF
-    return self.down(placement.within(dropout(h_BTF, self.dropout, key)))
-
-
-def written(cached_BSGK, new_BTGK, positions_BT):
-  """The cache with one new token at its position, or with the first T at once: [B, S, G, K]."""
-  if new_BTGK.shape[1] > 1:
-    return cached_BSGK.at[:, : new_BTGK.shape[1]].set(new_BTGK)
-  here_BS = jnp.arange(cached_BSGK.shape[1]) == positions_BT
-  return jnp.where(here_BS[..., None, None], new_BTGK, cached_BSGK)
+    return self.down(constrain(dropout(h_BTF, self.dropout, key), "hidden"))

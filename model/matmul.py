@@ -1,36 +1,65 @@
-"""Activations times a layer's weight, with the weight's gradient as one product over all rows."""
+"""Products of activations with a layer's weight, whose gradient is one product over all rows."""
 
 import contextlib
 import contextvars
+import dataclasses
 import math
 
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
+from model import placement
+
 _AUTODIFF = contextvars.ContextVar("autodiff", default=False)
 
 
-def product(x, weight, dimension_numbers, precision=None, **more):
-  """`jax.lax.dot_general` of `x` [..., *in] and `weight` [*in, *out]: [..., *out].
+@dataclasses.dataclass(frozen=True)
+class WeightProduct:
+  """A layer's `dot_general`: `product` with its weight as model/placement.py gathers it.
 
-  The gradient of the weight is [N, in] times [N, out], where N are all rows. Autodiff's contracts
-  several axes, for which XLA on CPU first transposes the gradient of the output, an element at a
-  time: a third of the step of a small translation model, most of it for its logits. The result
-  is named "product" for layers.REMAT, whose policies see no product in a written-out gradient.
+  `name` is the end of the weight's path. With `saves_inputs` the backward pass gathers the weight
+  again instead of keeping it gathered; without (under remat) the whole layer is computed again,
+  and the gathering with it.
+  """
+
+  name: str
+  saves_inputs: bool
+
+  def __call__(self, x, weight, *args, **kwargs):
+    place = placement.current()
+    if not place.gathers:
+      return product(x, weight, *args, **kwargs)
+
+    def gathered(x, weight):
+      return product(x, place.gather(weight, self.name), *args, **kwargs)
+
+    return (jax.checkpoint(gathered) if self.saves_inputs else gathered)(x, weight)
+
+
+def product(x, weight, dimension_numbers, precision=None, **more):
+  """Returns [..., *out], the `jax.lax.dot_general` of `x` [..., *in] and `weight` [*in, *out].
+
+  The gradient of the weight is a product of [N, in] with [N, out], where N counts all rows.
+  Autodiff contracts several axes instead, for which XLA on CPU transposes the gradient of the
+  output an element at a time: a third of the step of a small translation model. The result is
+  named "product" for layers.REMAT, whose policies see no product inside a written-out gradient.
+  Raises ValueError for any other contraction.
   """
   (x_axes, w_axes), batch = dimension_numbers
   count = len(w_axes)
   more = {name: value for name, value in more.items() if value is not None}
   if (tuple(x_axes), tuple(w_axes)) != _axes(x, count) or any(map(len, batch)) or more:
     raise ValueError(f"not a layer's product: {dimension_numbers}, {more}")
-  multiply = _plain if _AUTODIFF.get() else _product
+  multiply = _multiply if _AUTODIFF.get() else _product
   return checkpoint_name(multiply(x, weight, count, precision), "product")
 
 
 @contextlib.contextmanager
-def by_autodiff():
-  """Within, gradients are autodiff's: of an operation whose gradient is written out, JAX forgets
-  which lines led to it."""
+def use_autodiff():
+  """Leaves gradients to autodiff until the block ends.
+
+  JAX does not record the lines that led to an operation whose gradient is written out.
+  """
   token = _AUTODIFF.set(True)
   try:
     yield
@@ -39,19 +68,19 @@ def by_autodiff():
 
 
 def _axes(x, count):
-  """What is summed over: the last `count` of `x`, the first of the weight."""
+  """Returns the contracted axes: the last `count` of `x`, the first `count` of the weight."""
   return tuple(range(x.ndim - count, x.ndim)), tuple(range(count))
 
 
-def _plain(x, weight, count, precision):
+def _multiply(x, weight, count, precision):
   return jax.lax.dot_general(x, weight, (_axes(x, count), ((), ())), precision=precision)
 
 
-_product = jax.custom_vjp(_plain, nondiff_argnums=(2, 3))
+_product = jax.custom_vjp(_multiply, nondiff_argnums=(2, 3))
 
 
 def _forward(x, weight, count, precision):
-  return _plain(x, weight, count, precision), (x, weight)
+  return _multiply(x, weight, count, precision), (x, weight)
 
 
 def _backward(count, precision, saved, y):

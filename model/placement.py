@@ -1,90 +1,64 @@
-"""Where those who compile a model reach into it: it says what it computes, they how that lies.
+"""Named places of a model, where the code that compiles it decides about layout.
 
-A model is the same function whatever they do here; without them it is left as it is.
+`constrain(x, name)` marks an activation, as logical axis names do in T5X and Flax. A model computes
+the same function whatever is decided at these places, and by default nothing is. train/sharding.py
+decides for the devices of a run:
+
+| name             | shape          | what it marks                                                |
+|------------------|----------------|--------------------------------------------------------------|
+| `residual`       | [B, T, D]      | states that are added, normed and dropped between sublayers  |
+| `sublayer_input` | [B, T, D]      | states that a sublayer or the output layer reads             |
+| `heads`          | [B, T, H, K]   | queries, keys, values, and the result of attention           |
+| `hidden`         | [B, T, F]      | hidden units of a feed-forward network                       |
+| `table`          | [V, D]         | vectors to look up                                           |
 """
 
 import contextlib
 import contextvars
-import dataclasses
-
-import jax
-
-from model import matmul
-
-# How a kernel is spread over devices, which the compiler cannot find out: a function from
-# `kernel(*arrays)`, for arrays that lead with rows and, if they have four axes, heads, to one that
-# takes them wherever they are.
-_KERNEL = contextvars.ContextVar("kernel", default=lambda kernel: kernel)
-# Where an array lies, by name: "read", activations [B, T, D] that a sublayer or the output reads;
-# "between", those that are added, normed or dropped on the way; "within", heads [B, T, H, K] and
-# hidden units [B, T, F]; "table", vectors [V, D] to look up.
-_ARRAY = contextvars.ContextVar("array", default=lambda name, x: x)
-# What is done to a layer's weight, given its name, before it is multiplied with; None: nothing.
-_WEIGHT = contextvars.ContextVar("weight", default=None)
-# Who looks on at each attention: a function of it, its queries, keys and values, and its view.
-_LOOK = contextvars.ContextVar("look", default=lambda *attention: None)
 
 
-def spread(kernel):
-  """The kernel, wherever its arrays are."""
-  return _KERNEL.get()(kernel)
+class Placement:
+  """The decisions, none of them made: every method returns its argument."""
+
+  gathers = False  # whether `gather` does anything
+
+  def constrain(self, x, name: str):
+    """Returns the activation `x` of that name, in the layout it shall have."""
+    del name
+    return x
+
+  def gather(self, weight, name: str):
+    """Returns the weight whose path ends in `name`, as it is multiplied with."""
+    del name
+    return weight
+
+  def spread(self, kernel):
+    """Returns `kernel` for arrays in any layout, which the compiler cannot derive for a kernel.
+
+    The arrays lead with rows; of those with four axes the second is heads.
+    """
+    return kernel
 
 
-def between(x_BTD):
-  return _ARRAY.get()("between", x_BTD)
+NOTHING = Placement()
+_CURRENT = contextvars.ContextVar("placement", default=NOTHING)
 
 
-def read(x_BTD):
-  return _ARRAY.get()("read", x_BTD)
+def current() -> Placement:
+  """Returns the placement in use."""
+  return _CURRENT.get()
 
 
-def within(x_BTH):
-  return _ARRAY.get()("within", x_BTH)
-
-
-def table(x_VD):
-  return _ARRAY.get()("table", x_VD)
-
-
-def look(attention, q_BTHK, k_BSGK, v_BSGK, view):
-  """For those who want to see what is attended to: `view.mix` says it of any values."""
-  _LOOK.get()(attention, q_BTHK, k_BSGK, v_BSGK, view)
-
-
-@dataclasses.dataclass(frozen=True)
-class Product:
-  """`products.product` of activations and a layer's weight, `weight` being its name.
-
-  What is done to the weight is done again for the backward pass: the result is not kept. If not
-  `kept`, all of the layer is computed again, and there is nothing to do for that.
-  """
-
-  weight: str
-  kept: bool
-
-  def __call__(self, x, weight, *args, **kwargs):
-    prepare = _WEIGHT.get()
-    if prepare is None:
-      return matmul.product(x, weight, *args, **kwargs)
-
-    def product(x, weight):
-      return matmul.product(x, prepare(self.weight, weight), *args, **kwargs)
-
-    return (jax.checkpoint(product) if self.kept else product)(x, weight)
+def constrain(x, name: str):
+  """Returns the activation `x`, laid out as the placement in use decides for `name`."""
+  return _CURRENT.get().constrain(x, name)
 
 
 @contextlib.contextmanager
-def use(kernel=None, array=None, weight=None, look=None):
-  """Within, these are what is done; None: nothing."""
-  values = {_KERNEL: kernel or _nothing, _ARRAY: array or _nothing, _WEIGHT: weight}
-  values[_LOOK] = look or _nothing
-  tokens = {variable: variable.set(value) for variable, value in values.items()}
+def use(placement: Placement):
+  """Makes `placement` the one in use until the block ends."""
+  token = _CURRENT.set(placement)
   try:
     yield
   finally:
-    for variable, token in tokens.items():
-      variable.reset(token)
-
-
-def _nothing(*args):
-  return args[-1]
+    _CURRENT.reset(token)

@@ -1,8 +1,8 @@
-"""Five ways to tell positions apart: sinusoidal, learned, relative buckets, rotary, ALiBi.
+"""Positions: sinusoidal, relative (T5's buckets), rotary, ALiBi; learned ones are a table.
 
-The first two are added to the embeddings, rotary turns queries and keys, the last two are a bias
-on the attention logits. Distances are taken between places in a row, which equals the distance in
-a segment, so packed rows need nothing more.
+Sinusoidal and learned positions are added to the embeddings, rotary ones turn queries and keys, and
+the others are a bias on the logits of attention. Distances are differences of the index in a row,
+which equal those in a segment, so packed rows need nothing more.
 """
 
 import math
@@ -13,9 +13,9 @@ from flax import nnx
 
 
 def sinusoidal(positions_BT: jax.Array, dim: int) -> jax.Array:
-  """[B, T, dim] float32: sines, then cosines, of positions / 10000^(2i / dim).
+  """Returns [B, T, dim], float32: sines, then cosines, of positions / 10000^(2i / dim).
 
-  Vaswani et al. 2017, section 3.5, in halves, not interleaved.
+  The paper (Vaswani et al. 2017, section 3.5) interleaves them.
   """
   half = dim // 2
   frequency = jnp.exp(jnp.arange(half) * (-2 * math.log(10000.0) / dim))
@@ -25,7 +25,7 @@ def sinusoidal(positions_BT: jax.Array, dim: int) -> jax.Array:
 
 
 def rotary(x_BTHK: jax.Array, positions_BT: jax.Array, theta: float) -> jax.Array:
-  """`x` with pairs (i, i + K/2) turned by position * theta^(-2i/K). Su et al. 2021, RoFormer."""
+  """Returns `x` with pairs (i, i + K/2) turned by position * theta^(-2i/K) (Su et al. 2021)."""
   half = x_BTHK.shape[-1] // 2
   frequency = theta ** (-jnp.arange(half) / half)
   angle = positions_BT[:, :, None, None].astype(jnp.float32) * frequency
@@ -35,7 +35,10 @@ def rotary(x_BTHK: jax.Array, positions_BT: jax.Array, theta: float) -> jax.Arra
 
 
 def alibi(distance_BTS: jax.Array, num_heads: int) -> jax.Array:
-  """Bias [..., H, T, S] float32: minus slope times distance. Press et al. 2022, section 3."""
+  """Returns the bias [..., H, T, S], float32: minus a head's slope times the distance.
+
+  The slopes are those of Press et al. 2022, section 3.
+  """
 
   def slopes(n):
     return [2 ** (-8 * (i + 1) / n) for i in range(n)]
@@ -48,9 +51,9 @@ def alibi(distance_BTS: jax.Array, num_heads: int) -> jax.Array:
 
 
 def bucket(distance: jax.Array, *, bidirectional: bool, num_buckets: int, max_distance: int):
-  """T5's bucket of a distance (key minus query): exact when near, logarithmic when far.
+  """Returns T5's bucket of a distance (key minus query): exact when near, logarithmic when far.
 
-  Raffel et al. 2020, section 2.1. Beyond max_distance all share the last bucket.
+  All distances beyond max_distance share the last bucket (Raffel et al. 2020, section 2.1).
   """
   offset = jnp.zeros_like(distance)
   if bidirectional:
@@ -70,18 +73,14 @@ def bucket(distance: jax.Array, *, bidirectional: bool, num_buckets: int, max_di
 class RelativeBias(nnx.Module):
   """A learned bias for each head and bucket of distance, one table for a whole stack (T5)."""
 
-  def __init__(self, num_heads: int, num_buckets: int, max_distance: int, *, bidirectional, rngs):
-    self.num_buckets, self.max_distance, self.bidirectional = (
-      num_buckets,
-      max_distance,
-      bidirectional,
-    )
-    self.embedding = nnx.Param(
-      nnx.initializers.normal(0.02)(rngs.params(), (num_buckets, num_heads))
-    )
+  def __init__(self, cfg, bidirectional: bool, *, rngs: nnx.Rngs):
+    self.bidirectional = bidirectional
+    self.num_buckets, self.max_distance = cfg.relative_buckets, cfg.relative_max_distance
+    shape = cfg.relative_buckets, cfg.num_heads
+    self.embedding = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), shape))
 
   def __call__(self, distance_BTS: jax.Array) -> jax.Array:
-    """[..., H, T, S] float32."""
+    """Returns the bias [..., H, T, S], float32."""
     bucket_BTS = bucket(
       distance_BTS,
       bidirectional=self.bidirectional,

@@ -1,4 +1,4 @@
-"""The model a config names, for the vocabulary a task has."""
+"""Builds the model that a config describes, for the vocabulary of its task."""
 
 import dataclasses
 
@@ -16,23 +16,25 @@ MODELS = {"transformer": (TransformerConfig, Transformer), "lstm": (LSTMConfig, 
 
 
 def build_model(cfg, task, seed: int, platform: str | None = None) -> Transformer | LSTM:
-  """The model of the section `model` with the task's head; UserError if there is none such.
+  """Returns the model of the section `model` with the task's head.
 
-  What the kernel of model.attention_impl cannot do on `platform` (None: that of this process) is
-  left to "xla", and the log says so."""
+  Where the kernel of model.attention_impl cannot compute the model on `platform` (by default this
+  process's), "xla" takes its place, which is logged. Raises UserError for settings that describe no
+  model, or none that the task can use.
+  """
   settings, words = dict(cfg), task.tokenizer.vocab_size
-  # runs from before there was a choice, and Hugging Face's models, do not say
+  # Older runs and Hugging Face's models have no name: they are Transformers.
   name = settings.pop("name", "transformer")
   make_config, make_model = choose(MODELS, name, "model.name")
   if settings.get("positions") == "sinusoidal" and "position_offset" not in settings:
     raise UserError(
-      "model.positions: this run is of Scriptorium before 2026-11-25, whose sinusoids had other"
-      " wavelengths: use the commit in its run.json, or train it anew"
+      "model.positions: this run is of an older version, whose sinusoids had other wavelengths: use"
+      " the commit in its run.json, or train it anew"
     )
   size = settings.pop("vocab_size", None) or words
   if size < words:
     raise UserError(f"model.vocab_size is {size}, but the vocabulary has {words} tokens")
-  _check_names(name, settings)
+  check_names(name, settings)
   try:
     config = make_config(vocab_size=size, **settings)
   except (TypeError, ValueError) as error:
@@ -40,7 +42,7 @@ def build_model(cfg, task, seed: int, platform: str | None = None) -> Transforme
   if name == "lstm":
     _check_lstm(task)
   else:
-    config = _fitted(config, task, platform)
+    config = _fit(config, task, platform)
   for side, layers in (("source", config.encoder_layers), ("target", config.decoder_layers)):
     if bool(getattr(task, f"{side}_len")) != bool(layers):
       part = "encoder" if side == "source" else "decoder"
@@ -48,14 +50,14 @@ def build_model(cfg, task, seed: int, platform: str | None = None) -> Transforme
       raise UserError(f"model.{part}_layers is {layers}, but the task {needs} {part} layers")
   rngs = nnx.Rngs(seed)
   model = make_model(config, rngs=rngs)
-  if make_head := getattr(task, "head", None):
-    model.head = make_head(config, rngs)
+  if (head := task.head(config, rngs)) is not None:
+    model.head = head
   return model
 
 
-def _check_names(name, settings):
-  """UserError for a setting that is another model's, or nobody's."""
-  fields = {one: {x.name for x in dataclasses.fields(make)} for one, (make, _) in MODELS.items()}
+def check_names(name: str, settings) -> None:
+  """Raises UserError for a setting that only another model has, or none."""
+  fields = {key: {x.name for x in dataclasses.fields(make)} for key, (make, _) in MODELS.items()}
   for key in sorted(settings.keys() - fields[name]):
     for other, theirs in fields.items():
       if key in theirs:
@@ -68,27 +70,29 @@ def _check_names(name, settings):
 
 
 def _check_lstm(task):
-  """UserError for what an LSTM cannot learn."""
-  for part in (task, *getattr(task, "parts", {}).values()):
-    if getattr(part, "prefix", False):
-      raise UserError(
-        "task.prefix: an lstm reads from left to right and cannot see a prefix whole; an"
-        " encoder-decoder can (configs/prefix.py:model=encoder_decoder), or a Transformer"
-      )
+  """Raises UserError for a task that an LSTM cannot learn."""
+  if task.prefix:
+    raise UserError(
+      "task.prefix: an lstm reads from left to right and cannot see a prefix whole; an"
+      " encoder-decoder can (configs/prefix.py:model=encoder_decoder), or a Transformer"
+    )
 
 
-def _fitted(config: TransformerConfig, task, platform) -> TransformerConfig:
-  """The config with an attention that `platform` has; UserError where the task asks for more."""
+def _fit(config: TransformerConfig, task, platform) -> TransformerConfig:
+  """Returns the config with an attention_impl that `platform` has.
+
+  Raises UserError where the task needs positions or rows that the config does not allow.
+  """
   if lacks := kernels.lacks(config, platform or jax.default_backend()):
-    told = "model.attention_impl=%s: %s; xla does it"
-    logging.log_first_n(logging.WARNING, told, 1, config.attention_impl, lacks)
+    message = "model.attention_impl=%s: %s; xla is used instead"
+    logging.log_first_n(logging.WARNING, message, 1, config.attention_impl, lacks)
     config = dataclasses.replace(config, attention_impl="xla")
   if config.positions == "learned" and task.max_positions > config.max_len:
     raise UserError(
       f"model.max_len {config.max_len} is less than the {task.max_positions} positions that"
       " task.source_len, task.target_len and decoding may use: learned positions end there"
     )
-  if config.global_tokens and getattr(task, "pack", False):
+  if config.global_tokens and task.pack:
     raise UserError(
       "model.global_tokens are the first of a row, and task.pack puts several texts in one: set"
       " task.pack=False"

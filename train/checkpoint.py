@@ -1,45 +1,45 @@
-"""Everything a run needs to continue exactly: weights, optimizer and data position (Orbax)."""
+"""Saves and restores what a run needs to continue exactly: weights, optimizer, data position."""
 
+import os
 import pathlib
 import re
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
+from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
-from train.common.errors import UserError
-from train.common.trees import flatten, in_form_of, path_name
-from train.interop import directory
+from train.common.errors import UserError, indented
+from train.common.trees import flatten
 from train.record import checksums
 
-# 1: until 2026-11-26. 2: tells its format, and `recent` is in it.
-FORMAT = 2
-LATER = {"recent"}  # parts of the state that format 1 has not: they are as in a new run
+FORMAT = 2  # format 1 has no number of its own, and no `recent`
+LATER = {"recent"}  # parts of the state that format 1 lacks: they start as in a new run
 
 
 class Checkpoints:
-  """The folder `checkpoints` of a run: the latest n, and the best k by a validation metric.
+  """The folder `checkpoints` of a run: the latest n, and the best k by a validation metric (Orbax).
 
-  A checkpoint holds `params`, the weights to use; `optimizer`, the rest of the state (where the
-  weights to use are a moving average, the others too); and `data` (position, JSON): whoever wants
-  only weights reads only weights. Saving is asynchronous; a folder without Orbax's commit mark was
-  interrupted and is never read.
+  A checkpoint holds `params`, the weights to use; `optimizer`, the rest of the state; and `data`,
+  the position in the data as JSON. With a moving average of the weights, `params` is the average,
+  and `optimizer` holds the weights in training. Each part can be read alone. Saving is
+  asynchronous; a folder without Orbax's commit mark is an interrupted save and is never read.
   """
 
   def __init__(
     self,
-    workdir,
+    workdir: str | os.PathLike,
     *,
-    keep_latest=1,
-    keep_best=0,
-    best_metric="loss",
-    best_mode="min",
-    clean=False,
+    keep_latest: int = 1,
+    keep_best: int = 0,
+    best_metric: str = "loss",
+    best_mode: str = "min",
+    clean: bool = False,
   ):
-    """clean: removes what interrupted saves left. Only whoever trains the run may: others would
-    remove what it is writing."""
+    """clean: removes interrupted saves. Only the process that trains the run may set it, as any
+    other process would remove the save in progress."""
     if best_mode not in ("min", "max"):
       raise UserError(f"checkpoint.best_mode is {best_mode!r}; known: min, max")
     self.best_metric, self.best_mode = best_metric, best_mode
@@ -72,45 +72,44 @@ class Checkpoints:
 
   def __exit__(self, *error):
     self.orbax.close()  # waits for a save in progress
-    self._seal()
+    self._write_checksums()
 
-  def _seal(self):
+  def _write_checksums(self):
     if self.writing and self.primary:
-      checksums.seal(self.directory)
+      checksums.write(self.directory)
 
-  def save(self, state, data, metrics=None):
-    """Starts writing `state` and the position of `data`; waits only for an earlier save."""
+  def save(self, state: Mapping, data, metrics: Mapping | None = None) -> None:
+    """Starts writing `state` and `data.get_state()`; waits only for an earlier save."""
     step = int(state["step"])
     if self.latest == step:
       return
-    self.orbax.wait()  # for the save before, which is sealed then
-    self._seal()
+    self.orbax.wait()  # the checksums are those of the save before
+    self._write_checksums()
     self.writing = True
-    if self.primary:  # somebody may have removed the step's checkpoint, and not its seal
+    if self.primary:  # a person may have removed this step's checkpoint, and not its checksums
       checksums.path_of(self.directory / str(step)).unlink(missing_ok=True)
     metrics = metrics if metrics and self.best_metric in metrics else None
     parts = _parts(state) | dict(data=data.get_state())
-    form = dict(format=FORMAT)
     self.orbax.save_checkpointables_async(
-      step, parts, metrics=metrics, force=True, custom_metadata=form
+      step, parts, metrics=metrics, force=True, custom_metadata=dict(format=FORMAT)
     )
 
   @property
   def latest(self) -> int | None:
-    """The last step saved, or None."""
+    """The last saved step, or None."""
     return self.orbax.latest.step if self.orbax.latest else None
 
-  def restore(self, state, data):
-    """The latest state, placed as `state` is, with `data` moved to its position.
+  def restore(self, state: Mapping, data) -> Mapping:
+    """Returns the latest state, placed as `state` is, and passes its position to `data.set_state`.
 
-    Returns `state` itself where nothing was saved. UserError if the shapes do not fit.
+    Returns `state` itself where nothing was saved. Raises UserError if the shapes do not fit.
     """
     if self.latest is None:
       return state
     self._check_shapes(self.latest, state["params"])
     parts = _parts(jax.tree.map(_abstract, state))
-    there = self._metadata(self.latest)["optimizer"]
-    later = parts["optimizer"].keys() - there.keys() & LATER
+    saved = self._metadata(self.latest)["optimizer"]
+    later = parts["optimizer"].keys() - saved.keys() & LATER
     parts["optimizer"] = {key: x for key, x in parts["optimizer"].items() if key not in later}
     saved = self.orbax.load_checkpointables(self.latest, parts | dict(data=None))
     data.set_state(saved["data"])
@@ -120,11 +119,11 @@ class Checkpoints:
     return dict(ema=saved["params"], **optimizer)
 
   def params(self, which: str, like=None):
-    """Weights of `latest`, `best`, a step, or a mean: `average:N` of the last N checkpoints,
-    `average:STEP,STEP,...` of those.
+    """Returns the weights of `latest`, `best` or a step, or the mean weights of the last N
+    checkpoints (`average:N`) or of some steps (`average:STEP,STEP,...`).
 
-    With `like` (a tree of arrays or ShapeDtypeStructs with shardings) they are placed so; without,
-    they are numpy's, whatever devices they were saved from.
+    They are placed as `like` is, a tree of arrays or ShapeDtypeStructs with shardings. Without
+    `like` they are numpy arrays, whatever devices they were saved from.
     """
     loaded = [self._load_params(step, like) for step in self.steps(which)]
     if len(loaded) == 1:
@@ -132,27 +131,28 @@ class Checkpoints:
     return jax.tree.map(lambda *xs: sum(x.astype(jnp.float32) for x in xs) / len(xs), *loaded)
 
   def steps(self, which: str) -> list[int]:
-    """The saved steps that `which` means; UserError with what there is if it means none."""
+    """Returns the saved steps that `which` names; raises UserError with all of them if none."""
     saved = [info.step for info in self.orbax.checkpoints]
     if not saved:
       raise UserError(f"{self.directory} holds no finished checkpoint")
     if which == "latest":
       return saved[-1:]
     if which == "best":
-      scored = [i for i in self.orbax.checkpoints if i.metrics and self.best_metric in i.metrics]
+      checkpoints = self.orbax.checkpoints
+      scored = [info for info in checkpoints if self.best_metric in (info.metrics or {})]
       if not scored:
         raise UserError(f"no checkpoint in {self.directory} has a validation {self.best_metric}")
       sign = 1 if self.best_mode == "min" else -1
-      return [min(scored, key=lambda i: sign * i.metrics[self.best_metric]).step]
+      return [min(scored, key=lambda info: sign * info.metrics[self.best_metric]).step]
     if match := re.fullmatch(r"average:(\d+)", which):
       count = int(match[1])
       if not 1 <= count <= len(saved):
         raise UserError(f"{which}: there are {len(saved)} checkpoints, steps {saved}")
       return saved[-count:]
-    wanted = which.removeprefix("average:").split(",")
-    one_or_mean = len(wanted) == 1 or which.startswith("average:")
-    if one_or_mean and all(checksums.is_step(word) and int(word) in saved for word in wanted):
-      return [int(word) for word in wanted]
+    words = which.removeprefix("average:").split(",")
+    is_valid = len(words) == 1 or which.startswith("average:")
+    if is_valid and all(checksums.is_step(word) and int(word) in saved for word in words):
+      return [int(word) for word in words]
     raise UserError(
       f"no checkpoint {which!r}; there are latest, best, average:N, average:STEP,STEP and"
       f" steps {saved}"
@@ -161,8 +161,8 @@ class Checkpoints:
   def _load_params(self, step, like):
     if wrong := checksums.problems(self.directory / str(step)):
       raise UserError(
-        f"{self.directory / str(step)} is damaged: {'; '.join(wrong[:3])}. --checkpoint takes"
-        " another; the run, started again, sets it aside"
+        f"{self.directory / str(step)} is damaged: {'; '.join(wrong[:3])}. Choose another with"
+        " --checkpoint; the run sets this one aside when it is started again"
       )
     if like is None:
       abstract = jax.tree.map(_on_host, self._metadata(step)["params"])
@@ -172,15 +172,15 @@ class Checkpoints:
     return self.orbax.load_checkpointables(step, dict(params=abstract))["params"]
 
   def _metadata(self, step):
-    """Shapes of what is saved; UserError for a format of the future."""
-    found = self.orbax.checkpointables_metadata(step)
-    form = (found.custom_metadata or {"format": 1})["format"]
-    if form > FORMAT:
+    """Returns the shapes of what is saved; raises UserError for a format of the future."""
+    saved = self.orbax.checkpointables_metadata(step)
+    version = (saved.custom_metadata or {"format": 1})["format"]
+    if version > FORMAT:
       raise UserError(
-        f"{self.directory / str(step)} is of format {form}; this version of the code knows formats"
-        f" up to {FORMAT}: use a later one"
+        f"{self.directory / str(step)} has format {version}, and this code reads formats up to"
+        f" {FORMAT}: use a later version of the code"
       )
-    return found.metadata
+    return saved.metadata
 
   def _check_shapes(self, step, params):
     saved = flatten(self._metadata(step)["params"])
@@ -193,58 +193,13 @@ class Checkpoints:
       if tuple(saved[name].shape) != tuple(here[name].shape)
     ]
     if wrong:
-      raise UserError(f"{self.directory / str(step)} does not fit this model:\n  " + _listed(wrong))
-
-
-def init_from(params, workdir: str, which: str, skip):
-  """`params` with every weight that another run's checkpoint, or hf:DIR, has under the same path
-  and shape.
-
-  Prints what matched. Weights whose path matches one of the patterns `skip` stay as they are; one
-  only here, only there, or of another shape is else a UserError.
-  """
-  if directory.is_one(workdir):
-    found, step = directory.open_directory(workdir, body=which == "body").params, ""
-  else:
-    if not (pathlib.Path(workdir) / "checkpoints").is_dir():
-      raise UserError(f"init_from: {workdir} holds no checkpoints")
-    with Checkpoints(workdir) as other:
-      found, step = flatten(other.params(which)), f" step {other.steps(which)[-1]}"
-  here = flatten(params)
-  found = in_form_of(found, here)
-  same = {
-    name
-    for name in here.keys() & found.keys()
-    if here[name].shape == found[name].shape and not any(re.search(p, name) for p in skip)
-  }
-  others = sorted((here.keys() | found.keys()) - same)
-
-  def told(name):
-    there, ours = (getattr(tree.get(name), "shape", "nothing") for tree in (found, here))
-    return f"{name}: {there} there, {ours} here"
-
-  logging.info("init_from %s%s: %d of %d weights taken", workdir, step, len(same), len(here))
-  for name in others:
-    logging.info("init_from: not taken %s", told(name))
-  wrong = [told(name) for name in others if not any(re.search(p, name) for p in skip)]
-  if wrong:
-    raise UserError(
-      f"init_from.workdir {workdir}: weights that do not match; patterns in init_from.skip allow"
-      " them:\n  " + _listed(wrong)
-    )
-
-  def take(path, x):
-    name = path_name(path)
-    if name not in same:
-      return x
-    whole = np.asarray(found[name]).astype(x.dtype)
-    return jax.make_array_from_callback(x.shape, x.sharding, lambda index: whole[index])
-
-  return jax.tree_util.tree_map_with_path(take, params)
+      raise UserError(
+        f"{self.directory / str(step)} does not fit this model:{indented(sorted(wrong))}"
+      )
 
 
 def _parts(state):
-  """The state as it is saved: the weights to use, and the rest."""
+  """Returns the state as it is saved: the weights to use, and the rest."""
   use = "ema" if "ema" in state else "params"
   return dict(params=state[use], optimizer={key: x for key, x in state.items() if key != use})
 
@@ -254,16 +209,10 @@ def _abstract(x):
 
 
 def _on_host(x):
-  """What Orbax takes for an array of numpy's to be read; it holds a single number."""
+  """Returns a numpy array of that shape, by which Orbax reads one; it holds a single number."""
   return np.broadcast_to(np.zeros((), x.dtype), x.shape)
 
 
-def _listed(lines, most=12):
-  lines = sorted(lines)
-  more = [f"... and {len(lines) - most} more"] if len(lines) > most else []
-  return "\n  ".join(lines[:most] + more)
-
-
-def checkpoint_policy(cfg) -> dict:
-  """The part of the `checkpoint` section that Checkpoints takes."""
+def checkpoint_policy(cfg: ConfigDict) -> dict:
+  """Returns the settings of the section `checkpoint` that Checkpoints takes."""
   return {key: value for key, value in cfg.checkpoint.items() if key != "every"}

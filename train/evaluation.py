@@ -1,30 +1,130 @@
-"""Loss, outputs and scores of weights on a split."""
+"""Evaluates weights on a split: loss, decoded outputs and scores; during a run, when it is due."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
-from train import sharding
+from train import sharding, tasks
+from train.common import flops
+from train.common.errors import UserError
 from train.data import batches
 from train.record.meter import means
+from train.state import make_graph
+from train.step import make_eval_step, make_predict_step
 
 
-def loss(eval_step, params, mesh, held_out) -> dict[str, float]:
-  """Means over all batches of `held_out`."""
+class EarlyStopping:
+  """Ends a run when the last `patience` values of a validation metric were not the best (0: never).
+
+  A metric is better when it is lower (mode "min") or higher ("max").
+  """
+
+  def __init__(self, patience: int, metric: str, mode: str):
+    self.patience, self.metric, self.sign = patience, metric, 1 if mode == "min" else -1
+    self.best, self.waited = float("inf"), 0
+
+  def add(self, scores: Mapping) -> None:
+    """Counts an evaluation, if the metric is among its scores."""
+    if self.metric in scores:
+      value = self.sign * scores[self.metric]
+      self.waited = 0 if value < self.best else self.waited + 1
+      self.best = min(self.best, value)
+
+  @property
+  def due(self) -> bool:
+    return bool(self.patience) and self.waited >= self.patience
+
+  def __str__(self):
+    """The end of a message that names why a run ended; empty if early stopping is not due."""
+    if not self.due:
+      return ""
+    best = f"{self.metric} better than {self.sign * self.best:.4g}"
+    return f": early stopping after {self.waited} evaluations without a {best} (patience)"
+
+
+class Evaluation:
+  """The evaluations of a run on its split `evaluate.split`."""
+
+  def __init__(self, cfg: ConfigDict, task, graph, mesh, early_stopping: EarlyStopping):
+    self.cfg, self.task, self.mesh, self.early_stopping = cfg, task, mesh, early_stopping
+    self.eval_step = make_eval_step(task, graph)
+    self.predict_step = make_predict_step(task, graph)
+    self.items = task.items(cfg.evaluate.split)  # a mistake in the split is named before training
+    self.layout = tasks.layout(task, cfg.batch_size)
+
+  def loss_is_due(self, step: int) -> bool:
+    return step % self.cfg.evaluate.every == 0 or step == self.cfg.steps
+
+  def scores_are_due(self, step: int) -> bool:
+    every = self.cfg.evaluate.decode_every
+    return every > 0 and (step % every == 0 or step == self.cfg.steps)
+
+  def is_due(self, step: int) -> bool:
+    """Returns whether a loss or decoded scores are due after `step`."""
+    return self.loss_is_due(step) or self.scores_are_due(step)
+
+  def __call__(self, step: int, params) -> dict[str, float]:
+    """Returns what is due after `step`, also to early stopping; decodes when that ends the run.
+
+    Raises UserError where loss and scores are evaluated and checkpoint.best_metric is neither.
+    """
+    values = {}
+    if self.loss_is_due(step):
+      values |= loss(self.eval_step, params, self.mesh, self._batches)
+    if self.scores_are_due(step):
+      values |= self._scores(params)
+    metric, decode_every = self.cfg.checkpoint.best_metric, self.cfg.evaluate.decode_every
+    is_whole = self.loss_is_due(step) and (self.scores_are_due(step) or not decode_every)
+    if is_whole and metric not in values:
+      raise UserError(
+        f"checkpoint.best_metric is {metric!r}; an evaluation has {', '.join(values)}"
+      )
+    self.early_stopping.add(values)
+    if self.early_stopping.due and decode_every and not self.scores_are_due(step):
+      values |= self._scores(params)
+    return values
+
+  def forward_flops(self, params) -> int:
+    """Returns the FLOPs of the forward pass of a batch; evaluation reuses what is traced here."""
+    eval_step, cfg = self.eval_step, self.cfg
+    if cfg.model.name == "transformer" and cfg.model.attention_impl != "einsum":
+      cfg = ConfigDict(cfg.to_dict())  # a kernel's products cannot be counted
+      cfg.model.attention_impl = "einsum"
+      eval_step = make_eval_step(self.task, make_graph(cfg, self.task, self.mesh))
+    fill = batches.Maker(self.items, self.layout.source_len, self.layout.target_len)
+    with sharding.activation_sharding(self.mesh):
+      traced = eval_step.trace(params, fill([[]] * cfg.batch_size))
+    return flops.count(traced.jaxpr, self.mesh.size)
+
+  @functools.cached_property
+  def _batches(self) -> list[dict[str, np.ndarray]]:
+    # They stay in host memory, for each evaluation would tokenize and pack the same split again.
+    return list(batches.eval_batches(self.items, self.layout))
+
+  def _scores(self, params) -> dict[str, float]:
+    split, limit = self.cfg.evaluate.split, self.cfg.evaluate.decode_examples
+    values, _ = score(self.task, self.predict_step, params, self.mesh, split, {}, limit)
+    return {name: value for name, value in values.items() if not isinstance(value, str)}
+
+
+def loss(eval_step, params, mesh, eval_batches: Iterable[Mapping]) -> dict[str, float]:
+  """Returns the means of the task's losses and metrics over all batches."""
   total = None
-  with sharding.laid_over(mesh):
-    for batch in held_out:
+  with sharding.activation_sharding(mesh):
+    for batch in eval_batches:
       sums = jax.device_get(eval_step(params, sharding.put(batch, mesh)))
       total = sums if total is None else jax.tree.map(np.add, total, sums)
   return means(total)
 
 
-def decode(task, predict_step, params, mesh, examples, settings) -> list[dict]:
-  """`task.outputs` of the examples, in order; one's output does not depend on the others.
+def decode(task, predict_step, params, mesh, examples: Sequence[Mapping], settings) -> list[dict]:
+  """Returns `task.outputs` of the examples, in order. No output depends on the other examples.
 
-  All processes decode the same examples together and all get the result.
+  All processes decode the same examples together and get the same outputs.
   """
   requests = task.requests(examples)
   predictions: list = [None] * len(requests.lengths())
@@ -32,12 +132,12 @@ def decode(task, predict_step, params, mesh, examples, settings) -> list[dict]:
   shards = mesh.shape["data"] * mesh.shape["fsdp"]
   rows = -(-task.decode_batch // shards) * shards
   for batch in batches.requests(requests, rows, task.source_len or task.target_len):
-    with sharding.laid_over(mesh):
-      found = predict_step(params, sharding.put_whole(batch, mesh), settings)
-    found = sharding.fetch(found)
-    for place, row in enumerate(batch["row"].tolist()):
-      if row >= 0:
-        predictions[row] = {name: values[place] for name, values in found.items()}
+    with sharding.activation_sharding(mesh):
+      predicted = predict_step(params, sharding.put_whole(batch, mesh), settings)
+    predicted = sharding.fetch(predicted)
+    for row, number in enumerate(batch["row"].tolist()):
+      if number >= 0:
+        predictions[number] = {name: values[row] for name, values in predicted.items()}
   return task.outputs(examples, requests, predictions, settings)
 
 
@@ -50,15 +150,17 @@ class Decoded(NamedTuple):
 
 
 def score(
-  task, predict_step, params, mesh, split: str, changes: Mapping, most: int = 0
+  task, predict_step, params, mesh, split: str, changes: Mapping, limit: int = 0
 ) -> tuple[dict, dict[str, Decoded]]:
-  """Metrics from the first `most` examples of a split (0: all), predicted as the config says but
-  for `changes`; and what was decoded. A mixture's parts each have a name and theirs, others ""."""
+  """Returns metrics from the first `limit` examples of a split (0: all), and what was decoded.
+
+  `changes` replace settings of the task's decoding. The parts of a mixture are scored one by one,
+  under their names; the name of any other task is "".
+  """
   scores, decoded = {}, {}
-  parts = getattr(task, "scored_parts", None)
-  for name, part in (parts(split) if parts else {"": task}).items():
+  for name, part in task.scored_parts(split).items():
     source = part.examples(split)
-    examples = [source[i] for i in range(min(len(source), most or len(source)))]
+    examples = [source[i] for i in range(min(len(source), limit or len(source)))]
     outputs = decode(part, predict_step, params, mesh, examples, part.settings(**changes))
     for metric, value in part.score(outputs, examples).items():
       scores[prefixed(name, metric, "/")] = value
@@ -66,6 +168,6 @@ def score(
   return scores, decoded
 
 
-def prefixed(part: str, name: str, between: str) -> str:
-  """`name` with the part's in front, if it has one."""
-  return f"{part}{between}{name}" if part else name
+def prefixed(part: str, name: str, separator: str) -> str:
+  """Returns `name` after the part's name and the separator, or alone if the part has no name."""
+  return f"{part}{separator}{name}" if part else name

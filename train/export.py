@@ -1,9 +1,9 @@
 """python -m train.export --workdir runs/sst2 --checkpoint best --out DIR [--format ctranslate2]
 
-A trained run, or hf:DIR, as a Hugging Face directory that `transformers` loads with its Auto
-classes: config.json, model.safetensors, tokenizer. The family is the one that says all of the run's
-settings; where none does, what is without counterpart is named. --format ctranslate2 makes of that
-what CTranslate2 serves from (needs the packages ctranslate2, transformers and torch).
+Writes a trained run, or hf:DIR, as a Hugging Face directory (config.json, model.safetensors and a
+tokenizer) that `transformers` loads with its Auto classes. Its family is one that can express all
+settings of the run; if there is none, the error names the settings without a counterpart. --format
+ctranslate2 converts the result for CTranslate2 (needs ctranslate2, transformers and torch).
 """
 
 import importlib.util
@@ -11,162 +11,155 @@ import json
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 from absl import logging
 
-from train import inference
+from train import inference, pretrained
 from train.common import entry
 from train.common.errors import UserError
 from train.common.trees import flatten, unstacked
-from train.interop import directory, export, vocabulary_writing
+from train.data.tokenizer import Tokenizer
+from train.interop import tokenizers_out, writing
+from train.interop.directory import STOPS, Directory
 from train.interop.families import KINDS
-from train.tasks import (
-  causal,
-  classification,
-  denoising,
-  mlm,
-  qa,
-  seq2seq,
-  tagging,
-  translation,
-)
+from train.tasks import seq2seq
+from train.tasks.protocol import HuggingFace
 
 FORMATS = ("hf", "ctranslate2")
-KIND_OF = {
-  mlm.Mlm: "mlm",
-  classification.Classification: "classification",
-  tagging.Tagging: "tagging",
-  qa.Qa: "qa",
-  causal.Causal: "causal",
-  translation.Translation: "translation",
-  denoising.Denoising: "translation",
-}
+
+
+class Source(NamedTuple):
+  """A trained model in the form that is exported."""
+
+  model: dict  # the section `model`, with vocab_size
+  params: Mapping[str, Any]  # path -> weight, each layer under its own path
+  tokenizer: Tokenizer
+  task: HuggingFace
+  origin: Directory | None  # the Hugging Face directory that it is, or started from
 
 
 def as_hf(workdir, checkpoint: str, out: pathlib.Path) -> None:
-  """Writes the run into the folder `out`; UserError for what transformers has no counterpart of."""
-  if directory.is_one(workdir):
-    found = directory.open_directory(str(workdir))
-    model, kind, tokenizer, params = found.model, found.kind, found.tokenizer, found.params
-    labels, first, activation = found.labels, found.family.model_type, found.family.pool_activation
-    decoding = found.generation if kind in ("causal", "translation") else None
-    labels = labels if kind in ("classification", "tagging") else ()
-    origin = found
-  else:
-    run = inference.load_run(workdir, checkpoint)
-    task = run.task
-    kind, tokenizer = _kind(task), task.tokenizer
-    model = dict(run.cfg.model)
-    model["vocab_size"] = model.get("vocab_size") or tokenizer.vocab_size
-    params, origin = unstacked(flatten(jax.device_get(run.params))), _origin(run.cfg)
-    first = origin.family.model_type if origin else ""
-    labels, activation = getattr(task, "labels", ()), getattr(task, "pool_activation", "tanh")
-    if getattr(task, "regression", False):
-      labels = ("value",)
-    decoding = getattr(task, "decoding", None)
-  fit = export.best(model, kind, activation, first)
-  _refuse_what_is_there(out)
-  out, wanted = out.with_name(f".{out.name}.partial"), out
+  """Writes the run into the folder `out`; raises UserError for what has no counterpart."""
+  directory = pretrained.open(workdir).directory
+  source = _of_directory(directory) if directory else _of_run(workdir, checkpoint)
+  model, tokenizer, task, origin = source.model, source.tokenizer, source.task, source.origin
+  first = origin.family.model_type if origin else ""
+  fit = writing.best(model, task.kind, task.pool_activation, first)
+  _check_new(out)
+  target, out = out, out.with_name(f".{out.name}.partial")
   shutil.rmtree(out, ignore_errors=True)
   out.mkdir(parents=True)
-  roles, both = tokenizer.roles, bool(model["encoder_layers"] and model["decoder_layers"])
-  more = dict(
-    pad_token_id=roles.pad,
-    eos_token_id=roles.eos,
-    bos_token_id=(*roles.first, *roles.source_first, roles.start)[0],
-    is_encoder_decoder=both,
-  )
-  if origin:
-    more["bos_token_id"] = origin.config.get("bos_token_id")
-  if both:
-    more["decoder_start_token_id"] = roles.start
-  if roles.mask is not None and fit.family.model_type == "esm":
-    more["mask_token_id"] = roles.mask
-  if kind == "classification" and len(labels) == 1:
+  ids = _special_ids(source, fit.family.model_type)
+  more = ids | dict(is_encoder_decoder="decoder_start_token_id" in ids)
+  if task.kind == "classification" and len(task.labels) == 1:
     more["problem_type"] = "regression"
-  zeros = export.write(out, fit, kind, params, more, labels)
-  if tokenizer.targets_differ and origin:  # Marian's: two sets of pieces, which no one file holds
+  zeros = writing.write(out, fit, task.kind, source.params, more, task.labels)
+  if tokenizer.targets_differ and origin:  # Marian's two sets of pieces fit no single file
     for name in ("source.spm", "target.spm", "vocab.json", "tokenizer_config.json"):
       if (origin.path / name).exists():
         shutil.copy(origin.path / name, out / name)
   else:
-    side = "encoder-decoder" if both else "encoder" if model["encoder_layers"] else "decoder"
-    vocabulary_writing.write(tokenizer, out, side, _longest(fit.model))
-  if decoding is not None:
-    _write_generation(out, decoding, more, roles)
-  if wanted.is_dir():
-    wanted.rmdir()  # it is empty
-  out.rename(wanted)
-  logging.info("%s: a %s (%s)", wanted, fit.family.model_type, fit.config["architectures"][0])
+    sides = [side for side in ("encoder", "decoder") if model[f"{side}_layers"]]
+    tokenizers_out.write(tokenizer, out, "-".join(sides), _longest(fit.model))
+  if task.decoding:
+    _write_generation(out, task.decoding, ids, tokenizer.roles)
+  if target.is_dir():
+    target.rmdir()  # it is empty
+  out.rename(target)
+  logging.info("%s: a %s (%s)", target, fit.family.model_type, fit.config["architectures"][0])
   if zeros:
-    logging.info("with zeros for what the run has none of: %s", ", ".join(zeros))
+    logging.info("weights that the run has none of are zeros: %s", ", ".join(zeros))
 
 
-def _refuse_what_is_there(out: pathlib.Path) -> None:
-  if out.is_dir() and (found := sorted(path.name for path in out.iterdir())):
-    raise UserError(f"--out {out}: is not empty ({', '.join(found[:5])}); name a new folder")
+def _of_directory(directory: Directory) -> Source:
+  kind, labels, decoding = directory.kind, (), None
+  if kind in ("classification", "tagging"):
+    labels = directory.labels
+  if kind in ("causal", "translation"):
+    decoding = seq2seq.Decoding(**directory.generation)
+  task = HuggingFace(kind, labels, directory.family.pool_activation, decoding)
+  return Source(directory.model, directory.params, directory.tokenizer, task, directory)
+
+
+def _of_run(workdir, checkpoint) -> Source:
+  run = inference.load_run(workdir, checkpoint)
+  task, tokenizer, start = run.task.hugging_face(), run.task.tokenizer, run.cfg.init_from.workdir
+  if not task.kind:
+    name = type(run.task).__name__
+    raise UserError(f"a {name} run has no counterpart; there are {', '.join(KINDS)}")
+  model = dict(run.cfg.model)
+  model["vocab_size"] = model.get("vocab_size") or tokenizer.vocab_size
+  origin = pretrained.open(start).directory if start else None
+  return Source(model, unstacked(flatten(jax.device_get(run.params))), tokenizer, task, origin)
+
+
+def _special_ids(source: Source, model_type: str) -> dict[str, int | None]:
+  """Returns the ids of special tokens by their names in config.json."""
+  roles, origin = source.tokenizer.roles, source.origin
+  first = (*roles.first, *roles.source_first, roles.start)[0]
+  ids = dict(
+    pad_token_id=roles.pad,
+    eos_token_id=roles.eos,
+    bos_token_id=origin.config.get("bos_token_id") if origin else first,
+  )
+  if source.model["encoder_layers"] and source.model["decoder_layers"]:
+    ids["decoder_start_token_id"] = roles.start
+  if roles.mask is not None and model_type == "esm":
+    ids["mask_token_id"] = roles.mask
+  return ids
+
+
+def _check_new(out: pathlib.Path) -> None:
+  if out.is_dir() and (names := sorted(path.name for path in out.iterdir())):
+    raise UserError(f"--out {out} is not empty ({', '.join(names[:5])}); name a new folder")
   if out.exists() and not out.is_dir():
-    raise UserError(f"--out {out}: is a file; name a new folder")
-
-
-def _kind(task) -> str:
-  kind = KIND_OF.get(type(task))
-  if kind is None:
-    raise UserError(f"a {type(task).__name__} run has no counterpart; there are {', '.join(KINDS)}")
-  if getattr(task, "prefix", False):
-    raise UserError("task.prefix: no causal model of transformers sees a prefix whole")
-  if getattr(task, "pool", "first") != "first":
-    raise UserError(f"task.pool={task.pool!r} has no counterpart: transformers pools the first")
-  return kind
-
-
-def _origin(cfg) -> directory.Directory | None:
-  """The Hugging Face directory that a run began from."""
-  start = cfg.init_from.workdir
-  return directory.open_directory(start) if directory.is_one(start) else None
+    raise UserError(f"--out {out} is a file; name a new folder")
 
 
 def _longest(model) -> int:
   return model["max_len"] if model["positions"] == "learned" else 10**9
 
 
-def _write_generation(out, decoding, more, roles) -> None:
-  """generation_config.json: our way of decoding, as far as transformers has it."""
-  decoding = seq2seq.Decoding(**decoding)
+def _write_generation(out, decoding: seq2seq.Decoding, ids, roles) -> None:
+  """Writes generation_config.json, our settings of decoding as far as transformers has them."""
   never = {roles.pad, roles.start} - {roles.eos}
-  told = dict(
-    **{key: more[key] for key in ("pad_token_id", "eos_token_id", "bos_token_id")},
+  content = dict(
+    **{key: ids[key] for key in ("pad_token_id", "eos_token_id", "bos_token_id")},
     num_beams=decoding.beam,
     length_penalty=decoding.length_penalty,
-    early_stopping={stop: name for name, stop in directory.STOPS.items()}[decoding.stop],
+    early_stopping={stop: name for name, stop in STOPS.items()}[decoding.stop],
     do_sample=bool(decoding.temperature),
     max_new_tokens=decoding.max_len_extra,
     suppress_tokens=sorted(never) or None,
   )
-  if "decoder_start_token_id" in more:
-    told["decoder_start_token_id"] = more["decoder_start_token_id"]
+  if "decoder_start_token_id" in ids:
+    content["decoder_start_token_id"] = ids["decoder_start_token_id"]
   if roles.target_first:
-    told["forced_bos_token_id"] = roles.target_first[0]
+    content["forced_bos_token_id"] = roles.target_first[0]
   if decoding.temperature:
-    told |= dict(temperature=decoding.temperature, top_k=decoding.top_k or 0, top_p=decoding.top_p)
+    content |= dict(temperature=decoding.temperature)
+    content |= dict(top_k=decoding.top_k or 0, top_p=decoding.top_p)
   if decoding.penalty == "wu" and decoding.length_penalty and decoding.beam > 1:
     logging.warning(
-      "decoding.penalty 'wu' has no counterpart: transformers divides by length ** %g, where we"
-      " divide by ((5 + length) / 6) ** %g, so beams may rank otherwise",
-      *(decoding.length_penalty, decoding.length_penalty),
+      "decoding.penalty 'wu' has no counterpart: transformers divides by length ** %g instead of"
+      " ((5 + length) / 6) ** %g, so the order of beams may differ",
+      decoding.length_penalty,
+      decoding.length_penalty,
     )
   if decoding.max_len_ratio:
     logging.warning(
-      "decoding.max_len_ratio has no counterpart: max_new_tokens is max_len_extra=%d alone",
+      "decoding.max_len_ratio has no counterpart: max_new_tokens is only max_len_extra=%d",
       decoding.max_len_extra,
     )
-  text = json.dumps({k: v for k, v in told.items() if v is not None}, indent=2)
+  text = json.dumps({k: v for k, v in content.items() if v is not None}, indent=2)
   (out / "generation_config.json").write_text(text + "\n", encoding="utf-8")
 
 
 def as_ctranslate2(workdir, checkpoint: str, out: pathlib.Path) -> None:
-  """Through the Hugging Face form and CTranslate2's own converter."""
+  """Writes the run for CTranslate2, by its own converter from a Hugging Face directory."""
   for name in ("ctranslate2", "transformers", "torch"):
     if importlib.util.find_spec(name) is None:
       raise UserError(
@@ -174,20 +167,22 @@ def as_ctranslate2(workdir, checkpoint: str, out: pathlib.Path) -> None:
       )
   import ctranslate2
 
-  _refuse_what_is_there(out)
+  _check_new(out)
   with tempfile.TemporaryDirectory() as folder:
     as_hf(workdir, checkpoint, pathlib.Path(folder) / "hf")
     converter = ctranslate2.converters.TransformersConverter(f"{folder}/hf")
     try:
       converter.convert(str(out), force=True)  # into a folder that is empty
-    except ValueError as error:  # of a family that it does not serve
+    except ValueError as error:  # it does not support the family
       raise UserError(f"CTranslate2 cannot serve this model: {error}") from error
 
 
 def main(argv):
   parser = inference.parser(__doc__)
-  parser.add_argument("--out", required=True, type=pathlib.Path)
-  parser.add_argument("--format", choices=FORMATS, default="hf")
+  parser.add_argument("--out", required=True, type=pathlib.Path, help="the folder to write")
+  parser.add_argument(
+    "--format", choices=FORMATS, default="hf", help="whose files to write (default: hf)"
+  )
   args = parser.parse_args(argv)
   write = as_hf if args.format == "hf" else as_ctranslate2
   write(args.workdir, args.checkpoint, args.out)

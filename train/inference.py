@@ -1,4 +1,4 @@
-"""A trained run, or hf:DIR, to evaluate and to predict with; and the arguments that choose it."""
+"""Loads a trained run, or hf:DIR, to evaluate and to predict with."""
 
 import argparse
 import dataclasses
@@ -7,23 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from absl import logging
 from flax import nnx
 
-from train import evaluation, sharding, tasks
+from train import evaluation, pretrained, sharding, tasks
 from train.build import build_model
-from train.checkpoint import Checkpoints, checkpoint_policy
 from train.common.errors import UserError
-from train.common.trees import path_name
-from train.interop import directory
-from train.record.workdir import load_config
 from train.step import make_predict_step
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """A trained run, ready to evaluate or predict."""
+  """A trained run, or hf:DIR with cfg=None, ready to evaluate or predict."""
 
   cfg: Any
   task: Any
@@ -34,115 +29,91 @@ class Run:
 
 
 def load_run(workdir, checkpoint: str, *, pair: bool = False) -> Run:
-  """The weights of `latest`, `best`, STEP or `average:N`, on all devices here; or those of hf:DIR,
-  of which a classifier can be one of pairs."""
+  """Loads a run or hf:DIR onto all devices of this machine.
+
+  checkpoint: latest, best, STEP, average:N or average:STEP,STEP,...; hf:DIR has "latest" alone.
+  pair: a classifier of hf:DIR reads two texts.
+  """
   mesh = sharding.make_mesh(dict(data=-1, fsdp=1, tensor=1))
-  if directory.is_one(workdir):
-    return _load_directory(directory.open_directory(str(workdir)), checkpoint, mesh, pair)
-  if pair:
-    raise UserError("--pair is of hf:DIR; a run knows whether it classifies pairs")
-  cfg = load_config(workdir)
-  task = tasks.build(cfg.task, workdir)
-  graph, like = _blank(cfg.model, task, mesh)
-  with Checkpoints(workdir, **checkpoint_policy(cfg)) as checkpoints:
-    steps = checkpoints.steps(checkpoint)
-    params = checkpoints.params(checkpoint, like["params"])
+  origin = pretrained.open(workdir)
+  task = origin.task(pair)
+  graph, like = _blank(origin.model, task, mesh)
+  params, steps = origin.place(checkpoint, like)
   logging.info("%s: checkpoint %s, steps %s", workdir, checkpoint, steps)
-  return Run(cfg, task, graph, params, mesh, steps)
-
-
-def _load_directory(found, checkpoint, mesh, pair) -> Run:
-  if checkpoint != "latest":
-    raise UserError(f"--checkpoint {checkpoint}: hf:{found.path} has one set of weights")
-  task = tasks.make(found.task(pair))
-  graph, like = _blank(found.model, task, mesh)
-
-  def place(path, x):
-    whole = np.asarray(found.params[path_name(path[1:])])
-    return jax.make_array_from_callback(x.shape, x.sharding, lambda index: whole[index])
-
-  params = jax.tree_util.tree_map_with_path(place, like)["params"]
-  return Run(None, task, graph, params, mesh, [])
+  return Run(origin.config, task, graph, params, mesh, steps)
 
 
 def _blank(model, task, mesh):
-  """The model's graph, and what its weights are to be: shapes and places."""
+  """Returns the model's graph, and its weights as shapes with shardings."""
   graph, shapes = nnx.split(nnx.eval_shape(lambda: build_model(model, task, seed=0)))
   shapes = dict(params=nnx.to_pure_dict(shapes))
-  return graph, sharding.placed(shapes, sharding.place(shapes, mesh))
+  return graph, sharding.abstract(shapes, sharding.place(shapes, mesh))["params"]
 
 
 class Predictor:
-  """A trained run as a function from inputs to outputs: `load(workdir)(["jump twice"])`."""
+  """A function from inputs to outputs by a trained run: `load(workdir)(["jump twice"])`."""
 
   def __init__(self, run, settings):
     self.run, self.settings = run, settings
     self.step = make_predict_step(run.task, run.graph)
 
   def __call__(self, inputs: Sequence) -> list[dict]:
-    """A dict with `text` and more for each input: a text, a pair of them (two texts to classify, a
-    question and its context), or an example as the task's data has."""
+    """Returns a dict with `text` and more for each input.
+
+    An input is a text, a pair of texts (two texts to classify, a question and its context), or an
+    example of the task's data.
+    """
     run = self.run
     if isinstance(inputs, str):
-      raise UserError(f"{inputs!r}: give a list of inputs, of one or more")
-    examples = [x if isinstance(x, Mapping) else run.task.example(_typed(x)) for x in inputs]
+      raise UserError(f"{inputs!r} is one input: pass a list of inputs")
+    examples = [x if isinstance(x, Mapping) else run.task.example(_line(x)) for x in inputs]
     return evaluation.decode(run.task, self.step, run.params, run.mesh, examples, self.settings)
 
 
-def _typed(given) -> str:
-  return given if isinstance(given, str) else "\t".join(given)
+def _line(texts) -> str:
+  return texts if isinstance(texts, str) else "\t".join(texts)
 
 
 def load(workdir, checkpoint: str = "latest", *, pair: bool = False, **decoding) -> Predictor:
-  """The run in `workdir`, or hf:DIR, its way of decoding changed by `decoding`.
+  """Loads the run in `workdir`, or hf:DIR, with the settings of prediction changed by `decoding`.
 
-  pair: of hf:DIR, a classifier of two texts; nothing in such a directory says which it is.
+  pair: a classifier of hf:DIR reads two texts. The directory does not name how many it reads.
   """
-  run = load_run(workdir, checkpoint, **(dict(pair=True) if pair else {}))
+  run = load_run(workdir, checkpoint, pair=pair)
   return Predictor(run, run.task.settings(**decoding))
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
-  """A parser with the arguments that every use of a run has."""
-  made = argparse.ArgumentParser(
+  """Returns a parser with the arguments that every use of a run has."""
+  parser = argparse.ArgumentParser(
     description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  made.add_argument(
-    *("--workdir", "--model"),
+  parser.add_argument(
+    "--workdir",
+    "--model",
     required=True,
     dest="workdir",
     type=pathlib.Path,
     help="a run's folder, or hf:DIR, a Hugging Face directory",
   )
-  made.add_argument(
+  parser.add_argument(
     "--checkpoint",
     default="latest",
     help="latest, best, STEP, average:N (the last N) or average:STEP,STEP,...",
   )
-  return made
+  return parser
 
 
-DECODING = ("beam", "length_penalty", "temperature", "top_k", "top_p", "nbest", "seed")
-DECODING += ("max_len_extra", "no_answer", "threshold", "max_answer")
-
-
-def add_decoding(made: argparse.ArgumentParser) -> None:
-  """Arguments that change the config's way of decoding."""
-  made.add_argument("--beam", type=int, help="1: greedy")
-  made.add_argument("--length_penalty", type=float, help="Wu et al. 2016; 0: none")
-  made.add_argument("--temperature", type=float, help="above 0: sampling")
-  made.add_argument("--top_k", type=int, help="of sampling; of a mask: how many words")
-  made.add_argument("--top_p", type=float, help="of sampling")
-  made.add_argument("--nbest", type=int, help="outputs to tell of each input")
-  made.add_argument("--seed", type=int, help="of sampling")
-  made.add_argument("--max_len_extra", type=int, help="tokens of an output, beside max_len_ratio")
-  made.add_argument(
-    "--no_answer", action="store_true", default=None, help="a question may have no answer"
-  )
-  made.add_argument("--threshold", type=float, help="by how much no answer must be likelier")
-  made.add_argument("--max_answer", type=int, help="tokens of an answer")
+def add_decoding(parser: argparse.ArgumentParser) -> None:
+  """Adds a flag for each setting of how the tasks predict (train/tasks)."""
+  for name, fields in tasks.prediction_options().items():
+    text = "; ".join(dict.fromkeys(field.metadata["help"] for field in fields))
+    kind = fields[0].type
+    parsed = dict(action="store_true") if kind is bool else dict(type=kind)
+    parser.add_argument(f"--{name}", default=None, help=text, **parsed)
 
 
 def decoding_changes(args) -> dict:
-  """What was given of `add_decoding`."""
-  return {key: getattr(args, key) for key in DECODING if getattr(args, key) is not None}
+  """Returns the settings of prediction that were given as flags."""
+  given = {name: vars(args)[name] for name in tasks.prediction_options()}
+  return {name: value for name, value in given.items() if value is not None}

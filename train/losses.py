@@ -1,5 +1,8 @@
-"""Losses as sums: `name -> (sum, weight)`, which add up exactly over microbatches, devices and
-evaluation batches. Only the update and the report divide."""
+"""Losses as sums, `name -> (sum, weight)`.
+
+Sums add up exactly over microbatches, devices and evaluation batches; only the update and `means`
+divide.
+"""
 
 import functools
 
@@ -10,7 +13,7 @@ from train.common.errors import UserError
 
 
 def cross_entropy(logits_BTV, labels_BT, weights_BT, *, label_smoothing=0.0, z_loss=0.0):
-  """`loss` (smoothed, what is minimised), `nll` (nats a token) and `accuracy`, each (sum, weight).
+  """Returns `loss` (smoothed, to be minimised), `nll` (nats a token) and `accuracy`.
 
   Smoothing spreads `label_smoothing` evenly over the whole vocabulary (Szegedy et al. 2016);
   z_loss * log(Z)^2 keeps the logits from drifting (Chowdhery et al. 2022, section 5).
@@ -25,10 +28,10 @@ def cross_entropy(logits_BTV, labels_BT, weights_BT, *, label_smoothing=0.0, z_l
 
 
 def chunked(logits_of, x_BTD, labels_BT, weights_BT, chunks: int, **options):
-  """`cross_entropy` of `logits_of(x_BTD)`, the positions in `chunks` parts one after another.
+  """Returns `cross_entropy` of `logits_of(x_BTD)`, computed in `chunks` parts of the positions.
 
-  No more than one part's logits, [B, T / chunks, V] float32, exist at a time: the backward pass
-  makes them again. UserError if T is no multiple of `chunks`.
+  Only one part's logits, [B, T / chunks, V] float32, exist at a time; the backward pass computes
+  them again. Raises UserError if T is no multiple of `chunks`.
   """
   if chunks == 1:
     return cross_entropy(logits_of(x_BTD), labels_BT, weights_BT, **options)
@@ -43,19 +46,19 @@ def chunked(logits_of, x_BTD, labels_BT, weights_BT, chunks: int, **options):
   def part(x_BTD, labels_BT, weights_BT):
     return cross_entropy(logits_of(x_BTD), labels_BT, weights_BT, **options)
 
-  def add(sums, some):
-    return jax.tree.map(jnp.add, sums, part(*some)), None
+  def add(sums, inputs):
+    return jax.tree.map(jnp.add, sums, part(*inputs)), None
 
-  none = dict.fromkeys(("loss", "nll", "accuracy"), (jnp.float32(0.0), jnp.float32(0.0)))
-  return jax.lax.scan(add, none, tuple(map(parts, (x_BTD, labels_BT, weights_BT))))[0]
+  zeros = dict.fromkeys(("loss", "nll", "accuracy"), (jnp.float32(0.0), jnp.float32(0.0)))
+  return jax.lax.scan(add, zeros, tuple(map(parts, (x_BTD, labels_BT, weights_BT))))[0]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def token_losses(logits_BTV, labels_BT, label_smoothing, z_loss):
-  """Smoothed loss, negative log-likelihood and whether the label is the argmax, each [B, T].
+  """Returns smoothed loss, negative log-likelihood and whether the label is the argmax, [B, T].
 
-  The gradient is written out, (softmax - target) in one pass: 2.2 times faster than autodiff's
-  on CPU for 4,096 tokens of 8,000 words, where the loss is half of a small model's step.
+  The gradient is written out as softmax - target in one pass, 2.2 times faster than autodiff's on
+  CPU for 4,096 tokens of 8,000 words, where the loss is half of a small model's step.
   """
   return _token_losses(logits_BTV, labels_BT, label_smoothing, z_loss)[0]
 
@@ -90,7 +93,7 @@ token_losses.defvjp(_token_losses, _token_losses_gradient)
 
 
 def pointer(logits_BS, marks_BS, segments_BS):
-  """Losses and hits, summed: each mark (1) names the right place among those of its segment."""
+  """Returns the summed losses and hits of marks (1), each the right position of its segment."""
   same_BST = segments_BS[:, :, None] == segments_BS[:, None, :]
   rivals_BST = jnp.where(same_BST, logits_BS[:, None, :], -jnp.inf)
   loss_BS = jax.nn.logsumexp(rivals_BST, axis=-1) - logits_BS

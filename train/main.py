@@ -1,8 +1,9 @@
-"""python -m train.main --config configs/scan.py --workdir runs/scan [--config.key=value ...]
+"""python -m train.main --config configs/scan.py --workdir runs/scan [--config.KEY=VALUE ...]
+python -m train.main --config configs/scan.py:split=length --print_config
 python -m train.main --rerun runs/scan --workdir runs/scan_again
 
-Trains the run that a config describes; the same command again goes on where it stopped. --rerun is
-the config of another run, from the start. --debug_nans names the first operation that makes a NaN.
+Trains the run that a config describes; the same command again resumes it from its last checkpoint.
+`--config configs/scan.py:help` explains a config file and its arguments.
 """
 
 import argparse
@@ -12,29 +13,38 @@ def main(argv):
   # Imported here: data workers import this module again, and need none of it.
   import jax
 
-  from train import loop
+  from train import loop, resolve
   from train.cluster import processes
   from train.common.errors import UserError
   from train.common.files import disk_trouble
-  from train.record import config, provenance, workdir
+  from train.record import config, profile, provenance, rendering, workdir
 
-  if not argv or {"-h", "--help"} & set(argv):
-    print(__doc__)
+  texts, overrides, rest = config.split(argv)
+  parser = build_parser(config, processes)
+  if not argv:
+    parser.print_help()
     return 0
-  parser = argparse.ArgumentParser(prog="train.main", allow_abbrev=False)
-  parser.add_argument("--workdir")
-  parser.add_argument("--rerun")
-  parser.add_argument("--debug_nans", action="store_true")
-  processes.add_arguments(parser)
-  args, rest = parser.parse_known_args(argv)
+  args, unknown = parser.parse_known_args(rest)
+  if unknown:
+    raise UserError(f"unknown arguments: {' '.join(unknown)}; --help explains those there are")
+  if args.rerun and (texts or overrides):
+    raise UserError("--rerun takes the whole config from that run: leave out --config")
   if args.rerun:
     cfg = workdir.again(args.rerun)
   else:
-    cfg, rest = config.parse(rest)
-  if rest:
-    raise UserError(f"unknown arguments: {' '.join(rest)}")
+    cfg = resolve.load(config.only(texts), overrides)
+  if args.json and not args.print_config:
+    raise UserError("--json is the format of --print_config: give both")
+  if args.print_config:
+    text = workdir.config_json(cfg).rstrip()
+    if not args.json:
+      text = rendering.config(config.flat(cfg), config.flat(resolve.defaults(cfg)))
+    print(text)
+    return 0
   if not args.workdir:
     raise UserError("--workdir is missing: the folder for this run's checkpoints and metrics")
+  steps = args.profile_steps
+  profile_steps = profile.parse_steps(steps, cfg.steps) if steps else range(0)
   command = ["python", "-m", "train.main", *argv]
   with processes.together(args, workdir.config_json(cfg)):
     devices = [provenance.device_name(device) for device in jax.devices()]
@@ -42,14 +52,52 @@ def main(argv):
     with workdir.open_run(args.workdir, cfg, command, devices, primary) as run:
       processes.wait_for_all("the first has opened the workdir")
       try:
-        return loop.train(cfg, run, args.debug_nans)
+        return loop.train(cfg, run, debug_nans=args.debug_nans, profile_steps=profile_steps)
       except Exception as error:
-        if told := disk_trouble(error):
+        if trouble := disk_trouble(error):
           raise UserError(
-            f"{args.workdir}: {told}. Put that right and start the same command again: it goes on"
+            f"{args.workdir}: {trouble}. Mend that and start the same command again: it resumes"
             " from the last checkpoint"
           ) from error
         raise
+
+
+def build_parser(config, processes) -> argparse.ArgumentParser:
+  """Returns the parser of all flags but --config and --config.KEY, which its help explains too."""
+  parser = argparse.ArgumentParser(
+    prog="python -m train.main",
+    usage="%(prog)s --config FILE.py[:ARG=VALUE,...] --workdir DIR [options]",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  config.add_arguments(parser)
+  group = parser.add_argument_group("run")
+  group.add_argument(
+    "--workdir", metavar="DIR", help="the folder of the run: its checkpoints, metrics and records"
+  )
+  group.add_argument(
+    "--rerun", metavar="DIR", help="takes the config of the run in DIR, from the first step on"
+  )
+  group.add_argument(
+    "--debug_nans", action="store_true", help="names the first operation that makes a NaN"
+  )
+  group.add_argument(
+    "--profile_steps",
+    metavar="FIRST:LAST",
+    help="writes an XProf trace of these steps into the folder `profile` of the workdir",
+  )
+  group = parser.add_argument_group("instead of a run")
+  group.add_argument(
+    "--print_config",
+    action="store_true",
+    help="prints the whole config as it would run; a * marks what is not its default",
+  )
+  group.add_argument(
+    "--json", action="store_true", help="prints it as JSON, as in the workdir's config.json"
+  )
+  processes.add_arguments(parser)
+  return parser
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""--debug_nans: the operation that made an update's first NaN, and the lines that led there."""
+"""Finds the operation that made the first NaN of an update, for --debug_nans."""
 
 import pathlib
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -13,53 +14,54 @@ from train.common.trees import flatten
 from train.step import row_keys
 
 ROOT = pathlib.Path(__file__).parents[1]
-OURS = ("model/", "train/")
+OURS = tuple(f"{ROOT}/{folder}/" for folder in ("model", "train"))
 SHOWN = 5  # lines of ours, weights
 
 
-def watched(train_step, task, graph, seed: int):
-  """`train_step`, which raises a UserError where an update is left out because it is not finite.
+def watch(train_step: Callable, task, graph, seed: int) -> Callable:
+  """Returns `train_step`, which raises a UserError for an update that is skipped as not finite.
 
-  It waits for each step, and does the batch of such a step again in one piece, with a check after
-  each operation of loss and gradient.
+  It waits for each step. The batch of such an update is computed again without microbatches, with
+  a check after each operation of loss and gradient.
   """
 
   def step(state, batch):
     state, sums = train_step(state, batch)
     if sums["skipped"][0] and not sums["spikes"][0]:  # the weights are as they were before
       number = int(state["step"])
-      told = first(task, graph, state["params"], batch, seed, number - 1)
-      raise UserError(f"step {number}: {told}")
+      reason = find(task, graph, state["params"], batch, seed, number - 1)
+      raise UserError(f"step {number}: {reason}")
     return state, sums
 
   return step
 
 
-def first(task, graph, params, batch, seed: int, step: int) -> str:
-  """What made the first NaN in loss and gradient of a batch; without one, what is infinite."""
+def find(task, graph, params, batch, seed: int, step: int) -> str:
+  """Returns which operation made the first NaN in loss and gradient of a batch, or, if there is no
+  NaN, what is infinite."""
   keys_B = row_keys(seed, step, 0, len(jax.tree.leaves(batch)[0]))
 
   def loss(params):
-    with matmul.by_autodiff():
+    with matmul.use_autodiff():
       return task.loss(nnx.merge(graph, params), batch, keys_B)["loss"][0]
 
   checked = checkify.checkify(jax.value_and_grad(loss), errors=checkify.nan_checks)
   error, (value, grads) = jax.jit(checked)(params)
-  if (found := error.get_exception()) is not None:
-    return f"the first NaN is of {found.prim}, in\n" + "\n".join(_lines(found.traceback_info))
-  wrong = [name for name, x in flatten(grads).items() if not np.isfinite(x).all()]
-  listed = ", ".join(wrong[:SHOWN]) + (f" and {len(wrong) - SHOWN} more" if wrong[SHOWN:] else "")
-  return (
-    f"no operation made a NaN; the loss is {float(value):.3g}, infinite is the gradient of"
-    f" {listed or 'nothing: its norm overflows'}"
+  if (nan := error.get_exception()) is not None:
+    return f"{nan.prim} made the first NaN, in\n" + "\n".join(_lines(nan.traceback_info))
+  infinite = [name for name, x in flatten(grads).items() if not np.isfinite(x).all()]
+  names = ", ".join(infinite[:SHOWN])
+  names += f" and {len(infinite) - SHOWN} more" if infinite[SHOWN:] else ""
+  return f"no operation made a NaN; the loss is {float(value):.3g}, " + (
+    f"the gradient of {names} is infinite" if names else "the norm of the gradient overflows"
   )
 
 
 def _lines(stack) -> list[str]:
-  """Our own lines, the innermost first."""
+  """Returns the lines of this code in a stack, the innermost first."""
   lines = [
     f"  {frame.file_name.removeprefix(f'{ROOT}/')} line {frame.line_num}: {frame.function_name}"
     for frame in stack.frames
-    if frame.file_name.startswith(tuple(f"{ROOT}/{folder}" for folder in OURS))
+    if frame.file_name.startswith(OURS)
   ]
   return lines[:SHOWN]

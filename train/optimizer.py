@@ -1,4 +1,4 @@
-"""Optimizers and schedules by name; which weights decay is said by their paths."""
+"""Optimizers and schedules by name; weights decay and learn by the patterns of their paths."""
 
 import functools
 import inspect
@@ -13,8 +13,11 @@ from train.common.trees import is_stacked, path_name
 
 
 def _matrices(params):
-  """How muon sees the matrices of blocks: [D, H, K] as D by HK, [H, K, D] as HK by D. The rest
-  (None: embeddings, output, biases, norms) is Adam's, as in Jordan et al. 2024."""
+  """Returns muon's dimension numbers: [D, H, K] is a matrix of D by HK, [H, K, D] of HK by D.
+
+  All weights but the blocks' matrices (None: embeddings, output, biases, norms) are Adam's, as in
+  Jordan et al. 2024.
+  """
 
   def axes(path, leaf):
     name = path_name(path)
@@ -42,9 +45,30 @@ OURS = {  # set here
 }
 
 
+# Defaults of the config's sections. None: the default of optax, or of the schedule.
+OPTIMIZER = dict(
+  name="adamw",
+  clip_norm=1.0,
+  no_decay=r"(bias|scale)$",
+  rates=(),  # ((pattern, factor), ...): of the learning rate, by weights' paths; 0 freezes them
+  b1=None,
+  b2=None,
+  eps=None,
+  weight_decay=None,
+  weight_decay_rate=None,  # adafactor's
+  momentum=None,
+  nesterov=None,
+  mu_dtype=None,  # "bfloat16" halves the first moment
+)
+# final: share of the peak at the end; decay_steps: of wsd, at the end.
+SCHEDULE = dict(name="linear", peak=1e-3, warmup_steps=0, final=None, decay_steps=None)
+
+
 def rsqrt(peak, warmup, steps):
-  """Linear warm-up to `peak`, then peak * sqrt(warmup / step): Vaswani et al. 2017, section 5.3
-  (theirs peaks at dim**-0.5 * warmup**-0.5)."""
+  """Returns linear warm-up to `peak`, then peak * sqrt(warmup / step).
+
+  Vaswani et al. 2017, section 5.3, have it with the peak dim**-0.5 * warmup**-0.5.
+  """
 
   def schedule(step):
     step = jax.numpy.maximum(step, 1)
@@ -54,22 +78,25 @@ def rsqrt(peak, warmup, steps):
 
 
 def cosine(peak, warmup, steps, final=0.0):
-  """Linear warm-up, then half a cosine down to `final` * peak at `steps`."""
+  """Returns linear warm-up, then half a cosine down to `final` * peak at `steps`."""
   return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps, end_value=final * peak)
 
 
 def linear(peak, warmup, steps, final=0.0):
-  """Linear warm-up, then a line down to `final` * peak at `steps`."""
+  """Returns linear warm-up, then a line down to `final` * peak at `steps`."""
   return _join(peak, warmup, optax.linear_schedule(peak, final * peak, steps - warmup))
 
 
 def constant(peak, warmup, steps):
-  """Linear warm-up, then `peak`."""
+  """Returns linear warm-up, then `peak`."""
   return _join(peak, warmup, optax.constant_schedule(peak))
 
 
 def wsd(peak, warmup, steps, decay_steps, final=0.0):
-  """Warm-up, stable, and a line down to `final` * peak over the last `decay_steps`."""
+  """Returns warm-up, `peak`, and a line down to `final` * peak over the last `decay_steps`.
+
+  Raises UserError where the steps after warm-up are fewer than `decay_steps`.
+  """
   if decay_steps > steps - warmup:
     raise UserError(f"schedule.decay_steps {decay_steps} is more than steps {steps} less warm-up")
   decay = optax.linear_schedule(peak, final * peak, decay_steps, steps - decay_steps - warmup)
@@ -90,13 +117,13 @@ SCHEDULES = {
 
 
 def build(optimizer, schedule, steps: int):
-  """The optax transformation and its learning rate as a function of the step.
+  """Returns the optax transformation, and its learning rate as a function of the step.
 
-  `optimizer` is a section with `name`, `clip_norm` (0: no clipping), `no_decay` (a pattern: weights
-  whose path it matches do not decay), `rates` ((pattern, factor) pairs: the learning rate of the
-  weights whose path it matches, 0 freezes them) and the arguments of optax's function of that name;
-  `schedule` one with `name`, `peak`, `warmup_steps` and the schedule's own. What is None is left to
-  its default. Raises UserError.
+  The section `optimizer` has `name`, `clip_norm` (0: no clipping), `no_decay` (a pattern for the
+  paths of weights that do not decay), `rates` ((pattern, factor) pairs: a weight's learning rate is
+  multiplied by the factor of the first pattern that matches its path; 0 freezes it) and arguments
+  of optax's function. The section `schedule` has `name`, `peak`, `warmup_steps` and arguments of
+  the schedule. None leaves an argument at its default. Raises UserError for any other setting.
   """
   rate = _schedule(dict(schedule), steps)
   settings = dict(optimizer)
@@ -116,13 +143,13 @@ def build(optimizer, schedule, steps: int):
     if key in parameters:
       settings[key] = decays
   clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
-  moving = [_scaled(factors, lambda factor: float(factor > 0))] if factors else []
-  scaled = [_scaled(factors, float)] if factors else []
+  moving = [_scale_by_path(factors, lambda factor: float(factor > 0))] if factors else []
+  scaled = [_scale_by_path(factors, float)] if factors else []
   return optax.chain(*moving, *clip, make(rate, **settings), *scaled), rate
 
 
 def _rates(pairs) -> list[tuple[str, float]]:
-  """(pattern, factor) pairs; UserError for what is none."""
+  """Returns the (pattern, factor) pairs; raises UserError for anything else."""
   for pair in pairs:
     if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[1], int | float):
       raise UserError(
@@ -140,39 +167,50 @@ def _check_pattern(key, pattern):
     raise UserError(f"optimizer.{key}: {pattern!r} is no pattern: {error}") from error
 
 
+def accepted(table) -> dict[str, set[str]]:
+  """Returns name -> the settings that the table's optimizer or schedule of that name takes."""
+  return {name: inspect.signature(make).parameters.keys() - OURS for name, make in table.items()}
+
+
 def _known(settings, section, name, table) -> dict:
-  """The settings that `table[name]` takes; what only others of the table take is logged, and what
-  none takes is a UserError. None is a setting that is not made."""
-  taken = {other: inspect.signature(make).parameters.keys() - OURS for other, make in table.items()}
-  made = {key: value for key, value in settings.items() if value is not None}
-  for key in made:
+  """Returns the settings that `table[name]` takes, without those that are None.
+
+  A setting that only others of the table take is logged; raises UserError for one that none takes.
+  """
+  taken = accepted(table)
+  given = {key: value for key, value in settings.items() if value is not None}
+  for key in given:
     if not any(key in names for names in taken.values()):
       known = ", ".join(sorted(taken[name]))
       raise UserError(f"{section}.{key} is no argument of {name}: {known}")
-  if unused := [key for key in made if key not in taken[name]]:
+  if unused := [key for key in given if key not in taken[name]]:
     logging.info("%s has no use for %s.%s", name, section, f", {section}.".join(unused))
-  return {key: value for key, value in made.items() if key in taken[name]}
+  return {key: value for key, value in given.items() if key in taken[name]}
 
 
-def _scaled(factors, of):
-  """Multiplies what belongs to a weight by `of` its factor: that of the first pattern its path
-  matches. A weight that none matches is an error, and so is a pattern that is no weight's first, so
-  that a typo does not freeze or train anything."""
+def _scale_by_path(factors, transform):
+  """Returns a transformation that multiplies a weight's update by `transform(factor)`.
+
+  The factor is that of the first pattern that matches the weight's path. So that a typo does not
+  freeze or train anything, it raises UserError for a weight that no pattern matches, and for a
+  pattern that is the first match of no weight.
+  """
 
   def scale(updates, state, params):
     names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    firsts = [next((pair for pair in factors if re.search(pair[0], name)), None) for name in names]
-    if idle := [pattern for pattern, factor in factors if (pattern, factor) not in firsts]:
+    matches = [next((pair for pair in factors if re.search(pair[0], name)), None) for name in names]
+    if idle := [pattern for pattern, factor in factors if (pattern, factor) not in matches]:
       raise UserError(
         f"optimizer.rates: {idle[0]!r} is the first match of no weight; weights are called"
         f" {', '.join(names[:3])}, ..."
       )
-    if left := [name for name, pair in zip(names, firsts) if pair is None]:
+    if left := [name for name, pair in zip(names, matches) if pair is None]:
       raise UserError(
         f"optimizer.rates: no pattern matches {', '.join(left[:5])}"
         f" ({len(left)} weights): end with ('.', 1.0) to train the rest"
       )
-    tree = jax.tree.unflatten(jax.tree.structure(params), [of(factor) for _, factor in firsts])
+    scales = [transform(factor) for _, factor in matches]
+    tree = jax.tree.unflatten(jax.tree.structure(params), scales)
     return jax.tree.map(lambda u, factor: u * factor, updates, tree), state
 
   return optax.GradientTransformation(lambda params: optax.EmptyState(), scale)

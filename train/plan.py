@@ -1,11 +1,11 @@
 """python -m train.plan --config configs/wmt14.py --topology v5e:4x4 [--config.KEY=VALUE ...]
 
-Will it fit, and what will it cost? Compiles the real train step for chips that are not here and
-reads what the compiler made. Nothing runs: times are estimates, their assumptions are printed. No
-data is needed: the shapes are the config's. TPUs (v5e, v5p, v6e) need requirements-tpu.txt, h100
-needs requirements-cuda.txt, cpu:8 needs nothing. A compilation takes minutes.
+Compiles the real train step for chips that are not installed, and reports whether it fits and what
+it costs. Nothing runs: times are estimates, printed with their assumptions. No data is needed: the
+shapes are the config's. TPUs (v5e, v5p, v6e) need requirements-tpu.txt, h100 needs
+requirements-cuda.txt, cpu:8 needs nothing. A compilation takes minutes.
 
-Where it does not fit, or chips exchange more than they compute, settings that may help are tried.
+Where the step does not fit, or communication dominates, it tries settings that may help.
 """
 
 import argparse
@@ -17,101 +17,103 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
+from train import resolve
 from train.common.errors import UserError
 from train.common.files import write_atomically
 from train.planning import chips, scaling
-from train.planning.estimate import KERNEL_SHARE, DoesNotFit, Plan, make
+from train.planning.estimate import KERNEL_SHARE, DoesNotFit, Plan, make_plan
 from train.record import config
 
 MANY_PERMUTES = 100
-REPEATED = 8  # times a step, from which a collective is one that should have waited
-WIRE_SHARE = 0.5  # of the time that is computed; beyond, the wire dominates
+REPEATED = 8  # times a step, from which a collective should have been delayed and merged
+WIRE_SHARE = 0.5  # of computing time, from which communication dominates
 LISTED = 8  # collectives
-LARGE = 3e9  # parameters, from which programs of all layers take too long to compile
+LARGE = 3e9  # parameters, from which programs without scan_layers take too long to compile
 
 
-def warnings(plan: Plan, cfg) -> list[str]:
-  """What is known to hurt."""
-  found, program = [], plan.program
+def warnings(plan: Plan, cfg: ConfigDict) -> list[str]:
+  """Returns notes about patterns of the program that are known to cost time or memory."""
+  notes, program = [], plan.program
   if (permutes := program.count("collective-permute")) > MANY_PERMUTES:
-    found.append(
+    notes.append(
       f"{permutes} collective-permutes: XLA turned gathers of weights into windowed einsums; try"
       " LIBTPU_INIT_ARGS=--xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000"
     )
-  repeated = [one for one, times in program.collectives.items() if times >= REPEATED]
-  if big := [one for one in repeated if one.bytes > plan.weights / REPEATED]:
-    found.append(
-      f"{big[0].kind} of {big[0].bytes / 1e6:.0f} MB {program.collectives[big[0]]} times a step"
-      f" ({big[0].origin}): once a chunk or microbatch, where once would do"
-    )
-  along = {"all-reduce": 0.0, "all-gather": 0.0}
-  for one, times in program.collectives.items():
-    if one.kind in along and one.axes(plan.mesh) == ("fsdp",):
-      along[one.kind] += one.bytes * times
-  if plan.topology.chip.largest and along["all-reduce"] > along["all-gather"] / 4 > 0:
-    found.append(
+  for collective, times in program.collectives.items():
+    if times >= REPEATED and collective.bytes > plan.weights / REPEATED:
+      notes.append(
+        f"{collective.kind} of {collective.bytes / 1e6:.0f} MB {times} times a step"
+        f" ({collective.origin}): once a chunk or microbatch, where once would do"
+      )
+      break
+  fsdp_bytes = collections.Counter()
+  for collective, times in program.collectives.items():
+    if collective.axes(plan.mesh) == ("fsdp",):
+      fsdp_bytes[collective.kind] += collective.bytes * times
+  if plan.topology.chip.largest and fsdp_bytes["all-reduce"] > fsdp_bytes["all-gather"] / 4 > 0:
+    notes.append(
       "gradients are summed whole along fsdp before each chip takes its part: a TPU's compiler does"
       " so for parts of fewer than 8 rows or 128 columns; a smaller mesh.fsdp has larger parts"
     )
   if cfg.model.name == "transformer" and cfg.model.scan_layers and cfg.model.remat == "none":
-    found.append("model.scan_layers without model.remat: activations of all layers are stacked")
+    notes.append("model.scan_layers without model.remat: activations of all layers are stacked")
   if program.random_bits:
-    found.append(f"random bits are drawn by a generator, {sum(program.random_bits.values())} times")
-  if program.endless:
-    found.append(f"{len(program.endless)} loops of unknown length are counted once")
-  return found
+    notes.append(f"the random bit generator runs {program.random_bits} times, at unknown cost")
+  if program.endless_loops:
+    notes.append(f"{program.endless_loops} loops of unknown length are counted once")
+  return notes
 
 
-def knobs(cfg: ConfigDict, count: int, parameters: float) -> list[dict]:
-  """Changes of the config that may make it fit or exchange less, each one to be tried."""
+def alternatives(cfg: ConfigDict, count: int, parameters: float) -> list[dict]:
+  """Returns changes of the config that may make it fit or communicate less."""
   full, deep, sequence = {}, {}, {}
   if cfg.model.name == "transformer":
-    full = {} if cfg.model.remat == "full" else {"model.remat": "full"}
-    deep = {} if parameters < LARGE or cfg.model.scan_layers else {"model.scan_layers": True}
-    sequence = {"mesh.sequence": True} if cfg.mesh.tensor > 1 and not cfg.mesh.sequence else {}
-  split = {"mesh.data": 1, "mesh.fsdp": count, "mesh.tensor": 1}
+    full = {"model.remat": "full"}
+    deep = {"model.scan_layers": True} if parameters >= LARGE else {}
+    sequence = {"mesh.sequence": True} if cfg.mesh.tensor > 1 else {}
   alone = {"mesh.data": count, "mesh.fsdp": 1, "mesh.tensor": 1}
-  found = [full | deep, {"microbatches": 4 * cfg.microbatches}, alone, split, split | full | deep]
-  found.append(sequence)
-  found = [change for i, change in enumerate(found) if change not in found[:i]]
-  return [change for change in found if change and changed(cfg, change) != cfg]
+  split = {"mesh.data": 1, "mesh.fsdp": count, "mesh.tensor": 1}
+  microbatches = {"microbatches": 4 * cfg.microbatches}
+  data = count // (cfg.mesh.fsdp * cfg.mesh.tensor)  # where mesh.data is -1
+  changes, configs = [], [apply(cfg, {}), apply(cfg, {"mesh.data": data})]
+  for change in (full | deep, microbatches, alone, split, split | full | deep, sequence):
+    if (changed := apply(cfg, change)) not in configs:
+      changes.append(change)
+      configs.append(changed)
+  return changes
 
 
-def changed(cfg: ConfigDict, change: dict) -> ConfigDict:
+def apply(cfg: ConfigDict, change: dict) -> ConfigDict:
+  """Returns a copy of the config with the keys of `change`, dotted, set."""
   cfg = ConfigDict(cfg.to_dict())
   cfg.update_from_flattened_dict(change)
   return cfg
 
 
-def told(change: dict) -> str:
-  return " ".join(f"--config.{key}={value}" for key, value in change.items()) or "as it is"
-
-
-def try_knobs(cfg, topology, parameters, first, console):
-  """What each of `knobs` comes to, told as soon as it is known; `first` is a plan, or an error."""
+def try_alternatives(cfg, topology, parameters, first: Plan | UserError, console: Console) -> None:
+  """Compiles each of `alternatives` and prints what it costs, below the `first` result."""
   console.print("Settings that may help, each compiled (Ctrl-C leaves):")
-
-  def tell(change, result):
-    if isinstance(result, Exception):
-      found = str(result)
-    else:
-      fits = "fits" if result.fits else "does not fit"
-      found = (
-        f"{fits}: {result.memory / 1e9:.1f} GB, {1e3 * result.seconds:.0f} ms,"
-        f" of it wire {1e3 * result.wire_seconds:.0f}, MFU {result.mfu:.1%}"
-      )
-    console.print(f"  {told(change)}: {found}")
-
-  tell({}, first)
-  for change in knobs(cfg, topology.count, parameters):
+  _print_result({}, first, console)
+  for change in alternatives(cfg, topology.count, parameters):
     try:
-      tell(change, make(changed(cfg, change), topology))
+      _print_result(change, make_plan(apply(cfg, change), topology), console)
     except UserError as error:  # not every mesh divides every config
-      tell(change, error)
+      _print_result(change, error, console)
+
+
+def _print_result(change, result, console):
+  flags = " ".join(f"--config.{key}={value}" for key, value in change.items()) or "as it is"
+  if isinstance(result, Plan):
+    fits = "fits" if result.fits else "does not fit"
+    result = (
+      f"{fits}: {result.memory / 1e9:.1f} GB, {1e3 * result.seconds:.0f} ms,"
+      f" of it wire {1e3 * result.wire_seconds:.0f}, MFU {result.mfu:.1%}"
+    )
+  console.print(f"  {flags}: {result}")
 
 
 def show(plan: Plan, notes: list[str], console: Console) -> None:
-  """The plan as tables."""
+  """Prints the plan as tables."""
   chip, program = plan.topology.chip, plan.program
   mesh = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items() if size > 1) or "1 chip"
   console.print(
@@ -125,58 +127,55 @@ def show(plan: Plan, notes: list[str], console: Console) -> None:
   memory.add_row(f"in all, {fits}", f"{plan.memory / 1e9:.3f} of {chip.memory / 1e9:.0f}")
   console.print(memory)
   if program.collectives:
-    console.print(exchanged(plan))
-  cost = Table("a step on a chip", "", "by")
-  cost.add_row("model", f"{plan.model_flops / 1e12:.3f} TFLOP", "3 x forward, nothing masked out")
+    console.print(collectives_table(plan))
   computed = (plan.step_flops + plan.kernel_flops) / 1e12
-  cost.add_row("computed", f"{computed:.3f} TFLOP", "matrix products, repeated ones too")
-  if plan.kernel_flops:
-    cost.add_row(
-      "attention kernels",
-      f"{1e3 * plan.kernel_seconds:.1f} ms",
-      f"{sum(program.kernels.values())} calls at {KERNEL_SHARE:.0%} of peak",
-    )
+  kernels = f"{program.kernels} calls at {KERNEL_SHARE:.0%} of peak"
   speeds = f"rings at {chip.wire / 1e9:.0f} GB/s, no overlap"
   if program.between_slices:
     speeds += f"; {program.between_slices / 1e6:.0f} MB between slices at {chip.network / 1e9:.1f}"
-  cost.add_row("wire", f"{1e3 * plan.wire_seconds:.1f} ms", speeds)
+  rates = (
+    f"{program.moved / 1e9:.1f} GB; at {chip.flops / 1e12:.0f} TFLOP/s,"
+    f" {chip.bandwidth / 1e9:,.0f} GB/s"
+  )
+  cost = Table("a step on a chip", "", "by")
+  cost.add_row("model", f"{plan.model_flops / 1e12:.3f} TFLOP", "3 x forward, nothing masked out")
+  cost.add_row("computed", f"{computed:.3f} TFLOP", "matrix products, repeated ones too")
+  if plan.kernel_flops:
+    cost.add_row("attention kernels", _milliseconds(plan.kernel_seconds), kernels)
+  cost.add_row("wire", _milliseconds(plan.wire_seconds), speeds)
   if plan.cycle_seconds:
-    cost.add_row(
-      "compiler's cycles", f"{1e3 * plan.cycle_seconds:.1f} ms", f"at {chip.clock / 1e9:.2f} GHz"
-    )
+    clock = f"at {chip.clock / 1e9:.2f} GHz"
+    cost.add_row("compiler's cycles", _milliseconds(plan.cycle_seconds), clock)
   else:
-    cost.add_row(
-      "products, then memory",
-      f"{1e3 * plan.serial_seconds:.1f} ms",
-      f"{program.moved / 1e9:.1f} GB; at {chip.flops / 1e12:.0f} TFLOP/s,"
-      f" {chip.bandwidth / 1e9:,.0f} GB/s",
-    )
+    cost.add_row("products, then memory", _milliseconds(plan.serial_seconds), rates)
   best = "cycles, kernels and wire" if plan.cycle_seconds else "these, kernels and wire"
-  cost.add_row("estimate", f"{1e3 * plan.seconds:.1f} ms, MFU {plan.mfu:.1%}", best)
+  cost.add_row("estimate", f"{_milliseconds(plan.seconds)}, MFU {plan.mfu:.1%}", best)
   console.print(cost)
   for note in notes:
     console.print(f"note: {note}")
 
 
-def exchanged(plan: Plan) -> Table:
-  """What chips exchange: how, along which axes of the mesh, and where it comes from."""
-  groups = collections.defaultdict(list)
-  for one, times in plan.program.collectives.items():
-    groups[one.kind, one.axes(plan.mesh)].append((one.bytes * times, times, one.origin))
+def _milliseconds(seconds):
+  return f"{1e3 * seconds:.1f} ms"
+
+
+def collectives_table(plan: Plan) -> Table:
+  """Formats the collectives by kind and axes of the mesh, largest first, with the main origin."""
+  counts, origins = collections.Counter(), collections.defaultdict(collections.Counter)
+  for collective, times in plan.program.collectives.items():
+    key = collective.kind, collective.axes(plan.mesh)
+    counts[key] += times
+    origins[key][collective.origin.removeprefix("jit(train_step)/")] += collective.bytes * times
   table = Table("collectives of a step", "along", "times", "MB", "most of it from")
-  ordered = sorted(groups.items(), key=lambda item: -sum(size for size, *_ in item[1]))
-  for (kind, axes), found in ordered[:LISTED]:
-    size, times = sum(size for size, *_ in found), sum(times for _, times, _ in found)
-    by_origin = collections.Counter()
-    for part, _, origin in found:
-      by_origin[origin.removeprefix("jit(train_step)/")] += part
-    (origin, _), *_ = by_origin.most_common(1)
-    table.add_row(kind, " ".join(axes), str(times), f"{size / 1e6:,.1f}", origin)
+  for key in sorted(origins, key=lambda key: -origins[key].total())[:LISTED]:
+    (kind, axes), megabytes = key, origins[key].total() / 1e6
+    [(origin, _)] = origins[key].most_common(1)
+    table.add_row(kind, " ".join(axes), str(counts[key]), f"{megabytes:,.1f}", origin)
   return table
 
 
-def numbers(plan: Plan, steps: int) -> dict[str, float]:
-  """What --json writes: of a step on a chip; and hours, model EFLOP of all chips, of all steps."""
+def metrics(plan: Plan, steps: int) -> dict[str, float]:
+  """Returns what --json writes: a step's costs on a chip; hours and model EFLOP of all steps."""
   return dict(
     parameters=plan.parameters,
     chips=plan.topology.count,
@@ -192,42 +191,46 @@ def numbers(plan: Plan, steps: int) -> dict[str, float]:
 
 
 def main(argv):
-  cfg, rest = config.parse(argv)
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
+  config.add_arguments(parser)
   parser.add_argument("--topology", default="v5e:2x2", help="v5e:4x4, v5p:4x4x4, h100:8, cpu:8")
-  parser.add_argument("--slices", type=int, default=1, help="of a TPU, joined by a network")
-  parser.add_argument("--mesh", default="", help="short for --config.mesh: data=4,fsdp=2,tensor=2")
-  parser.add_argument("--table", action="store_true", help="weak scaling to 4,096 chips, on paper")
+  parser.add_argument("--slices", type=int, default=1, help="TPU slices, joined by a network")
+  parser.add_argument("--mesh", default="", help="data=4,fsdp=2: as --config.mesh.data=4 ...")
+  parser.add_argument("--table", action="store_true", help="project weak scaling to 4,096 chips")
   parser.add_argument("--as_it_is", action="store_true", help="try no other settings")
   parser.add_argument("--json", help="a file to write the numbers to")
+  texts, overrides, rest = config.split(argv)
   args = parser.parse_args(rest)
-  cfg = config.override(cfg, [f"mesh.{word}" for word in args.mesh.split(",") if word])
+  overrides += [f"mesh.{word}" for word in args.mesh.split(",") if word]
+  cfg = resolve.load(config.only(texts), overrides)
   topology = chips.parse(args.topology, args.slices)
   chips.prepare(topology)
   console = Console(width=None if sys.stdout.isatty() else 110)
   try:
-    plan = make(cfg, topology)
+    plan = make_plan(cfg, topology)
   except DoesNotFit as error:
-    console.print(f"on {topology.name} it DOES NOT FIT: {error}")
+    console.print(f"DOES NOT FIT on {topology.name}: {error}")
     if args.as_it_is:
       raise
-    try_knobs(cfg, topology, LARGE, error, console)
+    try_alternatives(cfg, topology, LARGE, error, console)
     return
   show(plan, warnings(plan, cfg), console)
-  scaled = {}
+  projections = {}
   if args.table:
-    scaled = scaling.weak(plan, cfg.batch_size)
-    console.print(scaling.table(scaled))
-    within = f"{plan.topology.chip.slice} chips a slice"
-    console.print(f"a step = computed as above + wire; {within}; batches grow along data")
+    projections = scaling.project(plan, cfg.batch_size)
+    console.print(scaling.table(projections))
+    console.print(
+      f"a step = computed as above + wire; {plan.topology.chip.slice} chips a slice; batches grow"
+      " along data"
+    )
   if args.json:
-    efficiency = {f"efficiency_{chips}": one["efficiency"] for chips, one in scaled.items()}
-    write_atomically(args.json, json.dumps(numbers(plan, cfg.steps) | efficiency) + "\n")
+    efficiency = {f"efficiency_{n}": each["efficiency"] for n, each in projections.items()}
+    write_atomically(args.json, json.dumps(metrics(plan, cfg.steps) | efficiency) + "\n")
   dominated = plan.wire_seconds > WIRE_SHARE * plan.computing_seconds
   if not args.as_it_is and (dominated or not plan.fits):
-    try_knobs(cfg, topology, plan.parameters, plan, console)
+    try_alternatives(cfg, topology, plan.parameters, plan, console)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """python -m train.predict --workdir runs/scan "jump twice"   (or --input FILE, --input -)
 python -m train.predict --model hf:DIR "I love Python."   (a Hugging Face directory)
 
-What a trained run makes of each input, in the order given. An input is a text; a pair to classify
-is "text<TAB>text", a question "question<TAB>context", and <mask> or [MASK] is a word to find. There
-is a line an input, N with --nbest N, one more for each mask; --scores adds (log-)probabilities,
---jsonl writes all that is known as JSON lines. On a terminal tags are coloured (unless NO_COLOR).
+Prints the prediction of a trained run for each input, in the order of the inputs. An input is a
+text. A pair to classify is "text<TAB>text", a question "question<TAB>context", and <mask> or [MASK]
+stands for a word to predict. An input has one line of output, N with --nbest N, and one more for
+each mask. --scores adds (log-)probabilities, --jsonl prints everything as JSON lines. Tags are
+coloured on a terminal (unless NO_COLOR is set).
 """
 
 import contextlib
@@ -20,18 +21,19 @@ from train.common.errors import UserError
 from train.inference import load
 from train.scoring import colour
 
-CHUNK = 512  # lines read before any is answered: enough to sort by length, soon enough to stream
+CHUNK = 512  # inputs that are sorted by length together; the first output waits for all of them
 
 
 def stream(predictor, inputs: Iterable, size: int = CHUNK) -> Iterator[dict]:
-  """Outputs of endless inputs, in order, `size` at a time."""
+  """Yields the outputs of inputs that may be endless, in order; `size` are predicted together."""
   inputs = iter(inputs)
   while chunk := list(itertools.islice(inputs, size)):
     yield from predictor(chunk)
 
 
 def read(path: str) -> Iterator[str]:
-  """Lines of a file or, for "-", of standard input; UserError for what is no UTF-8 text."""
+  """Yields the lines of a file or, for "-", of standard input; raises UserError for other text than
+  UTF-8."""
   try:
     with contextlib.nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as file:
       for number, line in enumerate(file, 1):
@@ -43,8 +45,8 @@ def read(path: str) -> Iterator[str]:
     raise UserError(f"--input {path}: {error.strerror}") from error
 
 
-def typed(task, lines: Iterable[str], where: str) -> Iterator[Mapping]:
-  """The lines as examples; UserError says which line is none."""
+def parse(task, lines: Iterable[str], where: str) -> Iterator[Mapping]:
+  """Yields the lines as examples; raises UserError, which names the line, where one is none."""
   for number, line in enumerate(lines, 1):
     try:
       yield task.example(line)
@@ -54,24 +56,24 @@ def typed(task, lines: Iterable[str], where: str) -> Iterator[Mapping]:
 
 def main(argv):
   parser = inference.parser(__doc__)
-  parser.add_argument("inputs", nargs="*", metavar="TEXT")
-  parser.add_argument("--input", help="a file of one input a line; - reads standard input")
-  parser.add_argument("--scores", action="store_true")
-  parser.add_argument("--jsonl", action="store_true")
-  parser.add_argument("--pair", action="store_true", help="hf:DIR classifies two texts")
+  parser.add_argument("inputs", nargs="*", metavar="TEXT", help="an input; several are a batch")
+  parser.add_argument("--input", help="a file with an input on each line; - is standard input")
+  parser.add_argument("--scores", action="store_true", help="prints scores or probabilities too")
+  parser.add_argument("--jsonl", action="store_true", help="prints a JSON object for each input")
+  parser.add_argument("--pair", action="store_true", help="a classifier of hf:DIR reads two texts")
   inference.add_decoding(parser)
   args = parser.parse_args(argv)
   if bool(args.inputs) == bool(args.input):
-    raise UserError("give texts as arguments, or --input FILE, or --input -")
+    raise UserError("pass either texts as arguments, or --input FILE, or --input -")
   changes = inference.decoding_changes(args)
-  pair = dict(pair=True) if args.pair else {}
-  predictor = load(args.workdir, args.checkpoint, **pair, **changes)
+  predictor = load(args.workdir, args.checkpoint, pair=args.pair, **changes)
+  task = predictor.run.task
   waits = args.input == "-" and sys.stdin.isatty()  # a person waits for each answer
   lines = read(args.input) if args.input else args.inputs
-  examples = typed(predictor.run.task, lines, f"{args.input}, line" if args.input else "text")
-  tell = functools.partial(predictor.run.task.render, scores=args.scores, colour=colour.coloured())
+  examples = parse(task, lines, f"{args.input}, line" if args.input else "text")
+  render = functools.partial(task.render, scores=args.scores, colour=colour.supports_colour())
   for output in stream(predictor, examples, 1 if waits else CHUNK):
-    print(json.dumps(output, ensure_ascii=False) if args.jsonl else tell(output), flush=True)
+    print(json.dumps(output, ensure_ascii=False) if args.jsonl else render(output), flush=True)
 
 
 if __name__ == "__main__":

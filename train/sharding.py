@@ -1,7 +1,7 @@
-"""Devices as a named mesh, and where each weight is split.
+"""Devices as a named mesh, and the layout of batches, weights and activations on it.
 
-The model knows nothing of this: a weight is placed by its path. The optimizer's moments end in the
-path of their weight and so land beside it.
+Weights are placed by their paths (RULES); the optimizer's moments end in the path of their weight
+and so are placed with it. Activations are placed where model/placement.py names them.
 """
 
 import functools
@@ -15,10 +15,12 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from model import placement
+from model.placement import Placement
 from train.common.errors import UserError
 from train.common.trees import is_stacked, path_name
 
 AXES = ("data", "fsdp", "tensor")
+ROWS = ("data", "fsdp")  # the axes that split a batch
 RULES = (
   (r"(query|key|value)/kernel$", P("fsdp", "tensor", None)),  # [D, H, K]
   (r"(input|general|combine|first)/kernel$", P("fsdp", None)),  # [D, F], [D, D]: an LSTM's
@@ -43,7 +45,10 @@ RULES = (
 
 
 def make_mesh(sizes, devices=None) -> jax.sharding.Mesh:
-  """A mesh of all devices, or of those; one axis may be -1, which takes what the others leave."""
+  """Returns a mesh of `devices`, by default all; an axis of size -1 takes those that are left.
+
+  Raises UserError where the sizes do not multiply to the number of devices.
+  """
   devices = jax.devices() if devices is None else devices
   shape, count = [sizes[axis] for axis in AXES], len(devices)
   if -1 in shape:
@@ -54,31 +59,37 @@ def make_mesh(sizes, devices=None) -> jax.sharding.Mesh:
     )
   kinds = (AxisType.Auto,) * len(AXES)
   if (slices := len({getattr(device, "slice_index", 0) for device in devices})) > 1:
-    # Between slices is a network: only batches are split over it.
+    # A network joins slices, which is slower than the wires within: only batches are split over it.
     if shape[0] % slices:
       raise UserError(
         f"mesh.data is {shape[0]}: make it a multiple of the {slices} slices, which share batches"
         " and no weights"
       )
     within, between = (shape[0] // slices, *shape[1:]), (slices, 1, 1)
-    lay = functools.partial(mesh_utils.create_hybrid_device_mesh, within, between, devices)
+    arrange = functools.partial(mesh_utils.create_hybrid_device_mesh, within, between, devices)
   else:
-    lay = functools.partial(mesh_utils.create_device_mesh, shape, devices)
+    arrange = functools.partial(mesh_utils.create_device_mesh, shape, devices)
   try:
-    grid = lay()
-  except NotImplementedError:  # of a TPU's 4x4, 8 are two of its axes only in part
-    grid = lay(allow_split_physical_axes=True)
+    grid = arrange()
+  except NotImplementedError:  # an axis of 8 on a TPU's 4x4 is made of parts of its two axes
+    grid = arrange(allow_split_physical_axes=True)
   return jax.sharding.Mesh(grid, AXES, axis_types=kinds)
 
 
 def put(batch, mesh):
-  """The global batch on the devices, rows split over data and fsdp; each process gives its own."""
+  """Returns the global batch on the devices, rows split over data and fsdp.
+
+  Each process gives its own rows. Raises UserError where devices cannot share them.
+  """
   sharding = by_rows(batch, mesh, jax.process_count())
   return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
 def put_by_device(batch, mesh):
-  """For pmap: this process's rows as [devices here, rows of each, ...]."""
+  """Returns this process's rows for pmap, as [devices here, rows of each, ...].
+
+  Raises UserError for a mesh that splits more than the batch, and where devices cannot share it.
+  """
   if mesh.size != mesh.shape["data"]:
     raise UserError(
       f"parallelism=pmap splits nothing but the batch: mesh {dict(mesh.shape)} is for jit"
@@ -89,20 +100,22 @@ def put_by_device(batch, mesh):
 
 
 def by_rows(batch, mesh, processes=1):
-  """Where a batch lies of which each process gives as many rows; UserError if devices cannot share
-  them."""
+  """Returns the sharding of a batch of which each of `processes` gives as many rows.
+
+  Raises UserError where devices cannot share the rows.
+  """
   rows, parts = len(jax.tree.leaves(batch)[0]) * processes, mesh.shape["data"] * mesh.shape["fsdp"]
   _check_shares(rows, parts, f"mesh data x fsdp = {parts}")
-  return NamedSharding(mesh, P(("data", "fsdp")))
+  return NamedSharding(mesh, P(ROWS))
 
 
-def _check_shares(rows, parts, told):
+def _check_shares(rows, parts, devices):
   if rows % parts:
-    raise UserError(f"{rows} rows cannot be shared by {told}: change batch_size")
+    raise UserError(f"{rows} rows cannot be shared by {devices}: change batch_size")
 
 
 def rule_of(name, leaf) -> P:
-  """Where RULES put a weight, of a single layer."""
+  """Returns the spec in RULES of a single layer's weight; raises ValueError where there is none."""
   for pattern, spec in RULES:
     if re.search(pattern, name):
       return spec
@@ -110,7 +123,11 @@ def rule_of(name, leaf) -> P:
 
 
 def place(tree, mesh):
-  """A sharding for every leaf of `tree`; a weight that no rule matches is an error."""
+  """Returns a sharding for every leaf of `tree`, by the rule of its path.
+
+  Raises ValueError for a weight that no rule matches and UserError for one that the mesh does not
+  divide.
+  """
 
   def rule(path, leaf):
     name = path_name(path)
@@ -122,7 +139,7 @@ def place(tree, mesh):
     parts = [1 if axis is None else mesh.shape[axis] for axis in spec]
     if len(spec) <= leaf.ndim and all(n % m == 0 for n, m in zip(leaf.shape, parts)):
       return NamedSharding(mesh, spec)
-    if name.startswith("opt_state"):  # adafactor's rows and columns are smaller than their weight
+    if name.startswith("opt_state"):  # adafactor's rows and columns have fewer axes than the weight
       return NamedSharding(mesh, P())
     table = re.search(r"(^|/)(source_)?embedding/embedding$", name)
     rows = -(-leaf.shape[0] // mesh.shape["tensor"]) * mesh.shape["tensor"]
@@ -135,24 +152,24 @@ def place(tree, mesh):
 
 
 def put_whole(batch, mesh):
-  """Like `put`, for a batch that every process holds whole."""
+  """Returns the batch on the devices, as `put` does, where every process holds all of it."""
   sharding = by_rows(batch, mesh, 1)
   return jax.tree.map(
     lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index]), batch
   )
 
 
-def placed(tree, where):
-  """Its leaves as shapes that lie `where`: one place, or one for each."""
-  if isinstance(where, NamedSharding):
-    where = jax.tree.map(lambda _: where, tree)
+def abstract(tree, shardings):
+  """Returns ShapeDtypeStructs of `tree` with `shardings`, one for all leaves or a matching tree."""
+  if isinstance(shardings, NamedSharding):
+    shardings = jax.tree.map(lambda _: shardings, tree)
   return jax.tree.map(
-    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree, where
+    lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree, shardings
   )
 
 
 def check(cfg, task, mesh):
-  """UserError where devices cannot share the rows of a microbatch, or the tokens of a row."""
+  """Raises UserError where devices cannot share a microbatch's rows, or the tokens of a row."""
   parts, tensor = mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape["tensor"]
   if cfg.batch_size % (cfg.microbatches * parts):
     raise UserError(
@@ -168,76 +185,90 @@ def check(cfg, task, mesh):
       )
 
 
-def laid_over(mesh, sequence=False):
-  """A context to compile a model in. Activations are split by rows, as batches are: left alone, XLA
-  would split them along D as a weight's fsdp axis has it, and gather or sum them in place of
-  weights. Attention kernels do a part of rows and heads on a device. With `sequence` what lies
-  between matrices is split along the row's tokens over the axis tensor (Korthikanti et al. 2022,
-  sequence parallelism)."""
-  rows, tensor = ("data", "fsdp"), mesh.shape["tensor"]
+class ActivationSharding(Placement):
+  """Lays out a model's activations over a mesh, at the places that model/placement.py names.
 
-  def move(x, there, back):
-    """`x` as `there`, its gradient as `back` says, where the sizes divide."""
-    there, back = (
-      NamedSharding(
-        mesh, P(*(axis if _divides(mesh, axis, n) else None for axis, n in zip(spec, x.shape)))
-      )
-      for spec in (there, back)
-    )
-    return _moved(x, there, back)
+  Rows are split as batches are: left alone, XLA would split activations along D as a weight's fsdp
+  axis is, and gather or sum them in place of weights. With `sequence` the residual stream is split
+  along the row's tokens over the axis tensor (Korthikanti et al. 2022, sequence parallelism). A
+  layout applies where the mesh divides the array.
+  """
 
-  def lie(name, x):
-    if name == "table":  # its gradient too: scattered along D it would gather all activations'
-      return move(x, ("tensor", None), ("tensor", None))
-    if not _divides(mesh, rows, x.shape[0]):  # fewer rows than devices, in decoding
-      return x
-    whole, split = (rows, None, None), (rows, "tensor" if sequence else None, None)
-    within = (rows, None, "tensor", *(None,) * (x.ndim - 3))
-    ways = {"read": (whole, split), "between": (split, split), "within": (within, within)}
-    return move(x, *ways[name])
+  def __init__(self, mesh: jax.sharding.Mesh, sequence: bool = False):
+    self.mesh, self.gathers = mesh, mesh.shape["fsdp"] > 1
+    residual = P(ROWS, "tensor" if sequence else None, None)
+    heads, hidden = P(ROWS, None, "tensor", None), P(ROWS, None, "tensor")
+    self.layouts = {  # name -> (layout of the activation, layout of its gradient)
+      "residual": (residual, residual),
+      "sublayer_input": (P(ROWS, None, None), residual),
+      "heads": (heads, heads),
+      "hidden": (hidden, hidden),
+      # Scattered along D, a table's gradient would gather all activations.
+      "table": (P("tensor", None), P("tensor", None)),
+    }
 
-  def spread(kernel):
+  def constrain(self, x, name):
+    if name != "table" and not _divides(self.mesh, ROWS, x.shape[0]):
+      return x  # decoding: fewer rows than devices
+    return self._lay_out(x, *self.layouts[name])
+
+  def gather(self, weight, name):
+    """Returns the weight whole along fsdp while it is multiplied with (Rajbhandari et al. 2020)."""
+    spec = rule_of(name, weight)
+    gathered = P(*(None if axis == "fsdp" else axis for axis in spec))
+    return self._lay_out(weight, gathered, spec)
+
+  def spread(self, kernel):
     def over_devices(*arrays):
+      tensor = self.mesh.shape["tensor"]
       split = all(x.shape[1] % tensor == 0 for x in arrays if x.ndim == 4)
       heads = "tensor" if split else None
-      specs = tuple(P(rows, heads) if x.ndim == 4 else P(rows) for x in arrays)
+      specs = tuple(P(ROWS, heads) if x.ndim == 4 else P(ROWS) for x in arrays)
       # check_vma: a Pallas call does not say along which axes its results differ
-      mapped = jax.shard_map(
-        kernel, mesh=mesh, in_specs=specs, out_specs=P(rows, heads), check_vma=False
-      )
-      return mapped(*arrays)
+      return jax.shard_map(
+        kernel, mesh=self.mesh, in_specs=specs, out_specs=P(ROWS, heads), check_vma=False
+      )(*arrays)
 
     return over_devices
 
-  def gather(name, x):  # where it is multiplied with, for as long (Rajbhandari et al. 2020, ZeRO-3)
-    spec = rule_of(name, x)
-    return move(x, tuple(None if axis == "fsdp" else axis for axis in spec), spec)
+  def _lay_out(self, x, forward: P, backward: P):
+    return _with_sharding(x, *(self._fit(spec, x.shape) for spec in (forward, backward)))
 
-  return placement.use(spread, lie, gather if mesh.shape["fsdp"] > 1 else None)
+  def _fit(self, spec, shape):
+    """Returns the sharding of `spec` without the axes that do not divide the array."""
+    axes = (axis if _divides(self.mesh, axis, n) else None for axis, n in zip(spec, shape))
+    return NamedSharding(self.mesh, P(*axes))
+
+
+def activation_sharding(mesh: jax.sharding.Mesh, sequence: bool = False):
+  """Returns a context in which models are compiled for a mesh (`ActivationSharding`)."""
+  return placement.use(ActivationSharding(mesh, sequence))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _moved(x, there, back):
-  """`x`, laid `there`; its gradient is laid `back`. Without that a weight's gradient would be
-  summed whole on each device before each takes its part."""
-  del back
-  return jax.lax.with_sharding_constraint(x, there)
+def _with_sharding(x, forward, backward):
+  """Returns `x` in the sharding `forward`; its gradient gets the sharding `backward`.
+
+  Without the latter each device would sum the whole gradient of a weight and then take its part.
+  """
+  del backward
+  return jax.lax.with_sharding_constraint(x, forward)
 
 
-_moved.defvjp(
-  lambda x, there, back: (_moved(x, there, back), None),
-  lambda there, back, _, gradient: (jax.lax.with_sharding_constraint(gradient, back),),
+_with_sharding.defvjp(
+  lambda x, forward, backward: (_with_sharding(x, forward, backward), None),
+  lambda forward, backward, _, gradient: (jax.lax.with_sharding_constraint(gradient, backward),),
 )
 
 
 def _divides(mesh, axis, size) -> bool:
-  """Whether the devices along an axis, along several or along None share so many evenly."""
-  axes = axis if isinstance(axis, tuple) else (axis,) if axis else ()
-  return size % math.prod(mesh.shape[one] for one in axes) == 0
+  """Returns whether the devices along an axis, several or none (None) divide `size`."""
+  axes = axis if isinstance(axis, tuple) else () if axis is None else (axis,)
+  return size % math.prod(mesh.shape[axis] for axis in axes) == 0
 
 
 def fetch(tree):
-  """The whole of each array as numpy, on every process."""
+  """Returns each array as numpy, whole on every process."""
   if jax.process_count() > 1:
     from jax.experimental import multihost_utils
 

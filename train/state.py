@@ -1,46 +1,59 @@
-"""The state of a run: made sharded, before its first step, and what of it is to be used."""
+"""Makes the state of a run: weights, optimizer state and step, born sharded."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from ml_collections import ConfigDict
 
 from train import sharding
 from train.build import build_model
 
-RECENT = 100  # losses whose median a spike is measured by
+RECENT = 100  # losses whose median is compared with a spike
 
 
 def new_state(params, tx, ema: float = 0.0, spike: float = 0.0) -> dict:
-  """The state before the first step: with `ema` also the moving average of the weights, with
-  `spike` the last losses."""
+  """Returns the state before the first step.
+
+  With `ema` it holds the moving average of the weights, with `spike` the last RECENT losses.
+  """
   state = dict(step=jnp.int32(0), params=params, opt_state=tx.init(params))
   if ema:
     state["ema"] = jax.tree.map(jnp.copy, params)
   if spike:
-    state["recent"] = jnp.full(RECENT, jnp.inf)  # half must be losses before one can be a spike
+    # Infinite, so that no loss is a spike before half of them are losses.
+    state["recent"] = jnp.full(RECENT, jnp.inf)
   return state
 
 
-def init(cfg, task, tx, mesh):
-  """The model's graph, and the state born sharded: no device ever holds the whole of it."""
+def init(cfg: ConfigDict, task, tx, mesh):
+  """Returns the model's graph and the state, born sharded: no device ever holds all of it."""
   graph, build, place = blueprint(cfg, task, tx, mesh)
   return graph, jax.jit(build, out_shardings=place)()
 
 
-def blueprint(cfg, task, tx, mesh):
-  """The model's graph, a function that makes the state, and where on the mesh each leaf lies."""
+def blueprint(cfg: ConfigDict, task, tx, mesh):
+  """Returns the model's graph, a function that builds the state, and the sharding of each leaf."""
   sharding.check(cfg, task, mesh)
-  make = functools.partial(build_model, cfg.model, task, cfg.seed, mesh.devices.flat[0].platform)
+  make = _model_maker(cfg, task, mesh)
 
   def build():
     params = nnx.to_pure_dict(nnx.state(make()))
     return new_state(params, tx, cfg.ema, cfg.spike)
 
-  return nnx.split(nnx.eval_shape(make))[0], build, sharding.place(jax.eval_shape(build), mesh)
+  return make_graph(cfg, task, mesh), build, sharding.place(jax.eval_shape(build), mesh)
+
+
+def make_graph(cfg: ConfigDict, task, mesh):
+  """Returns the model's graph, which makes a model of weights by nnx.merge."""
+  return nnx.split(nnx.eval_shape(_model_maker(cfg, task, mesh)))[0]
+
+
+def _model_maker(cfg, task, mesh):
+  return functools.partial(build_model, cfg.model, task, cfg.seed, mesh.devices.flat[0].platform)
 
 
 def weights(state):
-  """The weights to evaluate and to hand on: their moving average where one is kept."""
+  """Returns the weights to evaluate and export: their moving average where one is kept."""
   return state["ema"] if "ema" in state else state["params"]

@@ -1,4 +1,4 @@
-"""One update: add up the gradient over microbatches, divide once, step."""
+"""One update: sums the gradient over microbatches, divides once, and moves the weights."""
 
 import functools
 
@@ -13,7 +13,7 @@ from train.state import RECENT
 
 
 def settings(cfg) -> dict:
-  """What make_train_step takes of a run's config."""
+  """Returns the arguments of make_train_step that a run's config sets."""
   return dict(
     microbatches=cfg.microbatches,
     seed=cfg.seed,
@@ -35,21 +35,22 @@ def make_train_step(
   spike: float = 0.0,
   skip_spikes: bool = False,
 ):
-  """Compiles `state, batch -> state, sums`, where state is of the form of `new_state`.
+  """Returns the compiled update `state, batch -> state, sums`.
 
-  `graph` is the model without its weights. The state given is donated. The result is the same for
-  any number of microbatches and devices up to rounding: losses are sums and the division by the
-  weight comes once; a row's dropout is a function of seed, step and the row's place in the batch,
-  so a resumed run draws the same. Where loss or gradient is not finite nothing changes but the
-  step: `skipped` says so, and all other sums are 0.
+  `graph` is the model without its weights; the state is that of `new_state` and is donated. The
+  result is the same for any number of microbatches and devices up to rounding: losses are sums,
+  divided once by their weight, and a row's dropout is a function of seed, step and the row's index
+  in the batch, which a resumed run draws again. Where loss or gradient is not finite only the step
+  changes: `skipped` counts the update, and all other sums are 0.
 
-  ema: after each update the average moves by 1 - ema to the weights, in the first updates by more
-  (9 / (10 + step)). spike: a loss of more than so many times the median of the last RECENT counts
-  as `spikes`, and with `skip_spikes` is skipped too. 0: none.
+  ema: after each update the moving average moves by 1 - ema towards the weights, in the first
+  updates by 9 / (10 + step). spike: a loss above `spike` times the median of the last RECENT counts
+  in `spikes`, and with `skip_spikes` its update is skipped too. 0 turns either off.
 
-  how="jit": one program for the whole mesh, the compiler adds what devices exchange. how="pmap":
-  data parallelism by hand, the batch as `sharding.put_by_device` lays it out, every device with all
-  weights, and one sum over devices of gradients, losses and weights.
+  how="jit" compiles one program for the whole mesh, to which the compiler adds communication.
+  how="pmap" is explicit data parallelism: `sharding.put_by_device` lays out the batch, every device
+  has all weights, and gradients, losses and weights are summed over devices once. Raises UserError
+  where the microbatches do not divide the rows.
   """
 
   def loss_sum(params, batch, keys_B):
@@ -59,7 +60,7 @@ def make_train_step(
   gradient = jax.grad(loss_sum, has_aux=True)
 
   def totals(state, batch, first_row):
-    """Summed gradient and losses of rows that stand in the batch from `first_row` on."""
+    """Returns summed gradients and losses of the batch's rows from `first_row` on."""
     rows = len(jax.tree.leaves(batch)[0])
     keys_B = row_keys(seed, state["step"], first_row, rows)
     if microbatches == 1:
@@ -67,8 +68,8 @@ def make_train_step(
     if rows % microbatches:
       raise UserError(f"batch_size: {rows} rows are no multiple of microbatches {microbatches}")
 
-    def add(total, rows_and_keys):
-      grads, sums = gradient(state["params"], *rows_and_keys)
+    def add(total, batch_and_keys):
+      grads, sums = gradient(state["params"], *batch_and_keys)
       return jax.tree.map(jnp.add, total, grads), sums
 
     # Interleaved, so that every microbatch keeps a part on every device.
@@ -93,12 +94,11 @@ def make_train_step(
       new["ema"] = jax.tree.map(
         lambda old, x: old + share.astype(old.dtype) * (x - old), state["ema"], new["params"]
       )
-    fine = jnp.isfinite(sums["grad_norm"][0]) & jnp.isfinite(sums["loss"][0])
-    if skip_spikes:
-      fine &= ~spiked
-    new = jax.tree.map(functools.partial(jnp.where, fine), new, {key: state[key] for key in new})
-    sums = jax.tree.map(lambda x: jnp.where(fine, x, 0), sums)
-    sums["skipped"] = (1.0 - fine, jnp.float32(1.0))
+    is_finite = jnp.isfinite(sums["grad_norm"][0]) & jnp.isfinite(sums["loss"][0])
+    keep = is_finite & ~spiked if skip_spikes else is_finite
+    new = jax.tree.map(functools.partial(jnp.where, keep), new, {key: state[key] for key in new})
+    sums = jax.tree.map(lambda x: jnp.where(keep, x, 0), sums)
+    sums["skipped"] = (1.0 - keep, jnp.float32(1.0))
     sums["spikes"] = (spiked * 1.0, jnp.float32(1.0))
     return dict(step=step + 1, **new), sums
 
@@ -107,7 +107,7 @@ def make_train_step(
 
   def device_step(state, batch):
     first_row = jax.lax.axis_index("data") * len(jax.tree.leaves(batch)[0])
-    with placement.use():  # here is one device
+    with placement.use(placement.NOTHING):  # one device computes here
       return update(state, *jax.lax.psum(totals(state, batch, first_row), "data"))
 
   if how == "jit":
@@ -116,18 +116,18 @@ def make_train_step(
 
 
 def row_keys(seed, step, first_row, rows):
-  """What the dropout of each row is drawn from, [rows]."""
+  """Returns the dropout key of each row, [rows]."""
   key = jax.random.fold_in(jax.random.key(seed), step)
   return jax.vmap(functools.partial(jax.random.fold_in, key))(first_row + jnp.arange(rows))
 
 
 def make_eval_step(task, graph):
-  """Compiles `params, batch -> sums`, without dropout."""
+  """Returns the compiled loss `params, batch -> sums`, without dropout."""
   return jax.jit(lambda params, batch: task.loss(nnx.merge(graph, params), batch, None))
 
 
 def make_predict_step(task, graph):
-  """Compiles `params, batch, **static settings -> predictions`."""
+  """Returns the compiled prediction `params, batch, settings -> predictions`."""
 
   @functools.partial(jax.jit, static_argnames="settings")
   def predict_step(params, batch, settings):

@@ -16,16 +16,16 @@ import numpy as np
 from flax import nnx
 
 from experiments.analysis import pictures
-from model import placement
+from model import attention
 from model.transformer import Transformer
 from train import inference
 from train.common import entry
 from train.common.errors import UserError
 from train.data import batches
 from train.tasks.denoising import Denoising
-from train.tasks.encoder import encode
 from train.tasks.mixture import Mixture
 from train.tasks.mlm import Mlm
+from train.tasks.protocol import encode
 
 UNLIMITED = 1 << 20  # tokens
 MOST = 8_000_000  # weights in a page, of 2.7 bytes each
@@ -45,18 +45,19 @@ class Inputs(NamedTuple):
   prefix: int  # so many of the first inputs attend to each other
 
 
-def weights(attention, q_BTHK, k_BSGK, v_BSGK, view):
+def weights(module, q_BTHK, k_BSGK, v_BSGK, pattern):
   """Returns the weights [B, H, T, S] in float32: attention to the rows of the identity matrix.
 
   The weights are therefore exact for any kernel, even one that never stores them. Each pass has as
   many columns as a head has numbers, since some kernels take no other width.
   """
+  del module
   S, K = k_BSGK.shape[1], v_BSGK.shape[3]
   eye_SS = jnp.pad(jnp.eye(S, dtype=v_BSGK.dtype), ((0, 0), (0, -S % K)))
   parts = []
   for start in range(0, S, K):
     values = jnp.broadcast_to(eye_SS[None, :, None, start : start + K], v_BSGK.shape)
-    parts.append(view.mix(attention, q_BTHK, k_BSGK, values))
+    parts.append(pattern(q_BTHK, k_BSGK, values))
   weights_BTHS = jnp.concatenate(parts, axis=-1)[..., :S]
   return weights_BTHS.swapaxes(1, 2).astype(jnp.float32)
 
@@ -71,7 +72,7 @@ def forward(model, batch, inputs_BT=None, prefix_BT=None, look=weights) -> dict[
     stack.blocks = nnx.List(stack.layers())
     stack.cfg = dataclasses.replace(stack.cfg, scan_layers=False, remat="none")
   seen, found, memory_BSD, segments_BS = [], {}, None, None
-  with placement.use(look=lambda *attention: seen.append(look(*attention))):
+  with attention.observe(lambda *given: seen.append(look(*given))):
     if model.encoder is not None:
       memory_BSD, segments_BS = encode(model, batch), batch["source_segments"]
       found["encoder self-attention"] = seen.copy()
@@ -110,7 +111,7 @@ def look(run, text: str, target: str | None = None) -> list[pictures.Kind]:
       f" text of at most {int((MOST / count) ** 0.5 * 100)}% of that length"
     )
   weights_of = jax.device_get(compute(params, given.batch, inputs_BT, prefix_BT))
-  shown = run.task.tokenizer.shown
+  shown = run.task.tokenizer.render_tokens
   source, reads, writes = map(shown, (given.batch["source"][0].tolist(), given.reads, given.writes))
   prefix = f", and the prefix of {given.prefix}" if given.prefix else ""
   captions = {

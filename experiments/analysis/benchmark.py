@@ -29,9 +29,8 @@ from experiments.tools.report import measured
 from model import layers, matmul
 from model.config import TransformerConfig
 from model.transformer import Transformer
-from train import losses, optimizer, sharding, tasks
+from train import losses, optimizer, pretrained, resolve, sharding, tasks
 from train.common import entry
-from train.common.errors import UserError
 from train.data.batches import Batches
 from train.record import config
 from train.state import init
@@ -135,7 +134,7 @@ def step(repeats, cfg):
   """Times an update of a config on its first batch."""
   mesh = sharding.make_mesh(cfg.mesh)
   with tempfile.TemporaryDirectory() as folder:
-    task = tasks.build(cfg.task, folder)
+    task = pretrained.build_task(cfg.task, folder)
   tx, _ = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
   graph, state = init(cfg, task, tx, mesh)
   train_step = make_train_step(task, graph, tx, **settings(cfg))
@@ -160,13 +159,12 @@ def main(argv):
   parser.add_argument("part", choices=PARTS)
   parser.add_argument("--repeats", type=int, default=20)
   parser.add_argument("--record", type=pathlib.Path, metavar="FILE")
-  args, rest = parser.parse_known_args(argv)
+  config.add_arguments(parser)
+  texts, overrides, rest = config.split(argv)
+  args = parser.parse_args(rest)
   given = [args.repeats]
   if args.part == "step":
-    cfg, rest = config.parse(rest)
-    given.append(cfg)
-  if rest:
-    raise UserError(f"unknown arguments: {' '.join(rest)}")
+    given.append(resolve.load(config.only(texts), overrides))
   part = PARTS[args.part]
   title = part.__doc__.removeprefix("Times ").rstrip(".")
   words = [word for word in argv if word not in ("--record", str(args.record))]

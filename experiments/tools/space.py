@@ -17,11 +17,12 @@ from ml_collections import ConfigDict
 
 from experiments.tools import runs
 from experiments.tools.runs import Run
-from train import optimizer, sharding, tasks
+from train import optimizer, pretrained, resolve, sharding
 from train.build import build_model
 from train.common.errors import UserError, choose
 from train.record import config
 from train.record.workdir import CHANGEABLE
+from train.tasks.protocol import require_score
 
 MODES = {"min": "minimize", "max": "maximize"}
 PRUNERS = ("median", "hyperband", "none")
@@ -153,11 +154,11 @@ def check(search: Search, text: str) -> ConfigDict:
       raise UserError(f"SEARCH: space[{key!r}] is {choices!r}; known: Float, Int, Choice")
     if problem := choices.problem():
       raise UserError(f"SEARCH: space[{key!r}]: {problem}")
-  known = config.flat(config.load(text, overrides(search, {})))
+  known = config.flat(resolve.load(text, overrides(search, {})))
   ends = [(key, value) for key, choices in search.space.items() for value in choices.ends()]
   for key, value in ends:  # each alone, before it is combined with another that may be wrong
     try:
-      config.load(text, overrides(search, {key: value}))
+      resolve.load(text, overrides(search, {key: value}))
     except UserError as error:
       raise UserError(f"SEARCH: space[{key!r}] may be {value!r}, but {error}") from error
   # the others as the run has them, where the space allows that
@@ -167,11 +168,11 @@ def check(search: Search, text: str) -> ConfigDict:
   }
   with tempfile.TemporaryDirectory() as folder:
     builder = Builder(pathlib.Path(folder))
-    cfg = config.load(text, overrides(search, usual))
+    cfg = resolve.load(text, overrides(search, usual))
     builder.build(cfg)
     for key, value in ends:
       try:
-        builder.build(config.load(text, overrides(search, usual | {key: value})))
+        builder.build(resolve.load(text, overrides(search, usual | {key: value})))
       except (UserError, ValueError) as error:
         others = ", ".join(f"{name}={other}" for name, other in usual.items() if name != key)
         beside = f" (with {others})" if others else ""
@@ -193,8 +194,8 @@ class Builder:
     if not math.isfinite(float(rate(0))):
       raise UserError(f"schedule: the learning rate of step 0 is {float(rate(0))}")
     task = self._task(cfg.task)
-    if cfg.evaluate.decode_every and not task.has_score:
-      raise UserError(f"{cfg.task.name} has a loss and no score: set evaluate.decode_every=0")
+    if cfg.evaluate.decode_every:
+      require_score(task)
     # the run's devices are unknown here; what one device cannot share, several cannot
     sharding.check(cfg, task, types.SimpleNamespace(shape=dict(data=1, fsdp=1, tensor=1)))
     known = _json(cfg.model), _json(cfg.task)
@@ -208,7 +209,7 @@ class Builder:
       made_of = [_json(cfg[key]) for key in ("tokenizer", "data", "parts") if key in cfg]
       folder = self.folder / str(abs(hash(tuple(made_of))))
       folder.mkdir(exist_ok=True)
-      self.tasks[_json(cfg)] = tasks.build(cfg, folder)
+      self.tasks[_json(cfg)] = pretrained.build_task(cfg, folder)
     return self.tasks[_json(cfg)]
 
 

@@ -5,9 +5,8 @@ import re
 import pytest
 
 from experiments.analysis import blind, probe
-from train import loop
+from train import loop, resolve
 from train.common.errors import UserError
-from train.record import config
 from train.record.workdir import open_run
 
 TEXT = "the cat sat on the mat . a dog barked at the cat all night . nobody slept well . " * 30
@@ -27,7 +26,7 @@ def runs(tmp_path_factory):
       "checkpoint.every=2",
       "tensorboard=False",
     ]
-    cfg = config.load(f"configs/{name}.py:small,data={folder}/prose", changes)
+    cfg = resolve.load(f"configs/{name}.py:small,data={folder}/prose", changes)
     with open_run(folder / name, cfg, []) as run:
       loop.train(cfg, run)
   return folder

@@ -15,11 +15,12 @@ import pytest
 from flax import nnx
 
 from experiments.analysis import attention, pictures
-from model import kernels, layers
+from model import kernels
+from model.attention import Attention
 from train import inference
 from train.build import build_model
 from train.common.errors import UserError
-from train.data import tokenizer
+from train.data import tokenizer_training
 from train.step import make_predict_step
 from train.tasks import causal, embedding, translation
 
@@ -46,7 +47,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def tokens():
-  return tokenizer.train(dict(name="word", special=()), [WORDS])
+  return tokenizer_training.train_tokenizer(dict(name="word", special=()), [WORDS])
 
 
 def run_of(task, settings):
@@ -78,9 +79,9 @@ def decoder(tokens, settings, **changes):
 def calls(run, source, inputs):
   """Of a forward pass, by kind: attention's own weights, queries, keys, values and result."""
 
-  def look(module, q_BTHK, k_BSGK, v_BSGK, view):
-    found = attention.weights(module, q_BTHK, k_BSGK, v_BSGK, view)
-    made = module.out(view.mix(module, q_BTHK, k_BSGK, v_BSGK))
+  def look(module, q_BTHK, k_BSGK, v_BSGK, pattern):
+    found = attention.weights(module, q_BTHK, k_BSGK, v_BSGK, pattern)
+    made = module.out(pattern(q_BTHK, k_BSGK, v_BSGK))
     out = module.out.kernel[...], module.out.bias and module.out.bias[...]
     return out, found, q_BTHK, k_BSGK, v_BSGK, made
 
@@ -161,20 +162,20 @@ def test_looking_changes_nothing(tokens, monkeypatch):
   def program():
     return jax.jit(jax.grad(loss)).lower(run.params, source).as_text()
 
-  def attend(self, q_BTHK, k_BSGK, v_BSGK, view, key=None):
-    return self.out(view.mix(self, q_BTHK, k_BSGK, v_BSGK, key))
+  def attend(self, q_BTHK, k_BSGK, v_BSGK, pattern, key=None):
+    return self.out(pattern(q_BTHK, k_BSGK, v_BSGK, key))
 
   with_hook = program()
   attention.look(run, "a b", "c d")
   assert program() == with_hook
   before = jax.jit(loss)(run.params, source)
   seen = []
-  with attention.hooks.use(look=lambda *given: seen.append(given)):
+  with attention.attention.observe(lambda *given: seen.append(given)):
     assert jax.jit(lambda *given: loss(*given))(run.params, source) == before  # traced anew
   assert len(seen) == 3  # scanned: each is traced once
-  monkeypatch.setattr(layers.Attention, "attend", attend)
+  monkeypatch.setattr(Attention, "attend", attend)
   assert program() == with_hook
-  monkeypatch.setattr(layers.Attention, "attend", lambda *given, key=None: attend(*given) * 2)
+  monkeypatch.setattr(Attention, "attend", lambda *given, key=None: attend(*given) * 2)
   assert program() != with_hook
 
 
@@ -249,7 +250,7 @@ def test_without_a_target_it_is_the_models_own_output(tokens):
   batch = attention._request(run.task, "a b c d")
   step = make_predict_step(run.task, run.graph)
   found = jax.device_get(step(run.params, batch, run.task.settings()))
-  assert own.rows == tokens.shown(found["tokens"][0, 0, : found["lengths"][0, 0]])
+  assert own.rows == tokens.render_tokens(found["tokens"][0, 0, : found["lengths"][0, 0]])
   told = attention.look(run, "a b c d", " ".join(own.rows[:-1]))[2]
   assert own.rows == told.rows
   np.testing.assert_allclose(own.weights, told.weights, atol=1e-6)
@@ -414,15 +415,15 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 
 def test_pieces_are_shown_as_cut():
   texts = ["jumping jumping jumping over r\u00e9sum\u00e9s\n"]
-  made = tokenizer.train(dict(name="bpe", vocab_size=270), texts)
+  made = tokenizer_training.train_tokenizer(dict(name="bpe", vocab_size=270), texts)
   (ids,) = made.encode_batch(["jumping \u4f60\n"])
-  shown = made.shown([1, *ids, 2, 999])
+  shown = made.render_tokens([1, *ids, 2, 999])
   assert (shown[0], shown[-2], shown[-1]) == ("<bos>", "<eos>", "#999")
   assert shown[1].startswith("\u2581")
   assert "\u21b5" in "".join(shown)
   assert "".join(shown[1:-2]).startswith("\u2581jumping")
-  characters = tokenizer.train(dict(name="char"), ["a b"])
-  assert characters.shown(characters.encode_batch(["a b"])[0]) == ["a", "\u2581", "b"]
+  characters = tokenizer_training.train_tokenizer(dict(name="char"), ["a b"])
+  assert characters.render_tokens(characters.encode_batch(["a b"])[0]) == ["a", "\u2581", "b"]
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium: apt-get install chromium")

@@ -16,18 +16,18 @@ from ml_collections import ConfigDict
 
 from experiments import compare
 from experiments.tools.compare import cost, differences, significance, trained
-from train import evaluate, loop
+from train import evaluate, loop, resolve
 from train.checkpoint import Checkpoints
 from train.common.errors import UserError
-from train.record import config
-from train.record.workdir import ADDED, config_json, load_config, open_run
+from train.record.older import ADDED
+from train.record.workdir import config_json, load_config, open_run
 from train.scoring import scores
 
 BEGAN = 1_767_225_600  # 2026-01-01, UTC
 GIT = dict(commit="a" * 40, dirty=False)
-SCAN = config.load("configs/scan.py:small", ["steps=30"])
-CLASSES = config.load("configs/classify.py:small,data=nowhere", ["steps=30"])
-LM = config.load("configs/causal.py:small,data=nowhere", ["steps=30"])
+SCAN = resolve.load("configs/scan.py:small", ["steps=30"])
+CLASSES = resolve.load("configs/classify.py:small,data=nowhere", ["steps=30"])
+LM = resolve.load("configs/causal.py:small,data=nowhere", ["steps=30"])
 
 
 def start(after=0, **facts):
@@ -193,18 +193,17 @@ def test_a_score_of_sums_is_the_score():
 
 
 def test_numbers_and_tags_in_words_are_judged_as_the_task_does():
-  task = trained.task_settings(SCAN)[""]
 
-  def judged(metric, predictions, references):
+  def judged(kind, predictions, references):
     rows = [x | {"output": y} for x, y in translated(predictions, references)]
-    made = significance.judge("a", task | dict(metric=metric), rows).scores
+    made = significance.judge("a", dict(name="text_to_text", kind=kind), rows).scores
     return {name: one.value for name, one in made.items()}
 
   predictions, references = ["1", "nan", "so so", "4.5"], ["1.5", "2", "-3", "4"]
-  theirs = scores.typed_numbers(predictions, references)
+  theirs = scores.numbers_as_text(predictions, references)
   assert judged("numbers", predictions, references) == pytest.approx({"pearson": theirs["pearson"]})
   predictions, references = ["B-a I-a", "O", "O O"], ["B-a I-a O", "O", "B-b O"]
-  theirs = scores.typed_tags(predictions, references)
+  theirs = scores.tags_as_text(predictions, references)
   theirs = {name: theirs[name] for name in ("accuracy", "f1")}
   assert judged("tags", predictions, references) == pytest.approx(theirs)
 
@@ -229,7 +228,7 @@ def test_a_bootstrap_finds_a_difference_where_there_is_one_and_seldom_else():
 
 
 def test_a_bootstrap_of_the_same_outputs_has_p_1(tmp_path, capsys):
-  cfg = config.load("configs/tag.py:small,data=nowhere")
+  cfg = resolve.load("configs/tag.py:small,data=nowhere")
   rows = [({"words": ["a", "b"], "tags": ["O", "B-x"]}, {"tags": ["O", t]}) for t in ("O", "B-x")]
   for name in "ab":
     write(tmp_path / name, cfg, outputs=rows)
@@ -255,7 +254,7 @@ def test_outputs_for_other_references_are_an_error(tmp_path):
 
 
 def test_references_are_compared_as_words_not_as_pieces(tmp_path, capsys):
-  pieces = config.load("configs/multi30k.py:small,data=nowhere,form=wu2021")
+  pieces = resolve.load("configs/multi30k.py:small,data=nowhere,form=wu2021")
   words = ConfigDict(pieces.to_dict())
   words.task.piece_marker = ""
   write(tmp_path / "a", pieces, outputs=translated(["ein hund"], ["ein hu@@ nd"]))
@@ -314,14 +313,14 @@ def test_runs_of_other_tasks_share_what_they_share(tmp_path, capsys):
 
 def test_classes_in_words_are_held_against_classes(tmp_path, capsys):
   typed = ConfigDict(SCAN.to_dict())
-  typed.task.metric = "classes"
+  typed.task.name, typed.task.kind = "text_to_text", "classes"
   write(tmp_path / "a", CLASSES, outputs=classified([1, 0]))
   write(tmp_path / "b", typed, outputs=translated(["1", "1"], ["1", "1"]))
   assert rows_of(compared(capsys, tmp_path / "a", tmp_path / "b"), "accuracy")[1][1] == "100.00"
 
 
 def test_a_mixtures_parts_are_held_against_each_other(tmp_path, capsys):
-  cfg = ConfigDict(config.load("configs/mixture.py:small,data=nowhere").to_dict())
+  cfg = ConfigDict(resolve.load("configs/mixture.py:small,data=nowhere").to_dict())
   cfg.task.parts.more = cfg.task.parts.translation
   cfg.task.parts.more.bleu_tokenizer = "char"
   for name, predictions in (("a", "x y z w"), ("b", "x y z v")):
@@ -508,11 +507,11 @@ def two_runs(tmp_path_factory):
   changes = ["steps=10", "log_every=5", "schedule.warmup_steps=2", "tensorboard=False"]
   changes += ["task.data.holdout=20", "task.decoding.max_len_extra=4", "evaluate.decode_every=0"]
   changes += ["evaluate.every=5", "checkpoint.every=5"]
-  cfg = config.load("configs/scan.py:small", changes)
+  cfg = resolve.load("configs/scan.py:small", changes)
   with open_run(folder / "a", cfg, ["python"], ["cpu:0"]) as run:
     loop.train(cfg, run)
   shutil.copytree(folder / "a", folder / "b")
-  other = config.load("configs/scan.py:small", [*changes, "seed=1"])
+  other = resolve.load("configs/scan.py:small", [*changes, "seed=1"])
   (folder / "b" / "config.json").write_text(config_json(other))
   return folder
 
@@ -568,7 +567,7 @@ def test_an_older_runs_model_is_built_as_it_goes(two_runs, tmp_path):
 
 
 def test_a_label_more_is_a_row_more_of_the_head(two_runs, tmp_path):
-  tagger = ConfigDict(config.load("configs/tag.py:small,data=nowhere").to_dict())
+  tagger = ConfigDict(resolve.load("configs/tag.py:small,data=nowhere").to_dict())
   predictions = {}
   for labels in (["NUM"], ["NUM", "LOC", "HUM"]):
     folder = write(tmp_path / f"classes{len(labels)}", CLASSES)

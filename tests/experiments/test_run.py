@@ -19,8 +19,8 @@ from experiments.tools import runs
 from experiments.tools.launch import launchers, live, results
 from experiments.tools.report import tables
 from experiments.tools.runs import Run
+from train import resolve
 from train.common.errors import UserError
-from train.record import config
 
 ROOT = pathlib.Path(__file__).parents[2]
 FILES = sorted((ROOT / "experiments").glob("*.py"))
@@ -275,7 +275,7 @@ def test_every_experiment_lists_runs_whose_configs_are_real(name, scale, tmp_pat
   for one in experiment.runs:
     text = place.config(one)
     text = re.sub("hf:data/minilm", "hf:tests/fixtures/bert", text)
-    cfg = config.load(text, [f"{key}={value}" for key, value in one.changes.items()])
+    cfg = resolve.load(text, [f"{key}={value}" for key, value in one.changes.items()])
     assert re.fullmatch("configs/[a-z0-9_]+[.]py(:.*)?", text)
     if one.name in needed:
       (tmp_path / one.name).mkdir()

@@ -25,8 +25,9 @@ from experiments.tools.search import findings, study, worker
 from experiments.tools.space import Choice, Float, Int
 from tests.experiments import fake_worker
 from train.common.errors import UserError
-from train.record.config import load, parse
+from train.record import config
 from train.record.writer import read_metrics
+from train.resolve import load
 
 ROOT = pathlib.Path(__file__).parents[2]
 CHANGES = {"task.data.holdout": 20, "evaluate.decode_every": 0, "tensorboard": False}
@@ -167,7 +168,8 @@ def test_a_search_finds_what_is_best_and_says_how_to_run_it(fake, capsys, monkey
   assert line in told
   python, *words = shlex.split(line)
   assert (python, *words[:2]) == ("python", "-m", "train.main")
-  cfg, rest = parse(words[2:])
+  texts, overrides, rest = config.split(words[2:])
+  cfg = load(config.only(texts), overrides)
   assert rest == ["--workdir", str(fake.folder.parent / "best")]
   assert cfg.model.dropout == trials[best].params["model.dropout"]
   assert cfg.task.data.holdout == 20

@@ -22,7 +22,7 @@ import numpy as np
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS, EVERY = 40, 3
 TIMED = {"time", "tokens_per_second", "stall_share", "padding_share", "compiles", "seconds"}
-TIMED |= {"peak_memory_gb"}
+TIMED |= {"step_ms", "mfu", "recompiles", "host_memory_gb", "device_memory_gb"}
 DAY = 86_400
 CLOCK = f"import time\n_time = time.time\ntime.time = lambda: _time() - {DAY}\n"
 

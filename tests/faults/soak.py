@@ -63,7 +63,7 @@ def memory(folder: pathlib.Path, steps: int) -> list[tuple[int, float]]:
   command += [f"--config.{key}={value}" for key, value in changes.items()]
   subprocess.run([sys.executable, *command], cwd=harness.ROOT, check=True, capture_output=True)
   lines = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-  return [(one["step"], one["peak_memory_gb"]) for one in lines if one["split"] == "train"]
+  return [(one["step"], one["host_memory_gb"]) for one in lines if one["split"] == "train"]
 
 
 def main():

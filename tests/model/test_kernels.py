@@ -59,7 +59,7 @@ def test_a_kernel_is_spread_over_rows_and_heads(monkeypatch):
   mesh = sharding.make_mesh(dict(data=2, fsdp=2, tensor=2))
   sizes = dict(encoder_layers=0, decoder_layers=1, positions="rotary")
   alone, _ = computed("splash", batch_of(4), **sizes)
-  with sharding.laid_over(mesh):
+  with sharding.activation_sharding(mesh):
     spread, program = computed("splash", batch_of(4), **sizes)
   assert "shard_map" in program
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), alone, spread)

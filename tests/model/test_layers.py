@@ -1,5 +1,6 @@
 """Layers and positions against numpy loops, closed forms and the laws of chance."""
 
+import functools
 import math
 
 import jax
@@ -11,7 +12,10 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from model import layers, positions
-from model.masks import Whole
+from model.attention import Attention
+from model.config import TransformerConfig
+from model.masks import NEG_INF
+from model.patterns import DotProduct, FullAttention
 
 SIGMAS = 5  # one good generator in 2 million fails a two-sided bound of this width
 SHAPE = (48, 40, 44)
@@ -139,6 +143,7 @@ def test_dropout_over_eight_devices_is_that_of_one_without_communication(spec):
 # Attention
 
 B, T, S, D, H, K = 2, 5, 7, 12, 4, 6
+SCALE = 0.3
 INPUTS = np.random.default_rng(1)
 X = INPUTS.normal(size=(B, T, D)).astype(np.float32)
 MEMORY = INPUTS.normal(size=(B, S, D)).astype(np.float32)
@@ -154,32 +159,25 @@ def randomised(build, seed=0):
   return nnx.merge(graph, jax.tree.map(jnp.asarray, weights))
 
 
-def attention(groups, impl="einsum", dropout=0.0, bias=True):
-  return randomised(
-    lambda: layers.Attention(
-      D,
-      H,
-      groups,
-      K,
-      bias=bias,
-      scale=0.3,
-      dropout=dropout,
-      init_std=None,
-      impl=impl,
-      kept=True,
-      dtype="float32",
-      rngs=nnx.Rngs(0),
-    )
-  )
+def config(**changes):
+  sizes = dict(vocab_size=8, dim=D, num_heads=H, head_dim=K, mlp_dim=20)
+  return TransformerConfig(**sizes | changes)
 
 
-@jax.jit
-def attended(module, bias, key):
-  return module.attend(module.queries(X), *module.keys_values(MEMORY), Whole(bias), key)
+def attention(groups, bias=True):
+  cfg = config(num_kv_heads=groups, bias=bias)
+  return randomised(lambda: Attention(cfg, rngs=nnx.Rngs(0)))
 
 
-def attend(module, bias, key=None):
-  return np.asarray(attended(module, jnp.asarray(bias, jnp.float32), key))
+@functools.partial(jax.jit, static_argnames="dot_product")
+def attended(module, bias, key, dot_product):
+  pattern = FullAttention(bias, dot_product)
+  return module.attend(module.queries(X), *module.keys_values(MEMORY), pattern, key)
+
+
+def attend(module, bias, key=None, impl="einsum", dropout=0.0):
+  dot_product = DotProduct(SCALE, dropout, impl)
+  return np.asarray(attended(module, jnp.asarray(bias, jnp.float32), key, dot_product))
 
 
 def attend_in_loops(module, bias, drop=None):
@@ -200,7 +198,7 @@ def attend_in_loops(module, bias, drop=None):
   y = np.zeros((B, T, D))
   for b, h, t in np.ndindex(B, H, T):
     logits = np.array(
-      [q[b, t, h] @ k[b, s, h // per_group] * module.scale + bias[b, h, t, s] for s in range(S)]
+      [q[b, t, h] @ k[b, s, h // per_group] * SCALE + bias[b, h, t, s] for s in range(S)]
     )
     share = np.exp(logits - logits.max())
     share /= share.sum()
@@ -213,15 +211,15 @@ def attend_in_loops(module, bias, drop=None):
 def biases():
   """A bias for all, one for each head, and a mask that leaves each query something to see."""
   noise = np.random.default_rng(2).normal(size=(B, H, T, S)).astype(np.float32)
-  mask = np.where(np.arange(S) <= np.arange(T)[:, None], 0.0, layers.NEG_INF)[None, None]
+  mask = np.where(np.arange(S) <= np.arange(T)[:, None], 0.0, NEG_INF)[None, None]
   return [noise, noise[:1], noise[:, :1], mask.astype(np.float32), mask + noise]
 
 
 @pytest.mark.parametrize("groups", [H, 2, 1])
 def test_attention_is_jaxs_and_the_textbooks(groups):
-  ours, theirs = attention(groups), attention(groups, "xla")
+  ours = attention(groups)
   for bias in biases() if groups == 2 else biases()[-1:]:
-    np.testing.assert_allclose(attend(ours, bias), attend(theirs, bias), atol=5e-6)
+    np.testing.assert_allclose(attend(ours, bias), attend(ours, bias, impl="xla"), atol=5e-6)
     np.testing.assert_allclose(attend(ours, bias), attend_in_loops(ours, bias), atol=5e-6)
 
 
@@ -245,20 +243,23 @@ def test_the_gradient_of_the_softmax_is_autodiffs_and_keeps_half_as_much():
 
 
 def test_attention_dropout_drops_weights_after_the_softmax():
-  ours, key = attention(2, dropout=0.4), jax.random.key(1)
+  ours, key = attention(2), jax.random.key(1)
   bias, drop = biases()[0], np.asarray(layers.dropout(jnp.ones((B, H, T, S)), 0.4, key))
   assert 0.2 < (drop == 0).mean() < 0.6
-  np.testing.assert_allclose(attend(ours, bias, key), attend_in_loops(ours, bias, drop), atol=5e-6)
+  found = attend(ours, bias, key, dropout=0.4)
+  np.testing.assert_allclose(found, attend_in_loops(ours, bias, drop), atol=5e-6)
 
 
 @pytest.mark.parametrize("impl", ["einsum", "xla"])
 def test_a_query_that_may_see_nothing_is_finite(impl):
-  module = attention(2, impl)
+  module, dot_product = attention(2), DotProduct(SCALE, 0.0, impl)
   bias = np.zeros((B, 1, T, S), np.float32)
-  bias[:, :, 2] = layers.NEG_INF
-  value, gradient = jax.jit(jax.value_and_grad(lambda m: (attended(m, bias, None) ** 2).sum()))(
-    module
-  )
+  bias[:, :, 2] = NEG_INF
+
+  def loss(module):
+    return (attended(module, bias, None, dot_product) ** 2).sum()
+
+  value, gradient = jax.jit(jax.value_and_grad(loss))(module)
   assert np.isfinite(value)
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
 
@@ -278,15 +279,8 @@ def test_grouped_heads_are_plain_heads_that_share_keys_and_values(groups):
 
 
 def test_glorot_counts_all_heads_as_one_output():
-  state = jax.jit(
-    lambda: nnx.state(
-      layers.Attention(
-        64, 4, 4, 8, bias=False, scale=1, dropout=0, init_std=None, impl="einsum", kept=True,
-        dtype="float32",
-        rngs=nnx.Rngs(0),
-      )
-    )
-  )()  # fmt: skip
+  cfg = config(dim=64, head_dim=8, bias=False)
+  state = jax.jit(lambda: nnx.state(Attention(cfg, rngs=nnx.Rngs(0))))()
   limit = math.sqrt(6 / (64 + 4 * 8))
   for kernel in jax.tree.leaves(state):
     assert 0.95 * limit < np.abs(kernel).max() <= limit
@@ -310,20 +304,8 @@ def test_every_activation_is_tested():
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_feed_forward_is_its_formula(activation, gated):
-  module = randomised(
-    lambda: layers.FeedForward(
-      D,
-      20,
-      activation=activation,
-      gated=gated,
-      bias=True,
-      dropout=0.25,
-      init_std=0.3,
-      kept=True,
-      dtype="float32",
-      rngs=nnx.Rngs(0),
-    )
-  )
+  cfg = config(activation=activation, gated=gated, activation_dropout=0.25, init_std=0.3)
+  module = randomised(lambda: layers.FeedForward(cfg, rngs=nnx.Rngs(0)))
 
   def linear(part, x):
     return x @ np.asarray(part.kernel[...], np.float64) + np.asarray(part.bias[...], np.float64)
@@ -339,9 +321,8 @@ def test_feed_forward_is_its_formula(activation, gated):
 def test_norms_are_their_formulas():
   x = X.astype(np.float64) + 1
   for kind in layers.NORMS:
-    module = randomised(
-      lambda kind=kind: layers.norm(kind, D, eps=1e-3, dtype="float32", rngs=nnx.Rngs(0))
-    )
+    cfg = config(norm=kind, norm_eps=1e-3)
+    module = randomised(lambda cfg=cfg: layers.norm(cfg, rngs=nnx.Rngs(0)))
     scale = np.asarray(module.scale[...])
     if kind == "layer":
       centred = x - x.mean(-1, keepdims=True)
@@ -453,9 +434,8 @@ def test_buckets_are_the_slow_ones(bidirectional, num_buckets, max_distance):
 
 @pytest.mark.parametrize("bidirectional", [True, False])
 def test_relative_bias_is_a_look_up(bidirectional):
-  module = randomised(
-    lambda: positions.RelativeBias(3, 8, 20, bidirectional=bidirectional, rngs=nnx.Rngs(0))
-  )
+  cfg = config(dim=9, num_heads=3, relative_buckets=8, relative_max_distance=20)
+  module = randomised(lambda: positions.RelativeBias(cfg, bidirectional, rngs=nnx.Rngs(0)))
   distance = np.arange(30)[None, None, :] - np.arange(20)[None, :, None]
   bias = np.asarray(jax.jit(lambda module, x: module(x))(module, distance))
   table = np.asarray(module.embedding[...])

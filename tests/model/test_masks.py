@@ -1,7 +1,6 @@
 """Attention in chunks = attention over all pairs, masked; and the mask is what its text says."""
 
 import itertools
-import types
 
 import jax
 import numpy as np
@@ -9,8 +8,8 @@ import pytest
 from flax import nnx
 from test_transformer import build
 
-from model import masks
-from model.masks import Rule, Side
+from model import patterns
+from model.masks import MaskRule, Tokens
 
 LENGTH = 23  # no multiple of any window
 
@@ -23,7 +22,7 @@ def row_of(packed=True, prefix=False):
     filled = np.repeat(np.arange(len(lengths)), lengths) + 1
     row[: len(filled)] = filled
   place = np.arange(LENGTH)[None]
-  return Side(segments, place, (place < [[4], [7]]).astype(np.int32) if prefix else None)
+  return Tokens(segments, place, (place < [[4], [7]]).astype(np.int32) if prefix else None)
 
 
 def seen_in_loops(rule, row):
@@ -41,7 +40,7 @@ def seen_in_loops(rule, row):
 
 
 RULES = [
-  Rule(causal, window, global_tokens)
+  MaskRule(causal, window, global_tokens)
   for causal, (window, global_tokens) in itertools.product(
     (False, True), ((None, 0), (1, 0), (5, 0), (3, 2), (2, 7))
   )
@@ -68,11 +67,16 @@ def test_chunks_see_each_pair_that_a_rule_lets_see_once(rule, prefix):
     assert key is None
     return np.einsum("BHTS,BSHK->BTHK", mask, v)
 
-  view = masks.view(rule, row, seen)
+  chunks = patterns.cut(rule, row)
   chunked = 3 * rule.window + rule.global_tokens < LENGTH
-  assert isinstance(view, masks.Local) == chunked
+  assert (chunks is not None) == chunked
+  if not chunked:
+    return
+  first = row.map(lambda x: x[:, : chunks.first])
+  bias = seen(chunks.queries(row), chunks.keys(row)), seen(first, row) if chunks.first else None
+  pattern = patterns.ChunkedAttention(chunks, *bias, attend)
   values = np.broadcast_to(np.eye(LENGTH)[None, :, None], (2, LENGTH, 1, LENGTH))
-  found = np.asarray(view.mix(types.SimpleNamespace(mix=attend), values, values, values))[:, :, 0]
+  found = np.asarray(pattern(values, values, values))[:, :, 0]
   np.testing.assert_array_equal(found, seen_in_loops(rule, row))
 
 
@@ -102,7 +106,7 @@ def test_a_model_in_chunks_is_the_model_with_a_mask(positions, global_tokens, mo
   shape = f"[{2 * -(-LENGTH // 4)},2,2,4,"  # rows of chunks, groups, heads of each, tokens
   local, program = computed()
   assert shape in program
-  monkeypatch.setattr(masks.Chunks, "keys", LENGTH)
+  monkeypatch.setattr(patterns.Chunks, "width", LENGTH)
   whole, program = computed()
   assert shape not in program
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), local, whole)

@@ -11,7 +11,7 @@ from flax import nnx
 
 from model import layers
 from model.config import POSITIONS, TransformerConfig
-from model.masks import Side
+from model.masks import Tokens
 from model.transformer import Transformer
 from train.common.trees import in_form_of, path_name, stacked, unstacked
 from train.data import packing
@@ -175,8 +175,8 @@ def test_an_encoder_shares_its_buckets_between_both_ways_and_a_decoder_does_not(
   for stack, ways in ((model.encoder, 2), (model.decoder, 1)):
     one_BS = jnp.ones((1, 61), jnp.int32)
     query, key = (
-      Side(one_BS[:, :1], jnp.array([[30]])),
-      Side(one_BS, jnp.arange(61)[None], one_BS),  # all of it seen
+      Tokens(one_BS[:, :1], jnp.array([[30]])),
+      Tokens(one_BS, jnp.arange(61)[None], one_BS),  # all of it seen
     )
     bias = np.asarray(stack.bias(query, key))
     np.testing.assert_allclose(bias, stack.relative(distance), atol=1e-6)

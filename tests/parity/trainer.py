@@ -28,7 +28,7 @@ import transformers  # noqa: E402
 from experiments import minilm  # noqa: E402
 from train.data import sources  # noqa: E402
 from train.data.source import read_many  # noqa: E402
-from train.record.config import load  # noqa: E402
+from train.record.config import read as read_config  # noqa: E402
 from train.scoring import scores  # noqa: E402
 
 IGNORED = -100  # torch's label of a token without a label
@@ -191,7 +191,7 @@ def main():
   parser.add_argument("--out", type=pathlib.Path)
   args = parser.parse_args()
   task = minilm.TASKS[args.task]
-  data = load(f"configs/{task.config}".format(data=args.data)).task.to_dict()["data"]
+  data = read_config(f"configs/{task.config}".format(data=args.data)).task.to_dict()["data"]
   examples = {split: read(data, split) for split in ("train", "validation", "test")}
   transformers.set_seed(args.seed)
   tokenizer = transformers.AutoTokenizer.from_pretrained(args.model)

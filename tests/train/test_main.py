@@ -17,15 +17,14 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from train import evaluate, loop, main, predict, sharding, tasks
+from train import evaluate, loop, main, predict, resolve, sharding, tasks
 from train.checkpoint import Checkpoints
 from train.common import entry
 from train.common.errors import UserError
 from train.common.trees import flatten
 from train.data import scan
 from train.data.batches import Batches
-from train.record import workdir
-from train.record.config import parse
+from train.record import config, workdir
 from train.record.writer import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -39,6 +38,12 @@ TINY = [
   "--config.evaluate.every=40",
   "--config.evaluate.decode_every=0",
 ]
+
+
+def parse(argv):
+  """Returns the config that the arguments describe, and the other arguments."""
+  texts, overrides, rest = config.split(argv)
+  return resolve.load(config.only(texts), overrides), rest
 
 
 def weights(folder, which="latest"):
@@ -167,7 +172,7 @@ def test_a_run_is_run_again_from_its_folder(whole, tmp_path):
   for key in ("config_sha256", "versions", "data"):
     assert before[key] == after[key]
   assert after["data"]["train"] != after["data"]["validation"]
-  with pytest.raises(UserError, match=r"unknown arguments: --config\.seed=1"):
+  with pytest.raises(UserError, match="leave out --config"):
     main.main(["--rerun", str(whole), "--config.seed=1", "--workdir", str(tmp_path / "other")])
 
 
@@ -234,7 +239,7 @@ def test_eight_devices_are_one(whole, tmp_path):
         assert value == pytest.approx(there[step, split][name], rel=2e-3), (step, split, name)
 
 
-def test_patience_ends_a_run_that_gets_no_better_also_after_a_restart(tmp_path):
+def test_early_stopping_ends_a_run_that_gets_no_better_also_after_a_restart(tmp_path):
   """With a learning rate of 0 no evaluation is better than the first, at step 10."""
   settings = ["--config.schedule.peak=0", "--config.patience=2"]
   settings += ["--config.evaluate.every=10", "--config.checkpoint.every=10"]
@@ -391,8 +396,8 @@ COMMANDS = re.findall(r"python -m (train\.(?:predict|evaluate)) ([^>`\n]*)", REA
 @pytest.mark.parametrize("module, words", COMMANDS, ids=lambda x: x[:60])
 def test_readme_command(module, words, whole, tmp_path, monkeypatch, capsys):
   (tmp_path / "captions.en").write_text("\n".join(INPUTS) + "\n")
-  split = scan.split
-  monkeypatch.setattr(scan, "split", lambda *args, **more: split(*args, **more)[:64])
+  split = scan.split_pairs
+  monkeypatch.setattr(scan, "split_pairs", lambda *args, **more: split(*args, **more)[:64])
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"walk\n")))
   words = shlex.split(re.sub(r"average:\d+", "average:5", words))  # as many as the run has
@@ -488,7 +493,7 @@ def test_mistakes_in_prediction(arguments, told, whole):
 def test_a_best_metric_that_no_evaluation_tells_is_told_at_the_first(tmp_path, monkeypatch):
   monkeypatch.chdir(ROOT)
   wrong = ["--config.evaluate.every=1", "--config.checkpoint.best_metric=blue"]
-  with pytest.raises(UserError, match="best_metric is 'blue'; evaluation tells accuracy, loss"):
+  with pytest.raises(UserError, match=r"best_metric is 'blue'; .* accuracy, loss"):
     main.main([*TINY, *wrong, "--workdir", str(tmp_path)])
 
 

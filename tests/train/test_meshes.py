@@ -15,12 +15,12 @@ from jax.sharding import PartitionSpec as P
 from model.config import TransformerConfig
 from model.transformer import Transformer
 from tests.train.test_step import MODEL, RECURRENT, TASK, S, T, graph_and_weights, mesh_of, start
-from train import loop, optimizer, sharding, step
+from train import loop, optimizer, resolve, sharding, step
 from train.common.errors import UserError
 from train.data import packing
 from train.planning import hlo
 from train.planning.estimate import local_bytes, without_data
-from train.record import config, meter
+from train.record import meter
 
 # 20 losses of one run
 
@@ -67,7 +67,7 @@ def losses(batches, sizes, scan=False, remat="none", microbatches=1, how="jit", 
   settings = dict(microbatches=microbatches, seed=0, how=how)
   train_step = step.make_train_step(TASK, graph, ADAM, **settings)
   state, found = start(ADAM, params, mesh), []
-  with sharding.laid_over(mesh, sequence):
+  with sharding.activation_sharding(mesh, sequence):
     for batch in batches:
       state, sums = train_step(state, loop.PUT[how](batch, mesh))
       found.append(meter.means(sums)["loss"])
@@ -95,7 +95,7 @@ def test_a_run_of_an_lstm_is_the_same_on_every_axis(batches):
   for sizes in ((1, 1, 1), (2, 2, 2)):
     mesh = mesh_of(*sizes)
     state, found = start(ADAM, params, mesh), []
-    with sharding.laid_over(mesh):
+    with sharding.activation_sharding(mesh):
       for batch in batches:
         state, sums = train_step(state, loop.PUT["jit"](batch, mesh))
         found.append(meter.means(sums)["loss"])
@@ -142,7 +142,7 @@ def compiled(mesh, *, gradient=False, sequence=False, lengths=LENGTHS, dim=DIM, 
   )
   graph, weights = nnx.split(nnx.eval_shape(lambda: Transformer(cfg, rngs=nnx.Rngs(0))))
   shapes = {"params": nnx.to_pure_dict(weights)}
-  params = sharding.placed(shapes, sharding.place(shapes, mesh))["params"]
+  params = sharding.abstract(shapes, sharding.place(shapes, mesh))["params"]
   rows = NamedSharding(mesh, P(("data", "fsdp")))
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), B))
   keys = jax.ShapeDtypeStruct(keys.shape, keys.dtype, sharding=rows)
@@ -158,7 +158,7 @@ def compiled(mesh, *, gradient=False, sequence=False, lengths=LENGTHS, dim=DIM, 
   def total(*args):
     return (states(*args) ** 2).sum()
 
-  with sharding.laid_over(mesh, sequence):
+  with sharding.activation_sharding(mesh, sequence):
     lowered = jax.jit(jax.grad(total) if gradient else states).lower(params, source, target, keys)
     return lowered.compile()
 
@@ -253,7 +253,7 @@ def test_a_vocabulary_parallel_loss_never_gathers_logits(options):
 @functools.cache
 def base(fsdp):
   """Vaswani's base: weights and moments as they lie."""
-  cfg = without_data(config.load("configs/wmt14.py:data_dir=/nowhere", ["model.vocab_size=37000"]))
+  cfg = without_data(resolve.load("configs/wmt14.py:data_dir=/nowhere", ["model.vocab_size=37000"]))
   model = TransformerConfig(**{key: x for key, x in cfg.model.items() if key != "name"})
   tx, _ = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
 
@@ -262,7 +262,7 @@ def base(fsdp):
     return dict(params=params, opt_state=tx.init(params))
 
   shapes = jax.eval_shape(build)
-  return sharding.placed(shapes, sharding.place(shapes, mesh_of(1, fsdp, 1)))
+  return sharding.abstract(shapes, sharding.place(shapes, mesh_of(1, fsdp, 1)))
 
 
 def test_fsdp_over_eight_holds_an_eighth():
@@ -284,6 +284,6 @@ def test_fsdp_over_eight_holds_an_eighth():
   ],
 )
 def test_what_devices_cannot_share_is_told(changes, told):
-  cfg = config.load("configs/scan.py:small", ["batch_size=8", "task.source_len=9", *changes])
+  cfg = resolve.load("configs/scan.py:small", ["batch_size=8", "task.source_len=9", *changes])
   with pytest.raises(UserError, match=told):
     sharding.check(cfg, cfg.task, sharding.make_mesh(cfg.mesh))

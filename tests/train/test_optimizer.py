@@ -268,9 +268,9 @@ def test_a_schedule_that_is_none_is_named(wrong, named):
 @pytest.mark.parametrize("base", ["ADAMW", "ADAM"])
 def test_every_optimizer_can_be_named_instead_of_a_configs(name, base, caplog):
   """Only the name is changed: what it has no use for is told, not refused."""
-  usual = sections.OPTIMIZER | getattr(sections, base)
+  usual = optimizer.OPTIMIZER | getattr(sections, base)
   for kind in optimizer.SCHEDULES:
-    rate = ConfigDict(sections.SCHEDULE | dict(final=0.1, decay_steps=5, name=kind))
+    rate = ConfigDict(optimizer.SCHEDULE | dict(final=0.1, decay_steps=5, name=kind))
     tx, _ = optimizer.build(ConfigDict(usual | dict(name=name)), rate, 100)
     tx.init(weights())
 
@@ -290,7 +290,7 @@ def test_a_rate_that_no_weight_gets_is_named():
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "lion"])
 def test_first_moments_may_be_of_half_size(name):
-  settings = {**sections.OPTIMIZER, "name": name, "mu_dtype": "bfloat16"}
+  settings = {**optimizer.OPTIMIZER, "name": name, "mu_dtype": "bfloat16"}
   tx, _ = optimizer.build(ConfigDict(settings), schedule(), 10)
   params = weights()
   state = tx.init(params)

@@ -35,7 +35,7 @@ TASK = Translation(
   label_smoothing=0.1,
   z_loss=1e-3,
 )
-PLAIN = Translation(data={}, tokenizer=TASK.tokenizer, source_len=S, target_len=T)
+PLAIN = dataclasses.replace(TASK, label_smoothing=0.0, z_loss=0.0)
 MODEL = TransformerConfig(
   vocab_size=VOCAB,
   dim=16,

@@ -1,7 +1,8 @@
-"""Several processes as one run: they meet, agree on the config, and each learns when one is gone.
+"""Joins several processes to one run: they agree on the config, and stop when one of them dies.
 
-jax knows how to start processes together, but it says nothing of who is missing, and when one dies
-the others end in a C++ stack after a minute or two. So they meet first (rendezvous.py).
+They meet at a socket of their own before jax's (rendezvous.py). jax names no process that is
+missing, and after a death its heartbeats (`heartbeat_timeout_seconds`, 100 s) end the others in a
+C++ stack without a name; the socket names the process within a second.
 """
 
 import argparse
@@ -19,20 +20,20 @@ from jax.sharding import PartitionSpec as P
 from train.cluster import rendezvous
 from train.common.errors import UserError
 
-LAG = 2  # steps that a vote may take: nobody waits for the step that has just begun
+LAG = 2  # steps until a vote is read, so that no host waits for the step that has just begun
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """How the processes of a run find each other."""
+  """Adds the flags by which the processes of a run find each other."""
   group = parser.add_argument_group("several processes")
   group.add_argument(
     "--coordinator",
     metavar="HOST:PORT",
-    help="where process 0 is; that port and the next are used. `auto`: from the environment of"
-    " SLURM, GKE, Cloud TPU or Open MPI, as jax reads it",
+    help="the address of process 0; that port and the next are used. `auto`: from the environment"
+    " of SLURM, GKE, Cloud TPU or Open MPI, as jax reads it",
   )
-  group.add_argument("--process_count", type=int, help="how many there are")
-  group.add_argument("--process_index", type=int, help="which this one is, from 0")
+  group.add_argument("--process_count", type=int, help="the number of processes")
+  group.add_argument("--process_index", type=int, help="the number of this process, from 0")
   group.add_argument(
     "--start_timeout", type=int, default=300, help="seconds to wait for the others"
   )
@@ -40,29 +41,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @contextlib.contextmanager
 def together(args, config: str):
-  """All processes of a run, inside of jax's distributed runtime; alone without --coordinator.
+  """Joins the processes of a run in jax's distributed runtime; one alone without --coordinator.
 
-  `config` is the config's JSON and has to be the same everywhere. Raises UserError where arguments
-  are missing, a process does not come in time or has another config. When a process is gone later,
-  the others say which and exit with meeting.GONE.
+  `config` is the config's JSON, the same in all processes. Raises UserError where arguments are
+  missing, and where a process does not come in time or has another config. When a process dies
+  later, the others name it and exit with rendezvous.GONE.
   """
   if args.coordinator is None:
     if (args.process_count, args.process_index) != (None, None):
       raise UserError("--process_count and --process_index need --coordinator=HOST:PORT")
     yield
     return
-  # the CPU has no collectives of its own between processes
+  # XLA's CPU backend has no collectives of its own between processes.
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
   if args.coordinator == "auto":
-    with _told():
+    with _jax_errors():
       jax.distributed.initialize(initialization_timeout=args.start_timeout)
     _check_digests(config)
     yield
     return
   host, port = _address(args)
-  with rendezvous.Meeting(host, port + 1, args.process_count, args.process_index) as others:
+  with rendezvous.Rendezvous(host, port + 1, args.process_count, args.process_index) as others:
     others.gather(config, args.start_timeout)
-    with _told():
+    with _jax_errors():
       jax.distributed.initialize(
         args.coordinator,
         args.process_count,
@@ -76,7 +77,7 @@ def together(args, config: str):
 
 
 def wait_for_all(what: str) -> None:
-  """Returns when all processes have come to this call."""
+  """Returns when all processes have reached this call, which `what` names."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(what)
 
@@ -96,7 +97,8 @@ def _address(args) -> tuple[str, int]:
 
 
 @contextlib.contextmanager
-def _told():
+def _jax_errors():
+  """Turns the errors of jax.distributed into UserErrors."""
   try:
     yield
   except (RuntimeError, ValueError) as error:
@@ -104,33 +106,33 @@ def _told():
 
 
 def _check_digests(config: str) -> None:
-  """UserError where a process has another config than process 0."""
+  """Raises UserError where a process has another config than process 0."""
   digest = np.frombuffer(hashlib.sha256(config.encode()).digest(), np.uint8)
   digests = multihost_utils.process_allgather(digest).reshape(-1, len(digest))
   if other := np.flatnonzero((digests != digests[0]).any(1)).tolist():
     raise UserError(
-      f"{rendezvous.processes(other)} of {len(digests)}: another config than process 0's"
+      f"{rendezvous.processes(other)} of {len(digests)}: the config is not that of process 0"
     )
 
 
 class Vote:
-  """The largest number any process says: the same answer at the same call in all of them, LAG calls
-  late.
+  """The maximum of a number over all processes, as it was LAG calls ago.
 
-  Ctrl-C reaches processes in different steps, and all have to save the same one.
+  Ctrl-C reaches processes in different steps. With a vote all save after the same step.
   """
 
   def __init__(self, mesh):
     self.mesh = mesh
-    self.asked: collections.deque[jax.Array] = collections.deque()
-    self.most = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, P()))
+    self.pending: collections.deque[jax.Array] = collections.deque()
+    self.maximum = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, P()))
 
   def __call__(self, number: int) -> int:
+    """Votes `number`, and returns the maximum of an earlier vote, 0 in the first LAG calls."""
     if jax.process_count() == 1:
       return number
     shape, split = (self.mesh.size,), NamedSharding(self.mesh, P(self.mesh.axis_names))
     votes = jax.make_array_from_callback(
       shape, split, lambda index: np.full(shape, number, np.int32)[index]
     )
-    self.asked.append(self.most(votes))
-    return int(self.asked.popleft()) if len(self.asked) > LAG else 0
+    self.pending.append(self.maximum(votes))
+    return int(self.pending.popleft()) if len(self.pending) > LAG else 0

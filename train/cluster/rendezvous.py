@@ -1,8 +1,8 @@
-"""The socket at which the processes of a run meet, and that tells each when another is gone.
+"""A socket at which the processes of a run meet, and by which each learns that another has died.
 
-Messages are lines of JSON. Process 0 listens; each other one says who it is and what its config is,
-and is answered with the names of all, or with what is wrong. The connections stay open as long as
-the run: when a process is gone, the system closes its end at once.
+Messages are lines of JSON. Process 0 listens. Each other process sends its number and its config;
+the answer is the host names of all processes, or an error. The connections stay open as long as the
+run, and the system closes a dead process's end at once.
 """
 
 import contextlib
@@ -20,18 +20,18 @@ from train.common.errors import UserError
 from train.record import workdir
 from train.record.config import flat
 
-GONE = 75  # exit status of a process whose peer is gone; sysexits.h's "try again later"
-LONGEST = 1 << 24  # bytes of a message: a config, and then some
-SPEAK_SECONDS = 5  # that who comes may take to say who it is
+GONE = 75  # exit status of a process whose peer died; sysexits.h's "try again later"
+MESSAGE_BYTES = 1 << 24  # at most; a config is far shorter
+HELLO_SECONDS = 5  # from a connection to its whole first message
 POLL_SECONDS = 0.2  # between two attempts to reach process 0
 
 
-class Meeting:
-  """Process 0 and a line to each of the others."""
+class Rendezvous:
+  """A connection from process 0 to each other process."""
 
   def __init__(self, host: str, port: int, count: int, index: int):
     self.host, self.port, self.count, self.index = host, port, count, index
-    self.lines: dict[int, socket.socket] = {}  # by process; of the others only 0
+    self.connections: dict[int, socket.socket] = {}  # by process; process 0's in all others
     self.names: dict[int, str] = {}
     self.closed = False
 
@@ -40,11 +40,11 @@ class Meeting:
 
   def __exit__(self, *error):
     self.closed = True
-    for line in self.lines.values():
-      line.close()
+    for connection in self.connections.values():
+      connection.close()
 
   def gather(self, config: str, timeout: float) -> None:
-    """Returns when all are there with this config."""
+    """Returns when all processes have come with this config; raises UserError otherwise."""
     deadline = time.monotonic() + timeout
     if self.index:
       self._join(config, deadline, timeout)
@@ -59,34 +59,38 @@ class Meeting:
   def _receive(self, config, deadline, timeout):
     self.names[0] = socket.gethostname()
     with self._listening() as server:
-      while len(self.lines) < self.count - 1:
-        server.settimeout(max(deadline - time.monotonic(), 0.001))
+      while len(self.connections) < self.count - 1:
+        connection = self._accept(server, deadline, timeout)
         try:
-          line, _ = server.accept()
-        except TimeoutError:
-          missing = sorted(set(range(self.count)) - {0, *self.lines})
-          raise UserError(
-            f"{processes(missing)} of {self.count} did not come to {self.host}:{self.port} within"
-            f" {timeout:.0f} s (--start_timeout)"
-          ) from None
-        try:
-          line.settimeout(SPEAK_SECONDS)
-          said = _read(line)
-          index, count, host, theirs = (said[key] for key in ("index", "count", "host", "config"))
-        except (OSError, ValueError, KeyError):  # a stranger, or one that has gone already
-          line.close()
+          hello = _read(connection, min(time.monotonic() + HELLO_SECONDS, deadline))
+          index, count, host, theirs = (hello[key] for key in ("index", "count", "host", "config"))
+        except (OSError, ValueError, KeyError):  # a stranger, or a process that has died already
+          connection.close()
           continue
-        wrong = None
+        error = None
         if count != self.count or index not in range(1, self.count):
-          wrong = f"process 0 has --process_count={self.count}"
-        elif index in self.lines:
-          wrong = f"there is a process {index} already"
-        if wrong:
-          _send(line, dict(error=wrong))
-          line.close()
+          error = f"process 0 has --process_count={self.count}"
+        elif index in self.connections:
+          error = f"there is a process {index} already"
+        if error:
+          _send(connection, dict(error=error))
+          connection.close()
           continue
-        self.lines[index], self.names[index] = line, host
+        self.connections[index], self.names[index] = connection, host
         _check_same(config, theirs, index)
+
+  def _accept(self, server, deadline, timeout):
+    try:
+      if (left := deadline - time.monotonic()) <= 0:
+        raise TimeoutError
+      server.settimeout(left)
+      return server.accept()[0]
+    except TimeoutError:
+      missing = sorted(set(range(self.count)) - {0, *self.connections})
+      raise UserError(
+        f"{processes(missing)} of {self.count} did not come to {self.host}:{self.port} within"
+        f" {timeout:.0f} s (--start_timeout)"
+      ) from None
 
   def _listening(self):
     try:
@@ -98,13 +102,12 @@ class Meeting:
       ) from error
 
   def _join(self, config, deadline, timeout):
-    said = dict(index=self.index, count=self.count, host=socket.gethostname(), config=config)
+    hello = dict(index=self.index, count=self.count, host=socket.gethostname(), config=config)
     try:
-      line = self._connected(deadline)
-      self.lines[0] = line
-      line.settimeout(max(deadline - time.monotonic(), 0.001))
-      _send(line, said)
-      answer = _read(line)
+      self.connections[0] = connection = self._connect(deadline)
+      connection.settimeout(max(deadline - time.monotonic(), 0.001))
+      _send(connection, hello)
+      answer = _read(connection, deadline)
     except TimeoutError:
       raise UserError(
         f"process 0 at {self.host}:{self.port} did not answer within {timeout:.0f} s"
@@ -113,10 +116,10 @@ class Meeting:
     except OSError as error:
       raise UserError(f"process 0 at {self.host}:{self.port}: {error}") from error
     if "error" in answer:
-      raise UserError(f"process 0 says: {answer['error']}")
+      raise UserError(f"process 0 reports: {answer['error']}")
     self.names = {int(index): name for index, name in answer["names"].items()}
 
-  def _connected(self, deadline):
+  def _connect(self, deadline):
     while True:
       try:
         return socket.create_connection((self.host, self.port), timeout=POLL_SECONDS * 10)
@@ -126,32 +129,32 @@ class Meeting:
         time.sleep(POLL_SECONDS)
 
   def watch(self) -> None:
-    """From now on a process that is gone ends this one."""
-    for line in self.lines.values():
-      line.settimeout(None)
-      line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    """Starts a thread that ends this process when another one has died."""
+    for connection in self.connections.values():
+      connection.settimeout(None)
+      connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
       for option, value in (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
         if hasattr(socket, option):  # not on every system
-          line.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+          connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
     threading.Thread(target=self._watch, daemon=True, name="peers").start()
 
   def _watch(self):
     with selectors.DefaultSelector() as selector:
-      for index, line in self.lines.items():
-        selector.register(line, selectors.EVENT_READ, index)
+      for index, connection in self.connections.items():
+        selector.register(connection, selectors.EVENT_READ, index)
       while selector.get_map():
         for key, _ in selector.select():
           try:
-            said = _read(key.fileobj)
+            message = _read(key.fileobj)
           except (OSError, ValueError):
-            said = dict(gone=key.data)
+            message = dict(gone=key.data)
           if self.closed:
             return
           selector.unregister(key.fileobj)
-          if "left" in said:
+          if "left" in message:
             continue
-          self._send_all(said)
-          self._end(said["gone"])
+          self._send_all(message)
+          self._end(message["gone"])
 
   def _end(self, gone):
     logging.flush()
@@ -162,20 +165,20 @@ class Meeting:
       file=sys.stderr,
       flush=True,
     )
-    os._exit(GONE)  # the other thread may wait for the one that is gone, for ever
+    os._exit(GONE)  # the main thread may wait in a collective that never ends
 
   def leave(self) -> None:
-    """Tells the others that this process is done and not gone."""
+    """Sends the other processes that this one has finished."""
     self._send_all(dict(left=self.index))
 
   def _send_all(self, message):
-    for line in self.lines.values():
-      with contextlib.suppress(OSError):  # gone as well
-        _send(line, message)
+    for connection in self.connections.values():
+      with contextlib.suppress(OSError):  # it is gone as well
+        _send(connection, message)
 
 
 def processes(numbers) -> str:
-  """ "process 1", or "processes 1, 2"."""
+  """Returns "process 1", or "processes 1, 2"."""
   return f"process{'es' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
 
 
@@ -183,25 +186,35 @@ def _check_same(ours: str, theirs: str, index: int) -> None:
   here, there = (flat(workdir.frozen(json.loads(text))) for text in (ours, theirs))
   keys = [key for key in sorted({*here, *there}) if here.get(key) != there.get(key)]
   if keys:
-    told = (f"{key} is {here.get(key)!r} in process 0 and {there.get(key)!r} there" for key in keys)
-    raise UserError(f"process {index} has another config: {'; '.join(told)}")
+    pairs = (
+      f"{key} is {here.get(key)!r} in process 0 and {there.get(key)!r} there" for key in keys
+    )
+    raise UserError(f"process {index} has another config: {'; '.join(pairs)}")
 
 
-def _send(line: socket.socket, message: dict) -> None:
-  line.sendall(json.dumps(message).encode() + b"\n")
+def _send(connection: socket.socket, message: dict) -> None:
+  connection.sendall(json.dumps(message).encode() + b"\n")
 
 
-def _read(line: socket.socket) -> dict:
-  """One message; OSError if the other end is closed, ValueError if it is none."""
+def _read(connection: socket.socket, deadline: float | None = None) -> dict:
+  """Returns one message, whole by `deadline` (of time.monotonic).
+
+  Raises TimeoutError if it is not, another OSError if the other end is closed, and ValueError if
+  what came is no message.
+  """
   parts, size = [], 0
   while not parts or not parts[-1].endswith(b"\n"):
-    part = line.recv(1 << 16)
+    if deadline is not None:
+      if (left := deadline - time.monotonic()) <= 0:
+        raise TimeoutError
+      connection.settimeout(left)
+    part = connection.recv(1 << 16)
     if not part:
       raise ConnectionError("closed")
     parts.append(part)
     size += len(part)
-    if size > LONGEST:
-      raise ValueError(f"a message of more than {LONGEST} bytes")
+    if size > MESSAGE_BYTES:
+      raise ValueError(f"a message of more than {MESSAGE_BYTES} bytes")
   message = json.loads(b"".join(parts))
   if not isinstance(message, dict):
     raise ValueError("no message")

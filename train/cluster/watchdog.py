@@ -1,4 +1,4 @@
-"""Whether a run still goes on."""
+"""Logs what each thread does when a run makes no progress."""
 
 import pathlib
 import sys
@@ -11,9 +11,12 @@ from absl import logging
 
 
 class Watchdog:
-  """Says when nothing ended for `seconds` (0: never), and what each thread was doing then."""
+  """A thread that reports when nothing ended for `seconds` (0: never), with all threads' stacks.
 
-  def __init__(self, workdir, seconds: float):
+  The stacks go to stacks.txt in the workdir, those of another process I to stacks-I.txt.
+  """
+
+  def __init__(self, workdir: pathlib.Path, seconds: float):
     name = f"stacks-{jax.process_index()}.txt" if jax.process_index() else "stacks.txt"
     self.file, self.seconds = pathlib.Path(workdir, name), seconds
     self.since, self.after, self.closed = time.monotonic(), "the start", threading.Event()
@@ -22,33 +25,45 @@ class Watchdog:
       self.thread.start()
 
   def ended(self, what: str) -> None:
-    """Something did: "step 12"."""
+    """Notes progress, such as "step 12"."""
     self.since, self.after = time.monotonic(), what
 
   def close(self) -> None:
+    """Ends the thread."""
     self.closed.set()
 
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self.close()
+
   def _watch(self):
-    told = None
+    reported = None
     while not self.closed.wait(min(1.0, self.seconds / 4)):
-      if (quiet := time.monotonic() - self.since) < self.seconds or told == self.since:
+      if (quiet := time.monotonic() - self.since) < self.seconds or reported == self.since:
         continue
-      told = self.since  # once for each silence
+      reported = self.since  # once for each silence
       with open(self.file, "a", encoding="utf-8") as file:
         file.write(f"{time.ctime()}: nothing ended for {quiet:.0f} s, since {self.after}\n")
         file.write(stacks())
       logging.warning(
-        "nothing ended for %.0f s (watchdog_seconds), since %s: what each thread is doing is in %s",
-        *(quiet, self.after, self.file),
+        "nothing ended for %.0f s (watchdog_seconds), since %s; all threads' stacks are in %s",
+        quiet,
+        self.after,
+        self.file,
       )
 
 
 def stacks() -> str:
-  """What each thread of Python is doing, the main thread first.
+  """Returns the stack of each Python thread, the main thread first.
 
-  Not by faulthandler: it ends after 100 threads, and the main thread is its last.
+  faulthandler would stop after 100 threads, and lists the main thread last.
   """
   main, names = threading.main_thread().ident, {t.ident: t.name for t in threading.enumerate()}
   frames = sorted(sys._current_frames().items(), key=lambda item: item[0] != main)
-  told = ((names.get(ident, ident), traceback.format_stack(frame)) for ident, frame in frames)
-  return "\n".join(f"{name}, innermost call last:\n{''.join(calls)}" for name, calls in told)
+  texts = (
+    f"{names.get(ident, ident)}, innermost call last:\n{''.join(traceback.format_stack(frame))}"
+    for ident, frame in frames
+  )
+  return "\n".join(texts)

@@ -1,4 +1,4 @@
-"""Starts every command: logging, the compilation cache, errors in words and exit codes."""
+"""Starts every command: logging, the compilation cache, error messages and exit codes."""
 
 import logging as stdlib_logging
 import os
@@ -9,22 +9,24 @@ import traceback
 import jax
 from absl import flags, logging
 
-from train.common.errors import UserError
+from train.common.errors import Help, UserError
 from train.common.files import cache_dir
 
 INTERRUPTED, TERMINATED = 130, 143  # exit status after Ctrl-C and SIGTERM, as shells count
 
 
 def run(main) -> None:
-  """Calls `main(argv)`; a user's mistake is printed without traceback and exits 2."""
+  """Calls `main(argv)` and exits; prints a UserError without traceback and exits 2."""
   set_logging()
   set_compile_cache()
   try:
     sys.exit(main(sys.argv[1:]) or 0)
+  except Help as text:
+    print(text)
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     _leave(2)
-  except BrokenPipeError:  # the reader, say `head`, has enough
+  except BrokenPipeError:  # the reader, such as `head`, has closed standard output
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
   except KeyboardInterrupt:
     print("interrupted", file=sys.stderr)
@@ -35,7 +37,7 @@ def run(main) -> None:
 
 
 def _leave(status: int):
-  """Exits, and does not wait for the other processes of the run, which will not come."""
+  """Exits without waiting for the other processes of the run, which may never end."""
   if jax.distributed.is_initialized():
     sys.stdout.flush()
     sys.stderr.flush()
@@ -44,7 +46,7 @@ def _leave(status: int):
 
 
 def set_logging() -> None:
-  """Our own lines from INFO on, as plain text; of the libraries only warnings."""
+  """Logs our own lines from INFO on as plain text, and those of libraries from WARNING on."""
   flags.FLAGS(["scriptorium"])  # absl warns about every line logged before its flags are parsed
   logging.use_absl_handler()
   logging.set_verbosity(logging.INFO)
@@ -54,7 +56,7 @@ def set_logging() -> None:
 
 
 def set_compile_cache() -> None:
-  """Compiled programs outlive the process, unless JAX_COMPILATION_CACHE_DIR says where or ''."""
+  """Keeps compiled programs in the cache folder, unless JAX_COMPILATION_CACHE_DIR is set."""
   if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     jax.config.update("jax_compilation_cache_dir", str(cache_dir("compiled")))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

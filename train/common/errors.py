@@ -1,4 +1,4 @@
-"""Mistakes of the person who started the program, told in words instead of a traceback."""
+"""Errors that a person can mend: a message in place of a traceback."""
 
 import contextlib
 import difflib
@@ -6,17 +6,27 @@ from collections.abc import Iterable, Iterator, Mapping
 
 
 class UserError(Exception):
-  """Says what is wrong, where (file, line, key) and what to do; `main` prints it and exits 2."""
+  """A mistake of the user. Its message names what is wrong, where (file, line, key) and what to do.
+
+  Every command prints the message and exits 2.
+  """
+
+
+class Help(UserError):
+  """A text that the user requested, such as the arguments of a config file: `main` prints it and
+  exits 0."""
 
 
 class NoSplit(UserError):
-  """The data have no split of that name."""
+  """A split that the data do not have."""
 
 
 @contextlib.contextmanager
 def as_user_error(what: str) -> Iterator[None]:
-  """Makes what a library raises of somebody's file, of whatever class, a UserError that begins with
-  `what`. A panic of Rust's, which is no Exception, is one too."""
+  """Raises a UserError that begins with `what` in place of any error of its block.
+
+  For libraries that read a user's file. A panic of Rust code, which is no Exception, counts too.
+  """
   try:
     yield
   except UserError:
@@ -28,18 +38,25 @@ def as_user_error(what: str) -> Iterator[None]:
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-  """The known word most like `word`, if any is like it."""
+  """Returns the known word most like `word`, or None if none is like it."""
   return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)), None)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-  """The end of a message: "; did you mean X?" with the nearest known word, or nothing."""
+  """Returns the end of a message, "; did you mean X?" with the nearest known word, or ""."""
   near = nearest(word, known)
   return f"; did you mean {near}?" if near else ""
 
 
+def indented(lines: Iterable[str], most: int = 12) -> str:
+  """Returns the lines, each on an indented line of its own; of more than `most` the first."""
+  lines = list(lines)
+  more = [f"... and {len(lines) - most} more"] if len(lines) > most else []
+  return "".join(f"\n  {line}" for line in [*lines[:most], *more])
+
+
 def choose(table: Mapping, name, key: str):
-  """`table[name]`; UserError naming the setting `key` and what is known if there is none."""
+  """Returns `table[name]`; raises UserError with the setting `key` and the known names if none."""
   if name not in table:
     hint = did_you_mean(str(name), table)
     raise UserError(f"{key} is {name!r}; known: {', '.join(table)}{hint}")

@@ -1,4 +1,4 @@
-"""Where things that outlive a run are kept."""
+"""Writes files and folders so that a kill leaves none half-written, and finds the cache."""
 
 import contextlib
 import errno
@@ -10,11 +10,11 @@ import time
 import uuid
 from collections.abc import Iterator
 
-STALE_SECONDS = 24 * 3600  # a half-written folder this old belongs to a process that was killed
+STALE_SECONDS = 24 * 3600  # the writer of an older half-written folder was killed
 
 
 def cache_dir(*parts: str) -> pathlib.Path:
-  """A folder under $SCRIPTORIUM_CACHE (else ~/.cache/scriptorium), made if it is not there."""
+  """Returns a folder under $SCRIPTORIUM_CACHE (else ~/.cache/scriptorium), and makes it."""
   root = os.environ.get("SCRIPTORIUM_CACHE") or pathlib.Path.home() / ".cache" / "scriptorium"
   path = pathlib.Path(root, *parts)
   path.mkdir(parents=True, exist_ok=True)
@@ -23,9 +23,10 @@ def cache_dir(*parts: str) -> pathlib.Path:
 
 @contextlib.contextmanager
 def new_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-  """An empty folder to write into, which becomes `folder` when the block ends.
+  """Yields an empty folder to write into, which becomes `folder` when the block ends.
 
-  So a kill leaves no half cache and two writers do not meet; who is second throws his away.
+  A kill leaves no half-written folder. Of two writers at the same time, the second one's folder is
+  removed.
   """
   for old in folder.parent.glob("*.partial-*"):
     with contextlib.suppress(FileNotFoundError):
@@ -38,14 +39,14 @@ def new_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     try:
       partial.rename(folder)
     except OSError:
-      if not folder.exists():  # else another process was first with the same content
+      if not folder.exists():  # otherwise another process was first with the same content
         raise
   finally:
     shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_atomically(path: str | os.PathLike, text: str) -> None:
-  """Writes `text` so that, whenever the machine stops, `path` holds all of the old or the new."""
+  """Writes `text` so that `path` holds all of the old or the new, whenever the machine stops."""
   path = pathlib.Path(path)
   temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
   try:
@@ -59,30 +60,30 @@ def write_atomically(path: str | os.PathLike, text: str) -> None:
     raise
   folder = os.open(path.parent, os.O_RDONLY)
   try:
-    os.fsync(folder)  # else the rename itself may be lost with the power
+    os.fsync(folder)  # without it a power cut may lose the rename
   finally:
     os.close(folder)
 
 
-TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES}
-TOLD = re.compile("|".join(re.escape(os.strerror(number)) for number in TROUBLE))
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES}
+DISK_MESSAGES = re.compile("|".join(re.escape(os.strerror(number)) for number in DISK_ERRORS))
 
 
 def disk_trouble(error: BaseException) -> str | None:
-  """What the file system said, if that is the reason for `error`; None for any other.
+  """Returns the file system's message if it is the reason for `error`, else None.
 
-  Orbax and TensorStore wrap it in errors of their own, and what was to clean up fails for the same
-  reason on top.
+  Orbax and TensorStore wrap it in errors of their own, and their cleaning up may fail for the same
+  reason again.
   """
   seen, waiting = set(), [error]
   while waiting:
-    one = waiting.pop()
-    if one is None or id(one) in seen:
+    cause = waiting.pop()
+    if cause is None or id(cause) in seen:
       continue
-    seen.add(id(one))
-    if isinstance(one, OSError) and one.errno in TROUBLE:
-      return os.strerror(one.errno) + (f": {one.filename}" if one.filename else "")
-    if found := TOLD.search(str(one)):
-      return found[0]
-    waiting += [one.__cause__, one.__context__, *getattr(one, "exceptions", ())]
+    seen.add(id(cause))
+    if isinstance(cause, OSError) and cause.errno in DISK_ERRORS:
+      return os.strerror(cause.errno) + (f": {cause.filename}" if cause.filename else "")
+    if match := DISK_MESSAGES.search(str(cause)):
+      return match[0]
+    waiting += [cause.__cause__, cause.__context__, *getattr(cause, "exceptions", ())]
   return None

@@ -1,4 +1,4 @@
-"""JSON that somebody else may have made: not too long, not too deep, and of the types asked for."""
+"""Reads JSON files of any origin: bounded in length and depth, and checked against types."""
 
 import json
 import math
@@ -13,19 +13,22 @@ from collections.abc import Mapping
 
 from train.common.errors import UserError
 
-MOST_BYTES = 100_000_000  # as of a safetensors header; the largest tokenizer.json known has 60 MB
-MOST_DEEP = 100  # lists and objects inside each other; Python gives up at about 1000
+MOST_BYTES = 100_000_000  # as in a safetensors header; the largest known tokenizer.json has 60 MB
+MOST_DEEP = 100  # lists and objects inside each other; Python stops at about 1000
 LARGEST = 2**31 - 1  # whole number: ids and sizes are int32
-HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of a surrogate pair, perhaps
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # half of a pair, perhaps a lone one
 
 
 def read(path: str | os.PathLike, of=dict, most: int = MOST_BYTES):
-  """What the file holds: an `of`, as `fits` has it. UserError for anything else, or no file."""
+  """Returns the value in a file, of the type `of` as in `fits`.
+
+  Raises UserError where there is no file or it holds anything else.
+  """
   return parsed(text_of(path, most), path, of)
 
 
 def text_of(path: str | os.PathLike, most: int = MOST_BYTES) -> str:
-  """The text of a file of at most so many bytes."""
+  """Returns the text of a file of at most `most` bytes; raises UserError otherwise."""
   try:
     return bytes_of(path, most).decode("utf-8")
   except UnicodeDecodeError as error:
@@ -33,7 +36,7 @@ def text_of(path: str | os.PathLike, most: int = MOST_BYTES) -> str:
 
 
 def bytes_of(path: str | os.PathLike, most: int = MOST_BYTES) -> bytes:
-  """The bytes of a file of at most so many."""
+  """Returns the bytes of a file, at most `most`; raises UserError otherwise."""
   path = pathlib.Path(path)
   try:
     if path.exists() and not path.is_file():  # a pipe or a device might never end
@@ -48,40 +51,42 @@ def bytes_of(path: str | os.PathLike, most: int = MOST_BYTES) -> bytes:
 
 
 def parsed(text: str, where, of=dict):
-  """What the text holds, an `of`; UserError that begins with `where`."""
+  """Returns the value in a text, of the type `of`; raises UserError that begins with `where`."""
   try:
-    found = json.loads(text)
+    value = json.loads(text)
   except (ValueError, RecursionError) as error:
     raise UserError(f"{where} is not JSON ({error}): copy it anew") from None
-  if _depth(found) > MOST_DEEP:
+  if _depth(value) > MOST_DEEP:
     raise UserError(f"{where} has more than {MOST_DEEP} lists and objects inside each other")
-  if HALF.search(text):
+  if SURROGATE.search(text):
     try:
-      json.dumps(found, ensure_ascii=False).encode()
+      json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
       raise UserError(f"{where} holds half a surrogate pair, which is no text") from None
-  if not fits(found, of):
-    told = "a JSON object" if of is dict else named(of)
-    raise UserError(f"{where} is not {told}, but {reprlib.repr(found)}: copy it anew")
-  return found
+  if not fits(value, of):
+    kind = "a JSON object" if of is dict else named(of)
+    raise UserError(f"{where} is not {kind}, but {reprlib.repr(value)}: copy it anew")
+  return value
 
 
-def check(found: Mapping, where, fields: Mapping) -> None:
-  """UserError for a field that is there, not null, and does not fit its type in `fields`."""
+def check(values: Mapping, where, fields: Mapping) -> None:
+  """Raises UserError for a value that is not null and does not fit its type in `fields`."""
   for name, kind in fields.items():
-    if found.get(name) is not None and not fits(found[name], kind):
-      raise UserError(f"{where}: {name} is {reprlib.repr(found[name])}; it must be {named(kind)}")
+    if values.get(name) is not None and not fits(values[name], kind):
+      raise UserError(f"{where}: {name} is {reprlib.repr(values[name])}; it must be {named(kind)}")
 
 
 def fits(value, kind) -> bool:
-  """Whether a value of JSON is of a type such as int, float | None, list[str], dict[str, int]. A
-  bool is no int, an int is a float, no number is infinite and no int beyond int32."""
+  """Returns whether a JSON value has a type such as int, float | None, list[str], dict[str, int].
+
+  A bool is no int, an int is a float, no number is infinite, and no int lies beyond int32.
+  """
   if isinstance(kind, types.UnionType):
-    return any(fits(value, one) for one in typing.get_args(kind))
+    return any(fits(value, option) for option in typing.get_args(kind))
   if (outer := typing.get_origin(kind)) is not None:
-    inner = [one for one in typing.get_args(kind) if one is not ...][-1]
-    inside = value.values() if type(value) is dict else value
-    return type(value) is outer and all(fits(one, inner) for one in inside)
+    inner = [argument for argument in typing.get_args(kind) if argument is not ...][-1]
+    items = value.values() if type(value) is dict else value
+    return type(value) is outer and all(fits(item, inner) for item in items)
   if kind is typing.Any:
     return True
   if type(value) is int and kind in (int, float):
@@ -90,15 +95,15 @@ def fits(value, kind) -> bool:
 
 
 def named(kind) -> str:
-  """The type in words."""
+  """Returns the name of a type, for a message."""
   return kind.__name__ if type(kind) is type else str(kind)
 
 
 def _depth(value) -> int:
-  """How many lists and objects are inside each other."""
+  """Returns how deep lists and objects are nested, at most MOST_DEEP + 1."""
   depth, level = 0, [value]
   while level and depth <= MOST_DEEP:
-    level = [one for one in level if isinstance(one, (dict, list))]
-    depth += bool(level)
-    level = [x for one in level for x in (one.values() if isinstance(one, dict) else one)]
+    nests = [x for x in level if isinstance(x, (dict, list))]
+    depth += bool(nests)
+    level = [x for nest in nests for x in (nest.values() if isinstance(nest, dict) else nest)]
   return depth

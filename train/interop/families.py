@@ -1,77 +1,77 @@
-"""How a family of Hugging Face's models says what ours say: a table of tensors, one of settings.
+"""Defines what a family of Hugging Face's models is: a table of tensors and one of settings.
 
-Each table is read both ways, to import and to export. A family is one value of config.json's
-`model_type`; its tables lie in encoders.py, decoders.py and encoder_decoders.py.
+Each table serves to import and to export. A family is one value of config.json's `model_type`; the
+tables are in encoder_families.py, decoder_families.py and encoder_decoder_families.py.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-# What a model is for, by our task's name; "body" has no head.
+# The tasks that a model can have a head for; a "body" has none.
 KINDS = ("body", "mlm", "classification", "tagging", "qa", "causal", "translation")
 
 
 class Row(NamedTuple):
-  """A tensor of theirs and a weight of ours; {} stands for the number of a layer.
+  """A tensor of theirs and the weight of ours with the same numbers; {} is the number of a layer.
 
-  how: "linear", theirs [out, in] and ours [in..., out...]; "conv", theirs [in, out]; "vector",
-  theirs of one axis (or one more of size 1 in front); "same".
+  how: "linear", theirs is [out, in] and ours [in..., out...]; "conv", theirs is [in, out];
+  "vector", theirs has one axis (or one more of size 1 in front); "same".
   """
 
   theirs: str
   ours: str
   how: str
-  part: int | None = None  # of the tensor split in three along its last axis (fused attention)
-  body: bool = True  # its name has the body's prefix in a model with a head
+  part: int | None = None  # a third of the tensor's last axis, in fused attention
+  body: bool = True  # in a model with a head, the tensor's name has the family's prefix
 
 
 class Setting(NamedTuple):
-  """A field of config.json (or several that must be equal) and a field of TransformerConfig."""
+  """A field of config.json, or several that must be equal, and a field of TransformerConfig."""
 
   theirs: tuple[str, ...]
   ours: str
-  default: Any  # what theirs is where config.json does not say
+  default: Any  # the value of theirs if config.json has none
   to_ours: Callable = lambda value: value
   to_theirs: Callable = lambda value: value
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Family:
-  """One `model_type`. Tensors that no row names must match `copies` or `computed`."""
+  """A `model_type`. Tensors that no row names must match `copies`, `computed` or `left_out`."""
 
   model_type: str
   prefix: str  # of the body's tensors, in a model with a head
-  classes: Mapping[str, str]  # architecture -> what it is for; the first of a kind is exported
+  classes: Mapping[str, str]  # architecture -> kind; the first of a kind is exported
   settings: tuple[Setting, ...]
-  constants: Mapping[str, Any]  # what the family cannot have otherwise: our field -> value
-  fixed: Mapping[str, Any]  # theirs -> the only value that has a counterpart here
+  constants: Mapping[str, Any]  # our field -> the value that all models of the family have
+  fixed: Mapping[str, Any]  # their field -> the only value that has a counterpart here
   rows: tuple[Row, ...]
   heads: Mapping[str, tuple[Row, ...]]
-  gated: tuple[Row, ...] = ()  # instead of some of `rows`, in a model whose feed-forward is gated
-  # What no table says: (config.json, names of tensors) -> fields of ours; our fields -> theirs.
+  gated: tuple[Row, ...] = ()  # replace some of `rows` if the feed-forward layers are gated
+  # For fields that no table can express: (config.json, tensors) -> our fields; ours -> theirs.
   read: Callable[[Mapping, Any], dict] = lambda config, tensors: {}
   write: Callable[[Mapping], dict] = lambda model: {}
-  ignored: tuple[str, ...] = ()  # fields that change no output
+  ignored: tuple[str, ...] = ()  # their fields that change no output
   copies: Mapping[str, str] = dataclasses.field(default_factory=dict)  # tensor -> its original
-  computed: str = r"^$"  # names of tensors that are made, not learned
-  make: Callable[[Mapping], dict] = lambda model: {}  # those that are written all the same
-  left_out: str = r"^$"  # names of tensors of a head that nothing here has a use for
+  computed: str = r"^$"  # pattern of the tensors that are computed, not learned
+  make: Callable[[Mapping], dict] = lambda model: {}  # the computed tensors that files hold
+  left_out: str = r"^$"  # pattern of the tensors of heads that nothing here uses
   pool_activation: str = "tanh"  # of the classifier
-  mlm_activation: str = ""  # of the masked-LM head, whatever the body's is; "": the body's
+  mlm_activation: str = ""  # of the masked-LM head; "": the body's
 
   def rows_of(self, kind: str, gated: bool) -> tuple[Row, ...]:
-    """The rows of a model for `kind`; of two for one weight the first counts."""
+    """Returns the rows of a model for `kind`; of two for one weight the first counts."""
     return (*self.heads.get(kind, ()), *(self.gated if gated else ()), *self.rows)
 
 
 def same(theirs: str, ours: str, *, body=True) -> tuple[Row, ...]:
-  """A table of vectors."""
+  """Returns the row of an embedding table."""
   return (Row(f"{theirs}.weight", f"{ours}/embedding", "same", body=body),)
 
 
 def linear(theirs: str, ours: str, how="linear", *, body=True) -> tuple[Row, ...]:
-  """A matrix and its bias."""
+  """Returns the rows of a matrix and its bias."""
   return (
     Row(f"{theirs}.weight", f"{ours}/kernel", how, body=body),
     Row(f"{theirs}.bias", f"{ours}/bias", "vector", body=body),
@@ -79,6 +79,7 @@ def linear(theirs: str, ours: str, how="linear", *, body=True) -> tuple[Row, ...
 
 
 def norm(theirs: str, ours: str, *, body=True) -> tuple[Row, ...]:
+  """Returns the rows of a norm's scale and bias."""
   return (
     Row(f"{theirs}.weight", f"{ours}/scale", "vector", body=body),
     Row(f"{theirs}.bias", f"{ours}/bias", "vector", body=body),
@@ -86,19 +87,19 @@ def norm(theirs: str, ours: str, *, body=True) -> tuple[Row, ...]:
 
 
 def attention(theirs: str, ours: str, names) -> tuple[Row, ...]:
-  """Queries, keys, values and output, by their names for them."""
+  """Returns the rows of queries, keys, values and output; `names` are theirs, in this order."""
   parts = zip(names, ("query", "key", "value", "out"))
   return tuple(row for name, part in parts for row in linear(f"{theirs}.{name}", f"{ours}/{part}"))
 
 
 def field(theirs: str | tuple[str, ...], ours: str, default, to_ours=None, to_theirs=None):
-  """A Setting; fields named together must be equal."""
+  """Returns a Setting; fields named together must be equal."""
   names = (theirs,) if isinstance(theirs, str) else theirs
   keep = Setting._field_defaults
   return Setting(names, ours, default, to_ours or keep["to_ours"], to_theirs or keep["to_theirs"])
 
 
-# Their names of activations; of those that are one, the first is written.
+# Their names of activations -> ours; of several for one, the first is written.
 ACTIVATIONS = {
   "relu": "relu",
   "gelu": "gelu",
@@ -112,90 +113,38 @@ ACTIVATIONS = {
 
 
 def activation(theirs: str, default: str) -> Setting:
-  def back(ours):
+  """Returns the Setting of the feed-forward layers' activation."""
+
+  def to_theirs(ours):
     return next(name for name, value in ACTIVATIONS.items() if value == ours)
 
-  return field(theirs, "activation", default, lambda name: ACTIVATIONS[name], back)
+  return field(theirs, "activation", default, ACTIVATIONS.__getitem__, to_theirs)
 
 
-# Fields of any config.json that say how a model was made, stored or is to be shown.
+# Fields of any config.json that describe how a model was trained, is stored, or is displayed.
+# fmt: off
 GENERIC = (
-  "_attn_implementation_autoset",
-  "_commit_hash",
-  "_name_or_path",
-  "_num_labels",
-  "architectures",
-  "adapters",
-  "auto_map",
-  "bad_words_ids",
-  "begin_suppress_tokens",
-  "bos_token_id",
-  "chunk_size_feed_forward",
-  "cls_token_id",
-  "decoder_start_token_id",
-  "diversity_penalty",
-  "do_sample",
-  "dtype",
-  "early_stopping",
-  "encoder_no_repeat_ngram_size",
-  "eos_token_id",
-  "eos_token_ids",
-  "exponential_decay_length_penalty",
-  "finetuning_task",
-  "forced_bos_token_id",
-  "forced_eos_token_id",
-  "gradient_checkpointing",
-  "id2label",
-  "is_encoder_decoder",
-  "label2id",
-  "language",
-  "length_penalty",
-  "mask_token_id",
-  "max_length",
-  "min_length",
-  "n_special",
-  "name",
-  "model_type",
-  "no_repeat_ngram_size",
-  "num_beam_groups",
-  "num_beams",
-  "num_labels",
-  "num_return_sequences",
-  "output_attentions",
-  "output_hidden_states",
-  "output_past",
-  "output_scores",
-  "pad_token_id",
-  "prefix",
-  "problem_type",
-  "remove_invalid_values",
-  "repetition_penalty",
-  "return_dict",
-  "return_dict_in_generate",
-  "sbert_ce_default_activation_function",
-  "sentence_transformers",
-  "sep_token_id",
-  "suppress_tokens",
-  "task_specific_params",
-  "temperature",
-  "tf_legacy_loss",
-  "tokenizer_class",
-  "top_k",
-  "top_p",
-  "torch_dtype",
-  "torchscript",
-  "transformers.js_config",
-  "transformers_version",
-  "typical_p",
-  "unk_token_id",
-  "use_bfloat16",
-  "use_cache",
-  "use_return_dict",
-  "xla_device",
+  "_attn_implementation_autoset", "_commit_hash", "_name_or_path", "_num_labels", "adapters",
+  "architectures", "auto_map", "bad_words_ids", "begin_suppress_tokens", "bos_token_id",
+  "chunk_size_feed_forward", "cls_token_id", "decoder_start_token_id", "diversity_penalty",
+  "do_sample", "dtype", "early_stopping", "encoder_no_repeat_ngram_size", "eos_token_id",
+  "eos_token_ids", "exponential_decay_length_penalty", "finetuning_task", "forced_bos_token_id",
+  "forced_eos_token_id", "gradient_checkpointing", "id2label", "is_encoder_decoder", "label2id",
+  "language", "length_penalty", "mask_token_id", "max_length", "min_length", "model_type",
+  "n_special", "name", "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_labels",
+  "num_return_sequences", "output_attentions", "output_hidden_states", "output_past",
+  "output_scores", "pad_token_id", "prefix", "problem_type", "remove_invalid_values",
+  "repetition_penalty", "return_dict", "return_dict_in_generate",
+  "sbert_ce_default_activation_function", "sentence_transformers", "sep_token_id",
+  "suppress_tokens", "task_specific_params", "temperature", "tf_legacy_loss", "tokenizer_class",
+  "top_k", "top_p", "torch_dtype", "torchscript", "transformers.js_config",
+  "transformers_version", "typical_p", "unk_token_id", "use_bfloat16", "use_cache",
+  "use_return_dict", "xla_device",
 )
+# fmt: on
 
-# Of any family: fields that mean nothing when they have this value, and have no counterpart else.
-NOTHING = dict(
+# Fields of any family -> the value that has no effect; any other value has no counterpart.
+NEUTRAL = dict(
   add_cross_attention=False,
   cross_attention_hidden_size=None,
   is_decoder=False,

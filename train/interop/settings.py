@@ -1,4 +1,4 @@
-"""A config.json read as the fields of TransformerConfig, by a family's table."""
+"""Reads a config.json as the fields of TransformerConfig, by the table of a family."""
 
 import dataclasses
 import pathlib
@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 from model.config import TransformerConfig
 from train.common import json_files
-from train.common.errors import UserError, nearest
-from train.interop.families import GENERIC, NOTHING, Family
+from train.common.errors import UserError, did_you_mean
+from train.interop.families import GENERIC, NEUTRAL, Family
 
-# Types of the fields of config.json that no family's table of settings reads.
+# The types of the fields of config.json that are read beside those in a family's table.
 FIELDS = dict(
   architectures=list[str],
   decoder_start_token_id=int,
@@ -28,7 +28,7 @@ FIELDS = dict(
   type_vocab_size=int,
   vocab_size=int,
 )
-# Of generation_config.json, or else config.json.
+# The same of generation_config.json, or of config.json where there is none.
 GENERATION = dict(
   do_sample=bool,
   early_stopping=bool | str,
@@ -45,58 +45,56 @@ TYPES = typing.get_type_hints(TransformerConfig)
 
 
 def settings(config: Mapping, family: Family, tensors, where) -> dict:
-  """The fields of TransformerConfig that a config.json says; UserError for what it cannot say."""
-  known = {*GENERIC, *NOTHING, *family.ignored, *family.fixed}
-  found = dict(family.constants)
-  for one in family.settings:
-    known |= set(one.theirs)
-    values = [config.get(name, one.default) for name in one.theirs]
+  """Returns the fields of TransformerConfig for a config.json.
+
+  Raises UserError, which begins with `where`, for a field or a value that has no counterpart.
+  """
+  known = {*GENERIC, *NEUTRAL, *family.ignored, *family.fixed}
+  model = dict(family.constants)
+  for setting in family.settings:
+    known |= set(setting.theirs)
+    values = [config.get(name, setting.default) for name in setting.theirs]
     if any(value != values[0] for value in values):
-      told = " and ".join(f"{name} is {value}" for name, value in zip(one.theirs, values))
-      raise UserError(f"{where}: {told}; here they are one number, model.{one.ours}")
+      pairs = " and ".join(f"{name} is {value}" for name, value in zip(setting.theirs, values))
+      raise UserError(f"{where}: {pairs}; here they are one number, model.{setting.ours}")
     try:
-      found[one.ours] = one.to_ours(values[0])
+      model[setting.ours] = setting.to_ours(values[0])
     except (KeyError, TypeError):
       raise UserError(
-        f"{where}: {one.theirs[0]} is {values[0]!r}, which is not known here"
+        f"{where}: {setting.theirs[0]} is {values[0]!r}, which is not known here"
       ) from None
-  fixed = NOTHING | dict(family.fixed)
+  fixed = NEUTRAL | dict(family.fixed)
   for name, value in fixed.items():
     if config.get(name, value) not in (value, value or None):
       raise UserError(f"{where}: {name} is {config[name]!r}; here there is only {value!r}")
   if unknown := sorted(config.keys() - known):
-    near = {name: nearest(name, known) for name in unknown}
-    told = [
-      f"{name}={config[name]!r}" + (f" (did you mean {near[name]}?)" if near[name] else "")
-      for name in unknown
-    ]
+    fields = [f"{name}={config[name]!r}{did_you_mean(name, known)}" for name in unknown]
     raise UserError(
-      f"{where}: without counterpart here: {', '.join(told)}; take out of the file what changes no"
+      f"{where}: no counterpart here of {', '.join(fields)}. Remove from the file what changes no"
       " output"
     )
-  theirs = {one.ours: one.theirs[0] for one in family.settings}
-  _check_types({name: x for name, x in found.items() if x is not None}, theirs, where)
+  theirs = {setting.ours: setting.theirs[0] for setting in family.settings}
+  _check_types({name: x for name, x in model.items() if x is not None}, theirs, where)
   try:
-    found |= family.read(config, tensors)
+    model |= family.read(config, tensors)
   except (UserError, ArithmeticError) as error:
     raise UserError(f"{where}: {error}") from None
-  _check_types(found, theirs, where)
-  fields = {field.name: field.default for field in dataclasses.fields(TransformerConfig)}
+  _check_types(model, theirs, where)
   try:
-    return dataclasses.asdict(TransformerConfig(**fields | found))
+    return dataclasses.asdict(TransformerConfig(**model))
   except (TypeError, ValueError) as error:
     raise UserError(f"{where}: {error}") from error
 
 
-def _check_types(found, theirs, where):
-  for name, value in found.items():
+def _check_types(model, theirs, where):
+  for name, value in model.items():
     if not json_files.fits(value, TYPES[name]):
       kind = json_files.named(TYPES[name])
       raise UserError(f"{where}: {theirs.get(name, name)} is {value!r}; it must be {kind}")
 
 
 def json_of(path: pathlib.Path, needed: bool = False, of=dict):
-  """What a JSON file holds, {} or [] if it is not there."""
+  """Returns the content of a JSON file, {} or [] if it is not there."""
   if path.exists():
     return json_files.read(path, of)
   if needed:

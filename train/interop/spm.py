@@ -1,15 +1,13 @@
-"""SentencePiece models (Kudo and Richardson 2018) as `tokenizers.Tokenizer`s of the same ids.
-
-The file is a protocol buffer of few fields, read here without the library.
-"""
+"""Converts SentencePiece models (Kudo and Richardson 2018) to `tokenizers.Tokenizer`s."""
 
 import math
 import pathlib
-import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import tokenizers
+from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
+from google.protobuf.unknown_fields import UnknownFieldSet
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
 from train.common import json_files
@@ -19,6 +17,22 @@ BLANK = "\u2581"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 UNIGRAM, BPE = 1, 2
 LONGEST = 1000  # characters of a piece: _merges tries each place to cut one
+# The part of sentencepiece_model.proto that is read: (name, number, type, default) of each field;
+# a message's name is the type of a field that holds it. Its enums are whole numbers here.
+MESSAGES = {
+  "Piece": (("piece", 1, "BYTES", ""), ("score", 2, "FLOAT", "0"), ("type", 3, "INT32", "1")),
+  "Trainer": (("model_type", 3, "INT32", "1"), ("byte_fallback", 35, "BOOL", "false")),
+  "Normalizer": (
+    ("precompiled_charsmap", 2, "BYTES", ""),
+    ("add_dummy_prefix", 3, "BOOL", "true"),
+    ("remove_extra_whitespaces", 4, "BOOL", "true"),
+  ),
+  "Model": (
+    ("pieces", 1, "Piece", None),
+    ("trainer_spec", 2, "Trainer", None),
+    ("normalizer_spec", 3, "Normalizer", None),
+  ),
+}
 
 
 class Piece(NamedTuple):
@@ -30,21 +44,21 @@ class Piece(NamedTuple):
 
 
 class Model(NamedTuple):
-  """What a SentencePiece file says; a piece's id is its place."""
+  """The content of a SentencePiece file; a piece's id is its index."""
 
   pieces: list[Piece]
-  kind: int  # UNIGRAM, BPE, or what is not read here
+  kind: int  # UNIGRAM, BPE, or one that is not read here
   byte_fallback: bool
   charsmap: bytes  # of the normalizer, b"" for none
   dummy_prefix: bool  # a blank is put in front of a text
-  single_blanks: bool  # blanks at the ends go, and several are one
+  single_blanks: bool  # blanks at the ends are removed, and several in a row become one
 
 
 def load(path: pathlib.Path) -> Model:
-  """The file's content; UserError for another file or another kind than unigram and BPE."""
+  """Reads a unigram or BPE model; raises UserError for any other kind or file."""
   try:
-    model = _model(json_files.bytes_of(path))
-  except (ValueError, LookupError, TypeError, struct.error) as error:
+    model = _parse(json_files.bytes_of(path))
+  except (ValueError, message.DecodeError) as error:
     raise UserError(f"{path} is not a SentencePiece model: copy it anew") from error
   if not model.pieces:
     raise UserError(f"{path} is not a SentencePiece model, or has no pieces: copy it anew")
@@ -61,73 +75,64 @@ def load(path: pathlib.Path) -> Model:
   return model
 
 
-def _model(content: bytes) -> Model:
-  pieces, trainer, normalizer = [], {}, {}
-  for field, value in _fields(content):
-    if field == 1:
-      one = dict(_fields(value))
-      score, kind = _float(one.get(2, bytes(4))), _as(int, one.get(3, NORMAL))
-      pieces.append(Piece(_as(bytes, one[1]).decode(), score, kind))
-    elif field == 2:
-      trainer = dict(_fields(value))
-    elif field == 3:
-      normalizer = dict(_fields(value))
+def _parse(content: bytes) -> Model:
+  proto = _MODEL.FromString(content)
+  trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
+  for part in (proto, trainer, normalizer, *proto.pieces):  # a field of a wrong type is skipped
+    for field in UnknownFieldSet(part):
+      if field.field_number in part.DESCRIPTOR.fields_by_number:
+        raise ValueError(f"field {field.field_number} has another type")
+  if not all(piece.HasField("piece") for piece in proto.pieces):
+    raise ValueError("a piece has no text")
   return Model(
-    pieces,
-    kind=_as(int, trainer.get(3, UNIGRAM)),
-    byte_fallback=bool(trainer.get(35, 0)),
-    charsmap=_as(bytes, normalizer.get(2, b"")),
-    dummy_prefix=bool(normalizer.get(3, 1)),
-    single_blanks=bool(normalizer.get(4, 1)),
+    [Piece(piece.piece.decode(), _rounded(piece.score), piece.type) for piece in proto.pieces],
+    kind=trainer.model_type,
+    byte_fallback=trainer.byte_fallback,
+    charsmap=normalizer.precompiled_charsmap,
+    dummy_prefix=normalizer.add_dummy_prefix,
+    single_blanks=normalizer.remove_extra_whitespaces,
   )
 
 
-def _as(kind, value):
-  if not isinstance(value, kind):
-    raise TypeError(f"a field is a {type(value).__name__}")
-  return value
+def _rounded(score: float) -> float:
+  """Returns a float32 with the nine digits that identify it: the tokenizers library reads longer
+  numbers of a JSON file with an error in the last place."""
+  return float(f"{score:.9g}")
 
 
-def _float(value: bytes) -> float:
-  """The number in as few digits as tell it from the next: the tokenizers library reads longer ones
-  of a JSON file with an error in the last place."""
-  return float(f"{struct.unpack('<f', value)[0]:.9g}")
+def _message_class():
+  """Returns the class of protocol buffers that MESSAGES describes."""
+
+  def field(name, number, kind, default):
+    if kind in MESSAGES:
+      label = "LABEL_REPEATED" if name == "pieces" else "LABEL_OPTIONAL"
+      return dict(name=name, number=number, label=label, type_name=f".spm.{kind}")
+    kind = f"TYPE_{kind}"
+    return dict(name=name, number=number, label="LABEL_OPTIONAL", type=kind, default_value=default)
+
+  file = descriptor_pb2.FileDescriptorProto(
+    name="spm.proto",
+    package="spm",
+    message_type=[
+      dict(name=name, field=[field(*row) for row in rows]) for name, rows in MESSAGES.items()
+    ],
+  )
+  pool = descriptor_pool.DescriptorPool()  # not the default one, whose names all libraries share
+  pool.AddSerializedFile(file.SerializeToString())
+  return message_factory.GetMessageClass(pool.FindMessageTypeByName("spm.Model"))
 
 
-def _fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
-  """Number and value of each field of a message: whole numbers as such, others as bytes."""
-  at = 0
-  while at < len(content):
-    tag, at = _varint(content, at)
-    kind = tag & 7
-    if kind == 0:
-      value, at = _varint(content, at)
-    elif kind in (1, 2, 5):
-      length = {1: 8, 5: 4}.get(kind)
-      if length is None:
-        length, at = _varint(content, at)
-      value, at = content[at : at + length], at + length
-      if at > len(content):
-        raise ValueError("a field is cut")
-    else:
-      raise ValueError(f"a field of kind {kind}")
-    yield tag >> 3, value
-
-
-def _varint(content, at):
-  value = shift = 0
-  for byte in content[at : at + 10]:  # of 64 bits
-    value, shift, at = value | (byte & 127) << shift, shift + 7, at + 1
-    if byte < 128:
-      return value, at
-  raise ValueError("a number is cut, or of more than 64 bits")
+_MODEL = _message_class()
 
 
 def convert(
   model: Model, pieces: Sequence[tuple[str, float]] | None = None, unk: int | None = None
 ) -> tokenizers.Tokenizer:
-  """The tokenizer that splits texts as the model does. `pieces` (name and score, by id) and the
-  unknown one's id replace the model's own where its tokens have other numbers."""
+  """Returns the tokenizer that splits texts as the model does, with the same ids.
+
+  Where the tokens have other ids, `pieces` (name and score, by id) and `unk` (the unknown piece's
+  id) replace the model's own.
+  """
   if pieces is None:
     pieces = [(piece.text, piece.score) for piece in model.pieces]
     unk = next((i for i, piece in enumerate(model.pieces) if piece.kind == UNKNOWN), None)
@@ -142,19 +147,22 @@ def convert(
       fuse_unk=True,
       byte_fallback=model.byte_fallback,
     )
-  made = tokenizers.Tokenizer(inner)
-  made.normalizer = normalizers.Sequence(list(_normalizers(model)))
-  # a piece with a blank inside needs the whole text; others find the same word by word
+  tokenizer = tokenizers.Tokenizer(inner)
+  tokenizer.normalizer = normalizers.Sequence(list(_normalizers(model)))
+  # splitting into words first is faster and gives the same pieces, unless one has a blank inside
   if not any(BLANK in piece.text[1:] for piece in model.pieces):
-    made.pre_tokenizer = pre_tokenizers.Split(BLANK, "merged_with_next")
-  made.decoder = decoders.Sequence(list(_decoders(model)))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(BLANK, "merged_with_next")
+  tokenizer.decoder = decoders.Sequence(list(_decoders(model)))
   known = {name for name, _ in pieces}
   names = [piece.text for piece in model.pieces if piece.kind in (CONTROL, UNKNOWN)]
-  if model.kind == BPE:  # no merges make a user's symbols; unigram prefers them, their score is 0
+  # no merges lead to a user's symbols; in a unigram model their score of 0 makes them win
+  if model.kind == BPE:
     own = [piece.text for piece in model.pieces if piece.kind == USER_DEFINED]
-    made.add_tokens([AddedToken(name, normalized=False) for name in own])
-  made.add_special_tokens([AddedToken(name, normalized=False) for name in names if name in known])
-  return made
+    tokenizer.add_tokens([AddedToken(name, normalized=False) for name in own])
+  tokenizer.add_special_tokens(
+    [AddedToken(name, normalized=False) for name in names if name in known]
+  )
+  return tokenizer
 
 
 def _normalizers(model):
@@ -178,12 +186,12 @@ def _decoders(model):
 
 
 def _merges(model: Model, vocab: Mapping[str, int]) -> list[tuple[str, str]]:
-  """Pairs whose sum is a piece, the best piece first, as SentencePiece merges them."""
+  """Returns the pairs that join to a piece, the best piece first, as SentencePiece merges them."""
   scores = {piece.text: piece.score for piece in model.pieces if piece.kind == NORMAL}
-  found = []
+  pairs = []
   for whole, score in scores.items():
     for place in range(1, len(whole)):
       left, right = whole[:place], whole[place:]
       if left in scores and right in scores:
-        found.append((-score, vocab[left], vocab[right], left, right))
-  return [(left, right) for *_, left, right in sorted(found)]
+        pairs.append((-score, vocab[left], vocab[right], left, right))
+  return [(left, right) for *_, left, right in sorted(pairs)]

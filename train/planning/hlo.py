@@ -1,7 +1,8 @@
-"""What a compiled program does in one run, read from its text (HLO): cycles, collectives, kernels.
+"""Counts what one run of a compiled program does, from its text (HLO): the compiler's cycles,
+collectives, kernels and memory traffic.
 
-XLA's own `cost_analysis` counts the body of a loop once, collectives and Pallas kernels not at all.
-Here loops are multiplied out: every computation is visited as often as it runs.
+XLA's `cost_analysis` counts a loop's body once, and collectives and Pallas kernels not at all.
+Here every computation counts as often as it runs.
 """
 
 import collections
@@ -11,46 +12,40 @@ import re
 
 import numpy as np
 
-from train.planning.traffic import Traffic
+from train.planning import traffic
+from train.planning.operations import Operation, parse, sizes
 
-WIDTHS = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
-WIDTHS |= {"s64": 8, "u64": 8, "f64": 8}  # others: 4
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-
-_HEAD = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
-_SHAPE = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]")
-_COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\((.*)")
-_CALLS = re.compile(r"\b(?:to_apply|calls|called_computations)=\{?%?([\w.\-]+)")
-_WHILE = re.compile(r"\bwhile\(.*condition=%?([\w.\-]+).*body=%?([\w.\-]+)")
-_BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
+CALLS = ("call", "custom-call", "async-start", "fusion")
+KERNELS = ('custom_call_target="tpu_custom_call"', "__cudnn$fmha")
 
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-  """An exchange of `bytes` on each device (of the whole, where it is gathered)."""
+  """An exchange between devices. `bytes` are what each holds: of a gather or scatter the whole."""
 
   kind: str
   bytes: int
-  devices: tuple[int, ...]  # the first group of those that exchange, by their place in the mesh
+  devices: tuple[int, ...]  # the first group that exchanges, by places in the mesh
   origin: str  # the operation it stems from, as jax names it
 
   @property
   def group(self) -> int:
-    """How many devices exchange with each other."""
+    """Returns how many devices exchange with each other."""
     return len(self.devices)
 
   def axes(self, mesh: dict[str, int]) -> tuple[str, ...]:
-    """Of a mesh, those along which it goes."""
+    """Returns the axes of the mesh along which the devices of a group differ."""
     places = np.unravel_index(np.array(self.devices), tuple(mesh.values()))
     return tuple(axis for axis, place in zip(mesh, places) if len(set(place.tolist())) > 1)
 
   @property
   def wire_bytes(self) -> float:
-    """What a device sends, in a ring."""
-    return self.sent_among(self.group)
+    """Returns the bytes that a device sends, in a ring."""
+    return self.bytes_sent(self.group)
 
-  def sent_among(self, group: int) -> float:
-    """What it would send in a ring of so many."""
+  def bytes_sent(self, group: int) -> float:
+    """Returns the bytes that a device would send in a ring of `group` devices."""
     share = (group - 1) / group
     factor = {"all-reduce": 2 * share, "collective-permute": 1.0}.get(self.kind, share)
     return factor * self.bytes
@@ -58,149 +53,130 @@ class Collective:
 
 @dataclasses.dataclass
 class Program:
-  """How often things happen in one run of a program."""
+  """Sums over one run of a program, on one device."""
 
-  partitions: int = 2  # devices, where a collective does not say which
   cycles: int = 0  # as the compiler estimates each operation
-  moved: float = 0.0  # bytes to and from memory, as train/planning/traffic.py counts
-  kernels: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+  moved: int = 0  # bytes to and from memory, by train/planning/traffic.py
+  kernels: int = 0  # calls of attention kernels
   collectives: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-  random_bits: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-  chained: set = dataclasses.field(default_factory=set)  # channels of those done beside others
-  between_slices: float = 0.0  # bytes sent by a chip
-  endless: list[str] = dataclasses.field(default_factory=list)  # loops counted once
+  random_bits: int = 0  # calls of the random bit generator
+  between_slices: int = 0  # bytes sent
+  endless_loops: int = 0  # loops of unknown length, counted once
 
   def count(self, kind: str) -> int:
-    return sum(times for one, times in self.collectives.items() if one.kind == kind)
-
-  def bytes(self, kind: str) -> int:
-    return sum(one.bytes * n for one, n in self.collectives.items() if one.kind == kind)
+    """Returns how many collectives of a kind run."""
+    return sum(times for each, times in self.collectives.items() if each.kind == kind)
 
   @property
   def wire_bytes(self) -> float:
-    """What a device sends in all."""
-    return sum(one.wire_bytes * times for one, times in self.collectives.items())
+    """Returns the bytes that a device sends."""
+    return sum(each.wire_bytes * times for each, times in self.collectives.items())
 
 
 def read(text: str) -> Program:
-  """The program of `compiled.as_text()`."""
-  bodies, root = computations(text)
-  found = re.search(r"num_partitions=(\d+)", text)
-  program = Program(partitions=int(found[1]) if found else 2)
-  _visit(program, bodies, Traffic(bodies, _bytes), root, 1)
-  return program
+  """Reads the text of a compiled program, `compiled.as_text()`."""
+  reader = _Reader(text)
+  reader.visit(reader.entry, 1)
+  return reader.program
 
 
-def computations(text: str) -> tuple[dict[str, list[str]], str]:
-  """The lines of each computation by name, and the name of the one that is run."""
-  bodies, name, root = {}, None, None
-  for line in text.splitlines():
-    if name is None:
-      if head := _HEAD.match(line):
-        name = head[2]
-        bodies[name] = []
-        root = name if head[1] else root
-    elif line == "}":
-      name = None
-    elif line.startswith("  "):
-      bodies[name].append(line)
-    elif bodies[name]:  # a kernel's attributes may have lines of their own
-      bodies[name][-1] += line
-  return bodies, root
+class _Reader:
+  """Adds up what computations do, from the entry on."""
+
+  def __init__(self, text):
+    self.computations, self.entry = parse(text)
+    partitions = re.search(r"num_partitions=(\d+)", text)
+    self.everyone = tuple(range(int(partitions[1]) if partitions else 2))
+    self.program = Program()
+    self.chained = set()  # channels of collectives that a TPU splits over several fusions
+
+  def visit(self, name, times, fused=False):
+    """Counts the computation `name` `times` times; `fused` operations move nothing themselves."""
+    program = self.program
+    if not fused:
+      program.moved += times * traffic.moved(name, self.computations)
+    for operation in self.computations[name].values():
+      kind, attributes = operation.kind, operation.attributes
+      if cycles := re.search(r'"estimated_cycles":"(\d+)"', attributes):
+        program.cycles += times * int(cycles[1])
+      if any(target in attributes for target in KERNELS):
+        program.kernels += times
+      if kind.removesuffix("-start") in KINDS:
+        self.count_collective(name, operation, times)
+      elif kind == "send" and "xla_megascale_runtime" in attributes:
+        program.between_slices += times * sum(sizes(operation.shape.partition(", u32")[0]))
+      elif kind == "rng-bit-generator":
+        program.random_bits += times
+      elif kind == "while":
+        trips = _trips(attributes, self.computations[operation.called("condition")])
+        program.endless_loops += trips is None
+        self.visit(operation.called("body"), times * (trips or 1))
+      elif kind == "conditional":  # one branch runs: the first stands for all
+        self.visit(operation.called("branch_computations|true_computation"), times)
+      elif kind in CALLS and (called := operation.called()):
+        self.visit(called, times, fused=kind == "fusion")
+
+  def count_collective(self, name, operation, times):
+    # A TPU repeats a collective in each of the fusions that it overlaps with.
+    channel = re.search(r'channel_id=(\d+).*chain_id="', operation.attributes)
+    if channel is None or channel[1] not in self.chained:
+      collective = _collective(operation, self.everyone)
+      if name.startswith("all-reduce-scatter"):  # a TPU's text for a reduce-scatter
+        collective = dataclasses.replace(collective, kind="reduce-scatter")
+      self.program.collectives[collective] += times
+    if channel:
+      self.chained.add(channel[1])
 
 
-def _visit(program, bodies, traffic, name, times):
-  """`traffic` is None within a fusion, whose operations move nothing by themselves."""
-  if traffic:
-    program.moved += times * traffic.of(name)
-  for line in bodies[name]:
-    if found := re.search(r'"estimated_cycles":"(\d+)"', line):
-      program.cycles += times * int(found[1])
-    if found := _COLLECTIVE.search(line):
-      shape, kind, start, rest = found.groups()
-      # A TPU repeats what it does beside others in each of those it does it beside.
-      channel = re.search(r'channel_id=(\d+).*chain_id="', rest)
-      if channel is None or channel[1] not in program.chained:
-        one = _collective(shape, kind, start, rest, tuple(range(program.partitions)))
-        if name.startswith("all-reduce-scatter"):  # how a TPU writes one
-          one = dataclasses.replace(one, kind="reduce-scatter")
-        program.collectives[one] += times
-      if channel:
-        program.chained.add(channel[1])
-    if "xla_megascale_runtime" in line and (found := re.search(r"= \((.*?), u32.* send\(", line)):
-      program.between_slices += times * _bytes(found[1])
-    if 'custom_call_target="tpu_custom_call"' in line or "__cudnn$fmha" in line:
-      program.kernels[_origin(line)] += times
-    if found := re.search(r"= (.*?) rng-bit-generator\(", line):
-      program.random_bits[_bytes(found[1])] += times
-    if found := _WHILE.search(line):
-      condition, body = found.groups()
-      trips = _trips(line, bodies[condition])
-      if trips is None:
-        program.endless.append(body)
-      _visit(program, bodies, traffic, body, times * (trips or 1))
-    elif found := _BRANCHES.search(line):  # one of them runs: the first stands for all
-      _visit(program, bodies, traffic, found[1].split(",")[0].strip().lstrip("%"), times)
-    elif re.search(r"\b(call|async-start|fusion)\(", line) and (found := _CALLS.search(line)):
-      _visit(program, bodies, None if " fusion(" in line else traffic, found[1], times)
+def _trips(attributes, condition) -> int | None:
+  """Returns how often a loop runs, or None if its text does not contain that."""
+  if known := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', attributes):
+    return int(known[1])
+  constants = [x for x in condition.values() if x.kind == "constant"]
+  limits = [x.arguments for x in constants if x.shape.startswith(("s32[]", "u32[]"))]
+  less = any("direction=LT" in x.attributes for x in condition.values())  # `i < constant`
+  return int(limits[0]) if limits and less else None
 
 
-def _trips(line, condition) -> int | None:
-  """How often a loop runs; None if its text does not say."""
-  if found := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line):
-    return int(found[1])
-  text = "\n".join(condition)  # `i < constant`
-  found = re.search(r"[su]32\[\]\S* constant\((\d+)\)", text)
-  return int(found[1]) if found and "direction=LT" in text else None
-
-
-def _collective(shape, kind, start, rest, everyone) -> Collective:
-  shapes = [_bytes(f"{one[0]}[{one[1]}]") for one in _SHAPE.findall(shape)]
-  group = _group(rest) or everyone
-  if not start or kind == "all-reduce":
-    size = sum(shapes) * (len(group) if kind == "reduce-scatter" else 1)  # the whole, not the part
-  elif kind in ("all-gather", "reduce-scatter"):  # what has begun holds its operands too:
-    size = sum(shapes) * len(group) // (len(group) + 1)  # wholes, and of each one part
+def _collective(operation: Operation, everyone) -> Collective:
+  kind = operation.kind.removesuffix("-start")
+  group = _first_group(operation.attributes) or everyone
+  size = sum(sizes(operation.shape))
+  if kind == operation.kind or kind == "all-reduce":
+    if kind == "reduce-scatter":
+      size *= len(group)  # the whole, not the part
+  elif kind in ("all-gather", "reduce-scatter"):
+    size = size * len(group) // (len(group) + 1)  # -start holds wholes and, of each, one part
   else:
-    size = max(shapes)
-  return Collective(kind, size, group, _origin(rest))
+    size = max(sizes(operation.shape))
+  return Collective(kind, size, group, operation.origin)
 
 
-def _group(rest) -> tuple[int, ...]:
-  """The first group: of `{{0,1},{2,3}}`, `[2,4]<=[4,2]T(1,0)`, `mesh['a'=2,'b'=2] {'b'}`, or
-  the first pair of a permute; empty where there is none of these: all."""
-  if found := re.search(r"replica_groups=mesh\[([^\]]*)\].*?\{([^}]*)\}", rest):
-    sizes = {axis: int(size) for axis, size in re.findall(r"'([^']+)'=(\d+)", found[1])}
-    within = re.findall(r"'([^']+)'", found[2])
-    order = [*(axis for axis in sizes if axis not in within), *within]
-    ids = re.search(r"device_ids=\((.*?)\) \{", rest)
-    places = _ids(ids[1]) if ids else np.arange(math.prod(sizes.values()))
-    places = places.reshape(*sizes.values())
-    places = places.transpose([list(sizes).index(axis) for axis in order])
-    return tuple(places.reshape(-1, math.prod(sizes[axis] for axis in within))[0].tolist())
-  if found := re.search(r"replica_groups=\[(\d+),(\d+)\]<=(\[[\d,]+\](?:T\([\d,]+\))?)", rest):
-    return tuple(_ids(found[3]).reshape(int(found[1]), int(found[2]))[0].tolist())
-  if found := re.search(r"(?:replica_groups|source_target_pairs)=\{\{([\d,]+)\}", rest):
-    return tuple(int(device) for device in found[1].split(","))
-  return ()
+def _first_group(attributes) -> tuple[int, ...]:
+  """Returns the first group of devices; () stands for all.
+
+  The text has `{{0,1},{2,3}}`, `[2,4]<=[4,2]T(1,0)` or `mesh['a'=2,'b'=2] {'b'}`; a permute has
+  pairs, of which the first counts.
+  """
+  if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\].*?\{([^}]*)\}", attributes):
+    axes = {axis: int(size) for axis, size in re.findall(r"'([^']+)'=(\d+)", mesh[1])}
+    within = re.findall(r"'([^']+)'", mesh[2])
+    order = [*(axis for axis in axes if axis not in within), *within]
+    ids = re.search(r"device_ids=\((.*?)\) \{", attributes)
+    places = _device_ids(ids[1]) if ids else np.arange(math.prod(axes.values()))
+    places = places.reshape(*axes.values()).transpose([list(axes).index(axis) for axis in order])
+    return tuple(places.reshape(-1, math.prod(axes[axis] for axis in within))[0].tolist())
+  iota = re.search(r"replica_groups=\[\d+,(\d+)\]<=(\[[\d,]+\](?:T\([\d,]+\))?)", attributes)
+  if iota:
+    return tuple(_device_ids(iota[2])[: int(iota[1])].tolist())
+  listed = re.search(r"(?:replica_groups|source_target_pairs)=\{\{([\d,]+)\}", attributes)
+  return tuple(int(device) for device in listed[1].split(",")) if listed else ()
 
 
-def _ids(text) -> np.ndarray:
-  """Of `[2,4]T(1,0)`, the numbers from 0 on, so shaped and transposed; of `0,2,1,3`, these."""
-  if not (found := re.match(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", text)):
-    return np.array([int(one) for one in re.findall(r"\d+", text)])
-  dims = [int(size) for size in found[1].split(",")]
-  order = [int(axis) for axis in found[2].split(",")] if found[2] else range(len(dims))
+def _device_ids(text) -> np.ndarray:
+  """Parses `[2,4]T(1,0)`, which is range(8) reshaped and transposed, or a list such as `0,2,1`."""
+  if not (iota := re.match(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", text)):
+    return np.array([int(number) for number in re.findall(r"\d+", text)])
+  dims = [int(size) for size in iota[1].split(",")]
+  order = [int(axis) for axis in iota[2].split(",")] if iota[2] else None
   return np.arange(math.prod(dims)).reshape(dims).transpose(order).reshape(-1)
-
-
-def _bytes(shape) -> int:
-  size = 0
-  for kind, dims in _SHAPE.findall(shape):
-    size += math.prod(int(dim or 1) for dim in dims.split(",")) * WIDTHS.get(kind, 4)
-  return size
-
-
-def _origin(text) -> str:
-  found = re.search(r'op_name="([^"]*)"', text)
-  return found[1] if found else ""

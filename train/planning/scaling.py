@@ -1,35 +1,49 @@
-"""Weak scaling on paper: more chips, each with the same work, from one compiled step."""
+"""Projects one compiled step to more chips, each with the same work (weak scaling)."""
 
 from rich.table import Table
 
 from train.common.errors import UserError
 from train.planning.estimate import Plan
 
-CHIPS = (1, 4, 16, 64, 256, 512, 1024, 4096)
+CHIPS = (1, 4, 16, 64, 256, 512, 1024, 4096)  # 512: Shoeybi et al. 2019
 
 
-def scaled(plan: Plan, rows: int, chips_in_all: int) -> dict[str, float] | None:
-  """The same work on each of so many chips, on paper; None where the mesh does not divide them.
+def project(plan: Plan, rows: int) -> dict[int, dict[str, float]]:
+  """Returns the rows, wire and seconds of a step by number of chips, up to 4,096.
 
-  The axis data grows, the others stay; what goes along it is sent in longer rings, and between
-  slices at the network's speed. UserError for a plan that shows no such exchange.
+  "efficiency" and, with perfect overlap, "best" are percent of the smallest number of chips that
+  the mesh divides. Raises UserError for a plan without collectives along the mesh's axis data.
   """
   if plan.mesh["data"] < 2 or plan.program.between_slices:
-    raise UserError("--table wants a mesh of one slice with mesh.data of 2 or more")
+    raise UserError("--table needs a mesh of one slice with mesh.data of 2 or more")
+  by_chips = {chips: _project_to(plan, rows, chips) for chips in CHIPS}
+  by_chips = {chips: projection for chips, projection in by_chips.items() if projection}
+  first = next(iter(by_chips.values()))["seconds"]
+  for projection in by_chips.values():
+    projection["efficiency"] = 100 * first / projection["seconds"]
+    projection["best"] = 100 * min(1.0, first / projection["overlapped"])
+  return by_chips
+
+
+def _project_to(plan: Plan, rows: int, chips: int) -> dict[str, float] | None:
+  """Returns a step's projection to so many chips, or None if the mesh cannot divide them.
+
+  The mesh grows along data alone. Its collectives along data run in longer rings, and between
+  slices at the network's speed.
+  """
   chip = plan.topology.chip
-  others = plan.mesh["fsdp"] * plan.mesh["tensor"]
-  if chips_in_all % others:
+  data, rest = divmod(chips, plan.mesh["fsdp"] * plan.mesh["tensor"])
+  if rest:
     return None
-  data = chips_in_all // others
-  slices = max(1, chips_in_all // chip.slice)
+  slices = max(1, chips // chip.slice)
   inside = between = 0.0
-  for one, times in plan.program.collectives.items():
-    if "data" not in one.axes(plan.mesh):
-      inside += times * one.wire_bytes
+  for collective, times in plan.program.collectives.items():
+    if "data" not in collective.axes(plan.mesh):
+      inside += times * collective.wire_bytes
       continue
-    group = one.group // plan.mesh["data"] * data // slices
-    inside += times * one.sent_among(group)
-    between += times * 2 * (slices - 1) / slices * one.bytes / group
+    group = collective.group // plan.mesh["data"] * data // slices
+    inside += times * collective.bytes_sent(group)
+    between += times * 2 * (slices - 1) / slices * collective.bytes / group
   wire = inside / chip.wire + between / chip.network
   return dict(
     rows=rows // plan.mesh["data"] * data,
@@ -39,27 +53,16 @@ def scaled(plan: Plan, rows: int, chips_in_all: int) -> dict[str, float] | None:
   )
 
 
-def weak(plan: Plan, rows: int) -> dict[int, dict[str, float]]:
-  """`scaled` for 1 to 4,096 chips, and the 512 of Shoeybi et al. 2019; with the efficiency, which
-  is of the smallest number that the mesh divides."""
-  found = {chips: scaled(plan, rows, chips) for chips in CHIPS}
-  found = {chips: one for chips, one in found.items() if one}
-  first = next(iter(found.values()))["seconds"]
-  for one in found.values():
-    one["efficiency"] = 100 * first / one["seconds"]
-    one["best"] = 100 * min(1.0, first / one["overlapped"])
-  return found
-
-
-def table(found: dict[int, dict[str, float]]) -> Table:
-  shown = Table("chips", "rows a step", "wire, ms", "a step, ms", "efficiency", "if all overlaps")
-  for chips_in_all, one in found.items():
-    shown.add_row(
-      f"{chips_in_all:,}",
-      f"{one['rows']:,}",
-      f"{1e3 * one['wire']:.1f}",
-      f"{1e3 * one['seconds']:.1f}",
-      f"{one['efficiency']:.1f}%",
-      f"{one['best']:.1f}%",
+def table(by_chips: dict[int, dict[str, float]]) -> Table:
+  """Formats the projections of `project`."""
+  table = Table("chips", "rows a step", "wire, ms", "a step, ms", "efficiency", "if all overlaps")
+  for chips, projection in by_chips.items():
+    table.add_row(
+      f"{chips:,}",
+      f"{projection['rows']:,}",
+      f"{1e3 * projection['wire']:.1f}",
+      f"{1e3 * projection['seconds']:.1f}",
+      f"{projection['efficiency']:.1f}%",
+      f"{projection['best']:.1f}%",
     )
-  return shown
+  return table

@@ -1,7 +1,7 @@
-"""Checksums of checkpoints: what was written is what is read, or it is set aside and named.
+"""Checksums of checkpoints: a checkpoint that differs from what was written is set aside and named.
 
-Orbax's commit mark says that a checkpoint was written whole, not that it still is. A seal,
-`checksums/STEP.json` in the workdir, has size and SHA-256 of each of its files.
+Orbax's commit mark shows that a checkpoint was written whole, not that it still is. The file
+`checksums/STEP.json` in the workdir holds the size and SHA-256 of each file of a checkpoint.
 """
 
 import hashlib
@@ -15,91 +15,93 @@ from train.common import json_files
 from train.common.errors import UserError
 from train.common.files import write_atomically
 
-FORMAT = 1  # of a seal
+FORMAT = 1  # of a file of checksums
 COMMITTED = "commit_success.txt"  # Orbax's mark
 
 
-def path_of(folder: pathlib.Path) -> pathlib.Path:
-  """Where the seal of the checkpoint `folder` is."""
-  return folder.parent.parent / "checksums" / f"{folder.name}.json"
+def path_of(checkpoint: pathlib.Path) -> pathlib.Path:
+  """Returns where the checksums of a checkpoint's folder are."""
+  return checkpoint.parent.parent / "checksums" / f"{checkpoint.name}.json"
 
 
 def steps(checkpoints: pathlib.Path) -> list[int]:
-  """The steps of committed checkpoints, in order."""
-  found = checkpoints.glob(f"*/{COMMITTED}")
-  return sorted(int(file.parent.name) for file in found if is_step(file.parent.name))
+  """Returns the steps of committed checkpoints, in order."""
+  marks = checkpoints.glob(f"*/{COMMITTED}")
+  return sorted(int(mark.parent.name) for mark in marks if is_step(mark.parent.name))
 
 
 def is_step(name: str) -> bool:
-  """Whether a folder of that name is a step's."""
+  """Returns whether a folder of that name holds a checkpoint."""
   return name.isascii() and name.isdigit()  # "²" is a digit too, and no number
 
 
-def seal(checkpoints: pathlib.Path) -> None:
-  """Writes the seal of each committed checkpoint that has none, and drops those of what is gone."""
-  kept = steps(checkpoints)
-  for step in kept:
+def write(checkpoints: pathlib.Path) -> None:
+  """Writes the checksums of committed checkpoints that have none; removes those of removed ones."""
+  present = steps(checkpoints)
+  for step in present:
     file = path_of(checkpoints / str(step))
     if not file.exists():
       file.parent.mkdir(exist_ok=True)
       try:
         files = _contents(checkpoints / str(step))
-      except FileNotFoundError:  # Orbax is just removing it, as there are newer ones
+      except FileNotFoundError:  # Orbax removes it at this moment, as there are newer ones
         continue
       write_atomically(file, json.dumps(dict(format=FORMAT, files=files), indent=1) + "\n")
   for file in (checkpoints.parent / "checksums").glob("*.json"):
-    if is_step(file.stem) and int(file.stem) not in kept:
+    if is_step(file.stem) and int(file.stem) not in present:
       file.unlink(missing_ok=True)
 
 
-def problems(folder: pathlib.Path) -> list[str] | None:
-  """What is wrong with the files of a checkpoint, empty for nothing; None if it has no seal."""
-  file = path_of(folder)
+def problems(checkpoint: pathlib.Path) -> list[str] | None:
+  """Returns what is wrong with the files of a checkpoint, or None if it has no checksums."""
+  file = path_of(checkpoint)
   if not file.exists():
     return None
   try:
-    sealed = json_files.read(file).get("files")
+    written = json_files.read(file).get("files")
   except UserError:
     return [f"{file} is damaged itself"]
-  if not json_files.fits(sealed, dict[str, list]) or {*map(len, sealed.values())} - {2}:
+  if not json_files.fits(written, dict[str, list]) or {*map(len, written.values())} - {2}:
     return [f"{file} is damaged itself"]
-  found, wrong = _contents(folder), []
-  for name in sorted({*sealed, *found}):
-    if name not in found:
+  present, wrong = _contents(checkpoint), []
+  for name in sorted({*written, *present}):
+    if name not in present:
       wrong.append(f"{name} is missing")
-    elif name not in sealed:
-      wrong.append(f"{name} was not there")
-    elif found[name][0] != sealed[name][0]:
-      wrong.append(f"{name} has {found[name][0]} bytes and had {sealed[name][0]}")
-    elif found[name][1] != sealed[name][1]:
-      wrong.append(f"{name} has other bytes than it had")
+    elif name not in written:
+      wrong.append(f"{name} was added")
+    elif present[name][0] != written[name][0]:
+      wrong.append(f"{name} has {present[name][0]} bytes instead of {written[name][0]}")
+    elif present[name][1] != written[name][1]:
+      wrong.append(f"{name} has other bytes than were written")
   return wrong
 
 
 def set_damaged_aside(workdir: pathlib.Path) -> None:
-  """Moves the latest checkpoints to `damaged/` until one is sound, and says so."""
+  """Moves the latest checkpoints to `damaged/` and logs them, until one is sound."""
   checkpoints = workdir / "checkpoints"
   for step in reversed(steps(checkpoints)):
-    folder = checkpoints / str(step)
-    wrong = problems(folder)
+    checkpoint = checkpoints / str(step)
+    wrong = problems(checkpoint)
     if not wrong:
       return
     aside = workdir / "damaged" / f"{step}-{time.time_ns()}"
     aside.parent.mkdir(exist_ok=True)
-    folder.rename(aside)
-    path_of(folder).unlink(missing_ok=True)
+    checkpoint.rename(aside)
+    path_of(checkpoint).unlink(missing_ok=True)
     logging.error(
-      "%s is damaged (%s): it is now %s, and the run goes on from the one before",
-      *(folder, "; ".join(wrong[:3]), aside),
+      "%s is damaged (%s). It is moved to %s, and the run goes on from the checkpoint before",
+      checkpoint,
+      "; ".join(wrong[:3]),
+      aside,
     )
 
 
 def _contents(folder: pathlib.Path) -> dict[str, tuple[int, str]]:
-  """Path in the folder -> size and SHA-256."""
-  found = {}
-  for file in sorted(folder.rglob("*")):
-    if file.is_file():
-      with open(file, "rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-      found[file.relative_to(folder).as_posix()] = (file.stat().st_size, digest)
-  return found
+  """Returns path in the folder -> size and SHA-256."""
+  contents = {}
+  for path in sorted(folder.rglob("*")):
+    if path.is_file():
+      with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+      contents[path.relative_to(folder).as_posix()] = (path.stat().st_size, digest)
+  return contents

@@ -1,62 +1,80 @@
-"""From `--config configs/scan.py:split=length --config.model.dim=64` to one locked ConfigDict."""
+"""Reads config files, changes their values by command-line overrides, and locks the result."""
 
+import argparse
 import ast
-import difflib
 import importlib.machinery
 import importlib.util
 import inspect
 import pathlib
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ml_collections import ConfigDict
 
-from train.common.errors import UserError, nearest
+from train.common.errors import Help, UserError, did_you_mean, nearest
+from train.record import rendering
 
 BOOLS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-USAGE = "--config configs/NAME.py[:arg=value,...] [--config.key=value ...]"
+USAGE = "--config configs/NAME.py[:ARG=VALUE,...] [--config.KEY=VALUE ...]"
 
 
-def parse(argv: Sequence[str]) -> tuple[ConfigDict, list[str]]:
-  """The config that `argv` (without the program's name) asks for, and the arguments left over.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the config's arguments to the help of `parser`; `split` takes them out of argv first."""
+  group = parser.add_argument_group("config")
+  group.add_argument(
+    "--config",
+    metavar="FILE.py[:ARG=VALUE,...]",
+    help="the config file and its arguments; FILE.py:help lists the arguments",
+  )
+  group.add_argument(
+    "--config.KEY",
+    metavar="VALUE",
+    help="sets one value of the config, as in --config.model.dropout=0.2; may be repeated",
+  )
 
-  Raises UserError where `--config` is missing or given twice, or as `load` does.
-  """
+
+def split(argv: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+  """Returns the values of `--config`, the overrides ("a.b=value"), and the other arguments."""
   texts, overrides, rest = [], [], []
   words = iter(enumerate(argv))
-  for at, word in words:
+  for index, word in words:
     name, equals, value = word.partition("=")
-    ours = name == "--config" or name.startswith("--config.")
-    if not ours:
+    if name != "--config" and not name.startswith("--config."):
       rest.append(word)
       continue
-    # `--config.key value`: the next word is the value, unless it is a flag; a bare key says true
-    if not equals and at + 1 < len(argv) and not argv[at + 1].startswith("--"):
+    # `--config.key value`: the next word is the value unless it is a flag; a bare key means true
+    if not equals and index + 1 < len(argv) and not argv[index + 1].startswith("--"):
       equals, value = "=", next(words)[1]
     if name == "--config":
       texts.append(value)
     else:
       overrides.append(name.removeprefix("--config.") + equals + value)
-  if len(texts) != 1 or not texts[0]:
-    problem = "is given twice" if len(texts) > 1 else "is missing"
-    raise UserError(f"--config {problem}. Usage: {USAGE}")
-  return load(texts[0], overrides), rest
+  return texts, overrides, rest
 
 
-def load(text: str, overrides: Sequence[str] = ()) -> ConfigDict:
-  """The locked config of `text` ("FILE.py:arg=value,...") after `overrides` ("a.b=value").
+def only(texts: Sequence[str]) -> str:
+  """Returns the one value that `--config` has to have; UserError where it has none or several."""
+  if len(texts) > 1:
+    raise UserError(
+      f"--config is given twice, {' and '.join(texts)}: give one, and changes as --config.KEY=VALUE"
+    )
+  if not texts or not texts[0]:
+    raise UserError(f"--config is missing. Usage: {USAGE}")
+  return texts[0]
 
-  Lists are tuples in it, so that it equals itself read back from JSON (`frozen`).
-  Raises UserError for an unknown file, argument or key, and for a value of the wrong type.
+
+def read(text: str) -> ConfigDict:
+  """Returns the config that `text` ("FILE.py:arg=value,...") describes, as its file wrote it.
+
+  Raises UserError for an unknown file or argument, and Help for the argument `help`.
   """
   name, _, arg = text.partition(":")
   path = pathlib.Path(name)
-  config = _call(_module(path), path, arg)
-  return override(config, overrides)
+  return _call(_module(path), path, arg)
 
 
 def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
-  """A locked copy of `config` with each of `overrides` ("a.b=value") put in; the last one wins.
+  """Returns a locked copy of `config` with `overrides` ("a.b=value") applied; the last one wins.
 
   Raises UserError for an unknown key and for a value of the wrong type.
   """
@@ -68,31 +86,50 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     for part in sections:
       section = section[part] if isinstance(section, ConfigDict) and part in section else None
     if not isinstance(section, ConfigDict) or last not in section:
-      raise UserError(_unknown_key(key, config))
+      raise UserError(f"--config.{key}: {unknown_key(key, flat(config))}")
     if isinstance(section[last], ConfigDict):
       inside = ", ".join(f"{key}.{name}" for name in sorted(section[last]))
       raise UserError(f"--config.{key}: a section, not a value; set one of {inside}")
     if not equals and not isinstance(section[last], bool):
       raise UserError(f"--config.{key}: no value given; write --config.{key}=VALUE")
-    section[last] = _typed(key, text if equals else "true", section[last], section.get_type(last))
+    section[last] = _value(key, text if equals else "true", section[last], section.get_type(last))
   return frozen(config)
 
 
 def frozen(config: ConfigDict | dict) -> ConfigDict:
-  """A locked copy with references resolved and every list a tuple (JSON has one sequence)."""
+  """Returns a locked copy with references resolved and every list a tuple.
+
+  JSON has one kind of sequence: so the copy equals itself read back from JSON.
+  """
   plain = config.to_dict() if isinstance(config, ConfigDict) else config
   return ConfigDict({key: _frozen(value) for key, value in plain.items()}).lock()
 
 
-def flat(config: ConfigDict, prefix: str = "") -> dict[str, object]:
-  """Dotted key -> value for every value that is not a section."""
-  found = {}
+def flat(config: ConfigDict | dict, prefix: str = "") -> dict[str, object]:
+  """Returns dotted key -> value for every value that is not a section."""
+  values = {}
   for key, value in config.items():
-    if isinstance(value, ConfigDict):
-      found.update(flat(value, f"{prefix}{key}."))
+    if isinstance(value, (ConfigDict, dict)):
+      values.update(flat(value, f"{prefix}{key}."))
     else:
-      found[prefix + key] = value
-  return found
+      values[prefix + key] = value
+  return values
+
+
+def unknown_key(key: str, values: dict[str, object]) -> str:
+  """Returns the message that `key` is none of the dotted keys of `values`, with the nearest."""
+  kind = f"{key.rpartition('.')[0]}.name"
+  named = f" ({kind} is {values[kind]!r})" if kind in values else ""
+  near = _nearest_key(key, values)
+  return f"the config has no such key{named}" + (f"; did you mean {near}?" if near else "")
+
+
+def _nearest_key(key: str, known: Iterable[str]) -> str | None:
+  """Returns the dotted key whose last part, and then as a whole, is most like `key`."""
+  ends = {name: name.rpartition(".")[2] for name in known}
+  end = nearest(key.rpartition(".")[2], set(ends.values()))
+  alike = [name for name in ends if ends[name] == end]
+  return nearest(key, alike) or nearest(key, ends) or next(iter(alike), None)
 
 
 def _frozen(value):
@@ -103,22 +140,22 @@ def _frozen(value):
   return value
 
 
-class _Unread(importlib.machinery.SourceFileLoader):
-  """Compiles a file as it is now: bytecode kept of it may be of a version as long, and as old to
-  the second."""
+class _Uncached(importlib.machinery.SourceFileLoader):
+  """Compiles a file as it is now. Cached bytecode is recognized by length and seconds only, so it
+  could be that of another version."""
 
   def path_stats(self, path):
-    raise OSError(f"{path}: no bytecode is kept")
+    raise OSError(f"{path}: bytecode is not cached")
 
 
 def unread_module(name: str, path: pathlib.Path):
-  """A Python file of the user's as (its spec, a module), to be run by spec.loader.exec_module."""
-  spec = importlib.util.spec_from_file_location(name, path, loader=_Unread(name, str(path)))
+  """Returns (spec, module) of a user's Python file; spec.loader.exec_module(module) runs it."""
+  spec = importlib.util.spec_from_file_location(name, path, loader=_Uncached(name, str(path)))
   return spec, importlib.util.module_from_spec(spec)
 
 
 def _module(path):
-  """The config file as a module; a mistake inside it is told with its line."""
+  """Returns the config file as a module; UserError names the line of a mistake inside it."""
   if path.suffix != ".py" or not path.is_file():
     raise UserError(_unknown_file(path))
   spec, module = unread_module(f"config_file_{path.stem}", path)
@@ -132,27 +169,37 @@ def _module(path):
 
 
 def _call(module, path, arg):
-  takes = inspect.signature(module.get_config).parameters
-  if arg and not takes:
+  """Returns what the file's get_config returns for `arg`.
+
+  configs/ imports nothing of train/, so what its exceptions carry is recognized by attribute:
+  `arguments` (help was requested), `word` and `known` (a word that is none of the known ones).
+  """
+  takes_arguments = bool(inspect.signature(module.get_config).parameters)
+  if arg == "help" and not takes_arguments:
+    raise Help(rendering.file_help(path, module.__doc__, ()))
+  if arg and not takes_arguments:
     raise UserError(f"{path}: takes no arguments, {arg!r} was given after the colon")
   try:
-    config = module.get_config(arg) if takes else module.get_config()
-  except ValueError as error:
-    raise UserError(f"{path}:{arg}: {error}") from error
+    config = module.get_config(arg) if takes_arguments else module.get_config()
   except Exception as error:
-    raise UserError(inside(path, error)) from error
+    if hasattr(error, "arguments"):
+      raise Help(rendering.file_help(path, module.__doc__, error.arguments)) from None
+    if not isinstance(error, ValueError):
+      raise UserError(inside(path, error)) from error
+    hint = did_you_mean(error.word, error.known) if hasattr(error, "known") else ""
+    raise UserError(f"{path}:{arg}: {error}{hint}") from error
   if not isinstance(config, ConfigDict):
-    raise UserError(f"{path}: get_config gives a {type(config).__name__}, not a ConfigDict")
+    raise UserError(f"{path}: get_config returns a {type(config).__name__}, not a ConfigDict")
   return config
 
 
 def inside(path: pathlib.Path, error: Exception) -> str:
-  """Where in the file, and what; for a message."""
+  """Returns the place in the file and the error, for a message."""
   if isinstance(error, SyntaxError):
     return f"{error.filename} line {error.lineno}: {error.msg}"
   frames = traceback.extract_tb(error.__traceback__)
-  own = [frame.lineno for frame in frames if _same(frame.filename, path)]
-  return f"{path} line {own[-1] if own else '?'}: {type(error).__name__}: {error}"
+  lines = [frame.lineno for frame in frames if _same(frame.filename, path)]
+  return f"{path} line {lines[-1] if lines else '?'}: {type(error).__name__}: {error}"
 
 
 def _same(name, path):
@@ -162,33 +209,18 @@ def _same(name, path):
 def _unknown_file(path):
   folder = path.parent if path.parent.is_dir() else pathlib.Path("configs")
   known = {
-    found.stem: found
-    for found in sorted(folder.glob("*.py"))
-    if "def get_config" in found.read_text(encoding="utf-8", errors="replace")
+    file.stem: file
+    for file in sorted(folder.glob("*.py"))
+    if "def get_config" in file.read_text(encoding="utf-8", errors="replace")
   }
-  there = ", ".join(found.name for found in known.values()) or "none"
+  names = ", ".join(file.name for file in known.values()) or "none"
   near = nearest(path.stem, known)
   hint = f"; did you mean {known[near]}?" if near else ""
-  return f"{path}: no such config file; {folder} has: {there}{hint}"
+  return f"{path}: no such config file; {folder} has: {names}{hint}"
 
 
-def _unknown_key(key, config):
-  values = flat(config)
-  known, name = sorted(values), f"{key.rpartition('.')[0]}.name"
-
-  def likeness(other):
-    whole = difflib.SequenceMatcher(None, key, other).ratio()
-    last = difflib.SequenceMatcher(None, key.split(".")[-1], other.split(".")[-1]).ratio()
-    return max(whole, last), whole
-
-  nearest = max(known, key=likeness, default=None)
-  hint = f"; did you mean {nearest}?" if nearest and max(likeness(nearest)) >= 0.6 else ""
-  kind = f" ({name} is {values[name]!r})" if name in values else ""
-  return f"--config.{key}: the config has no such key{kind}{hint}"
-
-
-def _typed(key, text, value, kind):
-  """`text` as a value of `kind`, the type of the field that holds `value` now."""
+def _value(key, text, value, kind):
+  """Returns `text` as a value of `kind`, the type of the field that holds `value` now."""
   if value is None and text.lower() in ("none", "null"):
     return None
   try:
@@ -199,14 +231,16 @@ def _typed(key, text, value, kind):
     if kind in (tuple, list):
       return _sequence(text, value)
   except (KeyError, ValueError):
-    raise UserError(f"--config.{key}: expects {_named(kind, value)}, got {text!r}") from None
+    expected = _type_name(kind, value)
+    raise UserError(f"--config.{key}: expects {expected}, got {text!r}") from None
   if kind is not type(None):
     raise UserError(f"--config.{key}: a {kind.__name__} can't be set from the command line")
   return _literal(text)
 
 
 def _sequence(text, value):
-  """A tuple from "(1, 2)", "[1, 2]", "1,2" or "a,b"; ValueError for parts of another type."""
+  """Returns a tuple from "(1, 2)", "[1, 2]", "1,2" or "a,b"; ValueError for parts of another
+  type."""
   parts = _literal(text)
   if isinstance(parts, str):
     parts = tuple(part.strip() for part in text.strip("()[]").split(",")) if text else ()
@@ -227,7 +261,7 @@ def _sequence(text, value):
 
 
 def _literal(text):
-  """Python's reading of a literal (true, false, none in any case); other text as it is."""
+  """Returns the Python literal in `text` (true, false, none in any case), or the text itself."""
   words = {"true": True, "false": False, "none": None, "null": None}
   if text.lower() in words:
     return words[text.lower()]
@@ -237,6 +271,6 @@ def _literal(text):
     return text
 
 
-def _named(kind, value):
+def _type_name(kind, value):
   inner = {type(part).__name__ for part in value} if kind in (tuple, list) and value else set()
   return f"{kind.__name__} of {inner.pop()}" if len(inner) == 1 else kind.__name__

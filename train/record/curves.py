@@ -1,21 +1,21 @@
-"""curves.png: what a run's metrics did while it trained."""
+"""Draws the metrics of a run over its steps: curves.png."""
 
 import pathlib
 from collections.abc import Mapping
 
 PANELS = ("accuracy", "exact_match", "bleu", "chrf", "learning_rate", "grad_norm")
 MOST_PANELS = 9
-# A colour belongs to a split, whichever others are drawn; the three differ for colour-blind eyes.
+# Each split has its own colour; colour-blind eyes can tell the three apart.
 COLOURS = {"train": "#2a78d6", "validation": "#eb6834", "test": "#1baf7a"}
 
 
 def draw(path: pathlib.Path, curves: Mapping[str, Mapping]) -> pathlib.Path | None:
-  """The file curves.png drawn in the run's folder `path`; None where there is nothing to draw.
-  `curves`: {metric: {split: ([steps], [values])}}.
+  """Draws curves.png in the run's folder `path` and returns it, or None if there are no curves.
 
-  The loss of every split on one axis, below it a small panel for each other metric.
+  `curves` is {metric: {split: ([steps], [values])}}. The losses of all splits share one axis; below
+  it, each other metric has a small panel.
   """
-  from matplotlib.backends.backend_agg import FigureCanvasAgg  # 1.2 s, and only needed at the end
+  from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes 1.2 s, needed at the end
   from matplotlib.figure import Figure
 
   names = [name for name in PANELS if name in curves]
@@ -37,7 +37,7 @@ def draw(path: pathlib.Path, curves: Mapping[str, Mapping]) -> pathlib.Path | No
   for at, name in enumerate(names):
     axes = figure.add_subplot(grid[len(tall) + at // 3, at % 3])
     _draw(axes, name, curves[name], last)
-    if at + 3 >= len(names):  # the lowest of its column
+    if at + 3 >= len(names):  # the lowest panel of its column
       axes.set_xlabel("step", fontsize=9)
   FigureCanvasAgg(figure).print_png(path / "curves.png")
   return path / "curves.png"
@@ -60,7 +60,7 @@ def _draw(axes, name, splits, last):
 
 
 def plain(axes) -> None:
-  """A grid behind, no frame above and on the right, small numbers: as all of our plots."""
+  """Gives a plot the project's style: a grid, no frame above and on the right, small numbers."""
   axes.grid(True, color="#e6e5e1", linewidth=0.6)
   axes.set_axisbelow(True)
   axes.spines[["top", "right"]].set_visible(False)

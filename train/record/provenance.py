@@ -1,4 +1,4 @@
-"""What made a run: command, config, code, packages, devices; and what of it is different now."""
+"""Describes what made a run: command, config, code, packages, devices; and what differs now."""
 
 import datetime
 import hashlib
@@ -10,14 +10,14 @@ import subprocess
 from collections.abc import Mapping, Sequence
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets")
-# Types in run.json of what `differences` reads of a start, and of its "git"
-FIELDS = dict(git=dict, versions=dict[str, str | None])
+# The types of a start's fields in run.json, and of the fields of its "git".
+FIELDS = dict(git=dict, versions=dict[str, str | None], after=int, steps=list[int])
 GIT = dict(commit=str, dirty=bool)
-MOST_PATCH = 1 << 20  # bytes of a patch that is kept
+PATCH_BYTES = 1 << 20  # a longer patch is cut
 
 
-def of_start(command: Sequence[str], config: str, devices: Sequence[str]) -> dict:
-  """One start of a run, fit for JSON; `config` is its config.json."""
+def describe_start(command: Sequence[str], config: str, devices: Sequence[str]) -> dict:
+  """Returns the record of one start of a run, as JSON holds it; `config` is its config.json."""
   return {
     "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     "command": list(command),
@@ -29,67 +29,68 @@ def of_start(command: Sequence[str], config: str, devices: Sequence[str]) -> dic
 
 
 def device_name(device) -> str:
-  """Of a jax.Device: `cpu:0`, and of an accelerator its kind too, without which a speed says
-  little: `NVIDIA H200, cuda:0`."""
+  """Returns the name of a jax.Device, with its kind if it is an accelerator: `cpu:0`, or
+  `NVIDIA H200, cuda:0`."""
   kind = device.device_kind
   return str(device) if kind == device.platform else f"{kind}, {device}"
 
 
 def versions() -> dict[str, str | None]:
-  """Name -> version of Python and of each of PACKAGES (None: not installed)."""
-  found = {"python": platform.python_version()}
+  """Returns name -> version of Python and of each of PACKAGES (None: not installed)."""
+  known = {"python": platform.python_version()}
   for name in PACKAGES:
     try:
-      found[name] = importlib.metadata.version(name)
+      known[name] = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-      found[name] = None
-  return found
+      known[name] = None
+  return known
 
 
 def git() -> dict | None:
-  """{"commit", "dirty"} of the checkout this file is in; None outside of git."""
+  """Returns {"commit", "dirty"} of this file's checkout, or None outside of git."""
   try:
     return {
-      "commit": _ask("rev-parse", "HEAD").strip(),
-      "dirty": bool(_ask("status", "--porcelain")),
+      "commit": _run_git("rev-parse", "HEAD").strip(),
+      "dirty": bool(_run_git("status", "--porcelain")),
     }
   except (OSError, subprocess.SubprocessError):
     return None
 
 
 def patch() -> str:
-  """What the checkout has that its commit has not, for `git apply`; new files by name alone."""
+  """Returns the checkout's uncommitted changes for `git apply`; new files are only named."""
   try:
-    new = _ask("ls-files", "--others", "--exclude-standard").splitlines()
-    text = "".join(f"# not in the commit: {name}\n" for name in new) + _ask("diff", "HEAD")
+    new = _run_git("ls-files", "--others", "--exclude-standard").splitlines()
+    text = "".join(f"# not in the commit: {name}\n" for name in new) + _run_git("diff", "HEAD")
   except (OSError, subprocess.SubprocessError):
     return ""
-  return text if len(text) <= MOST_PATCH else text[:MOST_PATCH] + "\n# ... cut here\n"
+  return text if len(text) <= PATCH_BYTES else text[:PATCH_BYTES] + "\n# ... cut here\n"
 
 
 def differences(start: Mapping) -> list[str]:
-  """In words, how what is here differs from what a start was made with."""
-  here, found = git(), []
+  """Returns a sentence for each difference between what is here and what made a start."""
+  here, sentences = git(), []
   there = start.get("git")
   if here and there and there.keys() >= GIT.keys():
     if here["commit"] != there["commit"]:
-      found.append(f"the code is commit {here['commit'][:12]}, then it was {there['commit'][:12]}")
+      sentences.append(
+        f"the code is commit {here['commit'][:12]}, before it was {there['commit'][:12]}"
+      )
     if here["dirty"] or there["dirty"]:
-      when = " and ".join(["now"] * here["dirty"] + ["then"] * there["dirty"])
-      found.append(f"the code has changes that are not committed, {when}")
+      when = " and ".join(["now"] * here["dirty"] + ["before"] * there["dirty"])
+      sentences.append(f"the code has uncommitted changes, {when}")
   for name, version in versions().items():
     before = (start.get("versions") or {}).get(name)
     if before != version:
-      found.append(f"{name} is {version}, then it was {before}")
-  return found
+      sentences.append(f"{name} is {version}, before it was {before}")
+  return sentences
 
 
-def _ask(*words):
+def _run_git(*words):
   root = pathlib.Path(__file__).parents[2]
-  # no optional locks: a status here must not make somebody's commit there fail
+  # Without optional locks, so that this status makes no concurrent commit fail.
   environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
   command = ["git", "-C", str(root), *words]
-  answer = subprocess.run(
+  return subprocess.run(
     command, capture_output=True, text=True, timeout=30, env=environment, check=True
-  )
-  return answer.stdout
+  ).stdout

@@ -1,4 +1,4 @@
-"""The folder of one run: what was asked, by whom it is in use, and refusal of another run's."""
+"""Opens the folder of a run: locks it, writes its config and run.json, refuses another run's."""
 
 import dataclasses
 import fcntl
@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from absl import logging
 from ml_collections import ConfigDict
@@ -15,22 +15,15 @@ from ml_collections import ConfigDict
 from train.common import json_files
 from train.common.errors import UserError, as_user_error, nearest
 from train.common.files import write_atomically
-from train.record import checksums, provenance
+from train.record import checksums, older, provenance
 from train.record.config import flat, frozen
 
-# What a run may go on with another value of: the numbers stay the same (up to rounding).
+# Settings that a run may go on with another value of, which changes no number (up to rounding).
 CHANGEABLE = (
   *("log_every", "tensorboard", "workers", "mesh", "parallelism", "microbatches", "max_skipped"),
-  "watchdog_seconds",
-  *("model.remat", "task.loss_chunks"),
+  *("watchdog_seconds", "model.remat", "task.loss_chunks"),
 )
-# Settings that came later, each with the value by which a run from before goes on as it went.
-ADDED = dict(ema=0.0, spike=3.0, skip_spikes=False, watchdog_seconds=600.0)
-ADDED |= {"model.name": "transformer"}
-ADDED_TO_DATA = {"on_bad_record": "error", "cutoff": 22}  # likewise, to `data` of each task
-# Names that settings had in older runs, and today's; IN_TASK: of a task or a part of a mixture.
-RENAMED = {"step": "parallelism"}
-RENAMED_IN_TASK = {"across": "cross_documents", "static": "fixed_masks"}
+LENGTH = ("steps", "patience")  # of a run; it may go on with others, and the schedule follows steps
 MADE_OF_DATA = ("tokenizer.json", "labels.json")
 
 
@@ -41,13 +34,25 @@ class Workdir:
   path: pathlib.Path
   primary: bool
   lock: int | None  # file descriptor; the kernel frees the lock with it, also on kill -9
+  steps_before: int | None = None  # `steps` of the config that made the latest checkpoint
+
+  @functools.cached_property
+  def last_step(self) -> int:
+    """The step of the latest checkpoint when it is first asked for, 0 if there is none."""
+    return max(checksums.steps(self.path / "checkpoints"), default=0)
+
+  @property
+  def raised_after(self) -> int:
+    """The last step after which a start raised `steps`, 0 if none did."""
+    planned = (start for start in starts(self.path) if start.get("steps"))
+    return max((x["after"] for x in planned if x["steps"][0] < x["steps"][-1]), default=0)
 
   def note(self, **facts) -> None:
-    """Adds to what run.json says of this start."""
+    """Adds facts to this start in run.json."""
     if self.primary:
-      told = starts(self.path)
-      told[-1].update(facts)
-      _write_starts(self.path, told)
+      noted = starts(self.path)
+      noted[-1].update(facts)
+      _write_starts(self.path, noted)
 
   def close(self) -> None:
     """Lets another process use the folder."""
@@ -69,10 +74,11 @@ def open_run(
   devices: Sequence[str] = (),
   primary: bool = True,
 ) -> Workdir:
-  """The folder of the run of `config`: made or continued, locked, this start in run.json.
+  """Makes or continues the folder of the run of `config`, and writes this start into run.json.
 
   Only the primary process locks and writes. Raises UserError where the folder is in use by a
-  living process, holds checkpoints of a run with another config, or can't be written to.
+  living process, holds checkpoints of a run with another config or of more steps, or can't be
+  written to.
   """
   path = pathlib.Path(path)
   if not primary:
@@ -82,14 +88,16 @@ def open_run(
     path.mkdir(parents=True, exist_ok=True)
     workdir = Workdir(path, True, _lock(path))
     try:
-      if any(checksums.is_step(found.name) for found in path.glob("checkpoints/*")):
-        _refuse_another(path, frozen(config), load_config(path))
+      if any(checksums.is_step(file.name) for file in path.glob("checkpoints/*")):
+        before = load_config(path)
+        _refuse_another(path, frozen(config), before)
+        workdir.steps_before = _steps_before(workdir, before)
       else:  # nothing of it is worth keeping, and what it made of its data may not fit
         for name in MADE_OF_DATA:
           (path / name).unlink(missing_ok=True)
       checksums.set_damaged_aside(path)
       write_atomically(path / "config.json", text)
-      _note_start(path, command, text, devices)
+      _note_start(workdir, command, config, devices)
     except BaseException:
       workdir.close()
       raise
@@ -101,69 +109,34 @@ def open_run(
 
 
 def load_config(path: str | os.PathLike) -> ConfigDict:
-  """The locked config of the run in the folder `path`, equal to the one `flags.load` gave it.
+  """Returns the locked config of the run in the folder `path`, as `config.load` returned it.
 
-  JSON knows one kind of sequence: all come back as tuples, which `flags.load` makes of them too.
-  Raises UserError where `path` holds no run.
+  JSON has one kind of sequence: lists are tuples in it. Raises UserError where `path` holds no run.
   """
   path = pathlib.Path(path)
   file = path / "config.json"
   if not file.is_file():
     raise UserError(_no_run(path))
   with as_user_error(f"{file}: no config is in it; restore or remove it"):
-    return frozen(upgraded(json_files.read(file)))
-
-
-def upgraded(config: dict) -> dict:
-  """Returns the config of an older run with the names that its settings have today."""
-
-  def renamed(section, names):
-    return {names.get(key, key): value for key, value in section.items()}
-
-  config = renamed(config, RENAMED)
-  if "task" in config:
-    task = config["task"] = renamed(config["task"], RENAMED_IN_TASK)
-    if "parts" in task:
-      task["parts"] = {k: renamed(part, RENAMED_IN_TASK) for k, part in task["parts"].items()}
-  return config
-
-
-def added(keys: Iterable[str]) -> dict[str, object]:
-  """Those of a config's dotted keys that came later, with the value by which a run from before
-  goes on."""
-  return {
-    key: ADDED[key] if key in ADDED else ADDED_TO_DATA[name]
-    for key, (_, data, name) in ((key, key.rpartition(".data.")) for key in keys)
-    if key in ADDED or (data and name in ADDED_TO_DATA)
-  }
-
-
-def completed(config: ConfigDict) -> ConfigDict:
-  """The config of a run from before, with the settings that came later."""
-  plain, known = config.to_dict(), flat(config)
-  for key, value in ADDED.items():
-    if key not in known:
-      *sections, last = key.split(".")
-      functools.reduce(dict.__getitem__, sections, plain)[last] = value
-  return frozen(plain)
+    return frozen(older.upgrade(json_files.read(file)))
 
 
 def starts(path: str | os.PathLike) -> list[dict]:
-  """What the run.json in the folder `path` tells of each start; none where it is not there."""
+  """Returns the starts in the run.json of the folder `path`, none where there is no such file."""
   file = pathlib.Path(path) / "run.json"
   if not file.exists():
     return []
-  found = json_files.read(file).get("starts")
-  if not json_files.fits(found, list[dict]):
+  listed = json_files.read(file).get("starts")
+  if not json_files.fits(listed, list[dict]):
     raise UserError(f"{file}: not a run.json (starts is no list); restore or remove it")
-  for start in found:
+  for start in listed:
     json_files.check(start, file, provenance.FIELDS)
     json_files.check(start.get("git") or {}, f"{file}: git", provenance.GIT)
-  return found
+  return listed
 
 
 def config_json(config: ConfigDict) -> str:
-  """Canonical JSON of `config`: keys sorted, two spaces; UserError for a value JSON can't hold."""
+  """Returns `config` as JSON, keys sorted; raises UserError for a value that JSON can't hold."""
   plain = frozen(config)
   for key, value in flat(plain).items():
     try:
@@ -177,8 +150,25 @@ def config_json(config: ConfigDict) -> str:
   return json.dumps(plain.to_dict(), indent=2, sort_keys=True) + "\n"
 
 
+def again(path: str | os.PathLike) -> ConfigDict:
+  """Returns the config of the run in `path`, to be run again elsewhere.
+
+  Logs what differs from its starts. Raises UserError where `path` holds no run.
+  """
+  config = older.complete(load_config(path))
+  for start in starts(path):
+    before, now = start.get("steps") or (0, 0)
+    if before != now:
+      after = start["after"]
+      logging.warning("--rerun %s: steps was %d until step %d, then %d", path, before, after, now)
+  for start in starts(path)[-1:]:
+    for difference in provenance.differences(start):
+      logging.warning("--rerun %s: %s", path, difference)
+  return config
+
+
 def _lock(path):
-  """A descriptor of the held lock; UserError where a living process holds it."""
+  """Returns a descriptor of the held lock; raises UserError where a living process holds it."""
   lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
   try:
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -196,32 +186,50 @@ def _lock(path):
 
 
 def _refuse_another(path, here, there):
-  """UserError with the settings that differ, where one of them is not CHANGEABLE."""
+  """Raises UserError for settings that differ and are not CHANGEABLE, or fewer steps than done."""
   here, there = flat(here), flat(there)
-  there = added(here) | there
+  there = older.defaults(here) | there
   missing = object()
   keys = [
     key
     for key in sorted(here.keys() | there.keys())
     if repr(here.get(key, missing)) != repr(there.get(key, missing))
-    and not any(f"{key}.".startswith(f"{one}.") for one in CHANGEABLE)
+    and not any(f"{key}.".startswith(f"{name}.") for name in CHANGEABLE + LENGTH)
   ]
+  done = max(checksums.steps(path / "checkpoints"), default=0)
+  if not keys and here.get("steps", done) < done:
+    raise UserError(
+      f"{path}: steps is {here['steps']}, and {done} are done: set it to {done} or more, or use"
+      " another --workdir"
+    )
   if not keys:
     return
-  shown = [("key", "here", "there")]
+  rows = [("key", "here", "there")]
   for key in keys:
-    shown.append((key, *(repr(side[key]) if key in side else "(absent)" for side in (here, there))))
-  wide = [max(len(row[column]) for row in shown) for column in (0, 1)]
-  table = "\n".join(f"  {a:<{wide[0]}}  {b:<{wide[1]}}  {c}" for a, b, c in shown)
+    rows.append((key, *(repr(side[key]) if key in side else "(absent)" for side in (here, there))))
+  wide = [max(len(row[column]) for row in rows) for column in (0, 1)]
+  table = "\n".join(f"  {a:<{wide[0]}}  {b:<{wide[1]}}  {c}" for a, b, c in rows)
   raise UserError(
     f"{path}: holds another run; settings that differ (here: this command, there: the folder):\n"
     f"{table}\nUse another --workdir, or the same settings"
   )
 
 
-def _note_start(path, command, config, devices):
-  before = starts(path)
-  start = provenance.of_start(command, config, devices)
+def _steps_before(workdir, config) -> int | None:
+  """Returns `steps` of the start that made the latest checkpoint; `config` is that of the last."""
+  planned = [start for start in starts(workdir.path) if start.get("steps")]
+  if not planned or not workdir.last_step:
+    return config.get("steps")
+  before, now = planned[-1]["steps"]
+  return now if planned[-1]["after"] < workdir.last_step else before  # it may have saved nothing
+
+
+def _note_start(workdir, command, config, devices):
+  path, before = workdir.path, starts(workdir.path)
+  start = provenance.describe_start(command, config_json(config), devices)
+  start["after"] = workdir.last_step
+  if "steps" in config:
+    start["steps"] = [workdir.steps_before or config.steps, config.steps]
   if start["git"] and start["git"]["dirty"] and (text := provenance.patch()):
     start["git"]["patch"] = f"patches/{len(before) + 1}.patch"
     (path / "patches").mkdir(exist_ok=True)
@@ -229,18 +237,8 @@ def _note_start(path, command, config, devices):
   _write_starts(path, [*before, start])
 
 
-def _write_starts(path, told):
-  write_atomically(path / "run.json", json.dumps({"starts": told}, indent=2) + "\n")
-
-
-def again(path: str | os.PathLike) -> ConfigDict:
-  """The config of the run in `path`, to be run again elsewhere; the log says what is different from
-  when it was last started. UserError where `path` holds no run."""
-  config = completed(load_config(path))
-  for start in starts(path)[-1:]:
-    for told in provenance.differences(start):
-      logging.warning("--rerun %s: %s", path, told)
-  return config
+def _write_starts(path, listed):
+  write_atomically(path / "run.json", json.dumps({"starts": listed}, indent=2) + "\n")
 
 
 def _no_run(path):
@@ -249,6 +247,6 @@ def _no_run(path):
   else:
     problem = "holds no run (config.json is not in it)"
   near = path if path.is_dir() else path.parent
-  runs = {found.parent.name: found.parent for found in sorted(near.glob("*/config.json"))}
+  runs = {file.parent.name: file.parent for file in sorted(near.glob("*/config.json"))}
   close = nearest(path.name, runs) or next(iter(runs), None)
   return f"{path}: {problem}" + (f"; did you mean {runs[close]}?" if close else "")

@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl, TensorBoard files, a progress bar or lines, curves.png."""
+"""Writes what a run logs: metrics.jsonl, TensorBoard files, a progress bar or lines, curves.png."""
 
 import json
 import math
@@ -15,9 +15,9 @@ from train.common.errors import UserError
 from train.common.files import write_atomically
 from train.record import curves
 
-# On every line of metrics.jsonl, and its type; time in seconds since 1970.
+# The fields of every line of metrics.jsonl, with their types; time is in seconds since 1970.
 FIXED = dict(step=int, split=str, time=float)
-# The order of the metrics on the screen and their names there; the others follow as they come.
+# The first metrics on the screen in their order, with their names there; the others follow.
 SCREEN = {
   "loss": "loss",
   "accuracy": "accuracy",
@@ -25,15 +25,17 @@ SCREEN = {
   "chrf": "chrf",
   "exact_match": "exact match",
   "tokens_per_second": "tokens/s",
+  "step_ms": "ms/step",
+  "mfu": "mfu",
   "learning_rate": "lr",
   "grad_norm": "grad norm",
   "perplexity": "ppl",
 }
-COLUMNS = 100  # a training line is cut to it, whole metrics at a time
+COLUMNS = 110  # a training line leaves out the last metrics beyond it
 
 
 class Writer:
-  """Tells files and screen what `write` is given; nothing where the process is not primary."""
+  """The files and the screen of a run's metrics. A process that is not primary writes nothing."""
 
   def __init__(
     self,
@@ -45,22 +47,22 @@ class Writer:
     total_steps: int | None = None,
     tensorboard: bool = True,
   ):
-    """A writer that goes on after `start_step`: what is in metrics.jsonl from later is dropped.
+    """Drops the lines of metrics.jsonl after `start_step`, and goes on from there.
 
-    progress: a live bar instead of lines; None means if stderr is a terminal.
+    progress: shows a live bar instead of lines; None: if stderr is a terminal.
     """
     self.path, self.primary, self.total_steps = pathlib.Path(workdir), primary, total_steps
     self.board = self.bar = None
-    self.pace = None  # (step, seconds) of the first training line: compiling is over by then
+    self.pace = None  # (step, seconds) of the first training line, after compilation
     if not primary:
       return
     for name in ("metrics.jsonl", "skipped.jsonl"):
       drop_after(self.path / name, start_step)
     self.lines = open(self.path / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
     if tensorboard:
-      # purge_step: TensorBoard forgets what an earlier start wrote after its last checkpoint
+      # TensorBoard drops what an earlier start wrote after its last checkpoint.
       purge = start_step + 1 if start_step else 0
-      # the suffix keeps two starts in the same second from sharing a file
+      # The suffix gives two starts in the same second a file each.
       self.board = SummaryWriter(
         str(self.path / "tensorboard"),
         purge_step=purge,
@@ -71,16 +73,16 @@ class Writer:
       self.bar, self.task = _bar(start_step, total_steps)
 
   def write(self, step: int, split: str, values: dict[str, float]) -> None:
-    """Adds a line to metrics.jsonl, a point to each TensorBoard curve `split/name`, and shows it.
+    """Adds a line to metrics.jsonl and a point to each TensorBoard curve `split/name`; shows it.
 
-    JSON has no nan and no infinity: they are written as "nan", "inf", "-inf", and `read_metrics`
-    gives floats again. Raises ValueError for a metric called step, split or time.
+    NaN and infinity, which JSON lacks, are written as "nan", "inf", "-inf"; `read_metrics` returns
+    them as floats. Raises ValueError for a metric called step, split or time.
     """
     if not self.primary:
       return
     values = {name: float(value) for name, value in values.items()}
     if taken := values.keys() & FIXED.keys():
-      raise ValueError(f"no metric can be called {min(taken)}: every line has that already")
+      raise ValueError(f"no metric can be called {min(taken)}: every line has that field")
     line = {"step": int(step), "split": split, "time": round(time.time(), 3)}
     line |= {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
     self.lines.write(json.dumps(line, allow_nan=False) + "\n")
@@ -91,7 +93,7 @@ class Writer:
     self._show(step, split, values)
 
   def close(self) -> None:
-    """Ends bar and files and draws curves.png; a second close does nothing."""
+    """Ends the bar, closes the files and draws curves.png; a second close does nothing."""
     if not self.primary or self.lines.closed:
       return
     self.lines.close()
@@ -101,10 +103,17 @@ class Writer:
       self.board.close()
     curves.draw(self.path, by_metric(read_metrics(self.path)))
 
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self.close()
+
   def _show(self, step, split, values):
     left = self._left(step) if split == "train" else ""
     if self.bar and split == "train":
-      shown = {name: values[name] for name in ("loss", "tokens_per_second") if name in values}
+      names = ("loss", "tokens_per_second", "step_ms", "mfu")
+      shown = {name: values[name] for name in names if name in values}
       self.bar.update(self.task, completed=step, values="  ".join(_words(shown)), left=left)
       return
     line = text_line(step, self.total_steps, split, values, left)
@@ -124,9 +133,9 @@ class Writer:
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict]:
-  """The lines of a metrics.jsonl (or of the one in the folder `path`) in order; values are floats.
+  """Returns the lines of a metrics.jsonl, or of the one in the folder `path`; values are floats.
 
-  A last line cut off by a kill is left out. Raises UserError for any other that is not JSON.
+  A last line that a kill cut off is left out. Raises UserError for any other line that is broken.
   """
   path = pathlib.Path(path)
   path = path / "metrics.jsonl" if path.is_dir() else path
@@ -141,25 +150,27 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
 
 
 def by_metric(lines: Sequence[dict]) -> dict[str, dict]:
-  """{metric: {split: ([steps], [values])}} of what is finite in lines of metrics.jsonl."""
-  found = {}
+  """Returns {metric: {split: ([steps], [values])}}, the finite values in lines of metrics.jsonl."""
+  curves = {}
   for line in lines:
     for name, value in line.items():
       if name not in FIXED and math.isfinite(value):
-        steps, values = found.setdefault(name, {}).setdefault(line["split"], ([], []))
+        steps, values = curves.setdefault(name, {}).setdefault(line["split"], ([], []))
         steps.append(line["step"])
         values.append(value)
-  return found
+  return curves
 
 
 def started_between(before: dict, line: dict) -> bool:
-  """Whether the run was started again between two of training's lines: compilations are counted
-  from the start of the process."""
+  """Returns whether the run was started again between two training lines.
+
+  Compilations are counted from the start of a process.
+  """
   return line.get("compiles", 0) < before.get("compiles", 0)
 
 
 def drop_after(path: pathlib.Path, step: int) -> None:
-  """Leaves in `path`, lines of JSON, those up to `step`: none for 0, a run that starts."""
+  """Removes the lines of JSON in `path` after `step`; all of them for 0, a run that starts."""
   if not path.exists():
     return
   before = path.read_text(encoding="utf-8", errors="replace")
@@ -171,7 +182,10 @@ def drop_after(path: pathlib.Path, step: int) -> None:
 
 
 def text_line(step: int, total: int | None, split: str, values: dict, left: str = "") -> str:
-  """`step  100/2000  train  loss 1.234  ...  3m20s left`; a training line has at most COLUMNS."""
+  """Returns `step  100/2000  train  loss 1.234  ...  3m20s left`.
+
+  A training line has at most COLUMNS characters.
+  """
   count = f"{step:>{len(str(total))}}/{total}" if total else str(step)
   start = f"step {count}  {split:<10}"
   words = _words(values)
@@ -182,7 +196,7 @@ def text_line(step: int, total: int | None, split: str, values: dict, left: str 
 
 
 def number(value: float) -> str:
-  """A few digits of `value`: 12,345 or 1.234 or 0.0021 or 2.0e-05."""
+  """Returns a few digits of `value`: 12,345 or 1.234 or 0.0021 or 2.0e-05."""
   if not math.isfinite(value) or (value == int(value) and abs(value) < 1e9):
     return f"{value:,.0f}"
   if abs(value) < 1e-3 or abs(value) >= 1e9:
@@ -191,7 +205,7 @@ def number(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-  """`45s`, `3m20s`, `2h05m` or `1d04h`."""
+  """Returns `45s`, `3m20s`, `2h05m` or `1d04h`."""
   seconds = round(seconds)
   for size, unit, part, below in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
     if seconds >= size:
@@ -206,16 +220,18 @@ def _words(values):
 
 
 def _parsed(path, texts, check):
-  """(text, line) of each line; the last one may be half-written and is then left out. `check(line)`
-  raises UserError or ValueError for a line that is none."""
-  for at, text in enumerate(texts, 1):
+  """Yields (text, line) of each line, but for a last one that is half-written.
+
+  `check(line)` raises UserError or ValueError for a broken line.
+  """
+  for number, text in enumerate(texts, 1):
     try:
       line = json_files.parsed(text, "it")
       check(line)
     except (UserError, ValueError) as error:
-      if at == len(texts):
+      if number == len(texts):
         return
-      raise UserError(f"{path} line {at}: {error}; mend or remove that line") from error
+      raise UserError(f"{path} line {number}: {error}; mend or remove that line") from error
     yield text, line
 
 
@@ -231,7 +247,7 @@ def _has_metrics(line):
 
 
 def _bar(start_step, total_steps):
-  """A bar on stderr with step/total, loss, tokens/s and time left; and its task."""
+  """Returns a bar on stderr with step/total, some metrics and the time left; and its task."""
   from rich import progress
   from rich.console import Console
 

@@ -8,45 +8,35 @@ import jax.numpy as jnp
 from absl import logging
 
 from train.common.errors import UserError
-from train.data import documents, sources
-from train.data.tokenizer import Tokenizer
-from train.tasks import requests, seq2seq
+from train.data import documents
+from train.tasks.base import Rows
+from train.tasks.seq2seq import DecoderTask, Decoding, continued, search
+
+SAMPLED = Decoding(
+  beam=1, length_penalty=0.0, temperature=0.8, max_len_ratio=0.0, max_len_extra=200
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Causal:
+class Causal(DecoderTask):
   """Learns each token of a window given those before it.
 
   prefix: a random first part of each window is seen whole and not learned (prefix LM, Raffel et al.
   2020, figure 4).
   """
 
-  data: Mapping  # train/data/sources.py; examples have a "text"
-  tokenizer: Tokenizer
-  target_len: int
+  target_len: int = 128
   cross_documents: bool = True  # windows run over the ends of documents
   prefix: bool = False
   seed: int = 0  # of the prefixes
-  pack: bool = True
-  label_smoothing: float = 0.0
-  z_loss: float = 0.0
-  loss_chunks: int = 1  # parts of a row whose logits are made one after another, to save memory
-  decoding: Mapping = dataclasses.field(default_factory=dict)
-  decode_batch: int = 32
+  decoding: Mapping | Decoding = SAMPLED
 
-  has_score = False
-  source_len = 0
+  hf_kind = "causal"
+  loss_name = "causal"
 
   @property
-  def loss_key(self) -> tuple:
-    return seq2seq.loss_key(self, "causal")
-
-  @property
-  def max_positions(self) -> int:
-    return self.target_len + seq2seq.longest_output(self.settings(), self.target_len)
-
-  def examples(self, split):
-    return sources.open_split(self.data, split, ("text",))
+  def max_positions(self):
+    return self.target_len + self.decoding.longest(self.target_len)
 
   def items(self, split):
     tokens = documents.Tokens(self.examples(split), self.tokenizer)
@@ -54,54 +44,47 @@ class Causal:
     return documents.Windows(tokens, self.target_len, objective, self.cross_documents, self.seed)
 
   def loss(self, model, batch, key):
-    """With `bits_per_byte`, which compares across tokenizers."""
-    sums = seq2seq.loss(self, model, batch, key)
+    """Adds `bits_per_byte`, which compares across tokenizers."""
+    sums = super().loss(model, batch, key)
     bytes_V = jnp.asarray(self.tokenizer.byte_lengths, jnp.float32)
     num_bytes = (bytes_V[batch["labels"]] * batch["weights"]).sum()
     return sums | {"bits_per_byte": (sums["nll"][0] / math.log(2), num_bytes)}
 
-  def settings(self, **changes):
-    return seq2seq.settings(self.decoding, "causal", changes)
-
-  def example(self, text):
-    """The beginning of a text."""
-    return {"text": text}
-
   def requests(self, examples):
-    """Prompts behind what begins a text, or the start alone; of a long one the end is read, and how
-    many are long is logged."""
+    """Returns prompts with the tokens that begin a text in front, or the start token alone. A long
+    prompt loses its beginning, and the log reports how many are long."""
     roles = self.tokenizer.roles
     rows = self.tokenizer.encode_batch([example["text"] for example in examples])
-    room = self.target_len - len(roles.first)
-    if long := sum(len(ids) > room for ids in rows):
+    length = self.target_len - len(roles.first)
+    if long := sum(len(ids) > length for ids in rows):
       logging.warning(
         "of %d inputs, %d are longer than task.target_len=%d tokens with bos: their end is read",
-        *(len(rows), long, self.target_len),
+        len(rows),
+        long,
+        self.target_len,
       )
-    framed = [[*roles.first, *ids[max(len(ids) - room, 0) :]] for ids in rows]
-    return requests.Rows([row or [roles.start] for row in framed])
+    framed = [[*roles.first, *ids[max(len(ids) - length, 0) :]] for ids in rows]
+    return Rows([row or [roles.start] for row in framed])
 
   def predict(self, model, batch, settings):
     prompt_BS, length_B = batch["source"], batch["source_segments"].sum(1)
     length_B = jnp.maximum(length_B, 1)  # a row of padding
-    max_len = seq2seq.longest_output(settings, prompt_BS.shape[1])
+    max_len = settings.longest(prompt_BS.shape[1])
     limit_B = settings.max_len_ratio * length_B + settings.max_len_extra
     cache = model.init_cache(len(prompt_BS), prompt_BS.shape[1] + max_len)
-    read = seq2seq.prefill_whole if self.prefix else seq2seq.prefill
-    cache, last_B = read(model, cache, prompt_BS, length_B)
+    cache, last_B = model.prefill(prompt_BS, length_B, cache, prefix=self.prefix)
     roles = self.tokenizer.roles
-    return seq2seq.search(model, cache, batch["row"], settings, max_len, limit_B, roles, last_B)
+    return search(model, cache, batch["row"], settings, max_len, limit_B, roles, last_B)
 
-  def outputs(self, examples, asked, predictions, settings):
-    """The text that was given and what follows it."""
-    del asked, settings
+  def outputs(self, examples, requests, predictions, settings):
+    """Returns the texts that were given, with their continuations."""
+    del requests, settings
     return [
-      seq2seq.continued(prediction, self.tokenizer, example["text"])
+      continued(prediction, self.tokenizer, example["text"])
       for example, prediction in zip(examples, predictions)
     ]
 
-  def render(self, output, *, scores, colour):
-    return seq2seq.render(output, scores=scores, colour=colour)
-
-  def score(self, outputs, examples):
-    raise UserError("a language model has a loss and no score: set evaluate.decode_every=0")
+  def hugging_face(self):
+    if self.prefix:
+      raise UserError("task.prefix: no causal model of transformers sees a prefix whole")
+    return super().hugging_face()

@@ -1,54 +1,38 @@
-"""A vector for each text, by an encoder without a head: to compare texts by. It only predicts."""
+"""A vector for each text, by an encoder without a head, to compare texts. It only predicts."""
 
 import dataclasses
-from collections.abc import Mapping
 
 import jax.numpy as jnp
 
 from train.common.errors import UserError, choose
-from train.data.tokenizer import Tokenizer
-from train.tasks import requests
+from train.tasks.base import Base, Rows
 from train.tasks.classification import POOLS
-from train.tasks.encoder import encode
+from train.tasks.protocol import encode
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Embedding:
+class Embedding(Base):
   """The state of a text's first token or the mean of all, of length 1 (Reimers & Gurevych 2019)."""
 
-  data: Mapping
-  tokenizer: Tokenizer
-  source_len: int  # tokens that are read of a text, with those that frame it
+  source_len: int = 128  # tokens that are read of a text, special ones included
   pool: str = "mean"
   normalize: bool = True
   pack: bool = False
-  decode_batch: int = 32
 
-  has_score = False
-  target_len = 0
   loss_key = ("embedding",)
 
   def __post_init__(self):
+    super().__post_init__()
     choose(POOLS, self.pool, "task.pool")
-
-  @property
-  def max_positions(self) -> int:
-    return self.source_len
 
   def items(self, split):
     raise UserError(f"an embedding has nothing to learn from ({split}): it only predicts")
 
-  def settings(self, **changes):
-    return requests.changed(requests.Settings(), "embedding", changes)
-
-  def example(self, text):
-    return {"text": text}
-
   def requests(self, examples):
     roles = self.tokenizer.roles
-    room = self.source_len - len(roles.first) - 1
+    length = self.source_len - len(roles.first) - 1
     rows = self.tokenizer.encode_batch([example["text"] for example in examples])
-    return requests.Rows([[*roles.first, *ids[:room], roles.eos] for ids in rows])
+    return Rows([[*roles.first, *ids[:length], roles.eos] for ids in rows])
 
   def predict(self, model, batch, settings):
     del settings
@@ -61,12 +45,8 @@ class Embedding:
       x_BD = x_BD / jnp.maximum(jnp.linalg.norm(x_BD, axis=-1, keepdims=True), 1e-12)
     return {"embedding": x_BD}
 
-  def outputs(self, examples, asked, predictions, settings):
-    """`embedding`, a list of numbers; `text` is the same with blanks between."""
-    del examples, asked, settings
+  def outputs(self, examples, requests, predictions, settings):
+    """Returns `embedding`, a list of numbers, and the same with blanks between as `text`."""
+    del examples, requests, settings
     rows = [prediction["embedding"].tolist() for prediction in predictions]
     return [dict(text=" ".join(map("{:.6f}".format, row)), embedding=row) for row in rows]
-
-  def render(self, output, *, scores, colour):
-    del scores, colour
-    return output["text"]

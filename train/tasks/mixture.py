@@ -2,25 +2,25 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from absl import logging
 
 from train.common.errors import NoSplit, UserError, choose
-from train.data.mixed import Mixed
+from train.data.mixed_items import MixedItems
 from train.data.tokenizer import Tokenizer
+from train.tasks.protocol import HuggingFace, Task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mixture:
-  """Items of all parts, each at its rate, share rows.
+  """Items of all parts, each with its share, in the same rows.
 
-  Evaluation takes the parts that have the split. What the mixture does not say itself (loss,
-  prediction) is its part `main`'s.
+  Evaluation takes the parts that have the split. What the mixture does not define itself (loss,
+  head, prediction) is its part `main`'s.
   """
 
   main: str
-  parts: Mapping[str, Any]  # name -> task
+  parts: Mapping[str, Task]
   shares: Mapping[str, float]  # they need not add up to 1
   tokenizer: Tokenizer
   source_len: int = 0
@@ -31,7 +31,7 @@ class Mixture:
     choose(self.parts, self.main, "task.main")
     for name, share in self.shares.items():
       if not share > 0:
-        raise UserError(f"task.parts.{name}.share is {share}: more than 0")
+        raise UserError(f"task.parts.{name}.share is {share}: it must be more than 0")
     main = self.parts[self.main]
     for name, part in self.parts.items():
       if part.loss_key != main.loss_key:
@@ -50,32 +50,43 @@ class Mixture:
     return max(part.max_positions for part in self.parts.values())
 
   @property
+  def prefix(self) -> bool:
+    return any(part.prefix for part in self.parts.values())
+
+  @property
   def has_score(self) -> bool:
     return any(part.has_score for part in self.parts.values())
 
   def items(self, split):
-    found, missing = self._having(split, lambda part: part.items(split))
+    items, missing = self._having(split, lambda part: part.items(split))
     if missing and split == "train":
       raise next(iter(missing.values()))
     if missing:
       logging.warning("task.parts without a split %r are left out: %s", split, ", ".join(missing))
-    return Mixed(found, {name: self.shares[name] for name in found})
+    return MixedItems(items, {name: self.shares[name] for name in items})
 
-  def scored_parts(self, split) -> dict[str, Any]:
-    """The parts that have a score and the split; `main` is called "", as its metrics keep their
-    plain names, which a config's best_metric means."""
-    there, _ = self._having(split, lambda part: part.examples(split))
-    scored = {name: part for name, part in self.parts.items() if part.has_score and name in there}
-    return {"" if name == self.main else name: part for name, part in scored.items()}
+  def scored_parts(self, split):
+    """Returns the parts that have a score and the split, `main` under "": its metrics keep their
+    plain names, which a config's best_metric names."""
+    examples, _ = self._having(split, lambda part: part.examples(split))
+    return {
+      "" if name == self.main else name: part
+      for name, part in self.parts.items()
+      if part.has_score and name in examples
+    }
 
-  def _having(self, split, of: Callable) -> tuple[dict, dict[str, NoSplit]]:
-    """`of` each part that has the split, and why the others have not; NoSplit if none has."""
-    found, missing = {}, {}
+  def hugging_face(self) -> HuggingFace:
+    return HuggingFace("")
+
+  def _having(self, split, get: Callable) -> tuple[dict, dict[str, NoSplit]]:
+    """Returns `get(part)` of each part that has the split, and the others' errors; raises NoSplit
+    if none has it."""
+    values, missing = {}, {}
     for name, part in self.parts.items():
       try:
-        found[name] = of(part)
+        values[name] = get(part)
       except NoSplit as error:
         missing[name] = error
-    if not found:
+    if not values:
       raise next(iter(missing.values()))
-    return found, missing
+    return values, missing

@@ -1,4 +1,4 @@
-"""What tasks of an encoder-decoder (or a decoder alone) share: loss, decoding, outputs."""
+"""The base of tasks with a decoder: it learns by teacher forcing and predicts by search."""
 
 import dataclasses
 import math
@@ -12,27 +12,27 @@ from absl import logging
 from model import decoding, layers
 from train import losses
 from train.common.errors import UserError, choose
+from train.data.roles import Roles
 from train.data.tokenizer import Tokenizer
-from train.data.vocabulary import Roles
-from train.tasks.encoder import encode
-from train.tasks.requests import Rows, changed
+from train.tasks.base import Base, Rows, Settings, option
+from train.tasks.protocol import HuggingFace, encode
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Decoding:
-  """How outputs are searched; static under jit. temperature 0: beam search (greedy with 1 beam)."""
+class Decoding(Settings):
+  """How outputs are searched: by beams (greedily with one), or by sampling with a temperature."""
 
-  beam: int = 4
-  length_penalty: float = 0.6
-  penalty: str = "wu"  # what its power is of: see model/decoding.py's PENALTIES
-  stop: str = "exact"  # when beams end: see `beam_search` there
-  temperature: float = 0.0  # above 0: sampling
-  top_k: int = 0  # 0: all
-  top_p: float = 1.0
-  nbest: int = 1
-  max_len_ratio: float = 1.0  # an output has at most ratio * source + extra tokens, eos included
-  max_len_extra: int = 50
-  seed: int = 0
+  beam: int = option(4, "beams; 1: greedy")
+  length_penalty: float = option(0.6, "exponent of the length penalty (Wu et al. 2016); 0: none")
+  penalty: str = option("wu", f"base of that exponent: {', '.join(decoding.PENALTIES)}")
+  stop: str = option("exact", f"when beam search ends: {', '.join(decoding.STOPS)}")
+  temperature: float = option(0.0, "above 0: sampling in place of beams")
+  top_k: int = option(0, "sampling from so many of the likeliest tokens; 0: from all")
+  top_p: float = option(1.0, "sampling from the likeliest tokens of this total probability")
+  nbest: int = option(1, "outputs for each input")
+  max_len_ratio: float = option(1.0, "tokens of an output for each token of its source, at most")
+  max_len_extra: int = option(50, "tokens of an output beside those of max_len_ratio, with eos")
+  seed: int = option(0, "seed of sampling")
 
   def __post_init__(self):
     if self.beam < 1 or self.nbest < 1 or (not self.temperature and self.nbest > self.beam):
@@ -42,66 +42,110 @@ class Decoding:
     if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
       raise UserError("temperature and top_k must be at least 0, top_p in (0, 1]")
 
-  def tag(self) -> list[str]:
-    """What to name a file of outputs by."""
+  def tag(self):
     return ["sampled"] if self.temperature else [f"beam{self.beam}"]
 
-
-def loss(task, model, batch, key):
-  """Cross-entropy of `labels` given `inputs` and, if there is one, `source`, with the task's
-  label_smoothing, z_loss and loss_chunks."""
-  encoder_key, decoder_key = layers.split(key, 2)
-  memory_BSD = encode(model, batch, encoder_key) if "source" in batch else None
-  x_BTD = model.decode(
-    batch["inputs"],
-    memory_BSD,
-    batch.get("source_segments"),
-    batch["segments"],
-    batch["positions"],
-    decoder_key,
-    prefix=batch.get("prefix"),
-  )
-  return losses.chunked(
-    model.logits,
-    x_BTD,
-    batch["labels"],
-    batch["weights"],
-    task.loss_chunks,
-    label_smoothing=task.label_smoothing,
-    z_loss=task.z_loss,
-  )
+  def longest(self, source_len: int) -> int:
+    """Returns the most tokens of an output for a source of `source_len` tokens."""
+    return math.ceil(self.max_len_ratio * source_len + self.max_len_extra)
 
 
-def loss_key(task, name: str) -> tuple:
-  """What tasks that share a loss have alike."""
-  return (name, task.label_smoothing, task.z_loss, task.loss_chunks)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecoderTask(Base):
+  """Tokens from a decoder, with an encoder unless source_len is 0. A subclass adds `items` and
+  `requests`; what is here is for one output to each example, the target alone."""
+
+  label_smoothing: float = 0.0
+  z_loss: float = 0.0
+  loss_chunks: int = 1  # parts of a row whose logits are computed one by one, to save memory
+  decoding: Mapping | Decoding = Decoding()
+
+  settings_class = Decoding
+  hf_kind = "translation"
+  loss_name = "text to text"  # tasks with another loss have another name
+
+  @property
+  def loss_key(self):
+    return (self.loss_name, self.label_smoothing, self.z_loss, self.loss_chunks)
+
+  @property
+  def max_positions(self):
+    output = len(self.tokenizer.roles.target_first) + self.decoding.longest(self.source_len)
+    return max(self.source_len, self.target_len, output)
+
+  def loss(self, model, batch, key):
+    """Returns the cross-entropy of `labels` given `inputs` and `source`, if there is one."""
+    encoder_key, decoder_key = layers.split(key, 2)
+    memory_BSD = encode(model, batch, encoder_key) if "source" in batch else None
+    x_BTD = model.decode(
+      batch["inputs"],
+      memory_BSD,
+      batch.get("source_segments"),
+      batch["segments"],
+      batch["positions"],
+      decoder_key,
+      prefix=batch.get("prefix"),
+    )
+    return losses.chunked(
+      model.logits,
+      x_BTD,
+      batch["labels"],
+      batch["weights"],
+      self.loss_chunks,
+      label_smoothing=self.label_smoothing,
+      z_loss=self.z_loss,
+    )
+
+  def settings(self, **changes) -> Decoding:
+    """Returns the config's decoding with `changes`, where beams exclude sampling; raises UserError
+    for a change that has no effect."""
+    if "beam" in changes and "temperature" not in changes:
+      changes = {**changes, "temperature": 0.0}
+    settings = self.decoding.changed(changes, self)
+    if settings.temperature:
+      useless, how = ("beam", "length_penalty", "penalty", "stop"), "samples (temperature above 0)"
+    else:
+      useless, how = ("top_k", "top_p", "seed"), "does not sample (temperature 0)"
+    for key in changes:
+      if key in useless:
+        raise UserError(f"--{key} has no use, as decoding {how}: change that with --temperature")
+    return settings
+
+  def predict(self, model, batch, settings):
+    """Returns what follows each source [B, S]: tokens [B, N, T], scores [B, N], lengths [B, N]."""
+    roles, source_BS, segments_BS = self.tokenizer.roles, batch["source"], batch["source_segments"]
+    limit_B = settings.max_len_ratio * segments_BS.sum(1) + settings.max_len_extra
+    max_len = settings.longest(source_BS.shape[1])
+    first = roles.target_first if roles.force else ()
+    forced, rows = np.asarray([roles.start, *first], np.int32), len(source_BS)
+    length = len(forced) - 1 + max_len
+    cache = model.init_cache(rows, length, encode(model, batch), segments_BS)
+    first_B = None
+    if first:
+      length_B = jnp.full(rows, len(forced), jnp.int32)
+      prompt_BT = jnp.tile(forced, (rows, 1))
+      cache, first_B = model.prefill(prompt_BT, length_B, cache)
+    return search(model, cache, batch["row"], settings, max_len, limit_B, roles, first_B)
+
+  def outputs(self, examples, requests, predictions, settings):
+    """Returns the best output as `text` with its `score`, and `nbest`."""
+    del examples, requests, settings
+    return [output(prediction, self.tokenizer.decode) for prediction in predictions]
+
+  def render(self, output, *, scores, colour):
+    """Formats a line for each of the n best, with `scores` behind its log-probability (length-
+    penalised for beams)."""
+    del colour
+    lines = output["nbest"]
+    return "\n".join(f"{x['score']:.4f}\t{x['text']}" if scores else x["text"] for x in lines)
+
+  def hugging_face(self):
+    return HuggingFace(self.hf_kind, decoding=self.decoding)
 
 
-def settings(config: Mapping, task: str, changes: Mapping) -> Decoding:
-  """The config's way of decoding with `changes`; to ask for beams is not to sample.
-
-  UserError for a change that has no use.
-  """
-  if "beam" in changes and "temperature" not in changes:
-    changes = {**changes, "temperature": 0.0}
-  made = changed(Decoding(**config), task, changes)
-  useless = (
-    ("beam", "length_penalty", "penalty", "stop")
-    if made.temperature
-    else ("top_k", "top_p", "seed")
-  )
-  for key in changes:
-    if key in useless:
-      how = (
-        "samples (temperature above 0)" if made.temperature else "does not sample (temperature 0)"
-      )
-      raise UserError(f"--{key} has no use, as decoding {how}: change that with --temperature")
-  return made
-
-
-def cut(rows: Sequence[Sequence[int]], longest: int, roles: Roles) -> Rows:
-  """Sources with what frames them, of at most `longest` tokens; how many lose something is
-  logged."""
+def truncated(rows: Sequence[Sequence[int]], longest: int, roles: Roles) -> Rows:
+  """Returns sources with their special tokens, of at most `longest` tokens each; the log reports
+  how many are longer."""
   framed = [roles.source(ids, longest) for ids in rows]
   if losing := sum(len(roles.source(ids, 2**31)) > longest for ids in rows):
     logging.warning(
@@ -110,42 +154,15 @@ def cut(rows: Sequence[Sequence[int]], longest: int, roles: Roles) -> Rows:
   return Rows(framed)
 
 
-def predict(model, batch, settings: Decoding, roles: Roles):
-  """What follows each source [B, S]: tokens [B, N, T], scores [B, N], lengths [B, N]."""
-  source_BS, segments_BS = batch["source"], batch["source_segments"]
-  limit_B = settings.max_len_ratio * segments_BS.sum(1) + settings.max_len_extra
-  max_len = math.ceil(settings.max_len_ratio * source_BS.shape[1] + settings.max_len_extra)
-  first = roles.target_first if roles.force else ()
-  forced, rows = np.asarray([roles.start, *first], np.int32), len(source_BS)
-  room = len(forced) - 1 + max_len
-  cache = model.init_cache(rows, room, encode(model, batch), segments_BS)
-  first_B = None
-  if first:
-    length_B = jnp.full(rows, len(forced), jnp.int32)
-    cache, first_B = prefill(model, cache, jnp.tile(forced, (rows, 1)), length_B)
-  return search(model, cache, batch["row"], settings, max_len, limit_B, roles, first_B)
-
-
-def prefill(model, cache, prompt_BS, length_B):
-  """The cache after all but the last token of the prompts, and that token."""
-  return decoding.prefill(model.decode_step, cache, prompt_BS, length_B)
-
-
-def prefill_whole(model, cache, prompt_BS, length_B):
-  """As `prefill`, for a model that has learned with prompts whose tokens see the whole of them."""
-  last_BS = jnp.take_along_axis(prompt_BS, length_B[:, None] - 1, axis=1)
-  return model.prefill(prompt_BS, length_B, cache), last_BS[:, 0]
-
-
 def search(
   model, cache, row_B, settings: Decoding, max_len: int, limit_B, roles: Roles, first_B=None
 ) -> dict:
-  """The outputs that `settings` ask for, from a cache and the token before them (None: start)."""
+  """Returns the outputs by `settings`, from a cache and the token before them (None: the start)."""
   limit_B = limit_B.astype(np.int32)
   common = dict(bos=roles.start, eos=roles.eos, pad=roles.pad, first_B=first_B)
   common |= dict(max_len=max_len, limit_B=limit_B)
   if settings.temperature:
-    found = decoding.sample(
+    outputs = decoding.sample(
       model.decode_step,
       cache,
       jax.random.key(settings.seed),
@@ -157,9 +174,9 @@ def search(
       **common,
     )
   elif settings.beam == 1:
-    found = decoding.greedy(model.decode_step, cache, **common)
+    outputs = decoding.greedy(model.decode_step, cache, **common)
   else:
-    found = decoding.beam_search(
+    outputs = decoding.beam_search(
       model.decode_step,
       cache,
       num_beams=settings.beam,
@@ -170,36 +187,23 @@ def search(
       before=len(roles.target_first) if roles.force else 0,
       **common,
     )
-  return dict(tokens=found.tokens, scores=found.scores, lengths=found.lengths, row=row_B)
+  return dict(tokens=outputs.tokens, scores=outputs.scores, lengths=outputs.lengths, row=row_B)
 
 
 def output(prediction: Mapping, text_of: Callable[[list[int]], str]) -> dict:
-  """A row of `search` as `text`, `score` and `nbest`, best first."""
+  """Returns a row of `search` as `text`, `score` and `nbest`, the best first."""
   texts = [text_of(ids) for ids in prediction["tokens"].tolist()]
-  found = [
+  nbest = [
     dict(text=text, score=score)
     for text, score in zip(texts, prediction["scores"].tolist())
     if math.isfinite(score)
   ]
-  if not found:
+  if not nbest:
     raise UserError("no output has a finite score: the weights are nan, training has diverged")
-  return dict(text=found[0]["text"], score=found[0]["score"], nbest=found)
+  return nbest[0] | dict(nbest=nbest)
 
 
 def continued(prediction: Mapping, tokenizer: Tokenizer, before: str) -> dict:
-  """`output` of what goes on from a text, behind that text."""
+  """Returns `output` for the continuation of a text, with that text in front."""
   (start,) = tokenizer.encode_batch([before])
   return output(prediction, lambda ids: tokenizer.decode([*start, *ids]))
-
-
-def render(output: Mapping, *, scores: bool, colour: bool) -> str:
-  """A line for each of the n best; `scores` puts log-probabilities first (length-penalised if they
-  are beams')."""
-  del colour
-  lines = output["nbest"]
-  return "\n".join(f"{x['score']:.4f}\t{x['text']}" if scores else x["text"] for x in lines)
-
-
-def longest_output(settings: Decoding, source_len: int) -> int:
-  """The most tokens that decoding may give for a source of that length."""
-  return math.ceil(settings.max_len_ratio * source_len + settings.max_len_extra)

@@ -14,7 +14,7 @@ from train.common import json_files
 from train.common.errors import UserError, as_user_error
 from train.data import sources
 from train.planning import estimate
-from train.record import workdir
+from train.record import older, workdir
 from train.record.config import frozen
 from train.state import blueprint
 
@@ -26,7 +26,7 @@ def cost(run: TrainedRun) -> tuple[int, int]:
   recomputation is not. Nothing is compiled, and no data are read. Raises UserError where today's
   code cannot build the model.
   """
-  cfg = ConfigDict(workdir.completed(run.cfg).to_dict())
+  cfg = ConfigDict(older.complete(run.cfg).to_dict())
   words = cfg.model.vocab_size
   cfg = estimate.without_data(cfg)
   cfg.model.vocab_size, cfg.model.attention_impl = words, "einsum"
@@ -43,9 +43,9 @@ def cost(run: TrainedRun) -> tuple[int, int]:
       raise UserError(f"its folder lacks {min(made)}")
     tx, _ = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
     _, build, place = blueprint(cfg, task, tx, mesh)
-    state = sharding.placed(jax.eval_shape(build), place)
-    batch = estimate.batch_of(task, cfg.batch_size)
-    batch = sharding.placed(batch, sharding.by_rows(batch, mesh))
+    state = sharding.abstract(jax.eval_shape(build), place)
+    batch = estimate.blank_batch(task, cfg.batch_size)
+    batch = sharding.abstract(batch, sharding.by_rows(batch, mesh))
     forward = estimate.forward_flops(cfg, task, tx, mesh, state, batch)
   return sum(x.size for x in jax.tree.leaves(state["params"])), 3 * forward
 

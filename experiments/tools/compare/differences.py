@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from experiments.tools.compare.trained import TrainedRun
-from train.record import workdir
+from train.record import older
 from train.record.config import flat
 
 ABSENT = "(absent)"
@@ -20,7 +20,7 @@ def settings(configs: Sequence[ConfigDict]) -> list[tuple[str, ...]]:
   """
   configs = [flat(cfg) for cfg in configs]
   keys = sorted(set().union(*configs))
-  added = workdir.added(keys)
+  added = older.defaults(keys)
 
   def value(cfg, key):
     if key in cfg:

@@ -68,11 +68,11 @@ class Test(NamedTuple):
 def kind_of(task: Mapping) -> str | None:
   """Returns the kind of a task's outputs, a key of READERS; None where there is no score."""
   name = task["name"]
-  if name == "translation":
-    return task["metric"]
+  if name == "text_to_text":
+    return task["kind"]
   if name == "classification":
     return "numbers" if task["regression"] else "classes"
-  return {"tagging": "tags", "qa": "answers"}.get(name)
+  return {"translation": "texts", "tagging": "tags", "qa": "answers"}.get(name)
 
 
 def read(file: pathlib.Path) -> list[dict]:
@@ -97,35 +97,33 @@ def judge(run: str, task: Mapping, rows: Sequence[Mapping]) -> Judged:
   return dataclasses.replace(judged, texts=predictions, bleu=options)
 
 
-def _join(task, text):
-  return text.replace(task["piece_marker"], "") if task["piece_marker"] else text
-
-
 def _texts(task, rows):
-  return [x["output"]["text"] for x in rows], [_join(task, x["target"]) for x in rows]
+  marker = task.get("piece_marker")  # of a translation
+  targets = [x["target"].replace(marker, "") if marker else x["target"] for x in rows]
+  return [x["output"]["text"] for x in rows], targets
 
 
 def _classes(task, rows):
-  if task["name"] == "translation":
+  if task["name"] == "text_to_text":
     return _texts(task, rows)
   return [x["output"]["text"] for x in rows], [x["label"] for x in rows]
 
 
 def _tags(task, rows):
-  if task["name"] == "translation":
+  if task["name"] == "text_to_text":
     return scores.split_tags(*_texts(task, rows))
   return [x["output"]["tags"] for x in rows], [list(x["tags"]) for x in rows]
 
 
 def _answers(task, rows):
+  del task
   return [x["output"]["text"] for x in rows], [
-    [answer["text"] for answer in x["answers"]] if "answers" in x else [_join(task, x["target"])]
-    for x in rows
+    [answer["text"] for answer in x["answers"]] if "answers" in x else [x["target"]] for x in rows
   ]
 
 
 def _numbers(task, rows):
-  if task["name"] == "translation":
+  if task["name"] == "text_to_text":
     predictions, references = _texts(task, rows)
     return list(map(_number, predictions)), list(map(float, references))
   return [x["output"]["value"] for x in rows], [float(x["label"]) for x in rows]
@@ -159,7 +157,7 @@ def _score_tags(predictions, references):
 
     sets = [
       (set(get_entities(a)), set(get_entities(list(b))))
-      for a, b in zip(scores.only_bio(predictions), references)
+      for a, b in zip(scores.replace_non_bio(predictions), references)
     ]
     # F1 = 2 x right / (predicted + in the references)
     scored["f1"] = _share([[2 * len(a & b), len(a) + len(b)] for a, b in sets])

@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 from train import tasks
 from train.common import json_files
 from train.common.errors import UserError, as_user_error
+from train.evaluation import EarlyStopping
 from train.record import workdir
-from train.record.meter import Patience
 from train.record.writer import FIXED, read_metrics
 
 # The fields of a start in run.json that are read here
@@ -60,10 +60,10 @@ class TrainedRun:
   @property
   def _stopped_early(self) -> bool:
     limit = self.cfg.patience if "patience" in self.cfg else 0  # older runs have no such key
-    patience = Patience(limit, self.cfg.checkpoint.best_metric, self.cfg.checkpoint.best_mode)
+    stopping = EarlyStopping(limit, self.cfg.checkpoint.best_metric, self.cfg.checkpoint.best_mode)
     for line in self.of_split(self.split):
-      patience.add(line)
-    return patience.over
+      stopping.add(line)
+    return stopping.due
 
   @functools.cached_property
   def best(self) -> tuple[float, int] | None:
@@ -198,12 +198,4 @@ def task_settings(cfg: ConfigDict) -> dict[str, dict]:
   parts = {"": task}
   if task["name"] == "mixture":
     parts = {"" if name == task["main"] else name: part for name, part in task["parts"].items()}
-  return {name: _defaults(part["name"]) | part for name, part in parts.items()}
-
-
-def _defaults(name):
-  known = {**tasks.TASKS, **dict.fromkeys(tasks.STYLED, tasks.TASKS["span"])}
-  if name not in known:
-    return {}
-  fields = dataclasses.fields(known[name])
-  return {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+  return {name: tasks.defaults(part["name"]) | part for name, part in parts.items()}

@@ -103,7 +103,7 @@ def read_record(run: Run, workdir: pathlib.Path) -> dict | None:
 def write_record(run: Run, workdir: pathlib.Path, results: dict, seconds: float | None) -> None:
   """Writes the record of a finished run; `results` maps splits to what train.evaluate wrote."""
   if isinstance(run, Estimate):
-    start = provenance.of_start([], "", [run.topology])
+    start = provenance.describe_start([], "", [run.topology])
     steps, starts = 0, [start | {"parameters": results["plan"]["parameters"]}]
   else:
     starts = starts_of(workdir)

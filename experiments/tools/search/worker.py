@@ -21,6 +21,7 @@ from experiments.tools.launch.results import Paths
 from experiments.tools.runs import Run
 from experiments.tools.search import study as studies
 from experiments.tools.space import Search, with_values
+from train.cluster.signals import StopSignal
 from train.common.entry import INTERRUPTED, TERMINATED
 from train.common.errors import UserError, did_you_mean
 from train.record.writer import number, read_metrics
@@ -53,24 +54,6 @@ class Plan:
     return with_values(self.search, trial.params, name)
 
 
-class Stop:
-  """Ctrl-C or SIGTERM: what is running is to save and leave."""
-
-  def __init__(self):
-    self.status = 0  # to exit with
-    self.before = {one: signal.signal(one, self._note) for one in (signal.SIGINT, signal.SIGTERM)}
-
-  def _note(self, number, _):
-    self.status = self.status or 128 + number
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *_):
-    for one, handler in self.before.items():
-      signal.signal(one, handler)
-
-
 def work(study, plan: Plan) -> int:
   """Runs trials until there are enough; returns 0, or 130 or 143 after a signal.
 
@@ -78,7 +61,7 @@ def work(study, plan: Plan) -> int:
   row.
   """
   heartbeats, failures = studies.Heartbeats(plan.grace), []
-  with Stop() as stop:
+  with StopSignal(lambda _: None) as stop:  # a second Ctrl-C changes nothing: training saves
     while not stop.status:
       for stale in studies.put_back_stale(study, heartbeats):
         log(f"trial {stale}: its worker's heartbeat stopped; put back")

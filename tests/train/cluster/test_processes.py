@@ -1,6 +1,7 @@
 """Several processes as one run: real processes on loopback, each with a part of eight devices."""
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -12,8 +13,8 @@ import time
 
 import pytest
 
-from train.cluster import processes
-from train.cluster.rendezvous import GONE, Meeting
+from train.cluster import processes, rendezvous
+from train.cluster.rendezvous import GONE, Rendezvous
 from train.common import entry
 from train.common.errors import UserError
 
@@ -202,12 +203,12 @@ def test_arguments_that_say_too_little(words, told):
 def test_a_stranger_at_the_port_is_sent_away(tmp_path):
   """Who says nothing sensible, or comes twice, or counts otherwise, stops nobody."""
   port = free_port()
-  here = Meeting("127.0.0.1", port, 2, 0)
+  here = Rendezvous("127.0.0.1", port, 2, 0)
   said = dict(index=1, count=2, host="other", config="{}")
   lines = []
 
   def come(message):
-    line = Meeting("127.0.0.1", port, 2, 1)._connected(time.monotonic() + 20)
+    line = Rendezvous("127.0.0.1", port, 2, 1)._connect(time.monotonic() + 20)
     line.sendall(message)
     lines.append(line)
 
@@ -227,3 +228,27 @@ def test_a_stranger_at_the_port_is_sent_away(tmp_path):
     assert json.loads(lines[3].recv(1000))["names"] == {"0": socket.gethostname(), "1": "other"}
   for line in lines:
     line.close()
+
+
+def test_who_drips_bytes_holds_process_0_no_longer_than_a_message_may_take(monkeypatch):
+  """The limit holds for a whole message: each byte of it comes in time."""
+  monkeypatch.setattr(rendezvous, "HELLO_SECONDS", 0.5)
+  port, over = free_port(), threading.Event()
+
+  def drip():
+    connection = Rendezvous("127.0.0.1", port, 2, 1)._connect(time.monotonic() + 20)
+    with connection, contextlib.suppress(OSError):  # process 0 has closed it
+      while not over.wait(0.05):
+        connection.sendall(b"[")
+
+  threads = [threading.Thread(target=drip) for _ in range(2)]
+  for thread in threads:
+    thread.start()
+  began = time.monotonic()
+  with Rendezvous("127.0.0.1", port, 2, 0) as here, pytest.raises(UserError, match="did not come"):
+    here.gather("{}", timeout=2)
+  assert 1.5 < time.monotonic() - began < 10
+  over.set()
+  for thread in threads:
+    thread.join(20)
+    assert not thread.is_alive()

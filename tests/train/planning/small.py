@@ -1,12 +1,12 @@
-"""A small translation step, compiled for chips that are not here."""
+"""Compiles a small translation step for chips that are not installed."""
 
+from train import resolve
 from train.planning import chips, estimate
-from train.record import config
 
 
 def translation(topology: str, **model) -> tuple[estimate.Plan, int]:
-  """Its plan with these settings of the model, and how many attentions it has."""
+  """Returns the plan with these settings of the model, and the model's number of attentions."""
   changes = [f"model.{name}={value}" for name, value in model.items()]
-  cfg = config.load("configs/wmt14.py:small,data_dir=/nowhere", changes)
-  plan = estimate.make(cfg, chips.parse(topology))
+  cfg = resolve.load("configs/wmt14.py:small,data_dir=/nowhere", changes)
+  plan = estimate.make_plan(cfg, chips.parse(topology))
   return plan, cfg.model.encoder_layers + 2 * cfg.model.decoder_layers

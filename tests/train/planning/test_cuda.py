@@ -1,4 +1,4 @@
-"""Compiled for GPUs that are not here: `make plan-check`, which installs jax's CUDA build."""
+"""Compiles for GPUs that are not installed: `make plan-check`, which installs jax's CUDA build."""
 
 import pytest
 
@@ -12,5 +12,5 @@ from tests.train.planning import small
 def test_the_cudnn_kernel_is_in_the_train_step():
   model = dict(attention_impl="cudnn", dim=128, num_heads=2, mlp_dim=256, dtype="bfloat16")
   plan, attentions = small.translation("h100:8", **model)
-  assert sum(plan.program.kernels.values()) >= 2 * attentions  # forward and backward
+  assert plan.program.kernels >= 2 * attentions  # forward and backward
   assert plan.program.count("all-reduce") > 0

@@ -1,4 +1,4 @@
-"""What is read of a program = what was written into it."""
+"""The costs read from a program are the costs written into it."""
 
 import functools
 
@@ -27,21 +27,25 @@ def compiled(function, mesh, *specs):
   return hlo.read(jax.jit(function).lower(*x).compile().as_text())
 
 
+def key(collective):
+  return collective.kind, collective.bytes, collective.group
+
+
 def test_a_sum_over_a_split_axis_is_an_all_reduce_of_its_size(mesh):
   program = compiled(lambda x, w: x @ w, mesh, P("data", "tensor"), P("tensor", None))
-  (one,) = program.collectives
-  assert (one.kind, one.bytes, one.group) == ("all-reduce", DIM // 2 * DIM * 4, 4)
-  assert program.collectives[one] == 1
-  assert "dot_general" in one.origin
-  assert program.wire_bytes == pytest.approx(2 * 3 / 4 * one.bytes)
+  (collective,) = program.collectives
+  assert key(collective) == ("all-reduce", DIM // 2 * DIM * 4, 4)
+  assert program.collectives[collective] == 1
+  assert "dot_general" in collective.origin
+  assert program.wire_bytes == pytest.approx(2 * 3 / 4 * collective.bytes)
 
 
-def test_a_weight_that_is_split_along_rows_is_gathered_whole(mesh):
+def test_a_weight_split_along_rows_is_gathered_whole(mesh):
   split = NamedSharding(mesh, P())
   program = compiled(lambda x: jax.lax.with_sharding_constraint(x, split), mesh, P("tensor"))
-  (one,) = program.collectives
-  assert (one.kind, one.bytes, one.group) == ("all-gather", DIM * DIM * 4, 4)
-  assert one.wire_bytes == pytest.approx(3 / 4 * DIM * DIM * 4)
+  (collective,) = program.collectives
+  assert key(collective) == ("all-gather", DIM * DIM * 4, 4)
+  assert collective.wire_bytes == pytest.approx(3 / 4 * DIM * DIM * 4)
 
 
 @pytest.mark.parametrize("outer, inner", [(1, 5), (3, 4)])
@@ -60,14 +64,14 @@ def test_loops_are_multiplied_out(outer, inner, mesh):
     P("tensor", None),
   )
   assert program.count("all-reduce") == outer * inner
-  assert not program.endless
+  assert program.endless_loops == 0
 
 
-def test_a_loop_that_does_not_say_how_long_it_runs_is_told(mesh):
+def test_a_loop_of_unknown_length_is_reported(mesh):
   def until(x):
     return jax.lax.while_loop(lambda x: x.sum() < 100, lambda x: x * 1.5, x)
 
-  assert compiled(until, mesh, P()).endless
+  assert compiled(until, mesh, P()).endless_loops == 1
 
 
 @pytest.mark.parametrize(
@@ -99,10 +103,10 @@ def test_a_loop_that_does_not_say_how_long_it_runs_is_told(mesh):
     ),
   ],
 )
-def test_sizes_of_what_begins_and_of_parts(text, kind, size, group):
+def test_sizes_of_asynchronous_collectives_and_of_parts(text, kind, size, group):
   program = hlo.read("ENTRY %main (p: f32[2]) -> f32[2] {\n" + text + "\n}\n")
-  (one,) = program.collectives
-  assert (one.kind, one.bytes, one.group) == (kind, size, group)
+  (collective,) = program.collectives
+  assert key(collective) == (kind, size, group)
 
 
 @pytest.mark.parametrize(
@@ -120,21 +124,21 @@ def test_sizes_of_what_begins_and_of_parts(text, kind, size, group):
 def test_groups_are_axes_of_the_mesh(groups, devices, axes):
   line = f"  %s = f32[4]{{0}} all-reduce(f32[4]{{0}} %a), replica_groups={groups}, to_apply=%add"
   head = "HloModule m, num_partitions=8\n\nENTRY %main (p: f32[2]) -> f32[2] {\n"
-  (one,) = hlo.read(f"{head}{line}\n}}\n").collectives
-  assert one.devices == devices
-  assert one.axes(dict(data=2, fsdp=1, tensor=4)) == axes
+  (collective,) = hlo.read(f"{head}{line}\n}}\n").collectives
+  assert collective.devices == devices
+  assert collective.axes(dict(data=2, fsdp=1, tensor=4)) == axes
 
 
-def test_what_a_tpu_does_beside_others_is_one_collective():
-  """As libtpu 0.0.52 writes it: a part of the gather in each of three fusions, and a sum of which
-  each keeps its part."""
-  gather = (
+def test_a_collective_that_a_tpu_overlaps_with_several_fusions_counts_once():
+  """libtpu 0.0.52 writes the gather into each of three fusions, and a reduce-scatter as an
+  all-reduce in a computation of that name."""
+  part = (
     "  %g{0} = bf16[8,256]{{1,0}} all-gather(%p), channel_id=5, replica_groups={{{{0,1}}}},"
     ' frontend_attributes={{chain_id="0"}}'
   )
   text = "HloModule m, num_partitions=2\n"
   for i in range(3):
-    text += f"\n%part.{i} (p: bf16[8,128]) -> bf16[8,256] {{\n{gather.format(i)}\n}}\n"
+    text += f"\n%part.{i} (p: bf16[8,128]) -> bf16[8,256] {{\n{part.format(i)}\n}}\n"
   text += (
     "\n%all-reduce-scatter.1 (p: f32[8]) -> f32[4] {\n"
     "  %r = f32[8]{0} all-reduce(%p), channel_id=6, replica_groups={{0,1}}, to_apply=%add\n}\n"
@@ -143,13 +147,14 @@ def test_what_a_tpu_does_beside_others_is_one_collective():
   text += "".join(f"  %f{i} = bf16[8,256] fusion(%p), calls=%part.{i}\n" for i in range(3))
   text += "  %f = f32[4] fusion(%p), kind=kCustom, calls=%all-reduce-scatter.1\n}\n"
   program = hlo.read(text)
-  assert (program.count("all-gather"), program.bytes("all-gather")) == (1, 8 * 256 * 2)
-  assert (program.count("reduce-scatter"), program.bytes("reduce-scatter")) == (1, 8 * 4)
-  assert program.count("all-reduce") == 0
+  gather, scatter = program.collectives
+  assert key(gather) == ("all-gather", 8 * 256 * 2, 2)
+  assert key(scatter) == ("reduce-scatter", 8 * 4, 2)
+  assert set(program.collectives.values()) == {1}
 
 
-def test_what_operations_move_is_what_xla_counts():
-  """On a CPU, whose compiler tells it, but of a loop's body only once."""
+def test_memory_traffic_equals_the_count_of_xla():
+  """XLA on CPU counts bytes too, but those of a loop's body only once."""
 
   def layer(x, w):
     y = jax.nn.softmax(jnp.tanh(x @ w) + x, -1)

@@ -34,23 +34,23 @@ def files(folder):
   return sorted(file for file in folder.rglob("*") if file.is_file())
 
 
-def test_each_checkpoint_is_sealed_and_sound(run):
+def test_each_checkpoint_has_checksums_and_is_sound(run):
   folder = run / "checkpoints"
   assert checksums.steps(folder) == [1, 2, 3]
   assert [checksums.problems(folder / str(step)) for step in (1, 2, 3)] == [[], [], []]
-  sealed = json.loads((run / "checksums/3.json").read_text())
-  assert sealed["format"] == 1
-  assert len(sealed["files"]) == len(files(folder / "3"))
+  written = json.loads((run / "checksums/3.json").read_text())
+  assert written["format"] == 1
+  assert len(written["files"]) == len(files(folder / "3"))
 
 
-def test_seals_go_with_their_checkpoints(run):
+def test_checksums_go_with_their_checkpoints(run):
   with Checkpoints(run, keep_latest=1) as checkpoints:
     state = dict(step=jnp.int32(4), params={"w": jnp.ones(3)}, opt_state={})
     checkpoints.save(state, Position())
   assert [file.name for file in files(run / "checksums")] == ["4.json"]
 
 
-def test_a_checkpoint_written_again_gets_another_seal(run):
+def test_a_checkpoint_written_again_gets_other_checksums(run):
   shutil.rmtree(run / "checkpoints/3")
   with Checkpoints(run, keep_latest=3) as checkpoints:
     state = dict(step=jnp.int32(3), params={"w": jnp.ones(3)}, opt_state={})
@@ -67,8 +67,8 @@ def hurts(folder):
     file.write_bytes(content)
 
   return {
-    "flipped": (flip, "other bytes"),
-    "truncated": (lambda file: file.write_bytes(file.read_bytes()[:-1]), "bytes and had"),
+    "flipped": (flip, "other bytes than"),
+    "truncated": (lambda file: file.write_bytes(file.read_bytes()[:-1]), "bytes instead of"),
     "deleted": (lambda file: file.unlink(), "is missing"),
   }
 
@@ -94,7 +94,7 @@ def test_whatever_happens_to_a_file_is_seen(hurt, run):
 
 def test_a_file_too_many_is_seen(run):
   (run / "checkpoints/3/params/more").write_text("x")
-  assert checksums.problems(run / "checkpoints/3") == ["params/more was not there"]
+  assert checksums.problems(run / "checkpoints/3") == ["params/more was added"]
 
 
 def test_damaged_ones_are_set_aside_until_one_is_sound(run, caplog):
@@ -117,8 +117,8 @@ def test_damaged_ones_are_set_aside_until_one_is_sound(run, caplog):
   assert checksums.steps(run / "checkpoints") == [1]
 
 
-def test_one_without_a_seal_is_taken_as_it_is(run):
-  """As after a kill between commit and seal, and as of runs before there were seals."""
+def test_a_checkpoint_without_checksums_is_accepted(run):
+  """A kill between commit and checksums leaves one, and older runs have none."""
   (run / "checksums/3.json").unlink()
   assert checksums.problems(run / "checkpoints/3") is None
   checksums.set_damaged_aside(run)
@@ -128,7 +128,7 @@ def test_one_without_a_seal_is_taken_as_it_is(run):
 @pytest.mark.parametrize(
   "text", ["{", "[]", '{"files": [1]}', '{"files": {"a": 1}}', '{"files": {"a": []}}']
 )
-def test_a_damaged_seal_says_so(run, text):
+def test_damaged_checksums_are_reported(run, text):
   (run / "checksums/3.json").write_text(text)
   (wrong,) = checksums.problems(run / "checkpoints/3")
   assert wrong.endswith("3.json is damaged itself")
@@ -154,13 +154,13 @@ def asked(capsys, *words):
 
 def test_check_names_what_is_damaged(run, capsys):
   status, told = asked(capsys, "check", run)
-  assert (status, told.count("sound")) == (0, 3)
+  assert (status, told.count(": sound")) == (0, 3)
   (run / "checkpoints/2/data/data.json").unlink()
   (run / "checksums/1.json").unlink()
   status, told = asked(capsys, "check", run)
   assert status == 1
   assert "step 2: data/data.json is missing" in told
-  assert "step 1: no seal" in told
+  assert "step 1: no checksums" in told
   assert "step 3: sound" in told
 
 
@@ -181,5 +181,5 @@ def test_diff_tells_which_weights_differ_and_by_how_much(run, capsys):
 
 @pytest.mark.parametrize("words", [["check", "/nowhere"], ["diff", "RUN"]])
 def test_what_cannot_be_asked(words, run):
-  with pytest.raises(UserError, match=r"holds no checkpoints|diff wants two"):
+  with pytest.raises(UserError, match=r"holds no checkpoints|diff compares two"):
     checkpoints.main([word.replace("RUN", str(run)) for word in words])

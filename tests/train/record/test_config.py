@@ -1,4 +1,4 @@
-"""train/record/config.py, configs/common.py: the config holds what was asked; mistakes are told."""
+"""Tests of train/record/config.py and configs/common.py: values, types, and errors."""
 
 import os
 
@@ -8,19 +8,19 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from configs import common
-from train.common.errors import UserError
+from train.common.errors import Help, UserError
 from train.common.files import write_atomically
-from train.record.config import flat, frozen, load, override, parse
+from train.record.config import flat, frozen, only, override, read, split
 from train.record.workdir import config_json, load_config
 
-FILE = """
+FILE = """"A config for tests."
 from ml_collections import ConfigDict, config_dict
 from configs import common
 
 def get_config(arg=""):
-  got = common.parse(arg, size=("base", "big"), small=False, seed=0)
-  cfg = ConfigDict({"steps": 10, "seed": got.seed, "small": got.small, "name": "x", "rate": 1.0})
-  cfg.model = {"dim": 64 if got.size == "base" else 128, "num_heads": 4, "sizes": [1, 2]}
+  arg = common.parse(arg, size=("base", "big"), small=False, seed=common.Argument(0, "of all"))
+  cfg = ConfigDict({"steps": 10, "seed": arg.seed, "small": arg.small, "name": "x", "rate": 1.0})
+  cfg.model = {"dim": 64 if arg.size == "base" else 128, "num_heads": 4, "sizes": [1, 2]}
   cfg.model.width = cfg.model.get_ref("dim") * 2
   cfg.init_from = None
   cfg.limit = config_dict.placeholder(int)
@@ -36,15 +36,18 @@ def file(tmp_path):
   return path
 
 
+def load(text, overrides=()):
+  return override(read(text), overrides)
+
+
 def refusal(function, *args):
   with pytest.raises(UserError) as error:
     function(*args)
   return str(error.value)
 
 
-def test_both_spellings_are_one_config_and_the_rest_is_left(file):
-  joined = ["--config.steps=3", f"--config={file}:big", "--workdir", "d", "--config.small"]
-  joined[1] = f"--config={file}:size=big"
+def test_both_spellings_mean_the_same_and_other_arguments_are_left(file):
+  joined = [f"--config={file}:size=big", "--config.small", "--workdir", "d", "--config.steps=3"]
   spaced = [
     "--config",
     f"{file}:size=big",
@@ -54,9 +57,10 @@ def test_both_spellings_are_one_config_and_the_rest_is_left(file):
     "--config.steps",
     "3",
   ]
-  assert parse(joined) == parse(spaced)
-  config, rest = parse(spaced)
+  assert split(joined) == split(spaced)
+  texts, overrides, rest = split(spaced)
   assert rest == ["--workdir", "d"]
+  config = load(only(texts), overrides)
   assert (config.steps, config.small, config.model.dim) == (3, True, 128)
 
 
@@ -86,13 +90,13 @@ def test_both_spellings_are_one_config_and_the_rest_is_left(file):
     ("limit=None", None),
   ],
 )
-def test_an_override_has_its_fields_type(file, override, expected):
+def test_an_override_has_the_type_of_its_field(file, override, expected):
   config = load(str(file), [override])
   value = flat(config)[override.partition("=")[0]]
   assert repr(value) == repr(expected)
 
 
-def test_of_two_overrides_the_last_wins_and_references_follow(file):
+def test_the_last_override_wins_and_references_follow(file):
   config = load(str(file), ["model.dim=5", "model.dim=6"])
   assert (config.model.dim, config.model.width) == (6, 12)
 
@@ -112,11 +116,13 @@ def test_of_two_overrides_the_last_wins_and_references_follow(file):
     ("model.num_head=4", ["--config.model.num_head:", "did you mean model.num_heads?"]),
     ("num_heads=4", ["--config.num_heads:", "did you mean model.num_heads?"]),
     ("dim=4", ["--config.dim:", "did you mean model.dim?"]),
+    ("modle.dim=4", ["--config.modle.dim:", "did you mean model.dim?"]),
+    ("optimizer.num_head=4", ["did you mean model.num_heads?"]),
     ("stpes=4", ["--config.stpes:", "did you mean steps?"]),
     ("steps.x=4", ["--config.steps.x:", "no such key"]),
   ],
 )
-def test_a_mistaken_override_is_told(file, override, words):
+def test_a_wrong_override_is_named(file, override, words):
   message = refusal(load, str(file), [override])
   assert not [word for word in words if word not in message], message
 
@@ -125,6 +131,7 @@ def test_a_mistaken_override_is_told(file, override, words):
   "arg, words",
   [
     ("sise=big", ["sise", "did you mean size?", "small"]),
+    ("hepl", ["hepl", "did you mean help?"]),
     ("size=bigg", ["size=bigg", "base, big", "did you mean big?"]),
     ("big", ["size=big"]),
     ("size", ["size=base"]),
@@ -133,7 +140,7 @@ def test_a_mistaken_override_is_told(file, override, words):
     ("seed=1,seed=2", ["seed", "twice"]),
   ],
 )
-def test_a_mistaken_argument_is_told(file, arg, words):
+def test_a_wrong_argument_is_named(file, arg, words):
   message = refusal(load, f"{file}:{arg}")
   assert not [word for word in [str(file), *words] if word not in message], message
 
@@ -154,7 +161,7 @@ def test_an_unknown_file_names_the_nearest(file):
     ("def get_config():\n  return {}\n", ["dict", "ConfigDict"]),
   ],
 )
-def test_a_broken_config_file_is_told_with_its_line(tmp_path, monkeypatch, text, words):
+def test_the_line_of_an_error_in_a_config_file_is_named(tmp_path, monkeypatch, text, words):
   path = tmp_path / "broken.py"
   path.write_text(text)
   monkeypatch.chdir(tmp_path)
@@ -164,9 +171,25 @@ def test_a_broken_config_file_is_told_with_its_line(tmp_path, monkeypatch, text,
 
 
 def test_config_missing_or_twice(file):
-  assert "missing" in refusal(parse, ["--workdir", "x"])
-  assert "missing" in refusal(parse, ["--config"])
-  assert "twice" in refusal(parse, [f"--config={file}", f"--config={file}"])
+  assert "missing" in refusal(only, split(["--workdir", "x"])[0])
+  assert "missing" in refusal(only, split(["--config"])[0])
+  assert "twice" in refusal(only, split([f"--config={file}", f"--config={file}"])[0])
+
+
+def test_help_has_the_docstring_and_the_arguments_with_choices_and_defaults(file):
+  for arg in ("help", "small,help", "help,small"):
+    with pytest.raises(Help) as text:
+      load(f"{file}:{arg}")
+    lines = [" ".join(line.split()) for line in str(text.value).splitlines()]
+    assert "A config for tests." in lines
+    assert {"size=base|big", "small a run of seconds", "seed=0 of all"} <= set(lines)
+
+
+def test_help_of_a_file_without_arguments(tmp_path):
+  path = tmp_path / "plain.py"
+  path.write_text('"""Plain."""\ndef get_config(): return {}\n')
+  with pytest.raises(Help, match=r"Plain\.[\s\S]*takes no arguments"):
+    load(f"{path}:help")
 
 
 def test_the_config_is_locked_and_the_given_one_left_alone(file):
@@ -192,21 +215,21 @@ def test_a_config_equals_itself_read_back_from_json(tmp_path_factory, plain):
   write_atomically(folder / "config.json", config_json(config))
   again = load_config(folder)
   assert again == config
-  assert {key: repr(one) for key, one in flat(again).items()} == {
-    key: repr(one) for key, one in flat(config).items()
+  assert {key: repr(value) for key, value in flat(again).items()} == {
+    key: repr(value) for key, value in flat(config).items()
   }
 
 
-def test_arguments_are_typed_by_their_defaults():
-  got = common.parse(
+def test_arguments_have_the_types_of_their_defaults():
+  arguments = common.parse(
     "rate=3,size=2, root=/a/b ,small", rate=0.5, size=(1, 2), root=None, small=False
   )
-  assert repr(got) == "namespace(rate=3.0, size=2, root='/a/b', small=True)"
+  assert repr(arguments) == "namespace(rate=3.0, size=2, root='/a/b', small=True)"
   assert common.parse("small=no", small=True).small is False
   assert common.parse("", size=("base", "big"), n=3).__dict__ == {"size": "base", "n": 3}
 
 
-def test_a_file_changed_twice_in_a_second_is_read_as_it_is(tmp_path):
+def test_a_file_that_changed_twice_in_a_second_is_read_again(tmp_path):
   """Python's own cache of bytecode goes by length and seconds."""
   text = (
     "from ml_collections import ConfigDict\ndef get_config(): return ConfigDict(dict(a=NUMBER))\n"

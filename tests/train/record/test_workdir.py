@@ -75,10 +75,8 @@ def test_git_commit_and_changes_are_told(tmp_path, monkeypatch):
   (tmp_path / "new").write_text("")
   assert provenance.git()["dirty"]
   assert provenance.patch().splitlines() == ["# not in the commit: new"]
-  start = provenance.of_start(["x"], "{}", [])
-  assert provenance.differences(start) == [
-    "the code has changes that are not committed, now and then"
-  ]
+  start = provenance.describe_start(["x"], "{}", [])
+  assert provenance.differences(start) == ["the code has uncommitted changes, now and before"]
   (tmp_path / "old").write_text("one\n")
   git("add", "old")
   git("commit", "-q", "-m", "y")
@@ -91,10 +89,9 @@ def test_git_commit_and_changes_are_told(tmp_path, monkeypatch):
   assert (tmp_path / "old").read_text() == "two\n"
   start["versions"]["jax"] = "0.1"
   commit, _, package = provenance.differences(start)
-  assert commit == (
-    f"the code is commit {git('rev-parse', 'HEAD')[:12]}, then it was {start['git']['commit'][:12]}"
-  )
-  assert package == f"jax is {provenance.versions()['jax']}, then it was 0.1"
+  now, before = git("rev-parse", "HEAD"), start["git"]["commit"]
+  assert commit == f"the code is commit {now[:12]}, before it was {before[:12]}"
+  assert package == f"jax is {provenance.versions()['jax']}, before it was 0.1"
 
 
 def saved(tmp_path):

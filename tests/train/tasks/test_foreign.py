@@ -1,7 +1,6 @@
 """Tasks with tokenizers of other programs, whose special tokens are others: what models read."""
 
 import dataclasses
-import types
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +11,10 @@ from flax import nnx
 from model import heads
 from model.config import TransformerConfig
 from model.transformer import Transformer
-from tests.train.data.test_roles import BART, BERT, GPT2
+from tests.train.data.helpers import BART, BERT, GPT2
 from train.data import batches
 from train.data.tokenizer import Tokenizer
-from train.tasks import causal, encoder, mlm, seq2seq, translation
+from train.tasks import causal, mlm, tagging, translation
 
 TABLE = 270  # rows: more than any of the vocabularies has
 CFG = dict(vocab_size=TABLE, dim=16, num_heads=2, mlp_dim=16, dropout=0.0, attention_dropout=0.0)
@@ -122,9 +121,8 @@ def test_types_are_passed_where_they_are(typed):
   batch = dict.fromkeys((*keys, "labels", "weights"), ones)
   if typed:
     batch["source_types"] = "types"
-  encoder.label_logits(Model(), batch)
-  task = types.SimpleNamespace(label_smoothing=0.0, z_loss=0.0, loss_chunks=1)
-  seq2seq.loss(task, Model(), batch, None)
+  tagging.Tagging(data={}, tokenizer=BERT).logits(Model(), batch)
+  translation.Translation(data={}, tokenizer=BERT).loss(Model(), batch, None)
   assert got == [{"key": None} | ({"types": "types"} if typed else {})] * 2
 
 

@@ -10,7 +10,6 @@ import pytest
 from flax import nnx
 from ml_collections import ConfigDict
 
-from configs import sections
 from model import heads
 from model.config import TransformerConfig
 from tests.train.tasks.test_tasks import (
@@ -27,6 +26,7 @@ from tests.train.tasks.test_tasks import (
 from train import losses, tasks
 from train.common.errors import UserError
 from train.data.batches import eval_batches
+from train.tasks import defaults
 
 __all__ = ["data"]  # a fixture
 
@@ -141,15 +141,23 @@ def test_a_pooled_head_reads_its_own_segment():
 @pytest.mark.parametrize(
   "section, changed, message",
   [
-    (sections.MLM, dict(rate=0.0), "task.rate is 0.0"),
-    (sections.MLM, dict(rate=1.0), "task.rate is 1.0"),
-    (sections.MLM, dict(tokenizer=dict(name="word")), "no <mask>: train it with .*special"),
-    (sections.SPAN, dict(mean_span=0.5), "task.mean_span is 0.5"),
-    (sections.SPAN, dict(tokenizer=dict(name="word")), "needs sentinels .*tokenizer.sentinels=100"),
-    (sections.SPAN, dict(style="spam"), "did you mean spans"),
-    (sections.SPAN, dict(length=200), "task.length=200 tokens of text can become"),
-    (sections.CLASSIFICATION, dict(pool="max"), "task.pool"),
-    (sections.CLASSIFICATION, dict(fields=("tekst",)), "tekst"),
+    (defaults("mlm"), dict(rate=0.0), "task.rate is 0.0"),
+    (defaults("mlm"), dict(rate=1.0), "task.rate is 1.0"),
+    (
+      defaults("mlm"),
+      dict(tokenizer=dict(name="word")),
+      "no <mask>: train it with .*special",
+    ),
+    (defaults("span"), dict(mean_span=0.5), "task.mean_span is 0.5"),
+    (
+      defaults("span"),
+      dict(tokenizer=dict(name="word")),
+      "needs sentinels .*tokenizer.sentinels=100",
+    ),
+    (defaults("span"), dict(style="spam"), "did you mean spans"),
+    (defaults("span"), dict(length=200), "task.length=200 tokens of text can become"),
+    (defaults("classification"), dict(pool="max"), "task.pool"),
+    (defaults("classification"), dict(fields=("tekst",)), "tekst"),
   ],
 )
 def test_settings_that_make_no_task_are_told(section, changed, message, data, tmp_path):
@@ -200,7 +208,9 @@ def test_several_sources_of_one_objective_are_mixed(data, tmp_path):
 
 @pytest.mark.parametrize("name, style", [("prefix", "prefix"), ("denoise", "bert")])
 def test_some_styles_are_tasks_by_name(name, style, data, tmp_path):
-  section = sections.SPAN | dict(data=KINDS["span"][0](data), tokenizer=MASKS, length=16, name=name)
+  section = defaults("span") | dict(
+    data=KINDS["span"][0](data), tokenizer=MASKS, length=16, name=name
+  )
   with pytest.raises(UserError, match=r"task.style is 'spans'"):
     tasks.build(ConfigDict(section), tmp_path)
   del section["style"]

@@ -12,20 +12,26 @@ import pytest
 from flax import nnx
 from ml_collections import ConfigDict
 
-from configs import sections
 from train import tasks
 from train.build import build_model
 from train.data.batches import Batches, Layout, eval_batches
 from train.record.meter import means
 from train.step import make_eval_step, make_train_step
+from train.tasks import defaults
 
 NOUNS = ("man", "dog", "cat", "ball", "house")
 WORDS = (*NOUNS, "a", "the", "red", "blue", "runs", "sees", "jumps", "on", "two", "with", "green")
 TAGS = {word: "NP" if word in NOUNS else "O" for word in WORDS}
-MODEL = sections.MODEL | dict(
-  dim=32, num_heads=2, mlp_dim=48, norm_position="pre", positions="rotary", dropout=0.0
+MODEL = dict(
+  name="transformer",
+  dim=32,
+  num_heads=2,
+  mlp_dim=48,
+  norm_position="pre",
+  positions="rotary",
+  dropout=0.0,
 )
-LSTM = sections.LSTM | dict(dim=32, dropout=0.0)
+LSTM = dict(name="lstm", dim=32, dropout=0.0)
 MASKS = dict(name="word", special=("<mask>",), sentinels=20)
 ENCODER = dict(encoder_layers=1, decoder_layers=0)
 DECODER = dict(encoder_layers=0, decoder_layers=1)
@@ -72,8 +78,8 @@ def pairs(folder):
 def mixed(folder):
   """The parts of a mixture: captions to classify as text, and to denoise."""
   lengths = ("tokenizer", "source_len", "target_len", "pack")
-  denoising = {key: value for key, value in sections.SPAN.items() if key not in lengths}
-  labels = {key: value for key, value in sections.TRANSLATION.items() if key not in lengths}
+  denoising = {key: value for key, value in defaults("span").items() if key not in lengths}
+  labels = {key: value for key, value in defaults("translation").items() if key not in lengths}
   return dict(
     labels=labels | dict(data=pairs(folder), label_smoothing=0.0, share=0.5),
     denoising=denoising | dict(data=text(folder), length=16, share=0.5),
@@ -82,30 +88,30 @@ def mixed(folder):
 
 # name -> (the data under a folder, what differs from the section, what differs in the model)
 KINDS = {
-  "mlm": (text, sections.MLM | dict(source_len=24, rate=0.3), ENCODER),
-  "causal": (text, sections.CAUSAL | dict(target_len=24, cross_documents=False), DECODER),
+  "mlm": (text, defaults("mlm") | dict(source_len=24, rate=0.3), ENCODER),
+  "causal": (text, defaults("causal") | dict(target_len=24, cross_documents=False), DECODER),
   "prefix decoder": (
     text,
-    sections.CAUSAL | dict(target_len=24, cross_documents=False, prefix=True),
+    defaults("causal") | dict(target_len=24, cross_documents=False, prefix=True),
     DECODER,
   ),
-  "span": (text, sections.SPAN | dict(length=16, source_len=24, target_len=24), BOTH),
+  "span": (text, defaults("span") | dict(length=16, source_len=24, target_len=24), BOTH),
   "prefix": (
     text,
-    sections.SPAN | dict(style="prefix", length=16, source_len=24, target_len=24),
+    defaults("span") | dict(style="prefix", length=16, source_len=24, target_len=24),
     BOTH,
   ),
   **{
     style: (
       text,
-      sections.SPAN | dict(style=style, length=16, source_len=24, target_len=24),
+      defaults("span") | dict(style=style, length=16, source_len=24, target_len=24),
       BOTH,
     )
     for style in ("drop", "mask", "bert", "deshuffle")
   },
   "text to text": (
     pairs,
-    sections.TRANSLATION | dict(source_len=24, target_len=8, label_smoothing=0.0),
+    defaults("text_to_text") | dict(source_len=24, target_len=8),
     BOTH,
   ),
   "mixture": (
@@ -115,31 +121,43 @@ KINDS = {
   ),
   "classes": (
     lambda folder: table(folder / "classes.tsv"),
-    sections.CLASSIFICATION | dict(source_len=24),
+    defaults("classification") | dict(source_len=24),
     ENCODER,
   ),
   "windows of classes": (
     lambda folder: table(folder / "classes.tsv"),
-    sections.CLASSIFICATION | dict(source_len=10, stride=4, pool="mean"),
+    defaults("classification") | dict(source_len=10, stride=4, pool="mean"),
     ENCODER,
   ),
   "regression": (
     lambda folder: table(folder / "numbers.tsv"),
-    sections.CLASSIFICATION | dict(source_len=24, regression=True),
+    defaults("classification") | dict(source_len=24, regression=True),
     ENCODER,
   ),
   "tagging": (
     lambda folder: dict(name="conll", splits=dict(train=f"{folder}/tags.conll")),
-    sections.TAGGING | dict(source_len=24, stride=12),
+    defaults("tagging") | dict(source_len=24, stride=12),
     ENCODER,
   ),
   "qa": (
     lambda folder: dict(name="squad", splits=dict(train=f"{folder}/questions.json")),
-    sections.QA | dict(source_len=24, stride=6),
+    defaults("qa") | dict(source_len=24, stride=6),
     ENCODER,
   ),
 }
 
+
+def plain(name):
+  """Returns the entry of an objective on plain texts, with its defaults and short rows."""
+  lengths = {key: 24 for key in ("source_len", "target_len") if key in defaults(name)}
+  depths = {"encoder_layers": "source_len", "decoder_layers": "target_len"}
+  depths = {layers: int(length in lengths) for layers, length in depths.items()}
+  return text, defaults(name) | lengths, depths
+
+
+# A new objective needs no entry. Translation is in the mixture, and an embedding learns nothing.
+TESTED = {section["name"] for _, section, _ in KINDS.values()} | {"translation", "embedding"}
+KINDS |= {name: plain(name) for name in tasks.TASKS if name not in TESTED}
 
 # Of an LSTM one of each head and of each kind of stack.
 BY_LSTM = ("mlm", "causal", "prefix", "text to text", "mixture", "classes", "tagging", "qa")

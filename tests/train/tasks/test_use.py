@@ -15,16 +15,17 @@ from flax import nnx
 
 from configs import common, sections
 from tests.train.tasks.test_tasks import BOTH, DECODER, ENCODER, MASKS, MODEL, WORDS
-from train import evaluate, inference, predict, tasks
+from train import evaluate, inference, predict, resolve, tasks
 from train.build import build_model
 from train.checkpoint import Checkpoints
 from train.common.errors import UserError
 from train.data.batches import eval_batches
+from train.data.roles import BOS
 from train.data.tokenizer import MASK
-from train.data.vocabulary import BOS
 from train.record import workdir
 from train.scoring import classes, colour
-from train.tasks import translation
+from train.tasks import defaults
+from train.tasks.text_to_text import TextToText
 
 RNG = random.Random(1)
 LINES = [RNG.choices(WORDS, k=3 + i % 4) for i in range(40)]
@@ -32,7 +33,7 @@ SPLITS = dict(train=LINES[:30], test=LINES[30:])
 LOAD = predict.load  # tests put one in its place that has compiled before
 SHORT = dict(beam=1, length_penalty=0.0, temperature=0.0, max_len_ratio=0.0, max_len_extra=5)
 LANGUAGE = dict(target_len=24, cross_documents=False, decoding=SHORT, tokenizer=dict(name="word"))
-LANGUAGE = sections.CAUSAL | LANGUAGE
+LANGUAGE = defaults("causal") | LANGUAGE
 
 
 def label(words, split):
@@ -80,6 +81,7 @@ def mixed(folder):
     name="translation",
     data=table(folder, "_upper.tsv", ("source", "target")),
     share=1.0,
+    label_smoothing=0.0,  # parts share their loss
     decoding=SHORT | dict(max_len_ratio=1.0),
   )
   text = data(folder, ".txt", ("train",), name="text", unit="paragraph")
@@ -95,7 +97,11 @@ TEXTS = ["the dog runs", "a red cat", "two", "the green house sees a man"]
 MASKED = ["the [MASK] runs", "<mask> red [MASK]", "a <mask>"]
 QUESTIONS = [f"the dog\t{text}" for text in TEXTS]
 KINDS = {
-  "mlm": (lambda f: sections.MLM | dict(data=prose(f), source_len=24, rate=0.3), ENCODER, MASKED),
+  "mlm": (
+    lambda f: defaults("mlm") | dict(data=prose(f), source_len=24, rate=0.3),
+    ENCODER,
+    MASKED,
+  ),
   "causal": (lambda f: LANGUAGE | dict(data=prose(f)), DECODER, TEXTS),
   # of one layer the keys would be the same if the prompt was not seen whole
   "prefix": (
@@ -105,14 +111,15 @@ KINDS = {
   ),
   "span": (
     lambda f: (
-      sections.SPAN | dict(data=prose(f), length=16, source_len=24, target_len=24, decoding=SHORT)
+      defaults("span")
+      | dict(data=prose(f), length=16, source_len=24, target_len=24, decoding=SHORT)
     ),
     BOTH,
     ["the <extra_0> runs", "a <extra_0> cat <extra_1>"],
   ),
   "classes": (
     lambda f: (
-      sections.CLASSIFICATION
+      defaults("classification")
       | dict(data=table(f, ".tsv", ("text", "label")), source_len=12, stride=4)
     ),
     ENCODER,
@@ -120,7 +127,7 @@ KINDS = {
   ),
   "pairs": (
     lambda f: (
-      sections.CLASSIFICATION
+      defaults("classification")
       | dict(
         data=table(f, "_upper.tsv", ("text", "text_pair")),
         fields=("text", "text_pair"),
@@ -133,7 +140,7 @@ KINDS = {
   ),
   "numbers": (
     lambda f: (
-      sections.CLASSIFICATION
+      defaults("classification")
       | dict(data=table(f, "_numbers.tsv", ("text", "label")), source_len=24, regression=True)
     ),
     ENCODER,
@@ -141,13 +148,13 @@ KINDS = {
   ),
   "tags": (
     lambda f: (
-      sections.TAGGING | dict(data=data(f, ".conll", name="conll"), source_len=10, stride=4)
+      defaults("tagging") | dict(data=data(f, ".conll", name="conll"), source_len=10, stride=4)
     ),
     ENCODER,
     [*TEXTS, " ".join(LINES[3] * 4)],
   ),
   "qa": (
-    lambda f: sections.QA | dict(data=data(f, ".json", name="squad"), source_len=14, stride=4),
+    lambda f: defaults("qa") | dict(data=data(f, ".json", name="squad"), source_len=14, stride=4),
     ENCODER,
     [*QUESTIONS, "the dog\t" + " ".join(LINES[3] * 4)],
   ),
@@ -165,7 +172,7 @@ def make(tmp_path_factory):
     if kind in made:
       return made[kind]
     path, (task, model, _) = folder / kind, KINDS[kind]
-    cfg = common.run(
+    written = common.run(
       steps=1,
       batch_size=8,
       log_every=1,
@@ -174,8 +181,9 @@ def make(tmp_path_factory):
       optimizer=sections.ADAMW,
       schedule=dict(name="linear", peak=1e-3, warmup_steps=0, final=0.0),
       evaluate=dict(split="test", every=1, decode_every=0, decode_examples=0),
-      checkpoint=common.checkpoints(1, keep_latest=1),
+      checkpoint=dict(every=1),
     )
+    cfg = resolve.complete(written)
     with workdir.open_run(path, cfg, ["test"]):
       built = tasks.build(cfg.task, path)
       params = nnx.to_pure_dict(nnx.state(build_model(cfg.model, built, seed=0)))
@@ -403,14 +411,14 @@ def test_an_entity_is_painted_whole_with_its_kind_behind():
     tags=["B-PER", "I-PER", "O", "B-LOC", "B-LOC"],
     probs=[0.9, 0.5, 1.0, 0.8, 0.7],
   )
-  painted = colour.tagged(output, ("B-LOC", "B-PER", "I-PER", "O"), scores=True)
+  painted = colour.colour_tags(output, ("B-LOC", "B-PER", "I-PER", "O"), scores=True)
   assert (
     re.sub(r"\x1b\[[\d;]*m", "", painted) == "Ada Byron PER 0.50 saw Rome LOC 0.80 Bern LOC 0.70"
   )
   assert re.search(r"\x1b\[[\d;]*mAda Byron\x1b\[0m", painted)
   colours = re.findall(r"\x1b\[1;(\d+)m", painted)
   assert colours[0] != colours[1] == colours[2]
-  single = colour.tagged(output | dict(tags=["X"] * 5), ("X", "Y"), scores=False)
+  single = colour.colour_tags(output | dict(tags=["X"] * 5), ("X", "Y"), scores=False)
   assert re.sub(r"\x1b\[[\d;]*m", "", single) == "Ada/X Byron/X saw/X Rome/X Bern/X"
 
 
@@ -448,11 +456,11 @@ def test_samples_follow_temperature_and_beams_take_its_place(loaded):
 @pytest.mark.parametrize(
   "kind, arguments, told",
   [
-    ("classes", ["--beam", "2", "x"], "--beam: classification"),
-    ("tags", ["--temperature", "1", "x"], "--temperature: tagging"),
-    ("qa", ["--top_k", "2", "a\tb"], "--top_k: qa"),
+    ("classes", ["--beam", "2", "x"], "--beam: a Classification"),
+    ("tags", ["--temperature", "1", "x"], "--temperature: a Tagging"),
+    ("qa", ["--top_k", "2", "a\tb"], "--top_k: a Qa"),
     ("qa", ["--nbest", "99", "a\tb"], "1 to 20"),
-    ("mlm", ["--nbest", "2", "a <mask>"], "--nbest: mlm"),
+    ("mlm", ["--nbest", "2", "a <mask>"], "--nbest: a Mlm"),
     ("mlm", ["--top_k", "9999", "a <mask>"], "the vocabulary has"),
     ("causal", ["--top_p", "0.5", "x"], "--top_p has no use"),
     ("causal", ["--temperature", "1", "--beam", "3", "x"], "--beam has no use"),
@@ -483,7 +491,9 @@ def evaluated(make, loaded, capsys, monkeypatch):
 
   def of(kind):
     folder, predictor = make(kind), loaded(kind)
-    monkeypatch.setattr(inference, "load_run", lambda *_: predictor.run)  # with what is compiled
+    monkeypatch.setattr(
+      inference, "load_run", lambda *_, **__: predictor.run
+    )  # with what is compiled
     monkeypatch.setattr(evaluate, "make_predict_step", lambda *_: predictor.step)
     evaluate.main(["--workdir", str(folder)])
     printed = capsys.readouterr()
@@ -572,24 +582,24 @@ def test_a_mixture_is_evaluated_on_the_parts_that_have_the_split(loaded, evaluat
 
 
 def test_a_confusion_counts_what_was_taken_for_what():
-  told = classes.of_classes(list("aabbc"), list("abbbb"))
+  told = classes.class_report(list("aabbc"), list("abbbb"))
   assert list(told.labels) == ["a", "b", "c"]
   assert told.counts.tolist() == [[1, 0, 0], [1, 2, 1], [0, 0, 0]]
   assert told.classes["b"] == dict(
     precision=100.0, recall=50.0, f1=pytest.approx(200 / 3), support=4
   )
-  assert classes.of_texts(["x", "a"], ["a", "a"]).counts[1].sum() == 2
+  assert classes.text_class_report(["x", "a"], ["a", "a"]).counts[1].sum() == 2
 
 
 def test_a_confusion_of_many_labels_is_drawn_and_the_text_says_so(tmp_path, capsys):
   many = [str(number) for number in range(classes.MOST_COLUMNS + 1)]
-  told, few = classes.of_tags([many], [many]), classes.of_tags([many[1:]], [many[1:]])
+  told, few = classes.tag_report([many], [many]), classes.tag_report([many[1:]], [many[1:]])
   assert (len(told.tables()), len(few.tables())) == (1, 2)
-  assert f"confusion of {len(many)} labels" in classes.text(told)
-  assert "drawn only" not in classes.text(few)
-  classes.show(told)
+  assert f"confusion of {len(many)} labels" in classes.format_report(told)
+  assert "drawn only" not in classes.format_report(few)
+  classes.print_report(told)
   assert "drawn only" in capsys.readouterr().err
-  classes.draw(told, tmp_path / "a.png")
+  classes.draw_confusion(told, tmp_path / "a.png")
   assert (tmp_path / "a.png").stat().st_size > 10_000
 
 
@@ -600,7 +610,7 @@ def test_text_to_text_tells_of_each_tag_and_of_labels_that_training_has_not(tmp_
   of = dict(name="conll", splits=splits, word=0, tag=-1)
   data = dict(name="formatted", of=of, source="tag: {words}", target="{tags}")
   settings = dict(data=data, tokenizer=None, source_len=8, target_len=8)
-  task = translation.Translation(**settings, metric="tags")
+  task = TextToText(**settings, kind="tags")
   examples = task.examples("test")
   told = task.report([{"text": "X Y Y Y"}, {"text": ""}], list(map(examples.__getitem__, (0, 1))))
   assert told.classes["X"]["f1"] == 100.0

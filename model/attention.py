@@ -1,0 +1,95 @@
+"""Multi-head attention: project to heads, attend by a pattern, project back."""
+
+import contextlib
+import contextvars
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from model import kernels, layers, patterns, positions
+from model.config import TransformerConfig
+from model.placement import constrain
+
+Pattern = patterns.FullAttention | patterns.ChunkedAttention | kernels.SplashAttention
+
+
+class Memory(NamedTuple):
+  """The encoder's states as a decoder layer attends to them."""
+
+  keys: jax.Array  # [B, S, G, K]
+  values: jax.Array  # [B, S, G, K]
+  pattern: Pattern
+
+
+class Attention(nnx.Module):
+  """Multi-head attention (Vaswani et al. 2017, section 3.2.2).
+
+  It is grouped-query attention where num_kv_heads < num_heads (Ainslie et al. 2023).
+  """
+
+  def __init__(self, cfg: TransformerConfig, *, rngs: nnx.Rngs):
+    self.rope_theta = cfg.rope_theta if cfg.positions == "rotary" else None
+    heads, kv_heads = (cfg.num_heads, cfg.head_size), (cfg.kv_heads, cfg.head_size)
+    self.query = layers.linear(cfg, cfg.dim, heads, "query/kernel", rngs=rngs)
+    self.key = layers.linear(cfg, cfg.dim, kv_heads, "key/kernel", rngs=rngs)
+    self.value = layers.linear(cfg, cfg.dim, kv_heads, "value/kernel", rngs=rngs)
+    self.out = layers.linear(cfg, heads, cfg.dim, "out/kernel", rngs=rngs)
+
+  def __call__(self, x_BTD, pattern: Pattern, positions_BT, cache=None, key=None):
+    """Returns the self-attention of `x` [B, T, D], and the cache with its keys and values.
+
+    With a cache the keys are the cache's; without one it is None.
+    """
+    q_BTHK = self.queries(x_BTD)
+    k_BSGK, v_BSGK = self.keys_values(x_BTD)
+    if self.rope_theta is not None:
+      q_BTHK = positions.rotary(q_BTHK, positions_BT, self.rope_theta)
+      k_BSGK = positions.rotary(k_BSGK, positions_BT, self.rope_theta)
+    if cache is not None:
+      cache = dict(
+        keys=_write(cache["keys"], k_BSGK, positions_BT),
+        values=_write(cache["values"], v_BSGK, positions_BT),
+      )
+      k_BSGK, v_BSGK = cache["keys"], cache["values"]
+    return self.attend(q_BTHK, k_BSGK, v_BSGK, pattern, key), cache
+
+  def cross(self, x_BTD, memory: Memory, key=None):
+    """Returns the attention of `x` to the encoder's states, [B, T, D]."""
+    return self.attend(self.queries(x_BTD), *memory, key)
+
+  def queries(self, x_BTD):
+    """Returns the queries [B, T, H, K]."""
+    return constrain(self.query(x_BTD), "heads")
+
+  def keys_values(self, x_BSD):
+    """Returns keys and values, each [B, S, G, K]."""
+    return constrain(self.key(x_BSD), "heads"), constrain(self.value(x_BSD), "heads")
+
+  def attend(self, q_BTHK, k_BSGK, v_BSGK, pattern: Pattern, key=None):
+    """Returns [B, T, D]: the pattern's attention of all heads, projected."""
+    if (observer := _OBSERVER.get()) is not None:
+      observer(self, q_BTHK, k_BSGK, v_BSGK, pattern)
+    return self.out(constrain(pattern(q_BTHK, k_BSGK, v_BSGK, key), "heads"))
+
+
+def _write(cached_BSGK, new_BTGK, positions_BT):
+  """Returns the cache [B, S, G, K] with one new token at its position, or with the first T."""
+  if new_BTGK.shape[1] > 1:
+    return cached_BSGK.at[:, : new_BTGK.shape[1]].set(new_BTGK)
+  here_BS = jnp.arange(cached_BSGK.shape[1]) == positions_BT
+  return jnp.where(here_BS[..., None, None], new_BTGK, cached_BSGK)
+
+
+_OBSERVER = contextvars.ContextVar("observer", default=None)
+
+
+@contextlib.contextmanager
+def observe(observer):
+  """Calls `observer(attention, q_BTHK, k_BSGK, v_BSGK, pattern)` at each attention in the block."""
+  token = _OBSERVER.set(observer)
+  try:
+    yield
+  finally:
+    _OBSERVER.reset(token)

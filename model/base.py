@@ -1,0 +1,62 @@
+"""The parts that every model has beside its stacks: tables of vectors, and logits.
+
+Tasks and searches use a model by these methods and no others:
+  encode(source)            returns states [B, S, D]
+  decode(inputs, memory)    returns states [B, T, D], which `logits` turns into words
+  init_cache(memory)        returns an empty cache, every leaf [B, ...]
+  prefill(prompt, cache)    returns the cache with all but the last token of a prompt
+  decode_step(token, cache) returns logits [B, V] of the next token, and the cache one longer
+A model holds weights and nothing else: dropout takes its key as an argument, and no key means none.
+"""
+
+import jax.numpy as jnp
+from flax import nnx
+
+from model import layers, matmul
+from model.embeddings import attend, embedding_table
+
+
+class EncoderDecoder(nnx.Module):
+  """Encoder and/or decoder with the tables of their words; subclasses give the stacks."""
+
+  def __init__(self, cfg, make_stack, *, rngs: nnx.Rngs):
+    """Builds the weights; `make_stack(depth, causal=, cross=)` returns an encoder or a decoder."""
+    self.cfg = cfg
+    both = bool(cfg.encoder_layers and cfg.decoder_layers)
+    own_table = both and not cfg.share_embeddings
+    self.embedding = embedding_table(cfg, cfg.vocab_size, rngs)
+    self.source_embedding = embedding_table(cfg, cfg.vocab_size, rngs) if own_table else None
+    E, D = cfg.encoder_layers, cfg.decoder_layers
+    self.encoder = make_stack(E, causal=False, cross=False) if E else None
+    self.decoder = make_stack(D, causal=True, cross=both) if D else None
+    self.output = None if cfg.tie_output else self._output(rngs)
+    self.output_bias = nnx.Param(jnp.zeros(cfg.vocab_size)) if cfg.output_bias else None
+
+  def _output(self, rngs):
+    return nnx.Linear(
+      self.cfg.table_dim,
+      self.cfg.vocab_size,
+      use_bias=False,
+      dot_general=matmul.product,
+      kernel_init=layers.initializer(self.cfg.init_std),
+      dtype=self.cfg.dtype,
+      rngs=rngs,
+    )
+
+  def logits(self, x_BTD):
+    """Returns the logits [..., V], float32."""
+    logits_BTV = attend(self.embedding, x_BTD) if self.output is None else self.output(x_BTD)
+    logits_BTV = logits_BTV.astype(jnp.float32) * self.cfg.logits_scale
+    return logits_BTV if self.output_bias is None else logits_BTV + self.output_bias[...]
+
+
+def segments_of(ids_BT, segments=None):
+  """Returns the segments [B, T]; by default a row is one, up to its padding (id 0)."""
+  return (ids_BT > 0).astype(jnp.int32) if segments is None else segments
+
+
+def positions_of(ids_BT, positions=None):
+  """Returns the positions [B, T]; by default places in the row."""
+  if positions is None:
+    positions = jnp.broadcast_to(jnp.arange(ids_BT.shape[1]), ids_BT.shape)
+  return positions

@@ -1,0 +1,186 @@
+"""A run's folder and hf:DIR are one thing to start from."""
+
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from tests.test_configs import load
+from train import pretrained
+from train.common.errors import UserError
+from train.data.tokenizer import Tokenizer
+from train.data.tokenizer_training import train_tokenizer
+from train.pretrained import HEAD
+from train.record import config as configs
+from train.record import workdir
+
+FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
+RUNS = {
+  "mlm": "mlm.py:small,data=nowhere",
+  "span": "span.py:small,data=nowhere",
+  "causal": "causal.py:small,data=nowhere",
+  "lstm": "scan.py:small,model=lstm",
+}
+TASKS = {
+  "mlm": dict(name="mlm", source_len=128),
+  "translation": dict(name="translation", source_len=64, target_len=64),
+  "causal": dict(name="causal", target_len=64),
+  "classification": dict(
+    name="classification", source_len=128, pool="first", pool_activation="tanh"
+  ),
+  "mean": dict(name="classification", source_len=128, pool="mean", pool_activation="tanh"),
+  "tagging": dict(name="tagging", source_len=128),
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+  """Folders of runs that have a config and a tokenizer, and no checkpoint yet."""
+  folders = {}
+  for name, text in RUNS.items():
+    folders[name] = folder = tmp_path_factory.mktemp("runs") / name
+    folder.mkdir()
+    (folder / "config.json").write_text(workdir.config_json(load(text, "nowhere")))
+    train_tokenizer(dict(name="char"), ["some text"]).save(folder / "tokenizer.json")
+  return folders
+
+
+def named(origin, runs):
+  """The name of a run of `runs` or of a fixture."""
+  return str(runs[origin]) if origin in runs else f"hf:{FIXTURES / origin}"
+
+
+def resolved(name, task, inherit, changes=(), **start):
+  config = dict(
+    steps=3,
+    task=TASKS[task] | dict(tokenizer=dict(name="bpe")),
+    model=dict(changes, inherit=inherit),
+    init_from=dict(workdir=name) | start,
+  )
+  return pretrained.resolve(config)
+
+
+ENCODER = dict(decoder_layers=0, output_bias=False, tie_output=True)
+NO_DECODER = (*HEAD, "^decoder/", "^output/")
+NO_HEAD = (*HEAD, "^output/")
+MLM = dict(output_bias=True, decoder_layers=0)  # the changes of configs/mlm.py
+
+
+@pytest.mark.parametrize(
+  "origin, task, inherit, changes, which, skip, made",
+  [
+    ("span", "translation", "model", {}, "latest", HEAD, {}),
+    ("lstm", "translation", "model", dict(dropout=0.5), "latest", HEAD, dict(dropout=0.5)),
+    ("marian", "translation", "model", {}, "latest", HEAD, {}),
+    ("gpt2", "causal", "model", {}, "latest", HEAD, {}),
+    ("mlm", "tagging", "encoder", {}, "latest", NO_DECODER, ENCODER),
+    ("span", "classification", "encoder", {}, "latest", NO_DECODER, ENCODER),
+    ("t5", "tagging", "encoder", {}, "body", NO_DECODER, ENCODER),
+    ("bert_mlm", "classification", "encoder", {}, "body", NO_DECODER, ENCODER),
+    ("bert", "tagging", "encoder", {}, "body", NO_DECODER, ENCODER),
+    ("bert", "mean", "encoder", {}, "body", NO_DECODER, ENCODER),
+    ("bert", "classification", "encoder", {}, "body", ("^head/labels",), ENCODER),
+    ("mlm", "mlm", "pretraining", dict(dropout=0.5), "latest", (), {}),
+    ("bert_mlm", "mlm", "pretraining", MLM, "latest", (), {}),
+    ("span", "mlm", "pretraining", MLM, "latest", NO_HEAD, MLM),
+    ("bert", "mlm", "pretraining", MLM, "body", NO_HEAD, MLM),
+  ],
+)
+def test_a_config_inherits(origin, task, inherit, changes, which, skip, made, runs):
+  name = named(origin, runs)
+  config = resolved(name, task, inherit, changes)
+  assert config["model"] == pretrained.open(name).model | made
+  assert config["init_from"] == dict(workdir=name, which=which, skip=skip)
+  path = f"{name}/tokenizer.json" if origin in runs else name
+  assert config["task"]["tokenizer"] == dict(name="file", path=path)
+  assert config["steps"] == 3
+  assert "inherit" not in config["model"]
+
+
+@pytest.mark.parametrize(
+  "origin, activation",
+  [("distilbert_mlm", "relu"), ("electra_mlm", "gelu"), ("bert_mlm", "tanh"), ("mlm", "tanh")],
+)
+def test_a_classifier_takes_over_its_activation(origin, activation, runs):
+  for task in ("classification", "mean"):
+    config = resolved(named(origin, runs), task, "encoder")
+    assert config["task"]["pool_activation"] == activation
+  assert "pool_activation" not in resolved(named(origin, runs), "tagging", "encoder")["task"]
+
+
+def test_what_a_config_says_of_init_from_stays(runs):
+  config = resolved(str(runs["span"]), "translation", "model", which="best", skip=())
+  assert config["init_from"] == dict(workdir=str(runs["span"]), which="best", skip=())
+
+
+def test_a_config_that_inherits_nothing_stays_as_it_is():
+  config = dict(model=dict(dim=8), task=dict(name="mlm"), init_from=dict(workdir="nowhere"))
+  assert pretrained.resolve(config) == config
+
+
+@pytest.mark.parametrize(
+  "origin, task, inherit, words",
+  [
+    ("mlm", "translation", "model", ["no decoder", "translation"]),
+    ("causal", "mlm", "pretraining", ["no encoder", "mlm"]),
+    ("gpt2", "tagging", "encoder", ["no encoder", "tagging", "hf:"]),
+    ("mlm", "mlm", "encoders", ["model.inherit", "'encoders'", "did you mean encoder"]),
+  ],
+)
+def test_what_cannot_be_inherited_is_an_error(origin, task, inherit, words, runs):
+  with pytest.raises(UserError) as error:
+    resolved(named(origin, runs), task, inherit)
+  assert all(word in str(error.value) for word in words), str(error.value)
+
+
+@pytest.mark.parametrize("name, words", [("nowhere", "nowhere"), ("hf:nowhere", "config.json")])
+def test_a_missing_origin_is_an_error(name, words):
+  with pytest.raises(UserError, match=words):
+    resolved(name, "mlm", "model")
+
+
+def test_both_kinds_answer_the_same_questions(runs):
+  run, bert = pretrained.open(runs["mlm"]), pretrained.open(f"hf:{FIXTURES / 'bert'}")
+  assert (run.kind, bert.kind) == ("mlm", "body")
+  assert (run.directory, bert.config) == (None, None)
+  assert run.config.task.name == "mlm"
+  assert bert.directory.path == FIXTURES / "bert"
+  assert run.tokenizer.fingerprint == Tokenizer.load(run.tokenizer_path).fingerprint
+  assert bert.tokenizer.foreign
+  assert pretrained.open("nowhere").tokenizer is None
+
+
+def test_weights_of_a_directory_are_placed_as_asked():
+  bert = pretrained.open(f"hf:{FIXTURES / 'bert'}")
+  weights, steps = bert.weights("latest")
+  before = np.asarray(weights["embedding/embedding"])
+  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  like = jax.ShapeDtypeStruct(before.shape, "bfloat16", sharding=here)
+  placed, _ = bert.place("latest", dict(embedding=dict(embedding=like)))
+  after = placed["embedding"]["embedding"]
+  assert steps == []
+  assert (after.dtype, after.sharding) == ("bfloat16", here)
+  np.testing.assert_array_equal(after, before.astype("bfloat16"))
+  with pytest.raises(UserError, match=r"--checkpoint best: .*one set of weights"):
+    bert.place("best", dict(embedding=dict(embedding=like)))
+
+
+def test_a_run_has_no_pairs(runs):
+  with pytest.raises(UserError, match="--pair"):
+    pretrained.open(runs["mlm"]).task(pair=True)
+
+
+def test_a_run_without_checkpoints_has_no_weights(runs):
+  with pytest.raises(UserError, match="holds no checkpoints"):
+    pretrained.open(runs["mlm"]).weights("latest")
+
+
+def test_a_task_takes_its_tokenizer_from_a_directory(tmp_path):
+  name = f"hf:{FIXTURES / 'bert'}"
+  config = load("mlm.py:small,data=nowhere", "nowhere")
+  task = config.task.to_dict() | dict(
+    data=dict(name="blank"), tokenizer=dict(name="file", path=name)
+  )
+  built = pretrained.build_task(configs.frozen(task), tmp_path)
+  assert built.tokenizer.fingerprint == pretrained.open(name).tokenizer.fingerprint

@@ -1,0 +1,133 @@
+"""Tables of GPT-2 and Llama."""
+
+from train.common.errors import UserError
+from train.interop.families import Family, Row, activation, attention, field, linear, norm, same
+
+_GPT2, _LLAMA, BLOCK = "h.{}", "layers.{}", "decoder/blocks/{}"
+PARTS = ("query", "key", "value")
+
+
+def _fused(theirs: str, ours: str):
+  for part, name in enumerate(PARTS):
+    yield Row(f"{theirs}.weight", f"{ours}/{name}/kernel", "conv", part)
+    yield Row(f"{theirs}.bias", f"{ours}/{name}/bias", "vector", part)
+
+
+GPT2 = Family(
+  model_type="gpt2",
+  prefix="transformer.",
+  classes={"GPT2LMHeadModel": "causal", "GPT2Model": "body"},
+  settings=(
+    field("vocab_size", "vocab_size", 50257),
+    field("n_embd", "dim", 768),
+    field("n_layer", "decoder_layers", 12),
+    field("n_head", "num_heads", 12),
+    field("n_inner", "mlp_dim", None),
+    activation("activation_function", "gelu_new"),
+    field(("resid_pdrop", "embd_pdrop"), "dropout", 0.1),
+    field("attn_pdrop", "attention_dropout", 0.1),
+    field("n_positions", "max_len", 1024),
+    field("layer_norm_epsilon", "norm_eps", 1e-5),
+    field("initializer_range", "init_std", 0.02),
+    field("tie_word_embeddings", "tie_output", True),
+  ),
+  constants=dict(
+    encoder_layers=0, positions="learned", norm="layer", norm_position="pre", embed_scale=False
+  ),
+  fixed=dict(
+    scale_attn_weights=True,
+    scale_attn_by_inverse_layer_idx=False,
+    reorder_and_upcast_attn=False,
+    add_cross_attention=False,
+    pruned_heads={},
+  ),
+  ignored=(
+    "n_ctx",
+    "summary_activation",
+    "summary_first_dropout",
+    "summary_proj_to_labels",
+    "summary_type",
+    "summary_use_proj",
+  ),
+  rows=(
+    *same("wte", "embedding"),
+    *same("wpe", "decoder/embeddings/positions"),
+    *norm(f"{_GPT2}.ln_1", f"{BLOCK}/self_norm"),
+    *_fused(f"{_GPT2}.attn.c_attn", f"{BLOCK}/self_attention"),
+    *linear(f"{_GPT2}.attn.c_proj", f"{BLOCK}/self_attention/out", "conv"),
+    *norm(f"{_GPT2}.ln_2", f"{BLOCK}/mlp_norm"),
+    *linear(f"{_GPT2}.mlp.c_fc", f"{BLOCK}/mlp/up", "conv"),
+    *linear(f"{_GPT2}.mlp.c_proj", f"{BLOCK}/mlp/down", "conv"),
+    *norm("ln_f", "decoder/norm"),
+  ),
+  heads=dict(causal=(Row("lm_head.weight", "output/kernel", "linear", body=False),)),
+  copies={"lm_head.weight": "transformer.wte.weight"},
+  computed=r"attn\.(bias|masked_bias)$",
+  read=lambda config, _: dict(mlp_dim=config.get("n_inner") or 4 * config.get("n_embd", 768)),
+)
+
+
+def _rope(config, _):
+  """Returns the base of rotary positions from `rope_parameters`, where newer files have it; raises
+  UserError for scaled ones."""
+  given = config.get("rope_parameters") or {}
+  for name in ("rope_parameters", "rope_scaling"):
+    scaling = config.get(name) or {}
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    if kind != "default":
+      raise UserError(f"{name} has rope_type {kind!r}; here rotary positions are 'default'")
+  return {"rope_theta": given["rope_theta"]} if "rope_theta" in given else {}
+
+
+LLAMA = Family(
+  model_type="llama",
+  prefix="model.",
+  classes={"LlamaForCausalLM": "causal", "LlamaModel": "body"},
+  settings=(
+    field("vocab_size", "vocab_size", 32000),
+    field("hidden_size", "dim", 4096),
+    field("num_hidden_layers", "decoder_layers", 32),
+    field("num_attention_heads", "num_heads", 32),
+    field("num_key_value_heads", "num_kv_heads", None),
+    field("head_dim", "head_dim", None),
+    field("intermediate_size", "mlp_dim", 11008),
+    activation("hidden_act", "silu"),
+    field("max_position_embeddings", "max_len", 2048),
+    field("rms_norm_eps", "norm_eps", 1e-6),
+    field("attention_dropout", "attention_dropout", 0.0),
+    field("initializer_range", "init_std", 0.02),
+    field("tie_word_embeddings", "tie_output", False),
+    field("rope_theta", "rope_theta", 10000.0),
+  ),
+  constants=dict(
+    encoder_layers=0,
+    positions="rotary",
+    norm="rms",
+    norm_position="pre",
+    gated=True,
+    bias=False,
+    embed_scale=False,
+    dropout=0.0,
+  ),
+  fixed=dict(attention_bias=False, mlp_bias=False, rope_interleaved=False),
+  ignored=("is_llama_config", "pretraining_tp", "rope_parameters", "rope_scaling"),
+  rows=(
+    *same("embed_tokens", "embedding"),
+    *attention(
+      f"{_LLAMA}.self_attn", f"{BLOCK}/self_attention", ("q_proj", "k_proj", "v_proj", "o_proj")
+    ),
+    *norm(f"{_LLAMA}.input_layernorm", f"{BLOCK}/self_norm"),
+    *norm(f"{_LLAMA}.post_attention_layernorm", f"{BLOCK}/mlp_norm"),
+    *linear(f"{_LLAMA}.mlp.up_proj", f"{BLOCK}/mlp/up"),
+    *linear(f"{_LLAMA}.mlp.gate_proj", f"{BLOCK}/mlp/gate"),
+    *linear(f"{_LLAMA}.mlp.down_proj", f"{BLOCK}/mlp/down"),
+    *norm("norm", "decoder/norm"),
+  ),
+  heads=dict(causal=(Row("lm_head.weight", "output/kernel", "linear", body=False),)),
+  copies={"lm_head.weight": "model.embed_tokens.weight"},
+  computed=r"rotary_emb\.inv_freq$",
+  read=_rope,
+  write=lambda model: dict(
+    rope_parameters=dict(rope_type="default", rope_theta=model["rope_theta"])
+  ),
+)

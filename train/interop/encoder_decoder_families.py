@@ -1,0 +1,263 @@
+"""Tables of T5 and mT5, and of BART, mBART, Marian and Pegasus.
+
+The last four differ in norms and positions.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from train.interop.families import Family, Row, activation, attention, field, linear, norm, same
+
+SIDES = ("encoder", "decoder")
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+# feed_forward_proj -> (activation, gated). T5 1.1's "gated-gelu" is the tanh approximation.
+FEED_FORWARD = {
+  "relu": ("relu", False),
+  "gelu": ("gelu", False),
+  "gelu_new": ("gelu_tanh", False),
+  "silu": ("silu", False),
+  "gated-relu": ("relu", True),
+  "gated-gelu": ("gelu_tanh", True),
+  "gated-silu": ("silu", True),
+}
+
+
+def _t5_rows():
+  for side in SIDES:
+    block, ours = f"{side}.block.{{}}.layer", f"{side}/blocks/{{}}"
+    last = 2 if side == "decoder" else 1
+    names = ("q", "k", "v", "o")
+    yield from attention(f"{block}.0.SelfAttention", f"{ours}/self_attention", names)
+    yield from norm(f"{block}.0.layer_norm", f"{ours}/self_norm")
+    if side == "decoder":
+      yield from attention(f"{block}.1.EncDecAttention", f"{ours}/cross_attention", names)
+      yield from norm(f"{block}.1.layer_norm", f"{ours}/cross_norm")
+    feed_forward = f"{block}.{last}.DenseReluDense"
+    yield Row(f"{feed_forward}.wi.weight", f"{ours}/mlp/up/kernel", "linear")
+    yield Row(f"{feed_forward}.wo.weight", f"{ours}/mlp/down/kernel", "linear")
+    yield from norm(f"{block}.{last}.layer_norm", f"{ours}/mlp_norm")
+    relative = f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+    yield Row(relative, f"{side}/relative/embedding", "same")
+    yield from norm(f"{side}.final_layer_norm", f"{side}/norm")
+
+
+def _t5_gated():
+  for side, last in (("encoder", 1), ("decoder", 2)):
+    feed_forward = f"{side}.block.{{}}.layer.{last}.DenseReluDense"
+    for theirs, ours in (("wi_0", "gate"), ("wi_1", "up")):
+      path = f"{side}/blocks/{{}}/mlp/{ours}/kernel"
+      yield Row(f"{feed_forward}.{theirs}.weight", path, "linear")
+
+
+def _t5_read(config, tensors, usual="relu", scaled=None):
+  """Returns the fields that T5's table cannot express.
+
+  scaled: the decoder's output is scaled by dim ** -0.5, as in T5 1.0 and not in 1.1; None: as
+  config.json has it.
+  """
+  kind = config.get("feed_forward_proj", usual)
+  activation, gated = FEED_FORWARD.get(kind, (kind, False))
+  if scaled is None:
+    scaled = config.get("scale_decoder_outputs", config.get("tie_word_embeddings", True))
+  rate = config.get("dropout_rate", 0.1)
+  return dict(
+    activation=activation,
+    gated=gated,
+    logits_scale=config.get("d_model", 512) ** -0.5 if scaled else 1.0,
+    tie_output="lm_head.weight" not in tensors,
+    decoder_layers=config.get("num_decoder_layers") or config.get("num_layers", 6),
+    attention_dropout=rate,
+    activation_dropout=rate,
+  )
+
+
+def _t5_write(model):
+  kind = (model["activation"], model["gated"])
+  scaled = model["logits_scale"] != 1.0
+  return dict(
+    feed_forward_proj=next((name for name, pair in FEED_FORWARD.items() if pair == kind), "relu"),
+    scale_decoder_outputs=scaled,
+    tie_word_embeddings=model["tie_output"] and scaled,
+  )
+
+
+T5 = Family(
+  model_type="t5",
+  prefix="",
+  classes={"T5ForConditionalGeneration": "translation"},
+  settings=(
+    field("vocab_size", "vocab_size", 32128),
+    field("d_model", "dim", 512),
+    field("d_kv", "head_dim", 64),
+    field("d_ff", "mlp_dim", 2048),
+    field("num_layers", "encoder_layers", 6),
+    field("num_decoder_layers", "decoder_layers", 6),
+    field("num_heads", "num_heads", 8),
+    field("relative_attention_num_buckets", "relative_buckets", 32),
+    field("relative_attention_max_distance", "relative_max_distance", 128),
+    field("dropout_rate", "dropout", 0.1),
+    field("layer_norm_epsilon", "norm_eps", 1e-6),
+  ),
+  constants=dict(
+    positions="relative",
+    norm="rms",
+    norm_position="pre",
+    bias=False,
+    embed_scale=False,
+    attention_scale=1.0,
+  ),
+  fixed=dict(is_decoder=False),
+  ignored=(
+    "classifier_dropout",
+    "dense_act_fn",
+    "feed_forward_proj",  # _t5_read reads it, and the last two
+    "initializer_factor",
+    "is_gated_act",
+    "n_positions",
+    "scale_decoder_outputs",
+    "tie_word_embeddings",
+  ),
+  rows=(*same("shared", "embedding"), *_t5_rows()),
+  gated=tuple(_t5_gated()),
+  read=_t5_read,
+  write=_t5_write,
+  heads=dict(translation=(Row("lm_head.weight", "output/kernel", "linear", body=False),)),
+  copies={f"{side}.embed_tokens.weight": "shared.weight" for side in SIDES},
+  # old files have a table of distances for cross-attention, which uses none
+  computed=r"EncDecAttention\.relative_attention_bias\.weight$",
+)
+
+MT5 = dataclasses.replace(
+  T5,
+  model_type="mt5",
+  classes={"MT5ForConditionalGeneration": "translation"},
+  read=functools.partial(_t5_read, usual="gated-gelu", scaled=False),
+)
+
+
+def _bart_rows():
+  yield from same("shared", "embedding")
+  for side in SIDES:
+    layer, ours = f"{side}.layers.{{}}", f"{side}/blocks/{{}}"
+    yield from same(f"{side}.embed_positions", f"{side}/embeddings/positions")
+    yield from norm(f"{side}.layernorm_embedding", f"{side}/embeddings/norm")
+    yield from attention(f"{layer}.self_attn", f"{ours}/self_attention", PROJECTIONS)
+    yield from norm(f"{layer}.self_attn_layer_norm", f"{ours}/self_norm")
+    if side == "decoder":
+      yield from attention(f"{layer}.encoder_attn", f"{ours}/cross_attention", PROJECTIONS)
+      yield from norm(f"{layer}.encoder_attn_layer_norm", f"{ours}/cross_norm")
+    yield from linear(f"{layer}.fc1", f"{ours}/mlp/up")
+    yield from linear(f"{layer}.fc2", f"{ours}/mlp/down")
+    yield from norm(f"{layer}.final_layer_norm", f"{ours}/mlp_norm")
+    yield from norm(f"{side}.layer_norm", f"{side}/norm")
+
+
+BART = Family(
+  model_type="bart",
+  prefix="model.",
+  classes={"BartForConditionalGeneration": "translation", "BartModel": "translation"},
+  settings=(
+    field("vocab_size", "vocab_size", 50265),
+    field("d_model", "dim", 1024),
+    field("encoder_layers", "encoder_layers", 12),
+    field("decoder_layers", "decoder_layers", 12),
+    field(("encoder_attention_heads", "decoder_attention_heads"), "num_heads", 16),
+    field(("encoder_ffn_dim", "decoder_ffn_dim"), "mlp_dim", 4096),
+    activation("activation_function", "gelu"),
+    field("dropout", "dropout", 0.1),
+    field("attention_dropout", "attention_dropout", 0.0),
+    field("activation_dropout", "activation_dropout", 0.0),
+    field("max_position_embeddings", "max_len", 1024),
+    field("init_std", "init_std", 0.02),
+    field("scale_embedding", "embed_scale", False),
+  ),
+  constants=dict(
+    positions="learned",
+    position_offset=2,
+    norm="layer",
+    norm_position="post",
+    norm_eps=1e-5,
+    embedding_norm=True,
+    output_bias=True,
+  ),
+  fixed=dict(
+    is_decoder=False,
+    tie_word_embeddings=True,
+    encoder_layerdrop=0.0,
+    decoder_layerdrop=0.0,
+    normalize_before=False,
+    normalize_embedding=True,
+    add_final_layer_norm=False,
+    static_position_embeddings=False,
+    pruned_heads={},
+  ),
+  ignored=(
+    "add_bias_logits",
+    "classif_dropout",
+    "classifier_dropout",
+    "extra_pos_embeddings",
+    "force_bos_token_to_be_generated",
+    "num_hidden_layers",
+    "do_blenderbot_90_layernorm",
+    "save_step",
+  ),
+  rows=tuple(_bart_rows()),
+  heads=dict(translation=(Row("final_logits_bias", "output_bias", "vector", body=False),)),
+  copies={
+    "lm_head.weight": "model.shared.weight",
+    "model.encoder.embed_tokens.weight": "model.shared.weight",
+    "model.decoder.embed_tokens.weight": "model.shared.weight",
+  },
+)
+
+_PRE = dict(normalize_before=True, add_final_layer_norm=True)
+MBART = dataclasses.replace(
+  BART,
+  model_type="mbart",
+  classes={"MBartForConditionalGeneration": "translation", "MBartModel": "translation"},
+  constants=BART.constants | dict(norm_position="pre"),
+  fixed=BART.fixed | _PRE,
+)
+
+MARIAN = dataclasses.replace(
+  BART,
+  model_type="marian",
+  classes={"MarianMTModel": "translation", "MarianModel": "translation"},
+  constants=dict(
+    positions="sinusoidal",
+    norm="layer",
+    norm_position="post",
+    norm_eps=1e-5,
+    embedding_norm=False,
+    output_bias=True,
+  ),
+  fixed=BART.fixed
+  | dict(
+    normalize_embedding=False,
+    static_position_embeddings=True,
+    share_encoder_decoder_embeddings=True,
+  ),
+  ignored=(*BART.ignored, "decoder_vocab_size"),
+  computed=r"embed_positions\.weight$",
+)
+
+
+def _sinusoids(model):
+  """Returns the tables of sinusoidal positions that files hold, rounded from float64 as theirs."""
+  dim = model["dim"]
+  angle = np.arange(model["max_len"])[:, None] / 10000 ** (2 * np.arange(dim // 2) / dim)
+  table = np.concatenate([np.sin(angle), np.cos(angle)], 1).astype(np.float32)
+  return {f"model.{side}.embed_positions.weight": table for side in SIDES}
+
+
+PEGASUS = dataclasses.replace(
+  MARIAN,
+  make=_sinusoids,
+  model_type="pegasus",
+  classes={"PegasusForConditionalGeneration": "translation", "PegasusModel": "translation"},
+  constants=MARIAN.constants | dict(norm_position="pre"),
+  fixed=BART.fixed | _PRE | dict(normalize_embedding=False, static_position_embeddings=True),
+)

@@ -1,0 +1,237 @@
+"""Reads the tokenizer of a Hugging Face directory as a `Tokenizer`.
+
+The roles of ids come from the model's config.json, from the tokens' names in tokenizer_config.json
+and special_tokens_map.json, and from how models of its type frame texts.
+"""
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Mapping
+
+import tokenizers
+from absl import logging
+
+from train.common.errors import UserError, as_user_error, choose
+from train.common.json_files import LARGEST
+from train.data.roles import Roles, check
+from train.data.tokenizer import Tokenizer
+from train.interop import tokenizer_files as files
+
+
+@dataclasses.dataclass(frozen=True)
+class Framing:
+  """The special tokens that models of a type put around texts, by their roles."""
+
+  names: Mapping[str, str]  # role -> the token's usual name
+  first: tuple[str, ...] = ()
+  between: tuple[str, ...] = ("eos",)
+  source_first: tuple[str, ...] = ()
+  target_first: tuple[str, ...] = ()
+  start: str = "first"  # the role of what a decoder reads first, if config.json has none
+  types: bool = False  # a second text has token type 1
+
+
+_BERT = Framing(
+  dict(cls="[CLS]", eos="[SEP]", pad="[PAD]", unk="[UNK]", mask="[MASK]"), ("cls",), types=True
+)
+_S = dict(bos="<s>", cls="<s>", eos="</s>", pad="<pad>", unk="<unk>", mask="<mask>")
+_T5 = Framing(dict(eos="</s>", pad="<pad>", unk="<unk>"), start="pad")
+FRAMINGS = {
+  "bert": _BERT,
+  "distilbert": dataclasses.replace(_BERT, types=False),
+  "electra": _BERT,
+  "roberta": Framing(_S, ("cls",), ("eos", "eos")),
+  "esm": Framing(dict(cls="<cls>", eos="<eos>", pad="<pad>", unk="<unk>", mask="<mask>"), ("cls",)),
+  "gpt2": Framing(dict(bos="<|endoftext|>", eos="<|endoftext|>"), start="bos"),
+  "llama": Framing(dict(bos="<s>", eos="</s>", unk="<unk>"), ("bos",)),
+  "t5": _T5,
+  "mt5": _T5,
+  "bart": Framing(_S, ("bos",), ("eos", "eos"), ("bos",), ("bos",), start="eos"),
+  "mbart": Framing(_S, start="eos"),
+  "marian": _T5,
+  "pegasus": Framing(dict(_T5.names, mask="<mask_2>"), between=(), start="pad"),
+}
+_SEP = ("bert", "distilbert", "electra", "roberta")  # call the end of a text sep_token
+
+
+LANGUAGE = re.compile(r"[a-z]{2}_[A-Z]{2}")  # mBART's codes
+
+
+def read(folder: pathlib.Path, config: Mapping) -> Tokenizer:
+  """Returns the tokenizer in a directory whose parsed config.json is `config`.
+
+  Raises UserError for a directory without one, for broken files, for unsupported kinds of files,
+  and for ids beyond the model's embedding table.
+  """
+  folder = pathlib.Path(folder)
+  kind = config.get("model_type")
+  framing = choose(FRAMINGS, kind, f"model_type in {folder / 'config.json'}")
+  settings = files.settings(folder)
+  with as_user_error(f"{folder}: the vocabulary cannot be used"):
+    tokenizer = _tokenizer(folder, kind, framing, config, settings)
+    _check(folder, tokenizer, config)
+    check(tokenizer)
+  return tokenizer
+
+
+def _tokenizer(folder, kind, framing, config, settings) -> Tokenizer:
+  inner, target, size = files.read(folder, kind, settings)
+  ids = {}
+  for role in ("bos", "cls", "pad", "unk", "mask", "eos"):
+    names = (settings.get(_key(role, kind)), framing.names.get(role))
+    by_name = [inner.token_to_id(name) for name in names if isinstance(name, str)]
+    numbers = (*by_name, config.get(f"{role}_token_id"))  # -1: none
+    ids[role] = next((i for i in numbers if type(i) is int and 0 <= i <= LARGEST), None)
+  if kind == "llama":
+    adds = settings.get("add_bos_token")
+    if adds is None:  # transformers' generic class, which other tokenizers have, adds none
+      adds = inner.post_processor is not None or "Llama" in settings.get("tokenizer_class", "Llama")
+    framing = dataclasses.replace(framing, first=framing.first if adds else ())
+  roles = _roles(folder, config, settings, framing, ids)
+  if settings.get("add_bos_token") is None:
+    roles = _as_processed(inner, roles, config)
+  if kind == "mbart":
+    roles = _with_languages(folder, inner, config, settings, roles)
+  _mark_special(inner, roles)
+  if target is not None:
+    _mark_special(target, roles)
+  return _without_unused(folder, Tokenizer(inner, roles, target, size), config)
+
+
+def _key(role: str, kind: str) -> str:
+  """Returns the key of a role's token in tokenizer_config.json."""
+  return "sep_token" if role == "eos" and kind in _SEP else f"{role}_token"
+
+
+def _roles(folder, config, settings, framing, ids) -> Roles:
+  def required(role):
+    if ids.get(role) is None:
+      raise UserError(
+        f"{folder}: the vocabulary has no token for {role!r} ({framing.names.get(role)}):"
+        f" name it in tokenizer_config.json ({_key(role, config['model_type'])})"
+      )
+    return ids[role]
+
+  def frame(names):
+    return tuple(required(name) for name in names)
+
+  ends = config.get("eos_token_id")
+  if isinstance(ends, list) and len(ends) > 1:
+    message = "%s: config.json has %d eos tokens %s; here outputs end with %s alone"
+    logging.warning(message, folder, len(ends), ends, ids.get("eos"))
+  key = "decoder_start_token_id"
+  start = config.get(key, settings.get(key))
+  if start is None:
+    name = (framing.first or ("bos",))[0] if framing.start == "first" else framing.start
+    start = required(name)
+  eos = required("eos")
+  both = {**config, **settings}  # the settings include generation_config.json
+  forced = both.get("forced_bos_token_id", both.get("force_bos_token_to_be_generated") or None)
+  return Roles(
+    pad=eos if ids.get("pad") is None else ids["pad"],
+    eos=eos,
+    start=start,
+    unk=ids.get("unk"),
+    mask=ids.get("mask"),
+    first=frame(framing.first),
+    between=frame(framing.between),
+    source_first=frame(framing.source_first),
+    target_first=frame(framing.target_first),
+    force=forced is not None,
+    types=framing.types and (config.get("type_vocab_size") or 2) > 1,
+  )
+
+
+def _with_languages(folder, inner, config, settings, roles) -> Roles:
+  """Returns mBART's roles with the codes of its two languages.
+
+  mBART-50 puts a code in front of source and target. mBART-cc25 puts the source's behind its eos,
+  and its decoder starts with the target's.
+  """
+  codes = {key: inner.token_to_id(settings.get(key) or "") for key in ("src_lang", "tgt_lang")}
+  fifty = inner.token_to_id("af_ZA") is not None
+  if fifty:
+    forced = config.get("forced_bos_token_id", settings.get("forced_bos_token_id"))
+    codes["tgt_lang"] = codes["tgt_lang"] if forced is None else forced
+  start = config.get("decoder_start_token_id")
+  first = inner.id_to_token(start or 0) or ""
+  if not fifty and codes["tgt_lang"] is None and LANGUAGE.fullmatch(first):
+    codes["tgt_lang"] = start
+  for key, code in codes.items():
+    if code is None:
+      raise UserError(
+        f"{folder / 'tokenizer_config.json'} has no {key}: add the language of the"
+        f" {'sources' if key == 'src_lang' else 'targets'}, such as {key}='de_DE'"
+      )
+  source, target = codes["src_lang"], codes["tgt_lang"]
+  if fifty:
+    return dataclasses.replace(roles, source_first=(source,), target_first=(target,), force=True)
+  return dataclasses.replace(roles, source_last=(source,), start=target)
+
+
+def _mark_special(inner: tokenizers.Tokenizer, roles: Roles) -> None:
+  """Makes the tokens with a role special where the file does not."""
+  added = inner.get_added_tokens_decoder()
+  used = {roles.pad, roles.eos, roles.start, roles.unk, roles.mask, *roles.first}
+  used |= {*roles.between, *roles.source_first, *roles.source_last, *roles.target_first}
+  for i in sorted(used - {None}):
+    name = inner.id_to_token(i) if 0 <= i <= LARGEST else None
+    if name is not None and not (i in added and added[i].special):
+      inner.add_special_tokens([added.get(i, name)])
+
+
+def _as_processed(inner, roles: Roles, config) -> Roles:
+  """Returns the roles with the frame of tokenizer.json's own post-processor: not all models of a
+  family have its usual tokenizer."""
+  if inner.post_processor is None:
+    return roles
+  a, b = (inner.encode(text, add_special_tokens=False).ids for text in "ab")
+  single, pair = inner.encode("a"), inner.encode("a", "b")
+  at = next((i for i in range(len(single.ids)) if single.ids[i : i + len(a)] == a), None)
+  if not a or not b or at is None:
+    return roles
+  first, last = tuple(single.ids[:at]), tuple(single.ids[at + len(a) :])
+  rest = pair.ids[len(first) + len(a) :]
+  ends = len(rest) - len(b) - len(last)
+  if config.get("is_encoder_decoder"):
+    return dataclasses.replace(roles, source_first=first, source_last=last[1:])
+  types = roles.types and 1 in pair.type_ids
+  between = tuple(rest[:ends]) if ends > 0 and rest[ends : ends + len(b)] == b else roles.between
+  return dataclasses.replace(roles, first=first, between=between, types=types)
+
+
+def _without_unused(folder, tokenizer: Tokenizer, config) -> Tokenizer:
+  """Removes the added tokens that the model's table has no rows for, unless a frame needs them. A
+  BART fine-tuned without its mask is such a model."""
+  rows, roles = config.get("vocab_size"), tokenizer.roles
+  beyond = {i: name for name, i in tokenizer.specials.items() if rows is not None and i >= rows}
+  frames = {roles.pad, roles.eos, roles.start, roles.unk, *roles.first, *roles.between}
+  frames |= {*roles.source_first, *roles.source_last, *roles.target_first}
+  if not beyond or frames & beyond.keys() or tokenizer.vocab_size - rows > len(beyond):
+    return tokenizer
+  names = ", ".join(beyond.values())
+  logging.warning("%s: left out, as the model's table has no row for it: %s", folder, names)
+  if roles.mask in beyond:
+    roles = dataclasses.replace(roles, mask=None)
+  return Tokenizer(tokenizer.copy_inner(), roles, None, rows)
+
+
+def _check(folder, tokenizer, config) -> None:
+  rows = config.get("vocab_size")
+  if rows is None:
+    return
+  for field, value in dataclasses.asdict(tokenizer.roles).items():
+    if field == "types":
+      continue
+    for i in value if isinstance(value, tuple) else (value,):
+      if i is not None and not 0 <= i < rows:
+        raise UserError(
+          f"{folder}: the token for {field!r} has id {i}, and the model's table {rows} rows"
+          " (vocab_size in config.json): the two files do not belong together"
+        )
+  if tokenizer.vocab_size > rows:
+    raise UserError(
+      f"{folder}: the vocabulary has {tokenizer.vocab_size} tokens, and the model's table"
+      f" {rows} rows (vocab_size in config.json): the two files do not belong together"
+    )

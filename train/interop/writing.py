@@ -1,0 +1,175 @@
+"""Writes settings and weights as a Hugging Face directory of the family that has all of them."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+from flax import nnx
+
+from model.config import TransformerConfig
+from model.transformer import Transformer
+from train.common.errors import UserError
+from train.common.trees import path_name
+from train.interop import weights
+from train.interop.directory import FAMILIES
+from train.interop.families import Family
+from train.interop.settings import settings
+
+# The settings that change no output of a trained model, or only how it is computed.
+FREE = (
+  "attention_dropout",
+  "activation_dropout",
+  "attention_impl",
+  "remat",
+  "scan_layers",
+  "dropout",
+  "dtype",
+  "init_std",
+)
+WORDS = ("mlm", "causal", "translation")  # the kinds that predict tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+  """A model in the settings of a family, and the settings that the family lacks."""
+
+  family: Family
+  config: dict  # the part of config.json that describes the model
+  model: dict  # the same as fields of TransformerConfig
+  lacks: tuple[str, ...]  # the fields of ours that config.json cannot express
+
+
+def fit(family: Family, model: Mapping, kind: str) -> Fit:
+  """Returns `model` (fields of TransformerConfig) written in a family's settings and read again.
+
+  Biases and token types that the model has none of are zeros in a family that has them.
+  """
+  model = dataclasses.asdict(TransformerConfig(**model))
+  if kind not in family.classes.values():
+    return Fit(family, {}, {}, ("task.name",))
+  name = next(name for name, purpose in family.classes.items() if purpose == kind)
+  config = {"model_type": family.model_type, "architectures": [name], **family.fixed}
+  lost = []
+  for setting in family.settings:
+    try:
+      config |= dict.fromkeys(setting.theirs, setting.to_theirs(model[setting.ours]))
+    except (KeyError, StopIteration):
+      lost.append(setting.ours)
+      config |= dict.fromkeys(setting.theirs, setting.default)
+  config |= family.write(model)
+  tied = {} if model["tie_output"] else {"lm_head.weight": None}
+  try:
+    back = settings(config, family, tied, family.model_type)
+  except UserError:  # two of the settings exclude one another
+    return Fit(family, config, {}, tuple(lost) or ("model",))
+  here, there = canonical(model, kind), canonical(back, kind)
+  lacks = {field for field in here if here[field] != there[field]} | set(lost)
+  if not model["bias"]:
+    lacks -= {"bias"}
+  return Fit(family, config, back, tuple(sorted(lacks)))
+
+
+def canonical(model: Mapping, kind: str) -> dict:
+  """Returns the settings that matter, each in one form."""
+  cfg = TransformerConfig(**model)
+  settings = {key: value for key, value in dataclasses.asdict(cfg).items() if key not in FREE}
+  settings |= dict(
+    num_kv_heads=cfg.kv_heads,
+    head_dim=cfg.head_size,
+    embedding_dim=cfg.table_dim,
+    attention_scale=cfg.head_size**-0.5 if cfg.attention_scale is None else cfg.attention_scale,
+    token_types=None,
+  )
+  used = dict(
+    max_len=cfg.positions == "learned",
+    position_offset=cfg.positions == "learned",
+    relative_buckets=cfg.positions == "relative",
+    relative_max_distance=cfg.positions == "relative",
+    rope_theta=cfg.positions == "rotary",
+    share_embeddings=bool(cfg.encoder_layers and cfg.decoder_layers),
+    tie_output=kind in WORDS,
+    output_bias=False,
+    logits_scale=kind in WORDS,
+  )
+  return settings | {field: None for field, matters in used.items() if not matters}
+
+
+def best(model: Mapping, kind: str, pool_activation: str, first: str = "") -> Fit:
+  """Returns the fit of the family that can express the model.
+
+  Of several it is `first` (a model_type), else the one with the fewest weights. Raises UserError,
+  which names the settings that the nearest family lacks, if there is none.
+  """
+  model = dict(model)
+  if (name := model.pop("name", "transformer")) != "transformer":
+    raise UserError(
+      f"model.name is {name!r}: all families of Hugging Face's models that are written here are"
+      " Transformers, and none of them has its weights"
+    )
+  fits = [fit(family, model, kind) for family in FAMILIES.values()]
+  if kind == "classification":
+    fits = [
+      fit
+      if fit.family.pool_activation == pool_activation
+      else dataclasses.replace(fit, lacks=(*fit.lacks, "task.pool_activation"))
+      for fit in fits
+    ]
+  whole = [fit for fit in fits if not fit.lacks]
+  if not whole:
+    near = min(fits, key=lambda fit: ("task.name" in fit.lacks, len(fit.lacks)))
+    lacks = [
+      f"{field} {kind}" if field == "task.name" else f"model.{field} is {model.get(field)!r}"
+      for field in near.lacks
+      if field != "task.pool_activation"
+    ]
+    if "task.pool_activation" in near.lacks:
+      lacks.append(f"task.pool_activation is {pool_activation!r}")
+    raise UserError(
+      f"no family of Hugging Face's models can express this one; the nearest,"
+      f" {near.family.model_type}, has no counterpart of: {', '.join(lacks)}"
+    )
+  return min(whole, key=lambda fit: (fit.family.model_type != first, _size(fit.model)))
+
+
+def _size(model: Mapping) -> int:
+  return sum(int(np.prod(shape)) for shape in shapes(model).values())
+
+
+def shapes(model: Mapping) -> dict[str, tuple[int, ...]]:
+  """Returns path -> shape of the weights without a head."""
+  cfg = TransformerConfig(**model)
+  state = nnx.state(nnx.eval_shape(lambda: Transformer(cfg, rngs=nnx.Rngs(0))))
+  leaves = jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(state))
+  return {path_name(path): leaf.shape for path, leaf in leaves}
+
+
+def write(
+  folder: pathlib.Path,
+  fit: Fit,
+  kind: str,
+  params: Mapping[str, np.ndarray],
+  more: Mapping,
+  labels: Sequence[str] = (),
+) -> list[str]:
+  """Writes config.json (with `more`) and the tensors; returns the weights that are zeros because
+  the model has none of them."""
+  config = fit.config | dict(more)
+  if labels:
+    config["id2label"] = {str(i): label for i, label in enumerate(labels)}
+    config["label2id"] = {label: i for i, label in enumerate(labels)}
+  text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
+  (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+  needed, params = shapes(fit.model), dict(params)
+  if any(row.ours == "output_bias" for row in fit.family.heads.get(kind, ())):
+    needed["output_bias"] = (fit.model["vocab_size"],)
+  else:
+    needed.pop("output_bias", None)
+  zeros = [name for name in needed if name not in params]
+  params |= {name: np.zeros(needed[name], np.float32) for name in zeros}
+  # an embedding table that models of this kind do not have is left out
+  params = {k: x for k, x in params.items() if k in needed or k.startswith("head/")}
+  weights.write(folder, fit.family, kind, fit.model, params)
+  return zeros

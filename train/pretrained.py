@@ -1,0 +1,253 @@
+"""Opens a run's folder and hf:DIR, a Hugging Face directory, as one kind of trained model."""
+
+import functools
+import os
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from absl import logging
+
+from train import tasks
+from train.checkpoint import Checkpoints, checkpoint_policy
+from train.common.errors import UserError, choose, indented
+from train.common.trees import flatten, in_form_of, path_name
+from train.data.tokenizer import Tokenizer
+from train.interop.directory import Directory
+from train.record.workdir import load_config
+
+PREFIX = "hf:"
+# Weights that belong to what a model was trained for, by patterns of their paths.
+HEAD = ("^head/", "^output_bias")
+NO_DECODER = dict(decoder_layers=0, output_bias=False, tie_output=True)
+INHERIT = ("model", "encoder", "pretraining")  # see resolve
+
+
+class Pretrained(Protocol):
+  """A trained model; everything is read when it is asked for."""
+
+  name: str  # the run's folder, or hf:DIR
+  config: Any  # the run's config; None for hf:DIR, which has no data
+  directory: Directory | None  # what hf:DIR holds; None for a run
+  kind: str  # the name of its task, "body" for a model without a head
+  model: dict  # the section `model` of a config
+  tokenizer: Tokenizer | None  # None where a run has saved none
+  tokenizer_path: str  # what `task.tokenizer.path` names it by
+
+  def weights(self, which: str) -> tuple[dict[str, Any], list[int]]:
+    """Returns path -> array and the steps of the checkpoints `which` (latest, best, STEP,
+    average:N, average:STEP,...). The arrays of hf:DIR are read when numpy asks for them."""
+
+  def place(self, which: str, like) -> tuple[Any, list[int]]:
+    """Returns the weights as a tree sharded as `like`, and the steps of the checkpoints."""
+
+  def task(self, pair: bool = False) -> tasks.Task:
+    """Builds the task to predict with; `pair`: a classifier of hf:DIR reads two texts."""
+
+
+def open(name: str | os.PathLike, body: bool = False) -> Pretrained:
+  """Opens a run's folder or hf:DIR; `body` leaves out the head of the latter."""
+  name = str(name)
+  return _HuggingFace(name, body) if name.startswith(PREFIX) else _Run(name)
+
+
+class _Run:
+  """The folder of a run."""
+
+  directory = None
+
+  def __init__(self, name: str):
+    self.name, self.path = name, pathlib.Path(name)
+    self.tokenizer_path = f"{name}/tokenizer.json"
+
+  @functools.cached_property
+  def config(self):
+    return load_config(self.path)
+
+  @property
+  def kind(self) -> str:
+    return self.config.task.name
+
+  @property
+  def model(self) -> dict:
+    return self.config.model.to_dict()
+
+  @functools.cached_property
+  def tokenizer(self) -> Tokenizer | None:
+    path = pathlib.Path(self.tokenizer_path)
+    return Tokenizer.load(path) if path.exists() else None
+
+  def weights(self, which):
+    if not (self.path / "checkpoints").is_dir():
+      raise UserError(f"init_from.workdir {self.name} holds no checkpoints")
+    with Checkpoints(self.path) as checkpoints:
+      return flatten(checkpoints.params(which)), checkpoints.steps(which)
+
+  def place(self, which, like):
+    with Checkpoints(self.path, **checkpoint_policy(self.config)) as checkpoints:
+      return checkpoints.params(which, like), checkpoints.steps(which)
+
+  def task(self, pair=False):
+    if pair:
+      raise UserError("--pair is for hf:DIR; a run knows whether it classifies pairs")
+    return tasks.build(self.config.task, self.path)
+
+
+class _HuggingFace:
+  """A Hugging Face directory."""
+
+  config = None
+
+  def __init__(self, name: str, body: bool):
+    self.name = self.tokenizer_path = name
+    self.directory = Directory(pathlib.Path(name.removeprefix(PREFIX)).expanduser(), body)
+
+  @property
+  def kind(self) -> str:
+    return self.directory.kind
+
+  @property
+  def model(self) -> dict:
+    return self.directory.model
+
+  @property
+  def tokenizer(self) -> Tokenizer:
+    return self.directory.tokenizer
+
+  def weights(self, which):
+    return self.directory.params, []
+
+  def place(self, which, like):
+    if which != "latest":
+      raise UserError(f"--checkpoint {which}: {self.name} has one set of weights")
+    weights = self.directory.params
+    return jax.tree_util.tree_map_with_path(
+      lambda path, x: _place(weights[path_name(path)], x), like
+    ), []
+
+  def task(self, pair=False):
+    return tasks.make(self.directory.task(pair))
+
+
+def resolve(config: Mapping) -> dict:
+  """Returns `config` (plain nested dicts) with its model taken over from another one.
+
+  A config that starts from a trained model names it and inherits from it:
+
+    init_from=dict(workdir="runs/mlm")      # or "hf:DIR"; `which` and `skip` if not as below
+    model=dict(inherit="encoder", **changes)
+
+  The section `model` becomes the origin's with `changes`, `task.tokenizer` the origin's,
+  `init_from.which` "latest", and `init_from.skip` HEAD. `inherit` is one of
+    "model": the whole model;
+    "encoder": its decoder is left out (and of hf:DIR the head, `which="body"`). A classification
+      takes over the `pool_activation` of hf:DIR, and, if task.pool is "first", its pooler;
+    "pretraining": the whole model with all its weights (skip=()) if task.name is the origin's; of
+      another task the body alone, with `changes`.
+  A config without `model.inherit` is returned as it is. What config files leave out is completed
+  after this function, and overrides are applied after it.
+
+  Raises UserError where there is no such model, or where it lacks the encoder or decoder that the
+  task reads with (task.source_len, task.target_len).
+  """
+  if "inherit" not in config["model"]:
+    return dict(config)
+  task, changes = dict(config["task"]), dict(config["model"])
+  inherit = changes.pop("inherit")
+  choose(dict.fromkeys(INHERIT), inherit, "model.inherit")
+  origin = open(config["init_from"]["workdir"])
+  for side, length in (("encoder", "source_len"), ("decoder", "target_len")):
+    if task.get(length) and not origin.model[f"{side}_layers"]:
+      raise UserError(
+        f"init_from.workdir {origin.name} has no {side}, which a {task['name']} task needs"
+      )
+  task["tokenizer"] = dict(name="file", path=origin.tokenizer_path)
+  model, start = origin.model | changes, dict(which="latest", skip=HEAD)
+  body = "body" if origin.directory else "latest"
+  if inherit == "encoder":
+    model = origin.model | NO_DECODER | changes
+    start = dict(which=body, skip=(*HEAD, "^decoder/", "^output/"))
+    if task["name"] == "classification" and origin.directory:
+      directory = open(origin.name, body=True).directory
+      task["pool_activation"] = directory.family.pool_activation
+      if directory.pooler and task["pool"] == "first":
+        start["skip"] = ("^head/labels",)
+  elif inherit == "pretraining" and origin.kind == task["name"]:
+    model, start["skip"] = origin.model, ()
+  elif inherit == "pretraining":
+    start = dict(which=body, skip=(*HEAD, "^output/"))
+  return dict(config) | dict(model=model, task=task, init_from=start | config["init_from"])
+
+
+def build_task(section, folder) -> tasks.Task:
+  """Builds the task of a config section as `tasks.build` does; its tokenizer may be hf:DIR's."""
+  spec, path = section["tokenizer"], pathlib.Path(folder) / "tokenizer.json"
+  source = spec.get("path") if spec["name"] == "file" else None
+  if source and str(source).startswith(PREFIX) and not path.exists():
+    open(source).tokenizer.save(path)
+  return tasks.build(section, folder)
+
+
+def init_from(params, tokenizer: Tokenizer, workdir: str, which: str, skip: Sequence[str]):
+  """Returns `params` with the weights of another run, or of hf:DIR, that have the same path and
+  shape.
+
+  The log reports what was taken. Weights whose path matches one of the patterns `skip` stay as they
+  are. Raises UserError for any other weight that only one side has or whose shapes differ, and for
+  a model of another tokenizer than `tokenizer`, unless its embeddings are skipped.
+  """
+  origin = open(workdir, body=which == "body")
+  _check_vocabulary(origin, tokenizer, skip)
+  theirs, steps = origin.weights(which)
+  ours = flatten(params)
+  theirs = in_form_of(theirs, ours)
+
+  def skipped(name):
+    return any(re.search(pattern, name) for pattern in skip)
+
+  def describe(name):
+    there, here = (getattr(tree.get(name), "shape", "nothing") for tree in (theirs, ours))
+    return f"{name}: {there} there, {here} here"
+
+  taken = {
+    name
+    for name in ours.keys() & theirs.keys()
+    if ours[name].shape == theirs[name].shape and not skipped(name)
+  }
+  others = sorted((ours.keys() | theirs.keys()) - taken)
+  at = f" step {steps[-1]}" if steps else ""
+  logging.info("init_from %s%s: %d of %d weights taken", workdir, at, len(taken), len(ours))
+  for name in others:
+    logging.info("init_from: not taken %s", describe(name))
+  if wrong := [describe(name) for name in others if not skipped(name)]:
+    raise UserError(
+      f"init_from.workdir {workdir}: weights that do not match; patterns in init_from.skip allow"
+      f" them:{indented(wrong)}"
+    )
+
+  def take(path, x):
+    name = path_name(path)
+    return _place(theirs[name], x) if name in taken else x
+
+  return jax.tree_util.tree_map_with_path(take, params)
+
+
+def _check_vocabulary(origin: Pretrained, tokenizer: Tokenizer, skip) -> None:
+  """Raises UserError if the origin's ids mean other tokens: equal shapes would hide it."""
+  if any(re.search(pattern, "embedding/embedding") for pattern in skip) or not origin.tokenizer:
+    return
+  if origin.tokenizer.fingerprint != tokenizer.fingerprint:
+    raise UserError(
+      f"init_from.workdir {origin.name}: its tokenizer is another than this run's. Take it too"
+      f" (task.tokenizer=dict(name='file', path='{origin.tokenizer_path}'); configs do with"
+      f" init={origin.name}), or leave the embeddings (init_from.skip='embedding/embedding$')"
+    )
+
+
+def _place(weight, like):
+  """Returns the weight as an array of the type and sharding of `like`."""
+  whole = np.asarray(weight).astype(like.dtype, copy=False)
+  return jax.make_array_from_callback(like.shape, like.sharding, lambda index: whole[index])

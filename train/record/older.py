@@ -1,0 +1,69 @@
+"""Reads configs of older runs: settings that they lack, and older names of settings."""
+
+import functools
+from collections.abc import Iterable
+
+from ml_collections import ConfigDict
+
+from train.record.config import flat, frozen
+
+# Settings that older runs lack, each with the value that continues such a run unchanged.
+ADDED = dict(ema=0.0, spike=3.0, skip_spikes=False, watchdog_seconds=600.0)
+ADDED |= {"model.name": "transformer"}
+ADDED_TO = {  # the same, in sections of each task
+  "data": {"on_bad_record": "error", "cutoff": 22},
+  "decoding": dict(
+    penalty="wu", stop="exact", temperature=0.0, top_k=0, top_p=1.0, nbest=1, seed=0
+  ),
+  "reading": {"nbest": 1},
+}
+# Older and present names of settings; IN_TASK: those of a task or of a part of a mixture.
+RENAMED = {"step": "parallelism"}
+RENAMED_IN_TASK = {"across": "cross_documents", "static": "fixed_masks"}
+NOT_IN_TEXT_TO_TEXT = ("lowercase_scores", "bleu_tokenizer", "piece_marker")
+
+
+def upgrade(config: dict) -> dict:
+  """Returns the config of an older run with the present names of its settings."""
+  config = _rename(config, RENAMED)
+  if "task" in config:
+    task = config["task"] = _upgrade_task(config["task"])
+    if "parts" in task:
+      task["parts"] = {name: _upgrade_task(part) for name, part in task["parts"].items()}
+  return config
+
+
+def _upgrade_task(task: dict) -> dict:
+  task = _rename(task, RENAMED_IN_TASK)
+  kind = task.pop("metric", "texts")  # a translation's, which stood for text_to_text too
+  if kind == "texts":
+    return task
+  task = {key: value for key, value in task.items() if key not in NOT_IN_TEXT_TO_TEXT}
+  return task | dict(name="text_to_text", kind=kind)
+
+
+def _rename(section: dict, names: dict[str, str]) -> dict:
+  return {names.get(key, key): value for key, value in section.items()}
+
+
+def defaults(keys: Iterable[str]) -> dict[str, object]:
+  """Returns those dotted keys that older runs lack, with the value that continues such a run."""
+  values = {}
+  for key in keys:
+    sections, _, name = key.rpartition(".")
+    later = ADDED_TO.get(sections.rpartition(".")[2], {})
+    if key in ADDED:
+      values[key] = ADDED[key]
+    elif name in later:
+      values[key] = later[name]
+  return values
+
+
+def complete(config: ConfigDict) -> ConfigDict:
+  """Returns the config of an older run with the settings of ADDED that it lacks."""
+  plain, known = config.to_dict(), flat(config)
+  for key, value in ADDED.items():
+    if key not in known:
+      *sections, last = key.split(".")
+      functools.reduce(dict.__getitem__, sections, plain)[last] = value
+  return frozen(plain)

@@ -1,0 +1,74 @@
+"""Labelled data as text in, text out (Raffel et al. 2020, section 2.4): a decoder writes the class,
+the number, the tags or the answer."""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+
+from absl import logging
+
+from train.common.errors import NoSplit, choose
+from train.data.source import read_many
+from train.scoring import classes, scores
+from train.tasks.seq2seq import Decoding
+from train.tasks.translation import PairTask
+from train.tasks.windows import unknown_labels
+
+KINDS = {
+  "classes": scores.classes,
+  "numbers": scores.numbers_as_text,
+  "tags": scores.tags_as_text,
+  "answers": scores.answers,
+}
+SHORT = Decoding(beam=1, length_penalty=0.0, max_len_ratio=0.0, max_len_extra=8)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextToText(PairTask):
+  """Pairs whose targets are labels of a kind, and are scored as such."""
+
+  kind: str = "classes"  # see KINDS
+  source_len: int = 128
+  target_len: int = 32
+  decoding: Mapping | Decoding = SHORT
+
+  def __post_init__(self):
+    super().__post_init__()
+    choose(KINDS, self.kind, "task.kind")
+
+  def loss(self, model, batch, key):
+    sums = super().loss(model, batch, key)
+    sums["right"] = sums.pop("accuracy")  # accuracy is a score: a percentage of whole outputs
+    return sums
+
+  def score(self, outputs, examples):
+    references = [example["target"] for example in examples]
+    if self.kind == "answers":  # all right answers, where the source has several
+      references = [
+        [answer["text"] for answer in example["answers"]] if "answers" in example else [target]
+        for example, target in zip(examples, references)
+      ]
+    return KINDS[self.kind]([output["text"] for output in outputs], references)
+
+  def report(self, outputs, examples):
+    """Returns the report of classes or tags; the log names labels that training does not have."""
+    if self.kind not in ("classes", "tags"):
+      return None
+    predictions, references = [x["text"] for x in outputs], [x["target"] for x in examples]
+    if self.kind == "classes":
+      report, labels = classes.text_class_report(predictions, references), references
+    else:
+      rows = scores.split_tags(predictions, references)
+      report, labels = classes.text_tag_report(*rows), itertools.chain.from_iterable(rows[1])
+    try:
+      training = self.examples("train")
+    except NoSplit:
+      return report
+    known = {x["target"] for x in read_many(training, range(len(training)))}
+    if self.kind == "tags":
+      known = {tag for text in known for tag in text.split()}
+    if (unseen := unknown_labels(labels, known))[0]:
+      logging.warning(
+        "%d labels are none of the training split's %d: %s", unseen[0], len(known), unseen[1]
+      )
+    return report

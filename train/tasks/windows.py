@@ -1,0 +1,85 @@
+"""The base of tasks with an encoder and labels, which reads long texts in overlapping windows."""
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from absl import logging
+
+from model import layers
+from train import losses
+from train.common.errors import UserError
+from train.data import labelled
+from train.tasks.base import BPE_WITH_MASK, Base
+from train.tasks.protocol import encode
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncoderTask(Base):
+  """Labels from an encoder with a head. A subclass adds `encoder`, which lays labels along tokens
+  (train/data/labelled.py), `head`, `predict`, `outputs` and `score`; `labels` where it has any."""
+
+  source_len: int = 128  # tokens in a row, special ones included
+  stride: int = 0  # tokens from one window's start to the next's; 0: long texts are truncated
+
+  labels = ()
+  default_tokenizer = BPE_WITH_MASK
+  has_score = True
+
+  @staticmethod
+  def labels_of(example) -> Sequence[str]:
+    """Returns the labels that an example has under `label_column`."""
+    raise NotImplementedError
+
+  def items(self, split):
+    examples = self.examples(split)
+    if self.labels:
+      labels = (label for example in examples for label in self.labels_of(example))
+      check_labels(split, labels, self.labels)
+    return labelled.Labelled(examples, self.encoder, self.source_len, self.stride)
+
+  def requests(self, examples):
+    return labelled.Labelled(
+      labelled.ListSource(examples), self.encoder, self.source_len, self.stride
+    )
+
+  def logits(self, model, batch, key=None):
+    """Returns the head's logits at every token [B, S, C]; no key means no dropout."""
+    body_key, head_key = layers.split(key, 2)
+    return model.head(encode(model, batch, body_key), batch["source_segments"], head_key)
+
+  def cross_entropy(self, model, batch, key):
+    """Returns the loss of the labels with weight. The share of right ones is `right`, as `accuracy`
+    is a score: a percentage of whole examples."""
+    sums = losses.cross_entropy(
+      self.logits(model, batch, key),
+      batch["labels"],
+      batch["weights"],
+      label_smoothing=self.label_smoothing,
+    )
+    return {"loss": sums["loss"], "nll": sums["nll"], "right": sums["accuracy"]}
+
+
+def check_labels(split: str, labels: Iterable[str], known: Sequence[str]) -> None:
+  """Logs the labels of a split that are not known, with their counts; raises UserError for any in
+  the training split."""
+  count, commonest = unknown_labels(labels, known)
+  if count:
+    if split == "train":
+      raise UserError(f"task.labels are {', '.join(known)}; training also has {commonest}")
+    logging.warning(
+      "%s: %d labels are none of the training split's %d: they have no loss and count as wrong: %s",
+      split,
+      count,
+      len(known),
+      commonest,
+    )
+
+
+def unknown_labels(labels: Iterable[str], known: Iterable[str]) -> tuple[int, str]:
+  """Returns how many of `labels` are not among `known`, and the commonest of those with counts."""
+  unknown = collections.Counter(labels)
+  for label in known:
+    del unknown[label]
+  commonest = ", ".join(f"{label!r} ({count})" for label, count in unknown.most_common(5))
+  return unknown.total(), commonest

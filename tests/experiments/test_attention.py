@@ -247,7 +247,7 @@ def test_without_a_target_it_is_the_models_own_output(tokens):
   """The words are those that predicting gives, and naming them as target shows the same."""
   run = translator(tokens, BOTH)
   own = attention.look(run, "a b c d")[2]
-  batch = attention._asked(run.task, "a b c d")
+  batch = attention._request(run.task, "a b c d")
   step = make_predict_step(run.task, run.graph)
   found = jax.device_get(step(run.params, batch, run.task.settings()))
   assert own.rows == tokens.render_tokens(found["tokens"][0, 0, : found["lengths"][0, 0]])
@@ -438,7 +438,7 @@ def test_a_browser_shows_it(hostile, tmp_path, width):
       $("kind").value = kind; click($("kind"));
       $("head").value = head; click($("head"));
       document.querySelector("#rows .token").click();
-      told.push($("told").textContent);
+      told.push($("status").textContent);
       for (const view of ["matrix", "lines"]) {
         const radio = document.querySelector(`[value=${view}]`);
         radio.checked = true; click(radio);
@@ -486,5 +486,5 @@ def test_a_browser_shows_it(hostile, tmp_path, width):
   assert found["title"] == f"Attention: {HOSTILE}"
   assert found["unnamed"] == 0
   assert found["told"][1::3] == found["told"][2::3] == [True] * 6
-  assert all("looks at" in line for line in found["told"][0::3])
+  assert all("attends to" in line for line in found["told"][0::3])
   assert found["tokens"][-1] == "</s>"

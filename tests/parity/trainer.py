@@ -1,14 +1,14 @@
-"""python experiments/tools/peers/trainer.py TASK --data DIR --seed N [--scratch] [--out FILE]
+"""python tests/parity/trainer.py TASK --data DIR --seed N [--scratch] [--out FILE]
 
-What experiments/minilm.py trains, by `transformers`' Trainer: the same weights, examples, scores
-and settings, but 32 examples an update where ours packs rows. It wants an environment with torch,
-transformers and accelerate beside our requirements (`make parity` makes one, without accelerate).
-Prints the test scores of the epoch that was best on validation, and the seconds of it all.
+Trains the tasks of experiments/minilm.py with `transformers`' Trainer: same weights, examples,
+scores and settings, but 32 examples an update where ours packs rows. Needs an environment with
+torch, transformers and accelerate beside our requirements (`make parity` makes one, without
+accelerate). Prints the test scores of the epoch that was best on validation, and the seconds.
 """
 
 import time
 
-BEGAN = time.monotonic()  # before the imports: ours are timed from the command's start too
+BEGAN = time.monotonic()  # before the imports: our runs are timed from the command's start too
 
 import argparse  # noqa: E402
 import itertools  # noqa: E402
@@ -18,7 +18,7 @@ import pathlib  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[3]))
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # torch is slow on a shared machine without
 
 import numpy as np  # noqa: E402
@@ -31,11 +31,11 @@ from train.data.source import read_many  # noqa: E402
 from train.record.config import read as read_config  # noqa: E402
 from train.scoring import scores  # noqa: E402
 
-IGNORED = -100  # torch's label for what has none
+IGNORED = -100  # torch's label of a token without a label
 
 
 class Classes:
-  """One class of a text."""
+  """A class for a text."""
 
   model = transformers.AutoModelForSequenceClassification
   collator = transformers.DataCollatorWithPadding
@@ -47,14 +47,16 @@ class Classes:
 
   def features(self, examples, training):
     del training
-    rows = self.tokenizer([one["text"] for one in examples], truncation=True, max_length=128)
-    labels = [self.names.index(one["label"]) for one in examples]
+    rows = self.tokenizer(
+      [example["text"] for example in examples], truncation=True, max_length=128
+    )
+    labels = [self.names.index(example["label"]) for example in examples]
     return [dict(unzip(rows, i), labels=label) for i, label in enumerate(labels)]
 
   def score(self, logits, features, examples):
     del features
-    found = [self.names[best] for best in np.argmax(logits, -1)]
-    return scores.classes(found, [one["label"] for one in examples])
+    predictions = [self.names[best] for best in np.argmax(logits, -1)]
+    return scores.classes(predictions, [example["label"] for example in examples])
 
 
 class Tags:
@@ -70,31 +72,32 @@ class Tags:
     self.best = "f1" if any(map(scores.is_bio, set(self.names) - {"O"})) else "accuracy"
 
   def features(self, examples, training):
-    made = []
-    for one in examples:
-      row = self.tokenizer(one["words"], is_split_into_words=True, truncation=True, max_length=128)
+    features = []
+    for example in examples:
+      words = example["words"]
+      row = self.tokenizer(words, is_split_into_words=True, truncation=True, max_length=128)
       words = [None, *row.word_ids()]
       labels = [
-        IGNORED if word is None or word == before else self.number.get(one["tags"][word], 0)
+        IGNORED if word is None or word == before else self.number.get(example["tags"][word], 0)
         for before, word in itertools.pairwise(words)
       ]
-      made.append(dict(row, labels=labels))
-      if not training:  # some words tokenize to nothing, others are cut off
-        made[-1]["seen"] = set(words) - {None}
-    return made
+      features.append(dict(row, labels=labels))
+      if not training:  # some words have no token, others are cut off
+        features[-1]["seen"] = set(words) - {None}
+    return features
 
   def score(self, logits, features, examples):
     rows = []
-    for row, feature, one in zip(logits, features, examples):
+    for row, feature, example in zip(logits, features, examples):
       labels = np.array(feature["labels"])
       tags = iter(np.argmax(row[: len(labels)], -1)[labels != IGNORED])
-      words = range(len(one["words"]))
+      words = range(len(example["words"]))
       rows.append([self.names[next(tags)] if word in feature["seen"] else "O" for word in words])
-    return scores.tags(rows, [one["tags"] for one in examples])
+    return scores.tags(rows, [example["tags"] for example in examples])
 
 
 class Answers:
-  """The ends of an answer, in windows of 256 tokens that begin every 128."""
+  """The first and last token of an answer, in windows of 256 tokens that begin every 128."""
 
   model = transformers.AutoModelForQuestionAnswering
   collator = transformers.DataCollatorWithPadding
@@ -107,15 +110,15 @@ class Answers:
 
   def features(self, examples, training):
     rows = self.tokenizer(
-      [one["question"].strip() for one in examples],
-      [one["context"] for one in examples],
+      [example["question"].strip() for example in examples],
+      [example["context"] for example in examples],
       truncation="only_second",
       max_length=256,
       stride=128,
       return_overflowing_tokens=True,
       return_offsets_mapping=True,
     )
-    made = []
+    features = []
     for i, number in enumerate(rows["overflow_to_sample_mapping"]):
       spans = [
         span if part == 1 else None
@@ -131,10 +134,10 @@ class Answers:
       whole = inside and first[0] <= start and stop <= last[1]
       ends = (inside[0], inside[-1]) if whole else (0, 0)
       feature = {key: rows[key][i] for key in ("input_ids", "token_type_ids", "attention_mask")}
-      made.append(feature | dict(start_positions=ends[0], end_positions=ends[1]))
+      features.append(feature | dict(start_positions=ends[0], end_positions=ends[1]))
       if not training:
-        made[-1] |= dict(spans=spans, example=number)
-    return made
+        features[-1] |= dict(spans=spans, example=number)
+    return features
 
   def score(self, logits, features, examples):
     best = [(-np.inf, "")] * len(examples)
@@ -146,12 +149,12 @@ class Answers:
           total = start_row[start] + end_row[end]
           if start <= end < start + 30 and total > best[feature["example"]][0]:
             best[feature["example"]] = total, context[spans[start][0] : spans[end][1]]
-    wanted = [[answer["text"] for answer in one["answers"]] for one in examples]
-    return scores.answers([text for _, text in best], wanted)
+    references = [[answer["text"] for answer in example["answers"]] for example in examples]
+    return scores.answers([text for _, text in best], references)
 
 
 def read(data, split):
-  """A split by our own reader: the examples are the same by construction."""
+  """Reads a split with our own reader, so that the examples are the same."""
   source = sources.open_split(data, split)
   return read_many(source, range(len(source)))
 
@@ -160,20 +163,18 @@ def unzip(rows, i):
   return {key: values[i] for key, values in rows.items()}
 
 
-def predicted(trainer, features):
-  """Logits in the order of features: Trainer's own predict sorts them by length."""
+def predict(trainer, features):
+  """Returns logits in the order of features; Trainer's own predict sorts them by length."""
   logits = []
   trainer.model.eval()
   for start in range(0, len(features), 64):
-    some = [
-      {key: row[key] for key in ("input_ids", "token_type_ids", "attention_mask")}
-      for row in features[start : start + 64]
-    ]
+    keys = ("input_ids", "token_type_ids", "attention_mask")
+    batch = [{key: row[key] for key in keys} for row in features[start : start + 64]]
     with torch.no_grad():
-      padded = trainer.processing_class.pad(some, return_tensors="pt")
+      padded = trainer.processing_class.pad(batch, return_tensors="pt")
       output = trainer.model(**padded.to(trainer.model.device))
-    found = output.logits if "logits" in output else (output.start_logits, output.end_logits)
-    logits.append(found)
+    ends = "logits" not in output
+    logits.append((output.start_logits, output.end_logits) if ends else output.logits)
   if isinstance(logits[0], tuple):
     return [[row for part in side for row in part.cpu().numpy()] for side in zip(*logits)]
   return [row for part in logits for row in part.cpu().numpy()]
@@ -206,14 +207,14 @@ def main():
   best = {"score": -np.inf}
 
   class KeepBest(transformers.TrainerCallback):
-    """Scores the validation set after each epoch, as ours does."""
+    """Scores the validation set after each epoch, as our runs do."""
 
     def on_epoch_end(self, *unused, **also_unused):
-      found = kind.score(predicted(trainer, held_out), held_out, examples["validation"])
-      print(found, flush=True)
-      if found[kind.best] > best["score"]:
+      results = kind.score(predict(trainer, held_out), held_out, examples["validation"])
+      print(results, flush=True)
+      if results[kind.best] > best["score"]:
         weights = {name: value.clone() for name, value in model.state_dict().items()}
-        best.update(score=found[kind.best], weights=weights)
+        best.update(score=results[kind.best], weights=weights)
 
   with tempfile.TemporaryDirectory() as folder:
     settings = transformers.TrainingArguments(
@@ -246,9 +247,9 @@ def main():
     trainer.train()
   model.load_state_dict(best["weights"])
   test = kind.features(examples["test"], training=False)
-  found = kind.score(predicted(trainer, test), test, examples["test"])
+  results = kind.score(predict(trainer, test), test, examples["test"])
   seconds = round(time.monotonic() - BEGAN, 1)
-  record = dict(task=args.task, seed=args.seed, scratch=args.scratch, seconds=seconds, **found)
+  record = dict(task=args.task, seed=args.seed, scratch=args.scratch, seconds=seconds, **results)
   print(json.dumps(record))
   if args.out:
     args.out.parent.mkdir(parents=True, exist_ok=True)

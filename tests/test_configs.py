@@ -77,7 +77,6 @@ CONFIGS = [
   "causal.py:small,model=lstm,data={folder}/prose/*.txt",
   "mlm.py:small,data={folder}/prose,whole_words",
   "mlm.py:small,size=large,data={folder}/prose",
-  "electra.py:small,data={folder}/prose",
   "span.py:small,data={folder}/prose",
   "prefix.py:small,data={folder}/prose",
   "prefix.py:small,data={folder}/prose,model=decoder",
@@ -88,6 +87,12 @@ CONFIGS = [
   "text2text.py:small,data={folder}",
   "text2text.py:small,task=tag,data={folder},suffix=.conll",
   "text2text.py:small,task=qa,data={folder}",
+]
+# A config file without an entry, a new one, is tried on the prose.
+CONFIGS += [
+  f"{name}.py:small,data={{folder}}/prose"
+  for name in listing.names()
+  if not any(text.startswith(f"{name}.py") for text in CONFIGS)
 ]
 # At `small` each is one of the above but for a few numbers.
 ALIKE = [
@@ -153,11 +158,6 @@ def test_every_split_of_scan_is_there(split):
   ends = [tuple(source[index].values()) for index in (0, len(source) - 1)]
   assert ends == [expected[0], expected[-1]]
   assert len(source) == len(expected)
-
-
-@pytest.mark.parametrize("name", listing.names())
-def test_every_config_is_trained_here(name):
-  assert any(text.startswith(f"{name}.py") for text in CONFIGS)
 
 
 def test_the_readme_lists_every_config_with_its_arguments():

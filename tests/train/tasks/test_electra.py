@@ -32,7 +32,7 @@ def test_the_loss_is_that_of_the_text_with_the_draws_in_it(data, tmp_path, monke
   batch, rng, drawn = first(task), np.random.default_rng(0), {}
   hidden, labels = batch["weights"] > 0, batch["labels"]
   rows = batch["source_segments"], batch["source_positions"]
-  _, place_BT = jax.lax.top_k(batch["weights"], int(0.3 * 24))
+  _, place_BT = jax.lax.top_k(batch["weights"], int(0.15 * 24))
   monkeypatch.setattr(electra, "draw", lambda *_: drawn["BT"])
 
   @jax.jit
@@ -160,6 +160,6 @@ def test_the_discriminator_beats_the_guess_that_no_word_is_replaced(tmp_path):
       totals.append(jax.device_get(sums))
   last = jax.tree.map(lambda *parts: sum(parts), *totals[-20:])
   replaced = last["recall"][1] / last["right"][1]
-  assert replaced > 0.1
+  assert replaced > 0.05
   assert means(last)["right"] > 1 - replaced / 2
   assert means(last)["recall"] > 0.5

@@ -91,11 +91,11 @@ def open_run(
       if any(checksums.is_step(file.name) for file in path.glob("checkpoints/*")):
         before = load_config(path)
         _refuse_another(path, frozen(config), before)
+        checksums.set_damaged_aside(path)  # before `last_step` is first read
         workdir.steps_before = _steps_before(workdir, before)
       else:  # nothing of it is worth keeping, and what it made of its data may not fit
         for name in MADE_OF_DATA:
           (path / name).unlink(missing_ok=True)
-      checksums.set_damaged_aside(path)
       write_atomically(path / "config.json", text)
       _note_start(workdir, command, config, devices)
     except BaseException:

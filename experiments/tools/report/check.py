@@ -1,4 +1,4 @@
-"""Compares our numbers with a paper's: is each within its tolerance, does each order hold?"""
+"""Compares our numbers with a paper's: values within a tolerance, and orders."""
 
 import dataclasses
 import re
@@ -42,7 +42,7 @@ class Verdict:
 
   @property
   def checked(self) -> bool:
-    """Whether it can be missed: an order, or a value with a tolerance."""
+    """Returns whether it can be missed: an order, or a value with a tolerance."""
     expected = self.expected
     return isinstance(expected, Order) or None not in (expected.tolerance, expected.paper)
 

@@ -1,4 +1,4 @@
-"""Compares our numbers with a paper's: values within a tolerance, and orders."""
+"""Compares our numbers with a paper's: is each within its tolerance, does each order hold?"""
 
 import dataclasses
 import re
@@ -42,7 +42,7 @@ class Verdict:
 
   @property
   def checked(self) -> bool:
-    """Returns whether it can be missed: an order, or a value with a tolerance."""
+    """Returns whether it can be missed, as an order and a value with a tolerance can."""
     expected = self.expected
     return isinstance(expected, Order) or None not in (expected.tolerance, expected.paper)
 

@@ -35,8 +35,8 @@ def write(path, *entries, rule=GERMANIC):
 
 def wheel(path, folder):
   with zipfile.ZipFile(path, "w") as file:
-    for path in sorted(folder.rglob("*.?o")):
-      file.write(path, path.relative_to(folder))
+    for catalog in sorted(folder.rglob("*.?o")):
+      file.write(catalog, catalog.relative_to(folder))
   return path
 
 

@@ -1,6 +1,6 @@
 """python -m configs
 
-Prints every config file with its arguments, which is the second half of configs/README.md.
+Writes the list in configs/README.md: every config file with its arguments.
 """
 
 import importlib
@@ -9,6 +9,8 @@ import pathlib
 from configs import common
 
 FOLDER = pathlib.Path(__file__).parent
+README = FOLDER / "README.md"
+TITLE = "## The files\n"  # what follows the line after it is written here
 
 
 def names() -> list[str]:
@@ -39,5 +41,12 @@ def listing() -> str:
   return "\n\n".join(sections) + "\n"
 
 
+def updated(readme: str) -> str:
+  """Returns the text of the README with the list as it is now."""
+  head, title, rest = readme.partition(TITLE)
+  intro = rest.strip().partition("\n")[0]
+  return f"{head}{title}\n{intro}\n\n{listing()}"
+
+
 if __name__ == "__main__":
-  print(listing(), end="")
+  README.write_text(updated(README.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,11 +1,11 @@
 """python -m experiments.compare runs/a runs/b [...] [--split test] [--out FOLDER]
 
-Runs side by side: what they cost and reached, in which settings, code, devices and data they
-differ, whether their scores on a split differ by more than chance, and their curves. The first is
-the baseline. It takes seconds.
+Compares runs with the first, the baseline: cost, results, the settings, code, devices and data in
+which they differ, whether their scores on a split differ by more than chance, and their curves. It
+takes seconds.
 
-Outputs are those that train.evaluate left in each run's folder. --out writes compare.md and
-compare.png there; without it there are no curves. Nothing is written into the runs' folders.
+The outputs are those that train.evaluate left in each run's folder. --out writes compare.md and
+compare.png; without it there are no curves. Nothing is written into the runs' folders.
 """
 
 import argparse
@@ -15,24 +15,21 @@ from collections.abc import Sequence
 
 import jax
 
-from experiments.tools.compare import cost, curves, differences, outputs, sides
-from experiments.tools.compare.sides import Side
-from experiments.tools.report import markdown
-from experiments.tools.report.markdown import table
+from experiments.tools.compare import cost, curves, differences, outputs, trained
+from experiments.tools.compare.trained import TrainedRun
+from experiments.tools.report import tables
 from train.common.errors import UserError, choose
 from train.common.files import write_atomically
 from train.record.writer import duration, number
 
-NONE = ""  # of a table: nothing is known
 
-
-def numbers(runs: Sequence[Side], split: str) -> str:
-  """What each run is, cost and reached."""
-  rows, notes = [], []
+def numbers(runs: Sequence[TrainedRun], split: str) -> str:
+  """Tabulates what each run is, what it cost and what it reached."""
+  rows, notes = [["", *(run.name for run in runs)]], []
 
   def add(name, cells):
     if any(cells := list(cells)):
-      rows.append((name, *cells))
+      rows.append([name, *cells])
 
   add("folder", (str(run.path) for run in runs))
   add("state", (f"**{run.state}**" if run.unfinished else run.state for run in runs))
@@ -43,35 +40,40 @@ def numbers(runs: Sequence[Side], split: str) -> str:
       costs.append(cost.cost(run))
     except UserError as error:
       costs.append(None)
-      notes.append(f"Parameters and FLOPs of {run.name} are not known: {error}.")
-  add("parameters", (f"{one[0]:,}" if one else NONE for one in costs))
-  add("model FLOPs a step", (f"{one[1]:.3g}" if one else NONE for one in costs))
+      notes.append(f"Parameters and FLOPs of {run.name} are unknown: {error}.")
+  add("parameters", (f"{pair[0]:,}" if pair else "" for pair in costs))
+  add("model FLOPs a step", (f"{pair[1]:.3g}" if pair else "" for pair in costs))
   add("steps", (f"{run.steps:,}" for run in runs))
-  add("tokens seen", (_known(run.tokens[-1:], "{:,.0f}") for run in runs))
-  add("training", (duration(run.seconds[-1]) if run.seconds else NONE for run in runs))
-  add("tokens a second", (_number(run.median_speed()) for run in runs))
-  for where in ("host", "device"):
-    add(f"peak memory of the {where}, GB", (_number(run.peak_memory(where)) for run in runs))
-  best = "best {} ({})"
-  for words in dict.fromkeys(_watched(run) for run in runs):
-    found = (run.best if _watched(run) == words else None for run in runs)
-    told = (f"{number(one[0])} at step {one[1]:,}" if one else NONE for one in found)
-    add(best.format(*words), told)
-  found = [run.evaluations(split) for run in runs]
-  for name in dict.fromkeys(name for one in found for name in one):
-    results = [one.get(name, {}) for one in found]
-    for metric in dict.fromkeys(key for one in results for key in one):
-      add(f"{split} {metric} ({name})", (_number(one.get(metric)) for one in results))
-  return "\n\n".join([table(["", *(run.name for run in runs)], rows), *notes])
+  tokens = [run.tokens[-1] if run.tokens else float("nan") for run in runs]
+  add("tokens seen", (f"{count:,.0f}" if count == count else "" for count in tokens))
+  add("training", (duration(run.seconds[-1]) if run.seconds else "" for run in runs))
+  add("tokens a second", (_number(run.median("tokens_per_second")) for run in runs))
+  add("milliseconds a step", (_number(run.median("step_ms")) for run in runs))
+  add("MFU", (_share(run.median("mfu")) for run in runs))
+  # older runs call the host's memory peak_memory_gb
+  memory = (run.highest("host_memory_gb", "peak_memory_gb") for run in runs)
+  add("host memory, GB", map(_number, memory))
+  add("device memory, GB", (_number(run.highest("device_memory_gb")) for run in runs))
+  add("recompiles", (_number(run.highest("recompiles")) for run in runs))
+  for metric, validation in dict.fromkeys(map(_watched, runs)):
+    best = (run.best if _watched(run) == (metric, validation) else None for run in runs)
+    cells = (f"{number(pair[0])} at step {pair[1]:,}" if pair else "" for pair in best)
+    add(f"best {metric} ({validation})", cells)
+  evaluations = [run.evaluations(split) for run in runs]
+  for name in dict.fromkeys(name for several in evaluations for name in several):
+    results = [several.get(name, {}) for several in evaluations]
+    for metric in dict.fromkeys(key for result in results for key in result):
+      add(f"{split} {metric} ({name})", (_number(result.get(metric)) for result in results))
+  return "\n\n".join([tables.markdown(rows), *notes])
 
 
 NUMBERS = """\
-FLOPs are three times the matrix products of a forward pass as it is traced
-(train/common/flops.py), with padding and what attention masks out, without what remat computes
-again: neither 6 x parameters x tokens nor the compiler's count. Tokens are those of the side that
-is learned, without padding. Training is from each start to its last line in metrics.jsonl, with
-loading, compiling and evaluation, without what lies between starts. Tokens a second are the median
-of the log's lines, evaluation aside. Memory is the host's."""
+FLOPs are three times the matrix products of the traced forward pass, with padding and masked
+attention, without recomputation: neither 6 x parameters x tokens nor the compiler's count. Tokens
+are those on the side that has a loss, without padding. Training time includes loading, compiling
+and evaluation, but not the time between two starts. Tokens a second, milliseconds and MFU are
+medians of the log's lines, without evaluation. Memory is the peak of a process and of the fullest
+device."""
 
 
 def _watched(run):
@@ -79,51 +81,52 @@ def _watched(run):
 
 
 def _number(value):
-  return number(value) if isinstance(value, (int, float)) else NONE
+  return number(value) if isinstance(value, (int, float)) else ""
 
 
-def _known(values, form):
-  return form.format(values[0]) if values and values[0] == values[0] else NONE
+def _share(value):
+  return "" if value is None else f"{value:.1%}"
 
 
-def settings(runs: Sequence[Side]) -> str:
-  """The settings that differ."""
-  rows = differences.differences([run.cfg for run in runs])
+def settings(runs: Sequence[TrainedRun]) -> str:
+  """Tabulates the settings that differ."""
+  rows = differences.settings([run.cfg for run in runs])
   if not rows:
     return "All settings are the same."
-  cells = [(key, *(f"`{cell}`" for cell in said)) for key, *said in rows]
-  return table(["setting", *(run.name for run in runs)], cells)
+  cells = [[key, *(f"`{cell}`" for cell in values)] for key, *values in rows]
+  return tables.markdown([["setting", *(run.name for run in runs)], *cells])
 
 
-def told(runs: Sequence[Side]) -> str:
-  """What differs of code, packages, devices and data; digests by their beginnings."""
+def provenance(runs: Sequence[TrainedRun]) -> str:
+  """Tabulates what differs of code, packages, devices and data, with shortened checksums."""
   rows = differences.provenance(runs)
   if not rows:
     return "Code, packages, devices and data are the same."
   cells = [[re.sub(r"\b([0-9a-f]{12})[0-9a-f]{28,}", r"\1", cell) for cell in row] for row in rows]
-  text = table(["what", *(run.name for run in runs)], cells)
-  if any(len({*row[1:]} - {differences.UNTOLD}) > 1 for row in rows if row[0].startswith("data, ")):
+  text = tables.markdown([["what", *(run.name for run in runs)], *cells])
+  data = [set(row[1:]) - {differences.UNKNOWN} for row in rows if row[0].startswith("data, ")]
+  if any(len(checksums) > 1 for checksums in data):
     text += "\n\n**The data are not the same**: losses and scores may be of other examples."
   return text
 
 
-def document(runs: Sequence[Side], split: str, evaluation: str, samples: int) -> list[str]:
-  """Blocks of Markdown."""
+def document(runs: Sequence[TrainedRun], split: str, evaluation: str, samples: int) -> list[str]:
+  """Returns blocks of Markdown."""
   blocks = [f"# {' and '.join(run.name for run in runs)}"]
-  tasks = dict.fromkeys(run.cfg.task.name for run in runs)
-  if len(tasks) > 1:
-    what = f"The tasks differ ({', '.join(tasks)}): only what they share is compared"
-    blocks.append(f"{what}; of validation that is {', '.join(curves.shared(runs)) or 'nothing'}.")
+  names = dict.fromkeys(run.cfg.task.name for run in runs)
+  if len(names) > 1:
+    common = ", ".join(curves.shared(runs)) or "none"
+    blocks.append(f"The tasks differ ({', '.join(names)}). Validation metrics in common: {common}.")
   blocks += ["## Numbers", numbers(runs, split), NUMBERS]
   blocks += ["## Settings that differ", settings(runs)]
-  blocks += ["## What run.json says differs", told(runs)]
+  blocks += ["## Code, packages, devices and data that differ", provenance(runs)]
   if split != "none":
     blocks += [f"## Scores on {split}", outputs.tests(runs, split, evaluation, samples)]
   return blocks
 
 
-def write(text: str, runs: Sequence[Side], folder: pathlib.Path, x: str) -> None:
-  """compare.md and compare.png in the folder; UserError where it can't be written to."""
+def write(text: str, runs: Sequence[TrainedRun], folder: pathlib.Path, x: str) -> None:
+  """Writes compare.md and compare.png into the folder; UserError where that fails."""
   try:
     folder.mkdir(parents=True, exist_ok=True)
     if curves.draw(runs, folder / "compare.png", x):
@@ -140,7 +143,7 @@ def main(argv):
   parser.add_argument("runs", nargs="+", metavar="DIR", help="a run's folder; first the baseline")
   parser.add_argument("--split", default="test", help="of outputs and scores; none: leave them out")
   parser.add_argument("--evaluation", default="", help="such as best-beam4; else the newest")
-  parser.add_argument("--samples", type=int, default=1000, help="of bootstraps")
+  parser.add_argument("--samples", type=int, default=1000, help="of each bootstrap")
   parser.add_argument("--out", type=pathlib.Path, help="a folder for compare.md and compare.png")
   parser.add_argument("--x", default="step", help="of the curves: step, tokens or seconds")
   args = parser.parse_args(argv)
@@ -148,9 +151,9 @@ def main(argv):
   if args.samples < 1:
     raise UserError(f"--samples {args.samples}: 1 or more")
   jax.config.update("jax_platforms", "cpu")  # models are traced here, not run
-  runs = sides.read(args.runs)
+  runs = trained.read(args.runs)
   text = "\n\n".join(document(runs, args.split, args.evaluation, args.samples)) + "\n"
-  markdown.show(text)
+  tables.show(text)
   if args.out:
     write(text, runs, args.out, args.x)
 

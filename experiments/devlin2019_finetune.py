@@ -1,17 +1,17 @@
 """python -m experiments.run experiments/devlin2019_finetune.py --data DIR
 
-Devlin et al. 2019, "BERT": does masked-LM pre-training help four tasks? The same encoder, with the
-same vocabulary, begins at random for comparison.
+Devlin et al. 2019, "BERT": does masked-LM pre-training help four tasks? The same encoder with the
+same vocabulary starts from random weights for comparison.
 
 Small scale: an encoder of about 10 million parameters is pre-trained on DIR/prose (50 minutes of
 one CPU core), then fine-tuned on SST-2, TREC, UD English EWT and WNUT-17, three seeds each (75
-minutes for 24); `minilm` are real weights (`make data`) with the settings of experiments/minilm.py
-(two hours for 12). Full scale: BERT-base, a million steps of 256 rows of 512 tokens of texts in
-DIR/books, and GLUE as TFDS prepared it; not run here.
+minutes for 24 runs); `minilm` starts from published weights (`make data`) with the settings of
+experiments/minilm.py (two hours for 12 runs). Full scale: BERT-base, a million steps of 256 rows of
+512 tokens of the texts in DIR/books, and GLUE as TFDS prepares it; not run.
 """
 
 from experiments import minilm
-from experiments.tools.runs import Order, Run, Value, every, seeds
+from experiments.tools.runs import Order, Run, Value, evaluate_every, seeds
 
 # name -> config, rows of 128 tokens an update, steps, metrics
 TASKS = {
@@ -24,7 +24,7 @@ PEAK = 1e-3
 GLUE = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
 TABLE_1 = "their table 1, test, from memory"
 BERT_BASE = {"sst2": 93.5, "qqp": 71.2, "qnli": 90.5, "rte": 66.4, "mnli": 84.6}
-ORDER = "section 5: fine-tuning what was pre-trained is what the paper is about"
+ORDER = "section 5: pre-training helps fine-tuning"
 
 
 def runs(scale):
@@ -36,19 +36,19 @@ def runs(scale):
       split = "validation_matched" if name == "mnli" else "validation"
       yield from seeds(Run(f"{name}-pretrained", config, splits=(split,)))
     return
-  # Half the usual rows: at this cost, twice the updates are worth more. Twice the usual masks: an
-  # hour is too short for 15% (Wettig et al. 2022 find 40% best). No dropout: it is one epoch.
+  # half the usual rows, since twice the updates are worth more at the same cost; twice the usual
+  # masks, as an hour is too short for 15% (Wettig et al. 2022 find 40% best); no dropout
   changes = {"batch_size": 16, "model.dropout": 0.0, "optimizer.weight_decay": 0.1}
   changes |= {"evaluate.every": 400, "checkpoint.every": 400}
   config = "configs/mlm.py:data={data}/prose,steps=1600,rate=0.3"
   yield Run("mlm", config, changes, splits=("validation",), metrics=("perplexity",))
   for task, (config, rows, steps, metrics) in TASKS.items():
-    # Evaluated in the middle and at the end: each evaluation costs what a dozen steps cost.
-    changes = {"batch_size": rows, "model.dropout": 0.1} | every(steps // 2)
+    # evaluated in the middle and at the end: an evaluation costs as much as a dozen steps
+    changes = {"batch_size": rows, "model.dropout": 0.1} | evaluate_every(steps // 2)
     for name, start in (("pretrained", "init"), ("scratch", "tokenizer")):
       text = f"configs/{config},steps={steps},peak={PEAK},{start}={{root}}/mlm"
       yield from seeds(Run(f"{task}-{name}", text, changes, metrics=metrics))
-    yield from seeds(minilm.run(task, "pretrained", f"{task}-minilm"))
+    yield from seeds(minilm.make_run(task, "pretrained", f"{task}-minilm"))
 
 
 def expected(scale):
@@ -60,14 +60,6 @@ def expected(scale):
     return
   for task, (_, _, _, (metric, *_)) in TASKS.items():
     ours = [rf"{task}-{name}-seed\d" for name in ("minilm", "pretrained", "scratch")]
-    told = f"test/{metric}", ORDER
-    yield Order(f"{task}: pre-trained here over random weights", ours[1], ours[2], *told)
-    yield Order(f"{task}: MiniLM over pre-trained here", ours[0], ours[1], *told)
-
-
-NOTES = """
-The encoder, pre-trained for an hour on three million words, helps on all four tasks, and on SST-2
-least. It fills `Mr. [MASK] was a man of sense .` with John, Elton, Darcy (a fifth of the prose is
-Austen's): words of a kind, no knowledge. MiniLM, distilled from a model that read the web, is
-another ten points ahead on sentences, four on parts of speech and 26 on rare names.
-"""
+    metric = f"test/{metric}"
+    yield Order(f"{task}: pre-trained here over random weights", ours[1], ours[2], metric, ORDER)
+    yield Order(f"{task}: MiniLM over pre-trained here", ours[0], ours[1], metric, ORDER)

@@ -1,13 +1,14 @@
 """python -m experiments.run experiments/shoeybi2019_scaling.py
 
 Shoeybi et al. 2019, "Megatron-LM: Training Multi-Billion Parameter Language Models Using Model
-Parallelism": 8.3 billion parameters on 512 V100s keep 76% of one GPU's speed each (39 TFLOP/s).
+Parallelism": on 512 V100s a model of 8.3 billion parameters keeps 76% of one GPU's speed (39
+TFLOP/s).
 
-Here, on paper: their GPT-2 of 8.3 billion (72 layers, dim 3072, 24 heads, rows of 1,024) with its
-weights split over 8 chips and batches over the others, compiled for 16 H100s, and what its
-exchanges cost when the axis of the batches grows to 512 chips. One scale, no data. Needs
-requirements-cuda.txt; a minute of one CPU core each. (libtpu 0.0.52 cannot write the program of
-the same step for v5p or v6e, which a plan is read from.)
+An estimate: their GPT-2 of 8.3 billion (72 layers, dim 3072, 24 heads, rows of 1,024) with its
+weights split over 8 chips and batches over the others, compiled for 16 H100s, and the cost of its
+exchanges when the batch axis grows to 512 chips. One scale, no data. Needs requirements-cuda.txt; a
+minute of one CPU core each. (libtpu 0.0.52 cannot write the text of this program for v5p or v6e,
+from which train.plan reads a plan.)
 """
 
 from experiments.tools.runs import Estimate, Value
@@ -19,7 +20,7 @@ GPT_2 = {
   "model.mlp_dim": 12288,
   "model.decoder_layers": 72,
   "model.positions": "learned",
-  "model.max_len": 2048,  # texts that are continued get longer than rows
+  "model.max_len": 2048,  # texts that are continued exceed a row
   "model.vocab_size": 51200,
   "model.dtype": "bfloat16",
   "model.scan_layers": True,
@@ -34,7 +35,8 @@ def runs(scale):
   metrics = ("efficiency_512", "milliseconds", "wire_milliseconds", "mfu", "gigabytes")
   for name, sequence in (("tensor-8", False), ("tensor-8-sequence", True)):
     changes = GPT_2 | {"batch_size": 16, "mesh.tensor": 8, "mesh.sequence": sequence}
-    yield Estimate(name, CONFIG, changes, "h100:16", table=True, metrics=metrics)
+    options = dict(topology="h100:16", table=True, metrics=metrics)
+    yield Estimate(name, CONFIG, changes, **options)
 
 
 EFFICIENCY = "plan/efficiency_512"
@@ -42,14 +44,3 @@ EXPECTED = [
   Value("efficiency at 512 chips, %", "tensor-8", EFFICIENCY, 76.0, ABSTRACT),
   Value("sequences split too (Korthikanti et al. 2022)", "tensor-8-sequence", EFFICIENCY),
 ]
-
-
-NOTES = """
-On paper, so without stragglers, without anything that overlaps, and against the smallest mesh, 16
-chips, where theirs is against one GPU with a smaller model. What is lost from 16 to 512 chips is
-the sum of the gradients over hosts (50 GB/s a chip here). Of a step on 16, a third is Megatron's
-sums within 8 chips; the chips' own part is the least it can take.
-
-Sequences split too: sums become scatters and gathers, which together send a tenth more, as each
-gather of the forward pass is done again with `remat`. A chip keeps 17.8 in place of 20.9 GB.
-"""

@@ -2,9 +2,9 @@
 
 Vaswani et al. 2017, "Attention Is All You Need", table 2: BLEU on newstest2014, English to German.
 
-Full scale: base and big on WMT14 as TFDS prepared it, the last 5 and 20 checkpoints averaged: days
-on 8 GPUs, not run here. Small scale: what those would cost, by `train.plan`, on a v5e 4x4 slice
-(needs requirements-tpu.txt; twenty minutes of one CPU core each); `h100-` rows need
+Full scale: base and big on WMT14 as TFDS prepares it, the last 5 and 20 checkpoints averaged: days
+on 8 GPUs, not run. Small scale: the cost of these runs on a v5e 4x4 slice as train.plan estimates
+it (needs requirements-tpu.txt; twenty minutes of one CPU core each). `h100-` rows need
 requirements-cuda.txt (`--only h100` in such an environment). Estimates of compilers, not times.
 """
 
@@ -27,7 +27,8 @@ def runs(scale):
     for size in PAPER:
       changes = {"batch_size": 112}  # a multiple of 16 chips, 8% more than the recipe's 104
       config = f"configs/wmt14.py:size={size}"
-      yield Estimate(f"{chip}-{size}", config, changes, topology, metrics=metrics)
+      name = f"{chip}-{size}"
+      yield Estimate(name, config, changes, topology=topology, metrics=metrics)
 
 
 def expected(scale):
@@ -39,10 +40,3 @@ def expected(scale):
       ours = f"{chip}-{size}"
       yield Value(f"{size}, {topology}: EFLOP in all", ours, "plan/exaflop", exaflop, COST)
       yield Value(f"{size}, {topology}: hours", ours, "plan/hours")
-
-
-NOTES = """
-Ours are the operations that the products of a step need. The paper's are what its GPUs could have
-done in the time they took, at an assumed 9.5 TFLOP/s each: by ours, 35 (base) and 50 (big) of 100
-were used.
-"""

@@ -1,13 +1,14 @@
 """python -m experiments.run experiments/wu2021_multi30k.py --scale full --data DIR
 
 Wu et al. 2021, "Good for Misconceived Reasons: An Empirical Revisiting on the Need for Visual
-Context in Multimodal Machine Translation" (ACL): their Transformer-Tiny, which sees text alone, on
+Context in Multimodal Machine Translation" (ACL): their Transformer-Tiny, which uses text alone, on
 Multi30k, English to German. Full scale: 4 + 4 layers, dim 128, 8,192 tokens an update, at most
-8,000 updates or until 10 epochs are no better, the last 10 checkpoints averaged, beam 5.
+8,000 updates with early stopping after 10 epochs without improvement, the last 10 checkpoints
+averaged, beam 5.
 
-`wu2021` are the authors' own files (DIR/multi30k_wu2021: lowercased, tokenised, BPE pieces), whose
-BLEU is of lowercased tokens as in the paper; `raw` is the raw text (DIR/multi30k) by cased
-sacreBLEU, which no paper tells of this model. Eleven minutes on one H200 with all six at once
+`wu2021` are the authors' own files (DIR/multi30k_wu2021: lowercased, tokenised, BPE pieces), scored
+by BLEU of lowercased tokens as in the paper. `raw` is the raw text (DIR/multi30k), scored by cased
+sacreBLEU; no paper reports it for this model. Eleven minutes on one H200 with all six runs at once
 (`--jobs 6`); an update takes 2 s on one CPU core, and there are about 5,000.
 """
 
@@ -37,14 +38,3 @@ def expected(scale):
     Value("test2017, raw text, cased", r"raw-seed\d", "test_2017/bleu"),
     Value("MSCOCO, raw text, cased", r"raw-seed\d", "mscoco/bleu"),
   ]
-
-
-NOTES = """
-All six ran at once on one NVIDIA H200 with 16 CPU cores (`--jobs 6`), products in TF32, 9 to 11
-minutes each, evaluations included. Each ended by patience, after 4,550 to 5,400 of at most 8,000
-updates. A single run would tell little: on test2016 the lowest and the highest of three seeds are
-0.9 BLEU apart, and the highest alone would be outside the tolerance.
-
-Of seed 0 of `raw`: everyday sentences are right, rare things are guessed ("breaking a stick with a
-front kick" became "räumt einen Stock vor einem Kick").
-"""

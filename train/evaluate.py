@@ -68,10 +68,10 @@ def write_outputs(decoded: evaluation.Decoded, part: str, path: pathlib.Path) ->
   report = decoded.task.report(decoded.outputs, decoded.examples)
   if report is None:
     return {}
-  classes.show(report)
-  pathlib.Path(f"{path}-classes.txt").write_text(classes.text(report), encoding="utf-8")
+  classes.print_report(report)
+  pathlib.Path(f"{path}-classes.txt").write_text(classes.format_report(report), encoding="utf-8")
   if len(report.labels):
-    classes.draw(report, pathlib.Path(f"{path}-confusion.png"))
+    classes.draw_confusion(report, pathlib.Path(f"{path}-confusion.png"))
   return {evaluation.prefixed(part, "classes", "/"): report.classes}
 
 

@@ -95,7 +95,7 @@ class Evaluation:
       cfg = ConfigDict(cfg.to_dict())  # a kernel's products cannot be counted
       cfg.model.attention_impl = "einsum"
       eval_step = make_eval_step(self.task, make_graph(cfg, self.task, self.mesh))
-    fill = batches.Maker(self.items, self.layout.source_len, self.layout.target_len)
+    fill = batches.BatchBuilder(self.items, self.layout.source_len, self.layout.target_len)
     with sharding.activation_sharding(self.mesh):
       traced = eval_step.trace(params, fill([[]] * cfg.batch_size))
     return flops.count(traced.jaxpr, self.mesh.size)

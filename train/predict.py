@@ -71,7 +71,7 @@ def main(argv):
   waits = args.input == "-" and sys.stdin.isatty()  # a person waits for each answer
   lines = read(args.input) if args.input else args.inputs
   examples = parse(task, lines, f"{args.input}, line" if args.input else "text")
-  render = functools.partial(task.render, scores=args.scores, colour=colour.coloured())
+  render = functools.partial(task.render, scores=args.scores, colour=colour.supports_colour())
   for output in stream(predictor, examples, 1 if waits else CHUNK):
     print(json.dumps(output, ensure_ascii=False) if args.jsonl else render(output), flush=True)
 

@@ -1,4 +1,4 @@
-"""Models to start from: the folder of a run and hf:DIR, a Hugging Face directory, as one thing."""
+"""Opens a run's folder and hf:DIR, a Hugging Face directory, as one kind of trained model."""
 
 import functools
 import os

@@ -25,7 +25,7 @@ function chosen() {
   const kind = kindNow(), H = kind.shape[1];
   if (state.head >= 0) return weightsOf(kind, layerNow(), state.head);
   const every = Array.from({ length: H }, (_, h) => weightsOf(kind, layerNow(), h));
-  return (t, s) => every.reduce((sum, one) => sum + one(t, s), 0) / H;
+  return (t, s) => every.reduce((sum, weights) => sum + weights(t, s), 0) / H;
 }
 function shade(x) {
   const at = Math.min(Math.max(x, 0), 1) * (SHADES.length - 1);
@@ -54,7 +54,7 @@ function refill() {
   state.held = state.over = null;
   options($("layer"), number(L), layerNow());
   options($("head"), [...number(H), ...(H > 1 ? [[-1, "all, in colours"]] : [])], state.head);
-  $("note").textContent = kind.told;
+  $("note").textContent = kind.caption;
   for (const side of ["rows", "columns"]) {
     $(side).replaceChildren(...kind[side].map((token, i) => {
       const how = { type: "button", class: "token", dir: "auto", title: token };
@@ -143,7 +143,7 @@ function drawLines() {
   const weights = chosen();
   for (const side of ["rows", "columns"]) {
     $(side).querySelectorAll(".token").forEach((button, i) => {
-      const is = one => Boolean(one) && one.side === side && one.i === i;
+      const is = place => Boolean(place) && place.side === side && place.i === i;
       let weight = 0;
       if (at && at.side !== side) weight = side === "columns" ? weights(at.i, i) : weights(i, at.i);
       button.classList.toggle("on", is(at));
@@ -151,7 +151,7 @@ function drawLines() {
       button.style.backgroundColor = weight ? `rgba(31, 95, 174, ${0.55 * weight})` : "";
     });
   }
-  const label = `lines between words, darker for greater weights: ${chosenName()}`;
+  const label = `lines between tokens, darker for greater weights: ${chosenName()}`;
   canvas.setAttribute("aria-label", label);
 }
 
@@ -210,7 +210,7 @@ function drawMatrix() {
     ink.fillText(cut(word, top - 10), 0, 0);
     ink.restore();
   });
-  const label = "matrix of weights, rows look at columns; arrow keys choose a row";
+  const label = "matrix of weights, rows attend to columns; arrow keys choose a row";
   canvas.setAttribute("aria-label", `${label}: ${chosenName()}`);
 }
 
@@ -220,26 +220,26 @@ function chosenName() {
   return `${kindNow().name}, layer ${layerNow() + 1}, ${head}`;
 }
 
-function tell() {
-  const kind = kindNow(), at = shown(), told = $("told"), weights = chosen();
+function describe() {
+  const kind = kindNow(), at = shown(), status = $("status"), weights = chosen();
   if (!at) {
-    told.replaceChildren(`${chosenName()}. Point at a word or tap it.`);
+    status.replaceChildren(`${chosenName()}. Point at a token or tap it.`);
     return;
   }
   const mine = at.side === "rows", others = mine ? kind.columns : kind.rows;
   const word = text => { const node = make("bdi"); node.append(make("b", {}, text)); return node; };
   const every = others.map((text, i) => [text, mine ? weights(at.i, i) : weights(i, at.i)]);
-  const parts = [word(kind[at.side][at.i]), mine ? " looks at " : " is looked at by "];
+  const parts = [word(kind[at.side][at.i]), mine ? " attends to " : " is attended to by "];
   if (state.head < 0) parts.push("(mean of all heads) ");
   if (at.column !== undefined) {
     const weight = percent(weights(at.i, at.column));
-    parts.push(word(kind.columns[at.column]), ` ${weight}; in all at `);
+    parts.push(word(kind.columns[at.column]), ` ${weight}; in all to `);
   }
   const best = every.sort((a, b) => b[1] - a[1]).slice(0, 5);
-  best.filter(one => one[1] >= 0.005).forEach(([text, weight], i) => {
+  best.filter(([, weight]) => weight >= 0.005).forEach(([text, weight], i) => {
     parts.push(i ? ", " : "", word(text), ` ${percent(weight)}`);
   });
-  told.replaceChildren(...parts);
+  status.replaceChildren(...parts);
 }
 
 function draw() {
@@ -261,7 +261,7 @@ function draw() {
     button.setAttribute("aria-pressed", l === layerNow() && (h === state.head || state.head < 0));
   });
   (matrix ? drawMatrix : drawLines)();
-  tell();
+  describe();
 }
 
 function cellAt(event) {

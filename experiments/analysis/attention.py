@@ -1,9 +1,9 @@
 """python -m experiments.analysis.attention --workdir RUN "jump twice after walk" [--layer 2]
 
-Who looks at whom, as in Vaswani et al. 2017, figures 3 to 5: attention.png, and attention.html, a
-page on its own where kind, layer and head are chosen. RUN is a run's folder or hf:DIR. The text is
-read as train.predict reads it (two texts have a tab between); the decoder's is the model's own
-output, or --target. Ten to thirty seconds on two CPU cores.
+Draws every head's attention weights, as in Vaswani et al. 2017, figures 3 to 5: attention.png, and
+attention.html, a page without further files where kind, layer and head are chosen. RUN is a run's
+folder or hf:DIR. The text is read as train.predict reads it (a tab separates two texts); the
+decoder's text is the model's own output, or --target. Takes ten to thirty seconds on two CPU cores.
 """
 
 import dataclasses
@@ -27,27 +27,29 @@ from train.tasks.mixture import Mixture
 from train.tasks.mlm import Mlm
 from train.tasks.protocol import encode
 
-ENDLESS = 1 << 20  # tokens
+UNLIMITED = 1 << 20  # tokens
 MOST = 8_000_000  # weights in a page, of 2.7 bytes each
-READ = "Each word and what it looks at: the encoder reads all of the text at once."
-WRITTEN = "Each word that the decoder has read and what it looks at: itself and those before it"
-CROSS = "Each word that the decoder writes and what it looks at in the text that the encoder read."
+ENCODER = "Each source token and the source tokens it attends to."
+DECODER = (
+  "Each token that the decoder reads and the tokens it attends to: itself and those before it"
+)
+CROSS = "Each token that the decoder writes and the source tokens it attends to."
 
 
-class Words(NamedTuple):
-  """The ids that a text is to a model."""
+class Inputs(NamedTuple):
+  """The token ids of a text, as a model reads them."""
 
   batch: dict  # what to predict from: `source` and more, one row
-  reads: list[int]  # the decoder; [] without one
-  says: list[int]  # what it writes where it has read that: as many
-  prefix: int  # so many of `reads` are seen by all of those
+  reads: list[int]  # the decoder's inputs; [] without one
+  writes: list[int]  # the decoder's output at each input
+  prefix: int  # so many of the first inputs attend to each other
 
 
 def weights(module, q_BTHK, k_BSGK, v_BSGK, pattern):
-  """[B, H, T, S] float32: what the pattern makes of values that are the rows of the identity.
+  """Returns the weights [B, H, T, S] in float32: attention to the rows of the identity matrix.
 
-  So they are those of the kernel in use, a window's chunks put together, whether or not it ever
-  writes them down. As many columns at a time as a head has, for kernels that take no others.
+  The weights are therefore exact for any kernel, even one that never stores them. Each pass has as
+  many columns as a head has numbers, since some kernels take no other width.
   """
   del module
   S, K = k_BSGK.shape[1], v_BSGK.shape[3]
@@ -61,8 +63,11 @@ def weights(module, q_BTHK, k_BSGK, v_BSGK, pattern):
 
 
 def forward(model, batch, inputs_BT=None, prefix_BT=None, look=weights) -> dict[str, list]:
-  """What `look` makes of each layer's attention as the model reads `batch`, and its decoder
-  `inputs` without padding: by kind. The model is changed: its layers are one by one."""
+  """Calls `look` on each layer's attention and returns its results by kind of attention.
+
+  The model reads `batch`, and its decoder `inputs` without padding. The model is changed: stacked
+  layers become a list.
+  """
   for stack in filter(None, (model.encoder, model.decoder)):
     stack.blocks = nnx.List(stack.layers())
     stack.cfg = dataclasses.replace(stack.cfg, scan_layers=False, remat="none")
@@ -81,116 +86,120 @@ def forward(model, batch, inputs_BT=None, prefix_BT=None, look=weights) -> dict[
 
 
 def look(run, text: str, target: str | None = None) -> list[pictures.Kind]:
-  """The kinds of attention that a run's model has, as it reads the text; UserError for what it
-  cannot read."""
+  """Returns the attention of a run's model as it reads the text, by kind.
+
+  Raises UserError for a text that the model cannot read.
+  """
   task = run.task.parts[run.task.main] if isinstance(run.task, Mixture) else run.task
   params = jax.device_get(run.params)  # one row: on one device
-  read = words(task, run.graph, params, text, target)
+  given = make_inputs(task, run.graph, params, text, target)
 
   @jax.jit
   def compute(params, batch, inputs_BT, prefix_BT):
     return forward(nnx.merge(run.graph, params), batch, inputs_BT, prefix_BT)
 
-  inputs_BT = np.asarray([read.reads], np.int32)
+  inputs_BT = np.asarray([given.reads], np.int32)
   prefix_BT = None
-  if read.prefix:
-    prefix_BT = (np.arange(inputs_BT.shape[1])[None] < read.prefix).astype(np.int32)
-  shapes = jax.eval_shape(compute, params, read.batch, inputs_BT, prefix_BT)
+  if given.prefix:
+    prefix_BT = (np.arange(inputs_BT.shape[1])[None] < given.prefix).astype(np.int32)
+  shapes = jax.eval_shape(compute, params, given.batch, inputs_BT, prefix_BT)
   count = sum(x.size for x in jax.tree.leaves(shapes))
   if count > MOST:
-    lengths = f"{read.batch['source'].shape[1]} tokens read, {len(read.reads)} written"
+    lengths = f"{given.batch['source'].shape[1]} tokens read, {len(given.reads)} written"
     raise UserError(
-      f"{lengths}: all layers' and heads' weights are {count:,}, and a page holds {MOST:,}; give a"
+      f"{lengths}: all layers and heads have {count:,} weights, and a page holds {MOST:,}; give a"
       f" text of at most {int((MOST / count) ** 0.5 * 100)}% of that length"
     )
-  found = jax.device_get(compute(params, read.batch, inputs_BT, prefix_BT))
-  shown = run.task.tokenizer.shown
-  source, reads, says = (shown(x) for x in (read.batch["source"][0].tolist(), *read[1:3]))
-  prefix = f", and the {read.prefix} it was given" if read.prefix else ""
-  told = {
-    "encoder self-attention": (READ, source, source),
-    "decoder self-attention": (f"{WRITTEN}{prefix}.", reads, reads),
-    "cross-attention": (CROSS, says, source),
+  weights_of = jax.device_get(compute(params, given.batch, inputs_BT, prefix_BT))
+  shown = run.task.tokenizer.render_tokens
+  source, reads, writes = map(shown, (given.batch["source"][0].tolist(), given.reads, given.writes))
+  prefix = f", and the prefix of {given.prefix}" if given.prefix else ""
+  captions = {
+    "encoder self-attention": (ENCODER, source, source),
+    "decoder self-attention": (f"{DECODER}{prefix}.", reads, reads),
+    "cross-attention": (CROSS, writes, source),
   }
   kinds = [
-    pictures.Kind(name, *told[name], np.stack(found[name])[:, 0]) for name in told if name in found
+    pictures.Kind(name, *caption, np.stack(weights_of[name])[:, 0])
+    for name, caption in captions.items()
+    if name in weights_of
   ]
   if not all(np.isfinite(kind.weights).all() for kind in kinds):
-    raise UserError("the weights of attention are not finite: training has diverged")
+    raise UserError("the attention weights are not finite: the training has diverged")
   return kinds
 
 
-def words(task, graph, params, text: str, target: str | None) -> Words:
-  """What the model is given of `text`, and what its decoder reads and says: `target`, or its own
-  output."""
+def make_inputs(task, graph, params, text: str, target: str | None) -> Inputs:
+  """Returns the model's inputs for `text`; the decoder's are `target` or the model's own output."""
   roles, tokenizer = task.tokenizer.roles, task.tokenizer
   if not task.target_len and target is not None:
     raise UserError("--target: this model has no decoder")
-  batch = _asked(task, text)
+  batch = _request(task, text)
   if not task.target_len:
-    return Words(batch, [], [], 0)
+    return Inputs(batch, [], [], 0)
   if target is None:
-    says = _output(task, graph, params, batch)
+    writes = _predict(task, graph, params, batch)
   elif task.source_len:
-    by_name = isinstance(task, Denoising)  # <extra_0> stands for what was hidden
+    by_name = isinstance(task, Denoising)  # <extra_0> is a sentinel
     ids = tokenizer.encode_marked(target) if by_name else tokenizer.encode_targets([target])[0]
-    says = roles.target(ids, ENDLESS)
+    writes = roles.target(ids, UNLIMITED)
   else:
-    says = [*_asked(task, text + target)["source"][0].tolist(), roles.eos]
+    writes = [*_request(task, text + target)["source"][0].tolist(), roles.eos]
   if task.source_len:
-    reads, prefix = [roles.start, *says[:-1]], 0
+    reads, prefix = [roles.start, *writes[:-1]], 0
   else:
     given = batch["source"][0].tolist()
-    every = says if target is not None else [*given, *says]
-    reads, says, prefix = every[:-1], every[1:], len(given) if task.prefix else 0
+    every = writes if target is not None else [*given, *writes]
+    reads, writes, prefix = every[:-1], every[1:], len(given) if task.prefix else 0
   if len(reads) > task.max_positions:
     raise UserError(
       f"--target: {len(reads)} tokens, and this model writes 1 to {task.max_positions}"
     )
-  return Words(batch, reads, says, prefix)
+  return Inputs(batch, reads, writes, prefix)
 
 
-def _asked(task, text) -> dict:
-  """What to predict from, one row as long as it is; nothing is cut."""
+def _request(task, text) -> dict:
+  """Returns the batch of one row to predict from, in full length."""
   side = "source_len" if task.source_len else "target_len"
-  longest, whole = getattr(task, side), dataclasses.replace(task, **{side: ENDLESS})
-  # a text without a mask can be looked at too
-  example = {"text": text} if isinstance(task, Mlm) else whole.example(text)
-  asked = whole.requests([example])
-  length = int(asked.lengths()[0, 0])
-  if not text.strip() or length > longest:
-    what = (
-      f"the text is {length} tokens with what frames it" if text.strip() else "there is no text"
+  longest, uncut = getattr(task, side), dataclasses.replace(task, **{side: UNLIMITED})
+  # a masked language model can be looked at without a mask too
+  example = {"text": text} if isinstance(task, Mlm) else uncut.example(text)
+  requests = uncut.requests([example])
+  length = int(requests.lengths()[0, 0])
+  if not text.strip():
+    raise UserError(f"there is no text; this model reads 1 to {longest} tokens")
+  if length > longest:
+    raise UserError(
+      f"the text has {length} tokens, special ones included; this model reads 1 to {longest} tokens"
     )
-    raise UserError(f"{what}; this model reads 1 to {longest} tokens")
-  return next(batches.requests(asked, 1, length))
+  return next(batches.requests(requests, 1, length))
 
 
-def _output(task, graph, params, batch) -> list[int]:
-  """The best of what the model says, as its config decodes, with what it is made to begin with."""
+def _predict(task, graph, params, batch) -> list[int]:
+  """Returns the model's best output, decoded as its config says, with forced first tokens."""
   roles, settings = task.tokenizer.roles, task.settings()
 
   @jax.jit
   def predict(params, batch):
     return task.predict(nnx.merge(graph, params), batch, settings)
 
-  found = jax.device_get(predict(params, batch))
+  output = jax.device_get(predict(params, batch))
   first = roles.target_first if task.source_len and roles.force else ()
-  return [*first, *found["tokens"][0, 0, : found["lengths"][0, 0]].tolist()]
+  return [*first, *output["tokens"][0, 0, : output["lengths"][0, 0]].tolist()]
 
 
 def main(argv):
   parser = inference.parser(__doc__)
   parser.add_argument("text")
-  parser.add_argument("--target", help="what the decoder writes; without an encoder, goes on with")
-  parser.add_argument("--layer", type=int, help="to show first and large: 1, 2, ...; else the last")
-  parser.add_argument("--head", type=int, default=1, help="likewise: 1, 2, ...")
+  parser.add_argument("--target", help="the decoder's output; without an encoder, the continuation")
+  parser.add_argument("--layer", type=int, help="shown first and large: 1, 2, ...; else the last")
+  parser.add_argument("--head", type=int, default=1, help="shown first and large: 1, 2, ...")
   parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("."), metavar="FOLDER")
   args = parser.parse_args(argv)
   run = inference.load_run(args.workdir, args.checkpoint)
   model = nnx.merge(run.graph, run.params)
   if not isinstance(model, Transformer):
-    raise UserError(f"{args.workdir}: pictures are of a Transformer's heads, this is an LSTM")
+    raise UserError(f"{args.workdir}: only a Transformer has attention heads, this is an LSTM")
   cfg = model.cfg
   depth = max(cfg.encoder_layers, cfg.decoder_layers)
   layer = depth if args.layer is None else args.layer

@@ -1,8 +1,8 @@
 """python -m experiments.analysis.blind --workdir RUN [--split validation]
 
-How much a decoder owes to its encoder: the loss of a split, and the same where each row of targets
-is given the source of the row before. A decoder that says as well without has learnt to be a
-language model, and its cross-attention little. Half a minute on two CPU cores.
+Measures how much a decoder uses its encoder: the loss on a split, and the loss where each row of
+targets has the source of the row before. Where both are equal, the decoder has learnt a language
+model and ignores its encoder. Takes half a minute on two CPU cores.
 """
 
 import numpy as np
@@ -20,17 +20,17 @@ def main(argv):
   args = parser.parse_args(argv)
   run = inference.load_run(args.workdir, args.checkpoint)
   if not (run.task.source_len and run.task.target_len):
-    raise UserError(f"{args.workdir}: no encoder-decoder")
+    raise UserError(f"{args.workdir}: this run has no encoder-decoder")
   layout = tasks.layout(run.task, run.cfg.batch_size)
-  seen = list(eval_batches(run.task.items(args.split), layout))
+  original = list(eval_batches(run.task.items(args.split), layout))
   blind = [
     {key: np.roll(x, 1, axis=0) if key.startswith("source") else x for key, x in batch.items()}
-    for batch in seen
+    for batch in original
   ]
   step = make_eval_step(run.task, run.graph)
-  for name, batches in (("own source", seen), ("another's", blind)):
-    found = evaluation.loss(step, run.params, run.mesh, batches)
-    print(f"{name:12} loss {found['loss']:.3f}", flush=True)
+  for name, batches in (("own source", original), ("another's", blind)):
+    losses = evaluation.loss(step, run.params, run.mesh, batches)
+    print(f"{name:12} loss {losses['loss']:.3f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Weights of attention as a picture and as a page: what analysis/attention.py writes."""
+"""Draws attention weights as a picture and as a page, for analysis/attention.py."""
 
 import base64
 import json
@@ -13,13 +13,12 @@ from train.common.files import write_atomically
 
 TEMPLATE = pathlib.Path(__file__).with_name("attention.html")
 SCRIPT = TEMPLATE.with_suffix(".js")
-PLACES = ("__SCRIPT__", "__DATA__")  # in the template, for the script and for the page's data
-STEPS = 65535  # a page's weights are whole numbers, 16 bits
+STEPS = 65535  # a page stores weights as whole numbers of 16 bits
 COLOURS = ("#ffffff", "#bcd6f6", "#5a9be6", "#1f5fae", "#0a2a57")
 FRAME = "#eb6834"
-# What matplotlib's own font lacks; those that are installed are asked in turn.
+# For characters that matplotlib's own font lacks; those that are installed are tried in turn.
 FONTS = ("Noto Sans CJK JP", "Noto Sans", "Noto Sans Arabic", "Noto Sans Devanagari", "Arial")
-MOST_LABELS = 110  # on a side of the picture; of more tokens every second, third, ... has its own
+MOST_LABELS = 110  # on a side of the picture; of more tokens every second, third, ... is labelled
 DPI = 120
 
 
@@ -27,14 +26,14 @@ class Kind(NamedTuple):
   """One kind of attention in all layers."""
 
   name: str
-  told: str  # what is to be seen
-  rows: list[str]  # the words that look, T
-  columns: list[str]  # those looked at, S
+  caption: str
+  rows: list[str]  # the T tokens that attend
+  columns: list[str]  # the S tokens attended to
   weights: np.ndarray  # [layers, H, T, S]
 
 
 class Picture(NamedTuple):
-  """What there is to draw; `layer` and `head`, from 1, are shown first and large."""
+  """The content of a picture; `layer` and `head`, from 1, are shown first and large."""
 
   run: str
   text: str
@@ -44,7 +43,7 @@ class Picture(NamedTuple):
 
 
 def write(picture: Picture, folder: pathlib.Path) -> list[pathlib.Path]:
-  """attention.png and attention.html in the folder, which is made."""
+  """Writes attention.png and attention.html into the folder, which is created."""
   paths = [folder / "attention.png", folder / "attention.html"]
   try:
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,18 +55,17 @@ def write(picture: Picture, folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def page(picture: Picture) -> str:
-  """HTML that asks for nothing from anywhere."""
+  """Returns HTML that loads no other file."""
   kinds = [
     kind._asdict() | dict(shape=kind.weights.shape, weights=_packed(kind.weights))
     for kind in picture.kinds
   ]
   text = json.dumps(picture._asdict() | dict(kinds=kinds), ensure_ascii=True)
-  # nothing in it can end the script element that it stands in
+  # so that no text can end the script element that holds it
   text = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-  made = TEMPLATE.read_text(encoding="utf-8")
-  for place, part in zip(PLACES, (SCRIPT.read_text(encoding="utf-8"), text)):  # what is typed last
-    made = made.replace(place, part)
-  return made
+  template, script = TEMPLATE.read_text(encoding="utf-8"), SCRIPT.read_text(encoding="utf-8")
+  # the user's text last, so that nothing in it is replaced
+  return template.replace("__SCRIPT__", script).replace("__DATA__", text)
 
 
 def _packed(weights) -> str:
@@ -75,7 +73,7 @@ def _packed(weights) -> str:
 
 
 def draw(picture: Picture, path: pathlib.Path) -> None:
-  """A row for each kind: all heads of all layers small, and the chosen one large, with words."""
+  """Draws a row for each kind: all heads of all layers small, the chosen head large."""
   import matplotlib
   from matplotlib import font_manager
   from matplotlib.backends.backend_agg import FigureCanvasAgg  # 1.2 s
@@ -98,12 +96,12 @@ def draw(picture: Picture, path: pathlib.Path) -> None:
       _draw_all(figure.add_subplot(grid[row, 0]), kind, layer, head, colours)
       _draw_one(figure.add_subplot(grid[row, 1]), kind, layer, head, colours)
     with warnings.catch_warnings():
-      warnings.filterwarnings("ignore", "Glyph .* missing")  # a box is drawn in its place
+      warnings.filterwarnings("ignore", "Glyph .* missing")  # a box is drawn instead
       FigureCanvasAgg(figure).print_png(path)
 
 
 def _size(kind) -> tuple[float, float, float]:
-  """Inches: width of the small ones, width of the large one, height."""
+  """Returns inches: width of the small images, width of the large image, height."""
   L, H, T, S = kind.weights.shape
   wide, high = (min(max(0.19 * count, 2.6), 12.0) for count in (S, T))
   margin = 0.085 * min(max(map(len, [*kind.rows, *kind.columns])), 16) + 0.5
@@ -113,7 +111,7 @@ def _size(kind) -> tuple[float, float, float]:
 
 
 def _draw_all(axes, kind, layer, head, colours):
-  """Layers from top to bottom, heads from left to right, in one image."""
+  """Draws layers from top to bottom and heads from left to right, in one image."""
   L, H, T, S = kind.weights.shape
   gaps = max(1, T // 12), max(1, S // 12)
   high, wide = T + gaps[0], S + gaps[1]

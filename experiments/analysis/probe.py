@@ -1,9 +1,9 @@
 """python -m experiments.analysis.probe --workdir RUN --data DIR/trec
 
-What the layers of a pre-trained encoder know: a linear (ridge) classifier of the mean over a text's
-states, from the embeddings up to the last block, learnt on DIR/train.tsv and tested on
-DIR/test.tsv, beside the states' root mean square. An encoder whose middle knows less than its
-embeddings is worth little to start from. About a minute on two CPU cores.
+Measures what each layer of a pre-trained encoder represents: the test accuracy of a linear (ridge)
+classifier of the mean of a text's states, for the embeddings and after each block, and the states'
+root mean square. DIR/train.tsv and DIR/test.tsv hold the texts and labels. Middle layers below the
+embeddings are a sign of failed pre-training. Takes about a minute on two CPU cores.
 """
 
 import jax
@@ -22,40 +22,40 @@ WIDTH = 48  # tokens of a text, its special ones included
 
 
 def rows(tokenizer, texts) -> np.ndarray:
-  """[n, WIDTH] ids with bos and eos, the ends of long texts cut off."""
-  made = np.zeros((-(-len(texts) // ROWS) * ROWS, WIDTH), np.int32)
+  """Returns ids [n, WIDTH] with bos and eos; long texts lose their ends."""
+  ids_NS = np.zeros((-(-len(texts) // ROWS) * ROWS, WIDTH), np.int32)
   first, eos = tokenizer.roles.first, tokenizer.roles.eos
-  for row, ids in zip(made, tokenizer.encode_batch(texts)):
+  for row, ids in zip(ids_NS, tokenizer.encode_batch(texts)):
     ids = [*first, *ids[: WIDTH - len(first) - 1], eos]
     row[: len(ids)] = ids
-  return made
+  return ids_NS
 
 
 def cut(model, depth: int):
-  """The model with its first `depth` blocks and without the norm after the last."""
+  """Returns the model with its first `depth` blocks, without the norm after the last."""
   model.encoder.blocks = nnx.List(model.encoder.layers()[:depth])
   model.encoder.norm = None
   return model
 
 
 def features(run, source_NS: np.ndarray, depth: int) -> list[tuple[np.ndarray, float]]:
-  """For 0 to `depth` blocks: mean states [N, D], and the root mean square of all states."""
+  """Returns mean states [N, D] and their root mean square, after 0 to `depth` blocks."""
 
   @jax.jit
   def encode(params, source_BS):
-    # one encoder for each depth; the compiler sees that they begin alike
+    # one encoder for each depth; the compiler shares their common layers
     return [cut(nnx.merge(run.graph, params), n).encode(source_BS) for n in range(depth + 1)]
 
   batches = source_NS.reshape(-1, ROWS, WIDTH)
-  found = [encode(run.params, source_BS) for source_BS in batches]
+  states = [encode(run.params, source_BS) for source_BS in batches]
   real_NS1 = (source_NS > 0)[..., None]
-  made = []
-  for states in zip(*found):
-    x_NSD = np.concatenate(states) * real_NS1
+  layers = []
+  for several in zip(*states):
+    x_NSD = np.concatenate(several) * real_NS1
     mean_ND = x_NSD.sum(1) / np.maximum(real_NS1.sum(1), 1)
     square = (x_NSD**2).sum() / real_NS1.sum() / x_NSD.shape[-1]
-    made.append((mean_ND, float(np.sqrt(square))))
-  return made
+    layers.append((mean_ND, float(np.sqrt(square))))
+  return layers
 
 
 def main(argv):
@@ -66,14 +66,14 @@ def main(argv):
   model = nnx.merge(run.graph, run.params)
   plain = isinstance(model, Transformer) and not model.cfg.scan_layers
   if not plain or model.encoder is None:
-    raise UserError(f"{args.workdir}: the probe wants a Transformer's encoder, layers not stacked")
+    raise UserError(f"{args.workdir}: the probe needs a Transformer's encoder without scan_layers")
   splits = {split: f"{args.data}/{split}.tsv" for split in ("train", "test")}
   data = dict(name="files", splits=splits, columns=("text", "label"))
   ids, labels = {}, {}
   for split in splits:
     examples = list(sources.open_split(data, split))
-    ids[split] = rows(run.task.tokenizer, [one["text"] for one in examples])
-    labels[split] = [one["label"] for one in examples]
+    ids[split] = rows(run.task.tokenizer, [example["text"] for example in examples])
+    labels[split] = [example["label"] for example in examples]
   depth = len(model.encoder.layers())
   train, test = (features(run, ids[split], depth) for split in splits)
   print("blocks  RMS    test accuracy")

@@ -1,11 +1,9 @@
-"""What an experiment file says: which runs there are, and which numbers to hold to a paper's.
+"""Defines what an experiment file contains: runs, estimates and the numbers of a paper.
 
-An experiment file has
-  runs(scale)     yields the `Run`s and `Estimate`s of "full" (the paper's size) or "small" (here)
-  EXPECTED        (or expected(scale)) `Value`s and `Order`s of a paper, each with its source
-  SEARCH          (or search(scale)) a `space.Search`, for `python -m experiments.search`
-  NOTES           Markdown for the report: what is to be seen in the numbers
-and begins with a docstring: the paper, what it costs, the command.
+An experiment file begins with a docstring (command, paper, cost) and defines
+  runs(scale)     a generator of `Run`s and `Estimate`s for "small" or "full", the paper's size
+  EXPECTED        or expected(scale): `Value`s and `Order`s of the paper, each with its source
+  SEARCH          or search(scale): a `space.Search`, for `python -m experiments.search`
 """
 
 import dataclasses
@@ -24,54 +22,52 @@ Changes = Mapping[str, object]  # --config.KEY=VALUE
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """A training run and its evaluations. In `config` {data} stands for the folder with the data and
-  {root} for the one where this experiment's runs are: `init={root}/NAME` starts from another's
-  weights, and waits for it."""
+  """A training run and its evaluations.
+
+  In `config`, {data} stands for the folder with the data sets and {root} for the folder of this
+  experiment's runs: `init={root}/NAME` starts from the weights of NAME and waits for that run.
+  """
 
   name: str
   config: str  # configs/NAME.py:arg=value
   changes: Changes = dataclasses.field(default_factory=dict)
-  splits: Sequence[str] = ("test",)  # to evaluate; none: training alone
+  splits: Sequence[str] = ("test",)  # to evaluate; empty: training alone
   checkpoint: str = "best"
-  metrics: Sequence[str] = ("accuracy",)  # of the table, each of every split
+  metrics: Sequence[str] = ("accuracy",)  # columns of the table, for each split
 
   @property
   def group(self) -> str:
-    """The name without its seed: what is averaged."""
-    return re.sub(r"-seed\d+$", "", self.name)
+    """The name without its seed; the runs of a group are averaged."""
+    return group_name(self.name)
 
-  def needs(self) -> set[str]:
-    """Names of the runs whose results this one starts from."""
+  def dependencies(self) -> set[str]:
+    """Returns the names of the runs from which this run starts."""
     return set(re.findall(r"\{root\}/([^,:\s]+)", self.config))
 
 
 @dataclasses.dataclass(frozen=True)
-class Estimate:
-  """What a config costs on chips that are not here: train.plan, whose numbers have the metric names
-  plan/milliseconds, plan/mfu, ... TPUs need requirements-tpu.txt, an H100 requirements-cuda.txt."""
+class Estimate(Run):
+  """A step compiled by train.plan for chips that are not here.
 
-  name: str
-  config: str
-  changes: Changes = dataclasses.field(default_factory=dict)
-  topology: str = "v5e:2x2"
-  table: bool = False  # weak scaling too: plan/efficiency_512
-  metrics: Sequence[str] = ("milliseconds", "mfu", "gigabytes")
+  Its metrics are plan/milliseconds, plan/mfu, ... TPUs need requirements-tpu.txt, an H100 needs
+  requirements-cuda.txt.
+  """
+
   splits: Sequence[str] = ("plan",)
   checkpoint: str = ""
-
-  @property
-  def group(self) -> str:
-    return self.name
-
-  def needs(self) -> set[str]:
-    return set()
+  metrics: Sequence[str] = ("milliseconds", "mfu", "gigabytes")
+  topology: str = "v5e:2x2"
+  table: bool = False  # weak scaling too: plan/efficiency_512
 
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-  """A number of a paper. `runs` is a pattern for whole names of runs, whose mean it is held to;
-  `metric` is SPLIT/NAME of an evaluation, train/NAME (median over the log; train/milliseconds are
-  a step's), parameters or seconds. Without a tolerance it is shown and not checked."""
+  """A number of a paper, compared with the mean of our runs.
+
+  `runs` is a pattern for whole names of runs. `metric` is SPLIT/NAME of an evaluation, train/NAME
+  (the median over the log; train/milliseconds is the time of a step), parameters or seconds.
+  Without a tolerance the number is shown and not checked.
+  """
 
   name: str
   runs: str
@@ -79,12 +75,12 @@ class Value:
   paper: float | None = None
   source: str = ""  # table, page
   tolerance: float | None = None
-  why: str = ""  # a miss, explained
+  why: str = ""  # explains a miss
 
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-  """What a paper found to be more than something else, by more than `by`."""
+  """A paper's claim that one group of runs exceeds another by more than `by`."""
 
   name: str
   more: str  # pattern for names of runs
@@ -95,53 +91,46 @@ class Order:
   why: str = ""
 
 
+def group_name(name: str, ending: str = "") -> str:
+  """Returns the name of a run with `ending` in place of -seedN."""
+  return re.sub(r"-seed\d+$", ending, name)
+
+
 def overrides(run: Run | Estimate) -> list[str]:
-  """Its changes as KEY=VALUE, what follows `--config.`."""
+  """Returns the run's changes as KEY=VALUE, which follow `--config.`."""
   return [f"{key}={value}" for key, value in run.changes.items()]
 
 
 def values(key: str, *several, short: str = "") -> dict[str, Changes]:
-  """An axis of a sweep: `values("model.num_heads", 4, 8, short="h")` has the names h4 and h8."""
+  """Makes an axis of a sweep; `values("model.num_heads", 4, 8, short="h")` has the names h4, h8."""
   return {f"{short}{value}": {key: value} for value in several}
 
 
 def product(*axes: Mapping[str, Changes]) -> dict[str, Changes]:
-  """Each of one axis with each of the others, names joined by "-"."""
-  return _joined(itertools.product(*(axis.items() for axis in axes)))
-
-
-def zipped(*axes: Mapping[str, Changes]) -> dict[str, Changes]:
-  """The first of each axis, the second of each, ...; UserError where their lengths differ."""
-  if len({len(axis) for axis in axes}) > 1:
-    raise UserError(f"zipped: axes of {', '.join(str(len(axis)) for axis in axes)} values")
-  return _joined(zip(*(axis.items() for axis in axes)))
-
-
-def seeds(run: Run, count: int = 3) -> Iterator[Run]:
-  """The run with seeds 0, 1, ..., which the table averages."""
-  for seed in range(count):
-    changes = {**run.changes, "seed": seed}
-    yield dataclasses.replace(run, name=f"{run.name}-seed{seed}", changes=changes)
-
-
-def every(steps: int) -> dict[str, int]:
-  """Changes: loss, score and checkpoint after so many steps each."""
-  keys = ("evaluate.every", "evaluate.decode_every", "checkpoint.every")
-  return dict.fromkeys(keys, steps)
-
-
-def _joined(combinations):
-  found = {}
-  for combination in combinations:
+  """Combines each point of an axis with each point of the others; "-" joins their names."""
+  joined = {}
+  for combination in itertools.product(*(axis.items() for axis in axes)):
     name, changes = "-".join(name for name, _ in combination), {}
     for _, more in combination:
       if twice := changes.keys() & more.keys():
         raise UserError(f"{name}: two axes set {min(twice)}")
       changes |= more
-    if name in found:
+    if name in joined:
       raise UserError(f"two combinations have the name {name}")
-    found[name] = changes
-  return found
+    joined[name] = changes
+  return joined
+
+
+def seeds(run: Run, count: int = 3) -> Iterator[Run]:
+  """Yields the run with seeds 0, 1, ..., which the tables average."""
+  for seed in range(count):
+    changes = {**run.changes, "seed": seed}
+    yield dataclasses.replace(run, name=f"{run.name}-seed{seed}", changes=changes)
+
+
+def evaluate_every(steps: int) -> dict[str, int]:
+  """Returns changes that compute loss and score and save a checkpoint every so many steps."""
+  return dict.fromkeys(("evaluate.every", "evaluate.decode_every", "checkpoint.every"), steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,17 +142,20 @@ class Experiment:
   module: types.ModuleType
   runs: tuple[Run | Estimate, ...]
   expected: tuple[Value | Order, ...]
-  folder: pathlib.Path  # of the file: its results are kept beside it
+  folder: pathlib.Path  # of the file; copies of its results are stored beside it
 
   @property
-  def kept(self) -> pathlib.Path:
-    """Where copies of its results are."""
+  def copies(self) -> pathlib.Path:
+    """The folder of the committed copies of its results."""
     return self.folder / "results" / self.name / self.scale
 
 
 def load(path: str, scale: str = "small") -> Experiment:
-  """Raises UserError where the file is no experiment, two runs have one name, a run starts from
-  one that is not before it, or a pattern of EXPECTED fits no run."""
+  """Reads an experiment file.
+
+  Raises UserError where the file is no experiment, two runs share a name, a run starts from a run
+  that does not precede it, or a pattern of EXPECTED matches no run.
+  """
   file = pathlib.Path(path)
   if not file.is_file():
     raise UserError(f"{path}: no such experiment file")
@@ -171,7 +163,7 @@ def load(path: str, scale: str = "small") -> Experiment:
   try:
     spec.loader.exec_module(module)
     if not hasattr(module, "runs"):
-      raise UserError(f"{path}: an experiment file defines runs(scale), this one does not")
+      raise UserError(f"{path}: an experiment file defines runs(scale), this file does not")
     runs = tuple(module.runs(scale))
     expected = module.expected(scale) if hasattr(module, "expected") else ()
     expected = tuple(expected or getattr(module, "EXPECTED", ()))
@@ -180,19 +172,17 @@ def load(path: str, scale: str = "small") -> Experiment:
   except Exception as error:
     raise UserError(inside(file, error)) from error
   names = [run.name for run in runs]
-  for at, run in enumerate(runs):
+  for index, run in enumerate(runs):
     if not re.fullmatch(r"[\w.+-]+", run.name):
       raise UserError(
-        f"{path}: {run.name!r} is no name for a folder: letters, digits and ._+- only"
+        f"{path}: {run.name!r} cannot name a folder: use letters, digits and ._+- only"
       )
-    if run.name in names[:at]:
+    if run.name in names[:index]:
       raise UserError(f"{path}: two runs have the name {run.name}")
-    if missing := run.needs() - set(names[:at]):
-      raise UserError(
-        f"{path}: {run.name} starts from {min(missing)}, which no run before it makes"
-      )
-  for one in expected:
-    for pattern in (one.runs,) if isinstance(one, Value) else (one.more, one.less):
+    if missing := run.dependencies() - set(names[:index]):
+      raise UserError(f"{path}: {run.name} starts from {min(missing)}, which no earlier run makes")
+  for claim in expected:
+    for pattern in (claim.runs,) if isinstance(claim, Value) else (claim.more, claim.less):
       if not any(re.fullmatch(pattern, name) for name in names):
-        raise UserError(f"{path}: {one.name}: no run has a name like {pattern}")
+        raise UserError(f"{path}: {claim.name}: no run has a name like {pattern}")
   return Experiment(file.stem, scale, module, runs, expected, file.parent)

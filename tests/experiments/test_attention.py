@@ -20,7 +20,7 @@ from model.attention import Attention
 from train import inference
 from train.build import build_model
 from train.common.errors import UserError
-from train.data import tokenizer
+from train.data import tokenizer_training
 from train.step import make_predict_step
 from train.tasks import causal, embedding, translation
 
@@ -47,7 +47,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def tokens():
-  return tokenizer.train(dict(name="word", special=()), [WORDS])
+  return tokenizer_training.train_tokenizer(dict(name="word", special=()), [WORDS])
 
 
 def run_of(task, settings):
@@ -247,10 +247,10 @@ def test_without_a_target_it_is_the_models_own_output(tokens):
   """The words are those that predicting gives, and naming them as target shows the same."""
   run = translator(tokens, BOTH)
   own = attention.look(run, "a b c d")[2]
-  batch = attention._asked(run.task, "a b c d")
+  batch = attention._request(run.task, "a b c d")
   step = make_predict_step(run.task, run.graph)
   found = jax.device_get(step(run.params, batch, run.task.settings()))
-  assert own.rows == tokens.shown(found["tokens"][0, 0, : found["lengths"][0, 0]])
+  assert own.rows == tokens.render_tokens(found["tokens"][0, 0, : found["lengths"][0, 0]])
   told = attention.look(run, "a b c d", " ".join(own.rows[:-1]))[2]
   assert own.rows == told.rows
   np.testing.assert_allclose(own.weights, told.weights, atol=1e-6)
@@ -415,15 +415,15 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 
 def test_pieces_are_shown_as_cut():
   texts = ["jumping jumping jumping over r\u00e9sum\u00e9s\n"]
-  made = tokenizer.train(dict(name="bpe", vocab_size=270), texts)
+  made = tokenizer_training.train_tokenizer(dict(name="bpe", vocab_size=270), texts)
   (ids,) = made.encode_batch(["jumping \u4f60\n"])
-  shown = made.shown([1, *ids, 2, 999])
+  shown = made.render_tokens([1, *ids, 2, 999])
   assert (shown[0], shown[-2], shown[-1]) == ("<bos>", "<eos>", "#999")
   assert shown[1].startswith("\u2581")
   assert "\u21b5" in "".join(shown)
   assert "".join(shown[1:-2]).startswith("\u2581jumping")
-  characters = tokenizer.train(dict(name="char"), ["a b"])
-  assert characters.shown(characters.encode_batch(["a b"])[0]) == ["a", "\u2581", "b"]
+  characters = tokenizer_training.train_tokenizer(dict(name="char"), ["a b"])
+  assert characters.render_tokens(characters.encode_batch(["a b"])[0]) == ["a", "\u2581", "b"]
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium: apt-get install chromium")
@@ -438,7 +438,7 @@ def test_a_browser_shows_it(hostile, tmp_path, width):
       $("kind").value = kind; click($("kind"));
       $("head").value = head; click($("head"));
       document.querySelector("#rows .token").click();
-      told.push($("told").textContent);
+      told.push($("status").textContent);
       for (const view of ["matrix", "lines"]) {
         const radio = document.querySelector(`[value=${view}]`);
         radio.checked = true; click(radio);
@@ -486,5 +486,5 @@ def test_a_browser_shows_it(hostile, tmp_path, width):
   assert found["title"] == f"Attention: {HOSTILE}"
   assert found["unnamed"] == 0
   assert found["told"][1::3] == found["told"][2::3] == [True] * 6
-  assert all("looks at" in line for line in found["told"][0::3])
+  assert all("attends to" in line for line in found["told"][0::3])
   assert found["tokens"][-1] == "</s>"

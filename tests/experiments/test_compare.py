@@ -5,6 +5,7 @@ import math
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from experiments import compare
-from experiments.tools.compare import cost, differences, sides, significance
+from experiments.tools.compare import cost, differences, significance, trained
 from train import evaluate, loop, resolve
 from train.checkpoint import Checkpoints
 from train.common.errors import UserError
@@ -54,12 +55,12 @@ def write(folder, cfg=SCAN, lines=(), starts=(), outputs=None, name="test-best",
   return folder
 
 
-def translated(found, wanted):
-  return [({"source": "x", "target": w}, {"text": f}) for f, w in zip(found, wanted)]
+def translated(predictions, references):
+  return [({"source": "x", "target": w}, {"text": f}) for f, w in zip(predictions, references)]
 
 
 def classified(right):
-  """An example a number: whether its class is found."""
+  """An example a number: whether its class is predictions."""
   return [({"text": "x", "label": "1"}, {"text": str(x)}) for x in right]
 
 
@@ -80,7 +81,7 @@ def noisy(texts, share, seed):
   ]
 
 
-def said(capsys, *args):
+def compared(capsys, *args):
   compare.main([str(arg) for arg in args])
   return capsys.readouterr().out
 
@@ -95,9 +96,9 @@ def rows_of(text, title):
 
 
 def test_the_test_of_bleu_is_sacrebleus_own(tmp_path):
-  wanted = sentences(40, seed=0)
-  systems = dict(a=noisy(wanted, 0.4, seed=1), b=noisy(wanted, 0.3, seed=2))
-  for name, texts in dict(ref=wanted, **systems).items():
+  references = sentences(40, seed=0)
+  systems = dict(a=noisy(references, 0.4, seed=1), b=noisy(references, 0.3, seed=2))
+  for name, texts in dict(ref=references, **systems).items():
     (tmp_path / name).write_text("".join(text + "\n" for text in texts))
   command = "-m sacrebleu ref -i a b --paired-bs --paired-bs-n 300 -tok intl --force -f json"
   clean = {key: x for key, x in os.environ.items() if key != "SACREBLEU_SEED"}
@@ -105,9 +106,9 @@ def test_the_test_of_bleu_is_sacrebleus_own(tmp_path):
     [sys.executable, *command.split()], cwd=tmp_path, capture_output=True, check=True, env=clean
   )
   theirs = [system["BLEU"] for system in json.loads(told.stdout)]
-  task = sides.tasks_of(SCAN)[""] | dict(bleu_tokenizer="intl", piece_marker="")
+  task = trained.task_settings(SCAN)[""] | dict(bleu_tokenizer="intl", piece_marker="")
   judged = [
-    significance.judge(name, task, [x | {"output": y} for x, y in translated(texts, wanted)])
+    significance.judge(name, task, [x | {"output": y} for x, y in translated(texts, references)])
     for name, texts in systems.items()
   ]
   ours = significance.tests(judged, samples=300)[0]
@@ -122,11 +123,11 @@ def test_the_test_of_bleu_is_sacrebleus_own(tmp_path):
 
 
 def test_the_same_outputs_are_no_difference_and_better_ones_are(tmp_path, capsys):
-  wanted = sentences(60, seed=0)
-  bad = noisy(wanted, 0.5, seed=1)
-  for name, found in dict(a=bad, same=bad, better=noisy(wanted, 0.1, seed=2)).items():
-    write(tmp_path / name, outputs=translated(found, wanted))
-  text = said(capsys, *(tmp_path / name for name in ("a", "same", "better")), "--samples", 200)
+  references = sentences(60, seed=0)
+  bad = noisy(references, 0.5, seed=1)
+  for name, predictions in dict(a=bad, same=bad, better=noisy(references, 0.1, seed=2)).items():
+    write(tmp_path / name, outputs=translated(predictions, references))
+  text = compared(capsys, *(tmp_path / name for name in ("a", "same", "better")), "--samples", 200)
   for metric in ("bleu", "exact_match"):
     base, same, better = rows_of(text, metric)
     assert base[0] == "a"
@@ -135,10 +136,10 @@ def test_the_same_outputs_are_no_difference_and_better_ones_are(tmp_path, capsys
     assert float(better[3]) > 20
     assert float(better[4]) < 0.01
   assert rows_of(text, "exact_match")[1][5:] == ["0", "0"]
-  expected = scores.texts(bad, wanted, tokenize="none")["bleu"]
+  expected = scores.texts(bad, references, tokenize="none")["bleu"]
   assert rows_of(text, "bleu")[0][1] == f"{expected:.2f}"
   assert "tok:none" in text  # SCAN's, not sacreBLEU's own 13a
-  assert "not corrected for there being several" in text
+  assert "not corrected for several" in text
 
 
 def test_mcnemar_is_a_coin_for_each_example_that_one_alone_has_right(tmp_path, capsys):
@@ -146,7 +147,7 @@ def test_mcnemar_is_a_coin_for_each_example_that_one_alone_has_right(tmp_path, c
   b = [1] * 50 + [1] * 3 + [0] * 12 + [0] * 5
   write(tmp_path / "a", CLASSES, outputs=classified(a))
   write(tmp_path / "b", CLASSES, outputs=classified(b))
-  text = said(capsys, tmp_path / "a", tmp_path / "b")
+  text = compared(capsys, tmp_path / "a", tmp_path / "b")
   assert "McNemar's exact test, two-sided" in text
   first, second = rows_of(text, "accuracy")
   assert [first[1], second[1], second[3]] == ["88.57", "75.71", "-12.86"]
@@ -157,7 +158,7 @@ def test_mcnemar_is_a_coin_for_each_example_that_one_alone_has_right(tmp_path, c
 
   judged = [
     significance.judge(
-      name, sides.tasks_of(CLASSES)[""], [x | {"output": y} for x, y in classified(right)]
+      name, trained.task_settings(CLASSES)[""], [x | {"output": y} for x, y in classified(right)]
     )
     for name, right in (("a", a), ("b", b))
   ]
@@ -168,41 +169,43 @@ def test_mcnemar_is_a_coin_for_each_example_that_one_alone_has_right(tmp_path, c
 def test_a_score_of_sums_is_the_score():
   rng = np.random.default_rng(0)
   tags = ["O", "B-a", "I-a", "B-b", "I-b"]
-  wanted = [list(rng.choice(tags, size=6)) for _ in range(30)]
-  found = [[t if rng.random() < 0.7 else str(rng.choice(tags)) for t in row] for row in wanted]
-  ours = significance.SCORES["tags"](found, wanted)
-  theirs = scores.tags(found, wanted)
+  references = [list(rng.choice(tags, size=6)) for _ in range(30)]
+  predictions = [
+    [t if rng.random() < 0.7 else str(rng.choice(tags)) for t in row] for row in references
+  ]
+  ours = significance.SCORES["tags"](predictions, references)
+  theirs = scores.tags(predictions, references)
   assert {name: one.value for name, one in ours.items()} == pytest.approx(
     {name: theirs[name] for name in ("accuracy", "f1")}
   )
   assert set(significance.SCORES["tags"]([["NOUN"]], [["VERB"]])) == {"accuracy"}  # no BIO, no F1
-  wanted = [["a b c", "the d"], ["x y"], [], ["q"]]
-  found = ["a b", "X, y", "", "something else"]
-  ours = significance.SCORES["answers"](found, wanted)
+  references = [["a b c", "the d"], ["x y"], [], ["q"]]
+  predictions = ["a b", "X, y", "", "something else"]
+  ours = significance.SCORES["answers"](predictions, references)
   assert {name: one.value for name, one in ours.items()} == pytest.approx(
-    scores.answers(found, wanted)
+    scores.answers(predictions, references)
   )
-  wanted = rng.normal(size=50) + 1000
-  found = wanted + rng.normal(size=50)
-  (pearson,) = significance.SCORES["numbers"](found, wanted).values()
-  assert pearson.value == pytest.approx(scores.numbers(found, wanted)["pearson"])
+  references = rng.normal(size=50) + 1000
+  predictions = references + rng.normal(size=50)
+  (pearson,) = significance.SCORES["numbers"](predictions, references).values()
+  assert pearson.value == pytest.approx(scores.numbers(predictions, references)["pearson"])
   assert significance.SCORES["numbers"]([2.0, 2.0], [1.0, 3.0])["pearson"].value == 0
 
 
 def test_numbers_and_tags_in_words_are_judged_as_the_task_does():
 
-  def judged(kind, found, wanted):
-    rows = [x | {"output": y} for x, y in translated(found, wanted)]
+  def judged(kind, predictions, references):
+    rows = [x | {"output": y} for x, y in translated(predictions, references)]
     made = significance.judge("a", dict(name="text_to_text", kind=kind), rows).scores
     return {name: one.value for name, one in made.items()}
 
-  found, wanted = ["1", "nan", "so so", "4.5"], ["1.5", "2", "-3", "4"]
-  theirs = scores.typed_numbers(found, wanted)
-  assert judged("numbers", found, wanted) == pytest.approx({"pearson": theirs["pearson"]})
-  found, wanted = ["B-a I-a", "O", "O O"], ["B-a I-a O", "O", "B-b O"]
-  theirs = scores.typed_tags(found, wanted)
+  predictions, references = ["1", "nan", "so so", "4.5"], ["1.5", "2", "-3", "4"]
+  theirs = scores.numbers_as_text(predictions, references)
+  assert judged("numbers", predictions, references) == pytest.approx({"pearson": theirs["pearson"]})
+  predictions, references = ["B-a I-a", "O", "O O"], ["B-a I-a O", "O", "B-b O"]
+  theirs = scores.tags_as_text(predictions, references)
   theirs = {name: theirs[name] for name in ("accuracy", "f1")}
-  assert judged("tags", found, wanted) == pytest.approx(theirs)
+  assert judged("tags", predictions, references) == pytest.approx(theirs)
 
 
 def test_a_bootstrap_finds_a_difference_where_there_is_one_and_seldom_else():
@@ -229,7 +232,7 @@ def test_a_bootstrap_of_the_same_outputs_has_p_1(tmp_path, capsys):
   rows = [({"words": ["a", "b"], "tags": ["O", "B-x"]}, {"tags": ["O", t]}) for t in ("O", "B-x")]
   for name in "ab":
     write(tmp_path / name, cfg, outputs=rows)
-  text = said(capsys, tmp_path / "a", tmp_path / "b", "--samples", 50)
+  text = compared(capsys, tmp_path / "a", tmp_path / "b", "--samples", 50)
   assert rows_of(text, "accuracy")[1] == ["b", "75.00", "50.00 to 100.00", "+0.00", "1.0000"]
   assert rows_of(text, "f1")[1][3:] == ["+0.00", "1.0000"]
 
@@ -241,9 +244,11 @@ def test_outputs_for_other_references_are_an_error(tmp_path):
   write(tmp_path / "a", outputs=translated(["x", "y"], ["x", "y"]))
   write(tmp_path / "b", outputs=translated(["x", "y"], ["x", "z"]))
   write(tmp_path / "c", outputs=translated(["x"], ["x"]))
-  with pytest.raises(UserError, match=r"a and b are for other references: in example 2 'y' .* 'z'"):
+  with pytest.raises(
+    UserError, match=r"a and b have different references: example 2 has 'y' and 'z'"
+  ):
     compare.main([str(tmp_path / "a"), str(tmp_path / "b")])
-  with pytest.raises(UserError, match=r"a and c are for other references: 2 and 1 examples"):
+  with pytest.raises(UserError, match=r"a and c have different references: 2 and 1 examples"):
     compare.main([str(tmp_path / "a"), str(tmp_path / "c")])
   compare.main([str(tmp_path / "a"), str(tmp_path / "b"), "--split", "none"])
 
@@ -254,7 +259,7 @@ def test_references_are_compared_as_words_not_as_pieces(tmp_path, capsys):
   words.task.piece_marker = ""
   write(tmp_path / "a", pieces, outputs=translated(["ein hund"], ["ein hu@@ nd"]))
   write(tmp_path / "b", words, outputs=translated(["ein hund"], ["ein hund"]))
-  assert rows_of(said(capsys, tmp_path / "a", tmp_path / "b"), "bleu")[1][3] == "+0.00"
+  assert rows_of(compared(capsys, tmp_path / "a", tmp_path / "b"), "bleu")[1][3] == "+0.00"
 
 
 def test_the_newest_outputs_that_all_have_are_taken(tmp_path, capsys):
@@ -265,30 +270,30 @@ def test_the_newest_outputs_that_all_have_are_taken(tmp_path, capsys):
       os.utime(tmp_path / name / f"evaluations/test-{kind}.json", (at, at))
   write(tmp_path / "b", outputs=outputs, name="test-latest-beam4")
   a, b = tmp_path / "a", tmp_path / "b"
-  text = said(capsys, a, b)
+  text = compared(capsys, a, b)
   assert "Outputs: a as best-beam4 (step 30); b as best-beam4 (step 30)." in text
   assert rows_of(text, "exact_match")[0][1] == "100.00"
-  text = said(capsys, a, b, "--evaluation", "best-beam1")
+  text = compared(capsys, a, b, "--evaluation", "best-beam1")
   assert rows_of(text, "exact_match")[0][1] == "0.00"
-  text = said(capsys, a, b, "--evaluation", "latest-beam4")
+  text = compared(capsys, a, b, "--evaluation", "latest-beam4")
   assert "a has no outputs of test named latest-beam4 (there are best-beam1, best-beam4)" in text
-  assert "without its outputs nothing is tested" in text
+  assert "has no outputs, so nothing is tested" in text
   for file in (a / "evaluations").glob("*-best-beam*"):
     file.rename(file.with_name(file.name.replace("best", "average-2")))
-  text = said(capsys, a, b)
+  text = compared(capsys, a, b)
   assert "made in different ways**: a as average-2-beam4 (step 30); b as latest-beam4" in text
 
 
 def test_a_bleu_of_two_tokenizers_is_told_and_made_with_the_firsts(tmp_path, capsys):
   other = ConfigDict(SCAN.to_dict())
   other.task.bleu_tokenizer = "13a"
-  wanted = ["so it is, then, as it was."]
-  write(tmp_path / "a", other, outputs=translated(["so it is , then , as it was."], wanted))
-  write(tmp_path / "b", outputs=translated(["so it is , then , as it was."], wanted))
-  text = said(capsys, tmp_path / "a", tmp_path / "b")
+  references = ["so it is, then, as it was."]
+  write(tmp_path / "a", other, outputs=translated(["so it is , then , as it was."], references))
+  write(tmp_path / "b", outputs=translated(["so it is , then , as it was."], references))
+  text = compared(capsys, tmp_path / "a", tmp_path / "b")
   assert "b has its BLEU with tokenize=none, lowercase=False; here all have it with" in text
   assert rows_of(text, "bleu")[1][1] == "100.00"
-  text = said(capsys, tmp_path / "b", tmp_path / "a")
+  text = compared(capsys, tmp_path / "b", tmp_path / "a")
   assert float(rows_of(text, "bleu")[1][1]) < 50
 
 
@@ -298,10 +303,10 @@ def test_runs_of_other_tasks_share_what_they_share(tmp_path, capsys):
   lines = [line(10, "validation", 5, loss=2.0, right=0.5)]
   write(tmp_path / "b", CLASSES, lines, outputs=classified([1]))
   write(tmp_path / "c", LM, lines)
-  text = said(capsys, *(tmp_path / name for name in "abc"))
-  assert "The tasks differ (translation, classification, causal): only what they share" in text
-  assert "of validation that is loss." in text
-  assert "b is judged as classes, a as texts: they share no score." in text
+  text = compared(capsys, *(tmp_path / name for name in "abc"))
+  assert "The tasks differ (translation, classification, causal)." in text
+  assert "metrics in common: loss." in text
+  assert "b is scored as classes, a as texts: they share no score." in text
   assert "c has a loss and no score" in text
   assert "**bleu**" not in text
 
@@ -311,19 +316,19 @@ def test_classes_in_words_are_held_against_classes(tmp_path, capsys):
   typed.task.name, typed.task.kind = "text_to_text", "classes"
   write(tmp_path / "a", CLASSES, outputs=classified([1, 0]))
   write(tmp_path / "b", typed, outputs=translated(["1", "1"], ["1", "1"]))
-  assert rows_of(said(capsys, tmp_path / "a", tmp_path / "b"), "accuracy")[1][1] == "100.00"
+  assert rows_of(compared(capsys, tmp_path / "a", tmp_path / "b"), "accuracy")[1][1] == "100.00"
 
 
 def test_a_mixtures_parts_are_held_against_each_other(tmp_path, capsys):
   cfg = ConfigDict(resolve.load("configs/mixture.py:small,data=nowhere").to_dict())
   cfg.task.parts.more = cfg.task.parts.translation
   cfg.task.parts.more.bleu_tokenizer = "char"
-  for name, found in (("a", "x y z w"), ("b", "x y z v")):
-    write(tmp_path / name, cfg, outputs=translated([found], ["x y z w"]))
-    more = {"source": "x", "target": "x y z v", "output": {"text": found}}
+  for name, predictions in (("a", "x y z w"), ("b", "x y z v")):
+    write(tmp_path / name, cfg, outputs=translated([predictions], ["x y z w"]))
+    more = {"source": "x", "target": "x y z v", "output": {"text": predictions}}
     file = tmp_path / name / "evaluations" / "more-test-best.jsonl"
     file.write_text(json.dumps(more) + "\n")
-  text = said(capsys, tmp_path / "a", tmp_path / "b")
+  text = compared(capsys, tmp_path / "a", tmp_path / "b")
   assert rows_of(text, "exact_match")[1][3] == "-100.00"
   assert rows_of(text, "more/exact_match")[1][3] == "+100.00"
   assert "tok:char" in text[text.index("**more/bleu**") :]
@@ -334,20 +339,20 @@ def test_a_mixtures_parts_are_held_against_each_other(tmp_path, capsys):
 
 def test_settings_that_differ_are_shown_and_no_others():
   a, b = ConfigDict(SCAN.to_dict()), ConfigDict(SCAN.to_dict())
-  assert differences.differences([a, b]) == []
+  assert differences.settings([a, b]) == []
   b.model.dim, b.task.decoding.beam, b.model.extra = 48, 2, "x"
   del a["ema"]
   del a.task.data["holdout"]
   del a.task.data["on_bad_record"]
-  assert differences.differences([a, b, b]) == [
-    ("ema", "(not there: as 0.0)", "0.0", "0.0"),
+  assert differences.settings([a, b, b]) == [
+    ("ema", "(absent: as 0.0)", "0.0", "0.0"),
     ("model.dim", "32", "48", "48"),
-    ("model.extra", "(not there)", "'x'", "'x'"),
-    ("task.data.holdout", "(not there)", "500", "500"),
-    ("task.data.on_bad_record", "(not there: as 'error')", "'error'", "'error'"),
+    ("model.extra", "(absent)", "'x'", "'x'"),
+    ("task.data.holdout", "(absent)", "500", "500"),
+    ("task.data.on_bad_record", "(absent: as 'error')", "'error'", "'error'"),
     ("task.decoding.beam", "1", "2", "2"),
   ]
-  assert differences.differences([ConfigDict({"a": 1}), ConfigDict({"a": 1.0})])  # not by ==
+  assert differences.settings([ConfigDict({"a": 1}), ConfigDict({"a": 1.0})])  # not by ==
 
 
 def test_what_run_json_says_differs(tmp_path, capsys):
@@ -358,19 +363,19 @@ def test_what_run_json_says_differs(tmp_path, capsys):
   other |= dict(data=data | {"train": "e" * 64 + "[0%:90%]"})
   write(tmp_path / "b", starts=[start(), other])
   write(tmp_path / "c")
-  runs = sides.read([tmp_path / "a", tmp_path / "b"])
+  runs = trained.read([tmp_path / "a", tmp_path / "b"])
   told = differences.provenance(runs)
   assert [row[0] for row in told] == ["commit", "jax", "devices", "data, train", "left out"]
   assert told[0] == ("commit", "a" * 40, f"{'a' * 40}, then {'0' * 40} with changes")
   assert told[2] == ("devices", "1: cpu:0", "1: cpu:0, then 2: cuda:0")
-  text = said(capsys, tmp_path / "a", tmp_path / "b")
+  text = compared(capsys, tmp_path / "a", tmp_path / "b")
   assert f"| data, train | {'b' * 12}[0%:90%] | {'e' * 12}[0%:90%] |" in text
   assert "The data are not the same" in text
-  text = said(capsys, tmp_path / "a", tmp_path / "c")
-  assert f"| data, train | {'b' * 12}[0%:90%] | (not told) |" in text
+  text = compared(capsys, tmp_path / "a", tmp_path / "c")
+  assert f"| data, train | {'b' * 12}[0%:90%] | (unknown) |" in text
   assert "The data are not the same" not in text
   assert "All settings are the same." in text
-  assert "Code, packages, devices and data are the same." in said(
+  assert "Code, packages, devices and data are the same." in compared(
     capsys, tmp_path / "c", write(tmp_path / "d")
   )
 
@@ -382,19 +387,19 @@ def test_seconds_leave_out_what_lies_between_starts(tmp_path):
   lines = [line(10, after=25), line(20, after=40), line(30, after=925), line(40, after=930)]
   write(tmp_path / "a", lines=lines, starts=[start(5), start(300), start(900)])
   write(tmp_path / "b")
-  run, empty = sides.read([tmp_path / "a", tmp_path / "b"])
+  run, empty = trained.read([tmp_path / "a", tmp_path / "b"])
   assert run.seconds == [20, 35, 60, 65]
   assert empty.seconds == []
   (tmp_path / "a" / "run.json").unlink()  # then only what lies between lines is known
-  assert sides.read([tmp_path / "a", tmp_path / "b"])[0].seconds == [0, 15, 900, 905]
+  assert trained.read([tmp_path / "a", tmp_path / "b"])[0].seconds == [0, 15, 900, 905]
   lines[2]["time"] = BEGAN - 3600  # a clock that was set back adds nothing
   write(tmp_path / "a", lines=lines, starts=[start(5)])
-  assert sides.read([tmp_path / "a", tmp_path / "b"])[0].seconds == [20, 35, 35, 925]
+  assert trained.read([tmp_path / "a", tmp_path / "b"])[0].seconds == [20, 35, 35, 925]
   lines = [
     line(step, after=after) for step, after in ((1, -9), (2, 25), (3, 120), (4, 30), (5, 130))
   ]
   write(tmp_path / "a", lines=lines, starts=[start(5), start(100)])
-  assert sides.read([tmp_path / "a", tmp_path / "b"])[0].seconds == [0, 20, 40, 40, 50]
+  assert trained.read([tmp_path / "a", tmp_path / "b"])[0].seconds == [0, 20, 40, 40, 50]
 
 
 def test_tokens_are_places_without_padding(tmp_path):
@@ -402,7 +407,7 @@ def test_tokens_are_places_without_padding(tmp_path):
   lines += [line(20, after=5, padding_share=0.5), line(30, after=11, padding_share=0.1)]
   write(tmp_path / "a", lines=lines, starts=[start(0), start(10)])
   write(tmp_path / "b", CLASSES, lines[:1])
-  run, other = sides.read([tmp_path / "a", tmp_path / "b"])
+  run, other = trained.read([tmp_path / "a", tmp_path / "b"])
   places = SCAN.batch_size * SCAN.task.target_len
   # a start tells the share of all its batches; the second has its own
   assert run.tokens == [7.5 * places, 7.5 * places, 10 * places, 19 * places]
@@ -417,12 +422,12 @@ def test_an_unfinished_run_is_marked_and_one_out_of_patience_is_not(tmp_path, ca
   write(tmp_path / "half", cfg, values)
   write(tmp_path / "early", cfg, [*values, line(20, "validation", 20, bleu=1.0)])
   write(tmp_path / "none")
-  text = said(capsys, *(tmp_path / name for name in ("done", "half", "early", "none")))
+  text = compared(capsys, *(tmp_path / name for name in ("done", "half", "early", "none")))
   (state,) = re.findall(r"^\| state .*$", text, re.MULTILINE)
   assert [cell.strip() for cell in state.split("|")[2:-1]] == [
     "finished",
     "**UNFINISHED: 9 of 30 steps**",
-    "stopped early (patience): 20 of 30 steps",
+    "stopped early: 20 of 30 steps",
     "**UNFINISHED: 0 of 30 steps**",
   ]
   assert re.search(r"best bleu \(validation\) \|  \| 3 at step 5 \| 3 at step 5 \|  \|", text)
@@ -434,28 +439,24 @@ def test_the_best_is_the_lowest_or_the_highest_that_is_finite(tmp_path):
   for name, mode, best in (("a", "min", (1.0, 3)), ("b", "max", (3.0, 1))):
     cfg = ConfigDict(SCAN.to_dict())
     cfg.checkpoint.best_mode, cfg.checkpoint.best_metric = mode, "loss"
-    run, _ = sides.read([write(tmp_path / name, cfg, lines), write(tmp_path / "other")])
+    run, _ = trained.read([write(tmp_path / name, cfg, lines), write(tmp_path / "other")])
     assert run.best == best
 
 
-def test_scores_are_those_of_evaluations_and_results(tmp_path, capsys):
-  found = dict(bleu=12.345, bleu_signature="x", classes={})
-  write(tmp_path / "a", outputs=translated(["x"], ["x"]), **found)
-  write(tmp_path / "b", outputs=translated(["x"], ["x"]), **found)
+def test_scores_are_those_of_evaluations(tmp_path, capsys):
+  predictions = dict(bleu=12.345, bleu_signature="x", classes={})
+  write(tmp_path / "a", outputs=translated(["x"], ["x"]), **predictions)
+  write(tmp_path / "b", outputs=translated(["x"], ["x"]), **predictions)
   write(tmp_path / "b", outputs=[], name="validation-best", split="validation", chrf=9.0)
-  for name, results in dict(a=dict(split="test", bleu=1.5), b=dict(split="train", f1=7)).items():
-    (tmp_path / name / "results.json").write_text(json.dumps(results))
-  text = said(capsys, tmp_path / "a", tmp_path / "b")
+  text = compared(capsys, tmp_path / "a", tmp_path / "b")
   assert "| test bleu (best) | 12.35 | 12.35 |" in text or "| 12.34 | 12.34 |" in text
-  assert "| test bleu (results.json) | 1.500 |  |" in text
   assert "signature (" not in text
   assert "chrf" not in text
-  assert "f1" not in text
 
 
 def test_a_run_whose_folder_lacks_what_its_data_made_is_not_guessed(tmp_path, capsys):
-  text = said(capsys, write(tmp_path / "a"), write(tmp_path / "b"))
-  assert "Parameters and FLOPs of a are not known: its folder lacks tokenizer.json." in text
+  text = compared(capsys, write(tmp_path / "a"), write(tmp_path / "b"))
+  assert "Parameters and FLOPs of a are unknown: its folder lacks tokenizer.json." in text
   assert "| parameters" not in text
 
 
@@ -492,35 +493,34 @@ def test_names_are_as_short_as_tells_them_apart(tmp_path):
   for folder in ("x", "y"):
     (tmp_path / folder).mkdir()
   paths = [write(tmp_path / name) for name in ("x/run", "y/run")]
-  assert [side.name for side in sides.read(paths)] == ["x/run", "y/run"]
-  assert [side.name for side in sides.read([paths[0], write(tmp_path / "z")])] == ["run", "z"]
+  assert [run.name for run in trained.read(paths)] == ["x/run", "y/run"]
+  assert [run.name for run in trained.read([paths[0], write(tmp_path / "z")])] == ["run", "z"]
 
 
 # Two that were trained
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def two_runs(tmp_path_factory):
+  """A trained run, and its copy with another seed."""
   folder = tmp_path_factory.mktemp("runs")
-  for seed, name in enumerate("ab"):
-    cfg = resolve.load(
-      "configs/scan.py:small",
-      [
-        *("steps=10", "log_every=5", "schedule.warmup_steps=2", f"seed={seed}"),
-        *("task.data.holdout=20", "task.decoding.max_len_extra=4", "tensorboard=False"),
-        *("evaluate.every=5", "evaluate.decode_every=0", "checkpoint.every=5"),
-      ],
-    )
-    with open_run(folder / name, cfg, ["python"], ["cpu:0"]) as run:
-      loop.train(cfg, run)
+  changes = ["steps=10", "log_every=5", "schedule.warmup_steps=2", "tensorboard=False"]
+  changes += ["task.data.holdout=20", "task.decoding.max_len_extra=4", "evaluate.decode_every=0"]
+  changes += ["evaluate.every=5", "checkpoint.every=5"]
+  cfg = resolve.load("configs/scan.py:small", changes)
+  with open_run(folder / "a", cfg, ["python"], ["cpu:0"]) as run:
+    loop.train(cfg, run)
+  shutil.copytree(folder / "a", folder / "b")
+  other = resolve.load("configs/scan.py:small", [*changes, "seed=1"])
+  (folder / "b" / "config.json").write_text(config_json(other))
   return folder
 
 
-def test_two_runs_side_by_side(trained, tmp_path, capsys):
-  runs = [trained / "a", trained / "b"]
-  before = sorted((file, file.stat().st_mtime_ns) for file in trained.rglob("*"))
-  text = said(capsys, *runs, "--split", "validation", "--out", tmp_path / "new/out")
-  assert sorted((file, file.stat().st_mtime_ns) for file in trained.rglob("*")) == before
+def test_two_runs_side_by_side(two_runs, tmp_path, capsys):
+  runs = [two_runs / "a", two_runs / "b"]
+  before = sorted((file, file.stat().st_mtime_ns) for file in two_runs.rglob("*"))
+  text = compared(capsys, *runs, "--split", "validation", "--out", tmp_path / "new/out")
+  assert sorted((file, file.stat().st_mtime_ns) for file in two_runs.rglob("*")) == before
   assert "| seed | `0` | `1` |" in text
   assert text.count("UNFINISHED") == 0
   assert (tmp_path / "new/out/compare.png").read_bytes().startswith(b"\x89PNG")
@@ -533,20 +533,20 @@ def test_two_runs_side_by_side(trained, tmp_path, capsys):
   for command in commands:
     evaluate.main(shlex.split(command))
   capsys.readouterr()
-  text = said(capsys, *runs, "--split", "validation")
+  text = compared(capsys, *runs, "--split", "validation")
   for run, row in zip(runs, rows_of(text, "bleu"), strict=True):
     results = json.loads((run / "results.json").read_text())
     assert row[1] == f"{results['bleu']:.2f}"
   assert "no outputs" not in text
 
 
-def test_parameters_and_flops_are_the_trained_models(trained):
-  run = sides.read([trained / "a", trained / "b"])[0]
+def test_parameters_and_flops_are_the_trained_models(two_runs):
+  run = trained.read([two_runs / "a", two_runs / "b"])[0]
   parameters, flops = cost.cost(run)
-  with Checkpoints(trained / "a") as checkpoints:
+  with Checkpoints(two_runs / "a") as checkpoints:
     weights = checkpoints.params("latest")
   assert parameters == sum(x.size for x in jax.tree.leaves(weights))
-  cfg = load_config(trained / "a")
+  cfg = load_config(two_runs / "a")
   B, S, T, D, F = *(cfg.batch_size, cfg.task.source_len, cfg.task.target_len), 32, 64
   words = weights["embedding"]["embedding"].shape[0]
   products = 4 * D * D * S + 2 * D * F * S + 2 * S * S * D  # the encoder's layer
@@ -556,27 +556,27 @@ def test_parameters_and_flops_are_the_trained_models(trained):
   assert flops == 3 * 2 * B * products
 
 
-def test_an_older_runs_model_is_built_as_it_goes(trained, tmp_path):
-  cfg = load_config(trained / "a").to_dict()
+def test_an_older_runs_model_is_built_as_it_goes(two_runs, tmp_path):
+  cfg = load_config(two_runs / "a").to_dict()
   assert cfg["model"].pop("name") == "transformer"
   older = ConfigDict({key: x for key, x in cfg.items() if key not in ADDED})
   write(tmp_path / "older", older)
-  (tmp_path / "older" / "tokenizer.json").write_text((trained / "a/tokenizer.json").read_text())
-  newer, old = sides.read([trained / "a", tmp_path / "older"])
+  (tmp_path / "older" / "tokenizer.json").write_text((two_runs / "a/tokenizer.json").read_text())
+  newer, old = trained.read([two_runs / "a", tmp_path / "older"])
   assert cost.cost(old) == cost.cost(newer)
 
 
-def test_a_label_more_is_a_row_more_of_the_head(trained, tmp_path):
+def test_a_label_more_is_a_row_more_of_the_head(two_runs, tmp_path):
   tagger = ConfigDict(resolve.load("configs/tag.py:small,data=nowhere").to_dict())
-  found = {}
+  predictions = {}
   for labels in (["NUM"], ["NUM", "LOC", "HUM"]):
     folder = write(tmp_path / f"classes{len(labels)}", CLASSES)
     (folder / "labels.json").write_text(json.dumps(labels))
     tagger.task.labels = ("NOUN", "VERB", *labels)
     write(tmp_path / f"tags{len(labels)}", tagger)
   for folder in tmp_path.iterdir():
-    (folder / "tokenizer.json").write_text((trained / "a/tokenizer.json").read_text())
-  for run in sides.read(sorted(tmp_path.iterdir())):
-    found[run.name] = cost.cost(run)[0]
-  assert found["classes3"] - found["classes1"] == 2 * (CLASSES.model.dim + 1)
-  assert found["tags3"] - found["tags1"] == 2 * (tagger.model.dim + 1)
+    (folder / "tokenizer.json").write_text((two_runs / "a/tokenizer.json").read_text())
+  for run in trained.read(sorted(tmp_path.iterdir())):
+    predictions[run.name] = cost.cost(run)[0]
+  assert predictions["classes3"] - predictions["classes1"] == 2 * (CLASSES.model.dim + 1)
+  assert predictions["tags3"] - predictions["tags1"] == 2 * (tagger.model.dim + 1)

@@ -1,4 +1,4 @@
-"""Our numbers beside a paper's, and the pages that say so."""
+"""Reports: our numbers beside a paper's, RESULTS.md, and records of measured tables."""
 
 import base64
 import dataclasses
@@ -17,8 +17,8 @@ import pytest
 from experiments import run
 from experiments.tools import runs
 from experiments.tools.launch import results
-from experiments.tools.launch.results import Found
-from experiments.tools.report import check, plots, report, tables
+from experiments.tools.launch.results import Outcome
+from experiments.tools.report import blocks, check, measured, plots, report, tables
 from experiments.tools.runs import Experiment, Order, Run, Value, seeds
 from train.common.errors import UserError
 
@@ -31,7 +31,7 @@ RUNS = [one for name in ("big", "little") for one in seeds(Run(name, "configs/sc
 RUNS += [Run("alone", "configs/scan.py", {"seed": 7})]
 
 
-def found(one, value, **more):
+def outcome(one, value, **more):
   steps = (10, 20)
   metrics = [
     dict(step=step, split="validation", time=1.0, loss=3.0 - step / 10, accuracy=value + step)
@@ -41,20 +41,20 @@ def found(one, value, **more):
     dict(step=step, split="train", time=1.0, loss=1.0, tokens_per_second=100.0 * step)
     for step in (*steps, 30)
   ]
-  record = dict(asked=results.asked(one), results={"test": {"accuracy": value}}, steps=20)
+  record = dict(asked=results.request(one), results={"test": {"accuracy": value}}, steps=20)
   record |= dict(seconds=60.0, parameters=1000, date="2026-11-26", commit="c" * 40)
   record |= dict(versions={"jax": "0.10.2"}, devices=["cpu:0"], starts=1) | more
-  return Found(one, record, metrics, "finished")
+  return Outcome(one, record, metrics, "finished")
 
 
-def all_found():
+def all_outcomes():
   values = [80.0, 82.0, 84.0, 70.0, 71.0, 72.0]
-  done = [found(one, value) for one, value in zip(RUNS, values)]
-  return [*done, Found(RUNS[-1], None, [], "step 5 of 20")]
+  done = [outcome(one, value) for one, value in zip(RUNS, values)]
+  return [*done, Outcome(RUNS[-1], None, [], "step 5 of 20")]
 
 
 def verdict(one):
-  return check.verdicts([one], all_found())[0]
+  return check.verdicts([one], all_outcomes())[0]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def verdict(one):
     (Value("v", r"big-seed\d", "test/accuracy", 81.0, tolerance=1.0), False, "holds, +1.00"),
     (Value("v", r"big-seed\d", "test/accuracy", 83.5, tolerance=1.0), True, "MISSED, -1.50"),
     (Value("v", r"big-seed\d", "test/accuracy", 0.0), False, "not checked"),
-    (Value("v", r"big.*", "test/f1", 0, tolerance=9), True, "UNKNOWN: no run tells test/f1"),
+    (Value("v", r"big.*", "test/f1", 0, tolerance=9), True, "UNKNOWN: no run reports test/f1"),
     (Value("v", "alone", "test/f1", 0, tolerance=9), True, "UNFINISHED: alone (step 5 of 20)"),
     (Value("v", r"big.*", "train/tokens_per_second", 2500, tolerance=0), False, "holds, +0.00"),
     (Value("v", r"big.*", "parameters", 1000, tolerance=0), False, "holds, +0.00"),
@@ -74,7 +74,7 @@ def verdict(one):
   ],
 )  # fmt: skip
 def test_what_holds_and_what_is_missed(expected, missed, words):
-  assert (verdict(expected).missed, verdict(expected).words) == (missed, words)
+  assert (verdict(expected).missed, verdict(expected).text) == (missed, words)
 
 
 @pytest.mark.parametrize(
@@ -86,9 +86,9 @@ def test_what_holds_and_what_is_missed(expected, missed, words):
   ],
 )
 def test_what_is_no_number_is_missed(expected):
-  several = [found(RUNS[0], float("nan")), *all_found()[1:]]
-  (told,) = check.verdicts([expected], several)
-  assert (told.missed, told.words) == (True, "MISSED, +nan")
+  several = [outcome(RUNS[0], float("nan")), *all_outcomes()[1:]]
+  (judged,) = check.verdicts([expected], several)
+  assert (judged.missed, judged.text) == (True, "MISSED, +nan")
 
 
 def test_a_step_takes_what_passes_without_evaluations_and_starts():
@@ -114,21 +114,32 @@ EXPECTED = (
 
 
 def test_tables_point_to_their_notes():
-  tabled = check.Tables(check.verdicts(EXPECTED, all_found()))
-  values, orders = tabled.lists()
+  (values, orders), notes = check.tabulate(check.verdicts(EXPECTED, all_outcomes()))
   assert values[1] == [
     *("big [1]", "holds, +1.00", "81 ± 1", "82.00", "80.00 to 84.00", "3", "big-seed*")
   ]
   assert values[2][1] == "MISSED, -19.00 [2]"
   assert orders[1][:4] == ["big over little [3]", "holds, +11.00", "82.00", "80.00 to 84.00"]
-  assert tabled.notes == ["table 1", "small", "table 2"]
+  assert notes == ["table 1", "small", "table 2"]
 
 
 @pytest.fixture
 def experiment(tmp_path):
   (tmp_path / "mine.py").write_text("def runs(scale): return ()")
-  module = types.SimpleNamespace(__doc__=DOC, NOTES="- one\n- two `<b>`")
-  return Experiment("mine", "small", module, tuple(RUNS), EXPECTED, tmp_path)
+  experiment = Experiment(
+    "mine", "small", types.SimpleNamespace(__doc__=DOC), tuple(RUNS), EXPECTED, tmp_path
+  )
+  experiment.copies.mkdir(parents=True)
+  (experiment.copies / "NOTES.md").write_text("- one\n- two `<b>`")
+  (tmp_path / "root").mkdir()
+  return experiment
+
+
+def write(experiment, outcomes):
+  """Copies the results and writes the reports; report.md and report.html."""
+  results.save_copies(experiment, outcomes)
+  report.write(experiment, outcomes, experiment.folder / "root")
+  return experiment.copies / "report.md", experiment.folder / "root" / "report.html"
 
 
 class Page(html.parser.HTMLParser):
@@ -152,18 +163,15 @@ class Page(html.parser.HTMLParser):
 
 
 def test_a_page_needs_nothing_but_itself(experiment):
-  results.keep(experiment, all_found())
-  page_file = report.write(experiment, all_found())[1]
-  page = Page(page_file.read_text(encoding="utf-8"))
+  page = Page(write(experiment, all_outcomes())[1].read_text(encoding="utf-8"))
   assert page.open == []
   names = [tag for tag, _ in page.tags]
-  assert "script" not in names
-  assert "link" not in names
+  assert not {"script", "link", "b"} & set(names)
   for tag, attributes in page.tags:
     assert "href" not in attributes
     assert tag == "img" or "src" not in attributes
   images = [attributes for tag, attributes in page.tags if tag == "img"]
-  assert len(images) == 2
+  assert len(images) == 1
   for image in images:
     assert image["alt"]
     kind, _, data = image["src"].partition(",")
@@ -174,62 +182,58 @@ def test_a_page_needs_nothing_but_itself(experiment):
   assert '<script>alert("x")</script>' in words  # as words
   assert "UNFINISHED: 6 of 7 runs are finished. Left: alone (step 5 of 20)." in words
   assert "--config.seed=7" in words
+  assert "two <b>" in words
+
+
+def test_without_the_runs_folder_there_is_no_page(experiment, tmp_path):
+  results.save_copies(experiment, all_outcomes())
+  files = report.write(experiment, all_outcomes(), tmp_path / "nowhere")
+  assert [file.name for file in files] == ["report.md", "RESULTS.md"]
+  assert not (tmp_path / "nowhere").exists()
 
 
 def test_links_of_a_report_resolve(experiment, tmp_path):
-  results.keep(experiment, all_found())
-  text_file = report.write(experiment, all_found())[0]
+  text_file, _ = write(experiment, all_outcomes())
   text = text_file.read_text(encoding="utf-8")
   links = re.findall(r"!?\[[^\]]*\]\(([^)]+)\)", text)
-  assert sorted(links) == ["curves.svg", "paper.svg"]
+  assert links == ["curves.svg"]
   for link in links:
     xml.etree.ElementTree.parse(text_file.parent / link)
   assert str(tmp_path) not in text
 
 
 def test_what_is_drawn_is_what_was_found():
-  drawn = plots.curves(all_found()).decode()
+  drawn = plots.draw_curves(all_outcomes()).decode()
   for name in ("big", "little", "loss", "accuracy"):
     assert f">{name}<" in drawn
-  assert drawn == plots.curves(all_found()).decode()  # the same bytes again
-  assert plots.curves([all_found()[-1]]) is None
-  beside = plots.beside_paper(check.verdicts(EXPECTED, all_found())).decode()
-  assert ">paper<" in beside
-  assert ">ours<" in beside
+  assert drawn == plots.draw_curves(all_outcomes()).decode()  # the same bytes again
+  assert plots.draw_curves([all_outcomes()[-1]]) is None
 
 
 def test_what_was_evaluated_once_has_no_curve(experiment):
-  several = all_found()
+  several = all_outcomes()
   once = [dataclasses.replace(one, metrics=one.metrics[:1]) for one in several]
-  drawn = plots.curves([*once[:3], *several[3:]]).decode()
+  drawn = plots.draw_curves([*once[:3], *several[3:]]).decode()
   assert ">little<" in drawn
   assert ">big<" not in drawn
-  assert plots.curves(once) is None
-  results.keep(experiment, several)
-  assert "curves.svg" in report.write(experiment, several)[0].read_text()
-  page = report.write(experiment, once)[0]
+  assert plots.draw_curves(once) is None
+  assert "curves.svg" in write(experiment, several)[0].read_text()
+  page, _ = write(experiment, once)
   assert "curves.svg" not in page.read_text()
   assert not (page.parent / "curves.svg").exists()
 
 
-NAMED = {"all": r"big.*|alone", "big": r"big.*"}
-
-
 def test_what_is_drawn_of_unfinished_runs_says_so():
-  begun = dataclasses.replace(found(RUNS[-1], 50.0), record=None, state="step 5 of 20")
-  several = [*all_found()[:-1], begun]
-  drawn = plots.curves(several).decode()
+  begun = dataclasses.replace(outcome(RUNS[-1], 50.0), record=None, state="step 5 of 20")
+  several = [*all_outcomes()[:-1], begun]
+  drawn = plots.draw_curves(several).decode()
   assert ">alone (unfinished)<" in drawn
   assert ">big<" in drawn
-  values = [Value(name, pattern, "test/accuracy", 1.0) for name, pattern in NAMED.items()]
-  beside = plots.beside_paper(check.verdicts(values, several)).decode()
-  assert ">all (unfinished)<" in beside
-  assert ">big<" in beside
 
 
 def test_copies_count_where_the_folders_are_gone(experiment, tmp_path):
-  there = all_found()
-  kept = results.keep(experiment, there)
+  there = all_outcomes()
+  kept = results.save_copies(experiment, there)
   again = results.collect(experiment, None)
   assert [one.metrics for one in again] == [one.metrics for one in kept]
   assert [one.state for one in again] == ["finished"] * 6 + [results.NOT_BEGUN]
@@ -238,8 +242,8 @@ def test_copies_count_where_the_folders_are_gone(experiment, tmp_path):
   other = dataclasses.replace(RUNS[0], changes={"seed": 0, "steps": 9})
   changed = dataclasses.replace(experiment, runs=(other, *RUNS[1:]))
   assert results.collect(changed, None)[0].state == results.NOT_BEGUN
-  results.keep(changed, results.collect(changed, None))
-  assert not (experiment.kept / "big-seed0.jsonl").exists()
+  results.save_copies(changed, results.collect(changed, None))
+  assert not (experiment.copies / "big-seed0.jsonl").exists()
 
 
 FILE = '''"""python -m experiments.run experiments/mine.py
@@ -262,18 +266,18 @@ def test_check_exits_1_outside_of_a_tolerance(tmp_path, capsys, paper, status):
   words = [str(tmp_path / "mine.py"), "--root", str(tmp_path), "--check"]
   assert run.main(words) == 1  # not run
   assert "UNFINISHED: a (not begun)" in capsys.readouterr().out
-  (folder / results.RECORD).write_text(json.dumps(found(one, 50.5).record))
+  (folder / results.RECORD).write_text(json.dumps(outcome(one, 50.5).record))
   assert run.main(words) == status
   told = capsys.readouterr()
-  assert ("outside its tolerance, or not run: a" in told.err) == bool(status)
+  assert ("outside the tolerance, or not run: a" in told.err) == bool(status)
   assert "| a [1] |" in told.out
 
 
 def test_results_of_no_experiment_are_told(experiment, tmp_path):
-  results.keep(experiment, all_found())
+  results.save_copies(experiment, all_outcomes())
   (tmp_path / "mine.py").unlink()
-  with pytest.raises(UserError, match="results/mine has results of no experiment"):
-    results.known_experiments(tmp_path)
+  with pytest.raises(UserError, match="results/mine: belongs to no experiment"):
+    report.with_results(tmp_path)
 
 
 FOLDER = pathlib.Path(report.__file__).parents[2]
@@ -295,15 +299,7 @@ def test_a_report_is_what_its_copies_say(file):
   experiment = runs.load(str(FOLDER / f"{name}.py"), scale)
   there = results.collect(experiment, None)
   parts = report.summary(experiment, there) + report.details(experiment, there)
-  assert (file.parent / "report.md").read_text(encoding="utf-8") == report.markdown(parts)
-  page = (file.parent / "report.html").read_text(encoding="utf-8")
-  # figures apart: their bytes are of a version of matplotlib
-  assert unseen(page) == unseen(report.html(f"{name}, {scale} scale", parts))
-  assert Page(page).open == []
-
-
-def unseen(page):
-  return re.sub(r'"data:image/[^"]*"', "", page)
+  assert (file.parent / "report.md").read_text(encoding="utf-8") == blocks.to_markdown(parts)
 
 
 @pytest.mark.parametrize("file", KEPT, ids=lambda file: "/".join(file.parts[-3:-1]))
@@ -328,8 +324,7 @@ frame.addEventListener("load", () => {{
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium to render pages with")
 @pytest.mark.parametrize("width", [1280, 360])
 def test_a_browser_shows_a_page_without_scrolling_it_sideways(experiment, tmp_path, width):
-  results.keep(experiment, all_found())
-  page = report.write(experiment, all_found())[1].read_text(encoding="utf-8")
+  page = write(experiment, all_outcomes())[1].read_text(encoding="utf-8")
   file = tmp_path / "measured.html"
   file.write_text(MEASURE.format(width=width, page=html.escape(page)), encoding="utf-8")
   options = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1400,900"]
@@ -341,14 +336,42 @@ def test_a_browser_shows_a_page_without_scrolling_it_sideways(experiment, tmp_pa
   wide, inner, images, broken = map(int, title.groups())
   assert width - 20 <= inner <= width  # less a scroll bar
   assert wide <= inner
-  assert (images, broken) == (2, 0)
+  assert (images, broken) == (1, 0)
 
 
 def test_a_cell_with_a_bar_stays_one_cell():
-  assert tables.text([["a"], ["x|y\nz"]]).splitlines()[-1] == r"| x\|y z |"
+  assert tables.markdown([["a"], ["x|y\nz"]]).splitlines()[-1] == r"| x\|y z |"
 
 
-def test_the_page_says_where_it_is_small(experiment):
-  page = report.html("t", [report.Heading("x")])
-  assert 'name="viewport" content="width=device-width' in page
-  assert pathlib.Path(report.__file__).with_suffix(".css").read_text() in page
+def test_a_measured_table_is_shown_with_its_origin(experiment, tmp_path, capsys):
+  folder = tmp_path / "results" / measured.FOLDER
+  folder.mkdir()
+  rows = [["way", "ms"], ["slow", "2"]]
+  fields = dict(title="Ways", section="Speed", commands=["python -m ways"])
+  measured.report(rows, folder / "ways.json", **fields)
+  assert "| slow | 2 |" in capsys.readouterr().out
+  (record,) = measured.read(tmp_path / "results")
+  text = report.overview(tmp_path)
+  for part in (
+    "## Speed",
+    "### Ways",
+    "| slow | 2 |",
+    "python -m ways",
+    record.machine,
+    record.date,
+  ):
+    assert part in text
+  assert re.fullmatch(r"\d+ cores.*", record.machine)
+  (folder / "other.json").write_text('{"title": "x"}')
+  with pytest.raises(UserError, match=r"other\.json: is no record .*section"):
+    report.overview(tmp_path)
+
+
+def test_results_md_alone(monkeypatch, tmp_path, capsys):
+  written = []
+  monkeypatch.setattr(report, "write_overview", lambda folder: written.append(folder) or "it")
+  assert run.main(["--report"]) == 0
+  assert written == [FOLDER]
+  with pytest.raises(SystemExit):
+    run.main([])
+  assert "an experiment file is missing" in capsys.readouterr().err

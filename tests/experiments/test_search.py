@@ -23,13 +23,13 @@ from experiments.tools import runs, space
 from experiments.tools.launch import launchers
 from experiments.tools.search import findings, study, worker
 from experiments.tools.space import Choice, Float, Int
+from tests.experiments import fake_worker
 from train.common.errors import UserError
 from train.record import config
 from train.record.writer import read_metrics
 from train.resolve import load
 
 ROOT = pathlib.Path(__file__).parents[2]
-FAKE = pathlib.Path(__file__).parent / "fake_train.py"
 CHANGES = {"task.data.holdout": 20, "evaluate.decode_every": 0, "tensorboard": False}
 CHANGES |= {"schedule.warmup_steps": 1, "log_every": 5}
 FILE = f"""
@@ -48,6 +48,14 @@ SEARCH = Search(
 """
 
 
+def wait_for(condition, seconds=300):
+  """Waits as long as a busy machine may take."""
+  until = time.monotonic() + seconds
+  while not condition():
+    assert time.monotonic() < until, "it did not come"
+    time.sleep(0.01)
+
+
 @pytest.fixture
 def here(monkeypatch):
   monkeypatch.chdir(ROOT)
@@ -59,19 +67,15 @@ def fake(tmp_path, monkeypatch, here):
   (tmp_path / "mine.py").write_text(FILE)
   monkeypatch.setattr(space, "check", lambda one, text: load(text, space.overrides(one, {})))
   monkeypatch.setattr(worker, "POLL_SECONDS", 0.01)
-  monkeypatch.setattr(findings, "draw_history", lambda *_: None)  # a second or two each
+  monkeypatch.setattr(findings, "draw", lambda *_: None)  # a second or two
   monkeypatch.setattr(findings, "importance", lambda *_: {})
 
   def main(*more):
     given = [str(tmp_path / "mine.py"), "--root", str(tmp_path), "--grace", "0.4"]
     return search.main([*given, *more], start=main.start)
 
-  def start(argv, log):
-    with open(log, "ab") as file:
-      return subprocess.Popen([sys.executable, "-S", FAKE, *argv[2:]], stdout=file, stderr=file)
-
   main.folder = tmp_path / "mine" / "small" / "search"
-  main.start = start
+  main.start = fake_worker.start
   return main
 
 
@@ -159,7 +163,7 @@ def test_a_search_finds_what_is_best_and_says_how_to_run_it(fake, capsys, monkey
   rows = [line for line in told.splitlines() if line.startswith("| ")]
   assert rows[0] == "| trial | accuracy | model.dropout | model.num_heads |"
   assert rows[1].startswith(f"| {best} | ")
-  assert re.search(r"^6 trials: .*complete.*; 0 went on", told, re.MULTILINE)
+  assert re.search(r"^6 trials: .*complete.*; 0 resumed", told, re.MULTILINE)
   *_, line = (fake.folder / "best.sh").read_text().splitlines()
   assert line in told
   python, *words = shlex.split(line)
@@ -185,10 +189,7 @@ def test_two_pictures_are_drawn(tmp_path):
     known.tell(trial, **({"state": TrialState.PRUNED} if at % 4 == 3 else {"values": value}))
   weighed = findings.importance(known)
   assert weighed["a"] > 0.9 > 0.1 > weighed["b"]
-  findings.draw_importance(weighed, a_search(), tmp_path / "importance.png")
-  findings.draw_history(
-    dict(enumerate(known.trials)), a_search(mode="max"), tmp_path / "history.png"
-  )
+  findings.draw(known, "loss", tmp_path, importances=True)
   for name in ("history", "importance"):
     assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
   assert findings.importance(optuna.create_study()) == {}
@@ -196,12 +197,12 @@ def test_two_pictures_are_drawn(tmp_path):
 
 def test_jobs_are_workers_of_the_same_command(fake, capsys, monkeypatch):
   seen = []
-  monkeypatch.setattr(search, "several", lambda *given: seen.append(given) or 0)
+  monkeypatch.setattr(search, "run_workers", lambda *given: seen.append(given) or 0)
   assert fake("--trials", "3", "--jobs", "2") == 0
   ((words, jobs),) = seen
   assert jobs == 2
   assert words[words.index("-m") :][:2] == ["-m", "experiments.search"]
-  monkeypatch.setattr(search, "several", None)
+  monkeypatch.setattr(search, "run_workers", None)
   assert "0 trials" in capsys.readouterr().out
   assert fake(*words[words.index("experiments.search") + 2 :]) == 0
   assert study.tally(trials_of(fake.folder))["complete"] == 3
@@ -210,36 +211,40 @@ def test_jobs_are_workers_of_the_same_command(fake, capsys, monkeypatch):
 
 def test_jobs_are_waited_for_and_stopped_together(tmp_path):
   word = f"import os; open({str(tmp_path)!r} + f'/{{os.getpid()}}', 'w')"
-  assert search.several([sys.executable, "-S", "-c", word], 2) == 0
+  assert search.run_workers([sys.executable, "-S", "-c", word], 2) == 0
   assert len(list(tmp_path.iterdir())) == 2
-  assert search.several([sys.executable, "-S", "-c", "raise SystemExit(2)"], 2) == 2
-  began = time.monotonic()
-  threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGTERM]).start()
-  assert search.several([sys.executable, "-S", "-c", "import time; time.sleep(60)"], 2) == 143
-  assert time.monotonic() - began < 50
+  assert search.run_workers([sys.executable, "-S", "-c", "raise SystemExit(2)"], 2) == 2
+
+  def stop():
+    wait_for(lambda: len(list(tmp_path.iterdir())) == 4)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  threading.Thread(target=stop).start()
+  command = [sys.executable, "-S", "-c", f"{word}; import time; time.sleep(900)"]
+  assert search.run_workers(command, 2) == 143
 
 
 def test_a_search_by_one_worker_repeats_itself(fake, tmp_path, monkeypatch):
   monkeypatch.setattr(study, "make_pruner", lambda *_: optuna.pruners.NopPruner())
-  fake("--trials", "11")
+  (tmp_path / "mine.py").write_text(FILE.replace("trials=6", "random=2, trials=4"))
+  fake()
   first = [one.params for one in trials_of(fake.folder)]
-  fake("--trials", "11", "--root", str(tmp_path / "again"))
+  fake("--root", str(tmp_path / "again"))
   again = tmp_path / "again" / "mine" / "small" / "search"
   assert [one.params for one in trials_of(again)] == first
-  assert len({one["model.dropout"] for one in first}) == 11
+  assert len({params["model.dropout"] for params in first}) == 4
 
 
 @pytest.mark.parametrize("pruner", ["median", "hyperband"])
 def test_what_is_worse_than_others_were_is_stopped_early(pruner, fake, tmp_path, monkeypatch):
   (tmp_path / "mine.py").write_text(FILE.replace("trials=6", f"pruner={pruner!r}"))
-  monkeypatch.setenv("FAKE_SECONDS", "0.04")
   fake("--trials", "10")
   trials = trials_of(fake.folder)
   pruned = [one for one in trials if one.state == TrialState.PRUNED]
   assert pruned
   for one in pruned:
     lines = read_metrics(fake.folder / "trials" / str(one.number))
-    assert len(lines) < 10
+    assert one.last_step < 10
     assert one.value == pytest.approx(lines[one.last_step - 1]["accuracy"])
   assert len(trials) == 10
 
@@ -249,7 +254,7 @@ def test_a_training_that_is_pruned_saves_and_leaves(tmp_path, here, monkeypatch)
   file = FILE.replace("'evaluate.every': 1", "'evaluate.every': 5, 'steps': 5000")
   file = file.replace('"accuracy",', '"loss", mode="min",')
   (tmp_path / "mine.py").write_text(file)
-  one = search.search_of(runs.load(str(tmp_path / "mine.py")))
+  one = search.get_search(runs.load(str(tmp_path / "mine.py")))
   folder = tmp_path / "mine" / "small" / "search"
   folder.mkdir(parents=True)
   storage = study.open_storage(study.default_storage(folder))
@@ -302,26 +307,26 @@ def test_a_training_that_diverges_counts_as_a_bad_one(fake, monkeypatch, capsys)
 
 
 def test_a_metric_that_is_none_names_the_nearest(fake, tmp_path, monkeypatch):
-  monkeypatch.setenv("FAKE_SECONDS", "0.3")
+  monkeypatch.setenv("FAKE_SECONDS", "900")
   (tmp_path / "mine.py").write_text(FILE.replace('"accuracy"', '"acuracy"'))
-  with pytest.raises(UserError, match="tells accuracy, loss; did you mean accuracy"):
+  with pytest.raises(UserError, match="reports accuracy, loss; did you mean accuracy"):
     fake()
-  assert len(read_metrics(fake.folder / "trials" / "0")) < 10  # at the first evaluation
+  assert len(read_metrics(fake.folder / "trials" / "0")) == 1  # at the first evaluation
 
 
 def test_a_worker_told_to_stop_puts_its_trial_back_for_the_next(fake, monkeypatch, capsys):
-  monkeypatch.setenv("FAKE_SECONDS", "0.1")
+  monkeypatch.setenv("FAKE_SECONDS", "900")  # it waits after the first step
   workdir = fake.folder / "trials" / "0"
 
   def stop():
-    while not (workdir / "saved").exists():
-      time.sleep(0.01)
+    wait_for(lambda: (workdir / "saved").exists() and (workdir / "saved").read_text())
     os.kill(os.getpid(), signal.SIGTERM)
 
   threading.Thread(target=stop).start()
   assert fake("--trials", "2") == 143
-  assert "trial 0: interrupted; it is put back" in capsys.readouterr().out
+  assert "trial 0: interrupted; put back" in capsys.readouterr().out
   assert [one.state for one in trials_of(fake.folder)] == [TrialState.FAIL, TrialState.WAITING]
+  monkeypatch.delenv("FAKE_SECONDS")
   assert fake("--trials", "2") == 0
   told = capsys.readouterr().out
   first, again, other = trials_of(fake.folder)
@@ -332,13 +337,13 @@ def test_a_worker_told_to_stop_puts_its_trial_back_for_the_next(fake, monkeypatc
   start, later = json.loads((workdir / "run.json").read_text())
   assert start == 0 < later
   assert not (fake.folder / "trials" / "1").exists()
-  assert "2 trials: 2 complete; 1 went on after an interruption" in told
+  assert "2 trials: 2 complete; 1 resumed after an interruption" in told
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "journal"])
 def test_the_trial_of_a_dead_worker_is_taken_up(fake, kind, tmp_path):
   url = {"sqlite": f"sqlite:///{tmp_path}/a.db", "journal": f"journal:{tmp_path}/a.log"}[kind]
-  one = search.search_of(runs.load(str(tmp_path / "mine.py")))
+  one = search.get_search(runs.load(str(tmp_path / "mine.py")))
   known = study.open_study("mine-small", one, study.open_storage(url), (1, 40))
   dead = study.ask(known, one, 9)
   dead.report(0.9, 1)
@@ -351,23 +356,26 @@ def test_the_trial_of_a_dead_worker_is_taken_up(fake, kind, tmp_path):
   assert len(read_metrics(fake.folder / "trials" / "0")) == 10
 
 
-def test_a_sign_of_life_is_one_that_changes():
-  signs = study.Signs(grace=0.05)
-  for sign in (1, 2, 3, 4):
-    assert not signs.stale(7, sign)
-    time.sleep(0.03)
-  assert not signs.stale(7, 4)
-  time.sleep(0.06)
-  assert signs.stale(7, 4)
-  assert not signs.stale(7, 5)
+def test_a_heartbeat_stops_when_it_no_longer_changes(monkeypatch):
+  clock = [0.0]
+  monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+  heartbeats = study.Heartbeats(grace=5)
+  for beat in (1, 2, 3, 4):
+    assert not heartbeats.stopped(7, beat)
+    clock[0] += 3
+  assert not heartbeats.stopped(7, 4)
+  clock[0] += 3
+  assert heartbeats.stopped(7, 4)
+  assert not heartbeats.stopped(7, 5)
 
 
 def test_a_worker_that_was_taken_for_dead_leaves_the_trial_to_the_other(fake, monkeypatch, capsys):
-  monkeypatch.setenv("FAKE_SECONDS", "0.1")
+  monkeypatch.setenv("FAKE_SECONDS", "900")  # it waits after the first step
+  saved = fake.folder / "trials" / "0" / "saved"
 
   def take():
-    while not (fake.folder / "trials" / "0" / "saved").exists():
-      time.sleep(0.01)
+    wait_for(lambda: saved.exists() and saved.read_text())
+    monkeypatch.delenv("FAKE_SECONDS")
     known = optuna.load_study(study_name="mine-small", storage=study.default_storage(fake.folder))
     running = known.get_trials()[0]
     assert study.put_back(known, running)
@@ -377,35 +385,35 @@ def test_a_worker_that_was_taken_for_dead_leaves_the_trial_to_the_other(fake, mo
   thread.start()
   assert fake("--trials", "1") == 0
   thread.join()
-  assert "trial 0: was taken up by another worker" in capsys.readouterr().out
+  assert "trial 0: continued by another worker" in capsys.readouterr().out
   assert [one.state for one in trials_of(fake.folder)] == [TrialState.FAIL, TrialState.COMPLETE]
 
 
 def test_where_another_process_trains_it_is_waited_for(fake, monkeypatch):
   workdir = fake.folder / "trials" / "0"
   workdir.mkdir(parents=True)
-  lock, told = os.open(workdir / ".lock", os.O_RDWR | os.O_CREAT), []
+  lock, lines = os.open(workdir / ".lock", os.O_RDWR | os.O_CREAT), []
   fcntl.flock(lock, fcntl.LOCK_EX)
 
-  def say(text):
-    told.append(text)
-    if "is in use by another process; it is waited for" in text:
+  def log(text):
+    lines.append(text)
+    if "waiting for another process" in text:
       threading.Timer(0.3, os.close, [lock]).start()
 
-  monkeypatch.setattr(worker, "say", say)
+  monkeypatch.setattr(worker, "log", log)
   assert fake("--trials", "1") == 0
-  assert sum("is waited for" in text for text in told) == 1
+  assert sum("waiting for another process" in text for text in lines) == 1
   assert [one.state for one in trials_of(fake.folder)] == [TrialState.COMPLETE]
 
 
 def test_a_training_ends_with_its_worker():
-  child = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
-  words = launchers.leashed(child)
+  child = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(900)"]
+  words = launchers.bind_to_parent(child)
   own = words.index(str(os.getpid()))
   parent = (
     "import os, subprocess, sys, time; words = sys.argv[1:];"
     f"words[{own}] = str(os.getpid());"
-    "print(subprocess.Popen(words).pid, flush=True); time.sleep(60)"
+    "print(subprocess.Popen(words).pid, flush=True); time.sleep(900)"
   )
   process = subprocess.Popen(
     [sys.executable, "-S", "-c", parent, *words], stdout=subprocess.PIPE, text=True
@@ -414,33 +422,30 @@ def test_a_training_ends_with_its_worker():
   assert process.stdout.readline() == "up\n"
   process.kill()
   process.wait()
-  assert gone(pid)
+  wait_for(lambda: ended(pid))
   # and does not begin where the worker is dead before it
   words[own] = "1" if os.getppid() != 1 else "2"
   assert subprocess.run(words, stdout=subprocess.DEVNULL, check=False).returncode == 143
 
 
-def gone(pid):
-  """Whether the process ends in some seconds; a zombie has."""
-  for _ in range(500):
-    try:
-      if pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
-        return True
-    except OSError:
-      return True
-    time.sleep(0.02)
-  return False
+def ended(pid):
+  """Whether the process has ended; a zombie has."""
+  try:
+    return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+  except OSError:
+    return True
 
 
-def test_two_that_ask_for_the_last_one_get_one(fake, tmp_path, monkeypatch):
-  one = search.search_of(runs.load(str(tmp_path / "mine.py")))
-  known = study.open_study("a", one, study.open_storage(f"sqlite:///{tmp_path}/a.db"), (1, 40))
-  assert study.ask(known, one, 1).number == 0
-  assert study.ask(known, one, 1) is None
-  assert len(known.get_trials()) == 1
-  monkeypatch.setattr(study, "_room", lambda *_: True)  # both looked before either asked
-  assert study.ask(known, one, 1) is None
+def test_whoever_asks_for_more_than_the_last_trial_waits(fake, tmp_path):
+  search_ = search.get_search(runs.load(str(tmp_path / "mine.py")))
+  storage = study.open_storage(f"sqlite:///{tmp_path}/a.db")
+  known = study.open_study("a", search_, storage, (1, 40))
+  first = study.ask(known, search_, 1)
+  assert first.number == 0
+  assert study.ask(known, search_, 1) is None
   assert study.tally(known.get_trials()) == {"running": 1}
+  assert study.put_back(known, first)
+  assert study.ask(known, search_, 1).params == first.params
 
 
 @pytest.mark.parametrize(
@@ -453,7 +458,7 @@ def test_two_that_ask_for_the_last_one_get_one(fake, tmp_path, monkeypatch):
     ("postgresql+psycopg2://me:secret@127.0.0.1:1/x", "pip install"),
     ("mysql+pymysql://me:secret@127.0.0.1:1/x", "pip install"),
     ("sqlite:///{}/mine.py", "not a database"),
-    ("journal:{}/mine.py", "is no journal of Optuna"),
+    ("journal:{}/mine.py", "cannot be opened"),
   ],
 )
 def test_a_storage_that_cannot_be_reached_is_one_line(url, told, fake, tmp_path):
@@ -475,7 +480,7 @@ def test_a_storage_that_is_lost_on_the_way_is_one_line_and_is_taken_up_again(fak
     return begun[-1]
 
   fake.start = lose
-  with pytest.raises(UserError, match=r"--storage sqlite.*The same command goes on") as told:
+  with pytest.raises(UserError, match=r"--storage sqlite.*The same command resumes") as told:
     fake("--trials", "3")
   assert "\n" not in str(told.value)
   assert all(one.poll() is not None for one in begun)
@@ -506,7 +511,7 @@ def test_another_search_is_not_mixed_into_the_study(fake, tmp_path):
   fake("--trials", "1")
   (tmp_path / "mine.py").write_text(FILE.replace("0.5", "0.4"))
   with pytest.raises(
-    UserError, match=r"space\[model.dropout\] +Float\(low=0.0, high=0.4.*high=0.5"
+    UserError, match=r"space\[model.dropout\]: Float\(low=0.0, high=0.4.*high=0.5"
   ):
     fake("--trials", "2")
   # these may change
@@ -517,7 +522,7 @@ def test_another_search_is_not_mixed_into_the_study(fake, tmp_path):
 
 
 def test_what_is_missing_is_told(fake, tmp_path, monkeypatch):
-  with pytest.raises(UserError, match="nothing was searched so far"):
+  with pytest.raises(UserError, match="start the search first"):
     fake("--report")
   (tmp_path / "mine.py").write_text(FILE.replace("SEARCH", "SEARCHED"))
   with pytest.raises(UserError, match="has no SEARCH"):
@@ -533,6 +538,6 @@ def test_what_is_missing_is_told(fake, tmp_path, monkeypatch):
 
 def test_the_search_of_a_scale(tmp_path, here):
   file = "experiments/scan_search.py"
-  small, full = (search.search_of(runs.load(file, scale)) for scale in runs.SCALES)
+  small, full = (search.get_search(runs.load(file, scale)) for scale in runs.SCALES)
   assert small.run.changes["steps"] < full.run.changes["steps"]
   space.check(small, small.run.config)

@@ -1,4 +1,4 @@
-"""Two workers of a search as processes of their own, and what is left when one is killed."""
+"""Workers of a search as processes of their own, and what is left when one is killed."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import sys
 import time
 
 import optuna
+import pytest
 from optuna.trial import TrialState
 
 from experiments.tools.search import study
@@ -17,7 +18,7 @@ from train.record.writer import read_metrics
 ROOT = pathlib.Path(__file__).parents[2]
 FILE = """
 from experiments.tools.runs import Run
-from experiments.tools.space import Choice, Search
+from experiments.tools.space import Float, Search
 
 CHANGES = {"steps": 10, "evaluate.every": 5, "checkpoint.every": 5, "evaluate.decode_every": 0}
 CHANGES |= {"task.data.holdout": 20, "tensorboard": False, "schedule.warmup_steps": 1}
@@ -28,7 +29,7 @@ def runs(scale):
 
 SEARCH = Search(
   run=next(runs("small")),
-  space={"schedule.peak": Choice(1e-4, 1e-3, 1e-2), "model.num_heads": Choice(2, 4)},
+  space={"model.dropout": Float(0.0, 0.3)},
   metric="loss",
   mode="min",
   pruner="none",
@@ -40,13 +41,13 @@ def study_of(folder):
   return optuna.load_study(study_name="mine-small", storage=study.default_storage(folder))
 
 
-def start_worker(tmp_path, trials):
-  words = ["--root", str(tmp_path), "--trials", str(trials), "--grace", "15"]
-  environment = os.environ | dict(XLA_FLAGS=os.environ.get("SCRIPTORIUM_TEST_XLA_FLAGS", ""))
+def start_worker(module, tmp_path, trials, grace, **environment):
+  words = ["--root", str(tmp_path), "--trials", str(trials), "--grace", str(grace)]
+  flags = dict(XLA_FLAGS=os.environ.get("SCRIPTORIUM_TEST_XLA_FLAGS", ""))
   return subprocess.Popen(
-    [sys.executable, "-m", "tests.experiments.warm", str(tmp_path / "mine.py"), *words],
+    [sys.executable, "-m", module, str(tmp_path / "mine.py"), *words],
     cwd=ROOT,
-    env=environment,
+    env=os.environ | flags | environment,
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,
@@ -54,50 +55,76 @@ def start_worker(tmp_path, trials):
   )
 
 
-def kill_in_the_middle(process, folder):
-  """Kills a worker and its training when that has saved step 5 and not step 10; which trial."""
-  while True:
-    assert process.poll() is None, process.stdout.read()
-    time.sleep(0.01)
-    for saved in folder.glob("trials/*/checkpoints/5/commit_success.txt"):
-      number, last = int(saved.parents[2].name), saved.parents[1] / "10"
-      if last.exists():
-        continue
-      (one,) = (one for one in study_of(folder).get_trials() if study.original(one) == number)
-      if not one.user_attrs["worker"].endswith(f" {process.pid}"):
-        continue
-      os.killpg(process.pid, signal.SIGSTOP)
-      if not last.exists():
-        os.killpg(process.pid, signal.SIGKILL)
-        return number
-      os.killpg(process.pid, signal.SIGCONT)
+def kill(process):
+  os.killpg(process.pid, signal.SIGKILL)
+  process.wait()
 
 
-def test_two_workers_share_a_search_and_one_is_killed(tmp_path):
-  """20 trials of SCAN; the first worker and its training get SIGKILL in the middle of one."""
-  (tmp_path / "mine.py").write_text(FILE)
-  folder = tmp_path / "mine" / "small" / "search"
-  workers = [start_worker(tmp_path, 20) for _ in range(2)]
+def finish(workers):
+  """The output of each worker, all of which succeed."""
   try:
-    number = kill_in_the_middle(workers[0], folder)
-    told = workers[1].communicate(timeout=900)[0]
+    outputs = [worker.communicate(timeout=900)[0] for worker in workers]
   finally:
-    for one in workers:
-      if one.poll() is None:
-        os.killpg(one.pid, signal.SIGKILL)
-  assert workers[1].returncode == 0, told
-  trials = study_of(folder).get_trials()
-  several = study.attempts(trials)
-  assert study.tally(trials) == {"complete": 20}
+    for worker in workers:
+      if worker.poll() is None:
+        kill(worker)
+  assert [worker.returncode for worker in workers] == [0] * len(workers), outputs
+  return outputs
+
+
+def check_resumed(folder, number):
+  """A trial was killed and resumed: the same parameters, in the same folder."""
+  several = study.attempts(study_of(folder).get_trials())
   first, again = several[number]
   assert (first.state, again.state) == (TrialState.FAIL, TrialState.COMPLETE)
   assert first.params == again.params
+  assert not (folder / "trials" / str(again.number)).exists()
+  for other in several:
+    assert read_metrics(folder / "trials" / str(other))[-1]["step"] == 10
+
+
+def test_two_workers_share_a_search_and_resume_the_trial_of_a_third(tmp_path):
+  """The third is killed with its training, which waits after the first step."""
+  (tmp_path / "mine.py").write_text(FILE)
+  folder = tmp_path / "mine" / "small" / "search"
+  fake = "tests.experiments.fake_worker"
+  third = start_worker(fake, tmp_path, 6, grace=2, FAKE_SECONDS="900")
+  saved = folder / "trials" / "0" / "saved"
+  while not saved.exists() or not saved.read_text():
+    assert third.poll() is None, third.stdout.read()
+    time.sleep(0.01)
+  kill(third)
+  outputs = finish([start_worker(fake, tmp_path, 6, grace=2) for _ in range(2)])
+  # two workers may both ask for the last trial
+  assert study.tally(study_of(folder).get_trials())["complete"] in (6, 7)
+  check_resumed(folder, 0)
+  starts = json.loads((folder / "trials" / "0" / "run.json").read_text())
+  assert starts == [0, 1]
+  assert any("resumed after an interruption" in output for output in outputs)
+
+
+@pytest.mark.slow
+def test_real_trainings_of_a_killed_worker_are_resumed(tmp_path):
+  """The training is killed when it has saved step 5 and not step 10."""
+  (tmp_path / "mine.py").write_text(FILE)
+  folder = tmp_path / "mine" / "small" / "search"
+  first = start_worker("experiments.search", tmp_path, 3, grace=60)
+  while True:
+    assert first.poll() is None, first.stdout.read()
+    time.sleep(0.01)
+    saved = list(folder.glob("trials/*/checkpoints/5/commit_success.txt"))
+    saved = [file.parents[1] for file in saved if not (file.parents[1] / "10").exists()]
+    if saved:
+      os.killpg(first.pid, signal.SIGSTOP)
+      if not (saved[0] / "10").exists():
+        break
+      os.killpg(first.pid, signal.SIGCONT)
+  kill(first)
+  number = int(saved[0].parent.name)
+  finish([start_worker("experiments.search", tmp_path, 3, grace=60) for _ in range(2)])
+  check_resumed(folder, number)
   workdir = folder / "trials" / str(number)
   assert len(json.loads((workdir / "run.json").read_text())["starts"]) == 2
   assert "going on after step 5 of 10" in (workdir / "log.txt").read_text()
   evaluated = [line["step"] for line in read_metrics(workdir) if line["split"] == "validation"]
   assert evaluated == [5, 10]
-  assert not (folder / "trials" / str(again.number)).exists()
-  for one in several:
-    assert read_metrics(folder / "trials" / str(one))[-1]["step"] == 10
-  assert "1 went on after an interruption" in told

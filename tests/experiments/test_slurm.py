@@ -44,6 +44,13 @@ SLURM_NTASKS=1 SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NODEID=0 exec "$@"
 """
 
 
+def wait_for(condition, seconds=600):
+  """Waits as long as a busy machine may take."""
+  until = time.monotonic() + seconds
+  while not condition() and time.monotonic() < until:
+    time.sleep(0.05)
+
+
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
   """A folder with the programs of a cluster, and what was submitted to it."""
@@ -72,10 +79,7 @@ def test_slurm_runs_what_can_start_and_the_rest_after_it(cluster, tmp_path, caps
   assert "--dependency" not in first
   assert "#SBATCH --dependency=afterok:7000" in second
   folder = tmp_path / "mine" / "small" / "first"
-  for _ in range(1200):
-    if (folder / results.RECORD).exists():
-      break
-    time.sleep(0.1)
+  wait_for(lambda: (folder / results.RECORD).exists())
   log = (cluster / "job.log").read_text()
   assert json.loads((folder / results.RECORD).read_text())["steps"] == 2, log
   run.main([*words, "--only", "first"])  # is finished
@@ -87,11 +91,11 @@ def test_when_its_time_is_up_a_run_saves_and_is_queued_again(tmp_path, monkeypat
     "import pathlib, signal, sys, time\n"
     f"here = pathlib.Path({str(tmp_path)!r})\n"
     "def save(*_):\n  (here / 'saved').touch(); sys.exit(143)\n"
-    "signal.signal(signal.SIGTERM, save)\n(here / 'began').touch()\ntime.sleep(60)\n"
+    "signal.signal(signal.SIGTERM, save)\n(here / 'began').touch()\ntime.sleep(900)\n"
   )
   command = ["python", str(tmp_path / "save.py")]
   monkeypatch.setattr(launchers, "commands", lambda *_: [command])
-  work = launchers.Work(Run("a", "c"), results.Place("", tmp_path / "root"))
+  work = launchers.SlurmTask(Run("a", "c"), results.Paths("", tmp_path / "root"))
   ended = []
 
   def call():
@@ -102,22 +106,19 @@ def test_when_its_time_is_up_a_run_saves_and_is_queued_again(tmp_path, monkeypat
 
   thread = threading.Thread(target=call)
   thread.start()
-  for _ in range(1000):
-    if (tmp_path / "began").exists():
-      break
-    time.sleep(0.01)
+  wait_for(lambda: (tmp_path / "began").exists())
   again = work.checkpoint()
   assert (tmp_path / "saved").exists()
   thread.join()
   assert ended == ["a: interrupted"]
-  assert isinstance(again.function, launchers.Work)
-  assert (again.function.run, again.function.place) == (work.run, work.place)
+  assert isinstance(again.function, launchers.SlurmTask)
+  assert (again.function.run, again.function.paths) == (work.run, work.paths)
 
 
 def test_mistakes_are_told(cluster, tmp_path, monkeypatch):
   (tmp_path / "mine.py").write_text(FILE)
   words = [str(tmp_path / "mine.py"), "--root", str(tmp_path), "--launcher", "slurm"]
-  with pytest.raises(UserError, match="--slurm timeout_min: no value given"):
+  with pytest.raises(UserError, match="--slurm timeout_min: has no value"):
     run.main([*words, "--slurm", "timeout_min"])
   with pytest.raises(UserError, match=r"--launcher slurm: .*slurm_particion"):
     run.main([*words, "--slurm", "slurm_particion=long"])

@@ -1,4 +1,4 @@
-"""Fuzzed: what comes from Hugging Face, and tokenizers."""
+"""Fuzz targets: files from Hugging Face, and tokenizers."""
 
 import json
 import pathlib
@@ -9,8 +9,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from model.config import TransformerConfig
-from train.data.tokenizer import Tokenizer, train
-from train.data.vocabulary import MOST_IDS
+from train.data.roles import MOST_IDS
+from train.data.tokenizer import Tokenizer
+from train.data.tokenizer_training import train_tokenizer
 from train.interop import spm
 from train.interop.directory import Directory
 from train.interop.weights import Tensors
@@ -20,8 +21,8 @@ TEXTS = ("the quick é <mask> 北", "", "a\tb 12,345")
 
 
 def _fixture(name: str, *without: str) -> dict[str, bytes]:
-  found = {path.name: path.read_bytes() for path in (FIXTURES / name).iterdir()}
-  return {k: v for k, v in found.items() if not k.startswith("expected") and k not in without}
+  files = {path.name: path.read_bytes() for path in (FIXTURES / name).iterdir()}
+  return {k: v for k, v in files.items() if not k.startswith("expected") and k not in without}
 
 
 def each(folder: Mapping[str, bytes], *names: str):
@@ -42,18 +43,18 @@ SENTENCES = {
 def settings():
   folders = [_fixture(name) for name in FAMILIES]
   both = ("config.json", "generation_config.json")
-  found = [one for folder in folders for one in each(folder, *both)]
-  return found + each(folders[-1] | SENTENCES, *SENTENCES)
+  seeds = [seed for folder in folders for seed in each(folder, *both)]
+  return seeds + each(folders[-1] | SENTENCES, *SENTENCES)
 
 
 def read_settings(folder, _):
-  found = Directory(folder)
-  most = max(np.prod(shape) for shape in found.tensors.shapes.values())
-  cfg = TransformerConfig(**found.model)
+  directory = Directory(folder)
+  most = max(np.prod(shape) for shape in directory.tensors.shapes.values())
+  cfg = TransformerConfig(**directory.model)
   assert max(cfg.vocab_size, cfg.dim, cfg.mlp_dim, cfg.num_heads) <= most
-  assert cfg.encoder_layers + cfg.decoder_layers <= len(found.tensors.shapes)
-  assert all(type(label) is str for label in found.labels)
-  task = found.task()
+  assert cfg.encoder_layers + cfg.decoder_layers <= len(directory.tensors.shapes)
+  assert all(type(label) is str for label in directory.labels)
+  task = directory.task()
   if "decoding" in task:
     assert 1 <= task["decoding"]["beam"] * task["decoding"]["max_len_extra"] <= 1 << 20
 
@@ -70,12 +71,12 @@ def weights():
 
 
 def read_weights(folder, _):
-  found = Tensors(folder)
-  for name, shape in found.shapes.items():
-    tensor = found[name]
+  tensors = Tensors(folder)
+  for name, shape in tensors.shapes.items():
+    tensor = tensors[name]
     assert tensor.shape == shape
     assert tensor.dtype == np.float32
-  for file, _ in found._stored.values():
+  for file, _ in tensors._stored.values():
     assert file is not None
 
 
@@ -95,8 +96,8 @@ def params():
 def _as_bpe(folder) -> dict[str, bytes]:
   model = json.loads(folder["tokenizer.json"])["model"]
   merges = "\n".join(x if isinstance(x, str) else " ".join(x) for x in model["merges"])
-  made = {"vocab.json": json.dumps(model["vocab"]).encode(), "merges.txt": merges.encode()}
-  return {k: v for k, v in folder.items() if k != "tokenizer.json"} | made
+  files = {"vocab.json": json.dumps(model["vocab"]).encode(), "merges.txt": merges.encode()}
+  return {k: v for k, v in folder.items() if k != "tokenizer.json"} | files
 
 
 def _as_spm(name: str, file: str) -> dict[str, bytes]:
@@ -113,12 +114,12 @@ def vocabularies():
   names = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
   names += ("vocab.json", "merges.txt", "added_tokens.json", "source.spm", "spiece.model")
   names += ("tokenizer.model",)
-  return [one for folder in (*whole, *parts) for one in each(folder, *names)]
+  return [seed for folder in (*whole, *parts) for seed in each(folder, *names)]
 
 
 def read_vocabulary(folder, _):
-  found = Directory(folder)
-  _check_tokenizer(found.tokenizer, found.config.get("vocab_size") or MOST_IDS)
+  directory = Directory(folder)
+  _check_tokenizer(directory.tokenizer, directory.config.get("vocab_size") or MOST_IDS)
 
 
 def _check_tokenizer(tokenizer, rows):
@@ -132,44 +133,44 @@ def _check_tokenizer(tokenizer, rows):
 
 
 def _message(*fields: tuple[int, bytes | int | float]) -> bytes:
-  """A protocol buffer of small fields."""
-  made = b""
+  """Encodes a protocol buffer of small fields."""
+  encoded = b""
   for number, value in fields:
     if isinstance(value, bytes):
       assert len(value) < 16384
       length = bytes([len(value) & 127 | 128, len(value) >> 7])
-      made += bytes([number << 3 | 2]) + length + value
+      encoded += bytes([number << 3 | 2]) + length + value
     elif isinstance(value, float):
-      made += bytes([number << 3 | 5]) + struct.pack("<f", value)
+      encoded += bytes([number << 3 | 5]) + struct.pack("<f", value)
     else:
-      made += bytes([number << 3, value])
-  return made
+      encoded += bytes([number << 3, value])
+  return encoded
 
 
 def pieces():
   pieces = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3), ("<x>", 0.0, 4)]
   pieces += [(x, -float(i), 1) for i, x in enumerate(("\u2581", "a", "b", "ab", "\u2581ab", "é"))]
   body = b"".join(_message((1, _message((1, x.encode()), (2, s), (3, k)))) for x, s, k in pieces)
-  made = {f"{kind}.model": body + _message((2, _message((3, kind)))) for kind in (1, 2)}
-  made["real.model"] = (FIXTURES / "marian" / "source.spm").read_bytes()
-  return [(made, name) for name in made]
+  contents = {f"{kind}.model": body + _message((2, _message((3, kind)))) for kind in (1, 2)}
+  contents["real.model"] = (FIXTURES / "marian" / "source.spm").read_bytes()
+  return [(contents, name) for name in contents]
 
 
 def read_pieces(folder, name):
-  found = spm.convert(spm.load(folder / name))
-  assert found.get_vocab_size() >= 1
+  tokenizer = spm.convert(spm.load(folder / name))
+  assert tokenizer.get_vocab_size() >= 1
 
 
 def own_tokenizers():
-  made = {}
+  contents = {}
   specs = [dict(name=name, special=("<mask>",)) for name in ("word", "char", "byte")]
   specs += [dict(name=name, vocab_size=280) for name in ("bpe", "unigram")]
-  trained = {spec["name"]: train(spec, TEXTS * 3) for spec in specs}
+  trained = {spec["name"]: train_tokenizer(spec, TEXTS * 3) for spec in specs}
   for name, one in (trained | {"marian": Directory(FIXTURES / "marian").tokenizer}).items():
     with tempfile.TemporaryDirectory() as folder:
       one.save(f"{folder}/t.json")
-      made[f"{name}.json"] = pathlib.Path(folder, "t.json").read_bytes()
-  return [(made, name) for name in made]
+      contents[f"{name}.json"] = pathlib.Path(folder, "t.json").read_bytes()
+  return [(contents, name) for name in contents]
 
 
 def read_own_tokenizer(folder, name):

@@ -1,4 +1,4 @@
-"""Hypothesis strategies for files that are nearly right: valid ones, changed."""
+"""Hypothesis strategies for nearly valid files: valid ones, mutated."""
 
 import contextlib
 import copy
@@ -11,7 +11,7 @@ import zipfile
 
 from hypothesis import strategies as st
 
-# What stands in JSON's text where a value was: Python's writer cannot say it.
+# Texts that replace a value in JSON; Python's json module cannot write them.
 RAW = {
   "raw deep": "[" * 3000 + "]" * 3000,
   "raw deep object": '{"a":' * 300 + "1" + "}" * 300,
@@ -36,7 +36,7 @@ VALUES += [[], {}, [1], ["a"], [[]], {"a": 1}, {"": None}, [None, -1], "gated-re
 
 @st.composite
 def changed_bytes(draw, content: bytes) -> bytes:
-  """Bytes flipped, cut, doubled, put in or taken out, a few times."""
+  """Flips, cuts, doubles, inserts or removes bytes, a few times."""
   made = bytearray(content)
   for _ in range(draw(st.integers(1, 4))):
     at = draw(st.integers(0, len(made)))
@@ -59,23 +59,23 @@ def changed_bytes(draw, content: bytes) -> bytes:
   return bytes(made)
 
 
-def _places(value, found):
-  """(container, key) of each value inside."""
-  for key, one in value.items() if isinstance(value, dict) else enumerate(value):
-    found.append((value, key))
-    if isinstance(one, (dict, list)):
-      _places(one, found)
-  return found
+def _places(value, places):
+  """Adds (container, key) of each value inside to `places`."""
+  for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+    places.append((value, key))
+    if isinstance(part, (dict, list)):
+      _places(part, places)
+  return places
 
 
 @st.composite
 def changed_json(draw, content: bytes) -> bytes:
-  """Values swapped for values of other types, keys gone, renamed or new, the whole one something
-  else."""
+  """Replaces values by values of other types; removes, renames or adds keys; or replaces the whole
+  content."""
   made = [json.loads(content)]
   for _ in range(draw(st.integers(1, 3))):
     places = _places(made, [])
-    # the few at the top as often as the many further in
+    # the few places at the top are drawn as often as the many further inside
     where, key = draw(st.sampled_from(places[: 1 + 40]) | st.sampled_from(places))
     what = draw(st.sampled_from(["value", "value", "value", "gone", "renamed", "twice"]))
     if what == "value" or where is made:
@@ -96,16 +96,16 @@ def changed_json(draw, content: bytes) -> bytes:
 
 @st.composite
 def changed_lines(draw, content: bytes) -> bytes:
-  """Of JSON lines, or of text, one changed."""
+  """Mutates one line of JSON lines or text."""
   lines = content.split(b"\n")
   at = draw(st.integers(0, len(lines) - 1))
-  lines[at] = draw(_in_its_form(lines[at]))
+  lines[at] = draw(_changed_line(lines[at]))
   return b"\n".join(lines)
 
 
 @st.composite
 def changed_safetensors(draw, content: bytes) -> bytes:
-  """The header changed as JSON; its length may be another, or a lie."""
+  """Mutates the header as JSON; its claimed length may be wrong."""
   (size,) = struct.unpack("<Q", content[:8])
   header = draw(changed_json(content[8 : 8 + size]))
   claimed = draw(st.sampled_from([len(header)] * 6 + [0, 2**63, 10**8, 10**8 + 1, len(header) - 1]))
@@ -114,7 +114,7 @@ def changed_safetensors(draw, content: bytes) -> bytes:
 
 @st.composite
 def changed_zip(draw, content: bytes) -> bytes:
-  """A member changed, or a name that leads out of the folder."""
+  """Mutates a member, or gives it a name that leads out of the folder."""
   made = io.BytesIO()
   with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(made, "w") as new:
     for name in old.namelist():
@@ -124,7 +124,7 @@ def changed_zip(draw, content: bytes) -> bytes:
   return made.getvalue()
 
 
-def _in_its_form(content: bytes):
+def _changed_line(content: bytes):
   with contextlib.suppress(ValueError):
     if isinstance(json.loads(content), (dict, list)):
       return changed_json(content) | changed_bytes(content)
@@ -132,18 +132,18 @@ def _in_its_form(content: bytes):
 
 
 def near(name: str, content: bytes):
-  """Files that are nearly `content`, of a kind that the file's name tells; or of any bytes."""
+  """Draws mutations of `content` that fit the file's name, and a few of any bytes."""
   if name.endswith(".gz"):
     inner = gzip.decompress(content)
-    right = near(name.removesuffix(".gz"), inner).map(lambda x: gzip.compress(x, 1))
-    return right | changed_bytes(content)
-  ways = [changed_bytes(content), st.binary(max_size=100), changed_bytes(content)]
+    inside = near(name.removesuffix(".gz"), inner).map(lambda x: gzip.compress(x, 1))
+    return inside | changed_bytes(content)
+  strategies = [changed_bytes(content), st.binary(max_size=100), changed_bytes(content)]
   if name.endswith(".safetensors"):
-    ways = [changed_safetensors(content), *ways]
+    strategies = [changed_safetensors(content), *strategies]
   elif name.endswith(".whl"):
-    ways = [changed_zip(content), *ways]
+    strategies = [changed_zip(content), *strategies]
   elif name.endswith(".json"):
-    ways = [changed_json(content), changed_json(content), *ways]
+    strategies = [changed_json(content), changed_json(content), *strategies]
   elif name.endswith(".jsonl"):
-    ways = [changed_lines(content), *ways]
-  return st.one_of(*ways)
+    strategies = [changed_lines(content), *strategies]
+  return st.one_of(*strategies)

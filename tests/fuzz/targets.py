@@ -1,5 +1,5 @@
-"""What is fuzzed: for each parser, folders of valid files, which of them is changed, and how the
-folder is read. Reading may raise UserError; anything else is a crash."""
+"""The fuzzed parsers: folders of valid files, the file in each that is mutated, and a function that
+reads the folder. Reading may raise UserError; any other error is a crash."""
 
 import dataclasses
 import gzip
@@ -24,7 +24,7 @@ ERROR = bad_records.BadRecords("error")
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-  """`seeds` are pairs of a folder's files (path -> content) and the one that is changed."""
+  """A parser; `seeds` are pairs of a folder's files (path -> content) and the one to mutate."""
 
   seeds: Callable[[], list[tuple[Mapping[str, bytes], str]]]
   read: Callable[[pathlib.Path, str], object]
@@ -66,61 +66,63 @@ def _lines():
 
 def _read_lines(folder, name):
   path = folder / name
-  match reading.kind(path):
+  match reading.file_type(path):
     case ".tsv" | ".jsonl" as kind:
       rows = list(reading.READERS[kind]((path,), ("source", "target"), ERROR))
       assert all(len(row) == 2 and all(type(x) is str for x in row) for row in rows)
       list(reading.READERS["aligned"]((path, folder / "a.tsv"), ("source", "target"), ERROR))
     case ".txt":
-      found = [x for unit in texts.UNITS for x in texts.documents(path, unit, 10, 90, ERROR)]
-      assert all(type(one["text"]) is str for one in found)
+      for unit in texts.UNITS:
+        for document in texts.read_documents(path, unit, 10, 90, ERROR):
+          assert type(document["text"]) is str
     case ".json":
-      for one in texts.questions(path, 0, 100, ERROR):
-        assert all(one["context"].startswith(a["text"], a["answer_start"]) for a in one["answers"])
+      for question in texts.read_questions(path, 0, 100, ERROR):
+        for answer in question["answers"]:
+          assert question["context"].startswith(answer["text"], answer["answer_start"])
     case _:
-      for one in texts.sentences(path, 0, -1, ERROR):
-        assert len(one["words"]) == len(one["tags"])
-        assert all(one["words"])
+      for sentence in texts.read_sentences(path, 0, -1, ERROR):
+        assert len(sentence["words"]) == len(sentence["tags"])
+        assert all(sentence["words"])
 
 
 def _catalogs():
-  made = {}
+  contents = {}
   with tempfile.TemporaryDirectory() as folder:
     folder = pathlib.Path(folder)
     entries = (po.MESSAGES, po.plural("%d file was read", "%d files were read", ["eine D", "D"]))
     for ending in ("po", "mo"):
-      made[f"de.{ending}"] = po.write(folder / f"de.{ending}", *entries).read_bytes()
+      contents[f"de.{ending}"] = po.write(folder / f"de.{ending}", *entries).read_bytes()
     with zipfile.ZipFile(folder / "a.whl", "w", zipfile.ZIP_DEFLATED) as wheel:
-      for name, content in made.items():
+      for name, content in contents.items():
         wheel.writestr(f"pkg/de/LC_MESSAGES/{name}", content)
-    made["a.whl"] = (folder / "a.whl").read_bytes()
-  return [({name: content}, name) for name, content in made.items()]
+    contents["a.whl"] = (folder / "a.whl").read_bytes()
+  return [({name: content}, name) for name, content in contents.items()]
 
 
 def _read_catalog(folder, name):
   for source, target in po.read({"train": str(folder / name)}, min_words=1):
     assert source.strip()
     assert target.strip()
-  assert {path.name for path in folder.parent.iterdir()} == {folder.name}  # nothing is unpacked
+  assert {path.name for path in folder.parent.iterdir()} == {folder.name}  # nothing was unpacked
 
 
-# TFDS's folders, whose records are ours here
+# TFDS folders, with records written here
 
 
 def _records():
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder, "a.tsv")
     path.write_bytes(LINES["a.tsv"])
-    made, _ = files.prepare("train", {"train": str(path)})
-    found = {f"own/1.0.0/{one.name}": one.read_bytes() for one in made.iterdir()}
-  return [(found, name) for name in found]
+    prepared, _ = files.prepare("train", {"train": str(path)})
+    contents = {f"own/1.0.0/{file.name}": file.read_bytes() for file in prepared.iterdir()}
+  return [(contents, name) for name in contents]
 
 
 def _read_records(folder, _):
   spec = dict(name="tfds", dataset="text_files", data_dir=str(folder), source="source")
   (folder / "own").rename(folder / "text_files")
-  found = sources.open_split(spec, "data")
-  assert all(type(found[i]["source"]) is str for i in range(len(found)))
+  source = sources.open_split(spec, "data")
+  assert all(type(source[i]["source"]) is str for i in range(len(source)))
 
 
 # A run's folder
@@ -131,7 +133,7 @@ def _run():
   metrics = [dict(step=i, split="train", time=1.5, loss=2.5, other="nan") for i in range(3)]
   written = dict(format=1, files={"a": [1, "0"], "commit_success.txt": [0, "0"]})
   config = dict(seed=1, model=dict(dim=8, layers=[1, 2]), task=dict(name="mlm"), lr=0.1)
-  made = {
+  contents = {
     "config.json": json.dumps(config).encode(),
     "run.json": json.dumps(dict(starts=[start])).encode(),
     "metrics.jsonl": "".join(json.dumps(x) + "\n" for x in metrics).encode(),
@@ -142,7 +144,7 @@ def _run():
     "checkpoints/3/commit_success.txt": b"",
     "checkpoints/\u00b2/commit_success.txt": b"",
   }
-  return hub.each(made, *[name for name in made if not name.startswith("checkpoints")])
+  return hub.each(contents, *[name for name in contents if not name.startswith("checkpoints")])
 
 
 def _read_run(folder, name):

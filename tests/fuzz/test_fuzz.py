@@ -1,5 +1,5 @@
-"""No file crashes its parser: it is read, or refused by a UserError. `python -m tests.fuzz` tries
-more."""
+"""No mutated file crashes its parser: it is read, or refused by a UserError. `python -m tests.fuzz`
+tries more."""
 
 import hypothesis
 import pytest
@@ -12,7 +12,7 @@ EXAMPLES = dict.fromkeys(TARGETS, 150) | {"hf whole": 30}
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_what_is_nearly_right_is_read_or_refused(name):
+def test_a_nearly_valid_file_is_read_or_refused(name):
   @hypothesis.settings(
     max_examples=EXAMPLES[name],
     derandomize=True,
@@ -21,15 +21,15 @@ def test_what_is_nearly_right_is_read_or_refused(name):
     suppress_health_check=list(hypothesis.HealthCheck),
   )
   @hypothesis.given(trying.inputs(name))
-  def every(drawn):
-    told = trying.attempt(name, *drawn)
-    assert told == "accepted" or len(told) > len("refused: ")
+  def try_input(drawn):
+    outcome = trying.attempt(name, *drawn)
+    assert outcome == "accepted" or len(outcome) > len("refused: ")
 
-  every()
+  try_input()
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_the_valid_files_are_read(name):
-  """Else the test above sees nothing but the first error."""
+def test_valid_files_are_read(name):
+  """Makes sure that the test above gets beyond the first error."""
   for number, (files, changed) in enumerate(trying.seeds(name)):
     assert trying.attempt(name, number, files[changed]) == "accepted", (number, changed)

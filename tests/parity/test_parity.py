@@ -23,18 +23,18 @@ __all__ = ["folder"]  # a fixture
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "fixtures"))
 make, variations = pytest.importorskip("make"), pytest.importorskip("variations")
 
-# Of RoBERTa and ELECTRA the masked-LM head has gelu whatever the body has, and RoBERTa's positions
-# begin behind its pad's id.
+# The masked-LM head of RoBERTa and ELECTRA always has gelu, and RoBERTa's positions start behind
+# the id of padding.
 REFUSED = [
   f"{name}/act={act}" for name in ("roberta", "electra") for act in ("gelu_new", "relu", "silu")
 ]
-# An untied output of BERT's and RoBERTa's has two biases, of which one is used.
+# An untied output of BERT and RoBERTa has two biases, one of which is used.
 REFUSED += ["roberta/pad=0", "bert/untied", "roberta/untied"]
 VARIATIONS = {one.name: one for one in variations.variations()}
 
 
 def inputs(config, rows=3, length=9):
-  """A batch of random ids, the last row shorter."""
+  """Returns a batch of random ids whose last row is shorter."""
   rng, pad = np.random.default_rng(0), config.pad_token_id or 0
   ids = rng.integers(5, config.vocab_size - 2, (rows, length))
   mask = np.ones_like(ids)
@@ -49,7 +49,7 @@ def inputs(config, rows=3, length=9):
 
 
 def attempt(found, batch):
-  """What is computed here, or why not."""
+  """Returns what is computed here, or the error."""
   try:
     return outputs(found, batch), ""
   except UserError as error:
@@ -80,7 +80,7 @@ def test_a_variation_gives_what_transformers_gives_or_is_refused_by_name(name, t
     seen = slice(None)
     if want.shape[:2] == batch["input_ids"].shape and not model.config.is_encoder_decoder:
       seen = batch["attention_mask"].astype(bool)
-    # of the same in float64 we may be off by 3 times what torch in float32 is, and a rounding
+    # against float64, our error may be three times that of torch in float32, and a rounding
     theirs = float(np.abs(single[key].numpy()[seen] - want[seen]).max())
     off = float(np.abs(np.asarray(got[key])[seen] - want[seen]).max())
     assert off <= 3 * theirs + 1e-5 * float(np.abs(want).max()), (key, off, theirs)
@@ -144,7 +144,7 @@ def test_an_exported_translator_is_served_by_ctranslate2(folder, tmp_path):
 
 
 def lines(count):
-  """Texts of words, accents, Chinese, emoji, punctuation and blanks, put together at random."""
+  """Returns random texts of words, accents, Chinese, emoji, punctuation and blanks."""
   rng = np.random.default_rng(0)
   parts = ["the", "dog", "Ärger", "naïve", "café", "façade", "北京", "中国", "東京", "한국", "😀"]
   parts += [

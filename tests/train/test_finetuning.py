@@ -1,4 +1,4 @@
-"""A pre-trained body moves under a new head, frozen or at a rate of its own."""
+"""A pre-trained body is taken over under a new head, frozen or with a rate of its own."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ __all__ = ["folder"]  # a fixture
 
 
 def trained(text, folder, path, **changes):
-  """The weights after a short run of a config, by path."""
+  """Returns the weights by path after a short run of a config."""
   cfg = load(text, folder)
   with cfg.unlocked():
     cfg.steps, cfg.evaluate.every, cfg.evaluate.decode_every = 2, 2, 0
@@ -38,7 +38,13 @@ def span(folder, tmp_path_factory):
   return path, trained("span.py:small,data={folder}/prose", folder, path)
 
 
-@pytest.mark.parametrize("base", ["mlm", "span"])
+@pytest.fixture(scope="module")
+def electra(folder, tmp_path_factory):
+  path = tmp_path_factory.mktemp("runs") / "electra"
+  return path, trained("electra.py:small,data={folder}/prose", folder, path)
+
+
+@pytest.mark.parametrize("base", ["mlm", "span", "electra"])
 def test_a_pre_trained_encoder_moves_under_a_new_head(base, folder, request, tmp_path):
   path, before = request.getfixturevalue(base)
   changes = {"schedule.peak": 0.0, "seed": 1}
@@ -55,7 +61,7 @@ def test_a_pre_trained_encoder_moves_under_a_new_head(base, folder, request, tmp
 
 
 def test_random_weights_may_have_anothers_vocabulary(mlm, folder, tmp_path):
-  """What a pre-trained model is to be compared with."""
+  """A pre-trained model is compared with such a run."""
   path, before = mlm
   text = f"classify.py:small,data={folder},tokenizer={path}"
   after = trained(text, folder, tmp_path, **{"schedule.peak": 0.0, "seed": 1})
@@ -114,7 +120,7 @@ def test_weights_that_do_not_move_are_listed(mlm, folder, tmp_path):
 
 
 def test_weights_of_another_vocabulary_are_not_taken(mlm, folder, tmp_path):
-  """The shapes are alike, the words are not."""
+  """The shapes are the same, the tokens are not."""
   changes = {"init_from.workdir": str(mlm[0]), "init_from.skip": ("^head/", "^output_bias")}
   changes["task.tokenizer.vocab_size"] = 440
   (tmp_path / "tokenizer.json").write_text("")  # of a start that saved nothing

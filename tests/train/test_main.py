@@ -396,8 +396,8 @@ COMMANDS = re.findall(r"python -m (train\.(?:predict|evaluate)) ([^>`\n]*)", REA
 @pytest.mark.parametrize("module, words", COMMANDS, ids=lambda x: x[:60])
 def test_readme_command(module, words, whole, tmp_path, monkeypatch, capsys):
   (tmp_path / "captions.en").write_text("\n".join(INPUTS) + "\n")
-  split = scan.split
-  monkeypatch.setattr(scan, "split", lambda *args, **more: split(*args, **more)[:64])
+  split = scan.split_pairs
+  monkeypatch.setattr(scan, "split_pairs", lambda *args, **more: split(*args, **more)[:64])
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"walk\n")))
   words = shlex.split(re.sub(r"average:\d+", "average:5", words))  # as many as the run has

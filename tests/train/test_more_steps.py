@@ -5,12 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from train import loop, main, optimizer
+from train import loop, main, optimizer, resolve
 from train.checkpoint import Checkpoints
 from train.common.errors import UserError
 from train.common.trees import flatten
-from train.record import workdir
-from train.record.config import parse
+from train.record import config, workdir
 from train.record.writer import read_metrics
 
 RUN = (
@@ -28,12 +27,13 @@ RUN = (
 )
 
 
-def config(*words):
-  return parse([*RUN, *words])[0]
+def config_of(*words):
+  texts, overrides, _ = config.split([*RUN, *words])
+  return resolve.load(config.only(texts), overrides)
 
 
 def train(folder, steps, **options):
-  cfg = config(f"--config.steps={steps}")
+  cfg = config_of(f"--config.steps={steps}")
   with workdir.open_run(folder, cfg, ["test"]) as run:
     assert loop.train(cfg, run, **options) == 0
 
@@ -93,7 +93,7 @@ def test_four_steps_and_four_more_are_eight_and_can_be_profiled(tmp_path):
 def test_the_log_names_what_changes_of_a_schedule(words, message, tmp_path, caplog):
   (tmp_path / "checkpoints" / "4").mkdir(parents=True)
   (tmp_path / "checkpoints" / "4" / "commit_success.txt").touch()
-  cfg = config("--config.steps=8", f"--config.schedule.name={words[0]}", *words[1:])
+  cfg = config_of("--config.steps=8", f"--config.schedule.name={words[0]}", *words[1:])
   _, rate = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
   loop.log_changed_steps(cfg, workdir.Workdir(tmp_path, True, None, steps_before=4), rate)
   assert f"steps is 8, before it was 4. Schedule {words[0]}" in caplog.text
@@ -109,7 +109,7 @@ def test_a_run_that_was_stopped_early_goes_on_with_more_steps(tmp_path):
   (tmp_path / "checkpoints" / "8" / "commit_success.txt").touch()
   lines = [dict(step=n, split="validation", time=0.0, loss=1.0 + n) for n in (2, 4, 6, 8, 10)]
   (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-  run, cfg = workdir.Workdir(tmp_path, True, None), config("--config.patience=3")
+  run, cfg = workdir.Workdir(tmp_path, True, None), config_of("--config.patience=3")
 
   def waited(*starts):
     listed = [dict(after=after, steps=steps) for after, steps in starts]

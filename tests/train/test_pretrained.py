@@ -9,7 +9,8 @@ import pytest
 from tests.test_configs import load
 from train import pretrained
 from train.common.errors import UserError
-from train.data.tokenizer import Tokenizer, train
+from train.data.tokenizer import Tokenizer
+from train.data.tokenizer_training import train_tokenizer
 from train.pretrained import HEAD
 from train.record import config as configs
 from train.record import workdir
@@ -41,7 +42,7 @@ def runs(tmp_path_factory):
     folders[name] = folder = tmp_path_factory.mktemp("runs") / name
     folder.mkdir()
     (folder / "config.json").write_text(workdir.config_json(load(text, "nowhere")))
-    train(dict(name="char"), ["some text"]).save(folder / "tokenizer.json")
+    train_tokenizer(dict(name="char"), ["some text"]).save(folder / "tokenizer.json")
   return folders
 
 

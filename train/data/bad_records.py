@@ -1,7 +1,8 @@
-"""Records that cannot be read: an error that says where, or left out, counted and told.
+"""Counts the records that cannot be read: each one is an error that names its place, or is skipped
+and logged.
 
-Where a file breaks off (a gz, a JSON document, a catalog, parallel files of unequal length) nobody
-can tell how much is lost: that is an error in both ways.
+A file that breaks off (a gzip file, a JSON document, a catalog, parallel files of unequal length)
+is always an error, because the size of the loss is unknown.
 """
 
 import multiprocessing
@@ -11,37 +12,39 @@ from absl import logging
 
 from train.common.errors import UserError
 
-WAYS = {"error": "the first stops the run", "skip": "they are left out, counted and told"}
-FEW = 5  # of a file are shown in the log; so many pass in a split of any size, or small ones would
-# stop at the first
-MOST_SHARE = 0.01  # of a split; where more are bad, the file is not what it was taken for
-# The longest of books have 15 million characters. A longer line is one of a file without line ends,
-# of which a gz holds a thousand times its size: it would fill the memory before anybody is told.
-MOST_BYTES = 16 << 20
+POLICIES = {"error": "the first stops the run", "skip": "they are skipped, counted and logged"}
+# Bad records of each file that the log shows. As many may be bad in a split of any size: a share
+# alone would refuse a small split for a single bad record.
+FEW = 5
+MAX_SHARE = 0.01  # of a split; a file with more bad records is probably of another format
+# The longest books have 15 million characters. A longer line comes from a file without line ends,
+# and a gzip file expands such a line a thousandfold: reading it would exhaust the memory.
+MAX_RECORD_BYTES = 16 << 20
 
-# File -> how many "records" "of" how many, and the "first" in words: of all this process opened.
+# File -> {"records": number skipped, "of": number of all, "first": messages}, for all files that
+# this process has opened. Runs write it to run.json and to the results of evaluations.
 LEFT_OUT: dict[str, dict] = {}
 
 
 class BadRecords:
-  """Takes note of the bad ones among a split's records. A reader gives `bad(path, place, reason)`
-  in place of such a record, which is None or raises UserError."""
+  """Collects the bad records of a split. A reader yields `bad(path, place, reason)`, which is None,
+  in place of a bad record; under the policy "error" the call raises UserError instead."""
 
   def __init__(self, on_bad_record: str):
     self._skip = on_bad_record == "skip"
-    self.noted: list[dict] = []  # of each file, as in LEFT_OUT
+    self.counts: list[dict] = []  # one for each file, as in LEFT_OUT
     self._first: list[str] = []
 
   def __call__(self, path, place: str, reason) -> None:
-    told = f"{path}, {place}: {reason}"
+    message = f"{path}, {place}: {reason}"
     if not self._skip:
-      whole = "; gzip -t says whether the file is whole" if str(path).endswith(".gz") else ""
-      raise UserError(f"{told}{whole}; or leave such records out: data.on_bad_record='skip'")
+      check = "; gzip -t checks whether the file is whole" if str(path).endswith(".gz") else ""
+      raise UserError(f"{message}{check}; or skip such records: data.on_bad_record='skip'")
     if len(self._first) < FEW:
-      self._first.append(told)
+      self._first.append(message)
 
-  def among(self, name: str, records: Iterable) -> Iterator:
-    """The good ones of the records, which are all of the file `name`; the rest is told."""
+  def drop_bad(self, name: str, records: Iterable) -> Iterator:
+    """Yields the good records of the file `name`, then counts and logs the bad ones."""
     bad = good = 0
     self._first = []
     for record in records:
@@ -50,37 +53,35 @@ class BadRecords:
       else:
         good += 1
         yield record
-    self.note(name, bad, good + bad)
+    self.end_file(name, bad, good + bad)
 
-  def note(self, name: str, bad: int, total: int) -> None:
-    """Ends a file."""
-    self.noted.append({"records": bad, "of": total, "first": self._first})
-    tell(name, self.noted[-1])
+  def end_file(self, name: str, bad: int, total: int) -> None:
+    """Records and logs the counts of the file `name`."""
+    self.counts.append({"records": bad, "of": total, "first": self._first})
+    report(name, self.counts[-1])
 
-  def limit(self, where: str) -> None:
-    """Ends the split `where`; UserError if too many are bad, or all."""
-    bad, total = (sum(one[key] for one in self.noted) for key in ("records", "of"))
-    if bad > allowed(total) or 0 < bad == total:
-      first = next(one["first"][0] for one in self.noted if one["first"])
+  def check_limit(self, where: str) -> None:
+    """Raises UserError if too many records of the split `where` are bad, or all of them."""
+    bad, total = (sum(count[key] for count in self.counts) for key in ("records", "of"))
+    if bad > max_bad_records(total) or 0 < bad == total:
+      first = next(count["first"][0] for count in self.counts if count["first"])
       raise UserError(
-        f"{where}: {bad:,} of {total:,} records cannot be read; data.on_bad_record='skip' leaves"
-        f" out {MOST_SHARE:.0%} ({FEW} of a few), and never all; the first is {first}"
+        f"{where}: {bad:,} of {total:,} records cannot be read; data.on_bad_record='skip' allows"
+        f" {MAX_SHARE:.0%} ({FEW} in a small split), and never all; the first is {first}"
       )
 
 
-def allowed(total: int) -> int:
-  """How many of so many records may be bad."""
-  return max(FEW, int(MOST_SHARE * total))
+def max_bad_records(total: int) -> int:
+  """Returns how many of `total` records may be bad."""
+  return max(FEW, int(MAX_SHARE * total))
 
 
-def tell(name: str, noted: dict) -> None:
-  """Logs what was left out of a file, once in a process, and keeps it in LEFT_OUT."""
-  if not noted["records"]:
+def report(name: str, count: dict) -> None:
+  """Logs the skipped records of a file, once in a process, and keeps their count in LEFT_OUT."""
+  if not count["records"]:
     LEFT_OUT.pop(name, None)
-  elif LEFT_OUT.get(name) != noted and multiprocessing.parent_process() is None:
-    LEFT_OUT[name] = noted  # a data worker reads what its parent has read and told
-    for one in noted["first"]:
-      logging.warning("left out: %s", one)
-    logging.warning(
-      "%s of %s records of %s were left out", f"{noted['records']:,}", f"{noted['of']:,}", name
-    )
+  elif LEFT_OUT.get(name) != count and multiprocessing.parent_process() is None:
+    LEFT_OUT[name] = count  # a data worker is silent: its parent has read and reported the same
+    for message in count["first"]:
+      logging.warning("skipped: %s", message)
+    logging.warning(f"{count['records']:,} of {count['of']:,} records of {name} were skipped")

@@ -1,4 +1,5 @@
-"""Batches for training, endless and resumable at any batch, and one pass for evaluation."""
+"""Makes batches: endless and resumable ones for training, one pass for evaluation, and requests to
+predict from."""
 
 import collections
 import contextlib
@@ -21,15 +22,15 @@ from train.data import packing
 from train.data.items import Items, order
 
 CHUNK = 1024  # stream positions looked up at a time
-WIDTHS = (8, 16, 32, 64, 128, 256, 512, 1024)  # of rows to predict from
+WIDTHS = (8, 16, 32, 64, 128, 256, 512, 1024)  # row lengths to predict from
 
-# A row of a batch: number and place in the stream of each of its items.
+# A row of a batch: index and position in the stream of each of its items.
 Row = list[tuple[int, int]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """The shape of a batch. A side of length 0 is absent; one side at least is there."""
+  """The shape of a batch. At most one side has length 0: it is absent."""
 
   batch_size: int  # rows of the global batch, all processes together
   source_len: int
@@ -39,58 +40,58 @@ class Layout:
   process_count: int = 1
 
   @property
-  def mine(self) -> slice:
-    """This process's rows; UserError if the processes cannot share them evenly."""
-    rows, left = divmod(self.batch_size, self.process_count)
-    if left:
+  def own_rows(self) -> slice:
+    """This process's rows; raises UserError if the processes cannot share the batch evenly."""
+    rows, remainder = divmod(self.batch_size, self.process_count)
+    if remainder:
       raise UserError(
         f"batch_size={self.batch_size} must be a multiple of the {self.process_count} processes"
       )
     return slice(rows * self.process_index, rows * (self.process_index + 1))
 
   @property
-  def planned(self) -> dict:
-    """What `packing.plan` wants to know. Its target is the side that every item has."""
-    source, target = self.source_len, self.target_len
-    sides = (source, target) if target else (0, source)
-    most = None if self.pack else 1
-    return dict(rows=self.batch_size, max_per_row=most, source_len=sides[0], target_len=sides[1])
-
-  def sizes(self, items: Items) -> np.ndarray:
-    """Rooms of the items as `planned` counts them: int32 [items, 2]."""
-    rooms = items.lengths()
-    return rooms if self.target_len else rooms[:, ::-1]
+  def row_limits(self) -> dict:
+    """Returns the arguments of `packing.plan` that limit what a row holds."""
+    return dict(
+      rows=self.batch_size,
+      source_len=self.source_len,
+      target_len=self.target_len,
+      max_per_row=None if self.pack else 1,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
-class Maker:
-  """Reads items and fills batches with them; all that a worker process needs."""
+class BatchBuilder:
+  """Reads items and fills batches with them; a worker process needs nothing else."""
 
   items: Items
   source_len: int
   target_len: int
 
   def __call__(self, rows: Sequence[Row]) -> dict[str, np.ndarray]:
-    """The batch of the rows."""
-    numbers, places = zip(*(one for row in rows for one in row)) if any(rows) else ((), ())
-    made = dict(zip(places, self.items.read(numbers, places)))
+    """Returns the batch of the rows."""
+    members = [member for row in rows for member in row]
+    indices = [index for index, _ in members]
+    positions = [position for _, position in members]
+    items = dict(zip(positions, self.items.read(indices, positions)))
+    start = {"start": self.items.start} if self.target_len else {}
     return packing.fill(
-      [[place for _, place in row] for row in rows],
-      made,
+      [[position for _, position in row] for row in rows],
+      items,
       source_len=self.source_len,
       target_len=self.target_len,
       extras=self.items.extras,
-      **({"start": self.items.start} if self.target_len else {}),
+      **start,
     )
 
 
-_maker: Maker  # of this worker process
+_builder: BatchBuilder  # set in each worker process
 
 
-def _start_worker(maker: Maker) -> None:
-  global _maker
-  _maker = maker
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+def _start_worker(builder: BatchBuilder) -> None:
+  global _builder
+  _builder = builder
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
   os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the threads
   threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -100,34 +101,34 @@ def _end_with_parent() -> None:
   os._exit(1)
 
 
-def _work(rows: list[Row]) -> dict[str, np.ndarray]:
-  return _maker(rows)
+def _build_in_worker(rows: list[Row]) -> dict[str, np.ndarray]:
+  return _builder(rows)
 
 
 @dataclasses.dataclass
 class _Planned:
   rows: list[Row]  # this process's
-  places: list[list[int]]  # of all rows
-  state: dict  # of the stream, after this batch
+  positions: list[list[int]]  # of the items in all rows
+  state: dict  # the stream's, after this batch
   batch: Future[dict[str, np.ndarray]]
 
 
 class Batches(Iterator, contextlib.AbstractContextManager):
-  """Iterates over batches for ever: this process's rows of each, in a new order every epoch.
+  """An endless iterator over batches, in a new order every epoch; yields this process's rows.
 
-  A thread plans; it also reads and tokenises (workers=0), or `workers` processes do. The position
-  is that of the global stream: batches and state are the same for any number of workers and
-  processes. Raises UserError for a batch_size the processes cannot share, for empty data, and when
-  a worker dies twice on one batch.
+  A thread plans the batches. The same thread reads and tokenises (workers=0), or `workers`
+  processes do. The position is that of the global stream: batches and state are the same for any
+  number of workers and processes. Raises UserError for a batch_size that the processes cannot
+  share, for empty data, and when a worker dies twice on one batch.
   """
 
   def __init__(
     self, items: Items, layout: Layout, *, seed: int, workers: int = 0, lookahead: int = 4
   ):
-    self._maker = Maker(items, layout.source_len, layout.target_len)
-    self._layout, self._mine = layout, layout.mine
-    self._sizes = layout.sizes(items)
-    self._order = order(items, len(self._sizes), seed)
+    self._builder = BatchBuilder(items, layout.source_len, layout.target_len)
+    self._layout, self._own_rows = layout, layout.own_rows
+    self._lengths = items.lengths()
+    self._order = order(items, len(self._lengths), seed)
     self._chunk = functools.lru_cache(maxsize=64)(self._read_chunk)
     self._identity = {"seed": seed, "data": items.fingerprint}
     self._state = self._ahead = packing.START
@@ -135,32 +136,33 @@ class Batches(Iterator, contextlib.AbstractContextManager):
     self._planner = ThreadPoolExecutor(1, "batches")
     self._pool = self._start_pool() if workers else self._planner
     self._queue: collections.deque[Future[_Planned]] = collections.deque()
-    self.tokens, self._places, self._restarted = 0, 0, False
+    self.tokens, self._capacity, self._restarted = 0, 0, False
     self.stall_seconds = 0.0
     self._top_up()
 
   def _start_pool(self) -> ProcessPoolExecutor:
     context = multiprocessing.get_context("spawn")  # a fork would copy jax's threads' locks
-    return ProcessPoolExecutor(self._workers, context, _start_worker, (self._maker,))
+    return ProcessPoolExecutor(self._workers, context, _start_worker, (self._builder,))
 
   def _read_chunk(self, number: int) -> list[tuple[int, int, int]]:
     indices = [self._order(i) for i in range(number * CHUNK, (number + 1) * CHUNK)]
-    return list(zip(indices, *self._sizes[indices].T.tolist()))
+    return list(zip(indices, *self._lengths[indices].T.tolist()))
 
   def _at(self, position: int) -> tuple[int, int, int]:
-    return self._chunk(position // CHUNK)[position % CHUNK]  # item number, its two sizes
+    """Returns the index of the item at a position, and its two lengths."""
+    return self._chunk(position // CHUNK)[position % CHUNK]
 
-  def _sizes_at(self, position: int) -> tuple[int, int]:
+  def _lengths_at(self, position: int) -> tuple[int, int]:
     return self._at(position)[1:]
 
   def _plan(self) -> _Planned:
-    rows, self._ahead = packing.plan(self._sizes_at, self._ahead, **self._layout.planned)
-    mine = [[(self._at(place)[0], place) for place in row] for row in rows[self._mine]]
-    return _Planned(mine, rows, self._ahead, self._submit(mine))
+    rows, self._ahead = packing.plan(self._lengths_at, self._ahead, **self._layout.row_limits)
+    own = [[(self._at(position)[0], position) for position in row] for row in rows[self._own_rows]]
+    return _Planned(own, rows, self._ahead, self._submit(own))
 
   def _submit(self, rows: list[Row]) -> Future[dict[str, np.ndarray]]:
     try:
-      return self._pool.submit(_work if self._workers else self._maker, rows)
+      return self._pool.submit(_build_in_worker if self._workers else self._builder, rows)
     except BrokenProcessPool as error:
       failed = Future()
       failed.set_exception(error)
@@ -178,7 +180,7 @@ class Batches(Iterator, contextlib.AbstractContextManager):
       )
     self._restarted = True
     logging.warning("a data worker process died: starting the workers anew")
-    waiting = [future.result() for future in self._queue]  # and the planner is at rest
+    waiting = [future.result() for future in self._queue]  # after this the planner is idle
     self._pool = self._start_pool()
     for planned in waiting:
       if not planned.batch.done() or planned.batch.exception():
@@ -197,47 +199,47 @@ class Batches(Iterator, contextlib.AbstractContextManager):
     self._queue.popleft()
     self._top_up()
     self._state = planned.state
-    self._delivered = planned.places
+    self._delivered = planned.positions
     self.stall_seconds += time.perf_counter() - started
-    # of this process's rows, as a sample of all
+    # this process's rows stand for those of all processes
     segments = batch["segments" if self._layout.target_len else "source_segments"]
     self.tokens += int((segments > 0).sum()) * self._layout.process_count
-    self._places += segments.size * self._layout.process_count
+    self._capacity += segments.size * self._layout.process_count
     return batch
 
   @property
   def fingerprint(self) -> str:
-    """Of the data."""
+    """Returns the data's fingerprint."""
     return self._identity["data"]
 
   @property
   def delivered(self) -> Callable[[], list[list[int]]]:
-    """Gives the numbers of the last batch's items, row by row, all processes together; also when
-    there have been batches since."""
-    places = self._delivered
-    return lambda: [[self._at(place)[0] for place in row] for row in places]
+    """Returns a function for the indices of the last batch's items, row by row, all processes
+    together. The function may be called after later batches."""
+    positions = self._delivered
+    return lambda: [[self._at(position)[0] for position in row] for row in positions]
 
   @property
   def padding(self) -> float:
-    """Share of padding in the batches so far, on the target side if there is one."""
-    return 1 - self.tokens / self._places if self._places else 0.0
+    """Returns the share of padding in the batches so far, on the target side if there is one."""
+    return 1 - self.tokens / self._capacity if self._capacity else 0.0
 
   @property
   def examples(self) -> int:
-    """Examples delivered so far, all processes and the runs before this one together."""
+    """Returns the number of examples delivered by all processes since the run first started."""
     return self._state["position"] - len(self._state["carried"])
 
   @property
   def epoch(self) -> int:
-    """Passes over the data that the stream has completed."""
-    return self._state["position"] // len(self._sizes)
+    """Returns the number of passes over the data that the stream has completed."""
+    return self._state["position"] // len(self._lengths)
 
   def get_state(self) -> dict:
-    """The position after the last delivered batch, fit for JSON."""
+    """Returns the position after the last delivered batch, as JSON values."""
     return {**self._state, "carried": list(self._state["carried"]), **self._identity}
 
   def set_state(self, state: Mapping) -> None:
-    """Goes to a position; raises UserError when it is one in other data or another order."""
+    """Moves to a saved position; raises UserError for one in other data or another order."""
     for key, value in self._identity.items():
       if state[key] != value:
         raise UserError(
@@ -261,20 +263,18 @@ class Batches(Iterator, contextlib.AbstractContextManager):
 
 
 def eval_batches(items: Items, layout: Layout) -> Iterator[dict[str, np.ndarray]]:
-  """Batches of training's shapes that hold each item once; the last has rows of padding."""
-  maker = Maker(items, layout.source_len, layout.target_len)
-  mine = layout.mine
-  planned = packing.pack_epoch(layout.sizes(items).tolist(), **layout.planned)
-  return (maker([[(i, i) for i in row] for row in rows[mine]]) for rows in planned)
+  """Yields batches of training's shapes that hold each item once; the last has padding rows."""
+  builder, own_rows = BatchBuilder(items, layout.source_len, layout.target_len), layout.own_rows
+  planned = packing.pack_epoch(items.lengths().tolist(), **layout.row_limits)
+  return (builder([[(i, i) for i in row] for row in rows[own_rows]]) for rows in planned)
 
 
 def requests(items: Items, rows: int, longest: int) -> Iterator[dict[str, np.ndarray]]:
-  """Batches to predict from, one source a row in the smallest of a few widths that holds it.
+  """Yields batches to predict from: one source in a row, which has the smallest of a few widths.
 
-  Each has `row` [rows]: the item's number, -1 for a row of padding.
+  Each batch has `row` [rows]: the item's index, or -1 for a padding row.
   """
-  widths = [n for n in WIDTHS if n < longest]
+  widths = [width for width in WIDTHS if width < longest]
   for width, members in packing.bucketed(items.lengths()[:, 0], [*widths, longest], rows):
-    maker = Maker(items, width, 0)
-    batch = maker([[(i, i)] if i >= 0 else [] for i in members])
+    batch = BatchBuilder(items, width, 0)([[(i, i)] if i >= 0 else [] for i in members])
     yield batch | {"row": np.asarray(members, np.int32)}

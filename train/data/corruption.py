@@ -1,8 +1,8 @@
-"""What pre-training does to a text: masks, spans, shuffles. Numpy, and a function of the generator.
+"""Corrupts texts for pre-training (masks, spans, shuffles) as a function of numpy's generator.
 
-A `Corruption` turns the ids of a window into (source, target), the pair that an encoder-decoder
-learns from; `mask` turns them into what an encoder reads and the labels of what it cannot see.
-Names are those of Raffel et al. 2020 (T5), tables 3 to 7.
+A `Corruption` turns the ids of a window into (source, target), an encoder-decoder's training pair;
+`hide` masks tokens of an encoder's input. The styles are named after Raffel et al. 2020 (T5),
+tables 3 to 7.
 """
 
 import dataclasses
@@ -15,15 +15,15 @@ from train.common.errors import UserError, choose
 
 @dataclasses.dataclass(frozen=True)
 class Corruption:
-  """A window's ids as source and target.
+  """A corruption of windows into pairs of source and target.
 
   style:
-    spans     spans of mean length `mean_span` become a sentinel each; the target is each sentinel
-              with what it stands for (T5's own objective)
-    iid       the same with each token chosen by itself; neighbours share a sentinel (its baseline)
-    drop      the chosen tokens are left out and the target is what they were, one after another
-    mask      each chosen token becomes <mask>; the target is the whole text (MASS-style)
-    bert      the same with BERT's 80% <mask>, 10% random, 10% as they were (BERT-style)
+    spans     a sentinel replaces each span of mean length `mean_span`; the target is each sentinel
+              with the tokens of its span (T5's own objective)
+    iid       the same with each token chosen by itself; neighbours share a sentinel (T5's baseline)
+    drop      the chosen tokens are removed; the target is these tokens
+    mask      <mask> replaces each chosen token; the target is the whole text (MASS-style)
+    bert      the same with BERT's 80% <mask>, 10% random, 10% unchanged (BERT-style)
     deshuffle the source is the text in random order, the target the text
     prefix    the source is the text up to a random place, the target the rest (prefix LM)
   """
@@ -33,7 +33,7 @@ class Corruption:
   mean_span: float = 3.0
   mask: int = 0  # id of <mask>
   sentinels: Sequence[int] = ()  # their ids, in order
-  words: np.ndarray = ()  # ids of which random tokens are drawn
+  words: np.ndarray = ()  # ids from which random tokens are drawn
 
   def __post_init__(self):
     choose(STYLES, self.style, "task.style")
@@ -42,11 +42,11 @@ class Corruption:
       raise UserError(f"task.mean_span is {self.mean_span}: a span has at least 1 token")
 
   def __call__(self, ids: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Source and target of a window of at least 2 tokens, without eos."""
+    """Returns source and target of a window of at least 2 tokens, without eos."""
     return STYLES[self.style](self, np.asarray(ids), rng)
 
-  def room(self, length: int) -> tuple[int, int]:
-    """The most tokens that source and target of a window can have, without eos."""
+  def max_lengths(self, length: int) -> tuple[int, int]:
+    """Returns the most tokens that source and target of a window can have, without eos."""
     noise = number_chosen(length, self.rate)
     if self.style == "spans":
       spans = self.number_of_spans(length)
@@ -61,39 +61,39 @@ class Corruption:
     return length, length
 
   def number_of_spans(self, length: int) -> int:
-    """How many spans the chosen tokens of a window come in."""
+    """Returns the number of spans that the chosen tokens of a window form."""
     noise = number_chosen(length, self.rate)
     return max(1, min(round(noise / self.mean_span), noise, length - noise))
 
 
 def check_rate(rate: float) -> None:
-  """UserError for a share of tokens to choose that is none."""
+  """Raises UserError for a share of tokens that is not between 0 and 1."""
   if not 0 < rate < 1:
     raise UserError(f"task.rate is {rate}: the share of tokens to hide is between 0 and 1")
 
 
 def number_chosen(length: int, rate: float) -> int:
-  """How many of `length` tokens are hidden: at least one, and at least one stays."""
+  """Returns how many of `length` tokens are hidden: at least one, and not all."""
   return min(max(round(length * rate), 1), length - 1)
 
 
 def _spans(self, ids, rng):
-  """Random lengths for the spans and for what lies between them; a window begins with text."""
+  """Hides spans of random lengths with random gaps; a window begins with a gap."""
   noise, spans = number_chosen(len(ids), self.rate), self.number_of_spans(len(ids))
-  hidden = _parts(noise, spans, rng)
-  shown = _parts(len(ids) - noise, spans, rng)
+  hidden = _split_randomly(noise, spans, rng)
+  shown = _split_randomly(len(ids) - noise, spans, rng)
   chosen = np.repeat(np.tile([False, True], spans), np.stack([shown, hidden], 1).ravel())
-  return _with_sentinels(self, ids, chosen)
+  return _replace_by_sentinels(self, ids, chosen)
 
 
-def _parts(total, count, rng):
-  """`count` random whole numbers from 1 on that add up to `total`."""
+def _split_randomly(total, count, rng):
+  """Returns `count` random positive whole numbers that add up to `total`."""
   cuts = np.sort(rng.choice(total - 1, count - 1, replace=False)) + 1
   return np.diff(np.concatenate([[0], cuts, [total]]))
 
 
 def _iid(self, ids, rng):
-  return _with_sentinels(self, ids, _choose(ids, self.rate, rng))
+  return _replace_by_sentinels(self, ids, _choose(ids, self.rate, rng))
 
 
 def _choose(ids, rate, rng):
@@ -102,7 +102,7 @@ def _choose(ids, rate, rng):
   return chosen
 
 
-def _with_sentinels(self, ids, chosen):
+def _replace_by_sentinels(self, ids, chosen):
   first = chosen & ~np.concatenate([[False], chosen[:-1]])
   if first.sum() > len(self.sentinels):
     raise UserError(
@@ -150,22 +150,23 @@ STYLES = {
 
 
 def hide(ids, chosen, mask: int, words: np.ndarray, rng) -> np.ndarray:
-  """The chosen tokens as Devlin et al. 2019 hide them: 80% mask, 10% a random word, 10% as is."""
-  how = rng.random(len(ids))
-  drawn = np.asarray(words)[rng.integers(len(words), size=len(ids))]
-  hidden = np.where(how < 0.8, mask, np.where(how < 0.9, drawn, ids))
+  """Hides the chosen tokens as Devlin et al. 2019 do: 80% become the mask, 10% a random token, and
+  10% stay."""
+  draw = rng.random(len(ids))
+  random_ids = np.asarray(words)[rng.integers(len(words), size=len(ids))]
+  hidden = np.where(draw < 0.8, mask, np.where(draw < 0.9, random_ids, ids))
   return np.where(chosen, hidden, ids)
 
 
 def choose_words(starts: np.ndarray, rate: float, rng) -> np.ndarray:
-  """Whole words to hide (a bool per token), together at most `rate` of the tokens.
+  """Chooses whole words to hide, together at most `rate` of the tokens: bool per token.
 
-  `starts` says which tokens begin a word. Words are taken in random order; one that would pass the
-  limit is left out. With every token a word this is BERT's own choice.
+  `starts` is True for each token that begins a word. Words are taken in random order; a word that
+  would exceed the limit is skipped. If every token is a word, the choice is BERT's.
   """
   limit = int(len(starts) * rate)
   word = np.cumsum(starts)
-  word -= word[0]  # what stands before the first start is a word too
+  word -= word[0]  # the tokens before the first start are a word too
   sizes = np.bincount(word)
   chosen, used = np.zeros(len(sizes), bool), 0
   for number in rng.permutation(len(sizes)):

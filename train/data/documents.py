@@ -1,7 +1,7 @@
-"""Documents as windows of tokens, and what each pre-training objective makes of a window.
+"""Cuts documents into windows of tokens, which each pre-training objective turns into items.
 
-All documents of a source are encoded once into one array on disk, each ended by eos, and read from
-there through a memory map: a window costs a copy of its tokens, however long its document is.
+All documents of a source are encoded once into one array on disk, each ended by eos, and read
+through a memory map: a window costs a copy of its tokens, however long its document is.
 """
 
 import dataclasses
@@ -16,26 +16,26 @@ from absl import logging
 from train.common.errors import UserError
 from train.common.files import cache_dir, new_folder
 from train.data import corruption, items
-from train.data.source import CHUNK, Source, digest, read_many, reduced
+from train.data.roles import Roles
+from train.data.source import CHUNK, Source, digest, read_many, reduce_to_fields
 from train.data.tokenizer import Tokenizer
-from train.data.vocabulary import Roles
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokens:
-  """The ids of all documents in a row, an eos after each: int32, and where each document begins."""
+  """The ids of all documents in one int32 array, an eos after each, and the documents' starts."""
 
   source: Source
   tokenizer: Tokenizer
 
   @functools.cached_property
   def ids(self) -> np.ndarray:
-    """[tokens]."""
+    """Returns the ids: int32 [tokens]."""
     return np.memmap(self._folder / "ids", np.int32, "r")
 
   @functools.cached_property
   def starts(self) -> np.ndarray:
-    """[documents + 1]; the last is the number of tokens."""
+    """Returns each document's first index, and the number of tokens: [documents + 1]."""
     return np.load(self._folder / "starts.npy")
 
   @functools.cached_property
@@ -52,50 +52,49 @@ class Tokens:
     starts, empty, eos = [0], [], self.tokenizer.roles.eos
     with open(folder / "ids", "wb") as file:
       for first in range(0, len(self.source), CHUNK):
-        numbers = range(first, min(first + CHUNK, len(self.source)))
-        texts = [example["text"] for example in read_many(self.source, numbers)]
-        for number, ids in enumerate(self.tokenizer.encode_batch(texts), first):
+        indices = range(first, min(first + CHUNK, len(self.source)))
+        texts = [example["text"] for example in read_many(self.source, indices)]
+        for index, ids in enumerate(self.tokenizer.encode_batch(texts), first):
           if not ids:
-            empty.append(number)
+            empty.append(index)
             continue
           file.write(np.asarray([*ids, eos], np.int32).tobytes())
           starts.append(starts[-1] + len(ids) + 1)
         logging.log_every_n_seconds(
-          logging.INFO, "encoded %d of %d documents", 10, numbers.stop, len(self.source)
+          logging.INFO, "encoded %d of %d documents", 10, indices.stop, len(self.source)
         )
     if empty:
+      examples = ", ".join(map(str, empty[:5])) + (", ..." if len(empty) > 5 else "")
       logging.warning(
-        "of %d documents, %d are empty and left out: number %s%s",
-        *(len(self.source), len(empty), ", ".join(map(str, empty[:5])), ", ..." * (len(empty) > 5)),
+        f"of {len(self.source)} documents, {len(empty)} are empty and left out: number {examples}"
       )
     if len(starts) == 1:
       raise UserError("the data has no document with text: check the split and the files it names")
     np.save(folder / "starts.npy", np.asarray(starts, np.int64))
 
-  def __reduce__(self):
-    return Tokens, (self.source, self.tokenizer)  # a worker maps the file itself
+  __reduce__ = reduce_to_fields  # a worker process maps the file itself
 
 
 class Objective(Protocol):
-  """What is learned from a window; picklable."""
+  """A pre-training objective: turns a window into an item; picklable."""
 
   extras: Mapping[str, str]
-  ends: bool  # an eos is put behind each window, so that a document's own is left out
+  ends: bool  # an eos is put after each window, so that the document's own eos is left out
 
-  def room(self, length: int) -> tuple[int, int]:
-    """The most source and target tokens that a window of that length gives."""
+  def max_lengths(self, length: int) -> tuple[int, int]:
+    """Returns the most source and target tokens of an item from a window of that length."""
 
   def __call__(self, ids: np.ndarray, before: int, rng: np.random.Generator) -> items.Item:
-    """The item of a window's ids; `before` is the token in front of it, the start if none is."""
+    """Returns the item of a window's ids; `before` is the token before the window, or the start."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-  """Documents cut into windows of at most `length` tokens, each made an item by `objective`.
+  """Items made by `objective` from windows of at most `length` tokens.
 
-  cross_documents: windows run over the documents' ends, and all but the last are full; otherwise a
-  window lies in one document, and its eos is left out where the objective puts one behind each
-  window. A window of a single token is left out: nothing is before it.
+  With cross_documents, windows cross the documents' ends, and all but the last are full. Otherwise
+  a window lies in one document, without the document's eos if the objective puts an eos after each
+  window. Windows of a single token are left out: they have no token to predict from.
   """
 
   tokens: Tokens
@@ -103,7 +102,7 @@ class Windows:
   objective: Objective
   cross_documents: bool = False
   seed: int = 0
-  fixed_masks: bool = False  # what is random in a window is the same in every epoch
+  fixed_masks: bool = False  # a window's random choices are the same in every epoch
 
   @property
   def fingerprint(self) -> str:
@@ -111,7 +110,7 @@ class Windows:
 
   @functools.cached_property
   def _spans(self) -> np.ndarray:
-    """[windows, 2]: the places of the first token and of the one after the last."""
+    """Returns the start and stop of each window in the ids: [windows, 2]."""
     starts = self.tokens.starts[[0, -1]] if self.cross_documents else self.tokens.starts
     starts, stops = starts[:-1], starts[1:] - (self.objective.ends and not self.cross_documents)
     counts = -(-(stops - starts) // self.length)  # windows of each document
@@ -132,43 +131,44 @@ class Windows:
     spans = self._spans
     if not len(spans):
       raise UserError("no document has two tokens: check the data and the tokenizer")
-    lengths, which = np.unique(spans[:, 1] - spans[:, 0], return_inverse=True)
-    return np.asarray([self.objective.room(n) for n in lengths.tolist()], np.int32)[which]
+    sizes, inverse = np.unique(spans[:, 1] - spans[:, 0], return_inverse=True)
+    lengths = [self.objective.max_lengths(size) for size in sizes.tolist()]
+    return np.asarray(lengths, np.int32)[inverse]
 
-  def read(self, numbers, places):
-    made, roles = [], self.tokens.tokenizer.roles
-    for number, place in zip(numbers, places):
-      start, stop = self._spans[number].tolist()
+  def read(self, indices, positions):
+    read, roles = [], self.tokens.tokenizer.roles
+    for index, position in zip(indices, positions):
+      start, stop = self._spans[index].tolist()
       ids = np.asarray(self.tokens.ids[start:stop])
-      fresh = start == 0 or self.tokens.ids[start - 1] == roles.eos
-      before = roles.start if fresh or not self.cross_documents else int(self.tokens.ids[start - 1])
-      rng = np.random.default_rng([self.seed, number if self.fixed_masks else place])
-      made.append(self.objective(ids, before, rng))
-    return made
+      first = start == 0 or self.tokens.ids[start - 1] == roles.eos  # of a document
+      before = roles.start if first or not self.cross_documents else int(self.tokens.ids[start - 1])
+      rng = np.random.default_rng([self.seed, index if self.fixed_masks else position])
+      read.append(self.objective(ids, before, rng))
+    return read
 
-  __reduce__ = reduced
+  __reduce__ = reduce_to_fields
 
 
-def _framed(first, ids, eos):
+def _frame(first, ids, eos):
   return np.concatenate([np.asarray(first, np.int32), ids, [eos]])
 
 
 def _inputs(ids, before, roles):
-  """The ids one later. The start is in front of each document, as it is when predicting."""
+  """Returns the ids one later; the start precedes each document, as when predicting."""
   inputs = np.concatenate([[before], ids[:-1]])
   return np.where(inputs == roles.eos, roles.start, inputs)
 
 
 @dataclasses.dataclass(frozen=True)
 class NextToken:
-  """Each token given those before it."""
+  """Predicts each token from the tokens before it."""
 
   roles: Roles
 
   extras = types.MappingProxyType({"inputs": "int32"})
   ends = False
 
-  def room(self, length: int) -> tuple[int, int]:
+  def max_lengths(self, length: int) -> tuple[int, int]:
     return 0, length
 
   def __call__(self, ids, before, rng):
@@ -178,55 +178,55 @@ class NextToken:
 
 @dataclasses.dataclass(frozen=True)
 class PrefixLm:
-  """A decoder that sees a random prefix whole and learns the rest (Raffel et al. 2020, fig. 4)."""
+  """Predicts the tokens after a random prefix, which is visible as a whole (Raffel et al. 2020,
+  figure 4)."""
 
   roles: Roles
 
   extras = types.MappingProxyType({"inputs": "int32", "prefix": "int32", "weights": "float32"})
   ends = False
 
-  def room(self, length: int) -> tuple[int, int]:
+  def max_lengths(self, length: int) -> tuple[int, int]:
     return 0, length
 
   def __call__(self, ids, before, rng):
-    place = rng.integers(1, len(ids))
-    shown = np.arange(len(ids)) < place
+    cut = rng.integers(1, len(ids))
+    place = np.arange(len(ids))
     return {
       "target": ids,
       "inputs": _inputs(ids, before, self.roles),
-      # inputs are the labels one later: the prefix is one longer there
-      "prefix": (np.arange(len(ids)) <= place).astype(np.int32),
-      "weights": np.where(shown, 0, 1).astype(np.float32),
+      # the inputs are the labels one later, so the prefix is one token longer there
+      "prefix": (place <= cut).astype(np.int32),
+      "weights": np.where(place < cut, 0, 1).astype(np.float32),
     }
 
 
 @dataclasses.dataclass(frozen=True)
 class Denoise:
-  """An encoder-decoder's pair of source and target."""
+  """Predicts an encoder-decoder's target from its source, both made by a corruption."""
 
   corruption: corruption.Corruption
   roles: Roles
   extras = types.MappingProxyType({})
   ends = True
 
-  def room(self, length: int) -> tuple[int, int]:
-    source, target = self.corruption.room(length)
-    frames = len(self.roles.source([], 99)), len(self.roles.target([], 99))
-    return source + frames[0], target + frames[1]
+  def max_lengths(self, length: int) -> tuple[int, int]:
+    source, target = self.corruption.max_lengths(length)
+    frame = len(self.roles.source([], 99)), len(self.roles.target([], 99))
+    return source + frame[0], target + frame[1]
 
   def __call__(self, ids, before, rng):
     del before
     source, target = self.corruption(ids, rng)
-    endless = 2**31
     return {
-      "source": np.asarray(self.roles.source(source, endless), np.int32),
-      "target": np.asarray(self.roles.target(target, endless), np.int32),
+      "source": np.asarray(self.roles.source(source, items.ENDLESS), np.int32),
+      "target": np.asarray(self.roles.target(target, items.ENDLESS), np.int32),
     }
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskedLm:
-  """What an encoder reads, with what frames a text, and the labels of the tokens it cannot see.
+  """Predicts the hidden tokens of an encoder's input, which special tokens frame.
 
   The eos between two documents of a window is never hidden.
   """
@@ -234,11 +234,11 @@ class MaskedLm:
   roles: Roles  # with a mask
   words: np.ndarray  # ids of which random tokens are drawn
   rate: float
-  word_starts: np.ndarray | None = None  # bool [V]: whole words are hidden
+  word_starts: np.ndarray | None = None  # bool [V]: if given, whole words are hidden
   extras = types.MappingProxyType({"labels": "int32", "weights": "float32"})
   ends = True
 
-  def room(self, length: int) -> tuple[int, int]:
+  def max_lengths(self, length: int) -> tuple[int, int]:
     return length + len(self.roles.first) + 1, 0
 
   def __call__(self, ids, before, rng):
@@ -249,9 +249,9 @@ class MaskedLm:
     chosen = np.zeros(len(ids), bool)
     chosen[~eos] = corruption.choose_words(starts[~eos], self.rate, rng)
     hidden = corruption.hide(ids, chosen, self.roles.mask, self.words, rng)
-    around = (len(self.roles.first), 1)
+    frame = (len(self.roles.first), 1)
     return {
-      "source": _framed(self.roles.first, hidden, self.roles.eos),
-      "labels": np.pad(np.where(chosen, ids, 0), around),
-      "weights": np.pad(chosen.astype(np.float32), around),
+      "source": _frame(self.roles.first, hidden, self.roles.eos),
+      "labels": np.pad(np.where(chosen, ids, 0), frame),
+      "weights": np.pad(chosen.astype(np.float32), frame),
     }

@@ -1,8 +1,8 @@
-"""What batches are made of: items, each some tokens, read by number.
+"""Defines the items that batches are packed from, and makes them of pairs of texts.
 
-An item is a dict of equally long rows: `source` (what an encoder reads) and `target` (what a
-decoder says), eos included, of which one may be absent; and along the target, or without one along
-the source, whatever else a task needs, under its batch key: labels, weights, inputs, ...
+An item is a dict of rows of equal length: `source`, which an encoder reads, and `target`, which a
+decoder writes, both with eos; one of them may be absent. Other rows of a task, under their batch
+keys (labels, weights, inputs, ...), lie along the target or, without one, along the source.
 """
 
 import dataclasses
@@ -13,38 +13,42 @@ import numpy as np
 from absl import logging
 
 from train.data import packing
-from train.data.source import Source, measured, read_many
+from train.data.source import Source, cached_lengths, read_many
 from train.data.tokenizer import Tokenizer
+
+ENDLESS = 2**31  # a length that cuts nothing
 
 Item = Mapping[str, Sequence[int] | np.ndarray]
 
 
 class Items(Protocol):
-  """Pickles small: a worker process opens the data itself, when it first reads."""
+  """Items by index. They pickle small: a worker process opens the data itself when it first
+  reads."""
 
   fingerprint: str  # hex digest of the data
-  extras: Mapping[str, str]  # batch keys that the items say themselves, and their dtypes
-  start: int  # what a decoder reads first; where there are targets
+  extras: Mapping[str, str]  # batch keys that the items have beside source and target -> dtypes
+  start: int  # a decoder's first input; only where there are targets
 
   def lengths(self) -> np.ndarray:
-    """The most tokens each item takes on each side, int32 [items, 2]: source, target."""
+    """Returns the most tokens of each item on each side, int32 [items, 2]: source, target."""
 
-  def read(self, numbers: Sequence[int], places: Sequence[int]) -> list[Item]:
-    """The items of those numbers. What is random in one is a function of its place in the stream:
-    another in every epoch, the same after a restart."""
+  def read(self, indices: Sequence[int], positions: Sequence[int]) -> list[Item]:
+    """Returns the items at `indices`. Anything random in an item depends on its position in the
+    stream: it differs between epochs and repeats after a restart."""
 
 
 def order(items: Items, count: int, seed: int) -> Callable[[int], int]:
-  """The item's number at each place of an endless stream: shuffled anew in every epoch, unless the
-  items have an `order` of their own (a mixture's)."""
-  own = getattr(items, "order", None)
-  return own(seed) if own else packing.shuffled(count, seed)
+  """Returns the function from a position in an endless stream to the index of an item.
+
+  Every epoch is shuffled anew, unless the items have an `order` of their own (a mixture's).
+  """
+  own_order = getattr(items, "order", None)
+  return own_order(seed) if own_order else packing.shuffled(count, seed)
 
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-  """Examples with a source and a target text, each cut to its length, with what the tokenizer puts
-  in front of it and eos."""
+  """Examples with a source and a target text, framed by special tokens and cut to their lengths."""
 
   source: Source
   tokenizer: Tokenizer
@@ -65,30 +69,31 @@ class Pairs:
 
   def lengths(self) -> np.ndarray:
     def measure(examples):
-      endless = 2**31
-      return [[len(source), len(target)] for source, target in self._encode(examples, endless)]
+      pairs = self._encode(examples, ENDLESS, ENDLESS)
+      return [[len(source), len(target)] for source, target in pairs]
 
-    found = measured(self.source, f"{self.tokenizer.fingerprint} source target", measure, 2)
+    key = f"{self.tokenizer.fingerprint} source target"
+    lengths = cached_lengths(self.source, key, measure, 2)
     limits = (self.source_len, self.target_len)
-    cut = (found > limits).sum(0).tolist()
-    if any(cut):
+    cut_sources, cut_targets = (lengths > limits).sum(0).tolist()
+    if cut_sources or cut_targets:
       logging.warning(
-        "of %d examples, %d sources are truncated to %d tokens and %d targets to %d",
-        *(len(found), cut[0], limits[0], cut[1], limits[1]),
+        f"of {len(lengths)} examples, {cut_sources} sources are truncated to {self.source_len}"
+        f" tokens and {cut_targets} targets to {self.target_len}"
       )
-    return np.minimum(found, limits)
+    return np.minimum(lengths, limits)
 
-  def read(self, numbers, places):
-    del places  # nothing is random
-    both = self._encode(read_many(self.source, numbers))
-    return [dict(source=source, target=target) for source, target in both]
+  def read(self, indices, positions):
+    del positions  # nothing is random
+    examples = read_many(self.source, indices)
+    pairs = self._encode(examples, self.source_len, self.target_len)
+    return [dict(source=source, target=target) for source, target in pairs]
 
-  def _encode(self, examples, longest=None):
-    """The two rows of each, cut to their lengths or to `longest`."""
+  def _encode(self, examples, source_len, target_len):
+    roles = self.tokenizer.roles
     sources = self.tokenizer.encode_sources([example["source"] for example in examples])
     targets = self.tokenizer.encode_targets([example["target"] for example in examples])
-    roles, source_len = self.tokenizer.roles, longest or self.source_len
     return [
-      (roles.source(source, source_len), roles.target(target, longest or self.target_len))
+      (roles.source(source, source_len), roles.target(target, target_len))
       for source, target in zip(sources, targets)
     ]

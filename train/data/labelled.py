@@ -1,9 +1,9 @@
-"""Labelled examples as rows for an encoder: classes, tags, answers; long ones as windows.
+"""Makes items of labelled examples for an encoder (classes, tags, answers); long ones as windows.
 
-An example is a head (what begins a row, and a question or first sentence with what parts it from
-the next), a body that may be cut into windows, and eos. Every window repeats the head. A class is
-the label of the row's first token, a tag that of its word's first token, an answer two marks on its
-ends: so all of them pack.
+An example is a head, a body and eos. The head is the first special token and, for two texts, the
+first one with its separator. The body may be cut into windows, each of which repeats the head. A
+class is the label of the row's first token, a tag that of its word's first token, and an answer two
+marks at its ends: so all of them can be packed.
 """
 
 import dataclasses
@@ -15,33 +15,34 @@ import numpy as np
 from absl import logging
 
 from train.common.errors import UserError
-from train.data.source import Example, Source, measured, read_many, reduced
+from train.data.source import Example, Source, cached_lengths, read_many, reduce_to_fields
 from train.data.tokenizer import Tokenizer
 
 
 class Encoded(NamedTuple):
-  """An example, uncut."""
+  """An example before it is cut."""
 
   head: Sequence[int]
   body: Sequence[int]
-  label: Any = None  # the encoder's own
+  label: Any = None  # of a type that the layout defines
 
 
-class Encoder(Protocol):
-  """What a task makes of its examples; picklable."""
+class LabelLayout(Protocol):
+  """Encodes a task's examples and lays their labels along the tokens; picklable."""
 
   tokenizer: Tokenizer
-  fingerprint: str  # of what decides head and body
+  fingerprint: str  # digest of everything that determines head and body
   extras: Mapping[str, str]
 
-  def encode(self, examples: Sequence[Example]) -> list[Encoded]: ...
+  def encode(self, examples: Sequence[Example]) -> list[Encoded]:
+    """Returns head, body and label of each example."""
 
   def item(self, encoded: Encoded, window: "Window") -> dict:
-    """The extras of a window: each as long as head, window and eos together."""
+    """Returns the extras of a window, each as long as head, window and eos together."""
 
 
 class Window(NamedTuple):
-  """A part of the body, and the part of that which it answers for: each token has one window."""
+  """A part of the body, and the part of it whose labels the window owns: each token has one."""
 
   start: int
   stop: int
@@ -50,11 +51,11 @@ class Window(NamedTuple):
 
 
 def windows(length: int, size: int, stride: int) -> list[Window]:
-  """Windows of at most `size` tokens, begun every `stride` (0: the first alone, a truncation), or
-  every `size` if that is less: no token is skipped.
+  """Returns windows of at most `size` tokens that begin every `stride` tokens, or every `size` if
+  that is less; with stride 0, the first window alone.
 
-  Of two that overlap, each answers for its half of the overlap: there its tokens see more on both
-  sides (Devlin et al. 2019's "maximum context").
+  Of two windows that overlap, each owns its half of the overlap, where its tokens see more context
+  on both sides (Devlin et al. 2019's "maximum context").
   """
   if not stride or length <= size:
     return [Window(0, min(length, size), 0, min(length, size))]
@@ -62,31 +63,31 @@ def windows(length: int, size: int, stride: int) -> list[Window]:
   starts = list(range(0, length - size + stride, stride))
   stops = [min(start + size, length) for start in starts]
   middles = [(start + stop + 1) // 2 for start, stop in zip(starts[1:], stops)]
-  return [Window(*four) for four in zip(starts, stops, [0, *middles], [*middles, length])]
+  return [Window(*ends) for ends in zip(starts, stops, [0, *middles], [*middles, length])]
 
 
-class Typed(list):
-  """Examples that somebody gave, as a source; nothing is kept of them."""
+class ListSource(list):
+  """A list of examples as a source; without a fingerprint, so nothing about it is cached."""
 
   fingerprint = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Labelled:
-  """The windows of a source's examples, at most `length` tokens each with head and eos.
+  """The windows of a source's examples as items of at most `length` tokens each.
 
-  A head gets what the body leaves, and half of the length at least; what is more is cut.
+  A head may take half of the length, and more if the body leaves it free; a longer head is cut.
   """
 
   source: Source
-  encoder: Encoder
+  layout: LabelLayout
   length: int
   stride: int = 0
 
   def __post_init__(self):
-    roles = self.encoder.tokenizer.roles
+    roles = self.layout.tokenizer.roles
     head = len(roles.first) + len(roles.between)
-    if self.length < (least := max(4, 2 * head)):  # half of the length holds a head of no text
+    if self.length < (least := max(4, 2 * head)):  # half of the length holds a head without text
       raise UserError(
         f"task.source_len is {self.length}: special tokens and one of text need {least}"
       )
@@ -102,68 +103,68 @@ class Labelled:
 
   @property
   def extras(self) -> Mapping[str, str]:
-    return self.encoder.extras
+    return self.layout.extras
 
   @functools.cached_property
-  def _sizes(self) -> np.ndarray:
-    """[examples, 2]: tokens of head and body."""
+  def _uncut(self) -> np.ndarray:
+    """Returns the tokens of each example's head and body: [examples, 2]."""
 
     def measure(examples):
-      return [[len(one.head), len(one.body)] for one in self.encoder.encode(examples)]
+      encoded = self.layout.encode(examples)
+      return [[len(example.head), len(example.body)] for example in encoded]
 
-    return measured(self.source, self.encoder.fingerprint, measure, 2)
+    return cached_lengths(self.source, self.layout.fingerprint, measure, 2)
 
   @functools.cached_property
   def index(self) -> list[tuple[int, Window]]:
-    """Example number and window of each item."""
-    found = []
-    for number, body in enumerate(self._sizes[:, 1].tolist()):
-      room = self.length - self.head_length(number) - 1
-      found += [(number, window) for window in windows(body, room, self.stride)]
-    return found
+    """Returns the example's index and the window of each item."""
+    index = []
+    for i, body in enumerate(self._uncut[:, 1].tolist()):
+      size = self.length - self.head_length(i) - 1
+      index += [(i, window) for window in windows(body, size, self.stride)]
+    return index
 
-  def head_length(self, number: int) -> int:
-    """Tokens of an example's head, of which a long one is cut."""
-    return int(self._heads[number])
+  def head_length(self, index: int) -> int:
+    """Returns the tokens of an example's head after the cut."""
+    return int(self._head_lengths[index])
 
   @functools.cached_property
-  def _heads(self) -> np.ndarray:
-    heads, bodies = self._sizes.T
+  def _head_lengths(self) -> np.ndarray:
+    heads, bodies = self._uncut.T
     return np.minimum(heads, np.maximum(self.length // 2, self.length - bodies - 1))
 
   def _warn(self):
-    (heads, bodies), kept = self._sizes.T, self._heads
-    cut = (kept + bodies + 1 > self.length) & (self.stride == 0)
-    if cut.any():
+    (heads, bodies), kept = self._uncut.T, self._head_lengths
+    cut_texts = int(((kept + bodies + 1 > self.length) & (self.stride == 0)).sum())
+    if cut_texts:
       logging.warning(
-        "of %d examples, %d are truncated to %d tokens; a stride would keep all of them",
-        *(len(heads), cut.sum(), self.length),
+        f"of {len(heads)} examples, {cut_texts} are truncated to {self.length} tokens;"
+        " a stride would keep all of them"
       )
-    if (kept < heads).any():
+    if cut_heads := int((kept < heads).sum()):
       logging.warning(
-        "of %d examples, %d have a question or first text that is cut; task.source_len is %d",
-        *(len(heads), (kept < heads).sum(), self.length),
+        f"of {len(heads)} examples, {cut_heads} have a question or first text that is cut;"
+        f" task.source_len is {self.length}"
       )
 
   def lengths(self) -> np.ndarray:
     self._warn()
-    lengths = [self.head_length(number) + w.stop - w.start + 1 for number, w in self.index]
+    lengths = [self.head_length(i) + w.stop - w.start + 1 for i, w in self.index]
     return np.stack([np.asarray(lengths), np.zeros(len(lengths))], 1).astype(np.int32)
 
-  def read(self, numbers, places):
-    del places  # nothing is random
-    chosen = [self.index[number] for number in numbers]
-    examples = sorted({number for number, _ in chosen})
-    encoded = self.encoder.encode(read_many(self.source, examples))
-    between, eos = self.encoder.tokenizer.roles.between, self.encoder.tokenizer.roles.eos
-    by_number = dict(zip(examples, encoded))
-    made = []
-    for number, window in chosen:
-      one, kept = by_number[number], self.head_length(number)
-      if len(one.head) > kept:
-        one = one._replace(head=[*one.head[: kept - len(between)], *between])
-      source = [*one.head, *one.body[window.start : window.stop], eos]
-      made.append({"source": source, **self.encoder.item(one, window)})
-    return made
+  def read(self, indices, positions):
+    del positions  # nothing is random
+    members = [self.index[index] for index in indices]
+    examples = sorted({i for i, _ in members})
+    encoded = dict(zip(examples, self.layout.encode(read_many(self.source, examples))))
+    between, eos = self.layout.tokenizer.roles.between, self.layout.tokenizer.roles.eos
+    items = []
+    for i, window in members:
+      example, kept = encoded[i], self.head_length(i)
+      if len(example.head) > kept:
+        example = example._replace(head=[*example.head[: kept - len(between)], *between])
+      source = [*example.head, *example.body[window.start : window.stop], eos]
+      items.append({"source": source, **self.layout.item(example, window)})
+    return items
 
-  __reduce__ = reduced
+  __reduce__ = reduce_to_fields

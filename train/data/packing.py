@@ -1,4 +1,4 @@
-"""Which item goes in which row of which batch (first fit), and the arrays that come of it."""
+"""Packs items into the rows of batches (first fit), and fills the batches' arrays."""
 
 import functools
 import hashlib
@@ -6,14 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from train.data.vocabulary import OWN
+from train.data.roles import OWN
 
-START = {"position": 0, "carried": []}  # of an endless stream
-SMALL = 4096  # examples: Grain walks 65,536 steps an epoch, however few: 1.5 ms an example of 60
+START = {"position": 0, "carried": []}  # the state of an endless stream at its beginning
+# Below so many examples numpy shuffles: Grain walks 65,536 steps an epoch however small the data,
+# 1.5 ms for each of 60 examples.
+SMALL = 4096
 
 
 def shuffled(n: int, seed: int) -> Callable[[int], int]:
-  """The example at each position of an endless stream of range(n), a new order every epoch."""
+  """Returns the function from a position in an endless stream to an index in range(n).
+
+  Every epoch has an order of its own.
+  """
   # Grain shuffles epoch e by seed + e: unhashed, seed 1 would be seed 0 one epoch later
   mixed = int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:4], "big")
   if n < SMALL:
@@ -21,7 +26,7 @@ def shuffled(n: int, seed: int) -> Callable[[int], int]:
       lambda epoch: np.random.default_rng([mixed, epoch]).permutation(n).tolist()
     )
     return lambda position: permutation(position // n)[position % n]
-  import grain  # here, because it imports jax: seconds that worker processes do without
+  import grain  # imported late: it imports jax, whose seconds the worker processes save
 
   order = grain.MapDataset.range(n).shuffle(seed=mixed).repeat()
   return lambda position: int(order[position])
@@ -38,42 +43,42 @@ def plan(
   max_per_row: int | None = None,
   end: int | None = None,
 ) -> tuple[list[list[int]], dict]:
-  """Stream positions for each row of the next batch, and the state after it.
+  """Returns the stream positions in each row of the next batch, and the state after the batch.
 
-  Carried positions come first, oldest first, then the stream from `position` on (to `end`). Each
-  goes into the first row with room for its source and its target; one without room is carried, and
-  when `max_carried` (default: `rows`) are, the batch is done. Delivered and carried together are
-  always exactly range(position). Raises ValueError for an example longer than a row.
+  `lengths_at(position)` is the item's length on each side: source, target. A side with a row length
+  of 0 is absent. Carried positions come first, oldest first, then the stream from `position` on (to
+  `end`). Each goes into the first row with space on both sides; one without such a row is carried,
+  and the batch ends when `max_carried` (default: `rows`) are. Delivered and carried positions
+  together are always exactly range(position). Raises ValueError for an item longer than a row, and
+  for one without a token on the target or, where targets are absent, the source.
   """
   max_carried = rows if max_carried is None else max_carried
-  source_room, target_room = np.full(rows, source_len), np.full(rows, target_len)
+  source_left, target_left = np.full(rows, source_len), np.full(rows, target_len)
   filled: list[list[int]] = [[] for _ in range(rows)]
   open_rows = rows
 
-  def place(position: int) -> bool:
+  def put_in_row(position: int) -> bool:
     nonlocal open_rows
     source, target = lengths_at(position)
-    if source > source_len or not 0 < target <= target_len:
+    if source > source_len or target > target_len or not (target if target_len else source):
       raise ValueError(f"example {position} of {source}/{target} in {source_len}/{target_len}")
-    fits = target_room >= target
-    if source:
-      fits &= source_room >= source
+    fits = (source_left >= source) & (target_left >= target)
     row = int(fits.argmax())
     if not fits[row]:
       return False
     filled[row].append(position)
-    source_left = source_room.item(row) - source
-    target_left = target_room.item(row) - target
-    if not target_left or (source_len and not source_left) or len(filled[row]) == max_per_row:
-      target_left = 0  # every example has a target, so nothing fits here any more
+    source_left[row] -= source
+    target_left[row] -= target
+    full = (source_len and not source_left[row]) or (target_len and not target_left[row])
+    if full or len(filled[row]) == max_per_row:
+      source_left[row] = target_left[row] = -1  # closed: not even an empty side fits
       open_rows -= 1
-    source_room[row], target_room[row] = source_left, target_left
     return True
 
-  carried = [position for position in state["carried"] if not (open_rows and place(position))]
+  carried = [place for place in state["carried"] if not (open_rows and put_in_row(place))]
   position = state["position"]
   while open_rows and position != end:
-    if not place(position):
+    if not put_in_row(position):
       if len(carried) >= max_carried:
         break
       carried.append(position)
@@ -89,7 +94,7 @@ def pack_epoch(
   target_len: int,
   max_per_row: int | None = None,
 ) -> list[list[list[int]]]:
-  """Batches of rows that hold each example once, in one pass; the last has empty rows."""
+  """Returns batches of rows of indices that hold each item once; the last batch has empty rows."""
   batches, state = [], START
   while state["position"] < len(lengths) or state["carried"]:
     filled, state = plan(
@@ -108,19 +113,19 @@ def pack_epoch(
 def bucketed(
   lengths: Sequence[int], widths: Sequence[int], rows: int
 ) -> list[tuple[int, list[int]]]:
-  """(width, `rows` indices) of batches to decode, longest first; index -1 is a row of padding.
+  """Returns (width, `rows` indices) of batches to decode, longest first; index -1 is a padding row.
 
-  A sentence gets the smallest width that holds it, or the largest there is, whatever lies beside
-  it: so what is decoded for it does not depend on its batch.
+  A sentence gets the smallest width that holds it, or the largest width, whatever the other rows
+  are: its output does not depend on its batch.
   """
   widths = np.sort(np.asarray(widths))
   bucket = np.searchsorted(widths, np.minimum(lengths, widths[-1]))
   order = np.argsort(-np.asarray(lengths), kind="stable")
   batches = []
   for number in reversed(range(len(widths))):
-    inside = order[bucket[order] == number].tolist()
-    for start in range(0, len(inside), rows):
-      batch = inside[start : start + rows]
+    members = order[bucket[order] == number].tolist()
+    for start in range(0, len(members), rows):
+      batch = members[start : start + rows]
       batches.append((int(widths[number]), batch + [-1] * (rows - len(batch))))
   return batches
 
@@ -134,20 +139,21 @@ def fill(
   extras: Mapping[str, str] | None = None,
   start: int = OWN.start,
 ) -> dict[str, np.ndarray]:
-  """The batch, arrays [rows, target_len] or [rows, source_len], of the items named in the rows.
+  """Returns the batch of the items whose keys are in `rows`: arrays [rows, length].
 
-  A target gives labels, inputs (the labels one later, `start` first), weights (float32, 1 on a
-  label), segments (1, 2, ... in a row, 0 is padding) and positions (0, 1, ... in a segment); a
-  source gives source, source_segments, source_positions. A side of length 0 is absent. `extras`
-  (batch key -> dtype) are what items say themselves, along the target or, without one, the source.
+  The target becomes labels, inputs (the labels one later, `start` first), weights (float32, 1 on a
+  label), segments (1, 2, ... in a row, 0 on padding) and positions (0, 1, ... in a segment). The
+  source becomes source, source_segments and source_positions. A side of length 0 is absent.
+  `extras` (batch key -> dtype) are rows of the items themselves, along the target or, without one,
+  the source.
   """
-  batch, places = {}, {}
+  batch, spans = {}, {}
   if source_len:
     names = ("source", "source_segments", "source_positions")
-    places = _lay(batch, names, rows, items, "source", source_len)
+    spans = _fill_side(batch, names, rows, items, "source", source_len)
   if target_len:
     names = ("labels", "segments", "positions")
-    places = _lay(batch, names, rows, items, "target", target_len)
+    spans = _fill_side(batch, names, rows, items, "target", target_len)
     batch["weights"] = (batch["segments"] > 0).astype(np.float32)
     batch["inputs"] = np.zeros_like(batch["labels"])
     batch["inputs"][:, 1:] = batch["labels"][:, :-1]
@@ -156,16 +162,16 @@ def fill(
   for key, dtype in (extras or {}).items():
     if key not in batch:
       batch[key] = np.zeros((len(rows), target_len or source_len), dtype)
-    for i, (row, span) in places.items():
+    for i, (row, span) in spans.items():
       if key in items[i]:
         batch[key][row, span] = items[i][key]
   return batch
 
 
-def _lay(batch, names, rows, items, side: str, length: int) -> dict[int, tuple[int, slice]]:
-  """Puts one side of the items into new arrays of the batch; says where each item lies."""
+def _fill_side(batch, names, rows, items, side: str, length: int) -> dict[int, tuple[int, slice]]:
+  """Adds the arrays of one side to the batch; returns the row and span of each item."""
   ids, segments, positions = (np.zeros((len(rows), length), np.int32) for _ in names)
-  places = {}
+  spans = {}
   for r, row in enumerate(rows):
     start = 0
     for segment, i in enumerate(row, 1):
@@ -176,7 +182,7 @@ def _lay(batch, names, rows, items, side: str, length: int) -> dict[int, tuple[i
       ids[r, span] = tokens
       segments[r, span] = segment
       positions[r, span] = np.arange(len(tokens))
-      places[i] = r, span
+      spans[i] = r, span
       start = span.stop
   batch.update(zip(names, (ids, segments, positions)))
-  return places
+  return spans

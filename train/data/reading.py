@@ -1,8 +1,9 @@
-"""Text files: found by path, glob or package, and read line by line with errors that say where.
+"""Finds text files by path, glob or package, and reads them line by line with errors that name file
+and line.
 
-Lines end at "\\n" only (not at U+2028 and its kin); one "\\r" before it and a byte order mark at
-the start of the file are stripped. A reader gives None in place of a record that is bad, which it
-tells `bad` (bad_records.BadRecords).
+Lines end at "\\n" only (not at U+2028 and similar separators); one "\\r" before it and a byte order
+mark at the start of the file are stripped. A reader yields None in place of a bad record, which it
+reports to `bad` (bad_records.BadRecords).
 """
 
 import functools
@@ -15,20 +16,26 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from train.common.errors import UserError, did_you_mean
-from train.data.bad_records import MOST_BYTES, BadRecords
+from train.data.bad_records import MAX_RECORD_BYTES, BadRecords
 
 Row = Sequence[str]
-MOST_PACKED = 100_000_000  # bytes that any .gz file may hold, and ...
-MOST_RATIO = 200  # ... times its own bytes, a large one; prose has 3 or 4, a line repeated 1000
+PART = re.compile(r"(?P<path>.+)\[((?P<start>\d+)%)?:((?P<stop>\d+)%)?\]")
+# A gzip file may expand to the larger of these. Prose expands 3 to 4 times, a repeated line 1,000
+# times.
+MOST_PACKED = 100_000_000  # bytes
+MOST_RATIO = 200  # times the file's own size
 
 
-def resolved(where: str, pattern: str) -> str:
-  """The pattern, with the folder of the package NAME for `package:NAME` at its beginning: an
-  installed one, found without importing it. UserError that names the setting `where`."""
+def resolve_package(where: str, pattern: str) -> str:
+  """Replaces `package:NAME` at the beginning of a pattern by the folder of that installed package.
+
+  The package is not imported. Raises UserError that names the setting `where`.
+  """
   if not pattern.startswith("package:"):
     return pattern
   name, _, rest = pattern.removeprefix("package:").partition("/")
@@ -42,34 +49,50 @@ def resolved(where: str, pattern: str) -> str:
   return f"{folders[0]}/{rest}"
 
 
-def kind(path: pathlib.Path) -> str:
-  """The file name's ending, .gz aside."""
+def file_type(path: pathlib.Path) -> str:
+  """Returns the file name's ending without .gz."""
   return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
 
 
-def find(where: str, pattern: str) -> list[pathlib.Path]:
-  """The files of a path or glob, which may begin with `package:NAME/`. UserError that names the
-  setting `where`."""
-  pattern = resolved(where, pattern)
+def find_files(where: str, pattern: str) -> list[pathlib.Path]:
+  """Returns the files of a path or glob, which may begin with `package:NAME/`.
+
+  Raises UserError that names the setting `where` if there is none.
+  """
+  pattern = resolve_package(where, pattern)
   path = pathlib.Path(pattern).expanduser()
   if path.is_file():
     return [path]
   if path.is_dir():
     raise UserError(f"{where}: {path} is a folder; name a file, or a glob such as {path}/*.tsv")
   if any(mark in pattern for mark in "*?["):
-    found = [pathlib.Path(p) for p in sorted(glob.glob(str(path), recursive=True))]
-    found = [p for p in found if p.is_file()]
-    if not found:
+    matches = [pathlib.Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+    matches = [match for match in matches if match.is_file()]
+    if not matches:
       raise UserError(f"{where}: no file matches {pattern}; check the folder and the pattern")
-    return found
+    return matches
   if not path.parent.is_dir():
     raise UserError(f"{where}: there is no {path}, nor a folder {path.parent}")
-  names = [p.name for p in path.parent.iterdir()]
+  names = [sibling.name for sibling in path.parent.iterdir()]
   raise UserError(f"{where}: there is no file {path}{did_you_mean(path.name, names)}")
 
 
-def digest_of(path: pathlib.Path) -> str:
-  """SHA-256 of the file's bytes."""
+def parse_part(split: str, splits) -> tuple[Mapping, int, int]:
+  """Splits "PATH[10%:90%]": returns `splits` with PATH for the split, and the two percentages.
+
+  The percentages of a plain path are 0 and 100.
+  """
+  pattern = splits[split] if isinstance(splits, Mapping) and split in splits else None
+  if not isinstance(pattern, str) or not (match := PART.fullmatch(pattern)):
+    return splits, 0, 100
+  start, stop = int(match["start"] or 0), int(match["stop"] or 100)
+  if not start < stop <= 100:
+    raise UserError(f"data.splits.{split}: {pattern} is no part of a file, such as [:90%]")
+  return {**splits, split: match["path"]}, start, stop
+
+
+def file_digest(path: pathlib.Path) -> str:
+  """Returns the SHA-256 of the file's bytes."""
   try:
     stat = path.stat()
     return _file_digest(str(path), stat.st_size, stat.st_mtime_ns)
@@ -79,12 +102,12 @@ def digest_of(path: pathlib.Path) -> str:
 
 @functools.cache
 def _file_digest(path: str, size: int, mtime_ns: int) -> str:
-  # size and time only say when the remembered digest no longer holds
+  # size and time are there to drop the cached digest when the file changes
   with open(path, "rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _aligned(paths: tuple[pathlib.Path, ...], fields: tuple[str, ...], bad) -> Iterator[Row | None]:
+def _read_aligned(paths: tuple[pathlib.Path, ...], fields, bad) -> Iterator[Row | None]:
   end = object()
   for row in itertools.zip_longest(*(read_lines(path, bad) for path in paths), fillvalue=end):
     if end in row:
@@ -93,7 +116,7 @@ def _aligned(paths: tuple[pathlib.Path, ...], fields: tuple[str, ...], bad) -> I
     yield None if None in row else row
 
 
-def _tsv(paths: tuple[pathlib.Path, ...], columns: tuple[str, ...], bad) -> Iterator[Row | None]:
+def _read_tsv(paths: tuple[pathlib.Path, ...], columns: tuple[str, ...], bad):
   (path,) = paths
   for number, text in enumerate(read_lines(path, bad), 1):
     cells = None if text is None else text.split("\t")
@@ -103,12 +126,12 @@ def _tsv(paths: tuple[pathlib.Path, ...], columns: tuple[str, ...], bad) -> Iter
     yield cells
 
 
-def _jsonl(paths: tuple[pathlib.Path, ...], keys: tuple[str, ...], bad) -> Iterator[Row | None]:
+def _read_jsonl(paths: tuple[pathlib.Path, ...], keys: tuple[str, ...], bad):
   (path,) = paths
   for number, text in enumerate(read_lines(path, bad), 1):
     place, row = f"line {number}", None
     try:
-      row = None if text is None else _values(text, keys)
+      row = None if text is None else _parse_json_row(text, keys)
     except json.JSONDecodeError as error:
       bad(path, f"{place}, column {error.colno}", f"not JSON ({error.msg}); correct it")
     except (ValueError, RecursionError) as error:
@@ -116,8 +139,8 @@ def _jsonl(paths: tuple[pathlib.Path, ...], keys: tuple[str, ...], bad) -> Itera
     yield row
 
 
-def _values(text: str, keys: tuple[str, ...]) -> Row:
-  """Those of the keys; ValueError where they are not texts of a JSON object."""
+def _parse_json_row(text: str, keys: tuple[str, ...]) -> Row:
+  """Returns the texts under `keys` of a JSON object; raises ValueError if one is missing."""
   record = json.loads(text)
   if not isinstance(record, dict):
     raise ValueError(f"a JSON object is needed, not {type(record).__name__}")
@@ -126,38 +149,42 @@ def _values(text: str, keys: tuple[str, ...]) -> Row:
       raise ValueError(f"no key {key!r}{did_you_mean(key, record)}")
     if not isinstance(record[key], str):
       raise ValueError(f"{key!r} must be text, not {type(record[key]).__name__}")
-    utf8(key, record[key])
+    encode_utf8(key, record[key])
   return [record[key] for key in keys]
 
 
-def utf8(key: str, text: str) -> bytes:
-  """The text's bytes; UnicodeError for what JSON can hold and no text can."""
+def encode_utf8(key: str, text: str) -> bytes:
+  """Returns the text as UTF-8; raises UnicodeError for half a surrogate pair, which JSON allows."""
   try:
     return text.encode()
   except UnicodeEncodeError:
     raise UnicodeError(f"{key!r} holds half a surrogate pair, which is no text") from None
 
 
-READERS = {"aligned": _aligned, ".tsv": _tsv, ".jsonl": _jsonl}
+# Readers take the paths of one table, the names of its columns and BadRecords, and yield rows.
+READERS = {"aligned": _read_aligned, ".tsv": _read_tsv, ".jsonl": _read_jsonl}
 
 
 def read_lines(
-  path: pathlib.Path, bad: BadRecords, empty: bool = False, most: int = MOST_BYTES
+  path: pathlib.Path, bad: BadRecords, empty: bool = False, most: int = MAX_RECORD_BYTES
 ) -> Iterator[str | None]:
-  """The lines of the file without their ends, None for a bad one: not UTF-8, or of more bytes than
-  `most`. UserError if the file is cut short, or without a line unless it may be `empty`."""
+  """Yields the lines of a file without their ends, and None for a bad line.
+
+  A line is bad if it is not UTF-8 or longer than `most` bytes. Raises UserError if the file is cut
+  short, or if it has no line and `empty` is False.
+  """
   number = 0
   try:
     with open_bytes(path) as file:
       while raw := file.readline(most + 1):
         number += 1
         if len(raw) > most and not raw.endswith(b"\n"):
-          yield bad(path, f"line {number}", f"more than {most:,} bytes; is the file one of lines?")
+          yield bad(path, f"line {number}", f"more than {most:,} bytes; is this a text file?")
           while raw and not raw.endswith(b"\n"):
             raw = file.readline(most)
         else:
           yield _decode(raw, path, number, bad)
-  # an error however on_bad_record is set: nobody can tell how much is lost
+  # an error under every policy: the size of the loss is unknown
   except (EOFError, zlib.error, gzip.BadGzipFile) as error:
     raise UserError(
       f"{path}: not a whole gzip file, it breaks after line {number} ({error}); fetch it again"
@@ -169,16 +196,17 @@ def read_lines(
 
 
 def open_bytes(path: pathlib.Path):
-  """The file to be read, unpacked if it is .gz: of such not endlessly, or UserError."""
+  """Opens a file for reading; .gz is decompressed up to a limit, beyond which reads raise
+  UserError."""
   file = open(path, "rb")  # noqa: SIM115
   if path.suffix != ".gz":
     return file
   most = max(MOST_PACKED, MOST_RATIO * os.fstat(file.fileno()).st_size)
-  return io.BufferedReader(_Unpacked(file, most, path), 1 << 17)
+  return io.BufferedReader(_LimitedGzip(file, most, path), 1 << 17)
 
 
-class _Unpacked(io.RawIOBase):
-  """What a gzip file holds, of at most so many bytes."""
+class _LimitedGzip(io.RawIOBase):
+  """A gzip file's content, of at most `most` bytes."""
 
   def __init__(self, packed, most: int, path: pathlib.Path):
     self.packed, self.file, self.left, self.path = packed, gzip.GzipFile(fileobj=packed), most, path
@@ -191,8 +219,8 @@ class _Unpacked(io.RawIOBase):
     self.left -= count
     if self.left < 0:
       raise UserError(
-        f"{self.path}: unpacks to more than {MOST_RATIO} times its bytes; gunzip it yourself if it"
-        " is no trap"
+        f"{self.path}: unpacks to more than {MOST_RATIO} times its bytes; if you trust the file,"
+        " gunzip it yourself"
       )
     return count
 

@@ -1,10 +1,12 @@
-"""Examples from record files that TFDS opens: those of files.py, and any prepared TFDS dataset."""
+"""Reads examples from record files that TFDS can open: those that files.py writes, and any prepared
+TFDS dataset."""
 
 import dataclasses
 import functools
 import hashlib
 import json
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,34 +14,36 @@ import tensorflow_datasets as tfds
 from google.protobuf import json_format, message
 from tensorflow_datasets.proto import tf_example_pb2
 
+from train.common import json_files
 from train.common.errors import NoSplit, UserError, did_you_mean
-from train.data import prepared
-from train.data.bad_records import FEW, MOST_BYTES, BadRecords
-from train.data.source import CHUNK, Example, reduced
+from train.data.bad_records import FEW, MAX_RECORD_BYTES, BadRecords
+from train.data.source import CHUNK, Example, reduce_to_fields
 
-# What ArrayRecord, protobuf and what is made of a record here raise.
-BROKEN = (RuntimeError, OSError, ValueError, LookupError, message.DecodeError)
-FINGERPRINT_RECORDS = 100  # of a TFDS dataset: enough to tell two of the same size apart
+# Raised for a broken record by ArrayRecord, by protobuf, and by the conversion to text below.
+READ_ERRORS = (RuntimeError, OSError, ValueError, LookupError, message.DecodeError)
+# Examples in a TFDS dataset's fingerprint: enough to distinguish datasets of the same size.
+FINGERPRINT_RECORDS = 100
+OWN_MODULES = ("tensorflow_datasets.", "tfds.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Records:
-  """Features of a prepared TFDS folder as text; `fields` maps our name to TFDS's, nested as "a/b".
+  """Features of a prepared TFDS folder as text; `fields` maps our names to TFDS's, nested as "a/b".
 
-  A class is its name, a number its digits; the class -1 (a test set's) has no name and is "-1".
-  UserError with file and number for a record that cannot be read.
+  A class becomes its name and a number its digits; class -1 (in test sets) has no name and becomes
+  "-1". A record that cannot be read raises UserError with its file and number.
   """
 
   folder: str
   split: str
   fields: Mapping[str, str]
   fingerprint: str
-  mend: str  # what to do about a bad record
-  left_out: tuple[int, ...] = ()  # records that are no examples, by number, ascending
+  remedy: str  # what the user can do about a bad record
+  left_out: tuple[int, ...] = ()  # numbers of the records that are skipped, ascending
 
   @functools.cached_property
   def _records(self):
-    # Raw: TFDS's decoding to numpy takes 60 us a record, parsing the text fields alone takes 5.
+    # raw bytes: TFDS's decoding to numpy takes 60 us a record, parsing the text fields takes 5
     raw = tfds.decode.DeserializeMethod.RAW_BYTES
     return self._builder.as_data_source(self.split, deserialize_method=raw)
 
@@ -49,15 +53,15 @@ class Records:
 
   @functools.cached_property
   def _classes(self) -> dict[str, list[str]]:
-    """The names of the classes of each field that has such."""
-    found = {}
+    """Returns the class names of each field that is a class."""
+    classes = {}
     for name, path in self.fields.items():
       feature = self._builder.info.features
       for key in path.split("/"):
         feature = feature[key]
       if isinstance(feature, tfds.features.ClassLabel):
-        found[name] = feature.names
-    return found
+        classes[name] = feature.names
+    return classes
 
   def __len__(self) -> int:
     return len(self._records) - len(self.left_out)
@@ -71,16 +75,16 @@ class Records:
     numbers = [self._number(index) for index in indices]
     try:
       return [self._texts(record) for record in self._records.__getitems__(numbers)]
-    except BROKEN:  # one by one, to say which of them it is
+    except READ_ERRORS:  # read one by one, so that the error names the record
       return [self._read(number) for number in numbers]
 
   @functools.cached_property
   def _before(self) -> np.ndarray:
-    """How many examples are in front of each record that is left out."""
+    """Returns the number of examples in front of each skipped record."""
     return np.asarray(self.left_out) - np.arange(len(self.left_out))
 
   def _number(self, index: int) -> int:
-    """The record that is the example."""
+    """Returns the number of the record that holds example `index`."""
     if not self.left_out:
       return index  # the search below takes 2 us, reading a record 11
     return index + int(np.searchsorted(self._before, index, side="right"))
@@ -88,11 +92,11 @@ class Records:
   def _read(self, number: int) -> Example:
     try:
       return self._texts(self._records[number])
-    except BROKEN as error:
-      raise UserError(f"{', '.join(self._where(number))}: {error}; {self.mend}") from None
+    except READ_ERRORS as error:
+      raise UserError(f"{', '.join(self._where(number))}: {error}; {self.remedy}") from None
 
   def _where(self, number: int) -> tuple[str, str]:
-    """The file of a record and its number there."""
+    """Returns the file of a record and the record's number in that file."""
     for part in self._builder.info.splits[self.split].file_instructions:
       if number < part.take:
         return part.filename, f"record {part.skip + number} (from 0)"
@@ -100,8 +104,8 @@ class Records:
     return self.folder, f"split {self.split!r}"
 
   def find_bad(self, bad: BadRecords) -> tuple[int, ...]:
-    """The numbers of the records that cannot be read, each told to `bad`."""
-    found = []
+    """Returns the numbers of the records that cannot be read, after reporting each to `bad`."""
+    unreadable = []
     for first in range(0, len(self), CHUNK):
       numbers = range(first, min(first + CHUNK, len(self)))
       try:
@@ -112,10 +116,10 @@ class Records:
       for number in numbers:
         try:
           self._texts(self._records[number])
-        except BROKEN as error:
-          found.append(number)
+        except READ_ERRORS as error:
+          unreadable.append(number)
           bad(*self._where(number), error)
-    return tuple(found)
+    return tuple(unreadable)
 
   def _texts(self, record: bytes) -> Example:
     values = tf_example_pb2.Example.FromString(record).features.feature
@@ -124,8 +128,10 @@ class Records:
   def _text(self, name: str, value) -> str:
     if value.bytes_list.value:
       text = value.bytes_list.value[0]
-      if len(text) > MOST_BYTES:
-        raise ValueError(f"{self.fields[name]!r} has {len(text):,} bytes, more than {MOST_BYTES:,}")
+      if len(text) > MAX_RECORD_BYTES:
+        raise ValueError(
+          f"{self.fields[name]!r} has {len(text):,} bytes, more than {MAX_RECORD_BYTES:,}"
+        )
       return text.decode()
     if value.float_list.value:
       return str(np.float32(value.float_list.value[0]))  # as a float64 it has more digits
@@ -135,7 +141,7 @@ class Records:
     names = self._classes.get(name)
     return names[number] if names and number >= 0 else str(number)
 
-  __reduce__ = reduced
+  __reduce__ = reduce_to_fields
 
 
 def open_tfds(
@@ -146,12 +152,12 @@ def open_tfds(
   on_bad_record: str = "error",
   **fields: str,
 ) -> Records:
-  """Records of a prepared TFDS dataset; `fields` maps our names to its features, nested as "a/b".
+  """Opens a prepared TFDS dataset; `fields` maps our names to its features, nested as "a/b".
 
   The fingerprint covers dataset_info.json (version, shard lengths, bytes), the split's length and
-  up to 200 of its examples: to cover all would mean reading the whole dataset at each start. To
-  "skip" bad records does mean that: which they are is known before training begins, so the order
-  of the data stays a function of seed and step.
+  up to 200 of its examples, so that opening does not read the whole dataset. With
+  on_bad_record="skip" the whole dataset is read: the bad records must be known before training
+  begins, so that the order of the data stays a function of seed and step.
   """
   builder = _prepared_builder(dataset, data_dir)
   known = list(builder.info.splits)
@@ -159,10 +165,10 @@ def open_tfds(
     raise NoSplit(
       f"{dataset} has no split {split!r}; it has {', '.join(known)}" + did_you_mean(split, known)
     )
-  mend = "prepare the dataset again"
+  remedy = "prepare the dataset again"
   if on_bad_record == "error":
-    mend += ", or leave such records out: data.on_bad_record='skip'"
-  source = Records(str(builder.data_dir), split, fields, "", mend)
+    remedy += ", or skip such records: data.on_bad_record='skip'"
+  source = Records(str(builder.data_dir), split, fields, "", remedy)
   try:
     size = len(source)
   except (NotImplementedError, ValueError) as error:
@@ -174,8 +180,8 @@ def open_tfds(
   if on_bad_record == "skip":
     bad, name = BadRecords(on_bad_record), f"{builder.data_dir}, split {split}"
     source = dataclasses.replace(source, left_out=source.find_bad(bad))
-    bad.note(name, len(source.left_out), size)
-    bad.limit(name)
+    bad.end_file(name, len(source.left_out), size)
+    bad.check_limit(name)
     size = len(source)
   content = hashlib.sha256(pathlib.Path(builder.data_dir, "dataset_info.json").read_bytes())
   content.update(str(size).encode())
@@ -186,17 +192,33 @@ def open_tfds(
   return dataclasses.replace(source, fingerprint=content.hexdigest())
 
 
+def _check_modules(dataset: str, data_dir: str | None) -> None:
+  """Raises UserError if the dataset's features.json would make TFDS import, and so run, a module
+  that is not part of TFDS."""
+  folder = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR, re.split("[/:]", dataset)[0])
+  for path in folder.rglob("features.json"):
+    waiting = [json_files.read(path)]
+    while waiting:
+      value = waiting.pop()
+      for key in ("pythonClassName", "python_class_name", "type"):
+        name = value.get(key) if isinstance(value, dict) else None
+        if isinstance(name, str) and "." in name and not name.startswith(OWN_MODULES):
+          raise UserError(f"{path}: {key} is {name}, not a feature of TFDS: it is not imported")
+      if isinstance(value, (dict, list)):
+        waiting += value.values() if isinstance(value, dict) else value
+
+
 def _prepared_builder(dataset: str, data_dir: str | None):
   if data_dir is not None:
     data_dir = str(pathlib.Path(data_dir).expanduser())
   reason = ""
   try:
-    prepared.check_features(dataset, data_dir)
+    _check_modules(dataset, data_dir)
     builder = tfds.builder(dataset, data_dir=data_dir)
     if builder.info.splits:
       return builder
-  except (UserError, *BROKEN, AssertionError, json_format.Error) as error:
-    # no such name, config, version or folder, or in it not what TFDS writes
+  except (UserError, *READ_ERRORS, AssertionError, json_format.Error) as error:
+    # the name, config, version or folder does not exist, or TFDS has not written its content
     reason = f" ({str(error).splitlines()[0]})"
   place = data_dir or "TFDS's own folder ($TFDS_DATA_DIR or ~/tensorflow_datasets)"
   raise UserError(
@@ -215,18 +237,18 @@ def _how_to_prepare(dataset: str, data_dir: str | None) -> str:
 
 
 def _features(source: Records) -> Mapping:
-  """The features of the first record that can be read, if it is among the first few."""
+  """Returns the features of the first readable record, looking at the first few records only."""
   for number in range(min(FEW + 1, len(source))):
     try:
       return tf_example_pb2.Example.FromString(source._records[number]).features.feature
-    except BROKEN:
+    except READ_ERRORS:
       pass
-  return source._read(0)  # which says why it cannot be read
+  return source._read(0)  # raises the error that names the record
 
 
 def _check_fields(dataset: str, source: Records) -> None:
   if not source.fields:
-    raise UserError(f'data: say which features of {dataset} to read, such as source="de"')
+    raise UserError(f'data: name the features of {dataset} to read, such as source="de"')
   values = _features(source)
   known = sorted(values)
   for name, path in source.fields.items():

@@ -1,16 +1,22 @@
-"""SCAN (Lake & Baroni 2018, arXiv:1711.00350): every command with its actions, from the grammar."""
+"""Generates SCAN (Lake & Baroni 2018, arXiv:1711.00350) from its grammar: every command with its
+actions, and the published splits."""
 
+import functools
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 
 from train.common.errors import NoSplit, UserError
+from train.data.source import Example
+from train.data.texts import InMemory
 
 SPLITS = ("simple", "length", "add-jump", "add-turn-left")
 PARTS = ("train", "validation", "test")
 
 VALIDATION_SIZE = 1000  # examples, where nothing is held out
-CUTOFF = 22  # most actions of the length split's training commands; the next longer output has 24
-# The one line that teaches the new word alone, and how often the published file repeats it.
+# The most actions of a training command in the length split; the next longer output has 24.
+CUTOFF = 22
+# The only training pair with the new word, and how often the published file repeats it.
 PRIMITIVES = {
   "add-jump": (("jump", "I_JUMP"), 1467),
   "add-turn-left": (("turn left", "I_TURN_LEFT"), 2189),
@@ -22,8 +28,9 @@ _TURNS = {"left": ["I_TURN_LEFT"], "right": ["I_TURN_RIGHT"]}
 Pair = tuple[str, str]
 
 
-def pairs() -> list[Pair]:
-  """All 20,910 (command, actions) pairs, words separated by one space, in the grammar's order."""
+@functools.cache
+def all_pairs() -> tuple[Pair, ...]:
+  """Returns all 20,910 (command, actions) pairs in the grammar's order, with single spaces."""
   verbs = list(_ACTIONS.items())
   for verb, action in [*_ACTIONS.items(), ("turn", [])]:
     for side, turn in _TURNS.items():
@@ -40,24 +47,24 @@ def pairs() -> list[Pair]:
     for second, second_actions in phrases:
       commands.append((f"{first} and {second}", first_actions + second_actions))
       commands.append((f"{first} after {second}", second_actions + first_actions))
-  return [(command, " ".join(actions)) for command, actions in commands]
+  return tuple((command, " ".join(actions)) for command, actions in commands)
 
 
-def line(pair: Pair) -> str:
-  """The pair as the published files write it, without the line's end."""
+def format_line(pair: Pair) -> str:
+  """Formats a pair as a line of the published files, without the line's end."""
   return f"IN: {pair[0]} OUT: {pair[1]}"
 
 
-def split(name: str, part: str, holdout: int = 0, cutoff: int = CUTOFF) -> list[Pair]:
-  """The pairs of one part ("train", "validation", "test") of the split, always in the same order.
+def split_pairs(name: str, part: str, holdout: int = 0, cutoff: int = CUTOFF) -> list[Pair]:
+  """Returns the pairs of one part ("train", "validation", "test") of a split, in a fixed order.
 
   `train` and `test` are the published files (for "simple" a seeded 80/20 division), repetitions
   included. With holdout=0 `validation` is a seeded sample of 1,000 training examples: it measures
-  fit, not generalisation. With holdout=n, n seeded distinct examples leave `train` and are the
-  `validation`. A repeated line (the bare "jump") is never chosen. `cutoff` divides the length
+  fit, not generalisation. With holdout=n, n seeded distinct examples move from `train` to
+  `validation`. A repeated pair (the bare "jump") is never chosen. `cutoff` divides the length
   split: 22 is the published one, Newman et al. 2020 use others. Raises UserError for an unknown
-  split or part, a holdout that leaves nothing to train on, a cutoff that leaves nothing to test or
-  that another split has no use for.
+  split or part, a holdout that leaves nothing to train on, a cutoff that leaves nothing to test,
+  and a cutoff for another split.
   """
   if name not in SPLITS:
     raise UserError(f"SCAN has no split {name!r}; choose one of {', '.join(SPLITS)}")
@@ -65,9 +72,9 @@ def split(name: str, part: str, holdout: int = 0, cutoff: int = CUTOFF) -> list[
     raise NoSplit(f"SCAN has no {part!r}; its parts are {', '.join(PARTS)}")
   train, test = _published(name, cutoff)
   if part == "test":
-    return test
+    return list(test)
   if part == "train" and holdout == 0:
-    return train
+    return list(train)
   counts = Counter(train)
   single = [pair for pair in train if counts[pair] == 1]
   if not 0 <= holdout < len(single):
@@ -82,10 +89,11 @@ def split(name: str, part: str, holdout: int = 0, cutoff: int = CUTOFF) -> list[
   return [pair for pair in train if pair not in held_out]
 
 
+@functools.cache
 def _published(name: str, cutoff: int) -> tuple[list[Pair], list[Pair]]:
-  everything = pairs()
+  everything = all_pairs()
   if name != "length" and cutoff != CUTOFF:
-    raise UserError(f"SCAN {name}: cutoff={cutoff} is of the length split alone")
+    raise UserError(f"SCAN {name}: cutoff={cutoff} belongs to the length split alone")
   if name == "simple":
     ranked = _shuffled(everything, "simple")
     size = len(ranked) * 8 // 10
@@ -93,8 +101,10 @@ def _published(name: str, cutoff: int) -> tuple[list[Pair], list[Pair]]:
   if name == "length":
     lengths = [len(actions.split()) for _, actions in everything]
     if not min(lengths) <= cutoff < max(lengths):
-      told = f"at least {min(lengths)} and below {max(lengths)} actions"
-      raise UserError(f"SCAN length: cutoff={cutoff} must be {told}")
+      raise UserError(
+        f"SCAN length: cutoff={cutoff} must be at least {min(lengths)} and below"
+        f" {max(lengths)} actions"
+      )
     short = [length <= cutoff for length in lengths]
     train = [pair for pair, fits in zip(everything, short) if fits]
     return train, [pair for pair, fits in zip(everything, short) if not fits]
@@ -104,6 +114,30 @@ def _published(name: str, cutoff: int) -> tuple[list[Pair], list[Pair]]:
   return train, [pair for pair in everything if word in pair[0] and pair != primitive]
 
 
-def _shuffled(examples: list[Pair], salt: str) -> list[Pair]:
-  # By hash, not by a generator: the same order with every version of Python and numpy.
+def _shuffled(examples: Sequence[Pair], salt: str) -> list[Pair]:
+  # a hash gives the same order with every version of Python and numpy; a generator may not
   return sorted(examples, key=lambda pair: hashlib.sha256(f"{salt} {pair[0]}".encode()).digest())
+
+
+def open_scan(
+  part: str,
+  /,
+  split: str = "simple",
+  holdout: int = 0,
+  cutoff: int = CUTOFF,
+  on_bad_record: str = "error",
+) -> InMemory:
+  """Opens one part of a SCAN split as {"source": command, "target": actions}.
+
+  Raises UserError as `split_pairs` does.
+  """
+  del on_bad_record  # no file is read
+  lines = "\n".join(map(format_line, split_pairs(split, part, holdout, cutoff)))
+  fingerprint = hashlib.sha256(lines.encode()).hexdigest()
+  return InMemory((part,), _read_part, (split, holdout, cutoff), fingerprint)
+
+
+def _read_part(part: str, name: str, holdout: int, cutoff: int, bad) -> list[Example]:
+  del bad
+  pairs = split_pairs(name, part, holdout, cutoff)
+  return [{"source": command, "target": actions} for command, actions in pairs]

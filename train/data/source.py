@@ -1,4 +1,5 @@
-"""What all sources of examples share: the protocol, reading many at once, lengths on disk."""
+"""Defines what all sources of examples share: the protocol, batched reading, and a disk cache of
+lengths."""
 
 import dataclasses
 import hashlib
@@ -18,10 +19,11 @@ Example = dict[str, str]
 
 
 class Source(Protocol):
-  """Examples by index. Pickles small: a worker process opens the data itself, when it first reads.
+  """Examples by index. A source pickles small: a worker process opens the data itself when it
+  first reads.
 
-  `fingerprint` is the hex digest of what the source holds. `_getitems` is what Grain calls to read
-  many at once: about 8 times faster a record than one by one where the data lie on disk.
+  `fingerprint` is the hex digest of the source's content. Grain calls `_getitems` to read many
+  examples at once, which is about 8 times faster per record than single reads from a disk.
   """
 
   fingerprint: str
@@ -34,21 +36,21 @@ class Source(Protocol):
 
 
 def digest(*parts: object) -> str:
-  """Hex digest of the parts' texts."""
+  """Returns the hex digest of the parts as text."""
   return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
 
 
-def read_many(source: Source, numbers: Sequence[int]) -> list[Example]:
-  """Examples by number, at once where the source can, which is faster from a disk."""
-  together = getattr(source, "_getitems", None)
-  return together(numbers) if together and len(numbers) else [source[i] for i in numbers]
+def read_many(source: Source, indices: Sequence[int]) -> list[Example]:
+  """Returns the examples at `indices`, read in one call where the source supports it."""
+  getitems = getattr(source, "_getitems", None)
+  return getitems(indices) if getitems and len(indices) else [source[i] for i in indices]
 
 
-def measured(source: Source, key: str, measure: Callable, columns: int) -> np.ndarray:
-  """`measure(examples)`, a row of whole numbers each, for all of a source: int32 [n, columns].
+def cached_lengths(source: Source, key: str, measure: Callable, columns: int) -> np.ndarray:
+  """Returns `measure(examples)`, a row of lengths for each example of a source: int32 [n, columns].
 
-  Kept on disk under the source's fingerprint (not without one) and `key`, which says everything
-  else that decides the numbers.
+  The lengths are cached on disk under the source's fingerprint and `key`, which must name
+  everything else that determines the lengths. A source with an empty fingerprint is not cached.
   """
   if not source.fingerprint:
     return np.asarray(measure(source), np.int32).reshape(len(source), columns)
@@ -56,28 +58,27 @@ def measured(source: Source, key: str, measure: Callable, columns: int) -> np.nd
     raise UserError("the data has no example: check the split and the files it names")
   path = cache_dir("lengths") / f"{digest(source.fingerprint, key)[:32]}.npy"
   try:
-    found = np.load(path)
-    if found.shape == (len(source), columns):
-      return found
+    lengths = np.load(path)
+    if lengths.shape == (len(source), columns):
+      return lengths
   except (OSError, ValueError, EOFError):
-    pass  # not there, or not whole: measured anew
-  found = np.zeros((len(source), columns), np.int32)
-  for start in range(0, len(found), CHUNK):
-    numbers = range(start, min(start + CHUNK, len(found)))
-    found[start : start + CHUNK] = measure(read_many(source, numbers))
-    told = numbers.stop, len(found)
-    logging.log_every_n_seconds(logging.INFO, "encoded %d of %d examples", 10, *told)
-  save_array(path, found)
-  return found
+    pass  # missing or damaged: the file is written again below
+  lengths = np.zeros((len(source), columns), np.int32)
+  for start in range(0, len(lengths), CHUNK):
+    stop = min(start + CHUNK, len(lengths))
+    lengths[start:stop] = measure(read_many(source, range(start, stop)))
+    logging.log_every_n_seconds(logging.INFO, "encoded %d of %d examples", 10, stop, len(lengths))
+  save_array(path, lengths)
+  return lengths
 
 
 def save_array(path, array: np.ndarray) -> None:
-  """Writes an .npy file whole or not at all."""
+  """Writes an .npy file atomically."""
   temporary = path.with_name(f"{uuid.uuid4().hex}.npy")
   np.save(temporary, array)
   os.replace(temporary, path)
 
 
-def reduced(self):
-  """`__reduce__` of a dataclass: its fields, without what it remembers besides."""
+def reduce_to_fields(self):
+  """Implements `__reduce__` for a dataclass: pickles its fields and drops its cached properties."""
   return type(self), tuple(getattr(self, field.name) for field in dataclasses.fields(self))

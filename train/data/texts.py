@@ -1,7 +1,7 @@
-"""Sources read whole into memory: documents, tagged sentences, questions with answers.
+"""Reads sources that fit into memory: documents, tagged sentences, questions with answers.
 
-A source of this kind is the files of a split and a reader, a function from one file to its
-examples that names file and line where it cannot be read.
+Such a source is the files of a split and a reader: a function from one file to its examples, whose
+errors name file and line.
 """
 
 import dataclasses
@@ -17,20 +17,24 @@ from absl import logging
 
 from train.common.errors import NoSplit, UserError, choose, did_you_mean
 from train.data import reading
-from train.data.bad_records import MOST_BYTES, BadRecords
-from train.data.source import digest, reduced
+from train.data.bad_records import MAX_RECORD_BYTES, BadRecords
+from train.data.source import digest, reduce_to_fields
 
-DOCUMENTS = (".txt", ".md", ".jsonl")
+SUFFIXES = {
+  "documents": (".txt", ".md", ".jsonl"),
+  "sentences": (".conll", ".conllu", ".bio", ".tsv"),
+  "questions": (".json",),
+}
 ENDLESS = 2**62
-ROW_OF_OTHERS = re.compile(r"\d+[-.]\d+")  # CoNLL-U's multiword tokens and empty nodes
-PART = re.compile(r"(?P<path>.+)\[((?P<start>\d+)%)?:((?P<stop>\d+)%)?\]")
+EXTRA_NODE = re.compile(r"\d+[-.]\d+")  # id of a CoNLL-U multiword token or empty node
+FEW_ARTICLES = 10  # a percentage of fewer articles is taken of their paragraphs
 
 
 @dataclasses.dataclass(frozen=True)
 class InMemory:
-  """The examples of some files, read when the first is asked for; pickles as their names."""
+  """The examples of some files, read at the first access; pickles as the files' names."""
 
-  paths: tuple  # each a file, or what else the reader reads at once
+  paths: tuple  # files, or other arguments that the reader takes one at a time
   reader: Callable  # path, *arguments, BadRecords -> examples
   arguments: tuple
   fingerprint: str
@@ -39,9 +43,11 @@ class InMemory:
   @functools.cached_property
   def _examples(self) -> list[dict]:
     bad = BadRecords(self.on_bad_record)
-    found = [one for path in self.paths for one in self.reader(path, *self.arguments, bad)]
-    bad.limit("data")
-    return found
+    examples = []
+    for path in self.paths:
+      examples += self.reader(path, *self.arguments, bad)
+    bad.check_limit("data")
+    return examples
 
   def __len__(self) -> int:
     return len(self._examples)
@@ -52,84 +58,83 @@ class InMemory:
   def _getitems(self, indices: Sequence[int]) -> list[dict]:
     return [self._examples[index] for index in indices]
 
-  __reduce__ = reduced
+  __reduce__ = reduce_to_fields
 
 
-def of_split(
-  split: str, splits: Mapping, suffixes: Sequence[str], on_bad_record: str, reader, *arguments
-) -> InMemory:
-  """The examples of `splits[split]`: a path, glob or folder, or several. UserError as `reading`."""
-  paths = files(split, splits, suffixes)
-  digests = [f"{reading.kind(path)} {reading.digest_of(path)}" for path in paths]
-  how = [on_bad_record] if on_bad_record != "error" else []
-  fingerprint = digest(reader.__name__, *arguments, *digests, *how)
+def _open(kind: str, reader, split, splits, on_bad_record, *arguments) -> InMemory:
+  """Opens the files of `splits[split]`; `kind` stands for the reader in the fingerprint."""
+  paths = list_files(split, splits, SUFFIXES[kind])
+  digests = [f"{reading.file_type(path)} {reading.file_digest(path)}" for path in paths]
+  policy = [on_bad_record] if on_bad_record != "error" else []
+  fingerprint = digest(kind, *arguments, *digests, *policy)
   return InMemory(tuple(paths), reader, arguments, fingerprint, on_bad_record)
 
 
-def files(split: str, splits: Mapping, suffixes: Sequence[str]) -> list[pathlib.Path]:
-  """The files of `splits[split]`; in folders, those with one of the suffixes."""
+def list_files(split: str, splits: Mapping, suffixes: Sequence[str]) -> list[pathlib.Path]:
+  """Returns the files of `splits[split]`, a path, glob or folder, or several of them.
+
+  A folder stands for its files with one of `suffixes`. Raises UserError if there is none.
+  """
   if not isinstance(splits, Mapping):
-    raise UserError(f"data.splits is {splits!r}; it must say which files each split has")
+    raise UserError(f"data.splits is {splits!r}; it must map each split to its files")
   if split not in splits:
     raise NoSplit(
       f"data.splits has no {split!r}; listed are {', '.join(splits)}{did_you_mean(split, splits)}"
     )
   where, patterns = f"data.splits.{split}", splits[split]
   patterns = (patterns,) if isinstance(patterns, str) else patterns
-  if not isinstance(patterns, Sequence) or not all(isinstance(one, str) for one in patterns):
+  if not isinstance(patterns, Sequence) or not all(isinstance(part, str) for part in patterns):
     raise UserError(f"{where} is {patterns!r}; it must be a path, glob or folder, or several")
-  return [path for pattern in patterns for path in _files(where, pattern, suffixes)]
+  return [path for pattern in patterns for path in _find_files(where, pattern, suffixes)]
 
 
-def _files(where, pattern, suffixes):
-  pattern = reading.resolved(where, pattern)
+def _find_files(where, pattern, suffixes):
+  pattern = reading.resolve_package(where, pattern)
   folder = pathlib.Path(pattern).expanduser()
-  if folder.is_dir():
-    found = [path for path in sorted(folder.rglob("*")) if reading.kind(path) in suffixes]
-    if not found:
-      raise UserError(f"{where}: {folder} has no {' or '.join(suffixes)} file (.gz or not)")
-    return found
-  return reading.find(where, pattern)
+  if not folder.is_dir():
+    return reading.find_files(where, pattern)
+  paths = [path for path in sorted(folder.rglob("*")) if reading.file_type(path) in suffixes]
+  if not paths:
+    raise UserError(f"{where}: {folder} has no {' or '.join(suffixes)} file (.gz or not)")
+  return paths
 
 
-def part_of(split: str, splits) -> tuple[Mapping, int, int]:
-  """`splits` with "PATH[10%:90%]" as PATH for the split, and the two percentages (else 0, 100)."""
-  pattern = splits[split] if isinstance(splits, Mapping) and split in splits else None
-  if not isinstance(pattern, str) or not (match := PART.fullmatch(pattern)):
-    return splits, 0, 100
-  start, stop = int(match["start"] or 0), int(match["stop"] or 100)
-  if not start < stop <= 100:
-    raise UserError(f"data.splits.{split}: {pattern} is no part of a file, such as [:90%]")
-  return {**splits, split: match["path"]}, start, stop
+def _between(sequence, start, stop):
+  """Returns the part of a sequence between two percentages."""
+  return sequence[len(sequence) * start // 100 : len(sequence) * stop // 100]
+
+
+# Documents
 
 
 def open_text(
   split: str, /, splits: Mapping, unit: str = "file", on_bad_record: str = "error"
 ) -> InMemory:
-  """Documents {"text"}: whole files, their paragraphs (between blank lines) or their lines; each
-  line of .jsonl is one, its key "text". "PATH[:90%]" is a part of each file. A line that cannot be
-  read is a bad record, also where it is a part of a document."""
+  """Opens documents {"text"}: whole files, paragraphs (between blank lines) or lines.
+
+  Each line of a .jsonl file is a document, its key "text". "PATH[:90%]" is a part of each file. A
+  line that cannot be read is a bad record, also within a longer document.
+  """
   choose(UNITS, unit, "data.unit")
-  splits, start, stop = part_of(split, splits)
-  return of_split(split, splits, DOCUMENTS, on_bad_record, documents, unit, start, stop)
+  splits, start, stop = reading.parse_part(split, splits)
+  return _open("documents", read_documents, split, splits, on_bad_record, unit, start, stop)
 
 
-def documents(path: pathlib.Path, unit: str, start: int, stop: int, bad: BadRecords) -> list[dict]:
-  """The documents of a file between two percentages: of its characters if it is one document."""
-  if reading.kind(path) == ".jsonl":
-    rows = bad.among(str(path), reading.READERS[".jsonl"]((path,), ("text",), bad))
+def read_documents(
+  path: pathlib.Path, unit: str, start: int, stop: int, bad: BadRecords
+) -> list[dict]:
+  """Reads a file's documents between two percentages, of its characters if it is one document."""
+  if reading.file_type(path) == ".jsonl":
+    rows = bad.drop_bad(str(path), reading.READERS[".jsonl"]((path,), ("text",), bad))
     texts = [text for (text,) in rows]
   else:
-    most = ENDLESS if unit == "file" else MOST_BYTES  # a file may be one line, as text8 is
-    lines = bad.among(str(path), reading.read_lines(path, bad, empty=True, most=most))
+    # a whole file may be a single line, as text8 is
+    most = ENDLESS if unit == "file" else MAX_RECORD_BYTES
+    lines = bad.drop_bad(str(path), reading.read_lines(path, bad, empty=True, most=most))
     texts = UNITS[unit]("\n".join(lines))
   if len(texts) == 1:
     return [{"text": _between(texts[0], start, stop)}]
   return [{"text": text} for text in _between(texts, start, stop)]
-
-
-def _between(sequence, start, stop):
-  return sequence[len(sequence) * start // 100 : len(sequence) * stop // 100]
 
 
 UNITS = {
@@ -139,25 +144,31 @@ UNITS = {
 }
 
 
+# Tagged sentences
+
+
 def open_conll(
   split: str, /, splits: Mapping, word: int = 0, tag: int = -1, on_bad_record: str = "error"
 ) -> InMemory:
-  """Sentences {"words", "tags"} of column files; of CoNLL-U (.conllu) forms and UPOS. A sentence
-  with a line that cannot be read is a bad record."""
-  suffixes = (".conll", ".conllu", ".bio", ".tsv")
-  return of_split(split, splits, suffixes, on_bad_record, sentences, word, tag)
+  """Opens sentences {"words", "tags"} of column files; CoNLL-U (.conllu) gives forms and UPOS.
+
+  A sentence with a line that cannot be read is a bad record.
+  """
+  return _open("sentences", read_sentences, split, splits, on_bad_record, word, tag)
 
 
-def sentences(path: pathlib.Path, word: int, tag: int, bad: BadRecords) -> Iterator[dict]:
-  """Sentences end at a line without text. In CoNLL-U, comments, multiword tokens (1-2) and empty
-  nodes (1.1) are skipped."""
-  return bad.among(str(path), _sentences(path, word, tag, bad))
+def read_sentences(path: pathlib.Path, word: int, tag: int, bad: BadRecords) -> Iterator[dict]:
+  """Reads a file's sentences, which end at a line without text.
+
+  In CoNLL-U, comments, multiword tokens (1-2) and empty nodes (1.1) are skipped.
+  """
+  return bad.drop_bad(str(path), _parse_sentences(path, word, tag, bad))
 
 
-def _sentences(path, word, tag, bad):
-  universal = reading.kind(path) == ".conllu"
-  word, tag = (1, 3) if universal else (word, tag)
-  rows = []  # of a sentence: word and tag, None for a bad line
+def _parse_sentences(path, word, tag, bad):
+  conllu = reading.file_type(path) == ".conllu"
+  word, tag = (1, 3) if conllu else (word, tag)
+  rows = []  # (word, tag) of each line of the sentence, None for a bad line
   for number, line in enumerate(itertools.chain(reading.read_lines(path, bad), [""]), 1):
     if line is None:
       rows.append(None)
@@ -165,87 +176,93 @@ def _sentences(path, word, tag, bad):
       if rows:
         yield None if None in rows else dict(zip(("words", "tags"), map(list, zip(*rows))))
       rows = []
-    elif not line.startswith("-DOCSTART-") and not (universal and line.startswith("#")):
+    elif not line.startswith("-DOCSTART-") and not (conllu and line.startswith("#")):
       cells = line.split("\t") if "\t" in line else line.split()
-      if universal and ROW_OF_OTHERS.fullmatch(cells[0]):
+      if conllu and EXTRA_NODE.fullmatch(cells[0]):
         continue
       try:
-        found = cells[word], cells[tag]
+        row = cells[word], cells[tag]
       except IndexError:
-        found = ("", "")
-      if len(cells) < 2 or not all(found) or (universal and not cells[0].isdigit()):
+        row = ("", "")
+      if len(cells) < 2 or not all(row) or (conllu and not cells[0].isdigit()):
         reason = f"columns {word} and {tag} must be a word and its tag: {line[:200]!r}; correct it"
-        found = bad(path, f"line {number}", reason)
-      rows.append(found)
+        row = bad(path, f"line {number}", reason)
+      rows.append(row)
 
 
-FEW = 10  # articles: a percentage of fewer says little
+# Questions with answers
 
 
-class Wrong(ValueError):
-  """What SQuAD's JSON should have had in a place."""
+class _WrongShape(ValueError):
+  """A part of a SQuAD file that is missing or of a wrong type."""
 
 
 def open_squad(split: str, /, splits: Mapping, on_bad_record: str = "error") -> InMemory:
-  """Questions {"id", "question", "context", "answers"} of SQuAD's JSON, 1.1 or 2.0. "PATH[:90%]" is
-  a part of each file's articles, or of its paragraphs where articles are few."""
-  splits, start, stop = part_of(split, splits)
-  return of_split(split, splits, (".json",), on_bad_record, questions, start, stop)
+  """Opens questions {"id", "question", "context", "answers"} of SQuAD's JSON, 1.1 or 2.0.
+
+  "PATH[:90%]" is a part of each file's articles, or of its paragraphs if the articles are few.
+  """
+  splits, start, stop = reading.parse_part(split, splits)
+  return _open("questions", read_questions, split, splits, on_bad_record, start, stop)
 
 
-def questions(path: pathlib.Path, start: int, stop: int, bad: BadRecords) -> Iterator[dict]:
-  """answers: [{"text", "answer_start"}], none for a question without one. An answer that is not
-  where its context says is left out, with its question if it was the only one, and counted. The
-  articles (of fewer than FEW: the paragraphs) are those between two percentages."""
+def read_questions(path: pathlib.Path, start: int, stop: int, bad: BadRecords) -> Iterator[dict]:
+  """Reads a file's questions between two percentages of its articles (if fewer than FEW_ARTICLES:
+  of its paragraphs).
+
+  `answers` is a list of {"text", "answer_start"}, empty for a question without an answer. An answer
+  that is not at its place in the context is left out and counted, with its question if it was the
+  only one.
+  """
   part = "" if (start, stop) == (0, 100) else f"[{start}%:{stop}%]"
-  wrong = []
-  for context, qa in bad.among(f"{path}{part}", _asked(path, start, stop, bad)):
-    name, question, found = qa
-    right = [a for a in found if _is_at(context, **a)]
-    if len(right) < len(found):
-      wrong.append(name)
-    if right or not found:
+  misplaced = []
+  for context, (name, question, answers) in bad.drop_bad(
+    f"{path}{part}", _parse_questions(path, start, stop, bad)
+  ):
+    right = [answer for answer in answers if _is_at(context, **answer)]
+    if len(right) < len(answers):
+      misplaced.append(name)
+    if right or not answers:
       yield {"id": name, "question": question, "context": context, "answers": right}
-  if wrong:
+  if misplaced:
     logging.warning(
-      "%s: %d questions have an answer that is not in its context and is left out: %s",
-      *(path, len(wrong), ", ".join(wrong[:5])),
+      f"{path}: {len(misplaced)} questions have an answer that is not in its context and is left"
+      f" out: {', '.join(misplaced[:5])}"
     )
 
 
-def _asked(path, start, stop, bad):
-  """Context and question of each; None for what has not the parts that SQuAD's has."""
+def _parse_questions(path, start, stop, bad):
+  """Yields (context, question) pairs, and None for a part without SQuAD's shape."""
   articles = []
-  for i, article in enumerate(_data(path)):
+  for i, article in enumerate(_load_articles(path)):
     try:
       paragraphs = _part(article, "paragraphs", list)
-      articles.append([(f"data[{i}].paragraphs[{j}]", one) for j, one in enumerate(paragraphs)])
-    except Wrong as error:
+      articles.append([(f"data[{i}].paragraphs[{j}]", part) for j, part in enumerate(paragraphs)])
+    except _WrongShape as error:
       yield bad(path, f"data[{i}]", error)
-  if len(articles) < FEW:
+  if len(articles) < FEW_ARTICLES:
     articles = [[paragraph] for paragraph in itertools.chain.from_iterable(articles)]
   for place, paragraph in itertools.chain.from_iterable(_between(articles, start, stop)):
     try:
-      context, asked = _part(paragraph, "context", str), _part(paragraph, "qas", list)
-    except Wrong as error:
+      context, questions = _part(paragraph, "context", str), _part(paragraph, "qas", list)
+    except _WrongShape as error:
       yield bad(path, place, error)
       continue
-    for k, qa in enumerate(asked):
-      one = None
+    for k, question in enumerate(questions):
       try:
-        one = context, _question(qa)
-      except Wrong as error:
-        bad(path, f"{place}.qas[{k}]", error)
-      yield one
+        yield context, _parse_question(question)
+      except _WrongShape as error:
+        yield bad(path, f"{place}.qas[{k}]", error)
 
 
-def _question(qa):
-  """Its id, text and answers."""
-  answers = [] if isinstance(qa, dict) and qa.get("is_impossible") else _part(qa, "answers", list)
-  found = [
-    {"text": _part(a, "text", str), "answer_start": _part(a, "answer_start", int)} for a in answers
+def _parse_question(question):
+  """Returns a question's id, text and answers."""
+  impossible = isinstance(question, dict) and question.get("is_impossible")
+  answers = [
+    {"text": _part(answer, "text", str), "answer_start": _part(answer, "answer_start", int)}
+    for answer in ([] if impossible else _part(question, "answers", list))
   ]
-  return _part(qa, "id", str), _part(qa, "question", str), found
+  return _part(question, "id", str), _part(question, "question", str), answers
 
 
 def _is_at(context, text, answer_start):
@@ -254,22 +271,21 @@ def _is_at(context, text, answer_start):
 
 def _part(record, key, kind):
   if not isinstance(record, dict) or not isinstance(record.get(key), kind):
-    raise Wrong(f"SQuAD's JSON has a {kind.__name__} {key!r} here; correct it")
+    raise _WrongShape(f"SQuAD's JSON has a {kind.__name__} {key!r} here; correct it")
   try:
-    if kind is str and len(reading.utf8(key, record[key])) > MOST_BYTES:
-      raise Wrong(f"{key!r} has more than {MOST_BYTES:,} bytes")
+    if kind is str and len(reading.encode_utf8(key, record[key])) > MAX_RECORD_BYTES:
+      raise _WrongShape(f"{key!r} has more than {MAX_RECORD_BYTES:,} bytes")
   except UnicodeError as error:
-    raise Wrong(error) from None
+    raise _WrongShape(error) from None
   return record[key]
 
 
-def _data(path) -> list:
-  """The articles."""
+def _load_articles(path) -> list:
   try:
     with reading.open_bytes(path) as file:
       return _part(json.loads(file.read().decode("utf-8")), "data", list)
-  except Wrong as error:
+  except _WrongShape as error:
     raise UserError(f"{path}: {error}") from None
-  # an error however on_bad_record is set: nobody can tell how much is lost
+  # an error under every policy: the size of the loss is unknown
   except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
     raise UserError(f"{path}: not JSON ({error}); SQuAD's is needed") from error

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import tokenizers
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
+from google.protobuf.unknown_fields import UnknownFieldSet
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
 from train.common import json_files
@@ -76,9 +77,13 @@ def load(path: pathlib.Path) -> Model:
 
 def _parse(content: bytes) -> Model:
   proto = _MODEL.FromString(content)
+  trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
+  for part in (proto, trainer, normalizer, *proto.pieces):  # a field of a wrong type is skipped
+    for field in UnknownFieldSet(part):
+      if field.field_number in part.DESCRIPTOR.fields_by_number:
+        raise ValueError(f"field {field.field_number} has another type")
   if not all(piece.HasField("piece") for piece in proto.pieces):
     raise ValueError("a piece has no text")
-  trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
   return Model(
     [Piece(piece.piece.decode(), _rounded(piece.score), piece.type) for piece in proto.pieces],
     kind=trainer.model_type,
@@ -90,8 +95,8 @@ def _parse(content: bytes) -> Model:
 
 
 def _rounded(score: float) -> float:
-  """Returns a float32 in the nine digits that tell it from the next one: the tokenizers library
-  reads longer numbers of a JSON file with an error in the last place."""
+  """Returns a float32 with the nine digits that identify it: the tokenizers library reads longer
+  numbers of a JSON file with an error in the last place."""
   return float(f"{score:.9g}")
 
 
@@ -112,7 +117,7 @@ def _message_class():
       dict(name=name, field=[field(*row) for row in rows]) for name, rows in MESSAGES.items()
     ],
   )
-  pool = descriptor_pool.DescriptorPool()  # of its own: the name in it clashes with nobody's
+  pool = descriptor_pool.DescriptorPool()  # not the default one, whose names all libraries share
   pool.AddSerializedFile(file.SerializeToString())
   return message_factory.GetMessageClass(pool.FindMessageTypeByName("spm.Model"))
 

@@ -14,8 +14,8 @@ from absl import logging
 
 from train.common.errors import UserError, as_user_error, choose
 from train.common.json_files import LARGEST
+from train.data.roles import Roles, check
 from train.data.tokenizer import Tokenizer
-from train.data.vocabulary import Roles, check
 from train.interop import tokenizer_files as files
 
 

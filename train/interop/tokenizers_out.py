@@ -8,8 +8,8 @@ from tokenizers.processors import TemplateProcessing
 
 from train.common.errors import UserError, choose
 from train.common.files import write_atomically
+from train.data.roles import SPECIALS, Roles
 from train.data.tokenizer import Tokenizer
-from train.data.vocabulary import SPECIALS, Roles
 from train.interop.tokenizers_in import LANGUAGE
 
 KINDS = ("encoder", "decoder", "encoder-decoder")

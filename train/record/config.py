@@ -6,6 +6,7 @@ import importlib.machinery
 import importlib.util
 import inspect
 import pathlib
+import re
 import traceback
 from collections.abc import Iterable, Sequence
 
@@ -211,7 +212,7 @@ def _unknown_file(path):
   known = {
     file.stem: file
     for file in sorted(folder.glob("*.py"))
-    if "def get_config" in file.read_text(encoding="utf-8", errors="replace")
+    if re.search(r"^def get_config\(", file.read_text("utf-8", "replace"), re.MULTILINE)
   }
   names = ", ".join(file.name for file in known.values()) or "none"
   near = nearest(path.stem, known)

@@ -1,4 +1,5 @@
-"""What an evaluation tells beside its scores: each class's own, and which is taken for which."""
+"""Reports on an evaluation by class: precision, recall and F1 of each class, and the confusion
+matrix."""
 
 import dataclasses
 import pathlib
@@ -7,90 +8,97 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from train.scoring.scores import is_bio, only_bio
+from train.scoring.scores import is_bio, replace_non_bio
 
-OTHER = "(other)"  # outputs that are none of the classes wanted
-MOST_COLUMNS = 20  # labels in a confusion as text; a picture has room for more
-MOST_NUMBERS = 40  # classes in a picture with its counts written in
-WIDTH = 100  # characters of a line; a wider confusion has numbers for column names
+OTHER = "(other)"  # stands for predictions that are no class of the references
+MOST_COLUMNS = 20  # labels in a confusion matrix as text; a picture has space for more
+MOST_NUMBERS = 40  # labels in a picture whose cells show their counts
+WIDTH = 100  # characters of a line; a wider matrix has numbers for column names
 LONGEST_NAME = 24  # characters of a label in a picture
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """Precision, recall, F1 (percent) and support of each class, and a confusion of labels."""
+  """Precision, recall, F1 (percent) and support of each class, and a confusion matrix of labels."""
 
-  what: str  # class, tag, entity
+  kind: str  # class, tag, entity
   classes: Mapping[str, Mapping[str, float]]
-  labels: Sequence[str] = ()  # of the confusion; none: there is none
-  counts: np.ndarray | None = None  # [wanted, found]: how often each was taken for each
+  labels: Sequence[str] = ()  # of the confusion matrix; empty without one
+  counts: np.ndarray | None = None  # [reference, prediction]
 
   def tables(self) -> list[list[list[str]]]:
-    """Tables of cells, the first row and column of each are names."""
-    made = [[[self.what, "precision", "recall", "f1", "support"]]]
-    for name, one in self.classes.items():
-      shares = [f"{one[key]:.1f}" for key in ("precision", "recall", "f1")]
-      made[0].append([name, *shares, str(one["support"])])
-    if 0 < len(self.labels) <= MOST_COLUMNS:
-      cells = [list(map(str, row)) for row in self.counts.tolist()]
-      names = list(self.labels)
-      if sum(len(name) + 2 for name in names) + max(map(len, names)) > WIDTH:
-        heads = [str(number) for number in range(1, len(names) + 1)]
-        names = [f"{head} {name}" for head, name in zip(heads, names)]
-      else:
-        heads = names
-      rows = [[name, *row] for name, row in zip(names, cells)]
-      made.append([["wanted \\ found", *heads], *rows])
-    return made
+    """Returns tables of cells, whose first rows and columns are names."""
+    table = [[self.kind, "precision", "recall", "f1", "support"]]
+    for name, row in self.classes.items():
+      shares = [f"{row[key]:.1f}" for key in ("precision", "recall", "f1")]
+      table.append([name, *shares, str(row["support"])])
+    if not 0 < len(self.labels) <= MOST_COLUMNS:
+      return [table]
+    heads = names = list(self.labels)
+    if sum(len(name) + 2 for name in names) + max(map(len, names)) > WIDTH:
+      heads = [str(number) for number in range(1, len(names) + 1)]
+      names = [f"{head} {name}" for head, name in zip(heads, names)]
+    rows = [[name, *map(str, row)] for name, row in zip(names, self.counts.tolist())]
+    return [table, [["reference \\ prediction", *heads], *rows]]
 
   @property
-  def left_out(self) -> str:
-    """What to say of a confusion that is too wide to be among the tables."""
+  def note(self) -> str:
+    """Returns the sentence that replaces a confusion matrix too wide for a table, or ""."""
     count = len(self.labels)
     return f"The confusion of {count} labels is drawn only." if count > MOST_COLUMNS else ""
 
 
-def of_classes(found: Sequence[str], wanted: Sequence[str], what: str = "class") -> Report:
-  """Of the classes in `wanted` and, in the confusion, those in `found`."""
-  from sklearn import metrics  # a second
+def class_report(
+  predictions: Sequence[str], references: Sequence[str], kind: str = "class"
+) -> Report:
+  """Builds the report on the references' classes; the confusion matrix has the predictions' too."""
+  from sklearn import metrics  # imported late: a second
 
-  classes = sorted(set(wanted))
+  classes = sorted(set(references))
   columns = metrics.precision_recall_fscore_support(
-    wanted, found, labels=classes, zero_division=0.0
+    references, predictions, labels=classes, zero_division=0.0
   )
-  table = {label: _row(*values) for label, *values in zip(classes, *columns)}
-  labels = sorted({*wanted, *found})
-  return Report(what, table, labels, metrics.confusion_matrix(wanted, found, labels=labels))
+  rows = {label: _row(*values) for label, *values in zip(classes, *columns)}
+  labels = sorted({*references, *predictions})
+  counts = metrics.confusion_matrix(references, predictions, labels=labels)
+  return Report(kind, rows, labels, counts)
 
 
-def of_texts(found: Sequence[str], wanted: Sequence[str]) -> Report:
-  """`of_classes` of outputs that may be any text."""
-  known = set(wanted)
-  return of_classes([text if text in known else OTHER for text in found], wanted)
+def text_class_report(predictions: Sequence[str], references: Sequence[str]) -> Report:
+  """Builds `class_report` for predictions that may be any text."""
+  known = set(references)
+  return class_report([text if text in known else OTHER for text in predictions], references)
 
 
-def of_tags(found: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]]) -> Report:
-  """Of each kind of entity (seqeval) if the tags are BIO, else of each tag; a confusion of tags."""
-  flat = of_classes(*([tag for row in rows for tag in row] for rows in (found, wanted)), "tag")
-  if not all(map(is_bio, flat.classes)):
-    return flat
+def tag_report(predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> Report:
+  """Builds the report on kinds of entities (seqeval) if the tags are BIO, else on tags; the
+  confusion matrix is of tags."""
+  flat_predictions = [tag for row in predictions for tag in row]
+  flat_references = [tag for row in references for tag in row]
+  report = class_report(flat_predictions, flat_references, "tag")
+  if not all(map(is_bio, report.classes)):
+    return report
   from seqeval import metrics
 
   kinds = metrics.classification_report(
-    list(map(list, wanted)), only_bio(found), output_dict=True, zero_division=0
+    list(map(list, references)), replace_non_bio(predictions), output_dict=True, zero_division=0
   )
-  table = {
-    name: _row(one["precision"], one["recall"], one["f1-score"], one["support"])
-    for name, one in kinds.items()
+  rows = {
+    name: _row(row["precision"], row["recall"], row["f1-score"], row["support"])
+    for name, row in kinds.items()
     if not name.endswith(" avg")
   }
-  return dataclasses.replace(flat, what="entity", classes=table)
+  return dataclasses.replace(report, kind="entity", classes=rows)
 
 
-def of_typed_tags(found: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]]) -> Report:
-  """`of_tags` of outputs that may be any text."""
-  known = {tag for row in wanted for tag in row}
-  return of_tags([[tag if tag in known else OTHER for tag in row] for row in found], wanted)
+def text_tag_report(
+  predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]
+) -> Report:
+  """Builds `tag_report` for predictions that may be any text."""
+  known = {tag for row in references for tag in row}
+  return tag_report(
+    [[tag if tag in known else OTHER for tag in row] for row in predictions], references
+  )
 
 
 def _row(precision, recall, f1, support):
@@ -98,8 +106,8 @@ def _row(precision, recall, f1, support):
   return {name: 100.0 * float(share) for name, share in shares.items()} | {"support": int(support)}
 
 
-def text(report: Report) -> str:
-  """The tables in columns."""
+def format_report(report: Report) -> str:
+  """Formats the tables as text in columns."""
   blocks = []
   for table in report.tables():
     widths = [max(map(len, column)) for column in zip(*table)]
@@ -107,37 +115,37 @@ def text(report: Report) -> str:
       "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in table
     ]
     blocks.append("\n".join(line.rstrip() for line in lines))
-  if report.left_out:
-    blocks.append(report.left_out)
+  if report.note:
+    blocks.append(report.note)
   return "\n\n".join(blocks) + "\n"
 
 
-def show(report: Report) -> None:
-  """The tables on standard error, with lines and colours if that is a terminal."""
+def print_report(report: Report) -> None:
+  """Prints the tables on standard error, with lines and colours if it is a terminal."""
   if not sys.stderr.isatty():
-    print("\n" + text(report), file=sys.stderr)
+    print("\n" + format_report(report), file=sys.stderr)
     return
   from rich.console import Console
   from rich.table import Table
   from rich.text import Text
 
-  for confusion, (heads, *rows) in enumerate(report.tables()):
+  for is_confusion, (heads, *rows) in enumerate(report.tables()):
     table = Table(Text(heads[0]))
     for head in heads[1:]:
       table.add_column(Text(head), justify="right")
     for number, row in enumerate(rows):
       cells = [Text(cell) for cell in row]
-      if confusion:  # its diagonal is what is right
+      if is_confusion:  # the diagonal counts the right predictions
         cells[number + 1].stylize("bold green")
       table.add_row(*cells)
     Console(stderr=True).print(table)
-  if report.left_out:
-    print(report.left_out, file=sys.stderr)
+  if report.note:
+    print(report.note, file=sys.stderr)
 
 
-def draw(report: Report, path: pathlib.Path) -> None:
-  """The confusion as a picture: a row is what was wanted, its colours are shares of the row."""
-  from matplotlib.backends.backend_agg import FigureCanvasAgg  # 1.2 s
+def draw_confusion(report: Report, path: pathlib.Path) -> None:
+  """Draws the confusion matrix, a row for each reference label, coloured by shares of the row."""
+  from matplotlib.backends.backend_agg import FigureCanvasAgg  # imported late: 1.2 s
   from matplotlib.figure import Figure
 
   count = len(report.labels)
@@ -148,14 +156,17 @@ def draw(report: Report, path: pathlib.Path) -> None:
   axes = figure.subplots()
   share = report.counts / np.maximum(report.counts.sum(1, keepdims=True), 1)
   image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-  slanted = dict(rotation=45, ha="right", rotation_mode="anchor")
-  slanted = slanted if count > 2 or max(map(len, names)) > 12 else {}
+  slanted = {}
+  if count > 2 or max(map(len, names)) > 12:
+    slanted = dict(rotation=45, ha="right", rotation_mode="anchor")
   axes.set_xticks(range(count), names, parse_math=False, **slanted)
   axes.set_yticks(range(count), names, parse_math=False)
-  axes.set(xlabel="found", ylabel="wanted")
+  axes.set(xlabel="prediction", ylabel="reference")
   if count <= MOST_NUMBERS:
     for (row, column), number in np.ndenumerate(report.counts):
-      colour = "white" if share[row, column] > 0.5 else "black" if number else "lightgrey"
+      colour = "black" if number else "lightgrey"
+      if share[row, column] > 0.5:
+        colour = "white"
       axes.text(column, row, str(number), ha="center", va="center", color=colour, fontsize=8)
-  figure.colorbar(image, ax=axes, label="share of what was wanted", shrink=0.8)
+  figure.colorbar(image, ax=axes, label="share of the reference label", shrink=0.8)
   figure.savefig(path)

@@ -18,11 +18,12 @@ from train.common.files import write_atomically
 from train.data import sources
 from train.data.batches import Layout
 from train.data.tokenizer import Tokenizer
-from train.data.tokenizer import train as train_tokenizer
+from train.data.tokenizer_training import train_tokenizer
 from train.tasks.base import Settings
 from train.tasks.causal import Causal
 from train.tasks.classification import Classification
 from train.tasks.denoising import Denoising
+from train.tasks.electra import Electra
 from train.tasks.embedding import Embedding
 from train.tasks.mixture import Mixture
 from train.tasks.mlm import Mlm
@@ -36,6 +37,7 @@ TASKS = {
   "translation": Translation,
   "text_to_text": TextToText,
   "mlm": Mlm,
+  "electra": Electra,
   "causal": Causal,
   "span": Denoising,
   "classification": Classification,

@@ -7,7 +7,7 @@ import numpy as np
 
 from model import heads, layers
 from train.common.errors import UserError, choose
-from train.data import encoders
+from train.data import label_layout
 from train.scoring import classes, scores
 from train.tasks.protocol import HuggingFace
 from train.tasks.windows import EncoderTask
@@ -44,8 +44,10 @@ class Classification(EncoderTask):
     return (*self.fields, "label")
 
   @property
-  def encoder(self) -> encoders.Classes:
-    return encoders.Classes(self.tokenizer, self.fields, None if self.regression else self.labels)
+  def encoder(self) -> label_layout.Classes:
+    return label_layout.Classes(
+      self.tokenizer, self.fields, None if self.regression else self.labels
+    )
 
   @property
   def loss_key(self):
@@ -110,7 +112,7 @@ class Classification(EncoderTask):
   def report(self, outputs, examples):
     if self.regression:
       return None
-    return classes.of_classes([x["text"] for x in outputs], [x["label"] for x in examples])
+    return classes.class_report([x["text"] for x in outputs], [x["label"] for x in examples])
 
   def hugging_face(self):
     if self.pool != "first":

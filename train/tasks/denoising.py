@@ -32,7 +32,9 @@ class Denoising(DecoderTask):
 
   def __post_init__(self):
     super().__post_init__()
-    source, target = documents.Denoise(self.corruption, self.tokenizer.roles).room(self.length)
+    source, target = documents.Denoise(self.corruption, self.tokenizer.roles).max_lengths(
+      self.length
+    )
     if source > self.source_len or target > self.target_len:
       raise UserError(
         f"task.length={self.length} tokens of text can become {source} source and {target} target"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from absl import logging
 
 from train.common.errors import NoSplit, UserError, choose
-from train.data.mixed import Mixed
+from train.data.mixed_items import MixedItems
 from train.data.tokenizer import Tokenizer
 from train.tasks.protocol import HuggingFace, Task
 
@@ -63,7 +63,7 @@ class Mixture:
       raise next(iter(missing.values()))
     if missing:
       logging.warning("task.parts without a split %r are left out: %s", split, ", ".join(missing))
-    return Mixed(items, {name: self.shares[name] for name in items})
+    return MixedItems(items, {name: self.shares[name] for name in items})
 
   def scored_parts(self, split):
     """Returns the parts that have a score and the split, `main` under "": its metrics keep their

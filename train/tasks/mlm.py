@@ -63,17 +63,25 @@ class Mlm(Base):
       tokens, length, objective, self.cross_documents, self.seed, self.fixed_masks
     )
 
-  def hidden(self, batch):
-    """Returns positions, labels and weights [B, T] of the hidden tokens, T being the most that a
-    row can hide: a seventh of its tokens, so logits are computed for those alone."""
-    most = max(1, int(self.rate * self.source_len))  # each window rounds its share down
+  def network(self, model):
+    """Returns the encoder that predicts hidden words, with a head."""
+    return model
+
+  def hidden(self, model, batch, key):
+    """Returns logits [B, T, V], labels, weights and places [B, T] of the hidden tokens.
+
+    T is the most that a row can hide, so that no logits are computed for other tokens.
+    """
+    network, most = self.network(model), max(1, int(self.rate * self.source_len))
+    x_BSD = encode(network, batch, key)
     weights_BT, place_BT = jax.lax.top_k(batch["weights"], most)
-    return place_BT, jnp.take_along_axis(batch["labels"], place_BT, axis=1), weights_BT
+    x_BTD = jnp.take_along_axis(x_BSD, place_BT[..., None], axis=1)
+    labels_BT = jnp.take_along_axis(batch["labels"], place_BT, axis=1)
+    return model.logits(network.head(x_BTD)), labels_BT, weights_BT, place_BT
 
   def loss(self, model, batch, key):
-    place_BT, labels_BT, weights_BT = self.hidden(batch)
-    x_BTD = jnp.take_along_axis(encode(model, batch, key), place_BT[..., None], axis=1)
-    return losses.cross_entropy(model.logits(model.head(x_BTD)), labels_BT, weights_BT)
+    logits_BTV, labels_BT, weights_BT, _ = self.hidden(model, batch, key)
+    return losses.cross_entropy(logits_BTV, labels_BT, weights_BT)
 
   def settings(self, **changes):
     settings = super().settings(**changes)
@@ -83,7 +91,7 @@ class Mlm(Base):
 
   def example(self, text):
     """Returns a text with <mask> or [MASK] for words; raises UserError without one."""
-    text = self.tokenizer.marked(text)
+    text = self.tokenizer.name_mask(text)
     if self.tokenizer.mask_name not in text:
       raise UserError(f"{text!r}: write {MASK} or [MASK] for the word to predict")
     self._ids({"text": text})  # so that the error for a text that is too long names its line
@@ -93,7 +101,8 @@ class Mlm(Base):
     return Rows([self._ids(example) for example in examples])
 
   def predict(self, model, batch, settings):
-    probs_BSV = jax.nn.softmax(model.logits(model.head(encode(model, batch))))
+    network = self.network(model)
+    probs_BSV = jax.nn.softmax(model.logits(network.head(encode(network, batch))))
     # Special tokens are no words, nor are the rows that a table has more than the vocabulary.
     words_V = np.isin(np.arange(probs_BSV.shape[-1]), self.tokenizer.words)
     best_BSN, token_BSN = jax.lax.top_k(jnp.where(words_V, probs_BSV, -1), settings.top_k)

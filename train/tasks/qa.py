@@ -9,7 +9,7 @@ import numpy as np
 from model import heads
 from train import losses
 from train.common.errors import UserError
-from train.data import encoders
+from train.data import label_layout
 from train.scoring import scores
 from train.tasks.base import Settings, option
 from train.tasks.windows import EncoderTask
@@ -47,8 +47,8 @@ class Qa(EncoderTask):
   hf_kind = "qa"
 
   @property
-  def encoder(self) -> encoders.Answers:
-    return encoders.Answers(self.tokenizer)
+  def encoder(self) -> label_layout.Answers:
+    return label_layout.Answers(self.tokenizer)
 
   def head(self, cfg, rngs):
     return heads.LabelHead(cfg, 2, pool="token", rngs=rngs)

@@ -12,8 +12,8 @@ from absl import logging
 from model import decoding, layers
 from train import losses
 from train.common.errors import UserError, choose
+from train.data.roles import Roles
 from train.data.tokenizer import Tokenizer
-from train.data.vocabulary import Roles
 from train.tasks.base import Base, Rows, Settings, option
 from train.tasks.protocol import HuggingFace, encode
 

@@ -6,9 +6,9 @@ import jax
 from absl import logging
 
 from model import heads
-from train.data import encoders
+from train.data import label_layout
 from train.scoring import classes, scores
-from train.scoring.colour import tagged
+from train.scoring.colour import colour_tags
 from train.tasks.protocol import HuggingFace
 from train.tasks.windows import EncoderTask
 
@@ -29,8 +29,8 @@ class Tagging(EncoderTask):
     return example["tags"]
 
   @property
-  def encoder(self) -> encoders.Tags:
-    return encoders.Tags(self.tokenizer, self.labels)
+  def encoder(self) -> label_layout.Tags:
+    return label_layout.Tags(self.tokenizer, self.labels)
 
   @property
   def loss_key(self):
@@ -81,7 +81,7 @@ class Tagging(EncoderTask):
   def render(self, output, *, scores, colour):
     """Formats word/TAG, with `scores` word/TAG/probability; in colour, tags beside their words."""
     if colour:
-      return tagged(output, self.labels, scores)
+      return colour_tags(output, self.labels, scores)
     if not scores:
       return output["text"]
     probs = map("{:.2f}".format, output["probs"])
@@ -91,7 +91,7 @@ class Tagging(EncoderTask):
     return scores.tags([x["tags"] for x in outputs], [list(x["tags"]) for x in examples])
 
   def report(self, outputs, examples):
-    return classes.of_tags([x["tags"] for x in outputs], [x["tags"] for x in examples])
+    return classes.tag_report([x["tags"] for x in outputs], [x["tags"] for x in examples])
 
   def hugging_face(self):
     return HuggingFace("tagging", self.labels)

@@ -16,8 +16,8 @@ from train.tasks.windows import unknown_labels
 
 KINDS = {
   "classes": scores.classes,
-  "numbers": scores.typed_numbers,
-  "tags": scores.typed_tags,
+  "numbers": scores.numbers_as_text,
+  "tags": scores.tags_as_text,
   "answers": scores.answers,
 }
 SHORT = Decoding(beam=1, length_penalty=0.0, max_len_ratio=0.0, max_len_extra=8)
@@ -56,10 +56,10 @@ class TextToText(PairTask):
       return None
     predictions, references = [x["text"] for x in outputs], [x["target"] for x in examples]
     if self.kind == "classes":
-      report, labels = classes.of_texts(predictions, references), references
+      report, labels = classes.text_class_report(predictions, references), references
     else:
       rows = scores.split_tags(predictions, references)
-      report, labels = classes.of_typed_tags(*rows), itertools.chain.from_iterable(rows[1])
+      report, labels = classes.text_tag_report(*rows), itertools.chain.from_iterable(rows[1])
     try:
       training = self.examples("train")
     except NoSplit:

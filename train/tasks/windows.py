@@ -39,7 +39,9 @@ class EncoderTask(Base):
     return labelled.Labelled(examples, self.encoder, self.source_len, self.stride)
 
   def requests(self, examples):
-    return labelled.Labelled(labelled.Typed(examples), self.encoder, self.source_len, self.stride)
+    return labelled.Labelled(
+      labelled.ListSource(examples), self.encoder, self.source_len, self.stride
+    )
 
   def logits(self, model, batch, key=None):
     """Returns the head's logits at every token [B, S, C]; no key means no dropout."""

@@ -1,4 +1,4 @@
-"""What a run's model is made of and costs, counted from its config and folder."""
+"""Counts the parameters and FLOPs of a run's model from its config and folder."""
 
 import json
 import pathlib
@@ -8,7 +8,7 @@ import tempfile
 import jax
 from ml_collections import ConfigDict
 
-from experiments.tools.compare.sides import Side
+from experiments.tools.compare.trained import TrainedRun
 from train import optimizer, sharding, tasks
 from train.common import json_files
 from train.common.errors import UserError, as_user_error
@@ -19,13 +19,14 @@ from train.record.config import frozen
 from train.state import blueprint
 
 
-def cost(side: Side) -> tuple[int, int]:
-  """Parameters, and FLOPs of a step: three times the matrix products of the forward pass as it is
-  traced, with places of padding and what attention masks out, without what is computed again.
+def cost(run: TrainedRun) -> tuple[int, int]:
+  """Returns the parameters and the FLOPs of a step: three times the forward pass's matrix products.
 
-  Nothing is compiled, and no data are read. UserError where today's code can't build the model.
+  The products are those of the traced forward pass: padding and masked attention are included,
+  recomputation is not. Nothing is compiled, and no data are read. Raises UserError where today's
+  code cannot build the model.
   """
-  cfg = ConfigDict(older.complete(side.cfg).to_dict())
+  cfg = ConfigDict(older.complete(run.cfg).to_dict())
   words = cfg.model.vocab_size
   cfg = estimate.without_data(cfg)
   cfg.model.vocab_size, cfg.model.attention_impl = words, "einsum"
@@ -33,9 +34,9 @@ def cost(side: Side) -> tuple[int, int]:
   mesh = sharding.make_mesh(cfg.mesh, jax.devices("cpu")[:1])
   with tempfile.TemporaryDirectory() as folder, as_user_error("its model can't be built"):
     folder = pathlib.Path(folder)
-    copied = [name for name in workdir.MADE_OF_DATA if (side.path / name).exists()]
+    copied = [name for name in workdir.MADE_OF_DATA if (run.path / name).exists()]
     for name in copied:
-      shutil.copy(side.path / name, folder)
+      shutil.copy(run.path / name, folder)
     _blank_labels(cfg.task, folder / "labels.json")
     task = tasks.build(frozen(cfg).task, folder)
     if made := {file.name for file in folder.iterdir()} - set(copied):
@@ -50,7 +51,7 @@ def cost(side: Side) -> tuple[int, int]:
 
 
 def _blank_labels(task, file):
-  """Makes the labels as many others, among them those of the data that stand in for a run's."""
+  """Replaces the labels by as many others, among them those of the blank data."""
   blank = (sources.BLANK["label"], *sources.BLANK["tags"])
 
   def others(labels):

@@ -1,56 +1,51 @@
-"""Which outputs of several runs are held against each other, and what that tells, in Markdown."""
+"""Chooses the outputs of several runs to compare, and formats the tests of their scores."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from experiments.tools.compare import significance
-from experiments.tools.compare.sides import Side, tasks_of
-from experiments.tools.report.markdown import table
+from experiments.tools.compare.trained import TrainedRun, task_settings
+from experiments.tools.report import tables
 
 
-def tests(runs: Sequence[Side], split: str, evaluation: str, samples: int) -> str:
-  """Whether the scores of each run differ from the first's by more than chance.
+def tests(runs: Sequence[TrainedRun], split: str, evaluation: str, samples: int) -> str:
+  """Tests whether the scores of each run differ from the first's by more than chance.
 
-  evaluation: the name of what train.evaluate wrote, such as best-beam4; "" for the newest that all
-  runs have, or else each one's newest. UserError where outputs are for other references.
+  `evaluation` is the name of what train.evaluate wrote, such as best-beam4; "" for the newest that
+  all runs have, or else each one's newest. Raises UserError where outputs have other references.
   """
-  notes, scored = [], []
+  notes, available = [], {}
   for run in runs:
-    if any(significance.kind_of(task) for task in tasks_of(run.cfg).values()):
-      scored.append(run)
+    if any(significance.kind_of(task) for task in task_settings(run.cfg).values()):
+      names = run.evaluations(split).items()
+      available[run.name] = {x: results for x, results in names if run.outputs(split, x)}
     else:
       notes.append(f"{run.name} has a loss and no score: nothing to test.")
-  there = {run.name: _with_outputs(run, split) for run in scored}
-  chosen = _chosen(there, evaluation)
-  notes += [
-    _missing(run, split, there, chosen, evaluation) for run in scored if run.name not in chosen
-  ]
-  used = [run for run in scored if run.name in chosen]
+  chosen = _choose(available, evaluation)
+  used = [run for run in runs if run.name in chosen]
+  for run in runs:
+    if run.name in available and run not in used:
+      notes.append(_missing(run, split, available, chosen, evaluation))
   if used:
-    notes.append(_used(used, there, chosen))
-  if used and used[0] is not runs[0]:
-    notes.append(f"Others are held against {runs[0].name}: without its outputs nothing is tested.")
-  blocks, first = [], used[:1] if used[:1] == runs[:1] else []
-  for part in first and first[0].outputs(split, chosen[first[0].name]):
-    tables, more = _of_part(used, split, chosen, part, samples)
-    blocks += tables
-    notes += more
+    notes.append(_used(used, available, chosen))
+  blocks = []
+  if used[:1] == runs[:1]:
+    for part in runs[0].outputs(split, chosen[runs[0].name]):
+      part_tables, more = _test_part(used, split, chosen, part, samples)
+      blocks += part_tables
+      notes += more
+  elif used:
+    notes.append(f"The baseline {runs[0].name} has no outputs, so nothing is tested.")
   if blocks and len(used) > 2:
-    notes.append("Each p is of one comparison, not corrected for there being several.")
+    notes.append("Each p is that of one comparison, not corrected for several comparisons.")
   return "\n\n".join([*notes, *blocks])
 
 
-def _with_outputs(run, split) -> dict[str, Mapping]:
-  """The evaluations that left outputs, the newest last."""
-  found = run.evaluations(split)
-  return {name: results for name, results in found.items() if run.outputs(split, name)}
-
-
-def _chosen(there, evaluation) -> dict[str, str]:
-  """The evaluation to take of each run that has one to take."""
+def _choose(available, evaluation) -> dict[str, str]:
+  """Returns the evaluation to use of each run that has one."""
   if evaluation:
-    return {run: evaluation for run, names in there.items() if evaluation in names}
-  having = {run: names for run, names in there.items() if names}
+    return {run: evaluation for run, names in available.items() if evaluation in names}
+  having = {run: names for run, names in available.items() if names}
   common = [
     name
     for name in next(iter(having.values()), ())
@@ -59,20 +54,20 @@ def _chosen(there, evaluation) -> dict[str, str]:
   return {run: (common or list(names))[-1] for run, names in having.items()}
 
 
-def _used(runs, there, chosen) -> str:
-  """Which outputs they are; in bold where they were not made alike."""
-  told = []
+def _used(runs, available, chosen) -> str:
+  """Names the outputs that are used; in bold where they were made in different ways."""
+  texts = []
   for run in runs:
-    steps = there[run.name][chosen[run.name]].get("steps", ())
-    told.append(f"{run.name} as {chosen[run.name]} (step {', '.join(map(str, steps))})")
+    steps = available[run.name][chosen[run.name]].get("steps", ())
+    texts.append(f"{run.name} as {chosen[run.name]} (step {', '.join(map(str, steps))})")
   alike = len({chosen[run.name] for run in runs}) == 1
   what = "Outputs" if alike else "**The outputs were made in different ways**"
-  return f"{what}: {'; '.join(told)}."
+  return f"{what}: {'; '.join(texts)}."
 
 
-def _missing(run, split, there, chosen, evaluation) -> str:
-  """That a run has no outputs, and the command that makes them as the others' were made."""
-  results = next((there[other][name] for other, name in chosen.items()), {})
+def _missing(run, split, available, chosen, evaluation) -> str:
+  """Names a run without outputs, and the command that makes them as the others' were made."""
+  results = next((available[other][name] for other, name in chosen.items()), {})
   best = "best" if run.cfg.checkpoint.keep_best else "latest"
   command = ["python", "-m", "train.evaluate", "--workdir", str(run.path), "--split", split]
   command += ["--checkpoint", results.get("checkpoint", best)]
@@ -80,45 +75,44 @@ def _missing(run, split, there, chosen, evaluation) -> str:
   own = run.cfg.task.decoding.beam if "decoding" in run.cfg.task else beam
   if beam is not None and beam != own:
     command += ["--beam", str(beam)]
-  others = ", ".join(there[run.name])
+  others = ", ".join(available[run.name])
   what = f"{split} named {evaluation} (there are {others})" if evaluation and others else split
   return f"{run.name} has no outputs of {what}; this makes them: `{shlex.join(command)}`"
 
 
-def _of_part(runs, split, chosen, part, samples) -> tuple[list[str], list[str]]:
-  """Tables of the tests of a task (a mixture's part), and notes: of the runs that are judged as the
-  first is."""
+def _test_part(runs, split, chosen, part, samples) -> tuple[list[str], list[str]]:
+  """Returns tables of the tests of a task (or a mixture's part), and notes.
+
+  Only runs with the same kind of outputs as the first are tested.
+  """
   judged, notes = [], []
   for run in runs:
-    task, file = tasks_of(run.cfg).get(part), run.outputs(split, chosen[run.name]).get(part)
+    task, file = task_settings(run.cfg).get(part), run.outputs(split, chosen[run.name]).get(part)
     if task and file and significance.kind_of(task):
       judged.append(significance.judge(run.name, task, significance.read(file)))
     else:
       notes.append(f"{run.name} has no outputs of {part}.")
   alike = []
-  for one in judged:
+  for outputs in judged:
     first = judged[0]
-    if one.kind != first.kind:
-      notes.append(
-        f"{one.run} is judged as {one.kind}, {first.run} as {first.kind}: they share no score."
-      )
+    if outputs.kind != first.kind:
+      kinds = f"{outputs.run} is scored as {outputs.kind}, {first.run} as {first.kind}"
+      notes.append(f"{kinds}: they share no score.")
       continue
-    alike.append(one)
-    if one.bleu != first.bleu:
-      notes.append(
-        f"{one.run} has its BLEU with {_said(one.bleu)}; here all have it with {_said(first.bleu)}."
+    alike.append(outputs)
+    if outputs.bleu != first.bleu:
+      own, used = (
+        ", ".join(f"{key}={value}" for key, value in options.items())
+        for options in (outputs.bleu, first.bleu)
       )
+      notes.append(f"{outputs.run} has its BLEU with {own}; here all have it with {used}.")
   if len(alike) < 2:
     return [], notes
-  return [_shown(test, part) for test in significance.tests(alike, samples)], notes
+  return [_format(test, part) for test in significance.tests(alike, samples)], notes
 
 
-def _said(bleu):
-  return ", ".join(f"{key}={value}" for key, value in bleu.items())
-
-
-def _shown(test, part) -> str:
-  """A test as a heading and a table."""
+def _format(test, part) -> str:
+  """Formats a test as a heading and a table."""
   first = test.rows[0].run
   heads = ["run", test.metric, "95% interval", "difference", "p"]
   if any(row.only for row in test.rows):
@@ -131,4 +125,4 @@ def _shown(test, part) -> str:
       cells += map(str, row.only or ())
     rows.append(cells + [""] * (len(heads) - len(cells)))
   name = f"{part}/{test.metric}" if part else test.metric
-  return f"**{name}**: {test.how}.\n\n{table(heads, rows)}"
+  return f"**{name}**: {test.how}.\n\n{tables.markdown([heads, *rows])}"

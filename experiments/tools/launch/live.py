@@ -1,4 +1,4 @@
-"""What runs are doing: a live table on a terminal, elsewhere lines of what began and ended."""
+"""Shows the progress of runs: a live table on a terminal, lines elsewhere."""
 
 import collections
 import itertools
@@ -7,17 +7,17 @@ import sys
 
 from train.record.writer import duration, number, started_between
 
-TAIL = 16384  # bytes of metrics.jsonl that are read for the last line
-DOES = {"train.main": "trains", "train.evaluate": "evaluates", "train.plan": "estimates"}
+TAIL = 16384  # bytes at the end of metrics.jsonl, which hold the last lines
+STATES = {"train.main": "trains", "train.evaluate": "evaluates", "train.plan": "estimates"}
 COLUMNS = ("run", "state", "step", "loss", "tokens/s", "left")
 
 
 class Screen:
-  """Shows `local` (launchers.Local) until the block ends."""
+  """A display of the runs of `local` (launchers.Local) until the block ends."""
 
-  def __init__(self, local, wanted, place):
-    self.local, self.wanted, self.place = local, wanted, place
-    self.told: dict[str, str] = {}
+  def __init__(self, local, runs, paths):
+    self.local, self.runs, self.paths = local, runs, paths
+    self.printed: dict[str, str] = {}  # name -> state
     self.live = None
 
   def __enter__(self):
@@ -33,19 +33,20 @@ class Screen:
       self.live.stop()
 
   def show(self) -> None:
-    states = {run.name: self._state(run) for run in self.wanted}
+    """Updates the table, or prints the states that changed."""
+    states = {run.name: self._state(run) for run in self.runs}
     if self.live:
       self.live.update(self._table(states))
       return
     for name, state in states.items():
-      before, self.told[name] = self.told.get(name), state
+      before, self.printed[name] = self.printed.get(name), state
       if state != before and state not in ("waits", "finished before"):
         print(f"{name}: {state}", flush=True)
 
   def _state(self, run):
     if run.name in self.local.running:
-      words = self.local.running[run.name][0].command
-      return next(told for name, told in DOES.items() if name in words)
+      command = self.local.running[run.name][0].command
+      return next(state for module, state in STATES.items() if module in command)
     if run.name in self.local.ended:
       return self.local.ended[run.name].partition("\n")[0]
     return "finished before" if run.name in self.local.done else "waits"
@@ -59,25 +60,25 @@ class Screen:
     for name in COLUMNS:
       table.add_column(name, justify="left" if name in COLUMNS[:2] else "right")
     order = {"trains": 0, "evaluates": 0, "waits": 2, "finished before": 3}
-    shown = sorted(self.wanted, key=lambda run: order.get(states[run.name], 1))
-    room = max(5, self.live.console.size.height - 6)
-    for run in shown[:room]:
-      cells = [run.name, states[run.name], *progress(self.place.workdir(run))]
+    runs = sorted(self.runs, key=lambda run: order.get(states[run.name], 1))
+    most = max(5, self.live.console.size.height - 6)
+    for run in runs[:most]:
+      cells = [run.name, states[run.name], *progress(self.paths.workdir(run))]
       table.add_row(*map(Text, cells))
-    if len(shown) > room:
-      table.add_row(f"and {len(shown) - room} more", *[""] * (len(COLUMNS) - 1))
+    if len(runs) > most:
+      table.add_row(f"and {len(runs) - most} more", *[""] * (len(COLUMNS) - 1))
     return table
 
 
 def progress(workdir) -> tuple[str, str, str, str]:
-  """Step, loss, tokens a second and time left of the run in a folder, as words."""
+  """Returns step, loss, tokens a second and time left of the run in a folder, as text."""
   try:
     total = json.loads((workdir / "config.json").read_text(encoding="utf-8"))["steps"]
     with open(workdir / "metrics.jsonl", "rb") as file:
       file.seek(max(0, file.seek(0, 2) - TAIL))
       texts = file.read().decode("utf-8", errors="replace").splitlines()
   except (OSError, ValueError, KeyError):
-    return "", "", "", ""  # it has not begun, or writes just now
+    return "", "", "", ""  # the run has not begun, or is writing its config
   lines = []
   for text in texts:
     try:
@@ -87,19 +88,12 @@ def progress(workdir) -> tuple[str, str, str, str]:
   train = [line for line in lines if line.get("split") == "train"]
   if not train:
     return f"0/{total:,}", "", "", ""
-  last, left = train[-1], ""
-  first = _since_start(train)
+  first, last, left = train[0], train[-1], ""
+  for before, line in itertools.pairwise(train):
+    if started_between(before, line):
+      first = line
   if first["step"] < last["step"] < total:
     pace = (last["time"] - first["time"]) / (last["step"] - first["step"])
     left = duration(pace * (total - last["step"]))
   loss, speed = (number(float(last[key])) for key in ("loss", "tokens_per_second"))
   return f"{last['step']:,}/{total:,}", loss, speed, left
-
-
-def _since_start(train):
-  """The first of these lines after which the run was not started again."""
-  first = train[0]
-  for before, line in itertools.pairwise(train):
-    if started_between(before, line):
-      first = line
-  return first

@@ -1,59 +1,72 @@
-"""Tables of what came of runs."""
+"""Formats tables of results as Markdown and prints Markdown on a terminal."""
 
 import collections
 import statistics
+import sys
 from collections.abc import Sequence
 
-from experiments.tools.launch.results import Found
-from experiments.tools.report import markdown
-from experiments.tools.runs import Run
+from experiments.tools.launch.results import Outcome
 
 
-def groups(found: Sequence[Found]) -> dict[str, list[Found]]:
-  """Runs that differ in their seed alone, together."""
-  together = collections.defaultdict(list)
-  for one in found:
-    together[one.run.group].append(one)
-  return dict(together)
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+  """Formats a table, whose first row is the heading, as Markdown."""
+
+  def line(cells):
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+  return "\n".join([line(rows[0]), "|" + "---|" * len(rows[0]), *map(line, rows[1:])])
 
 
-def metrics_of(run: Run) -> list[str]:
-  return [f"{split}/{metric}" for split in run.splits for metric in run.metrics]
+def show(text: str) -> None:
+  """Prints Markdown: rendered on a terminal, as it is elsewhere."""
+  if not sys.stdout.isatty():
+    print(text)
+    return
+  from rich.console import Console
+  from rich.markdown import Markdown
+
+  Console().print(Markdown(text))
 
 
-def number(value: float) -> str:
+def number(value: float | None) -> str:
+  """Formats a number with two digits after the point, or none from 1,000 on."""
+  if value is None:
+    return ""
   return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.2f}"
 
 
-def ends(values: Sequence[float]) -> str:
-  """The lowest to the highest, where there are several."""
+def span(values: Sequence[float]) -> str:
+  """Formats the lowest and the highest of several values; one value has no span."""
   return f"{number(min(values))} to {number(max(values))}" if len(values) > 1 else ""
 
 
-def rows(found: Sequence[Found]) -> list[list[str]]:
-  """A heading, then for each group and metric the mean and ends over seeds, and mean seconds of
-  training and evaluation together, start and compilation included. What is not finished is said."""
+def groups(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
+  """Collects runs that differ in their seed alone."""
+  together = collections.defaultdict(list)
+  for outcome in outcomes:
+    together[outcome.run.group].append(outcome)
+  return dict(together)
+
+
+def rows(outcomes: Sequence[Outcome]) -> list[list[str]]:
+  """Tabulates runs: for each group and metric the mean and span over seeds.
+
+  `seconds` is the mean time of training and evaluation together, start and compilation included.
+  Each unfinished run has a row of its own.
+  """
   table = [["run", "metric", "mean", "lowest to highest", "seeds", "seconds", "parameters"]]
-  for name, several in groups(found).items():
-    done = [one for one in several if one.finished]
-    seconds = [x for one in done if (x := one.value("seconds")) is not None]
-    size = next((x for one in done if (x := one.value("parameters")) is not None), None)
-    last = [f"{statistics.fmean(seconds):,.0f}" if seconds else "", f"{size:,}" if size else ""]
-    for metric in metrics_of(several[0].run) if done else []:
-      values = [x for one in done if (x := one.value(metric)) is not None]
-      mean = number(statistics.fmean(values)) if values else ""
-      table.append([name, metric, mean, ends(values), str(len(values)), *last])
-    for one in several:
-      if not one.finished:
-        table.append([one.run.name, f"UNFINISHED: {one.state}", "", "", "", "", ""])
+  for name, several in groups(outcomes).items():
+    done = [outcome for outcome in several if outcome.finished]
+    seconds = [x for outcome in done if (x := outcome.value("seconds")) is not None]
+    size = next((x for outcome in done if (x := outcome.value("parameters")) is not None), None)
+    cost = [f"{statistics.fmean(seconds):,.0f}" if seconds else "", f"{size:,}" if size else ""]
+    run = several[0].run
+    for metric in [f"{split}/{metric}" for split in run.splits for metric in run.metrics]:
+      values = [x for outcome in done if (x := outcome.value(metric)) is not None]
+      if done:
+        mean = number(statistics.fmean(values)) if values else ""
+        table.append([name, metric, mean, span(values), str(len(values)), *cost])
+    for outcome in several:
+      if not outcome.finished:
+        table.append([outcome.run.name, f"UNFINISHED: {outcome.state}", "", "", "", "", ""])
   return table
-
-
-def of_runs(found: Sequence[Found]) -> str:
-  """`rows` in Markdown."""
-  return text(rows(found))
-
-
-def text(table: Sequence[Sequence[str]]) -> str:
-  """A table in Markdown; its first row is the heading."""
-  return markdown.table(table[0], table[1:])

@@ -1,9 +1,10 @@
-"""The Optuna study that workers on any number of machines share through its storage.
+"""Opens the Optuna study that workers on any number of machines share through its storage.
 
-Each running trial carries a sign of life, renewed by its worker. A trial whose sign is no longer
-renewed is put back: told as failed and queued again under the number it first had (`of`), which
-names its workdir, so that its training goes on there. Signs are compared with themselves, by the
-clock of whoever looks: the clocks of machines need not agree, and any storage will do.
+Each running trial carries a heartbeat, renewed by its worker. A trial whose heartbeat stops is put
+back: it is marked as failed and queued again under its first number (`of`), which names its
+workdir, so that its training resumes there. Each worker times the heartbeats by its own clock, so
+clocks need not agree. Optuna's own heartbeat needs `study.optimize` and a database; this one works
+with ask and tell and with any storage, journal: included.
 """
 
 import collections
@@ -16,7 +17,7 @@ import re
 import socket
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import optuna
 import sqlalchemy
@@ -30,44 +31,41 @@ from train.common.errors import UserError
 
 JOURNAL = "journal:"
 OF, ALIVE, WORKER, WHY = "of", "alive", "worker", "why"  # user attributes of a trial
-DESCRIBED = "search"  # that of a study
-SURPLUS = "one too many"  # why a trial was not begun
+IDENTITY = "search"  # user attribute of a study
 TRIES, SQLITE_SECONDS = 5, 60
 STORAGE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, OSError)
 
 
 def open_storage(url: str):
-  """Any Optuna storage URL, or journal:FILE. UserError of one line where there is none."""
+  """Opens an Optuna storage URL or journal:FILE; UserError of one line where that fails."""
   try:
     if url.startswith(JOURNAL):
-      try:
-        return JournalStorage(JournalFileBackend(url.removeprefix(JOURNAL)))
-      except (ValueError, KeyError, TypeError, AssertionError) as error:
-        raise ValueError(f"is no journal of Optuna ({reason(error)})") from error
+      return JournalStorage(JournalFileBackend(url.removeprefix(JOURNAL)))
     sqlite = sqlalchemy.engine.make_url(url).get_backend_name() == "sqlite"
-    kind = dict(connect_args={"timeout": SQLITE_SECONDS}) if sqlite else dict(pool_pre_ping=True)
+    options = dict(connect_args={"timeout": SQLITE_SECONDS}) if sqlite else dict(pool_pre_ping=True)
     for last in [False] * (TRIES - 1) + [True]:
       try:
-        return RDBStorage(url, engine_kwargs=kind)
+        return RDBStorage(url, engine_kwargs=options)
       except sqlalchemy.exc.DatabaseError as error:
-        # another worker is just making the tables: they exist, or their version does
+        # another worker is creating the tables: they exist, or their version does
         if last or not re.search("exist|unique|duplicate|locked", str(error), re.IGNORECASE):
           raise
         time.sleep(0.5)
-  except (*STORAGE_ERRORS, ImportError, ValueError) as error:
-    raise UserError(f"--storage {shown(url)}: {reason(error)}") from error
+  except Exception as error:  # drivers and damaged files raise errors of any class
+    what = f"--storage {hide_password(url)}: cannot be opened"
+    raise UserError(f"{what}: {first_line(error)}") from error
 
 
-def shown(url: str) -> str:
-  """The URL without its password."""
+def hide_password(url: str) -> str:
+  """Returns the URL without its password."""
   try:
     return sqlalchemy.engine.make_url(url).render_as_string(hide_password=True)
   except (sqlalchemy.exc.ArgumentError, ValueError):
     return url
 
 
-def reason(error: BaseException) -> str:
-  """One line: what the storage, or what is below it, said first."""
+def first_line(error: BaseException) -> str:
+  """Returns the first line of the error that a storage, or the library below it, raised."""
   if isinstance(error, ImportError):
     missing = getattr(error.__cause__, "name", None) or str(error.__cause__ or error)
     return f"needs the Python package {missing}, which is not installed (pip install it)"
@@ -77,8 +75,8 @@ def reason(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def told_of_storage(url: str):
-  """Makes what a storage raises a UserError of one line."""
+def storage_errors(url: str):
+  """Turns the errors of a storage into a UserError of one line."""
   journal = url.removeprefix(JOURNAL) if url.startswith(JOURNAL) else None
   try:
     yield
@@ -86,46 +84,43 @@ def told_of_storage(url: str):
     if isinstance(error, OSError) and not (journal and journal in str(error.filename)):
       raise
     raise UserError(
-      f"--storage {shown(url)}: {reason(error)}. The same command goes on where it was"
+      f"--storage {hide_password(url)}: {first_line(error)}. The same command resumes the search"
     ) from error
 
 
 def open_study(name: str, search: Search, storage, steps: tuple[int, int], make: bool = True):
-  """The study called `name`, made where it is not there (or UserError, without `make`); UserError
-  where it is one of another search. `steps`: to the first evaluation and of the whole run."""
+  """Opens the study `name`, which is created where it is missing and `make` is set.
+
+  `steps` are those of the first evaluation and of the whole run. Raises UserError where the study
+  is missing or holds another search.
+  """
   optuna.logging.set_verbosity(optuna.logging.ERROR)
   warnings.simplefilter("ignore", ExperimentalWarning)
-  known = dict(study_name=name, storage=storage, pruner=make_pruner(search, steps))
+  options = dict(study_name=name, storage=storage, pruner=make_pruner(search, steps))
   try:
     if not make:
-      study = optuna.load_study(**known)
+      study = optuna.load_study(**options)
     else:
-      study = optuna.create_study(direction=MODES[search.mode], load_if_exists=True, **known)
+      study = optuna.create_study(direction=MODES[search.mode], load_if_exists=True, **options)
   except KeyError:
-    raise UserError(f"the storage has no study {name}: nothing was searched so far") from None
-  here, there = search.described(), study.user_attrs.get(DESCRIBED)
+    raise UserError(f"the storage has no study {name}; start the search first") from None
+  here, there = search.identity(), study.user_attrs.get(IDENTITY)
   if there is None and not study.get_trials(deepcopy=False):
-    study.set_user_attr(DESCRIBED, here)
+    study.set_user_attr(IDENTITY, here)
   elif there != here:
-    raise UserError(_another(name, here, there or {}))
+    there = there or {}
+    different = [key for key in sorted(here | there) if here.get(key) != there.get(key)]
+    lines = [f"  {x}: {here.get(x, '(absent)')}; {there.get(x, '(absent)')}" for x in different]
+    raise UserError(
+      f"the study {name} in the storage is another search (this file; the storage):\n"
+      + "\n".join(lines)
+      + "\nUse another --storage or --root, or the same settings"
+    )
   return study
 
 
-def _another(name, here, there):
-  rows = [("", "here", "there")]
-  for key in sorted(here.keys() | there.keys()):
-    if here.get(key) != there.get(key):
-      rows.append((key, here.get(key, "(absent)"), there.get(key, "(absent)")))
-  wide = [max(len(row[column]) for row in rows) for column in (0, 1)]
-  table = "\n".join(f"  {a:<{wide[0]}}  {b:<{wide[1]}}  {c}" for a, b, c in rows)
-  return (
-    f"the study {name} in the storage is another search (here: this file, there: the storage):\n"
-    f"{table}\nUse another --storage or --root, or the same settings"
-  )
-
-
 def make_pruner(search: Search, steps: tuple[int, int]):
-  """The pruner by its name; resources of hyperband are steps."""
+  """Returns the pruner by its name; the resources of hyperband are steps."""
   first, last = steps
   if search.pruner == "hyperband":
     return optuna.pruners.HyperbandPruner(min(max(first, search.warmup_steps), last), last)
@@ -135,123 +130,95 @@ def make_pruner(search: Search, steps: tuple[int, int]):
 
 
 def attempts(trials: Sequence[FrozenTrial]) -> dict[int, list[FrozenTrial]]:
-  """Number -> Optuna's trials of it: one, and one more for each time it was put back. What was one
-  too many is left out."""
-  found = collections.defaultdict(list)
+  """Groups Optuna's trials by number: one, and one more for each time it was put back."""
+  by_number = collections.defaultdict(list)
   for trial in trials:
-    if trial.user_attrs.get(WHY) != SURPLUS:
-      found[original(trial)].append(trial)
-  return dict(found)
+    by_number[original(trial)].append(trial)
+  return dict(by_number)
 
 
 def original(trial) -> int:
-  """The number that names the trial's workdir."""
+  """Returns the first number of a trial, which names its workdir."""
   return trial.user_attrs.get(OF, trial.number)
 
 
 def result(several: Sequence[FrozenTrial]) -> FrozenTrial:
-  """The attempt that finished, else the last."""
+  """Returns the attempt that finished, else the last."""
   finished = (TrialState.COMPLETE, TrialState.PRUNED)
-  return next((one for one in several if one.state in finished), several[-1])
-
-
-def state(several: Sequence[FrozenTrial]) -> str:
-  """complete, pruned, failed, running, waiting or lost: failed with no reason, as a trial is in the
-  moment of being put back."""
-  last = result(several)
-  if last.state == TrialState.FAIL:
-    return "failed" if WHY in last.user_attrs else "lost"
-  return last.state.name.lower()
+  return next((trial for trial in several if trial.state in finished), several[-1])
 
 
 def tally(trials: Sequence[FrozenTrial]) -> collections.Counter:
-  return collections.Counter(state(several) for several in attempts(trials).values())
+  """Counts numbers by their state: complete, pruned, failed, running or waiting."""
+  states = (result(several).state.name.lower() for several in attempts(trials).values())
+  return collections.Counter("failed" if state == "fail" else state for state in states)
 
 
 @dataclasses.dataclass
-class Signs:
-  """Signs of life as they were last seen, each with when it was first seen so."""
+class Heartbeats:
+  """The last heartbeat of each trial, with the time when this worker first read it."""
 
-  grace: float  # seconds without a new sign until a worker counts as dead
+  grace: float  # seconds without a new heartbeat until a worker counts as dead
   seen: dict = dataclasses.field(default_factory=dict)
 
-  def stale(self, number: int, sign) -> bool:
+  def stopped(self, number: int, beat) -> bool:
+    """Whether a trial's heartbeat has not changed for `grace` seconds."""
     now = time.monotonic()
-    if self.seen.get(number, (None,))[0] != sign:
-      self.seen[number] = (sign, now)
+    if self.seen.get(number, (None,))[0] != beat:
+      self.seen[number] = (beat, now)
     return now - self.seen[number][1] > self.grace
 
 
-def put_back_stale(study, signs: Signs) -> list[int]:
-  """Puts back the trials of workers that show no sign of life; their numbers."""
-  found = []
-  for number, several in attempts(study.get_trials(deepcopy=False)).items():
-    last, now = several[-1], state(several)
-    if now not in ("running", "lost"):
-      continue
-    sign = (last.number, now, last.user_attrs.get(ALIVE))
-    if signs.stale(number, sign) and put_back(study, last):
-      found.append(number)
-  return found
+def put_back_stale(study, heartbeats: Heartbeats) -> list[int]:
+  """Puts back the trials whose heartbeat stopped; returns their numbers."""
+  running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+  stale = [x for x in running if heartbeats.stopped(x.number, x.user_attrs.get(ALIVE))]
+  return [original(trial) for trial in stale if put_back(study, trial)]
 
 
 def put_back(study, trial) -> bool:
-  """Queues the trial again, for any worker, under its number; False where another was first."""
-  if getattr(trial, "state", TrialState.RUNNING) == TrialState.RUNNING:
-    try:
-      study.tell(trial.number, state=TrialState.FAIL)
-    except (ValueError, UpdateFinishedTrialError):
-      return False
+  """Queues the trial again under its number; False where another worker did so first."""
+  try:
+    study.tell(trial.number, state=TrialState.FAIL)
+  except (ValueError, UpdateFinishedTrialError):
+    return False
   study.enqueue_trial(dict(trial.params), user_attrs={OF: original(trial)})
   return True
 
 
 def ask(study, search: Search, most: int):
-  """The next trial, running and with its parameters; None where others have the last `most` in
-  hand or finished. A trial that was put back comes first."""
-  if not _room(tally(study.get_trials(deepcopy=False)), most):
+  """Returns the next trial with its parameters, a trial that was put back first.
+
+  Returns None while other workers run, or have finished, the last of `most` trials.
+  """
+  counts = tally(study.get_trials(deepcopy=False))
+  finished = counts["complete"] + counts["pruned"]
+  if finished >= most or (not counts["waiting"] and finished + counts["running"] >= most):
     return None
   trial = study.ask()
-  show_life(trial)
-  trials = study.get_trials(deepcopy=False)
-  counts = tally(trials)
-  before = [
-    several
-    for number, several in attempts(trials).items()
-    if state(several) in ("running", "lost", "waiting") and number < original(trial)
-  ]
-  if counts["complete"] + counts["pruned"] + len(before) >= most:  # two asked for the last one
-    trial.set_user_attr(WHY, SURPLUS)
-    study.tell(trial, state=TrialState.FAIL)
-    return None
-  # by the number: a search by one worker repeats itself, and no two workers draw the same
+  beat(trial)
+  # seeded by the number: a search by one worker is repeatable, and no two workers draw the same
   seed = search.seed + trial.number
   study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=search.random)
-  for key, one in search.space.items():
-    one.suggest(trial, key)
+  for key, choices in search.space.items():
+    choices.suggest(trial, key)
   return trial
 
 
-def _room(counts: Mapping[str, int], most: int) -> bool:
-  finished = counts["complete"] + counts["pruned"]
-  return finished < most and (
-    counts["waiting"] > 0 or finished + counts["running"] + counts["lost"] < most
-  )
-
-
-def show_life(trial) -> None:
-  """Raises UpdateFinishedTrialError where another worker took the trial for dead."""
+def beat(trial) -> None:
+  """Renews a heartbeat; UpdateFinishedTrialError where another worker has put the trial back."""
   trial.set_user_attr(WORKER, f"{socket.gethostname()} {os.getpid()}")
   trial.set_user_attr(ALIVE, round(time.time(), 3))
 
 
 def fail(study, trial, why: str) -> None:
+  """Marks a trial as failed, for the given reason."""
   trial.set_user_attr(WHY, why)
   study.tell(trial, state=TrialState.FAIL)
 
 
-def best_of(values: Sequence[float], search: Search) -> float | None:
-  """The value of a trial: its best evaluation, or its last; None where that is not finite."""
+def best_value(values: Sequence[float], search: Search) -> float | None:
+  """Returns the value of a trial, its best evaluation or its last; None where it is not finite."""
   if search.run.checkpoint != "latest":
     values = [value for value in values if math.isfinite(value)]
     values = values and [max(values) if search.mode == "max" else min(values)]
@@ -259,4 +226,5 @@ def best_of(values: Sequence[float], search: Search) -> float | None:
 
 
 def default_storage(folder: pathlib.Path) -> str:
+  """Returns the URL of the SQLite file in the folder of a search."""
   return f"sqlite:///{folder.absolute() / 'study.db'}"

@@ -1,4 +1,4 @@
-"""Catalogs and wheels of them for tests, and what the source `gettext` makes of them."""
+"""Writes gettext catalogs and wheels for tests, and reads them with the source `gettext`."""
 
 import zipfile
 
@@ -23,11 +23,11 @@ def plural(one, many, forms):
 
 
 def write(path, *entries, rule=GERMANIC):
-  """A catalog, .po or .mo as the path says, of entries or a dict."""
+  """Writes a catalog, .po or .mo by its path, of entries or a dict."""
   catalog = polib.POFile()
   catalog.metadata = {"Content-Type": "text/plain; charset=UTF-8", "Plural-Forms": rule}
-  for one in entries:
-    catalog.extend([entry(*pair) for pair in one.items()] if isinstance(one, dict) else [one])
+  for part in entries:
+    catalog.extend([entry(*pair) for pair in part.items()] if isinstance(part, dict) else [part])
   path.parent.mkdir(parents=True, exist_ok=True)
   (catalog.save if path.suffix == ".po" else catalog.save_as_mofile)(str(path))
   return path
@@ -35,8 +35,8 @@ def write(path, *entries, rule=GERMANIC):
 
 def wheel(path, folder):
   with zipfile.ZipFile(path, "w") as file:
-    for one in sorted(folder.rglob("*.?o")):
-      file.write(one, one.relative_to(folder))
+    for catalog in sorted(folder.rglob("*.?o")):
+      file.write(catalog, catalog.relative_to(folder))
   return path
 
 
@@ -48,5 +48,5 @@ def source(splits, split="train", language="de", **options):
 
 
 def read(*args, **options):
-  found = source(*args, **options)
-  return [tuple(found[i].values()) for i in range(len(found))]
+  pairs = source(*args, **options)
+  return [tuple(pairs[i].values()) for i in range(len(pairs))]

@@ -1,4 +1,4 @@
-"""Corruption: what was hidden can be put back, and as much is hidden as the rate says."""
+"""Corruption: hidden tokens can be put back, and their share is the rate."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ SEEDS = st.integers(0, 2**32)
 
 
 def corrupted(style, length, seed=0, **options):
-  """The text, the corruption, and the source and target that it makes."""
+  """Returns the text, the corruption, and its source and target."""
   rng = np.random.default_rng(seed)
   ids = rng.integers(205, 1000, length).astype(np.int32)
   made = Corruption(style, mask=MASK, sentinels=SENTINELS, words=WORDS, **options)
@@ -24,7 +24,7 @@ def corrupted(style, length, seed=0, **options):
 
 
 def put_back(source, target):
-  """The text: each sentinel of the source replaced by what follows it in the target."""
+  """Returns the text: replaces each sentinel of the source by the tokens after it in the target."""
   hidden, sentinel = {}, None
   for token in target.tolist():
     if token in SENTINELS:
@@ -87,11 +87,11 @@ def test_shuffles_and_prefixes_keep_every_token(length, rate, seed):
 @given(length=LENGTHS, rate=RATES, span=st.floats(1, 20), seed=SEEDS)
 def test_no_pair_takes_more_than_its_room(style, length, rate, span, seed):
   _, made, source, target = corrupted(style, length, seed, rate=rate, mean_span=span)
-  room = made.room(length)
+  room = made.max_lengths(length)
   assert len(source) <= room[0]
   assert len(target) <= room[1]
   # a shorter window has no more: so what a full one takes is what a row must hold
-  shorter = made.room(max(2, length - 1))
+  shorter = made.max_lengths(max(2, length - 1))
   assert shorter[0] <= room[0]
   assert shorter[1] <= room[1]
 
@@ -99,7 +99,7 @@ def test_no_pair_takes_more_than_its_room(style, length, rate, span, seed):
 @pytest.mark.parametrize("style", ["spans", "iid", "drop", "mask"])
 @pytest.mark.parametrize("length", [2, 3, 10, 100, 512])
 @pytest.mark.parametrize("rate", [0.15, 0.5, 0.75])
-def test_as_many_are_hidden_as_the_rate_says(style, length, rate):
+def test_the_share_of_hidden_tokens_is_the_rate(style, length, rate):
   _, _, source, target = corrupted(style, length, rate=rate)
   hidden = (source == MASK).sum() if style == "mask" else (~np.isin(target, SENTINELS)).sum()
   assert 0 < hidden < length
@@ -118,7 +118,7 @@ def test_spans_are_as_long_on_average_as_they_should_be():
 
 
 def test_spans_may_be_of_any_length_and_anywhere():
-  """Of 10 tokens, 4 hidden in 2 spans: the 3 ways to part 4 times the 5 ways to part 6."""
+  """4 of 10 tokens in 2 spans: 3 ways to split 4, times 5 ways to split 6."""
   ids = np.arange(205, 215)
   made = Corruption("spans", 0.4, 2.0, sentinels=SENTINELS)
   rng = np.random.default_rng(0)
@@ -137,7 +137,7 @@ def test_the_same_generator_corrupts_the_same(style):
 
 
 def within(count, total, share):
-  """Whether a binomial count lies within five standard deviations."""
+  """Returns True if a binomial count lies within five standard deviations."""
   return abs(count - total * share) <= 5 * np.sqrt(total * share * (1 - share))
 
 
@@ -177,7 +177,7 @@ def test_words_of_one_token_are_hidden_at_exactly_the_rate():
 
 
 @pytest.mark.parametrize(
-  "options, told",
+  "options, message",
   [
     ({"style": "span"}, "task.style is 'span'; known: spans.*did you mean spans"),
     ({"rate": 0.0}, "task.rate is 0.0"),
@@ -186,13 +186,13 @@ def test_words_of_one_token_are_hidden_at_exactly_the_rate():
     ({"mean_span": 0.5}, "task.mean_span is 0.5"),
   ],
 )
-def test_what_cannot_be_is_told(options, told):
-  with pytest.raises(UserError, match=told):
+def test_impossible_settings_are_reported(options, message):
+  with pytest.raises(UserError, match=message):
     Corruption(**{"style": "spans", **options})
 
 
 @pytest.mark.parametrize("style", ["spans", "iid"])
-def test_too_few_sentinels_are_told(style):
+def test_too_few_sentinels_are_reported(style):
   made = Corruption(style, 0.5, 1.0, sentinels=(5, 6))
   with pytest.raises(UserError, match=r"spans to hide.*has 2 sentinels.*tokenizer\.sentinels"):
     made(np.arange(10, 40), np.random.default_rng(0))

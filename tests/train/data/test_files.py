@@ -1,4 +1,4 @@
-"""What is read by index is what the files say; what cannot be read is told with file and line."""
+"""Files are read by index as written; errors name file and line."""
 
 import gzip
 import json
@@ -9,7 +9,6 @@ import textwrap
 
 import pytest
 import tensorflow_datasets as tfds
-from absl import logging
 
 from train.common.errors import UserError
 from train.common.files import cache_dir
@@ -20,34 +19,29 @@ GERMAN = ["zweimal springen", "Größe\x0b\x85", "ß", "x", "ende"]
 PAIRS = [{"source": s, "target": t} for s, t in zip(ENGLISH, GERMAN)]
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-  monkeypatch.setenv("SCRIPTORIUM_CACHE", str(tmp_path / "cache"))
-
-
 def put(path, content):
   data = content if isinstance(content, bytes) else "".join(x + "\n" for x in content).encode()
   path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
   return str(path)
 
 
-def parallel(tmp_path, source=ENGLISH, target=GERMAN, suffix=""):
+def put_parallel(tmp_path, source=ENGLISH, target=GERMAN, suffix=""):
   return {
     "source": put(tmp_path / f"x.en{suffix}", source),
     "target": put(tmp_path / f"x.de{suffix}", target),
   }
 
 
-def opened(value, split="train", **options):
+def open_files(value, split="train", **options):
   return sources.open_split({"name": "files", "splits": {split: value}, **options}, split)
 
 
-def cached():
+def list_cache():
   return sorted(p.name for p in cache_dir("files").iterdir())
 
 
 def python(script, *arguments):
-  """The finished process of a script run by a fresh Python."""
+  """Runs a script in a fresh Python and returns the finished process."""
   command = [sys.executable, "-c", textwrap.dedent(script), *arguments]
   return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -57,7 +51,7 @@ def python(script, *arguments):
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_parallel_text_comes_back_line_by_line(tmp_path, suffix):
-  assert list(opened(parallel(tmp_path, suffix=suffix))) == PAIRS
+  assert list(open_files(put_parallel(tmp_path, suffix=suffix))) == PAIRS
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
@@ -67,47 +61,45 @@ def test_tsv_and_jsonl_hold_the_same_examples(tmp_path, suffix):
   keys = ("source", "target")
   rows = [json.dumps({"id": 3, **pair}, ensure_ascii=len(pair["source"]) < 9) for pair in pairs]
   jsonl = put(tmp_path / f"x.jsonl{suffix}", rows)
-  assert list(opened(tsv)) == list(opened(jsonl, columns=list(keys))) == pairs
-  swapped = opened(tsv, columns=["target", "source"])
+  assert list(open_files(tsv)) == list(open_files(jsonl, columns=list(keys))) == pairs
+  swapped = open_files(tsv, columns=["target", "source"])
   assert swapped[0] == {"target": pairs[0]["source"], "source": pairs[0]["target"]}
 
 
-def test_a_mapping_is_aligned_text_whatever_its_files_are_called(tmp_path):
+def test_a_mapping_is_aligned_text_with_any_file_name(tmp_path):
   path = put(tmp_path / "x.tsv", ["a\tb", "c"])
-  assert list(opened({"text": path})) == [{"text": "a\tb"}, {"text": "c"}]
+  assert list(open_files({"text": path})) == [{"text": "a\tb"}, {"text": "c"}]
 
 
 def test_glob_reads_its_files_in_sorted_order(tmp_path):
   for name in "ba":
     put(tmp_path / f"{name}.en", [f"{name}{i}" for i in range(3)])
     put(tmp_path / f"{name}.de", [f"{name}{i}" for i in range(3)])
-  source = opened({"source": str(tmp_path / "*.en"), "target": str(tmp_path / "*.de")})
+  source = open_files({"source": str(tmp_path / "*.en"), "target": str(tmp_path / "*.de")})
   assert [x["source"] for x in source] == ["a0", "a1", "a2", "b0", "b1", "b2"]
   assert all(x["source"] == x["target"] for x in source)
 
 
 def test_only_newline_ends_a_line_and_carriage_return_and_byte_order_mark_go(tmp_path):
   path = put(tmp_path / "x.txt", "\ufeffa\r\nb\rc\r\n\ufeffd\u2029e\x0c\n\nlast".encode())
-  texts = [x["text"] for x in opened({"text": path}, split="test")]
+  texts = [x["text"] for x in open_files({"text": path}, split="test")]
   assert texts == ["a", "b\rc", "\ufeffd\u2029e\x0c", "", "last"]
 
 
-def test_blank_sides_are_dropped_and_counted_in_train_only(tmp_path, monkeypatch):
-  told = []
-  monkeypatch.setattr(logging, "warning", lambda message, *values: told.append(message % values))
-  value = parallel(tmp_path, ["a", "", "c", "d"], ["A", "B", " \t", "D"])
-  for _ in range(2):  # written, then found in the cache
-    assert [x["source"] for x in opened(value)] == ["a", "d"]
-  assert told == ["data.splits.train: 2 examples with a blank field were dropped"] * 2
-  assert [x["source"] for x in opened(value, "test")] == ["a", "", "c", "d"]
-  assert len(told) == 2
+def test_blank_sides_are_dropped_and_counted_in_train_only(tmp_path, warnings):
+  value = put_parallel(tmp_path, ["a", "", "c", "d"], ["A", "B", " \t", "D"])
+  for _ in range(2):  # written, then read from the cache
+    assert [x["source"] for x in open_files(value)] == ["a", "d"]
+  assert [line.split(" examples")[0] for line in warnings] == ["data.splits.train: 2"] * 2
+  assert [x["source"] for x in open_files(value, "test")] == ["a", "", "c", "d"]
+  assert len(warnings) == 2
 
 
 def test_many_shards_keep_the_order(tmp_path, monkeypatch):
   monkeypatch.setattr(files, "SHARD_RECORDS", 2)
   monkeypatch.setattr(files, "SHARDS_BEFORE_DOUBLING", 3)
   texts = [str(i) for i in range(41)]
-  source = opened({"text": put(tmp_path / "x.txt", texts)})
+  source = open_files({"text": put(tmp_path / "x.txt", texts)})
   assert [x["text"] for x in source] == texts
   assert [x["text"] for x in source._getitems(range(40, -1, -1))] == texts[::-1]
   shards = tfds.builder_from_directory(source.folder).info.splits[files.SPLIT].shard_lengths
@@ -115,11 +107,14 @@ def test_many_shards_keep_the_order(tmp_path, monkeypatch):
 
 
 def test_tfds_opens_the_folder_and_decodes_the_same_text(tmp_path):
-  source = opened(parallel(tmp_path))
+  source = open_files(put_parallel(tmp_path))
   decoded = tfds.builder_from_directory(source.folder).as_data_source(files.SPLIT)
   features = tfds.builder_from_directory(source.folder).info.features
   assert [{k: v.decode() for k, v in x.items()} for x in decoded] == list(source)
-  ours, theirs = files._record(("source", "target"), ENGLISH[:2]), dict(zip(PAIRS[0], ENGLISH[:2]))
+  ours, theirs = (
+    files._serialize(("source", "target"), ENGLISH[:2]),
+    dict(zip(PAIRS[0], ENGLISH[:2])),
+  )
   assert features.deserialize_example_np(ours) == features.deserialize_example_np(
     features.serialize_example(theirs)
   )
@@ -129,53 +124,53 @@ def test_tfds_opens_the_folder_and_decodes_the_same_text(tmp_path):
 
 
 def test_the_key_is_the_content(tmp_path):
-  first = opened(parallel(tmp_path))
+  first = open_files(put_parallel(tmp_path))
   (tmp_path / "moved").mkdir()
-  assert opened(parallel(tmp_path / "moved")).fingerprint == first.fingerprint
-  assert cached() == [first.fingerprint]
-  changed = opened(parallel(tmp_path, ENGLISH[:4] + ["LAST"]))
+  assert open_files(put_parallel(tmp_path / "moved")).fingerprint == first.fingerprint
+  assert list_cache() == [first.fingerprint]
+  changed = open_files(put_parallel(tmp_path, ENGLISH[:4] + ["LAST"]))
   assert changed.fingerprint != first.fingerprint
   assert changed[4]["source"] == "LAST"
   assert first[4]["source"] == "last"
 
 
 def test_the_second_opening_writes_nothing(tmp_path, monkeypatch):
-  value = parallel(tmp_path)
-  first = opened(value)
+  value = put_parallel(tmp_path)
+  first = open_files(value)
   monkeypatch.setattr(files, "_write_records", None)
-  assert list(opened(value)) == list(first)
+  assert list(open_files(value)) == list(first)
 
 
 def test_a_failed_reading_leaves_no_cache(tmp_path):
   with pytest.raises(UserError):
-    opened(parallel(tmp_path, target=GERMAN[:4]))
-  assert cached() == []
+    open_files(put_parallel(tmp_path, target=GERMAN[:4]))
+  assert list_cache() == []
 
 
 def test_a_killed_writer_leaves_no_half_cache(tmp_path):
-  value = parallel(tmp_path)
+  value = put_parallel(tmp_path)
   script = f"""
     import os
     from train.data import files
-    record = files._record
+    record = files._serialize
     def kill(fields, row):
       if row[0] == "last": os.kill(os.getpid(), 9)
       return record(fields, row)
-    files._record = kill
+    files._serialize = kill
     files.prepare("train", {{"train": {value!r}}})
   """
   assert python(script).returncode == -9
-  (left,) = cached()
+  (left,) = list_cache()
   assert ".partial-" in left
-  assert list(opened(value)) == PAIRS
+  assert list(open_files(value)) == PAIRS
   os.utime(cache_dir("files") / left, (0, 0))
-  other = opened(value, "test")  # the next writing sweeps up what is a day old
-  assert left not in cached()
-  assert other.fingerprint in cached()
+  other = open_files(value, "test")  # the next writing sweeps up what is a day old
+  assert left not in list_cache()
+  assert other.fingerprint in list_cache()
 
 
 def test_writers_at_the_same_time_do_not_clash(tmp_path):
-  value = parallel(tmp_path, ENGLISH * 200, GERMAN * 200)
+  value = put_parallel(tmp_path, ENGLISH * 200, GERMAN * 200)
   script = f"""
     import os, pathlib, time
     from train.data import files, sources
@@ -195,7 +190,7 @@ def test_writers_at_the_same_time_do_not_clash(tmp_path):
   command = [sys.executable, "-c", textwrap.dedent(script)]
   processes = [subprocess.Popen(command) for _ in range(3)]
   assert [process.wait(timeout=60) for process in processes] == [0, 0, 0]
-  assert len(cached()) == 1
+  assert len(list_cache()) == 1
 
 
 # What cannot be read
@@ -217,15 +212,15 @@ def test_writers_at_the_same_time_do_not_clash(tmp_path):
     ({"x.txt": b"a\n"}, r"x\.txt must end in \.tsv or \.jsonl"),
   ],
 )
-def test_bad_content_is_told_with_file_and_line(tmp_path, names, message):
+def test_bad_content_is_reported_with_file_and_line(tmp_path, names, message):
   ((name, content),) = names.items()
   path = put(tmp_path / name, content)
   with pytest.raises(UserError, match=message):
-    opened(path if name.startswith("x.") else {"source": path, "target": path})
+    open_files(path if name.startswith("x.") else {"source": path, "target": path})
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "plain"])
-def test_a_damaged_gz_is_told(tmp_path, damage):
+def test_a_damaged_gz_is_reported(tmp_path, damage):
   path = tmp_path / "x.en.gz"
   whole = gzip.compress("".join(f"line {i * i}\n" for i in range(3000)).encode())
   half = len(whole) // 2
@@ -233,28 +228,28 @@ def test_a_damaged_gz_is_told(tmp_path, damage):
     {"cut": whole[:half], "flipped": whole[:half] + b"\0" * half, "plain": b"a\n"}[damage]
   )
   with pytest.raises(UserError, match=r"x\.en\.gz: not a whole gzip file, it breaks after line"):
-    opened({"text": str(path)})
+    open_files({"text": str(path)})
 
 
 def test_different_line_counts_name_both_files_and_counts(tmp_path):
   with pytest.raises(UserError, match=r"x\.en has 5, .*x\.de has 3"):
-    opened(parallel(tmp_path, target=GERMAN[:3]))
+    open_files(put_parallel(tmp_path, target=GERMAN[:3]))
 
 
-def test_missing_files_are_told_with_the_nearest(tmp_path):
-  value = parallel(tmp_path, suffix=".gz")
+def test_missing_files_are_reported_with_the_nearest(tmp_path):
+  value = put_parallel(tmp_path, suffix=".gz")
   with pytest.raises(UserError, match=r"splits\.train\.source: there is no file .*mean x\.en\.gz"):
-    opened({**value, "source": str(tmp_path / "x.n.gz")})
+    open_files({**value, "source": str(tmp_path / "x.n.gz")})
   with pytest.raises(UserError, match="nor a folder"):
-    opened({**value, "source": str(tmp_path / "no" / "x.en.gz")})
+    open_files({**value, "source": str(tmp_path / "no" / "x.en.gz")})
   with pytest.raises(UserError, match=r"no file matches .*/y\*"):
-    opened({**value, "source": str(tmp_path / "y*")})
+    open_files({**value, "source": str(tmp_path / "y*")})
   with pytest.raises(UserError, match="is a folder"):
-    opened({**value, "source": str(tmp_path)})
+    open_files({**value, "source": str(tmp_path)})
   with pytest.raises(UserError, match=r"x\* matches 2, .*x\.de\.gz matches 1"):
-    opened({**value, "source": str(tmp_path / "x*")})
+    open_files({**value, "source": str(tmp_path / "x*")})
 
 
-def test_only_blank_pairs_is_told(tmp_path):
+def test_only_blank_pairs_is_reported(tmp_path):
   with pytest.raises(UserError, match="all 2 training examples have a blank field"):
-    opened(parallel(tmp_path, ["a", ""], ["", "b"]))
+    open_files(put_parallel(tmp_path, ["a", ""], ["", "b"]))

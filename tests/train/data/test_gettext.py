@@ -1,4 +1,4 @@
-"""Pairs are what the catalogs say, wherever these lie; what is left out is counted."""
+"""Pairs are the catalogs' messages, from any kind of place; pairs left out are counted."""
 
 import gettext
 import importlib
@@ -50,7 +50,7 @@ def test_where_both_are_there_po_is_read(tmp_path):
     ("duplicate", entry("Save the file", "Die Datei speichern", msgctxt="menu")),
   ],
 )
-def test_what_is_left_out_is_counted(reason, wrong, tmp_path, caplog):
+def test_pairs_left_out_are_counted(reason, wrong, tmp_path, caplog):
   write(tmp_path / "de.po", MESSAGES, wrong)
   with caplog.at_level(logging.INFO, logger="absl"):
     assert read(tmp_path) == list(MESSAGES.items())
@@ -82,8 +82,8 @@ def test_an_ampersand_alone_is_no_accelerator(right, tmp_path):
   ],
 )
 @pytest.mark.parametrize("suffix", [".po", ".mo"])
-def test_plurals_are_as_gettext_says_them(rule, forms, suffix, tmp_path):
-  """Singular and plural as Python's own gettext has them for 1 and 5."""
+def test_plurals_are_pythons_own(rule, forms, suffix, tmp_path):
+  """Compares singular and plural with Python's own gettext for 1 and 5."""
   texts = "Delete one file now", "Delete %d files now"
   message = plural(*texts, forms)
   with open(write(tmp_path / "de.mo", message, rule=rule), "rb") as file:
@@ -99,7 +99,7 @@ def test_a_language_with_one_form_translates_the_plural(tmp_path):
 
 
 def test_a_name_stands_for_its_default(tmp_path):
-  """Plone's msgids are names; the English is in a comment, as the translator saw it."""
+  """Plone's msgids are keys; the English text is in a comment, where the translator reads it."""
   named = entry("label_save", "Speichern Sie", comment='Default: "Save \\"it\\" now,\nplease"')
   other = entry("Open the file", "Die Datei öffnen", comment="Default is the home folder")
   expected = [('Save "it" now, please', "Speichern Sie"), ("Open the file", "Die Datei öffnen")]
@@ -131,13 +131,13 @@ def test_other_encodings_are_read(tmp_path):
     ("de.whl", b"PK but no more", r"de\.whl: not a whole wheel .*; fetch it again"),
   ],
 )
-def test_a_broken_file_is_told_with_its_place(name, content, message, tmp_path):
+def test_a_broken_file_is_reported_with_its_place(name, content, message, tmp_path):
   (tmp_path / name).write_bytes(content)
   with pytest.raises(UserError, match=message):
     read(tmp_path)
 
 
-def test_plurals_without_a_rule_are_told(tmp_path):
+def test_plurals_without_a_rule_are_reported(tmp_path):
   path = write(tmp_path / "de.po", MESSAGES, rule="nplurals=INTEGER; plural=EXPRESSION;")
   assert read(path) == list(MESSAGES.items())
   write(path, plural("one file is", "%d files are", ["a", "b"]), rule="plural=EXPRESSION;")
@@ -145,7 +145,7 @@ def test_plurals_without_a_rule_are_told(tmp_path):
     read(path)
 
 
-def test_a_truncated_mo_is_told(tmp_path):
+def test_a_truncated_mo_is_reported(tmp_path):
   whole = write(tmp_path / "de.mo", MESSAGES).read_bytes()
   for size in range(len(whole)):
     (tmp_path / "de.mo").write_bytes(whole[:size])

@@ -1,4 +1,4 @@
-"""Splits of whole programs, in one language or several; what a user gets wrong is told."""
+"""Splits of whole programs, in one language or several; mistakes in a spec are reported."""
 
 import logging
 import pickle
@@ -8,7 +8,8 @@ import pytest
 
 from tests.train.data.po import MESSAGES, read, source, wheel, write
 from train.common.errors import UserError
-from train.data import items, tokenizer
+from train.data import items
+from train.data.tokenizer_training import train_tokenizer
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,7 @@ def test_a_catalogs_language_is_in_its_name(path, language, same, tmp_path):
 
 @pytest.fixture
 def programs(tmp_path):
-  """Two wheels that train and one to test, with English that both have."""
+  """Two wheels to train on and one to test on, with English in common."""
   shared = {"Save the file!": "Speichern!", "Close this window": "Schließen"}
   for name, messages in {
     "a": {"Save the file": "Die Datei speichern", "Go back home": "Nach Hause"},
@@ -66,7 +67,7 @@ def programs(tmp_path):
 
 
 def test_english_of_training_is_not_tested(programs, caplog):
-  """Punctuation and case aside; also English that training could not use."""
+  """Punctuation and case do not count; English that training left out is excluded too."""
   training, every = read(programs), read(programs, "test", unseen_of="")
   assert [len(training), len(every)] == [3, 4]
   with caplog.at_level(logging.INFO, logger="absl"):
@@ -76,10 +77,10 @@ def test_english_of_training_is_not_tested(programs, caplog):
   assert read(programs) == training
 
 
-def test_several_languages_are_told_by_the_first_token(programs):
+def test_several_languages_are_reported_by_the_first_token(programs):
   spec = dict(name="bpe", vocab_size=300, special=("<2de>", "<2fr>"))
   marked = source(programs, language=["de", "fr"])
-  learned = tokenizer.train(spec, ["Save the file", "Close this window"])
+  learned = train_tokenizer(spec, ["Save the file", "Close this window"])
   expected = [
     (f"<2{language}> {english}", target)
     for program in programs["train"]
@@ -97,7 +98,7 @@ def test_several_languages_are_told_by_the_first_token(programs):
 
 
 def test_only_a_texts_first_word_is_a_language():
-  marked = tokenizer.train(dict(name="bpe", vocab_size=300, special=("<2de>",)), ["Save <2de>"])
+  marked = train_tokenizer(dict(name="bpe", vocab_size=300, special=("<2de>",)), ["Save <2de>"])
   texts = ["Save <2de> it", " <2de> it", "<eos> it", "<2de>it", "<2de>", ""]
   assert marked.encode_sources(texts) == marked.encode_batch(texts)
   assert marked.encode_sources(["<2de> it"]) == [
@@ -160,6 +161,6 @@ def test_the_fingerprint_is_of_all_that_decides_the_pairs(programs, tmp_path):
     ),
   ],
 )
-def test_a_mistake_is_told(options, message, programs):
+def test_a_mistake_is_reported(options, message, programs):
   with pytest.raises(UserError, match=message):
     source(**dict(splits=programs) | options)

@@ -1,4 +1,4 @@
-"""Labelled rows: no token is lost or owned twice, and labels lie where the text says."""
+"""Labelled rows: no token is lost or owned twice, and labels lie on their tokens."""
 
 import pickle
 
@@ -7,33 +7,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.train.data.helpers import read_all
 from train.common.errors import UserError
-from train.data.encoders import Answers, Classes, Tags
-from train.data.labelled import Labelled, Typed, windows
-from train.data.tokenizer import train
-from train.data.vocabulary import BOS, EOS
+from train.data.label_layout import Answers, Classes, Tags
+from train.data.labelled import Labelled, ListSource, windows
+from train.data.roles import BOS, EOS
+from train.data.tokenizer_training import train_tokenizer
 
 TEXTS = ["the cat sat on the mat", "a dog ran", "who sat on the mat ?"] * 3
-BPE = train({"name": "bpe", "vocab_size": 290}, TEXTS)
-UNIGRAM = train({"name": "unigram", "vocab_size": 290}, TEXTS)
-WORDS = train({"name": "word"}, TEXTS)
-BYTES = train({"name": "byte"}, [])
+BPE = train_tokenizer({"name": "bpe", "vocab_size": 290}, TEXTS)
+UNIGRAM = train_tokenizer({"name": "unigram", "vocab_size": 290}, TEXTS)
+WORDS = train_tokenizer({"name": "word"}, TEXTS)
+BYTES = train_tokenizer({"name": "byte"}, [])
 
 
-class Kept(Typed):
-  """Examples with a fingerprint, so that their lengths are kept on disk."""
+class Kept(ListSource):
+  """Examples with a fingerprint, so that their lengths are cached."""
 
   fingerprint = "kept"
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-  monkeypatch.setenv("SCRIPTORIUM_CACHE", str(tmp_path / "cache"))
-
-
-def read(labelled):
-  numbers = list(range(len(labelled.lengths())))
-  return labelled.read(numbers, numbers)
 
 
 # Windows
@@ -55,7 +46,7 @@ def test_windows_cover_a_text_and_each_token_has_one_of_them(length, size, strid
 @given(length=st.integers(0, 200), size=st.integers(2, 60), stride=st.integers(1, 60))
 def test_a_token_is_owned_where_it_sees_most(length, size, stride):
   def seen(window, place):
-    """How much there is on the poorer side; the text's own ends are no loss."""
+    """Returns the context on the shorter side; the text's own ends do not count."""
     left = place - window.start if window.start else length
     right = window.stop - 1 - place if window.stop < length else length
     return min(left, right)
@@ -73,7 +64,7 @@ def test_without_a_stride_there_is_one_window(length, size):
   assert one == (0, min(length, size), 0, min(length, size))
 
 
-ENCODERS = {
+LAYOUTS = {
   "classes": Classes(BPE, ("text",), ("x", "y")),
   "tags": Tags(BPE, ("N", "V")),
   "answers": Answers(BPE),
@@ -89,9 +80,11 @@ EXAMPLE = {
 }
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", LAYOUTS)
 def test_when_one_window_covers_the_text_a_stride_changes_nothing(name):
-  one, other = (read(Labelled(Typed([EXAMPLE]), ENCODERS[name], 64, stride)) for stride in (0, 9))
+  one, other = (
+    read_all(Labelled(ListSource([EXAMPLE]), LAYOUTS[name], 64, stride)) for stride in (0, 9)
+  )
   (whole,), (cut,) = one, other
   for key in whole.keys() | cut.keys():
     np.testing.assert_array_equal(whole[key], cut[key])
@@ -102,13 +95,13 @@ def test_when_one_window_covers_the_text_a_stride_changes_nothing(name):
   assert whole["source"] == expected
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", LAYOUTS)
 @settings(max_examples=25)
 @given(length=st.integers(4, 30), stride=st.integers(0, 28))
-def test_rows_are_as_long_as_their_room_and_their_bodies_are_the_text(name, length, stride):
+def test_rows_have_their_lengths_and_their_bodies_are_the_text(name, length, stride):
   stride = min(stride, length - 2)
-  labelled = Labelled(Typed([EXAMPLE] * 2), ENCODERS[name], length, stride)
-  rows, (body,) = read(labelled), BPE.encode_batch([EXAMPLE["text"]])
+  labelled = Labelled(ListSource([EXAMPLE] * 2), LAYOUTS[name], length, stride)
+  rows, (body,) = read_all(labelled), BPE.encode_batch([EXAMPLE["text"]])
   found = {0: {}, 1: {}}
   for row, (number, window), room in zip(rows, labelled.index, labelled.lengths().tolist()):
     assert [len(row["source"]), 0] == room
@@ -121,35 +114,35 @@ def test_rows_are_as_long_as_their_room_and_their_bodies_are_the_text(name, leng
     assert stride == 0 or len(places) == len(body)
 
 
-def test_what_is_cut_is_told(caplog):
-  Labelled(Typed([EXAMPLE]), ENCODERS["classes"], 40).lengths()
-  Labelled(Typed([EXAMPLE]), ENCODERS["classes"], 6, 2).lengths()
+def test_cuts_are_reported(caplog):
+  Labelled(ListSource([EXAMPLE]), LAYOUTS["classes"], 40).lengths()
+  Labelled(ListSource([EXAMPLE]), LAYOUTS["classes"], 6, 2).lengths()
   assert not caplog.records
-  Labelled(Typed([EXAMPLE]), ENCODERS["classes"], 6).lengths()
+  Labelled(ListSource([EXAMPLE]), LAYOUTS["classes"], 6).lengths()
   assert "of 1 examples, 1 are truncated to 6 tokens; a stride would keep all" in caplog.text
-  Labelled(Typed([EXAMPLE]), ENCODERS["answers"], 6, 2).lengths()
+  Labelled(ListSource([EXAMPLE]), LAYOUTS["answers"], 6, 2).lengths()
   assert "of 1 examples, 1 have a question or first text that is cut" in caplog.text
 
 
 @pytest.mark.parametrize(
-  "length, stride, told",
+  "length, stride, message",
   [(3, 0, "task.source_len is 3"), (20, 19, "task.stride is 19"), (20, -1, "task.stride is -1")],
 )
-def test_a_row_or_stride_that_cannot_be_is_told(length, stride, told):
-  with pytest.raises(UserError, match=told):
-    Labelled(Typed([EXAMPLE]), ENCODERS["answers"], length, stride)
+def test_a_row_or_stride_that_cannot_be_is_reported(length, stride, message):
+  with pytest.raises(UserError, match=message):
+    Labelled(ListSource([EXAMPLE]), LAYOUTS["answers"], length, stride)
 
 
 def test_lengths_are_measured_once_and_items_pickle_small():
-  labelled = Labelled(Kept([EXAMPLE] * 500), ENCODERS["answers"], 16, 4)
-  rows, small = read(labelled), len(pickle.dumps(labelled.source)) + len(pickle.dumps(BPE))
+  labelled = Labelled(Kept([EXAMPLE] * 500), LAYOUTS["answers"], 16, 4)
+  rows, small = read_all(labelled), len(pickle.dumps(labelled.source)) + len(pickle.dumps(BPE))
   data = pickle.dumps(labelled)
   assert len(data) < small + 1000
   again = pickle.loads(data)
-  vars(again.encoder)["encode"] = lambda examples: 1 / 0  # the lengths are those on disk
+  vars(again.layout)["encode"] = lambda examples: 1 / 0  # the lengths are those on disk
   assert (again.lengths() == labelled.lengths()).all()
   with pytest.raises(ZeroDivisionError):
-    read(again)
+    read_all(again)
   assert len(rows) > 500
 
 
@@ -158,23 +151,23 @@ def test_lengths_are_measured_once_and_items_pickle_small():
 
 def test_a_class_is_the_first_tokens_label():
   examples = [EXAMPLE, EXAMPLE | {"label": "z"}, {"text": "a dog"}]
-  known, unknown, none = read(Labelled(Typed(examples), ENCODERS["classes"], 30))
+  known, unknown, none = read_all(Labelled(ListSource(examples), LAYOUTS["classes"], 30))
   assert known["labels"][0] == 1
   assert np.flatnonzero(known["weights"]).tolist() == [0]
   assert not unknown["weights"].any()
   assert not none["weights"].any()
   numbers = Classes(BPE, ("text",), None)
-  (row,) = read(Labelled(Typed([EXAMPLE | {"label": "-2.5"}]), numbers, 30))
+  (row,) = read_all(Labelled(ListSource([EXAMPLE | {"label": "-2.5"}]), numbers, 30))
   assert row["labels"].dtype == np.float32
   assert (row["labels"][0], row["weights"][0]) == (-2.5, 1)
   with pytest.raises(UserError, match=r"label is 'y'.*task\.regression"):
-    read(Labelled(Typed([EXAMPLE]), numbers, 30))
+    read_all(Labelled(ListSource([EXAMPLE]), numbers, 30))
 
 
 @given(first=st.integers(0, 30), second=st.integers(0, 30), length=st.integers(4, 40))
-def test_of_a_pair_nothing_is_cut_that_has_room(first, second, length):
+def test_nothing_of_a_pair_is_cut_if_it_fits(first, second, length):
   example = {"a": "cat " * first, "b": "dog " * second}
-  (row,) = read(Labelled(Typed([example]), Classes(WORDS, ("a", "b"), ("x",)), length))
+  (row,) = read_all(Labelled(ListSource([example]), Classes(WORDS, ("a", "b"), ("x",)), length))
   whole = first + second + 3
   assert len(row["source"]) == min(whole, length)
   middle = row["source"].index(EOS)
@@ -201,7 +194,9 @@ def test_of_a_pair_nothing_is_cut_that_has_room(first, second, length):
 def test_a_tag_lies_on_its_words_first_piece_once(tokenizer, words, length, stride):
   labels = tuple(f"T{i}" for i in range(len(words)))  # each word its own
   example = {"words": words, "tags": list(labels)}
-  labelled = Labelled(Typed([example]), Tags(tokenizer, labels), length, min(stride, length - 2))
+  labelled = Labelled(
+    ListSource([example]), Tags(tokenizer, labels), length, min(stride, length - 2)
+  )
   place, firsts = 0, {}
   for number, word in enumerate(words):
     (pieces,) = tokenizer.encode_batch([word])
@@ -209,7 +204,7 @@ def test_a_tag_lies_on_its_words_first_piece_once(tokenizer, words, length, stri
       firsts[place] = number
     place += len(pieces)
   found = {}
-  for row, (_, window) in zip(read(labelled), labelled.index):
+  for row, (_, window) in zip(read_all(labelled), labelled.index):
     for at in np.flatnonzero(row["weights"]):
       body = int(at) - 1 + window.start
       assert body not in found
@@ -218,21 +213,21 @@ def test_a_tag_lies_on_its_words_first_piece_once(tokenizer, words, length, stri
 
 
 def test_a_word_of_no_pieces_has_no_label_and_moves_none():
-  nothing = train({"name": "word"}, TEXTS)
+  nothing = train_tokenizer({"name": "word"}, TEXTS)
   words = ["the", "\x1c", "cat"]  # a separator, which splitting takes away
   (encoded,) = Tags(nothing, ("N", "V")).encode([{"words": words, "tags": ["N", "V", "V"]}])
   assert encoded.label == ([0, -1, 1], [0, 1, 1])
   example = {"words": words, "tags": list("NVV")}
-  (row,) = read(Labelled(Typed([example]), Tags(nothing, ("N", "V")), 9))
+  (row,) = read_all(Labelled(ListSource([example]), Tags(nothing, ("N", "V")), 9))
   assert row["weights"].tolist() == [0, 1, 1, 0]
   assert row["labels"].tolist() == [0, 0, 1, 0]
 
 
-def test_words_without_their_number_of_tags_are_told():
+def test_words_without_their_number_of_tags_are_reported():
   for tags in (["N"], [], ["N"] * 3):
     with pytest.raises(UserError, match=f"2 words have {len(tags)} tags.*'cats'"):
       Tags(BPE, ("N",)).encode([{"words": ["two", "cats"], "tags": tags}])
-  (row,) = read(Labelled(Typed([{"words": ["two", "cats"]}]), Tags(BPE, ("N",)), 20))
+  (row,) = read_all(Labelled(ListSource([{"words": ["two", "cats"]}]), Tags(BPE, ("N",)), 20))
   assert not row["weights"].any()  # to be predicted
 
 
@@ -265,12 +260,12 @@ def questions(draw):
 @given(example=questions(), length=st.integers(8, 60), stride=st.integers(1, 20))
 def test_the_marked_tokens_characters_are_the_answer(tokenizer, example, length, stride):
   encoder = Answers(tokenizer)
-  labelled = Labelled(Typed([example]), encoder, length, min(stride, length - 2))
+  labelled = Labelled(ListSource([example]), encoder, length, min(stride, length - 2))
   (encoded,) = encoder.encode([example])
   characters, span = encoded.label
   wanted = example["answers"][0]["text"].strip()
   assert example["context"][characters[span[0]][0] : characters[span[1]][1]] == wanted
-  for row, (_, window) in zip(read(labelled), labelled.index):
+  for row, (_, window) in zip(read_all(labelled), labelled.index):
     (first,), (last,) = np.flatnonzero(row["starts"]), np.flatnonzero(row["ends"])
     head = labelled.head_length(0)
     assert row["weights"].tolist() == [1] + [0] * (len(row["source"]) - 1)
@@ -285,7 +280,7 @@ def test_the_marked_tokens_characters_are_the_answer(tokenizer, example, length,
 
 
 @pytest.mark.parametrize("tokenizer", [BPE, UNIGRAM, BYTES])
-def test_what_touches_an_answer_is_none_of_it(tokenizer):
+def test_characters_that_touch_an_answer_are_not_marked(tokenizer):
   example = EXAMPLE | {
     "context": "a (zebra), sat",
     "answers": [{"text": "zebra", "answer_start": 3}],
@@ -301,14 +296,14 @@ def test_a_question_without_an_answer_points_at_the_first_token():
     {key: EXAMPLE[key] for key in ("question", "context")},
     EXAMPLE | {"answers": [{"text": "", "answer_start": 6}]},
   ]
-  for row in read(Labelled(Typed(examples), Answers(WORDS), 60)):
+  for row in read_all(Labelled(ListSource(examples), Answers(WORDS), 60)):
     assert (row["starts"].argmax(), row["ends"].argmax()) == (0, 0)
     assert (row["starts"].sum(), row["ends"].sum()) == (1, 1)
 
 
 def test_a_long_question_leaves_half_of_the_row_to_a_long_text():
   example = {"question": "who " * 100, "context": "the cat sat " * 30, "answers": []}
-  for row in read(Labelled(Typed([example]), Answers(WORDS), 21, 5)):
+  for row in read_all(Labelled(ListSource([example]), Answers(WORDS), 21, 5)):
     (who,) = WORDS.encode_batch(["who"])
     assert row["source"][:10] == [BOS, *who * 8, EOS]
     assert row["answerable"][10] == 1

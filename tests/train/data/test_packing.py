@@ -14,7 +14,7 @@ SOURCE_LEN, TARGET_LEN = 24, 16
 
 
 def lengths_of(seed, longest=(SOURCE_LEN, TARGET_LEN)):
-  """Lengths for any stream position, a function of the position only."""
+  """Returns a function from a stream position to lengths."""
 
   def at(position):
     rng = np.random.default_rng([seed, position])
@@ -69,7 +69,7 @@ def test_resumed_from_its_json_is_uninterrupted(layout, seed, cut):
   assert (before + after, resumed_end) == (whole, end)
 
 
-def test_the_carried_come_first_and_each_takes_the_first_row_with_room():
+def test_the_carried_come_first_and_each_takes_the_first_row_that_fits():
   lengths = [(1, 9), (1, 8), (1, 9), (1, 2), (1, 7)]
   options = {"rows": 2, "source_len": 4, "target_len": 10, "max_carried": 2}
   rows, state = packing.plan(lengths.__getitem__, packing.START, **options, end=5)
@@ -80,7 +80,7 @@ def test_the_carried_come_first_and_each_takes_the_first_row_with_room():
   assert state == {"position": 5, "carried": []}
 
 
-def test_both_sides_need_room():
+def test_both_sides_must_fit():
   options = {"rows": 2, "source_len": 10, "target_len": 10, "end": 2}
   for lengths in ([(6, 1), (6, 1)], [(1, 6), (1, 6)]):
     assert packing.plan(lengths.__getitem__, packing.START, **options)[0] == [[0], [1]]
@@ -148,7 +148,7 @@ def test_an_epoch_holds_each_example_once(seed, n, rows):
 
 
 def segments_of(batch, keys, numbers):
-  """The pieces of each row by segment number, as the ids under `keys`."""
+  """Yields the segments of each row by number, as the ids under `keys`."""
   for row in range(len(batch[numbers])):
     for segment in range(1, batch[numbers][row].max() + 1):
       here = batch[numbers][row] == segment

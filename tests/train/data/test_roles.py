@@ -1,90 +1,29 @@
-"""Tokenizers of other programs: their special tokens lie anywhere, and batches follow them."""
+"""Foreign tokenizers: their special tokens have any ids, and batches follow their roles."""
 
 import pickle
 
 import numpy as np
 import pytest
 import tokenizers
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers
 
+from tests.train.data.helpers import BART, BERT, GPT2, Docs, read_all
 from train.common.errors import UserError
 from train.data import corruption, items
 from train.data.batches import Layout, eval_batches
 from train.data.corruption import Corruption
 from train.data.documents import Denoise, MaskedLm, NextToken, PrefixLm, Tokens, Windows
-from train.data.encoders import Answers, Classes, Tags
-from train.data.labelled import Labelled, Typed
-from train.data.tokenizer import Tokenizer, train
-from train.data.vocabulary import Roles
+from train.data.label_layout import Answers, Classes, Tags
+from train.data.labelled import Labelled, ListSource
+from train.data.roles import Roles
+from train.data.tokenizer import Tokenizer
+from train.data.tokenizer_training import train_tokenizer
 
 TEXTS = ["the cat sat", "a dog ran on the mat", "mat"]
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-  monkeypatch.setenv("SCRIPTORIUM_CACHE", str(tmp_path / "cache"))
-
-
-def bert():
-  """WordPiece with the special tokens after some words."""
-  words = ["the", "a", "cat", "dog", "sat", "##s", "ran", "on", "mat", "?"]
-  names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-  vocab = {word: i for i, word in enumerate([*words, *names])}
-  inner = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
-  inner.normalizer = normalizers.BertNormalizer()
-  inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-  inner.decoder = decoders.WordPiece()
-  inner.add_special_tokens(names)
-  roles = Roles(pad=10, unk=11, eos=13, start=12, mask=14, first=(12,), between=(13,), types=True)
-  return Tokenizer(inner, roles)
-
-
-def bart():
-  """Bytes, as BART frames them: ids 256 to 260 are <s>, <pad>, </s>, <unk>, <mask>."""
-  alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-  vocab = {character: i for i, character in enumerate(alphabet)}
-  names = ["<s>", "<pad>", "</s>", "<unk>"]
-  vocab |= {name: 256 + i for i, name in enumerate([*names, "<mask>"])}
-  inner = tokenizers.Tokenizer(models.BPE(vocab, []))
-  inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-  inner.decoder = decoders.ByteLevel()
-  inner.add_special_tokens([*names, AddedToken("<mask>", lstrip=True)])
-  return Tokenizer(
-    inner,
-    Roles(
-      pad=257,
-      eos=258,
-      start=258,
-      unk=259,
-      mask=260,
-      first=(256,),
-      between=(258, 258),
-      source_first=(256,),
-      target_first=(256,),
-    ),
-  )
-
-
-def gpt2():
-  """Bytes with one special token, that ends and begins and fills."""
-  inner = bart()._inner
-  inner = tokenizers.Tokenizer(models.BPE({**inner.get_vocab(with_added_tokens=False)}, []))
-  inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-  inner.decoder = decoders.ByteLevel()
-  inner.add_special_tokens(["</s>"])
-  return Tokenizer(inner, Roles(pad=258, eos=258, start=258))
-
-
-BERT, BART, GPT2 = bert(), bart(), gpt2()
-
-
-def read(found):
-  numbers = list(range(len(found.lengths())))
-  return [dict(one) for one in found.read(numbers, numbers)]
-
-
-def test_random_words_are_drawn_as_ever():
-  """Of ids in a row the draws are those of a range, so old runs stay what they were."""
+def test_random_words_are_drawn_as_in_older_versions():
+  """Draws from consecutive ids equal draws from a range, so old runs keep their masks."""
   ids, chosen = np.arange(5, 405), np.ones(400, bool)
   found = corruption.hide(ids, chosen, 4, np.arange(5, 1000), np.random.default_rng(3))
   rng = np.random.default_rng(3)
@@ -94,15 +33,15 @@ def test_random_words_are_drawn_as_ever():
   np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("one", [BERT, BART, GPT2], ids=["bert", "bart", "gpt2"])
-def test_saved_and_pickled_keep_their_roles(one, tmp_path):
-  one.save(tmp_path / "tokenizer.json")
-  for other in (Tokenizer.load(tmp_path / "tokenizer.json"), pickle.loads(pickle.dumps(one))):
-    assert other.roles == one.roles
-    assert other.fingerprint == one.fingerprint
-    assert other.encode_batch(TEXTS) == one.encode_batch(TEXTS)
-  same = Tokenizer(one._inner, Roles(pad=0, eos=1, start=2))
-  assert same.fingerprint != one.fingerprint
+@pytest.mark.parametrize("tokenizer", [BERT, BART, GPT2], ids=["bert", "bart", "gpt2"])
+def test_saved_and_pickled_keep_their_roles(tokenizer, tmp_path):
+  tokenizer.save(tmp_path / "tokenizer.json")
+  for other in (Tokenizer.load(tmp_path / "tokenizer.json"), pickle.loads(pickle.dumps(tokenizer))):
+    assert other.roles == tokenizer.roles
+    assert other.fingerprint == tokenizer.fingerprint
+    assert other.encode_batch(TEXTS) == tokenizer.encode_batch(TEXTS)
+  same = Tokenizer(tokenizer.copy_inner(), Roles(pad=0, eos=1, start=2))
+  assert same.fingerprint != tokenizer.fingerprint
 
 
 def test_a_target_has_its_own_pieces_and_is_kept(tmp_path):
@@ -118,20 +57,20 @@ def test_a_target_has_its_own_pieces_and_is_kept(tmp_path):
   for other in (one, Tokenizer.load(tmp_path / "tokenizer.json"), pickle.loads(pickle.dumps(one))):
     assert other.encode_batch(["Cat"]) == [[2]]
     assert other.encode_targets(["Cat"]) == [[1]]
-    (pair,) = read(items.Pairs(Typed([dict(source="cat", target="Cat")]), other, 9, 9))
+    (pair,) = read_all(items.Pairs(ListSource([dict(source="cat", target="Cat")]), other, 9, 9))
     assert (pair["source"], pair["target"]) == ([0, 3], [1, 3])
 
 
 @pytest.mark.parametrize(
-  "content, told",
+  "content, message",
   [
     ('{"roles": {}, "tokenizer": null, "target_tokenizer": null}', "is not a tokenizer.json"),
     ('{"roles": {"pad": 0, "eos": 1, "start": 2, "sart": 3}}', "is not a tokenizer.json"),
   ],
 )
-def test_broken_roles_are_told(content, told, tmp_path):
+def test_broken_roles_are_reported(content, message, tmp_path):
   (tmp_path / "tokenizer.json").write_text(content)
-  with pytest.raises(UserError, match=told):
+  with pytest.raises(UserError, match=message):
     Tokenizer.load(tmp_path / "tokenizer.json")
 
 
@@ -162,10 +101,10 @@ def test_a_word_is_tagged_as_it_stands_inside_a_text():
   words = ["cat", "sat", ""]
   assert BART.encode_words(words) == BART.encode_batch([" cat", " sat", ""])
   assert BERT.encode_words(words) == [[2], [4], []]
-  own = train({"name": "byte"}, [])
+  own = train_tokenizer({"name": "byte"}, [])
   assert own.encode_words(words) == own.encode_batch(words)
   encoder = Tags(BART, ("N",))
-  (row,) = read(Labelled(Typed([{"words": words[:2], "tags": ["N", "N"]}]), encoder, 32))
+  (row,) = read_all(Labelled(ListSource([{"words": words[:2], "tags": ["N", "N"]}]), encoder, 32))
   assert row["source"] == [256, *BART.encode_batch([" cat sat"])[0], 258]
 
 
@@ -205,28 +144,30 @@ EXAMPLE = {
 }
 
 
-def test_two_texts_are_parted_and_told_by_type():
+def test_two_texts_have_a_separator_and_types():
   one, two = (
-    Labelled(Typed([EXAMPLE]), Classes(BERT, fields, ("x", "y")), 32)
+    Labelled(ListSource([EXAMPLE]), Classes(BERT, fields, ("x", "y")), 32)
     for fields in (("text",), ("text", "other"))
   )
   assert "source_types" not in one.extras
-  (row,) = read(one)
+  (row,) = read_all(one)
   assert row["source"] == [12, 0, 2, 4, 13]
-  (row,) = read(two)
+  (row,) = read_all(two)
   assert row["source"] == [12, 0, 2, 4, 13, 1, 3, 6, 13]
   assert row["source_types"].tolist() == [0] * 5 + [1] * 4
   (batch,) = eval_batches(two, Layout(1, 12, 0))
   assert batch["source_types"].tolist() == [[0] * 5 + [1] * 4 + [0] * 3]
   assert batch["source_types"].dtype == np.int32
-  (row,) = read(Labelled(Typed([EXAMPLE]), Classes(BART, ("text", "other"), ("x", "y")), 64))
+  (row,) = read_all(
+    Labelled(ListSource([EXAMPLE]), Classes(BART, ("text", "other"), ("x", "y")), 64)
+  )
   text, other = BART.encode_batch(["the cat sat", "a dog ran"])
   assert row["source"] == [256, *text, 258, 258, *other, 258]
   assert "source_types" not in row
 
 
-def test_a_question_and_its_windows_are_told_by_type():
-  rows = read(Labelled(Typed([EXAMPLE]), Answers(BERT), 10, 2))
+def test_a_question_and_its_windows_are_reported_by_type():
+  rows = read_all(Labelled(ListSource([EXAMPLE]), Answers(BERT), 10, 2))
   assert [row["source"] for row in rows] == [
     [12, 0, 2, 9, 13, 1, 3, 6, 7, 13],
     [12, 0, 2, 9, 13, 6, 7, 0, 8, 13],
@@ -236,22 +177,22 @@ def test_a_question_and_its_windows_are_told_by_type():
   assert np.flatnonzero(rows[0]["starts"]).tolist() == [6]
 
 
-def test_a_long_question_is_cut_and_still_parted():
-  (row,) = read(Labelled(Typed([EXAMPLE]), Answers(BART), 20, 0))
+def test_a_long_question_is_cut_before_its_separator():
+  (row,) = read_all(Labelled(ListSource([EXAMPLE]), Answers(BART), 20, 0))
   assert (row["source"][0], row["source"][-1], len(row["source"])) == (256, 258, 20)
   (place,) = [i for i in range(19) if row["source"][i : i + 2] == [258, 258]]
-  assert place == 8  # half a row, less the two that part
+  assert place == 8  # half a row, less the two separators
   with pytest.raises(UserError, match=r"task.source_len is 5: .* need 6"):
-    Labelled(Typed([EXAMPLE]), Answers(BART), 5, 0)
+    Labelled(ListSource([EXAMPLE]), Answers(BART), 5, 0)
 
 
-def test_pairs_are_framed_and_start_as_the_roles_say():
+def test_pairs_are_framed_and_start_by_their_roles():
   pairs = items.Pairs(
-    Typed([dict(source="cat", target="mat"), dict(source="cats!", target="mats!")]), BART, 5, 5
+    ListSource([dict(source="cat", target="mat"), dict(source="cats!", target="mats!")]), BART, 5, 5
   )
   assert pairs.lengths().tolist() == [[5, 5], [5, 5]]
   cat, mat = BART.encode_batch(["cat", "mat"])
-  for row in read(pairs):
+  for row in read_all(pairs):
     assert row["source"] == [256, *cat, 258]
     assert row["target"] == [256, *mat, 258]
   (batch,) = eval_batches(pairs, Layout(2, 5, 10))
@@ -259,33 +200,29 @@ def test_pairs_are_framed_and_start_as_the_roles_say():
   assert batch["labels"].tolist()[0][:5] == [256, *mat, 258]
 
 
-class Docs(list):
-  def __init__(self, texts):
-    super().__init__({"text": text} for text in texts)
-    self.fingerprint = "docs"
-
-
-def test_documents_are_ended_and_begun_as_the_roles_say():
+def test_documents_are_ended_and_begun_by_their_roles():
   tokens = Tokens(Docs(["cat", "dog"]), GPT2)
   cat, dog = GPT2.encode_batch(["cat", "dog"])
   assert tokens.ids.tolist() == [*cat, 258, *dog, 258]
   windows = Windows(tokens, 99, NextToken(GPT2.roles), cross_documents=True)
   assert windows.start == 258
-  (row,) = read(windows)
+  (row,) = read_all(windows)
   assert row["inputs"].tolist() == [258, *cat, 258, *dog]
-  (row,) = read(Windows(tokens, 99, PrefixLm(BERT.roles), cross_documents=True))
+  (row,) = read_all(Windows(tokens, 99, PrefixLm(BERT.roles), cross_documents=True))
   assert row["inputs"].tolist() == [258, *cat, 258, *dog]  # [SEP], which is not there, is no end
   ids = np.asarray([0, 13, 1, 13])
   row = NextToken(BERT.roles)(ids, 12, np.random.default_rng(0))
   assert row["inputs"].tolist() == [12, 0, 12, 1]
 
 
-def test_masked_words_are_framed_and_drawn_of_words():
+def test_masked_rows_are_framed_and_random_tokens_are_words():
   objective = MaskedLm(BERT.roles, BERT.words, 0.9)
   ids = np.asarray([0, 2, 4, 13, 1, 3] * 20, np.int32)
   row = objective(ids, 0, np.random.default_rng(0))
   assert (row["source"][0], row["source"][-1]) == (12, 13)
-  assert len(row["source"]) == len(row["labels"]) == len(row["weights"]) == objective.room(120)[0]
+  assert (
+    len(row["source"]) == len(row["labels"]) == len(row["weights"]) == objective.max_lengths(120)[0]
+  )
   inside = row["source"][1:-1]
   assert (inside[ids == 13] == 13).all()
   changed = inside[inside != ids]
@@ -301,7 +238,7 @@ def test_denoising_frames_both_sides():
   row = objective(ids, 0, np.random.default_rng(0))
   assert row["target"].tolist() == [256, *ids, 258]
   assert (row["source"][0], row["source"][-1], (row["source"] == 260).sum()) == (256, 258, 3)
-  assert objective.room(10) == (len(row["source"]), len(row["target"]))
+  assert objective.max_lengths(10) == (len(row["source"]), len(row["target"]))
 
 
 def test_decode_stops_at_eos_wherever_it_is():

@@ -1,4 +1,4 @@
-"""SCAN from the grammar is SCAN as published, and holding out takes nothing else away."""
+"""SCAN from the grammar is SCAN as published, and holding out only moves examples."""
 
 import hashlib
 from collections import Counter
@@ -39,36 +39,36 @@ PUBLISHED = {
 
 
 def count_and_sum(pairs):
-  lines = sorted(scan.line(pair).encode() + b"\n" for pair in pairs)
+  lines = sorted(scan.format_line(pair).encode() + b"\n" for pair in pairs)
   return len(lines), hashlib.sha256(b"".join(lines)).hexdigest()
 
 
 def test_all_pairs_are_the_published_file():
-  assert count_and_sum(scan.pairs()) == ALL
+  assert count_and_sum(scan.all_pairs()) == ALL
 
 
 @pytest.mark.parametrize("name, part", PUBLISHED)
 def test_split_is_the_published_file(name, part):
-  assert count_and_sum(scan.split(name, part)) == PUBLISHED[name, part]
+  assert count_and_sum(scan.split_pairs(name, part)) == PUBLISHED[name, part]
 
 
 def test_simple_split_divides_all_pairs_80_to_20():
-  train, test = scan.split("simple", "train"), scan.split("simple", "test")
+  train, test = scan.split_pairs("simple", "train"), scan.split_pairs("simple", "test")
   assert (len(train), len(test)) == (16728, 4182)
-  assert Counter(train) + Counter(test) == Counter(scan.pairs())
-  assert train == scan.split("simple", "train")
+  assert Counter(train) + Counter(test) == Counter(scan.all_pairs())
+  assert train == scan.split_pairs("simple", "train")
 
 
 @pytest.mark.parametrize("cutoff", [22, 26, 40])
 def test_a_cutoff_divides_all_pairs_by_their_actions(cutoff):
-  train, test = (scan.split("length", part, cutoff=cutoff) for part in ("train", "test"))
+  train, test = (scan.split_pairs("length", part, cutoff=cutoff) for part in ("train", "test"))
   assert max(len(actions.split()) for _, actions in train) <= cutoff
   assert min(len(actions.split()) for _, actions in test) > cutoff
-  assert Counter(train) + Counter(test) == Counter(scan.pairs())
+  assert Counter(train) + Counter(test) == Counter(scan.all_pairs())
 
 
 def test_meaning_of_a_command_by_hand():
-  meaning = dict(scan.pairs())
+  meaning = dict(scan.all_pairs())
   assert meaning["jump twice"] == "I_JUMP I_JUMP"
   assert meaning["turn opposite left after walk"] == "I_WALK I_TURN_LEFT I_TURN_LEFT"
   assert meaning["look around right"] == " ".join(["I_TURN_RIGHT I_LOOK"] * 4)
@@ -76,24 +76,24 @@ def test_meaning_of_a_command_by_hand():
 
 @pytest.mark.parametrize("name", scan.SPLITS)
 def test_validation_without_holdout_is_a_sample_of_train(name):
-  train, validation = scan.split(name, "train"), scan.split(name, "validation")
+  train, validation = scan.split_pairs(name, "train"), scan.split_pairs(name, "validation")
   assert len(validation) == len(set(validation)) == scan.VALIDATION_SIZE
   assert set(validation) <= set(train)
 
 
 @pytest.mark.parametrize("name", scan.SPLITS)
 def test_holdout_moves_distinct_examples_from_train_to_validation(name):
-  whole = scan.split(name, "train")
-  train, validation = (scan.split(name, part, holdout=37) for part in ("train", "validation"))
+  whole = scan.split_pairs(name, "train")
+  train, validation = (scan.split_pairs(name, part, holdout=37) for part in ("train", "validation"))
   assert len(set(validation)) == 37
   assert not set(train) & set(validation)
   assert Counter(train) + Counter(validation) == Counter(whole)
-  assert scan.split(name, "test", holdout=37) == scan.split(name, "test")
+  assert scan.split_pairs(name, "test", holdout=37) == scan.split_pairs(name, "test")
 
 
 def test_the_one_line_that_teaches_the_new_word_is_never_held_out():
-  once = len(set(scan.split("add-jump", "train"))) - 1
-  train = scan.split("add-jump", "train", holdout=once - 1)
+  once = len(set(scan.split_pairs("add-jump", "train"))) - 1
+  train = scan.split_pairs("add-jump", "train", holdout=once - 1)
   assert Counter(train)["jump", "I_JUMP"] == 1467
 
 
@@ -108,6 +108,6 @@ def test_the_one_line_that_teaches_the_new_word_is_never_held_out():
     (("add-jump", "train", 0, 26), "length split alone"),
   ],
 )
-def test_wrong_arguments_are_told(arguments, message):
+def test_wrong_arguments_are_reported(arguments, message):
   with pytest.raises(UserError, match=message):
-    scan.split(*arguments)
+    scan.split_pairs(*arguments)

@@ -1,4 +1,4 @@
-"""A spec opens the source it names, small to pickle, and a wrong one is told."""
+"""A spec opens the source that it names, which pickles small; errors name the wrong key."""
 
 import json
 import pickle
@@ -6,17 +6,11 @@ import subprocess
 import sys
 import textwrap
 
-import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 
+from tests.train.data.helpers import ToyPairs, write_toy_pairs
 from train.common.errors import UserError
 from train.data import scan, sources
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-  monkeypatch.setenv("SCRIPTORIUM_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -56,7 +50,7 @@ def test_a_source_pickles_small_and_the_copy_reads_the_same(texts, kind):
     ({"name": "tfds", "source": "de"}, "train", "data.dataset is missing"),
   ],
 )
-def test_wrong_specs_are_told(spec, split, message):
+def test_wrong_specs_are_reported(spec, split, message):
   with pytest.raises(UserError, match=message):
     sources.open_split(spec, split)
 
@@ -68,60 +62,14 @@ def test_scan_source_is_scan():
   spec = {"name": "scan", "split": "length", "holdout": 5}
   for part in scan.PARTS:
     source = sources.open_split(spec, part)
-    assert [(x["source"], x["target"]) for x in source] == scan.split("length", part, 5)
+    assert [(x["source"], x["target"]) for x in source] == scan.split_pairs("length", part, 5)
   prints = {sources.open_split(spec, part).fingerprint for part in scan.PARTS}
   assert len(prints) == len(scan.PARTS)
 
 
-class ToyPairs(tfds.core.GeneratorBasedBuilder):
-  """Two languages, one of them nested, and numbers, one of them a class and nested too."""
-
-  VERSION = tfds.core.Version("1.0.0")
-  suffix = ""
-
-  def _info(self):
-    text = tfds.features.Text()
-    more = tfds.features.Translation(languages=["en", "fr"])
-    features = {
-      "de": text,
-      "more": more,
-      "count": tfds.features.Scalar(np.int64),
-      "score": tfds.features.Scalar(np.float32),
-      "kind": {"label": tfds.features.ClassLabel(names=["no", "yes"])},
-      "many": tfds.features.Sequence(tfds.features.Text()),
-    }
-    return tfds.core.DatasetInfo(
-      builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
-    )
-
-  def _split_generators(self, dl_manager):
-    return {"train": self._generate_examples(7), "test": self._generate_examples(3)}
-
-  def _generate_examples(self, count):
-    for i in range(count):
-      yield (
-        i,
-        {
-          "de": f"Größe {i}{self.suffix}",
-          "more": {"en": f"size {i}", "fr": "oui"},
-          "count": 10**12 - i,
-          "score": i / 5,
-          "kind": {"label": i % 3 - 1},  # -1: nobody says
-          "many": ["a", "b"],
-        },
-      )
-
-
 @pytest.fixture
 def toy(tmp_path):
-  ToyPairs(data_dir=tmp_path, file_format="array_record").download_and_prepare()
-  return {
-    "name": "tfds",
-    "dataset": "toy_pairs",
-    "data_dir": str(tmp_path),
-    "source": "de",
-    "target": "more/en",
-  }
+  return write_toy_pairs(tmp_path)
 
 
 def test_tfds_fields_are_the_texts_written(toy):
@@ -146,26 +94,21 @@ def test_tfds_fingerprint_follows_split_fields_and_content(toy, tmp_path, monkey
   def fingerprint(spec=toy, split="train"):
     return sources.open_split(spec, split).fingerprint
 
+  def generate_upside_down(self, count):
+    examples = [example for _, example in generate(self, count)]
+    for i, example in enumerate(examples):
+      yield i, {**example, "de": examples[-1 - i]["de"]}
+
   first = fingerprint()
   assert first == fingerprint()
-  same_size = tmp_path / "same_size"
-  monkeypatch.setattr(ToyPairs, "_generate_examples", _generate_upside_down)
-  ToyPairs(data_dir=same_size, file_format="array_record").download_and_prepare()
+  generate = ToyPairs._generate_examples
+  monkeypatch.setattr(ToyPairs, "_generate_examples", generate_upside_down)
   others = [
     fingerprint(split="test"),
     fingerprint({**toy, "target": "de"}),
-    fingerprint({**toy, "data_dir": str(same_size)}),
+    fingerprint(write_toy_pairs(tmp_path / "same_size")),
   ]
   assert len({first, *others}) == 4
-
-
-_generate = ToyPairs._generate_examples
-
-
-def _generate_upside_down(self, count):
-  examples = [example for _, example in _generate(self, count)]
-  for i, example in enumerate(examples):
-    yield i, {**example, "de": examples[-1 - i]["de"]}
 
 
 def test_neither_tensorflow_nor_torch_nor_jax_is_imported(toy, texts):
@@ -199,27 +142,27 @@ def test_neither_tensorflow_nor_torch_nor_jax_is_imported(toy, texts):
     ({"dataset": "toy_pears"}, "train", "tfds build toy_pears --file_format=array_record"),
   ],
 )
-def test_wrong_tfds_specs_are_told(toy, change, split, message):
+def test_wrong_tfds_specs_are_reported(toy, change, split, message):
   with pytest.raises(UserError, match=message):
     sources.open_split({**toy, **change}, split)
 
 
-def test_an_unprepared_dataset_is_told_with_the_command(tmp_path):
+def test_an_unprepared_dataset_is_reported_with_the_command(tmp_path):
   for dataset in ("toy_pairs", "toy_pairs/config", "wmt14_translate/de-en", "no name"):
     spec = {"name": "tfds", "dataset": dataset, "data_dir": str(tmp_path), "source": "de"}
     with pytest.raises(UserError, match=f"tfds build {dataset} .*--data_dir={tmp_path}"):
       sources.open_split(spec, "train")
 
 
-def test_a_dataset_in_another_format_is_told(tmp_path, toy):
+def test_a_dataset_in_another_format_is_reported(tmp_path, toy):
   info = tmp_path / "toy_pairs" / "1.0.0" / "dataset_info.json"
   info.write_text(info.read_text().replace("array_record", "tfrecord"))
   with pytest.raises(UserError, match="cannot be read by index"):
     sources.open_split(toy, "train")
 
 
-def test_no_field_at_all_is_told(toy):
-  with pytest.raises(UserError, match="say which features"):
+def test_no_field_at_all_is_reported(toy):
+  with pytest.raises(UserError, match="name the features"):
     sources.open_split({k: v for k, v in toy.items() if k not in ("source", "target")}, "train")
 
 
@@ -243,7 +186,7 @@ def test_examples_are_formatted_by_their_fields(question, tmp_path):
   source = sources.open_split({"name": "formatted", "of": question, **spec}, "train")
   assert list(source._getitems([1, 0])) == [
     {"source": "Why? in: a cat sat", "target": "", "answers": []},
-    # all that are right stay, for the score
+    # all right answers are kept for the score
     {"source": "Who {sat}? in: a cat sat", "target": "a cat", "answers": source.of[0]["answers"]},
   ]
   assert (source[1], len(source)) == (source._getitems([1])[0], 2)
@@ -267,17 +210,17 @@ def test_the_fingerprint_of_formatted_examples_follows_data_and_patterns(questio
 
 
 @pytest.mark.parametrize(
-  "patterns, told",
+  "patterns, message",
   [
     ({"source": "{questoin}"}, "asks for 'questoin'; the examples have .*did you mean question"),
     ({"source": "{question"}, "a pattern asks for"),
     ({"source": "{}"}, "a pattern asks for"),
     ({"source": "{question.x}"}, "a pattern asks for"),
-    ({}, "say what to make of the examples"),
+    ({}, "name the texts"),
   ],
 )
-def test_wrong_patterns_are_told(question, patterns, told):
-  with pytest.raises(UserError, match=told):
+def test_wrong_patterns_are_reported(question, patterns, message):
+  with pytest.raises(UserError, match=message):
     sources.open_split({"name": "formatted", "of": question, **patterns}, "train")
 
 

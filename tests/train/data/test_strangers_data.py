@@ -1,4 +1,4 @@
-"""A stranger's data cannot fill the memory, lead out of their folder, or run code."""
+"""Data from strangers cannot exhaust the memory, lead out of its folder, or run code."""
 
 import gzip
 import json
@@ -11,7 +11,7 @@ import pytest
 from tests.train.data import po
 from train.common import json_files
 from train.common.errors import UserError
-from train.data import bad_records, catalogs, files, prepared, reading, sources, texts
+from train.data import bad_records, files, gettext_catalogs, reading, records, sources, texts
 
 ERROR = bad_records.BadRecords("error")
 
@@ -26,7 +26,7 @@ def test_a_gzip_bomb_is_refused(tmp_path, monkeypatch, text):
     list(reading.read_lines(tmp_path / "a.txt.gz", ERROR))
 
 
-def test_what_is_packed_well_is_read(tmp_path, monkeypatch):
+def test_a_well_compressed_file_is_read(tmp_path, monkeypatch):
   monkeypatch.setattr(reading, "MOST_PACKED", 1)
   lines = [f"{i % 7} of {i % 11}" for i in range(3000)]
   (tmp_path / "b.txt.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
@@ -34,10 +34,10 @@ def test_what_is_packed_well_is_read(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("line", ['{"text": ' + "9" * 5000 + "}", "[" * 100_000])
-def test_jsons_that_python_cannot_hold_are_told(tmp_path, line):
+def test_json_that_python_cannot_parse_is_reported(tmp_path, line):
   (tmp_path / "a.jsonl").write_text('{"text": "a"}\n' + line)
   with pytest.raises(UserError, match=r"a\.jsonl, line 2"):
-    texts.documents(tmp_path / "a.jsonl", "file", 0, 100, ERROR)
+    texts.read_documents(tmp_path / "a.jsonl", "file", 0, 100, ERROR)
 
 
 # Catalogs
@@ -52,14 +52,14 @@ def test_a_large_member_is_not_unpacked(tmp_path, monkeypatch):
 
 
 def test_members_are_read_and_never_written(tmp_path):
-  """So their names lead nowhere."""
+  """A member's name cannot lead out of a folder."""
   content = po.write(tmp_path / "de.po", po.MESSAGES).read_bytes()
   with zipfile.ZipFile(tmp_path / "a.whl", "w") as wheel:
     wheel.writestr("../../de/a.po", content)
   before = sorted(tmp_path.rglob("*"))
   assert len(po.read(tmp_path / "a.whl")) == len(po.MESSAGES)
   assert sorted(tmp_path.rglob("*")) == before
-  for module in (catalogs, files, reading, texts):
+  for module in (gettext_catalogs, files, reading, texts):
     source = pathlib.Path(module.__file__).read_text(encoding="utf-8")
     assert ".extract" not in source
     assert "unpack_archive" not in source
@@ -67,7 +67,7 @@ def test_members_are_read_and_never_written(tmp_path):
 
 @pytest.mark.parametrize("ending", ["po", "mo"])
 def test_a_catalog_that_names_a_file_is_not_that_file(tmp_path, ending):
-  """polib would open it."""
+  """polib would open that file."""
   other = po.write(tmp_path / "other" / f"secret.{ending}", po.MESSAGES)
   (tmp_path / f"de.{ending}").write_text(str(other))
   with pytest.raises(UserError, match=rf"de\.{ending}.*not a gettext catalog"):
@@ -75,7 +75,7 @@ def test_a_catalog_that_names_a_file_is_not_that_file(tmp_path, ending):
 
 
 @pytest.mark.parametrize("rule", ["1/0", "5/(n-5)", "(" * 900])
-def test_a_rule_of_plurals_that_fails_is_told(tmp_path, rule):
+def test_a_rule_of_plurals_that_fails_is_reported(tmp_path, rule):
   path = po.write(
     tmp_path / "de.po", po.plural("%d file read", "%d files read", "ab"), rule=f"plural={rule};"
   )
@@ -83,8 +83,8 @@ def test_a_rule_of_plurals_that_fails_is_told(tmp_path, rule):
     po.read(path)
 
 
-def test_texts_that_lie_over_each_other_are_refused(tmp_path):
-  """A thousand texts of one megabyte in a file of one."""
+def test_texts_that_overlap_are_refused(tmp_path):
+  """A file of one megabyte could hold a thousand texts of one megabyte."""
   path = po.write(tmp_path / "de.mo", {"x" * 5000: "y" * 5000, "a": "b", "c": "d"})
   content = bytearray(path.read_bytes())
   first = int.from_bytes(content[12:16], "little")
@@ -92,7 +92,7 @@ def test_texts_that_lie_over_each_other_are_refused(tmp_path):
   entry = content[first + 8 * longest : first + 8 * longest + 8]
   content[first : first + 32] = entry * 4
   path.write_bytes(content)
-  with pytest.raises(UserError, match="lie over each other"):
+  with pytest.raises(UserError, match="overlap"):
     po.read(path)
 
 
@@ -119,10 +119,9 @@ def test_a_feature_of_a_strangers_module_is_not_imported(tmp_path, monkeypatch, 
   with pytest.raises(UserError, match=r"features.json: .*strangers_module.X.*not imported"):
     sources.open_split(spec, "data")
   assert "strangers_module" not in sys.modules
-  assert prepared.OWN
 
 
-def test_a_damaged_record_is_told(tmp_path):
+def test_a_damaged_record_is_reported(tmp_path):
   (tmp_path / "a.tsv").write_text("a\tb\n")
   folder, fields = files.prepare("train", {"train": str(tmp_path / "a.tsv")})
   there = tmp_path / "copy"
@@ -132,6 +131,6 @@ def test_a_damaged_record_is_told(tmp_path):
     if "array_record" in file.name and file.suffix != ".json":
       content[content.index(b"source")] ^= 1
     (there / file.name).write_bytes(content)
-  source = sources.Records(str(there), "data", {name: name for name in fields}, "", "do it anew")
+  source = records.Records(str(there), "data", {name: name for name in fields}, "", "do it anew")
   with pytest.raises(UserError, match=r"record 0.*do it anew"):
     source[0]

@@ -1,4 +1,4 @@
-"""Tokenizers: what goes in comes out, and the same texts give the same ids in every process."""
+"""Tokenizers: decoding inverts encoding, and training is the same in every process."""
 
 import json
 import os
@@ -14,8 +14,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from train.common.errors import UserError
-from train.data.tokenizer import Tokenizer, train
-from train.data.vocabulary import SIZED, SPECIALS
+from train.data import tokenizer_training
+from train.data.roles import SPECIALS
+from train.data.tokenizer import Tokenizer
+from train.data.tokenizer_training import train_tokenizer
 
 TEXTS = [
   "the cat sat on the mat .",
@@ -38,7 +40,7 @@ TIED = [f"{a}{b}{c} {c}{b}{a}{d}" for a in "abcdef" for b in "ghij" for c in "kl
 
 @pytest.fixture(scope="module")
 def trained():
-  return {name: train(spec, TEXTS) for name, spec in SPECS.items()}
+  return {name: train_tokenizer(spec, TEXTS) for name, spec in SPECS.items()}
 
 
 def normalised(text):
@@ -66,17 +68,17 @@ def test_training_texts_survive(trained, name):
 @given(texts=st.lists(st.text(max_size=20), max_size=6).filter(lambda texts: "".join(texts)))
 @settings(max_examples=40, deadline=None)
 def test_every_training_character_and_word_is_known(texts):
-  char = train({"name": "char"}, texts)
+  char = train_tokenizer({"name": "char"}, texts)
   assert [char.decode(ids) for ids in char.encode_batch(texts)] == texts
   texts = [text for text in texts if not set(text.split()) & set(SPECIALS)] + ["end"]
-  word = train({"name": "word"}, texts)
+  word = train_tokenizer({"name": "word"}, texts)
   assert [word.decode(ids) for ids in word.encode_batch(texts)] == [normalised(t) for t in texts]
 
 
 def test_words_are_numbered_by_frequency_then_text():
   counts = Counter(word for text in TIED for word in text.split())
   words = sorted(counts, key=lambda word: (-counts[word], word))
-  word = train(SPECS["word"], TIED)
+  word = train_tokenizer(SPECS["word"], TIED)
   assert word.encode_batch(words) == [[4 + i] for i in range(len(words))]
   assert word.vocab_size == 4 + len(words)
 
@@ -139,9 +141,9 @@ def test_padding_and_truncation_of_a_file_are_switched_off(trained, tmp_path):
 
 def test_training_is_the_same_in_every_process():
   program = (
-    "import json, sys; from train.data.tokenizer import train\n"
+    "import json, sys; from train.data.tokenizer_training import train_tokenizer\n"
     "specs, texts = json.load(sys.stdin)\n"
-    "print([train(spec, texts).fingerprint for spec in specs])"
+    "print([train_tokenizer(spec, texts).fingerprint for spec in specs])"
   )
   # 400 pieces of several thousand candidates: pruning has choices to make
   specs = [{**spec, "vocab_size": 400} if "vocab_size" in spec else spec for spec in SPECS.values()]
@@ -160,26 +162,28 @@ def test_training_is_the_same_in_every_process():
     ).stdout
     for extra in settings
   ]
-  assert found == [str([train(spec, TEXTS + TIED).fingerprint for spec in specs]) + "\n"] * 2
+  assert (
+    found == [str([train_tokenizer(spec, TEXTS + TIED).fingerprint for spec in specs]) + "\n"] * 2
+  )
 
 
 def test_unigram_prefers_few_pieces_for_frequent_words():
   draw = random.Random(0)
   words = ["".join(draw.choices("abcdefgh", k=7)) for _ in range(200)]
   often, seldom = words[:20], words[20:]
-  one = train({"name": "unigram", "vocab_size": 280}, often * 50 + seldom * 2)
+  one = train_tokenizer({"name": "unigram", "vocab_size": 280}, often * 50 + seldom * 2)
   assert [len(ids) for ids in one.encode_batch(often)] == [1] * 20
   assert min(len(ids) for ids in one.encode_batch(seldom)) > 1
 
 
-@pytest.mark.parametrize("name", SIZED)
+@pytest.mark.parametrize("name", tokenizer_training.SIZED)
 @pytest.mark.parametrize("size", [260, 261, 300])
 def test_a_size_is_kept(name, size):
-  assert 260 <= train({"name": name, "vocab_size": size}, TIED).vocab_size <= size
+  assert 260 <= train_tokenizer({"name": name, "vocab_size": size}, TIED).vocab_size <= size
 
 
 @pytest.mark.parametrize(
-  "spec, told",
+  "spec, message",
   [
     ({"name": "unigrm", "vocab_size": 400}, "did you mean unigram"),
     ({}, "tokenizer.name is None; known: word"),
@@ -189,30 +193,30 @@ def test_a_size_is_kept(name, size):
     ({"name": "word", "vocab_size": 400}, r"takes the keys \['name'\]"),
   ],
 )
-def test_wrong_specs_are_told(spec, told):
-  with pytest.raises(UserError, match=told):
-    train(spec, TEXTS)
+def test_wrong_specs_are_reported(spec, message):
+  with pytest.raises(UserError, match=message):
+    train_tokenizer(spec, TEXTS)
 
 
 @pytest.mark.parametrize("name", ["word", "bpe", "unigram", "char"])
-def test_no_text_is_told(name):
+def test_no_text_is_reported(name):
   with pytest.raises(UserError, match="empty"):
-    train(SPECS[name], ["", ""])
+    train_tokenizer(SPECS[name], ["", ""])
 
 
-def test_missing_broken_and_foreign_files_are_told(tmp_path, trained):
+def test_missing_broken_and_foreign_files_are_reported(tmp_path, trained):
   path = tmp_path / "tokenizer.json"
   with pytest.raises(UserError, match="cannot read"):
     Tokenizer.load(path)
   trained["word"].save(path)
   whole = path.read_text()
-  for content, told in [
+  for content, message in [
     (whole[: len(whole) // 2].encode(), "not a tokenizer.json"),
     (b"\xff\xfe\x00", "not UTF-8"),
     (whole.replace("<pad>", "<s>").encode(), "ids 0 to 3"),
   ]:
     path.write_bytes(content)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
       Tokenizer.load(path)
 
 
@@ -222,7 +226,7 @@ def test_missing_broken_and_foreign_files_are_told(tmp_path, trained):
 @pytest.fixture(scope="module")
 def special():
   more = {"special": ("<mask>",), "sentinels": 3}
-  return {name: train({**spec, **more}, TEXTS) for name, spec in SPECS.items()}
+  return {name: train_tokenizer({**spec, **more}, TEXTS) for name, spec in SPECS.items()}
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -238,14 +242,14 @@ def test_special_tokens_come_first_and_text_never_turns_into_one(special, name):
     assert one.encode_offsets([text])[0][0] == ids
 
 
-def test_a_missing_special_token_is_told_with_how_to_add_it(trained):
+def test_a_missing_special_token_is_reported_with_how_to_add_it(trained):
   with pytest.raises(UserError, match=r"no <mask>: .*tokenizer.special=\('<mask>',\)"):
     trained["bpe"].id("<mask>")
   assert trained["bpe"].sentinels == ()
 
 
 @pytest.mark.parametrize(
-  "more, told",
+  "more, message",
   [
     ({"special": "<mask>"}, "tokenizer.special is '<mask>'"),
     ({"special": ("<mask>", "")}, "tokenizer.special is"),
@@ -255,12 +259,12 @@ def test_a_missing_special_token_is_told_with_how_to_add_it(trained):
     ({"sentinels": "3"}, "tokenizer.sentinels is '3'"),
   ],
 )
-def test_wrong_special_tokens_are_told(more, told):
-  with pytest.raises(UserError, match=told):
-    train({"name": "byte", **more}, TEXTS)
+def test_wrong_special_tokens_are_reported(more, message):
+  with pytest.raises(UserError, match=message):
+    train_tokenizer({"name": "byte", **more}, TEXTS)
 
 
-def test_special_tokens_among_the_others_are_told(special, tmp_path):
+def test_special_tokens_among_the_others_are_reported(special, tmp_path):
   path = tmp_path / "tokenizer.json"
   special["byte"].save(path)
   saved = json.loads(path.read_text())
@@ -310,7 +314,7 @@ def test_characters_and_bytes_around_a_mask_keep_their_blanks(special, name):
 @pytest.mark.parametrize("name", SPECS)
 @given(text=st.text(max_size=30))
 @settings(max_examples=25)
-def test_a_text_without_marks_is_encoded_as_ever(trained, special, name, text):
+def test_a_text_without_special_names_is_encoded_as_plain_text(trained, special, name, text):
   for one in (trained[name], special[name]):
     if not any(mark in text for mark in [*one.specials, "[MASK]"]):
       assert one.encode_marked(text) == one.encode_batch([text])[0]
@@ -348,7 +352,7 @@ def test_the_bytes_of_words_count_a_blank_each(special):
 @given(text=st.text(max_size=40))
 @example(text="  the (cat) \n\n 🦊é")
 @settings(max_examples=40)
-def test_offsets_say_which_characters_a_piece_stands_for(special, name, text):
+def test_offsets_are_the_characters_of_a_piece(special, name, text):
   one = special[name]
   ((ids, places),) = one.encode_offsets([text])
   assert [ids] == one.encode_batch([text])
@@ -373,8 +377,8 @@ def test_words_start_where_a_text_has_a_blank_before_them(special, name):
   assert starts == len(text.split())
 
 
-def test_a_language_that_is_not_in_the_vocabulary_is_told():
-  one = train({"name": "word", "special": ("<2de>", "<2fr>")}, ["save the file"])
+def test_a_language_that_is_not_in_the_vocabulary_is_reported():
+  one = train_tokenizer({"name": "word", "special": ("<2de>", "<2fr>")}, ["save the file"])
   assert one.languages == ("<2de>", "<2fr>")
   assert one.encode_sources(["<2fr> save"]) == [[one.id("<2fr>"), *one.encode_batch(["save"])[0]]]
   with pytest.raises(UserError, match=r"no <2es> \(it has <2de>, <2fr>\): train it with one"):

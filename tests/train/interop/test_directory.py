@@ -1,4 +1,4 @@
-"""Hugging Face's tiny models (tests/fixtures) give here what they gave there."""
+"""Tiny models of Hugging Face's families (tests/fixtures) compute the same here as there."""
 
 import json
 import pathlib
@@ -18,7 +18,7 @@ from train.interop import directory
 
 FIXTURES = pathlib.Path(__file__).parents[2] / "fixtures"
 NAMES = sorted(path.parent.name for path in FIXTURES.glob("*/config.json"))
-# name -> length_penalty of the runs that the fixtures keep
+# name -> settings of the searches whose results the fixtures hold
 SEARCHES = {
   "greedy": dict(beam=1, length_penalty=0.0),
   "beam": dict(beam=4, length_penalty=0.0),
@@ -30,7 +30,7 @@ def expected(name):
   return load_file(FIXTURES / name / "expected.safetensors")
 
 
-def told(name):
+def texts_of(name):
   return json.loads((FIXTURES / name / "expected.json").read_text(encoding="utf-8"))
 
 
@@ -39,7 +39,7 @@ def opened(name):
 
 
 def built(found):
-  """The model with the directory's weights, and those weights."""
+  """Returns the model with the directory's weights."""
   graph, state = nnx.split(nnx.eval_shape(found.build))
   params = jax.tree_util.tree_map_with_path(
     lambda path, _: jnp.asarray(np.asarray(found.params[path_name(path)])), nnx.to_pure_dict(state)
@@ -48,7 +48,7 @@ def built(found):
 
 
 def outputs(found, batch):
-  """What the model computes of the fixture's inputs, by Hugging Face's names."""
+  """Returns what the model computes from the fixture's inputs, by Hugging Face's names."""
   model, ids, mask = built(found), batch["input_ids"], batch["attention_mask"]
   if found.kind == "causal":
     return dict(logits=model.logits(model.decode(ids, segments=mask)))
@@ -91,10 +91,10 @@ def test_outputs_are_those_of_transformers(name):
 @pytest.mark.parametrize("name", [name for name in NAMES if "greedy" in expected(name)])
 @pytest.mark.parametrize("search", SEARCHES)
 def test_generations_are_equal_token_for_token(name, search):
-  """From the texts: so the tokenizer's ids and how they are framed are compared too."""
+  """The inputs are texts, so the ids and the special tokens around them are compared too."""
   found, wanted = opened(name), expected(name)
   task = tasks.make(found.task())
-  texts = told(name)["prompts" if found.kind == "causal" else "texts"]
+  texts = texts_of(name)["prompts" if found.kind == "causal" else "texts"]
   asked = task.requests([task.example(text) for text in texts])
   rows = [row["source"] for row in asked.read(range(len(texts)), range(len(texts)))]
   ids, mask = (
@@ -117,7 +117,7 @@ def test_lines_have_the_ids_that_transformers_gives_them(name):
   found = opened(name)
   roles, tokenizer = found.tokenizer.roles, found.tokenizer
   both = found.config.get("is_encoder_decoder")
-  for line in told(name)["lines"]:
+  for line in texts_of(name)["lines"]:
     first = roles.source_first if both else roles.first
     last = [] if found.kind == "causal" else [roles.eos, *roles.source_last]
     if name == "mt5" and "\t" in line["text"]:
@@ -141,7 +141,7 @@ def test_three_lines_use_it(name):
 
 
 def _nearly(made, pipeline, inputs):
-  """Texts are the same one by one; numbers differ by rounding."""
+  """Returns whether texts are the same one by one; numbers differ by rounding."""
   return [one["text"] for one in made] == [pipeline([one])[0]["text"] for one in inputs]
 
 
@@ -189,7 +189,7 @@ def test_what_has_no_counterpart_is_named(copy, name, changes, words):
   assert all(word in str(error.value) for word in words), str(error.value)
 
 
-def test_a_table_with_fewer_rows_than_the_vocabulary_is_told(copy):
+def test_a_table_with_fewer_rows_than_the_vocabulary_is_an_error(copy):
   folder = copy()
   tensors = load_file(folder / "model.safetensors")
   name = "bert.embeddings.word_embeddings.weight"
@@ -210,7 +210,7 @@ def test_a_missing_or_an_unused_tensor_is_listed(copy):
   assert "bert.encoder.layer.1.output.extra has no counterpart here" in str(error.value)
 
 
-def test_a_copy_that_is_none_is_told(copy):
+def test_a_copy_that_differs_is_an_error(copy):
   folder = copy()
   tensors = load_file(folder / "model.safetensors")
   table = tensors["bert.embeddings.word_embeddings.weight"]
@@ -222,7 +222,7 @@ def test_a_copy_that_is_none_is_told(copy):
     _ = directory.Directory(folder).params
 
 
-def test_truncated_tensors_are_told(copy):
+def test_truncated_tensors_are_an_error(copy):
   folder = copy()
   path = folder / "model.safetensors"
   path.write_bytes(path.read_bytes()[:-100])

@@ -1,4 +1,4 @@
-"""Configs of published models (from memory of their files, not fetched) are understood."""
+"""Configs of published models, written from memory of their files, can be read."""
 
 import json
 import shutil
@@ -100,7 +100,7 @@ def test_a_published_config_is_understood(name):
   assert found["tie_output"] == (not tensors)
 
 
-def test_all_that_is_unknown_is_told_at_once():
+def test_all_unknown_fields_are_named_at_once():
   with pytest.raises(UserError) as error:
     settings(BERT | dict(one=1, hiden_act="x"), directory.FAMILIES["bert"], set(), "config.json")
   assert "one=1" in str(error.value)
@@ -124,7 +124,7 @@ def copied(tmp_path):
 
 
 def test_the_pooler_of_a_masked_lm_goes_to_a_classifier(copied):
-  """As bert-base-uncased's file has it; a masked-LM head's dense layer is another thing."""
+  """The file of bert-base-uncased has one; the dense layer of a masked-LM head is another layer."""
   pooler = {
     "bert.pooler.dense.weight": np.full((8, 8), 2, np.float32),
     "bert.pooler.dense.bias": np.full(8, 3, np.float32),
@@ -196,7 +196,7 @@ def test_sentence_transformers_files_are_followed_or_refused(pooling, modules, f
 
 
 def test_frames_are_those_of_the_tokenizers_own_processor(copied):
-  """Some RoBERTas have a tokenizer of BERT's frame: one token between two texts."""
+  """Some RoBERTas have a tokenizer that frames as BERT's does: one token between two texts."""
 
   def one_between(tokenizer):
     bos, eos = ({"SpecialToken": {"id": name, "type_id": 0}} for name in ("<s>", "</s>"))

@@ -1,4 +1,4 @@
-"""Runs begin from Hugging Face directories, and a real BERT gives its real vectors."""
+"""Runs start from Hugging Face directories, and a real BERT gives its real vectors."""
 
 import json
 import pathlib
@@ -52,7 +52,7 @@ def test_a_run_begins_with_the_directorys_weights(name, text, changes, folder, t
   if there.model["decoder_layers"] and "classify" not in text:
     changes["task.decoding"] = dict(beam=1, length_penalty=0.0, max_len_ratio=0.0, max_len_extra=20)
   after = trained(f"{text},init=hf:{FIXTURES / name}", folder, tmp_path / "run", **changes)
-  # a head comes along where it is for the same
+  # the head is taken over if it is for the same task
   kept = "mlm" in name and "mlm.py" in text
   body = {path for path in after if kept or not path.startswith(("head/", "output_bias"))}
   assert len(body) > 20
@@ -60,7 +60,7 @@ def test_a_run_begins_with_the_directorys_weights(name, text, changes, folder, t
     np.testing.assert_array_equal(after[path], np.asarray(there.params[path]), err_msg=path)
   kept = there.pooler and "classify" in text
   if "head/dense/kernel" in after and (name, "mlm.py" in text) != ("bert_mlm", True):
-    # a pooler is another thing than a masked-LM head's dense layer, which has its path and shape
+    # a pooler has the path and shape of a masked-LM head's dense layer, which is another layer
     before = there.params.get("head/dense/kernel", np.zeros(0))
     assert np.array_equal(after["head/dense/kernel"], np.asarray(before)) == kept
   saved = json.loads((tmp_path / "run" / "tokenizer.json").read_text())

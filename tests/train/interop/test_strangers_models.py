@@ -1,4 +1,4 @@
-"""A stranger's directory is refused at once where it lies about its size or leads elsewhere."""
+"""A stranger's directory is refused at once if it lies about its size or leads elsewhere."""
 
 import json
 import os
@@ -146,7 +146,7 @@ def test_settings_that_would_fill_the_memory_are_refused(tmp_path, file, content
 
 
 def test_an_id_beyond_all_vocabularies_is_refused(tmp_path):
-  """What is kept of each id would take 16 GB."""
+  """The tables with a number for each id would take 16 GB."""
   folder = tmp_path / "bert_mlm"
   shutil.copytree(FIXTURES / "bert_mlm", folder)
   made = json.loads((folder / "tokenizer.json").read_text())

@@ -1,4 +1,4 @@
-"""Tokenizers of Hugging Face directories, each against another way to the same ids."""
+"""Tokenizers of Hugging Face directories give the ids that another implementation gives."""
 
 import json
 import re
@@ -9,7 +9,8 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from tests.train.interop.test_start import MINILM
 from train.common.errors import UserError
-from train.data.tokenizer import Tokenizer, train
+from train.data.tokenizer import Tokenizer
+from train.data.tokenizer_training import train_tokenizer
 from train.interop import spm, tokenizers_in, tokenizers_out
 
 TEXTS = [
@@ -36,7 +37,7 @@ BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
 def directory(path, config, **content):
-  """A directory of files; a dict becomes JSON."""
+  """Writes a directory of files, a dict as JSON, and returns its tokenizer."""
   path.mkdir(exist_ok=True)
   for name, what in (content | {"config.json": config}).items():
     what = json.dumps(what) if isinstance(what, (dict, list)) else what
@@ -124,7 +125,7 @@ def test_berts_own_vocabulary_is_the_same_from_both_files(tmp_path):
 
 
 def byte_level(specials, tail=()):
-  """vocab.json and merges.txt, and the same as a tokenizer trained by the library."""
+  """Returns vocab.json and merges.txt, and the tokenizer of the library that they are made from."""
   theirs = tokenizers.Tokenizer(models.BPE())
   theirs.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
   theirs.decoder = decoders.ByteLevel()
@@ -164,7 +165,7 @@ def test_roberta_and_bart_frame_texts_by_their_own_tokens(tmp_path):
   (a, b), roles = one.encode_batch(LINES[:2]), one.roles
   assert [*roles.first, *a, roles.eos] == inner.encode(LINES[0]).ids
   pair = inner.encode(*LINES[:2]).ids
-  # the library's trims offsets and, of a pair, puts nothing else in front
+  # the library's own trims offsets, and it puts nothing between the texts of a pair
   assert [*roles.first, *a, *roles.between, *b, roles.eos] == pair
   assert one.encode_marked("the <mask> sat") == [
     *one.encode_batch(["the"])[0],
@@ -190,7 +191,7 @@ def test_proteins_are_split_into_letters(tmp_path):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-  """options -> the file of a model, and SentencePiece's own reading of it."""
+  """A function from options to the file of a model and SentencePiece's own reading of it."""
   sentencepiece = pytest.importorskip("sentencepiece")
   folder = tmp_path_factory.mktemp("spm")
 
@@ -308,7 +309,7 @@ def test_llama_puts_its_first_token_in_front_unless_told_not_to(tmp_path, traine
 
 
 def marian(tmp_path, trained, **changes):
-  """Two models; vocab.json lacks some pieces of each, and has a language."""
+  """Writes two models, and a vocab.json that lacks some pieces of each and has a language."""
   (source, ours), (target, theirs) = trained("source"), trained("target", TEXTS[:2] * 9)
   pieces = [{p.id_to_piece(i): None for i in range(3, p.get_piece_size())} for p in (ours, theirs)]
   kept = [x for x in {**pieces[0], **pieces[1]} if x not in ("▁cat", "▁the", ".")]
@@ -329,7 +330,7 @@ def test_marian_numbers_the_pieces_of_two_models_by_one_vocabulary(tmp_path, tra
     compared = 0
     for line in LINES:
       pieces = theirs.encode(line, out_type=str)
-      # several unknown characters in a row are one unknown there, and here each is looked up
+      # several unknown characters in a row are one unknown token there, and several here
       if all(len(x) == 1 for x in pieces if theirs.piece_to_id(x) == theirs.unk_id()):
         assert encode([line]) == [[vocab.get(x, 1) for x in pieces]]
         compared += 1
@@ -360,10 +361,10 @@ def test_marian_numbers_the_pieces_of_two_models_by_one_vocabulary(tmp_path, tra
 
 def test_files_that_are_not_there_are_named(tmp_path):
   for kind, told in [
-    ("bert", "no tokenizer.json, and not vocab.txt"),
-    ("gpt2", "not vocab.json, merges.txt"),
-    ("t5", "not spiece.model or sentencepiece.bpe.model or tokenizer.model"),
-    ("marian", "not source.spm, target.spm, vocab.json"),
+    ("bert", "neither tokenizer.json nor vocab.txt"),
+    ("gpt2", "nor vocab.json, merges.txt"),
+    ("t5", "nor spiece.model or sentencepiece.bpe.model or tokenizer.model"),
+    ("marian", "nor source.spm, target.spm, vocab.json"),
   ]:
     with pytest.raises(UserError, match=re.escape(str(tmp_path / kind)) + ".*" + told):
       directory(tmp_path / kind, dict(model_type=kind))
@@ -391,7 +392,7 @@ def test_files_that_are_not_there_are_named(tmp_path):
     (
       "bert",
       {"vocab.txt": "a", "tokenizer_config.json": dict(word_tokenizer_type="mecab")},
-      r"tokenizer_config.json: texts are split before WordPiece by code that is not here",
+      r"tokenizer_config.json: word_tokenizer_type or do_basic_tokenize",
     ),
     ("gpt2", {"vocab.json": "{", "merges.txt": ""}, r"vocab.json is not JSON"),
     ("gpt2", {"vocab.json": {"a": 0}, "merges.txt": "a b\n"}, r"merges.txt does not belong to"),
@@ -406,12 +407,12 @@ def test_files_that_are_not_there_are_named(tmp_path):
     ("pegasus", {"spiece.model": b"\n\x03\n\x01a"}, r"has no unknown piece"),
   ],
 )
-def test_broken_files_are_told(kind, files, told, tmp_path):
+def test_broken_files_are_an_error(kind, files, told, tmp_path):
   with pytest.raises(UserError, match=told):
     directory(tmp_path / "broken", dict(model_type=kind, vocab_size=99), **files)
 
 
-def test_a_vocabulary_that_the_table_does_not_hold_is_told(tmp_path):
+def test_a_vocabulary_larger_than_the_table_is_an_error(tmp_path):
   files = {"vocab.txt": "\n".join(PIECES)}
   size = len(PIECES)
   assert directory(tmp_path / "bert", BERT | dict(vocab_size=size), **files).vocab_size == size
@@ -438,7 +439,7 @@ def test_added_tokens_must_have_the_ids_they_had(tmp_path):
 
 
 OWN = {
-  name: train({"name": name, "special": ("<mask>",), **more}, TEXTS)
+  name: train_tokenizer({"name": name, "special": ("<mask>",), **more}, TEXTS)
   for name, more in dict(word={}, bpe=dict(vocab_size=320), byte={}).items()
 }
 

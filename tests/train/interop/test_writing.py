@@ -1,4 +1,4 @@
-"""What was read is written back as it was, and our own runs are said by a family or refused."""
+"""Imports are exported as they were, and our own runs are exported as a family or refused."""
 
 import json
 
@@ -100,7 +100,7 @@ def test_a_missing_bias_is_one_of_zeros(model, kind, family):
   ],
 )
 def test_our_run_goes_out_and_comes_back(text, inputs, folder, tmp_path):
-  """Its tokenizer, labels and weights: the same answers by way of a Hugging Face directory."""
+  """Tokenizer, labels and weights give the same answers after a Hugging Face directory."""
   trained(text, folder, tmp_path / "run")
   command.as_hf(tmp_path / "run", "latest", tmp_path / "out")
   how = dict(beam=1, max_len_ratio=0.0, max_len_extra=12) if "multi30k" in text else {}

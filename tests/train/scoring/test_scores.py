@@ -1,4 +1,4 @@
-"""Scores against what was worked out by hand, or by other means."""
+"""Scores equal values worked out by hand or by other formulas."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from train.scoring import scores
 
 
 @pytest.mark.parametrize(
-  "found, golds, exact, f1",
+  "prediction, golds, exact, f1",
   [
     ("The cat!", ["cat"], 1, 1),  # articles, punctuation and case do not count
     ("a  an the", [""], 1, 1),  # nothing is left
@@ -30,8 +30,8 @@ from train.scoring import scores
     ("well-known", ["well known"], 0, 0),
   ],
 )
-def test_answers_are_scored_by_squads_rules(found, golds, exact, f1):
-  scored = scores.answers([found], [golds])
+def test_answers_are_scored_by_squads_rules(prediction, golds, exact, f1):
+  scored = scores.answers([prediction], [golds])
   assert scored == pytest.approx({"exact_match": 100 * exact, "f1": 100 * f1})
 
 
@@ -47,17 +47,19 @@ LABELS = st.lists(
 
 @pytest.mark.filterwarnings("ignore:A single label")
 @given(pairs=LABELS)
-def test_classes_are_scored_as_their_formulas_say(pairs):
-  found, wanted = zip(*pairs)
-  scored = scores.classes(found, wanted)
+def test_classes_are_scored_by_their_formulas(pairs):
+  predictions, references = zip(*pairs)
+  scored = scores.classes(predictions, references)
   f1 = []
-  for label in set(wanted):
+  for label in set(references):
     right = sum(a == b == label for a, b in pairs)
-    f1.append(2 * right / (found.count(label) + wanted.count(label)))
+    f1.append(2 * right / (predictions.count(label) + references.count(label)))
   assert scored["accuracy"] == pytest.approx(100 * np.mean([a == b for a, b in pairs]))
   assert scored["macro_f1"] == pytest.approx(100 * np.mean(f1))
   # Matthews' is the correlation of the one-hot rows (Gorodkin 2004)
-  a, b = (np.asarray([[x == y for y in "abcx"] for x in row], float) for row in (found, wanted))
+  a, b = (
+    np.asarray([[x == y for y in "abcx"] for x in row], float) for row in (predictions, references)
+  )
   a, b = a - a.mean(0), b - b.mean(0)
   norm = np.sqrt((a * a).sum() * (b * b).sum())
   assert scored["matthews"] == pytest.approx(100 * (a * b).sum() / norm if norm > 1e-9 else 0.0)
@@ -65,35 +67,35 @@ def test_classes_are_scored_as_their_formulas_say(pairs):
 
 def test_numbers_are_scored_as_scipy_does():
   rng = np.random.default_rng(0)
-  wanted = rng.normal(size=50)
-  found = np.round(wanted + rng.normal(size=50), 1)  # with ties
-  scored = scores.numbers(found.tolist(), wanted.tolist())
-  assert scored["pearson"] == pytest.approx(100 * np.corrcoef(found, wanted)[0, 1])
-  ranks = stats.rankdata(found), stats.rankdata(wanted)
+  references = rng.normal(size=50)
+  predictions = np.round(references + rng.normal(size=50), 1)  # with ties
+  scored = scores.numbers(predictions.tolist(), references.tolist())
+  assert scored["pearson"] == pytest.approx(100 * np.corrcoef(predictions, references)[0, 1])
+  ranks = stats.rankdata(predictions), stats.rankdata(references)
   assert scored["spearman"] == pytest.approx(100 * np.corrcoef(*ranks)[0, 1])
-  assert scored["mse"] == pytest.approx(((found - wanted) ** 2).mean())
+  assert scored["mse"] == pytest.approx(((predictions - references) ** 2).mean())
 
 
-@pytest.mark.parametrize("found, wanted", [([2.0, 2.0], [1.0, 3.0]), ([1.0], [1.0])])
-def test_of_a_constant_there_is_no_correlation(found, wanted):
-  scored = scores.numbers(found, wanted)
+@pytest.mark.parametrize("predictions, references", [([2.0, 2.0], [1.0, 3.0]), ([1.0], [1.0])])
+def test_a_constant_has_no_correlation(predictions, references):
+  scored = scores.numbers(predictions, references)
   assert (scored["pearson"], scored["spearman"]) == (0, 0)
 
 
-def test_typed_numbers_are_the_numbers_and_others_count_as_zero():
-  typed = scores.typed_numbers(["1.5", "many", "3"], ["1", "2", "3.5"])
+def test_numbers_as_text_are_numbers_and_others_count_as_zero():
+  typed = scores.numbers_as_text(["1.5", "many", "3"], ["1", "2", "3.5"])
   assert typed.pop("no_numbers") == 1
   assert typed == pytest.approx(scores.numbers([1.5, 0, 3], [1, 2, 3.5]))
 
 
 def test_entities_are_right_only_as_a_whole():
-  wanted = [["B-PER", "I-PER", "O", "B-LOC"], ["O", "B-ORG", "O"]]
-  found = [["B-PER", "O", "O", "B-LOC"], ["O", "B-LOC", "B-PER"]]
-  # of 4 found and 3 wanted, one is right: the first LOC
-  assert scores.tags(found, wanted) == pytest.approx(
+  references = [["B-PER", "I-PER", "O", "B-LOC"], ["O", "B-ORG", "O"]]
+  predictions = [["B-PER", "O", "O", "B-LOC"], ["O", "B-LOC", "B-PER"]]
+  # of 4 predicted and 3 reference entities one is right: the first LOC
+  assert scores.tags(predictions, references) == pytest.approx(
     {"accuracy": 400 / 7, "precision": 25, "recall": 100 / 3, "f1": 200 / 7}
   )
-  assert scores.tags(wanted, wanted)["f1"] == 100
+  assert scores.tags(references, references)["f1"] == 100
 
 
 def test_a_word_that_is_no_tag_is_no_entity():
@@ -106,11 +108,11 @@ def test_tags_that_are_no_entities_have_an_accuracy_only():
 
 
 def test_a_tag_too_few_is_wrong_and_one_too_many_is_cut():
-  wanted = ["O B-X O", "B-X O"]
-  scored = scores.typed_tags(["O B-X", "B-X O O"], wanted)
-  # the missing tag is wrong, but no entity that was not asked for
+  references = ["O B-X O", "B-X O"]
+  scored = scores.tags_as_text(["O B-X", "B-X O O"], references)
+  # the missing tag is wrong, but not an extra entity
   assert scored == pytest.approx({"accuracy": 80, "precision": 100, "recall": 100, "f1": 100})
-  assert scores.typed_tags(["", ""], wanted) == pytest.approx(
+  assert scores.tags_as_text(["", ""], references) == pytest.approx(
     {"accuracy": 0, "precision": 0, "recall": 0, "f1": 0}
   )
 

@@ -7,7 +7,7 @@ import pytest
 
 from train import inference, tasks
 from train.common.errors import UserError
-from train.data import tokenizer
+from train.data.tokenizer_training import train_tokenizer
 from train.record import older
 from train.tasks.base import Settings
 from train.tasks.causal import Causal
@@ -15,8 +15,8 @@ from train.tasks.mixture import Mixture
 from train.tasks.seq2seq import Decoding
 from train.tasks.text_to_text import TextToText
 
-BYTES = tokenizer.train(dict(name="byte"), [])
-MASKS = tokenizer.train(dict(name="byte", special=("<mask>",), sentinels=100), [])
+BYTES = train_tokenizer(dict(name="byte"), [])
+MASKS = train_tokenizer(dict(name="byte", special=("<mask>",), sentinels=100), [])
 
 
 @pytest.mark.parametrize("name", tasks.TASKS)

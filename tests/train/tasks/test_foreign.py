@@ -11,7 +11,7 @@ from flax import nnx
 from model import heads
 from model.config import TransformerConfig
 from model.transformer import Transformer
-from tests.train.data.test_roles import BART, BERT, GPT2
+from tests.train.data.helpers import BART, BERT, GPT2
 from train.data import batches
 from train.data.tokenizer import Tokenizer
 from train.tasks import causal, mlm, tagging, translation

@@ -3,7 +3,7 @@
 import pytest
 
 from train.common.errors import UserError
-from train.data import tokenizer
+from train.data import tokenizer_training
 from train.tasks.translation import Translation
 
 CHINESE = ["保存这个文件", "删除所有文件", "没有打开文件"]
@@ -13,7 +13,7 @@ FOUND = ["保存那个文件", "删除所有文件", "没有文件打开"]
 def bleu(found, wanted, bleu_tokenizer):
   task = Translation(
     data={},
-    tokenizer=tokenizer.train(dict(name="byte"), []),
+    tokenizer=tokenizer_training.train_tokenizer(dict(name="byte"), []),
     source_len=8,
     target_len=8,
     bleu_tokenizer=bleu_tokenizer,

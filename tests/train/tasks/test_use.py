@@ -20,8 +20,8 @@ from train.build import build_model
 from train.checkpoint import Checkpoints
 from train.common.errors import UserError
 from train.data.batches import eval_batches
+from train.data.roles import BOS
 from train.data.tokenizer import MASK
-from train.data.vocabulary import BOS
 from train.record import workdir
 from train.scoring import classes, colour
 from train.tasks import defaults
@@ -411,14 +411,14 @@ def test_an_entity_is_painted_whole_with_its_kind_behind():
     tags=["B-PER", "I-PER", "O", "B-LOC", "B-LOC"],
     probs=[0.9, 0.5, 1.0, 0.8, 0.7],
   )
-  painted = colour.tagged(output, ("B-LOC", "B-PER", "I-PER", "O"), scores=True)
+  painted = colour.colour_tags(output, ("B-LOC", "B-PER", "I-PER", "O"), scores=True)
   assert (
     re.sub(r"\x1b\[[\d;]*m", "", painted) == "Ada Byron PER 0.50 saw Rome LOC 0.80 Bern LOC 0.70"
   )
   assert re.search(r"\x1b\[[\d;]*mAda Byron\x1b\[0m", painted)
   colours = re.findall(r"\x1b\[1;(\d+)m", painted)
   assert colours[0] != colours[1] == colours[2]
-  single = colour.tagged(output | dict(tags=["X"] * 5), ("X", "Y"), scores=False)
+  single = colour.colour_tags(output | dict(tags=["X"] * 5), ("X", "Y"), scores=False)
   assert re.sub(r"\x1b\[[\d;]*m", "", single) == "Ada/X Byron/X saw/X Rome/X Bern/X"
 
 
@@ -582,24 +582,24 @@ def test_a_mixture_is_evaluated_on_the_parts_that_have_the_split(loaded, evaluat
 
 
 def test_a_confusion_counts_what_was_taken_for_what():
-  told = classes.of_classes(list("aabbc"), list("abbbb"))
+  told = classes.class_report(list("aabbc"), list("abbbb"))
   assert list(told.labels) == ["a", "b", "c"]
   assert told.counts.tolist() == [[1, 0, 0], [1, 2, 1], [0, 0, 0]]
   assert told.classes["b"] == dict(
     precision=100.0, recall=50.0, f1=pytest.approx(200 / 3), support=4
   )
-  assert classes.of_texts(["x", "a"], ["a", "a"]).counts[1].sum() == 2
+  assert classes.text_class_report(["x", "a"], ["a", "a"]).counts[1].sum() == 2
 
 
 def test_a_confusion_of_many_labels_is_drawn_and_the_text_says_so(tmp_path, capsys):
   many = [str(number) for number in range(classes.MOST_COLUMNS + 1)]
-  told, few = classes.of_tags([many], [many]), classes.of_tags([many[1:]], [many[1:]])
+  told, few = classes.tag_report([many], [many]), classes.tag_report([many[1:]], [many[1:]])
   assert (len(told.tables()), len(few.tables())) == (1, 2)
-  assert f"confusion of {len(many)} labels" in classes.text(told)
-  assert "drawn only" not in classes.text(few)
-  classes.show(told)
+  assert f"confusion of {len(many)} labels" in classes.format_report(told)
+  assert "drawn only" not in classes.format_report(few)
+  classes.print_report(told)
   assert "drawn only" in capsys.readouterr().err
-  classes.draw(told, tmp_path / "a.png")
+  classes.draw_confusion(told, tmp_path / "a.png")
   assert (tmp_path / "a.png").stat().st_size > 10_000
 
 

@@ -1,0 +1,201 @@
+"""Reads trained runs from their folders, to compare them."""
+
+import dataclasses
+import datetime
+import functools
+import math
+import os
+import pathlib
+import statistics
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+from train import tasks
+from train.common import json_files
+from train.common.errors import UserError, as_user_error
+from train.evaluation import EarlyStopping
+from train.record import workdir
+from train.record.writer import FIXED, read_metrics
+
+# The fields of a start in run.json that are read here
+FIELDS = dict(time=str, devices=list[str], data=dict[str, str])
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+  """A run, read from its folder, to which nothing is written."""
+
+  path: pathlib.Path
+  name: str  # short and unique among the runs that are compared
+  cfg: ConfigDict
+  starts: list[dict]  # of run.json
+  lines: list[dict]  # of metrics.jsonl
+
+  @property
+  def split(self) -> str:
+    """The validation split."""
+    return self.cfg.evaluate.split
+
+  def of_split(self, split: str) -> list[dict]:
+    """Returns the lines of metrics.jsonl of a split."""
+    return [line for line in self.lines if line["split"] == split]
+
+  @property
+  def steps(self) -> int:
+    return max((line["step"] for line in self.lines), default=0)
+
+  @property
+  def unfinished(self) -> bool:
+    return self.steps < self.cfg.steps and not self._stopped_early
+
+  @property
+  def state(self) -> str:
+    """Finished, stopped early or unfinished, and after which step."""
+    if self.steps >= self.cfg.steps:
+      return "finished"
+    state = "UNFINISHED" if self.unfinished else "stopped early"
+    return f"{state}: {self.steps:,} of {self.cfg.steps:,} steps"
+
+  @property
+  def _stopped_early(self) -> bool:
+    limit = self.cfg.patience if "patience" in self.cfg else 0  # older runs have no such key
+    stopping = EarlyStopping(limit, self.cfg.checkpoint.best_metric, self.cfg.checkpoint.best_mode)
+    for line in self.of_split(self.split):
+      stopping.add(line)
+    return stopping.due
+
+  @functools.cached_property
+  def best(self) -> tuple[float, int] | None:
+    """The best validation value of checkpoint.best_metric, and its step."""
+    metric = self.cfg.checkpoint.best_metric
+    sign = -1 if self.cfg.checkpoint.best_mode == "max" else 1
+    lines = [x for x in self.of_split(self.split) if math.isfinite(x.get(metric, math.nan))]
+    if not lines:
+      return None
+    line = min(lines, key=lambda x: sign * x[metric])
+    return line[metric], line["step"]
+
+  @functools.cached_property
+  def _start_numbers(self) -> list[int]:
+    """The number of the start that wrote each line."""
+    times = [datetime.datetime.fromisoformat(x["time"]).timestamp() for x in self.starts]
+    numbers, last = [], 0
+    for line in self.lines:
+      # where a clock was set back, a line belongs to no earlier start than the line before it
+      last = max(last, sum(time <= line["time"] for time in times) - 1)
+      numbers.append(last)
+    return numbers
+
+  @functools.cached_property
+  def seconds(self) -> list[float]:
+    """Seconds of training up to each line.
+
+    Loading, compiling and evaluation are included, the time between two starts is not.
+    """
+    seconds, before, last = [], 0.0, None
+    for line, number in zip(self.lines, self._start_numbers):
+      if number != last:
+        before, last, began = seconds[-1] if seconds else 0.0, number, line["time"]
+        if self.starts:
+          began = datetime.datetime.fromisoformat(self.starts[number]["time"]).timestamp()
+      seconds.append(max(0.0, before + line["time"] - began, *seconds[-1:]))
+    return seconds
+
+  @functools.cached_property
+  def tokens(self) -> list[float]:
+    """Tokens seen up to each line: the batches' positions without padding; NaN where unknown.
+
+    Each start logs the share of padding in its own batches.
+    """
+    task = self.cfg.task
+    side = "target_len" if "target_len" in task and task.target_len else "source_len"
+    positions = self.cfg.batch_size * task[side]  # of a step
+    tokens, before, began, last, share = [], 0.0, 0, None, math.nan
+    for index, (line, number) in enumerate(zip(self.lines, self._start_numbers)):
+      if number != last:
+        last = number
+        if index:
+          before, began = tokens[-1], self.lines[index - 1]["step"]
+      share = line.get("padding_share", share)
+      tokens.append(before + (line["step"] - began) * positions * (1 - share))
+    return tokens
+
+  def median(self, metric: str) -> float | None:
+    """Returns the median of a metric over training's lines; None where no line has it."""
+    values = [line[metric] for line in self.of_split("train") if metric in line]
+    return statistics.median(values) if values else None
+
+  def highest(self, *metrics: str) -> float | None:
+    """Returns the highest value of the metrics in all lines; None where no line has one."""
+    return max(
+      (line[name] for line in self.lines for name in metrics if name in line), default=None
+    )
+
+  def metrics(self) -> list[str]:
+    """Returns the metrics of validation in their order, without its seconds."""
+    names = dict.fromkeys(name for line in self.of_split(self.split) for name in line)
+    return [name for name in names if name not in {*FIXED, "seconds"}]
+
+  def evaluations(self, split: str) -> dict[str, dict]:
+    """Returns the results of train.evaluate on a split by checkpoint and decoding, newest last."""
+    files = self.path.glob("evaluations/*.json")
+    files = sorted(files, key=lambda file: (file.stat().st_mtime, file.name))
+    every = {file.stem: json_files.read(file) for file in files}
+    return {
+      name.removeprefix(f"{split}-"): results
+      for name, results in every.items()
+      if results.get("split") == split
+    }
+
+  def outputs(self, split: str, name: str) -> dict[str, pathlib.Path]:
+    """Returns the files of an evaluation's outputs; those of a mixture by the name of the part."""
+    files = {}
+    for part in task_settings(self.cfg):
+      stem = f"{part}-{split}-{name}" if part else f"{split}-{name}"
+      if (file := self.path / "evaluations" / f"{stem}.jsonl").is_file():
+        files[part] = file
+    return files
+
+
+def read(paths: Sequence[str | os.PathLike]) -> list[TrainedRun]:
+  """Reads the runs in these folders.
+
+  Raises UserError for fewer than two, for a folder that is given twice or holds no run.
+  """
+  paths = [pathlib.Path(path) for path in paths]
+  if len(paths) < 2:
+    raise UserError(f"{len(paths)} run to compare: give two folders or more")
+  resolved = {}
+  for path in paths:
+    if (whole := path.resolve()) in resolved:
+      raise UserError(f"{path} is given twice (first as {resolved[whole]}): a run equals itself")
+    resolved[whole] = path
+  runs = []
+  for path, name in zip(paths, _names(list(resolved))):
+    cfg, starts = workdir.load_config(path), workdir.starts(path)
+    for start in starts:
+      json_files.check(start, path / "run.json", FIELDS)
+    with as_user_error(f"{path / 'run.json'}: times that can't be read"):
+      [datetime.datetime.fromisoformat(start["time"]) for start in starts]
+    lines = read_metrics(path) if (path / "metrics.jsonl").exists() else []
+    runs.append(TrainedRun(path, name, cfg, starts, lines))
+  return runs
+
+
+def _names(paths):
+  """Returns the shortest ends of the paths that are all different."""
+  names, depth = [], 0
+  while len(set(names)) < len(paths):
+    depth += 1
+    names = ["/".join(path.parts[-depth:]) for path in paths]
+  return names
+
+
+def task_settings(cfg: ConfigDict) -> dict[str, dict]:
+  """Returns the task's settings with its defaults; a mixture's by part, "" for its main part."""
+  task = cfg.task.to_dict()
+  parts = {"": task}
+  if task["name"] == "mixture":
+    parts = {"" if name == task["main"] else name: part for name, part in task["parts"].items()}
+  return {name: tasks.defaults(part["name"]) | part for name, part in parts.items()}

@@ -1,0 +1,69 @@
+"""Writes and reads records of measured tables, such as speed, which RESULTS.md shows.
+
+A record is a JSON file in experiments/results/measured: a table, the commands that made it, and
+where and when they ran. `--record FILE` of the measuring commands writes one.
+"""
+
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import re
+from collections.abc import Sequence
+
+from experiments.tools.report import tables
+from experiments.tools.report.blocks import Code, Heading, Table, Text
+from train.common import json_files
+from train.common.errors import as_user_error
+from train.common.files import write_atomically
+from train.record import provenance
+
+FOLDER = "measured"  # beside the results of experiments
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+  """A measured table."""
+
+  title: str
+  section: str  # its heading in RESULTS.md
+  commands: Sequence[str]
+  machine: str
+  date: str  # of the measurement
+  commit: str
+  jax: str
+  table: Sequence[Sequence[str]]  # the first row is the heading
+  note: str = ""  # Markdown
+
+  def blocks(self) -> list:
+    """Returns the record as blocks of a report."""
+    origin = f"Measured {self.date}; {self.machine}; jax {self.jax}; commit {self.commit[:12]}."
+    return [Heading(self.title, 3), Table(self.table), Text(self.note), Code(self.commands),
+            Text(origin)]  # fmt: skip
+
+
+def report(rows: Sequence[Sequence[str]], file: pathlib.Path | None, **fields) -> None:
+  """Prints a table and, if `file` is given, writes its record: `fields` are Record's others."""
+  print(tables.markdown(rows))
+  if file:
+    commit = (provenance.git() or {}).get("commit", "unknown")
+    made = dict(machine=machine(), date=str(datetime.date.today()), commit=commit)
+    record = Record(**fields, **made, jax=provenance.versions()["jax"], table=rows)
+    write_atomically(file, json.dumps(dataclasses.asdict(record), indent=1) + "\n")
+
+
+def machine() -> str:
+  """Returns the number of cores that this process may use and the processor's name."""
+  cores = len(os.sched_getaffinity(0))
+  names = re.findall(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())
+  return f"{cores} cores of {names[0]}" if names else f"{cores} cores"
+
+
+def read(folder: pathlib.Path) -> list[Record]:
+  """Reads the records in a folder of results, by section and file name."""
+  records = []
+  for file in sorted((folder / FOLDER).glob("*.json")):
+    with as_user_error(f"{file}: is no record of a measured table"):
+      records.append(Record(**json_files.read(file)))
+  return sorted(records, key=lambda record: record.section)

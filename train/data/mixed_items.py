@@ -1,0 +1,107 @@
+"""Mixes several sets of items into one stream, each with its share."""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from train.common.errors import UserError
+from train.data import items
+from train.data.source import digest
+
+BLOCK = 1000  # positions of the stream in which every part has exactly its share
+
+
+@dataclasses.dataclass(frozen=True)
+class MixedItems:
+  """The items of all parts, indexed one part after another.
+
+  Each block of BLOCK positions in the stream holds every part as often as its rate demands, in
+  random order; a part's own items come in its own order, epoch by epoch. So the item at a position
+  is computed without the positions before it.
+  """
+
+  parts: Mapping[str, items.Items]
+  rates: Mapping[str, float]  # shares; they need not add up to 1
+
+  @property
+  def fingerprint(self) -> str:
+    return digest(*(part.fingerprint for part in self.parts.values()), *self._counts())
+
+  @property
+  def extras(self) -> Mapping[str, str]:
+    return {key: dtype for part in self.parts.values() for key, dtype in part.extras.items()}
+
+  @property
+  def start(self) -> int:
+    return next(iter(self.parts.values())).start  # a mixture has one tokenizer
+
+  @functools.cached_property
+  def _lengths(self) -> list[np.ndarray]:
+    lengths = [part.lengths() for part in self.parts.values()]
+    sides = {name: tuple((rows > 0).any(0)) for name, rows in zip(self.parts, lengths)}
+    if len(set(sides.values())) > 1:
+      raise UserError(f"task.parts: all must have a source and a target, or the same one: {sides}")
+    return lengths
+
+  @functools.cached_property
+  def _first(self) -> np.ndarray:
+    """Returns the index of each part's first item, and the number of all items."""
+    return np.cumsum([0, *map(len, self._lengths)])
+
+  def __getstate__(self):
+    return {"parts": self.parts, "rates": self.rates, "_first": self._first}
+
+  def lengths(self) -> np.ndarray:
+    return np.concatenate(self._lengths)
+
+  def read(self, indices: Sequence[int], positions: Sequence[int]) -> list[items.Item]:
+    read: list = [None] * len(indices)
+    owners = np.searchsorted(self._first, indices, side="right") - 1
+    for owner, part in enumerate(self.parts.values()):
+      own = np.flatnonzero(owners == owner).tolist()
+      own_indices = [indices[i] - int(self._first[owner]) for i in own]
+      for i, item in zip(own, part.read(own_indices, [positions[i] for i in own])):
+        read[i] = item
+    return read
+
+  def order(self, seed: int) -> Callable[[int], int]:
+    counts = self._counts()
+    orders = [
+      items.order(part, len(lengths), seed)
+      for part, lengths in zip(self.parts.values(), self._lengths)
+    ]
+    mixed_seed = int.from_bytes(hashlib.sha256(f"mixed {seed}".encode()).digest()[:4], "big")
+
+    @functools.lru_cache(maxsize=8)
+    def shuffle_block(number):
+      """Returns the part at each position of a block, and the rank of the position in its part."""
+      rng = np.random.default_rng([mixed_seed, number])
+      owners = rng.permutation(np.repeat(np.arange(len(counts)), counts))
+      ranks = np.zeros(BLOCK, int)
+      for owner, count in enumerate(counts):
+        ranks[owners == owner] = np.arange(count)
+      return owners.tolist(), ranks.tolist()
+
+    def index_at(position: int) -> int:
+      block, place = divmod(position, BLOCK)
+      owners, ranks = shuffle_block(block)
+      owner = owners[place]
+      own_position = block * counts[owner] + ranks[place]
+      return int(self._first[owner]) + orders[owner](own_position)
+
+    return index_at
+
+  def _counts(self) -> list[int]:
+    """Returns how often each part is in a block: the rates' shares, largest remainders rounded
+    up."""
+    rates = np.asarray([self.rates[name] for name in self.parts], float)
+    shares = rates / rates.sum() * BLOCK
+    counts = np.floor(shares).astype(int)
+    for owner in np.argsort(counts - shares, kind="stable")[: BLOCK - counts.sum()]:
+      counts[owner] += 1
+    if (counts < 1).any():
+      raise UserError(f"task.parts: a rate is less than 1/{BLOCK} of all: {dict(self.rates)}")
+    return counts.tolist()

@@ -1,0 +1,93 @@
+"""Defines what a vocabulary's special tokens are for, and how tokenizer.json keeps this beside the
+library's own JSON."""
+
+import dataclasses
+import json
+import typing
+
+import tokenizers
+
+from train.common import json_files
+from train.common.errors import UserError
+
+PAD, BOS, EOS, UNK = range(4)
+SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
+MASK = "<mask>"
+MOST_IDS = 1 << 24  # XLM-V has a million; arrays over more ids would exhaust the memory
+PROBES = ("a \u00e9", "\U0010fffd", "")  # texts that every tokenizer must be able to encode
+
+
+@dataclasses.dataclass(frozen=True)
+class Roles:
+  """The ids that begin, end, separate and pad what models read and write."""
+
+  pad: int  # fills rows
+  eos: int  # ends an encoder's input and a decoder's output
+  start: int  # a decoder's first input
+  unk: int | None = None
+  mask: int | None = None
+  first: tuple[int, ...] = ()  # before the text that a lone encoder or a lone decoder reads
+  between: tuple[int, ...] = ()  # between two texts
+  source_first: tuple[int, ...] = ()  # before an encoder-decoder's source
+  source_last: tuple[int, ...] = ()  # after the source's eos (mBART-cc25's language)
+  target_first: tuple[int, ...] = ()  # before an encoder-decoder's target: learned ...
+  force: bool = True  # ... and forced when decoding
+  types: bool = False  # the model distinguishes a first and a second text (BERT's token types)
+
+  def source(self, ids, longest: int) -> list[int]:
+    """Frames an encoder-decoder's source, cut to `longest` tokens in all."""
+    last = (self.eos, *self.source_last)
+    return [*[*self.source_first, *ids][: longest - len(last)], *last]
+
+  def target(self, ids, longest: int) -> list[int]:
+    """Frames an encoder-decoder's target, cut to `longest` tokens in all."""
+    return [*[*self.target_first, *ids][: longest - 1], self.eos]
+
+
+# The roles in tokenizers that are trained here.
+OWN = Roles(pad=PAD, eos=EOS, start=BOS, unk=UNK, first=(BOS,), between=(EOS,))
+
+
+def to_json(
+  inner: tokenizers.Tokenizer,
+  roles: Roles | None,
+  target: tokenizers.Tokenizer | None = None,
+  size: int | None = None,
+  pretty: bool = False,
+) -> str:
+  """Returns the content of tokenizer.json: the library's JSON, within another object if `roles` are
+  given."""
+  if roles is None:
+    return inner.to_str(pretty=pretty)
+  content = {
+    "roles": dataclasses.asdict(roles),
+    "tokenizer": json.loads(inner.to_str()),
+    "target_tokenizer": target and json.loads(target.to_str()),
+    "vocab_size": size,
+  }
+  return json.dumps(content, ensure_ascii=False, indent=1 if pretty else None)
+
+
+def from_json(text: str, where="a tokenizer") -> tuple:
+  """Returns the first four arguments of `to_json`; raises UserError, or any Exception of the
+  library, for another text."""
+  content = json_files.parsed(text, where)
+  if "roles" not in content:
+    return tokenizers.Tokenizer.from_str(text), None, None, None
+  json_files.check(content, where, dict(roles=dict, vocab_size=int))
+  roles = {key: tuple(x) if isinstance(x, list) else x for key, x in content["roles"].items()}
+  json_files.check(roles, f"{where}: roles", typing.get_type_hints(Roles))
+  inner, target = (
+    part and tokenizers.Tokenizer.from_str(json.dumps(part))
+    for part in (content["tokenizer"], content["target_tokenizer"])
+  )
+  return inner, Roles(**roles), target, content["vocab_size"]
+
+
+def check(tokenizer) -> None:
+  """Raises UserError, or the library's error, if a Tokenizer cannot be used."""
+  roles = [x for x in dataclasses.astuple(tokenizer.roles) if type(x) is int]
+  if max(size := tokenizer.vocab_size, *roles) > MOST_IDS or min(roles) < 0:
+    raise UserError(f"{size} ids, and {tokenizer.roles}: ids are 0 to {MOST_IDS}")
+  tokenizer.encode_targets(PROBES)
+  tokenizer.decode(i for ids in tokenizer.encode_batch(PROBES) for i in ids)

@@ -1,0 +1,146 @@
+"""Trains the tokenizers of words, BPE, unigram pieces, characters and bytes; equal texts give an
+equal tokenizer in every process."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from train.common.errors import UserError, choose
+from train.data import unigram
+from train.data.roles import MASK, SPECIALS, UNK
+from train.data.tokenizer import Tokenizer
+
+SENTINEL = "<extra_{}>"
+ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())  # one printable character for each byte
+# Unigram training sees the most frequent words only, which bounds its memory to about 1 GB.
+SEED_WORDS = 100_000
+# str.split() also splits at the four separators U+001C..1F, which the regex class \s leaves out
+BLANK = tokenizers.Regex(r"[\s\x1c-\x1f]+")
+
+
+def train_tokenizer(spec: Mapping, texts: Iterable[str]) -> Tokenizer:
+  """Trains the tokenizer of `spec` on the texts.
+
+  `spec` has `name`, a key of KINDS, and for bpe and unigram `vocab_size`, an upper bound. Its
+  `special` names more special tokens ("<mask>"), and `sentinels` is the number of <extra_0>,
+  <extra_1>, ... Raises UserError for an unknown name or key, a size below 260 and empty texts.
+  """
+  options = dict(spec)
+  name = options.pop("name", None)
+  make = choose(KINDS, name, "tokenizer.name")
+  specials = _list_specials(options.pop("special", ()), options.pop("sentinels", 0))
+  required = {"vocab_size"} if name in SIZED else set()
+  if options.keys() != required:
+    raise UserError(
+      f"tokenizer {name!r} takes the keys {sorted({'name'} | required)}, but got {sorted(spec)}"
+    )
+  smallest = len(specials) + len(ALPHABET)
+  if required and (type(options["vocab_size"]) is not int or options["vocab_size"] < smallest):
+    raise UserError(
+      f"tokenizer vocab_size={options['vocab_size']!r} is too small: {name} needs a whole number"
+      f" of at least {smallest} ({len(specials)} special ids and 256 bytes)"
+    )
+  characters = 0
+
+  def count_characters() -> Iterator[str]:
+    nonlocal characters
+    for text in texts:
+      characters += len(text)
+      yield text
+
+  inner = make(count_characters(), specials, **options)
+  if name != "byte" and not characters:
+    raise UserError(f"the text to train the {name} tokenizer on is empty: check the training split")
+  return Tokenizer(inner)
+
+
+def _list_specials(special, sentinels) -> list[str]:
+  if isinstance(special, str) or not all(isinstance(name, str) and name for name in special):
+    raise UserError(f"tokenizer.special is {special!r}; it must be names, such as ({MASK!r},)")
+  if type(sentinels) is not int or sentinels < 0:
+    raise UserError(f"tokenizer.sentinels is {sentinels!r}; it must be a number of tokens")
+  names = [*SPECIALS, *special, *map(SENTINEL.format, range(sentinels))]
+  if twice := [name for name, count in Counter(names).items() if count > 1]:
+    raise UserError(f"tokenizer.special: {', '.join(twice)} is a special token already")
+  return names
+
+
+def _assemble(model, pre_tokenizer, decoder, specials) -> tokenizers.Tokenizer:
+  inner = tokenizers.Tokenizer(model)
+  inner.pre_tokenizer, inner.decoder = pre_tokenizer, decoder
+  inner.add_special_tokens(specials)
+  return inner
+
+
+def _number(specials: list[str], pieces: Iterable[str]) -> dict[str, int]:
+  return {piece: i for i, piece in enumerate([*specials, *pieces])}
+
+
+def _sort_by_frequency(counts: Counter, specials=()) -> list[str]:
+  return sorted(counts.keys() - set(specials), key=lambda piece: (-counts[piece], piece))
+
+
+def _train_word(texts: Iterator[str], specials) -> tokenizers.Tokenizer:
+  counts = Counter(word for text in texts for word in text.split())
+  vocab = _number(specials, _sort_by_frequency(counts, specials))
+  model = models.WordLevel(vocab, unk_token=SPECIALS[UNK])
+  return _assemble(model, pre_tokenizers.Split(BLANK, "removed"), None, specials)
+
+
+def _train_char(texts: Iterator[str], specials) -> tokenizers.Tokenizer:
+  counts = Counter()
+  for text in texts:
+    counts.update(text)
+  vocab = _number(specials, _sort_by_frequency(counts, specials))
+  return _assemble(models.BPE(vocab, [], unk_token=SPECIALS[UNK]), None, decoders.Fuse(), specials)
+
+
+def _make_byte(texts: Iterator[str], specials) -> tokenizers.Tokenizer:
+  del texts  # a byte tokenizer is not trained
+  # the byte-level alphabet keeps printable Latin-1 and moves the other bytes to 256, 257, ...
+  moved = iter(sorted(set(map(ord, ALPHABET)) - set(range(256))))
+  characters = [chr(b) if chr(b) in ALPHABET else chr(next(moved)) for b in range(256)]
+  bytewise = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+  model = models.BPE(_number(specials, characters), [])
+  return _assemble(model, bytewise, decoders.ByteLevel(), specials)
+
+
+def _assemble_bytelevel(model, specials) -> tokenizers.Tokenizer:
+  # the first word gets a blank like every other word; the decoder strips that one blank
+  decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
+  return _assemble(model, pre_tokenizers.ByteLevel(add_prefix_space=True), decoder, specials)
+
+
+def _train_bpe(texts: Iterator[str], specials, vocab_size: int) -> tokenizers.Tokenizer:
+  inner = _assemble_bytelevel(models.BPE(), specials)
+  trainer = trainers.BpeTrainer(
+    vocab_size=vocab_size,
+    special_tokens=specials,
+    initial_alphabet=ALPHABET,
+    show_progress=False,
+  )
+  inner.train_from_iterator(texts, trainer)
+  return inner
+
+
+def _train_unigram(texts: Iterator[str], specials, vocab_size: int) -> tokenizers.Tokenizer:
+  split = pre_tokenizers.ByteLevel(add_prefix_space=True).pre_tokenize_str
+  words, counts = Counter(word for text in texts for word in text.split()), Counter()
+  for word in _sort_by_frequency(words)[:SEED_WORDS]:
+    for part, _ in split(" " + word):
+      counts[part] += words[word]
+  pieces = unigram.train_pieces(counts, vocab_size - len(specials), ALPHABET)
+  vocab = [(special, 0.0) for special in specials] + pieces
+  return _assemble_bytelevel(models.Unigram(vocab, unk_id=UNK, byte_fallback=False), specials)
+
+
+KINDS: dict[str, Callable] = {
+  "word": _train_word,
+  "bpe": _train_bpe,
+  "unigram": _train_unigram,
+  "char": _train_char,
+  "byte": _make_byte,
+}
+SIZED = ("bpe", "unigram")  # the kinds with a vocab_size

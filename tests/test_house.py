@@ -364,3 +364,26 @@ def test_no_file_names_a_place_of_one_machine(room):
 def test_every_room_is_read():
   """Else the tests above pass on a wrong ROOT."""
   assert all((ROOT / room / "__init__.py") in files(room) for room in ROOMS)
+
+
+NO_VERBS = {"Of", "As", "By", "Its", "Within", "What", "Whether", "Where", "Which", "Who", "How"}
+
+
+def docstrings_without_verb(source):
+  """Lines of docstrings that begin with a word of NO_VERBS."""
+  for node in ast.walk(ast.parse(source)):
+    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+      words = (ast.get_docstring(node) or "").split()
+      if words and words[0] in NO_VERBS:
+        yield f"line {getattr(node, 'lineno', 1)}: {words[0]} ..."
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_docstrings_begin_with_a_verb_or_a_noun(room):
+  for file in files(room):
+    assert not list(docstrings_without_verb(file.read_text(encoding="utf-8"))), file
+
+
+def test_a_docstring_without_verb_is_seen():
+  assert list(docstrings_without_verb('def f():\n  """Of a file: its lines."""'))
+  assert not list(docstrings_without_verb('def f():\n  """Returns the lines of a file."""'))

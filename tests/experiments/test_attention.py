@@ -328,7 +328,7 @@ def test_a_layer_or_head_that_is_not_there(flag, wanted, tmp_path):
 def test_an_lstm_has_no_heads(tokens, monkeypatch, tmp_path):
   task = translation.Translation(data={}, tokenizer=tokens, source_len=16, target_len=16)
   settings = dict(name="lstm", dim=16, encoder_layers=1, decoder_layers=1)
-  monkeypatch.setattr(inference, "load_run", lambda *_: run_of(task, settings))
+  monkeypatch.setattr(inference, "load_run", lambda *_, **__: run_of(task, settings))
   with pytest.raises(UserError, match=r"here: .*this is an LSTM"):
     attention.main(["--workdir=here", "a", f"--out={tmp_path}"])
 

@@ -39,7 +39,7 @@ def option(default, text: str):
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """How to predict, for tasks that leave no choice. Subclasses add fields by `option`."""
+  """Settings of prediction, none for most tasks. Subclasses add fields by `option`."""
 
   def tag(self) -> list[str]:
     """Returns the parts that the settings add to the name of a file of outputs."""

@@ -18,7 +18,7 @@ from train.tasks.protocol import encode
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TopWords(Settings):
-  """How many words to offer for a mask."""
+  """The number of words to offer for a mask."""
 
   top_k: int = option(5, "words for a mask")
 

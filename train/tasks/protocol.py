@@ -38,7 +38,7 @@ class HuggingFace(NamedTuple):
 
 
 class Objective(Protocol):
-  """What is learned: data as items of batches, and a loss."""
+  """The learning half: data as items of batches, and a loss."""
 
   tokenizer: Tokenizer
   source_len: int  # tokens in a row of the encoder; 0: there is no encoder
@@ -66,7 +66,7 @@ class Objective(Protocol):
 
 
 class Predictor(Protocol):
-  """How a trained model is used: requests, predictions, outputs, scores."""
+  """The using half: requests, predictions, outputs, scores."""
 
   settings_class: type  # of what `settings` returns; the commands have a flag for each field
   decode_batch: int  # rows of requests that are predicted at a time

@@ -19,7 +19,7 @@ CANDIDATES = 20  # starts and ends of a window that are combined
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reading(Settings):
-  """How answers are chosen."""
+  """The choice of answers."""
 
   no_answer: bool = option(False, "a question may have no answer")
   threshold: float = option(0.0, "by how much no answer must score better than the best span")

@@ -20,7 +20,7 @@ from train.tasks.protocol import HuggingFace, encode
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Decoding(Settings):
-  """How outputs are searched: by beams (greedily with one), or by sampling with a temperature."""
+  """The search for outputs: by beams (greedily with one), or by sampling with a temperature."""
 
   beam: int = option(4, "beams; 1: greedy")
   length_penalty: float = option(0.6, "exponent of the length penalty (Wu et al. 2016); 0: none")

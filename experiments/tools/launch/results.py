@@ -49,7 +49,7 @@ class Outcome:
 
   @property
   def finished(self) -> bool:
-    """Whether the run is trained and evaluated."""
+    """Returns whether the run is trained and evaluated."""
     return self.record is not None
 
   def value(self, metric: str) -> float | None:

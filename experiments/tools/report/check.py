@@ -42,7 +42,7 @@ class Verdict:
 
   @property
   def checked(self) -> bool:
-    """Whether it can be missed: an order, or a value with a tolerance."""
+    """Returns whether it can be missed, as an order and a value with a tolerance can."""
     expected = self.expected
     return isinstance(expected, Order) or None not in (expected.tolerance, expected.paper)
 

@@ -162,7 +162,7 @@ class Heartbeats:
   seen: dict = dataclasses.field(default_factory=dict)
 
   def stopped(self, number: int, beat) -> bool:
-    """Whether a trial's heartbeat has not changed for `grace` seconds."""
+    """Returns whether a trial's heartbeat has not changed for `grace` seconds."""
     now = time.monotonic()
     if self.seen.get(number, (None,))[0] != beat:
       self.seen[number] = (beat, now)

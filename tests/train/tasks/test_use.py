@@ -258,7 +258,7 @@ def _labels(x, most):
 
 @pytest.mark.parametrize("kind", READ)
 def test_predict_prints_what_the_outputs_say(kind, make, loaded, tmp_path, capsys, monkeypatch):
-  monkeypatch.setattr(predict, "load", lambda *_: loaded(kind))
+  monkeypatch.setattr(predict, "load", lambda *_, **__: loaded(kind))
   outputs, where = loaded(kind)(KINDS[kind][2]), ["--workdir", str(make(kind))]
   (tmp_path / "inputs").write_text("".join(text + "\n" for text in KINDS[kind][2]))
   for more, wanted in zip(([], ["--scores"]), zip(*(READ[kind](output) for output in outputs))):
@@ -393,7 +393,7 @@ def test_every_word_has_a_tag_also_one_without_tokens(loaded):
 
 
 def test_tags_are_coloured_on_a_terminal_unless_no_color_is_set(make, loaded, capsys, monkeypatch):
-  monkeypatch.setattr(predict, "load", lambda *_: loaded("tags"))
+  monkeypatch.setattr(predict, "load", lambda *_, **__: loaded("tags"))
   monkeypatch.setenv("TERM", "xterm-256color")
   printed = {}
   for name, values in dict(plain={}, colour={"FORCE_COLOR": "1"}, no={"NO_COLOR": "1"}).items():
@@ -472,14 +472,14 @@ def test_samples_follow_temperature_and_beams_take_its_place(loaded):
   ],
 )
 def test_what_a_task_has_no_use_for_is_refused(kind, arguments, told, make, loaded, monkeypatch):
-  monkeypatch.setattr(predict, "load", lambda *_, **changes: changed(loaded(kind), **changes))
+  monkeypatch.setattr(predict, "load", lambda *_, pair, **changes: changed(loaded(kind), **changes))
   with pytest.raises(UserError) as error:
     predict.main(["--workdir", str(make(kind)), *arguments])
   assert told in str(error.value)
 
 
 def test_a_line_that_is_no_input_is_named(make, loaded, tmp_path, monkeypatch):
-  monkeypatch.setattr(predict, "load", lambda *_: loaded("qa"))
+  monkeypatch.setattr(predict, "load", lambda *_, **__: loaded("qa"))
   (tmp_path / "questions").write_text("who\ta man\nwho\n")
   with pytest.raises(UserError, match="questions, line 2: 'who'"):
     predict.main(["--workdir", str(make("qa")), "--input", str(tmp_path / "questions")])

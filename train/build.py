@@ -56,7 +56,8 @@ def build_model(cfg, task, seed: int, platform: str | None = None) -> Transforme
 
 
 def check_names(name: str, settings) -> None:
-  """Raises UserError for a setting that only another model has, or none."""
+  """Raises UserError for an unknown model, and for a setting of another model or of none."""
+  choose(MODELS, name, "model.name")
   fields = {key: {x.name for x in dataclasses.fields(make)} for key, (make, _) in MODELS.items()}
   for key in sorted(settings.keys() - fields[name]):
     for other, theirs in fields.items():

@@ -435,7 +435,7 @@ def test_predict_streams_standard_input_in_order(whole):
     (["--config=configs/scan.py:splitt=length"], "split"),
     (["--config=configs/scan.py:split=longth"], "length"),
     (["--config=configs/scan.py", "--config.model.num_haeds=4"], "model.num_heads"),
-    (["--config=configs/tag.py:init=runs/nothing"], "init=runs/nothing is no run"),
+    (["--config=configs/tag.py:init=runs/nothing"], "runs/nothing: no such folder"),
     (
       ["--config=configs/mlm.py:small,data=README.md", "--config.evaluate.decode_every=5"],
       "decode_every=0",

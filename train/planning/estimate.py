@@ -43,9 +43,9 @@ class Plan:
   moments: int  # bytes
   batch: int  # bytes
   temporaries: int  # bytes: activations, gradients, workspace
-  model_flops: int  # three times the forward pass
-  step_flops: int  # of matrix products outside of kernels, recomputed ones included
-  kernel_flops: int  # of attention kernels
+  model_flops: float  # three times the forward pass
+  step_flops: float  # of matrix products outside of kernels, recomputed ones included
+  kernel_flops: float  # of attention kernels
   program: hlo.Program
   compile_seconds: float
 

@@ -74,7 +74,8 @@ def test_each_weight_of_fsdp_is_gathered_twice(devices):
   # summed whole.
   out = (ENCODER + 2 * DECODER) * DIM**2
   assert sent["reduce-scatter", "fsdp"] == 2 * (blocks - out)
-  assert 0 <= sent["all-reduce", "fsdp"] - 2 * out - 4 * table < 4096
+  small = sent["all-reduce", "fsdp"] - 2 * out - 4 * table  # gradients of biases and norms
+  assert 0 <= small < 2 * DIM**2  # less than one more kernel
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ ARGS ?=
 # requirements-cuda.txt or requirements-tpu.txt on an accelerator
 REQUIREMENTS ?= requirements.txt
 
-# Large pages for XLA's buffers on a CPU: 1.3 times the speed of the Multi30k step (README, "Speed").
+# Large pages for XLA's buffers on a CPU: 1.3 times the speed of the Multi30k step (experiments/RESULTS.md).
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 BIN := .venv/bin

@@ -8,6 +8,11 @@ POSITIONS = ("sinusoidal", "learned", "relative", "rotary", "alibi", "none")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
+def _check_depths(encoder: int, decoder: int) -> None:
+  if min(encoder, decoder) < 0 or encoder == decoder == 0:
+    raise ValueError(f"model.encoder_layers is {encoder}, model.decoder_layers {decoder}: one > 0")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
   """The settings of a Transformer; raises ValueError where they describe none."""
@@ -20,14 +25,14 @@ class TransformerConfig:
   mlp_dim: int = 2048
   encoder_layers: int = 6  # 0 for a decoder-only model
   decoder_layers: int = 6  # 0 for an encoder-only model
-  activation: str = "relu"  # relu, gelu, gelu_tanh, silu
+  activation: str = "relu"  # relu, gelu, gelu_tanh, silu, tanh
   gated: bool = False
   norm: str = "layer"  # layer, rms
   norm_position: str = "post"  # post: after the residual sum (Vaswani); pre: before each sublayer
   norm_eps: float = 1e-5
   embedding_dim: int | None = None  # of an encoder's table, projected to dim (ELECTRA); None: dim
   embedding_norm: bool = False  # a norm right after the embeddings (BERT, BART)
-  token_types: int = 0  # of an encoder's words: a first and a second text (BERT); 0: not told apart
+  token_types: int = 0  # of an encoder's words: a first and a second text (BERT); 0: no types
   bias: bool = True  # in attention and feed-forward
   positions: str = "sinusoidal"  # sinusoidal, learned, relative, rotary, alibi, none
   max_len: int = 512  # learned positions there are
@@ -48,9 +53,9 @@ class TransformerConfig:
   attention_dropout: float = 0.0
   activation_dropout: float = 0.0
   attention_impl: str = "einsum"  # einsum (ours); xla; cudnn (NVIDIA), splash (TPU): kernels.py
-  remat: str = (
-    "none"  # what a layer keeps for the backward pass: none (= all), full, dots, sublayers
-  )
+  # activations of a layer that are computed again in the backward pass: none; full: all of them;
+  # dots: all but products; sublayers: all but the sublayers' outputs
+  remat: str = "none"
   scan_layers: bool = False  # one program for all layers, their weights stacked: compiles faster
   dtype: str = "float32"  # of activations; weights, norms, softmax and logits stay float32
 
@@ -100,8 +105,7 @@ class TransformerConfig:
       raise ValueError("model.token_types and model.embedding_dim are an encoder's alone")
     if self.attention_dropout and not kernels.IMPLS[self.attention_impl].dropout:
       raise ValueError("model.attention_dropout needs model.attention_impl='einsum'")
-    if min(depths := (self.encoder_layers, self.decoder_layers)) < 0 or not any(depths):
-      raise ValueError("model.encoder_layers and model.decoder_layers: {} and {}".format(*depths))
+    _check_depths(self.encoder_layers, self.decoder_layers)
 
   @property
   def table_dim(self) -> int:
@@ -162,8 +166,7 @@ class LSTMConfig:
       raise ValueError(f"model.dropout is {self.dropout}; at least 0 and below 1")
     if self.encoder_layers and self.bidirectional and self.dim % 2:
       raise ValueError(f"model.dim {self.dim} is odd: model.bidirectional halves it")
-    if min(depths := (self.encoder_layers, self.decoder_layers)) < 0 or not any(depths):
-      raise ValueError("model.encoder_layers and model.decoder_layers: {} and {}".format(*depths))
+    _check_depths(self.encoder_layers, self.decoder_layers)
 
   @property
   def table_dim(self) -> int:

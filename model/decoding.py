@@ -180,9 +180,9 @@ def beam_search(
   are finished; the first num_beams that do not end live on, so beams never run out. One beam is
   greedy search: it follows the first continuation only and ends when that is eos.
 
-  A row ends as `stop` says: "exact" once no live beam can exceed the worst finished one that is
-  kept, which changes no result; "current" once num_beams are finished and no live beam would exceed
-  the worst of them at its present length (transformers' early_stopping=False, which may miss
+  `stop` decides when a row ends: "exact" once no live beam can exceed the worst finished one that
+  is kept, which changes no result; "current" once num_beams are finished and no live beam would
+  exceed the worst of them at its present length (transformers' early_stopping=False, which may miss
   longer, better outputs); "full" also as soon as num_beams are finished (early_stopping=True).
   limit_B and first_B are as in `greedy`. Raises ValueError unless 1 <= num_return <= num_beams.
   """

@@ -35,7 +35,7 @@ INTERPRET = False  # tests: run by jax's interpreter, without a TPU
 
 
 def lacks(cfg, platform: str) -> str:
-  """Why `cfg.attention_impl` cannot do what `cfg` asks on `platform`; "" if it impl."""
+  """Returns why `cfg.attention_impl` cannot compute `cfg` on `platform`; "" if it can."""
   impl = IMPLS[cfg.attention_impl]
   if impl.platforms and platform not in impl.platforms:
     return f"it is for {impl.platforms[0]}, this is {platform}"

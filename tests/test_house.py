@@ -35,7 +35,7 @@ ARROWS = {
 # A person starts them; of the project only tests import them.
 COMMANDS = (
   *("train/main", "train/evaluate", "train/predict", "train/export", "train/plan"),
-  *("train/checkpoints", "train/prepare"),
+  "train/checkpoints",
   *("experiments/run", "experiments/search", "experiments/compare"),
 )
 # Folder -> the packages of others that it may import.

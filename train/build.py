@@ -56,7 +56,7 @@ def build_model(cfg, task, seed: int, platform: str | None = None) -> Transforme
 
 
 def check_names(name: str, settings) -> None:
-  """Raises UserError for an unknown model, and for a setting of another model or of none."""
+  """Raises UserError for an unknown model, and for a setting that only another has, or none."""
   choose(MODELS, name, "model.name")
   fields = {key: {x.name for x in dataclasses.fields(make)} for key, (make, _) in MODELS.items()}
   for key in sorted(settings.keys() - fields[name]):

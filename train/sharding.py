@@ -115,18 +115,17 @@ def _check_shares(rows, parts, devices):
 
 
 def rule_of(name, leaf) -> P:
-  """Returns the spec in RULES of a single layer's weight; raises ValueError where there is none."""
+  """Returns the spec in RULES of a single layer's weight; raises UserError where there is none."""
   for pattern, spec in RULES:
     if re.search(pattern, name):
       return spec
-  raise ValueError(f"no rule in train/sharding.py says where to put {name} {leaf.shape}")
+  raise UserError(f"{name} {leaf.shape}: no rule matches it; add one to RULES in train/sharding.py")
 
 
 def place(tree, mesh):
   """Returns a sharding for every leaf of `tree`, by the rule of its path.
 
-  Raises ValueError for a weight that no rule matches and UserError for one that the mesh does not
-  divide.
+  Raises UserError for a weight that no rule matches, or that the mesh does not divide.
   """
 
   def rule(path, leaf):

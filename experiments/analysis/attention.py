@@ -71,18 +71,18 @@ def forward(model, batch, inputs_BT=None, prefix_BT=None, look=weights) -> dict[
   for stack in filter(None, (model.encoder, model.decoder)):
     stack.blocks = nnx.List(stack.layers())
     stack.cfg = dataclasses.replace(stack.cfg, scan_layers=False, remat="none")
-  seen, found, memory_BSD, segments_BS = [], {}, None, None
+  seen, by_kind, memory_BSD, segments_BS = [], {}, None, None
   with attention.observe(lambda *given: seen.append(look(*given))):
     if model.encoder is not None:
       memory_BSD, segments_BS = encode(model, batch), batch["source_segments"]
-      found["encoder self-attention"] = seen.copy()
+      by_kind["encoder self-attention"] = seen.copy()
       seen.clear()
     if model.decoder is not None:
       ones_BT = jnp.ones_like(inputs_BT)  # whatever the ids are, they are one segment
       model.decode(inputs_BT, memory_BSD, segments_BS, ones_BT, prefix=prefix_BT)
       kinds = ["decoder self-attention"] + ["cross-attention"] * (memory_BSD is not None)
-      found |= {kind: seen[place :: len(kinds)] for place, kind in enumerate(kinds)}
-  return found
+      by_kind |= {kind: seen[place :: len(kinds)] for place, kind in enumerate(kinds)}
+  return by_kind
 
 
 def look(run, text: str, target: str | None = None) -> list[pictures.Kind]:

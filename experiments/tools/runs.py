@@ -37,7 +37,7 @@ class Run:
 
   @property
   def group(self) -> str:
-    """The name without its seed; the runs of a group are averaged."""
+    """Returns the name without its seed; the runs of a group are averaged."""
     return group_name(self.name)
 
   def dependencies(self) -> set[str]:
@@ -146,7 +146,7 @@ class Experiment:
 
   @property
   def copies(self) -> pathlib.Path:
-    """The folder of the committed copies of its results."""
+    """Returns the folder of the committed copies of its results."""
     return self.folder / "results" / self.name / self.scale
 
 

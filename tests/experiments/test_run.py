@@ -167,7 +167,7 @@ def test_ctrl_c_lets_a_run_save_and_the_same_command_goes_on(tmp_path, monkeypat
   )
   folder = tmp_path / "mine" / "small" / "small"
   metrics = folder / "metrics.jsonl"
-  until(lambda: metrics.exists() and metrics.stat().st_size)
+  until(lambda: process.poll() is not None or (metrics.exists() and metrics.stat().st_size))
   process.send_signal(signal.SIGINT)
   out, _ = process.communicate(timeout=300)
   assert process.returncode == 130

@@ -1,7 +1,7 @@
 """python -m tests.faults.soak [--kills 50] [--others 5] [--steps 10000] [--seed 0]     (make soak)
 
-Hurts runs until each kind of fault was tried so often, and tells what README's "Reliability" says:
-every run has to end as the one that nobody touched.
+Interrupts and damages runs until each kind of fault was tried as often as asked, and reports
+whether every run ended as one that was left alone.
 """
 
 import argparse

@@ -414,7 +414,7 @@ def test_readme_training_commands_name_real_settings(whole):
   commands = re.findall(r"python -m train\.main ([^`\n]*)", lines)
   assert len(commands) >= 2
   for command in commands:
-    if not command.startswith("--rerun "):  # which is tried above
+    if not command.startswith("--rerun ") and ":help" not in command:  # which are tried elsewhere
       parse(shlex.split(command))
 
 
@@ -435,7 +435,7 @@ def test_predict_streams_standard_input_in_order(whole):
     (["--config=configs/scan.py:splitt=length"], "split"),
     (["--config=configs/scan.py:split=longth"], "length"),
     (["--config=configs/scan.py", "--config.model.num_haeds=4"], "model.num_heads"),
-    (["--config=configs/tag.py:init=runs/nothing"], "runs/nothing: no such folder"),
+    (["--config=configs/tag.py:init=runs/nothing"], "init=runs/nothing: runs/nothing: no such"),
     (
       ["--config=configs/mlm.py:small,data=README.md", "--config.evaluate.decode_every=5"],
       "decode_every=0",

@@ -280,10 +280,15 @@ def test_fsdp_over_eight_holds_an_eighth():
     (["batch_size=12"], "batch_size 12: 1 microbatches, each shared by mesh data x fsdp = 8"),
     (["microbatches=4"], "need a multiple of 32"),
     (["mesh.data=4", "mesh.tensor=2", "mesh.sequence=True"], "mesh.sequence: task.source_len 9"),
-    (["model.name=lstm", "mesh.sequence=True"], "mesh.sequence: an lstm reads a row in order"),
   ],
 )
 def test_what_devices_cannot_share_is_told(changes, told):
   cfg = resolve.load("configs/scan.py:small", ["batch_size=8", "task.source_len=9", *changes])
   with pytest.raises(UserError, match=told):
+    sharding.check(cfg, cfg.task, sharding.make_mesh(cfg.mesh))
+
+
+def test_an_lstm_has_no_sequence_to_share():
+  cfg = resolve.load("configs/scan.py:small,model=lstm", ["mesh.sequence=True"])
+  with pytest.raises(UserError, match=r"mesh\.sequence: an lstm"):
     sharding.check(cfg, cfg.task, sharding.make_mesh(cfg.mesh))

@@ -137,7 +137,7 @@ def test_stacked_layers_are_split_as_one_by_one(mesh):
 
 def test_a_weight_without_a_rule_is_an_error(mesh):
   leaf = jax.ShapeDtypeStruct((4, 4), jnp.float32)
-  with pytest.raises(ValueError, match=r"params/adapter/matrix \(4, 4\)"):
+  with pytest.raises(UserError, match=r"params/adapter/matrix \(4, 4\)"):
     sharding.place({"params": {"adapter": {"matrix": leaf}}}, mesh)
 
 

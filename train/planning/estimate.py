@@ -164,7 +164,7 @@ def _compile(lowered, topology):
 
 
 def _bytes_needed(text) -> float:
-  """Returns the bytes that XLA's error says the step needs, or NaN if it names none."""
+  """Returns the bytes that a step needs by XLA's error message, or NaN if it names none."""
   # libtpu 0.0.52 writes either, after different passes.
   match = re.search(r"Used ([\d.]+)([KMGT]) of|\(([\d.]+)([KMGT])\) exceeds available", text)
   if not match:

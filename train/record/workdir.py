@@ -38,7 +38,7 @@ class Workdir:
 
   @functools.cached_property
   def last_step(self) -> int:
-    """The step of the latest sound checkpoint when the run was opened, 0 if there is none."""
+    """The step of the latest checkpoint when it is first asked for, 0 if there is none."""
     return max(checksums.steps(self.path / "checkpoints"), default=0)
 
   @property
@@ -88,15 +88,14 @@ def open_run(
     path.mkdir(parents=True, exist_ok=True)
     workdir = Workdir(path, True, _lock(path))
     try:
-      before = config
       if any(checksums.is_step(file.name) for file in path.glob("checkpoints/*")):
         before = load_config(path)
         _refuse_another(path, frozen(config), before)
+        checksums.set_damaged_aside(path)  # before `last_step` is first read
+        workdir.steps_before = _steps_before(workdir, before)
       else:  # nothing of it is worth keeping, and what it made of its data may not fit
         for name in MADE_OF_DATA:
           (path / name).unlink(missing_ok=True)
-      checksums.set_damaged_aside(path)
-      workdir.steps_before = _steps_before(workdir, before)
       write_atomically(path / "config.json", text)
       _note_start(workdir, command, config, devices)
     except BaseException:

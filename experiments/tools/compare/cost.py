@@ -39,8 +39,8 @@ def cost(run: TrainedRun) -> tuple[int, int]:
       shutil.copy(run.path / name, folder)
     _blank_labels(cfg.task, folder / "labels.json")
     task = tasks.build(frozen(cfg).task, folder)
-    if made := {file.name for file in folder.iterdir()} - set(copied):
-      raise UserError(f"its folder lacks {min(made)}")
+    if missing := {file.name for file in folder.iterdir()} - set(copied):
+      raise UserError(f"its folder lacks {min(missing)}")
     tx, _ = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
     _, build, place = blueprint(cfg, task, tx, mesh)
     state = sharding.abstract(jax.eval_shape(build), place)

@@ -34,7 +34,7 @@ class TrainedRun:
 
   @property
   def split(self) -> str:
-    """The validation split."""
+    """Returns the validation split."""
     return self.cfg.evaluate.split
 
   def of_split(self, split: str) -> list[dict]:
@@ -51,7 +51,7 @@ class TrainedRun:
 
   @property
   def state(self) -> str:
-    """Finished, stopped early or unfinished, and after which step."""
+    """Returns finished, stopped early or unfinished, and after which step."""
     if self.steps >= self.cfg.steps:
       return "finished"
     state = "UNFINISHED" if self.unfinished else "stopped early"
@@ -67,7 +67,7 @@ class TrainedRun:
 
   @functools.cached_property
   def best(self) -> tuple[float, int] | None:
-    """The best validation value of checkpoint.best_metric, and its step."""
+    """Returns the best validation value of checkpoint.best_metric, and its step."""
     metric = self.cfg.checkpoint.best_metric
     sign = -1 if self.cfg.checkpoint.best_mode == "max" else 1
     lines = [x for x in self.of_split(self.split) if math.isfinite(x.get(metric, math.nan))]
@@ -78,7 +78,7 @@ class TrainedRun:
 
   @functools.cached_property
   def _start_numbers(self) -> list[int]:
-    """The number of the start that wrote each line."""
+    """Returns the number of the start that wrote each line."""
     times = [datetime.datetime.fromisoformat(x["time"]).timestamp() for x in self.starts]
     numbers, last = [], 0
     for line in self.lines:
@@ -89,7 +89,7 @@ class TrainedRun:
 
   @functools.cached_property
   def seconds(self) -> list[float]:
-    """Seconds of training up to each line.
+    """Returns the seconds of training up to each line.
 
     Loading, compiling and evaluation are included, the time between two starts is not.
     """
@@ -104,7 +104,7 @@ class TrainedRun:
 
   @functools.cached_property
   def tokens(self) -> list[float]:
-    """Tokens seen up to each line: the batches' positions without padding; NaN where unknown.
+    """Returns the tokens seen up to each line: positions without padding; NaN where unknown.
 
     Each start logs the share of padding in its own batches.
     """

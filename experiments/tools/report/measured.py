@@ -48,8 +48,8 @@ def report(rows: Sequence[Sequence[str]], file: pathlib.Path | None, **fields) -
   print(tables.markdown(rows))
   if file:
     commit = (provenance.git() or {}).get("commit", "unknown")
-    made = dict(machine=machine(), date=str(datetime.date.today()), commit=commit)
-    record = Record(**fields, **made, jax=provenance.versions()["jax"], table=rows)
+    origin = dict(machine=machine(), date=str(datetime.date.today()), commit=commit)
+    record = Record(**fields, **origin, jax=provenance.versions()["jax"], table=rows)
     write_atomically(file, json.dumps(dataclasses.asdict(record), indent=1) + "\n")
 
 

@@ -121,7 +121,7 @@ def overview(folder: pathlib.Path) -> str:
 def with_results(folder: pathlib.Path) -> list[Experiment]:
   """Loads the experiments of which results are stored; UserError for results of no experiment."""
   experiments = []
-  for results_folder in sorted((folder / "results").iterdir()):
+  for results_folder in sorted(x for x in (folder / "results").iterdir() if x.is_dir()):
     file = folder / f"{results_folder.name}.py"
     if results_folder.name == measured.FOLDER:
       continue

@@ -36,6 +36,7 @@ class EarlyStopping:
 
   @property
   def due(self) -> bool:
+    """Returns whether the run should end."""
     return bool(self.patience) and self.waited >= self.patience
 
   def __str__(self):
@@ -57,9 +58,11 @@ class Evaluation:
     self.layout = tasks.layout(task, cfg.batch_size)
 
   def loss_is_due(self, step: int) -> bool:
+    """Returns whether the loss is due after `step`: every `evaluate.every`, and at the end."""
     return step % self.cfg.evaluate.every == 0 or step == self.cfg.steps
 
   def scores_are_due(self, step: int) -> bool:
+    """Returns whether outputs are due to be decoded and scored after `step`."""
     every = self.cfg.evaluate.decode_every
     return every > 0 and (step % every == 0 or step == self.cfg.steps)
 

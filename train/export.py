@@ -20,7 +20,7 @@ from absl import logging
 from train import inference, pretrained
 from train.common import entry
 from train.common.errors import UserError
-from train.common.trees import flatten, unstacked
+from train.common.trees import flatten, unstack_layers
 from train.data.tokenizer import Tokenizer
 from train.interop import tokenizers_out, writing
 from train.interop.directory import STOPS, Directory
@@ -93,7 +93,7 @@ def _of_run(workdir, checkpoint) -> Source:
   model = dict(run.cfg.model)
   model["vocab_size"] = model.get("vocab_size") or tokenizer.vocab_size
   origin = pretrained.open(start).directory if start else None
-  return Source(model, unstacked(flatten(jax.device_get(run.params))), tokenizer, task, origin)
+  return Source(model, unstack_layers(flatten(jax.device_get(run.params))), tokenizer, task, origin)
 
 
 def _special_ids(source: Source, model_type: str) -> dict[str, int | None]:

@@ -14,7 +14,7 @@ from absl import logging
 from train import tasks
 from train.checkpoint import Checkpoints, checkpoint_policy
 from train.common.errors import UserError, choose, indented
-from train.common.trees import flatten, in_form_of, path_name
+from train.common.trees import flatten, match_layers, path_name
 from train.data.tokenizer import Tokenizer
 from train.interop.directory import Directory
 from train.record.workdir import load_config
@@ -203,7 +203,7 @@ def init_from(params, tokenizer: Tokenizer, workdir: str, which: str, skip: Sequ
   _check_vocabulary(origin, tokenizer, skip)
   theirs, steps = origin.weights(which)
   ours = flatten(params)
-  theirs = in_form_of(theirs, ours)
+  theirs = match_layers(theirs, ours)
 
   def skipped(name):
     return any(re.search(pattern, name) for pattern in skip)

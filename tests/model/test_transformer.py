@@ -13,7 +13,7 @@ from model import layers
 from model.config import POSITIONS, TransformerConfig
 from model.masks import Tokens
 from model.transformer import Transformer
-from train.common.trees import in_form_of, path_name, stacked, unstacked
+from train.common.trees import match_layers, path_name, stack_layers, unstack_layers
 from train.data import packing
 
 TINY = dict(
@@ -566,7 +566,7 @@ def test_layers_computed_in_a_loop_or_twice_give_the_same_gradient():
     looped | {"remat": "full"},
   ):
     found, same_weights, _ = gradient(**more)
-    found, same_weights = in_form_of(found, plain), unstacked(same_weights)
+    found, same_weights = match_layers(found, plain), unstack_layers(same_weights)
     assert found.keys() == plain.keys()
     for path, expected in plain.items():
       np.testing.assert_array_equal(same_weights[path], weights[path], err_msg=path)
@@ -580,7 +580,7 @@ def test_layers_computed_in_a_loop_or_twice_give_the_same_gradient():
 def test_stacked_layers_decode_step_by_step_as_one_by_one():
   models = [build(scan_layers=stacks, positions="rotary") for stacks in (False, True)]
   states = [nnx.state(model) for model in models]
-  flat = stacked(named(states[0]))
+  flat = stack_layers(named(states[0]))
   weights = jax.tree_util.tree_map_with_path(lambda path, x: flat[path_name(path)], states[1])
   models[1] = nnx.merge(nnx.graphdef(models[1]), weights)
   batch = batch_of(packed=False)

@@ -24,18 +24,18 @@ def read(path: str | os.PathLike, of=dict, most: int = MOST_BYTES):
 
   Raises UserError where there is no file or it holds anything else.
   """
-  return parsed(text_of(path, most), path, of)
+  return parse(read_text(path, most), path, of)
 
 
-def text_of(path: str | os.PathLike, most: int = MOST_BYTES) -> str:
+def read_text(path: str | os.PathLike, most: int = MOST_BYTES) -> str:
   """Returns the text of a file of at most `most` bytes; raises UserError otherwise."""
   try:
-    return bytes_of(path, most).decode("utf-8")
+    return read_bytes(path, most).decode("utf-8")
   except UnicodeDecodeError as error:
     raise UserError(f"{path} is not UTF-8 ({error}): copy it anew") from None
 
 
-def bytes_of(path: str | os.PathLike, most: int = MOST_BYTES) -> bytes:
+def read_bytes(path: str | os.PathLike, most: int = MOST_BYTES) -> bytes:
   """Returns the bytes of a file, at most `most`; raises UserError otherwise."""
   path = pathlib.Path(path)
   try:
@@ -50,7 +50,7 @@ def bytes_of(path: str | os.PathLike, most: int = MOST_BYTES) -> bytes:
   return content
 
 
-def parsed(text: str, where, of=dict):
+def parse(text: str, where, of=dict):
   """Returns the value in a text, of the type `of`; raises UserError that begins with `where`."""
   try:
     value = json.loads(text)
@@ -64,7 +64,7 @@ def parsed(text: str, where, of=dict):
     except UnicodeEncodeError:
       raise UserError(f"{where} holds half a surrogate pair, which is no text") from None
   if not fits(value, of):
-    kind = "a JSON object" if of is dict else named(of)
+    kind = "a JSON object" if of is dict else type_name(of)
     raise UserError(f"{where} is not {kind}, but {reprlib.repr(value)}: copy it anew")
   return value
 
@@ -73,7 +73,8 @@ def check(values: Mapping, where, fields: Mapping) -> None:
   """Raises UserError for a value that is not null and does not fit its type in `fields`."""
   for name, kind in fields.items():
     if values.get(name) is not None and not fits(values[name], kind):
-      raise UserError(f"{where}: {name} is {reprlib.repr(values[name])}; it must be {named(kind)}")
+      value = reprlib.repr(values[name])
+      raise UserError(f"{where}: {name} is {value}; it must be {type_name(kind)}")
 
 
 def fits(value, kind) -> bool:
@@ -94,7 +95,7 @@ def fits(value, kind) -> bool:
   return type(value) is kind and (kind is not float or math.isfinite(value))
 
 
-def named(kind) -> str:
+def type_name(kind) -> str:
   """Returns the name of a type, for a message."""
   return kind.__name__ if type(kind) is type else str(kind)
 

@@ -20,7 +20,7 @@ def is_stacked(path: str) -> bool:
   return _ALL.fullmatch(path) is not None
 
 
-def unstacked(weights: Mapping) -> dict:
+def unstack_layers(weights: Mapping) -> dict:
   """Returns `path -> array` with each layer's weights under its own path."""
   split = {}
   for path, weight in weights.items():
@@ -32,7 +32,7 @@ def unstacked(weights: Mapping) -> dict:
   return split
 
 
-def stacked(weights: Mapping) -> dict:
+def stack_layers(weights: Mapping) -> dict:
   """Returns `path -> array` with all layers' weights under one path."""
   others, layers = {}, collections.defaultdict(dict)
   for path, weight in weights.items():
@@ -45,9 +45,9 @@ def stacked(weights: Mapping) -> dict:
   }
 
 
-def in_form_of(weights: Mapping, others: Mapping) -> dict:
+def match_layers(weights: Mapping, others: Mapping) -> dict:
   """Returns `weights`, stacked if `others` are, else each layer under its own path."""
-  return (stacked if any(map(is_stacked, others)) else unstacked)(weights)
+  return (stack_layers if any(map(is_stacked, others)) else unstack_layers)(weights)
 
 
 def flatten(tree) -> dict:

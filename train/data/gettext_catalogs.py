@@ -74,7 +74,7 @@ class Catalog:
     broken or too large."""
     try:
       if not self.member:
-        return json_files.bytes_of(self.path)
+        return json_files.read_bytes(self.path)
       with zipfile.ZipFile(self.path) as wheel:
         if wheel.getinfo(self.member).file_size > json_files.MOST_BYTES:
           raise UserError(f"{self.name} has more than {json_files.MOST_BYTES:,} bytes")

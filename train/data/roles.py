@@ -71,7 +71,7 @@ def to_json(
 def from_json(text: str, where="a tokenizer") -> tuple:
   """Returns the first four arguments of `to_json`; raises UserError, or any Exception of the
   library, for another text."""
-  content = json_files.parsed(text, where)
+  content = json_files.parse(text, where)
   if "roles" not in content:
     return tokenizers.Tokenizer.from_str(text), None, None, None
   json_files.check(content, where, dict(roles=dict, vocab_size=int))

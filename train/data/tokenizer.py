@@ -277,7 +277,7 @@ class Tokenizer:
   @classmethod
   def load(cls, path: str | os.PathLike) -> "Tokenizer":
     """Loads a tokenizer.json; raises UserError for a missing, broken or unusable file."""
-    text = json_files.text_of(path)
+    text = json_files.read_text(path)
     with as_user_error(f"{path} is not a tokenizer.json; train or copy it anew"):
       tokenizer = cls(*from_json(text, f"{path} is not a tokenizer.json: it"))
       check(tokenizer)

@@ -89,7 +89,7 @@ def settings(config: Mapping, family: Family, tensors, where) -> dict:
 def _check_types(model, theirs, where):
   for name, value in model.items():
     if not json_files.fits(value, TYPES[name]):
-      kind = json_files.named(TYPES[name])
+      kind = json_files.type_name(TYPES[name])
       raise UserError(f"{where}: {theirs.get(name, name)} is {value!r}; it must be {kind}")
 
 

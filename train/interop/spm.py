@@ -57,7 +57,7 @@ class Model(NamedTuple):
 def load(path: pathlib.Path) -> Model:
   """Reads a unigram or BPE model; raises UserError for any other kind or file."""
   try:
-    model = _parse(json_files.bytes_of(path))
+    model = _parse(json_files.read_bytes(path))
   except (ValueError, message.DecodeError) as error:
     raise UserError(f"{path} is not a SentencePiece model: copy it anew") from error
   if not model.pieces:

@@ -85,8 +85,8 @@ def read(
   if kind == "marian" and (folder / "source.spm").exists():
     return _marian(folder)
   if (path := folder / "tokenizer.json").exists():
-    text = json_files.text_of(path)
-    json_files.parsed(text, path)  # names broken JSON better than the library does
+    text = json_files.read_text(path)
+    json_files.parse(text, path)  # names broken JSON better than the library does
     with as_user_error(f"{path} is not a tokenizer that can be read"):
       inner = Inner.from_str(text)
       return _normalized(inner, settings), None, None
@@ -139,7 +139,7 @@ def _missing(folder, kind, names) -> str:
 
 
 def _lines(path) -> list[str]:
-  text = json_files.text_of(path).replace("\r\n", "\n").replace("\r", "\n")
+  text = json_files.read_text(path).replace("\r\n", "\n").replace("\r", "\n")
   return text.removesuffix("\n").split("\n")
 
 

@@ -43,12 +43,12 @@ class Cost:
 
   @functools.cached_property
   def flops(self) -> int:
-    """FLOPs of a training step, without what rematerialization computes again."""
+    """Returns the FLOPs of a training step, without those that rematerialization repeats."""
     return 3 * self.forward_flops()
 
   @functools.cached_property
   def peak(self) -> float | None:
-    """FLOP/s of all devices together, None where it is not known."""
+    """Returns the FLOP/s of all devices together, or None for an unknown accelerator."""
     device = self.devices[0]
     if device.platform == "cpu":
       return cpu_peak() * jax.process_count()

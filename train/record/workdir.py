@@ -38,12 +38,12 @@ class Workdir:
 
   @functools.cached_property
   def last_step(self) -> int:
-    """The step of the latest checkpoint when it is first asked for, 0 if there is none."""
+    """Returns the step of the latest sound checkpoint at the start, 0 if there is none."""
     return max(checksums.steps(self.path / "checkpoints"), default=0)
 
   @property
   def raised_after(self) -> int:
-    """The last step after which a start raised `steps`, 0 if none did."""
+    """Returns the last step after which a start raised `steps`, 0 if none did."""
     planned = (start for start in starts(self.path) if start.get("steps"))
     return max((x["after"] for x in planned if x["steps"][0] < x["steps"][-1]), default=0)
 

@@ -226,7 +226,7 @@ def _parsed(path, texts, check):
   """
   for number, text in enumerate(texts, 1):
     try:
-      line = json_files.parsed(text, "it")
+      line = json_files.parse(text, "it")
       check(line)
     except (UserError, ValueError) as error:
       if number == len(texts):

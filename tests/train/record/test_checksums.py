@@ -11,7 +11,7 @@ import pytest
 from train import checkpoints
 from train.checkpoint import Checkpoints
 from train.common.errors import UserError
-from train.record import checksums
+from train.record import checksums, config, workdir
 
 
 class Position:
@@ -115,6 +115,18 @@ def test_damaged_ones_are_set_aside_until_one_is_sound(run, caplog):
     assert float(checkpoints.params("latest")["w"][0]) == 1
   checksums.set_damaged_aside(run)  # nothing more to do
   assert checksums.steps(run / "checkpoints") == [1]
+
+
+def test_a_run_goes_on_after_the_last_sound_step(tmp_path):
+  cfg = config.frozen({"steps": 3})
+  workdir.open_run(tmp_path, cfg, ["first"]).close()
+  with Checkpoints(tmp_path, keep_latest=3) as saved:
+    for step in (2, 3):
+      state = dict(step=jnp.int32(step), params={"w": jnp.ones(3)}, opt_state={})
+      saved.save(state, Position())
+  (tmp_path / "checkpoints/3/data/data.json").unlink()
+  with workdir.open_run(tmp_path, config.frozen({"steps": 5}), ["second"]) as run:
+    assert (run.last_step, run.steps_before, run.raised_after) == (2, 3, 2)
 
 
 def test_a_checkpoint_without_checksums_is_accepted(run):

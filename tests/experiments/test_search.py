@@ -367,6 +367,7 @@ def test_a_heartbeat_stops_when_it_no_longer_changes(monkeypatch):
   clock[0] += 3
   assert heartbeats.stopped(7, 4)
   assert not heartbeats.stopped(7, 5)
+  assert not heartbeats.stopped(8, None)  # it has not begun to beat
 
 
 def test_a_worker_that_was_taken_for_dead_leaves_the_trial_to_the_other(fake, monkeypatch, capsys):

@@ -164,7 +164,7 @@ class Heartbeats:
   def stopped(self, number: int, beat) -> bool:
     """Returns whether a trial's heartbeat has not changed for `grace` seconds."""
     now = time.monotonic()
-    if self.seen.get(number, (None,))[0] != beat:
+    if number not in self.seen or self.seen[number][0] != beat:
       self.seen[number] = (beat, now)
     return now - self.seen[number][1] > self.grace
 

@@ -40,7 +40,7 @@ class Attention(nnx.Module):
   def __call__(self, x_BTD, pattern: Pattern, positions_BT, cache=None, key=None):
     """Returns the self-attention of `x` [B, T, D], and the cache with its keys and values.
 
-    With a cache the keys are the cache's; without one it is None.
+    With a cache, `x` attends to all cached keys; without one the returned cache is None.
     """
     q_BTHK = self.queries(x_BTD)
     k_BSGK, v_BSGK = self.keys_values(x_BTD)
@@ -87,7 +87,7 @@ _OBSERVER = contextvars.ContextVar("observer", default=None)
 
 @contextlib.contextmanager
 def observe(observer):
-  """Calls `observer(attention, q_BTHK, k_BSGK, v_BSGK, pattern)` at each attention in the block."""
+  """Calls `observer(attention, q_BTHK, k_BSGK, v_BSGK, pattern)` at each attention in the body."""
   token = _OBSERVER.set(observer)
   try:
     yield

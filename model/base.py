@@ -1,6 +1,6 @@
 """The parts that every model has beside its stacks: tables of vectors, and logits.
 
-Tasks and searches use a model by these methods and no others:
+Tasks and searches use a model by these methods, `logits`, and the `head` that a task adds:
   encode(source)            returns states [B, S, D]
   decode(inputs, memory)    returns states [B, T, D], which `logits` turns into words
   init_cache(memory)        returns an empty cache, every leaf [B, ...]

@@ -2,8 +2,8 @@
 
 `FullAttention` scores all pairs and masks. `ChunkedAttention` leaves out most of what a window
 masks, so that its cost grows with the length and not with its square (Beltagy et al. 2020,
-Longformer, section 3.1; Jiang et al. 2023, Mistral 7B); both return the same numbers. The third
-pattern is model/kernels.py's `SplashAttention`.
+Longformer, section 3.1; Jiang et al. 2023, Mistral 7B); both return the same up to rounding. The
+third pattern is model/kernels.py's `SplashAttention`.
 
 Axes beside those of model/layers.py: W chunks of a row, C tokens of a chunk.
 """
@@ -89,7 +89,7 @@ class Chunks:
     return self._cut(x_BT, 0, 0)
 
   def around(self, x_BT, inside_BT=None):
-    """Returns [B, W, S, ...]: `x` of the row's first tokens, then `inside` of the chunks around."""
+    """Returns [B, W, S, ...]: `x` of the row's first tokens, then `inside` of nearby chunks."""
     chunks = self._cut(x_BT if inside_BT is None else inside_BT, self.before, self.after)
     near = [chunks[:, i : i + self.count] for i in range(self.before + 1 + self.after)]
     first = jnp.repeat(x_BT[:, None, : self.first], self.count, axis=1)

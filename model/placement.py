@@ -6,7 +6,7 @@ decides for the devices of a run:
 
 | name             | shape          | what it marks                                                |
 |------------------|----------------|--------------------------------------------------------------|
-| `residual`       | [B, T, D]      | states that are added, normed and dropped between sublayers  |
+| `residual`       | [B, T, D]      | the residual stream                                          |
 | `sublayer_input` | [B, T, D]      | states that a sublayer or the output layer reads             |
 | `heads`          | [B, T, H, K]   | queries, keys, values, and the result of attention           |
 | `hidden`         | [B, T, F]      | hidden units of a feed-forward network                       |
@@ -18,7 +18,7 @@ import contextvars
 
 
 class Placement:
-  """The decisions, none of them made: every method returns its argument."""
+  """The default placement, which leaves every array as it is."""
 
   gathers = False  # whether `gather` does anything
 

@@ -45,8 +45,8 @@ class Transformer(EncoderDecoder):
   ):
     """Returns the decoder's states [B, T, D], all positions at once.
 
-    A token attends to itself, to earlier ones and, within its segment, to those where `prefix`
-    [B, T] is not 0; and to the states of the encoder `memory` [B, S, D] in its segment.
+    Within its segment a token attends to itself, to earlier tokens and to those where `prefix`
+    [B, T] is not 0; it also attends to the encoder's states `memory` [B, S, D] of its segment.
     """
     segments_BT, positions_BT = segments_of(inputs_BT, segments), positions_of(inputs_BT, positions)
     embed_key, stack_key = layers.split(key, 2)

@@ -172,7 +172,7 @@ class Checkpoints:
     return self.orbax.load_checkpointables(step, dict(params=abstract))["params"]
 
   def _metadata(self, step):
-    """Returns the shapes of what is saved; raises UserError for a format of the future."""
+    """Returns the shapes of what is saved; raises UserError for a newer format."""
     saved = self.orbax.checkpointables_metadata(step)
     version = (saved.custom_metadata or {"format": 1})["format"]
     if version > FORMAT:
@@ -209,7 +209,7 @@ def _abstract(x):
 
 
 def _on_host(x):
-  """Returns a numpy array of that shape, by which Orbax reads one; it holds a single number."""
+  """Returns a numpy array of that shape, by which Orbax reads one; it takes no memory."""
   return np.broadcast_to(np.zeros((), x.dtype), x.shape)
 
 

@@ -127,7 +127,7 @@ def restore_early_stopping(cfg: ConfigDict, workdir: Workdir) -> EarlyStopping:
 
 
 def log_changed_steps(cfg: ConfigDict, workdir: Workdir, learning_rate) -> None:
-  """Logs what another number of steps than at the start before means for the learning rate."""
+  """Logs how a changed `steps` changes the learning rate."""
   start, before, now = workdir.last_step, workdir.steps_before or cfg.steps, cfg.steps
   if before == now:
     return
@@ -144,7 +144,7 @@ def log_changed_steps(cfg: ConfigDict, workdir: Workdir, learning_rate) -> None:
 
 
 def note_start(cfg: ConfigDict, workdir: Workdir, mesh, params, batches, evaluation) -> None:
-  """Logs what is trained on what, and adds it to this start in run.json."""
+  """Logs model size, devices and steps, and records the data's fingerprints in run.json."""
   parameters, start = sum(x.size for x in jax.tree.leaves(params)), workdir.last_step
   data = {"train": batches.fingerprint, cfg.evaluate.split: evaluation.items.fingerprint}
   workdir.note(data=data, left_out=LEFT_OUT, parameters=parameters)

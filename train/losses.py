@@ -1,7 +1,7 @@
 """Losses as sums, `name -> (sum, weight)`.
 
-Sums add up exactly over microbatches, devices and evaluation batches; only the update and `means`
-divide.
+Sums add up over microbatches, devices and evaluation batches, up to rounding; only the update and
+`means` divide.
 """
 
 import functools
@@ -13,7 +13,7 @@ from train.common.errors import UserError
 
 
 def cross_entropy(logits_BTV, labels_BT, weights_BT, *, label_smoothing=0.0, z_loss=0.0):
-  """Returns `loss` (smoothed, to be minimised), `nll` (nats a token) and `accuracy`.
+  """Returns (sum, weight) of `loss` (to be minimized), `nll` (in nats) and `accuracy`.
 
   Smoothing spreads `label_smoothing` evenly over the whole vocabulary (Szegedy et al. 2016);
   z_loss * log(Z)^2 keeps the logits from drifting (Chowdhery et al. 2022, section 5).

@@ -1,4 +1,4 @@
-"""Optimizers and schedules by name; weights decay and learn by the patterns of their paths."""
+"""Optimizers and schedules by name; path patterns select weight decay and learning rates."""
 
 import functools
 import inspect
@@ -123,7 +123,8 @@ def build(optimizer, schedule, steps: int):
   paths of weights that do not decay), `rates` ((pattern, factor) pairs: a weight's learning rate is
   multiplied by the factor of the first pattern that matches its path; 0 freezes it) and arguments
   of optax's function. The section `schedule` has `name`, `peak`, `warmup_steps` and arguments of
-  the schedule. None leaves an argument at its default. Raises UserError for any other setting.
+  the schedule. None leaves an argument at its default. An argument that only another optimizer
+  or schedule takes is logged; raises UserError for one that none takes.
   """
   rate = _schedule(dict(schedule), steps)
   settings = dict(optimizer)

@@ -141,7 +141,7 @@ def resolve(config: Mapping) -> dict:
     model=dict(inherit="encoder", **changes)
 
   The section `model` becomes the origin's with `changes`, `task.tokenizer` the origin's,
-  `init_from.which` "latest", and `init_from.skip` HEAD. `inherit` is one of
+  `init_from.which` "latest", and `init_from.skip` HEAD and the parts left out. `inherit` is one of
     "model": the whole model;
     "encoder": its decoder is left out (and of hf:DIR the head, `which="body"`). A classification
       takes over the `pool_activation` of hf:DIR, and, if task.pool is "first", its pooler;

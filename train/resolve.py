@@ -1,4 +1,4 @@
-"""Completes what a config file writes to the config of a run, from the defaults of its parts."""
+"""Fills in the defaults that a config file leaves out, and checks the result."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -17,14 +17,14 @@ RUN = dict(
   microbatches=1,
   workers=0,  # processes that make batches; 0: a thread
   ema=0.0,  # decay of the weights' moving average, which is then evaluated and exported; 0: none
-  spike=3.0,  # logs a loss over so many times the median of the last 100; 0: none
+  spike=3.0,  # counts a loss above this multiple of the median of the last 100; 0: none
   skip_spikes=False,  # skips the update of such a loss
-  max_skipped=10,  # updates in a row that are not finite, after which the run stops; 0: never
+  max_skipped=10,  # skipped updates in a row, after which the run stops; 0: never
   watchdog_seconds=600.0,  # without the end of a step, after which stacks are logged; 0: never
   patience=0,  # evaluations without a better checkpoint.best_metric, after which it stops; 0: never
   tensorboard=True,
-  # -1: the devices that are left. sequence: splits activations between matrices along the tokens of
-  # a row over the axis tensor.
+  # -1: the devices that are left. sequence: splits the residual stream along a row's tokens over
+  # the axis tensor (sequence parallelism).
   mesh=dict(data=-1, fsdp=1, tensor=1, sequence=False),
   evaluate=dict(split="validation", decode_every=0, decode_examples=0),
   checkpoint=dict(keep_latest=1, keep_best=1, best_metric="loss", best_mode="min"),

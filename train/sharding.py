@@ -187,10 +187,10 @@ def check(cfg, task, mesh):
 class ActivationSharding(Placement):
   """Lays out a model's activations over a mesh, at the places that model/placement.py names.
 
-  Rows are split as batches are: left alone, XLA would split activations along D as a weight's fsdp
-  axis is, and gather or sum them in place of weights. With `sequence` the residual stream is split
-  along the row's tokens over the axis tensor (Korthikanti et al. 2022, sequence parallelism). A
-  layout applies where the mesh divides the array.
+  Rows are split as batches are. Left alone, XLA would split activations along D, as the fsdp axis
+  of a weight is, and communicate activations in place of weights. With `sequence` the residual
+  stream is split along the row's tokens over the axis tensor (Korthikanti et al. 2022, sequence
+  parallelism). A layout applies where the mesh divides the array.
   """
 
   def __init__(self, mesh: jax.sharding.Mesh, sequence: bool = False):

@@ -1,4 +1,4 @@
-"""Makes the state of a run: weights, optimizer state and step, born sharded."""
+"""Makes the state of a run, weights, optimizer state and step, in its final sharding."""
 
 import functools
 
@@ -28,7 +28,10 @@ def new_state(params, tx, ema: float = 0.0, spike: float = 0.0) -> dict:
 
 
 def init(cfg: ConfigDict, task, tx, mesh):
-  """Returns the model's graph and the state, born sharded: no device ever holds all of it."""
+  """Returns the model's graph and the state.
+
+  The state is created under jit in its final sharding: split weights never lie on one device.
+  """
   graph, build, place = blueprint(cfg, task, tx, mesh)
   return graph, jax.jit(build, out_shardings=place)()
 
@@ -46,7 +49,7 @@ def blueprint(cfg: ConfigDict, task, tx, mesh):
 
 
 def make_graph(cfg: ConfigDict, task, mesh):
-  """Returns the model's graph, which makes a model of weights by nnx.merge."""
+  """Returns the model's graph, from which, with weights, nnx.merge makes a model."""
   return nnx.split(nnx.eval_shape(_model_maker(cfg, task, mesh)))[0]
 
 

@@ -41,7 +41,7 @@ class Layout:
 
   @property
   def own_rows(self) -> slice:
-    """This process's rows; raises UserError if the processes cannot share the batch evenly."""
+    """Returns this process's rows; raises UserError if processes cannot share the batch."""
     rows, remainder = divmod(self.batch_size, self.process_count)
     if remainder:
       raise UserError(

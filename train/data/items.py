@@ -1,8 +1,8 @@
 """Defines the items that batches are packed from, and makes them of pairs of texts.
 
-An item is a dict of rows of equal length: `source`, which an encoder reads, and `target`, which a
-decoder writes, both with eos; one of them may be absent. Other rows of a task, under their batch
-keys (labels, weights, inputs, ...), lie along the target or, without one, along the source.
+An item is a dict of sequences: `source`, which an encoder reads, and `target`, which a decoder
+writes, both with eos; one of them may be absent. Other sequences of a task, under their batch keys
+(labels, weights, inputs, ...), have the target's length or, without a target, the source's.
 """
 
 import dataclasses

@@ -141,8 +141,8 @@ def fill(
 ) -> dict[str, np.ndarray]:
   """Returns the batch of the items whose keys are in `rows`: arrays [rows, length].
 
-  The target becomes labels, inputs (the labels one later, `start` first), weights (float32, 1 on a
-  label), segments (1, 2, ... in a row, 0 on padding) and positions (0, 1, ... in a segment). The
+  The target becomes labels, inputs (the labels shifted right, `start` first), weights (float32, 1
+  on a label), segments (1, 2, ... in a row, 0 on padding), positions (0, 1, ... in a segment). The
   source becomes source, source_segments and source_positions. A side of length 0 is absent.
   `extras` (batch key -> dtype) are rows of the items themselves, along the target or, without one,
   the source.

@@ -22,8 +22,8 @@ class Source(Protocol):
   """Examples by index. A source pickles small: a worker process opens the data itself when it
   first reads.
 
-  `fingerprint` is the hex digest of the source's content. Grain calls `_getitems` to read many
-  examples at once, which is about 8 times faster per record than single reads from a disk.
+  `fingerprint` is the hex digest of the source's content. `read_many` calls `_getitems`, if
+  there is one, to read many examples at once, about 8 times faster a record than one by one.
   """
 
   fingerprint: str

@@ -27,9 +27,9 @@ class Rows:
   def lengths(self):
     return np.asarray([[len(row), 0] for row in self.ids], np.int32).reshape(-1, 2)
 
-  def read(self, numbers, places):
-    del places  # nothing is random
-    return [{"source": self.ids[number]} for number in numbers]
+  def read(self, indices, positions):
+    del positions  # nothing is random
+    return [{"source": self.ids[index]} for index in indices]
 
 
 def option(default, text: str):

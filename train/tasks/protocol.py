@@ -11,7 +11,7 @@ Values are int32 unless the table names another type:
 | inputs           | [B, T] | tokens that the decoder reads: a start token, then the labels    |
 | segments         | [B, T] | like source_segments                                             |
 | positions        | [B, T] | like source_positions                                            |
-| prefix           | [B, T] | 1 where the whole segment sees an input, before its turn too     |
+| prefix           | [B, T] | 1 on tokens to which their whole segment attends                 |
 | labels           | [B, T] | tokens to predict; [B, S] where there is no decoder              |
 | weights          | [B, T] | float32 weight of each label, 0 on padding; [B, S] likewise      |
 | starts, ends     | [B, S] | 1 on the first and on the last token of the answer               |
@@ -38,7 +38,7 @@ class HuggingFace(NamedTuple):
 
 
 class Objective(Protocol):
-  """The learning half: data as items of batches, and a loss."""
+  """The training half: data as items of batches, and a loss."""
 
   tokenizer: Tokenizer
   source_len: int  # tokens in a row of the encoder; 0: there is no encoder
@@ -66,7 +66,7 @@ class Objective(Protocol):
 
 
 class Predictor(Protocol):
-  """The using half: requests, predictions, outputs, scores."""
+  """The inference half: requests, predictions, outputs, scores."""
 
   settings_class: type  # of what `settings` returns; the commands have a flag for each field
   decode_batch: int  # rows of requests that are predicted at a time

@@ -24,14 +24,16 @@ class Decoding(Settings):
 
   beam: int = option(4, "beams; 1: greedy")
   length_penalty: float = option(0.6, "exponent of the length penalty (Wu et al. 2016); 0: none")
-  penalty: str = option("wu", f"base of that exponent: {', '.join(decoding.PENALTIES)}")
+  penalty: str = option(
+    "wu", f"formula that is raised to length_penalty: {', '.join(decoding.PENALTIES)}"
+  )
   stop: str = option("exact", f"when beam search ends: {', '.join(decoding.STOPS)}")
   temperature: float = option(0.0, "above 0: sampling in place of beams")
   top_k: int = option(0, "sampling from so many of the likeliest tokens; 0: from all")
   top_p: float = option(1.0, "sampling from the likeliest tokens of this total probability")
   nbest: int = option(1, "outputs for each input")
   max_len_ratio: float = option(1.0, "tokens of an output for each token of its source, at most")
-  max_len_extra: int = option(50, "tokens of an output beside those of max_len_ratio, with eos")
+  max_len_extra: int = option(50, "additional tokens of an output, eos included")
   seed: int = option(0, "seed of sampling")
 
   def __post_init__(self):
@@ -53,7 +55,7 @@ class Decoding(Settings):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecoderTask(Base):
   """Tokens from a decoder, with an encoder unless source_len is 0. A subclass adds `items` and
-  `requests`; what is here is for one output to each example, the target alone."""
+  `requests`. The methods here suit tasks whose output is the target alone."""
 
   label_smoothing: float = 0.0
   z_loss: float = 0.0
@@ -133,8 +135,8 @@ class DecoderTask(Base):
     return [output(prediction, self.tokenizer.decode) for prediction in predictions]
 
   def render(self, output, *, scores, colour):
-    """Formats a line for each of the n best, with `scores` behind its log-probability (length-
-    penalised for beams)."""
+    """Formats a line for each of the n best, after its log-probability (of beams length-penalized)
+    if `scores`."""
     del colour
     lines = output["nbest"]
     return "\n".join(f"{x['score']:.4f}\t{x['text']}" if scores else x["text"] for x in lines)

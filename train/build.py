@@ -25,7 +25,8 @@ def build_model(cfg, task, seed: int, platform: str | None = None) -> Transforme
   settings, words = dict(cfg), task.tokenizer.vocab_size
   # Older runs and Hugging Face's models have no name: they are Transformers.
   name = settings.pop("name", "transformer")
-  make_config, make_model = choose(MODELS, name, "model.name")
+  check_names(name, settings)
+  make_config, make_model = MODELS[name]
   if settings.get("positions") == "sinusoidal" and "position_offset" not in settings:
     raise UserError(
       "model.positions: this run is of an older version, whose sinusoids had other wavelengths: use"
@@ -34,7 +35,6 @@ def build_model(cfg, task, seed: int, platform: str | None = None) -> Transforme
   size = settings.pop("vocab_size", None) or words
   if size < words:
     raise UserError(f"model.vocab_size is {size}, but the vocabulary has {words} tokens")
-  check_names(name, settings)
   try:
     config = make_config(vocab_size=size, **settings)
   except (TypeError, ValueError) as error:

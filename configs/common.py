@@ -164,6 +164,22 @@ def checkpoints(every: int, keep_latest: int) -> dict:
   return dict(every=every, keep_latest=keep_latest)
 
 
+def pretrain(arg, *, batch_size: int, vocab_size: int, task: dict, **more) -> ConfigDict:
+  """Returns the config of a run that pre-trains on the texts `arg.data`; `more` as in `run`."""
+  every = 10 if arg.small else 200
+  tokenizer = dict(name="bpe", vocab_size=vocab_size, special=("<mask>",), sentinels=100)
+  return run(
+    steps=20 if arg.small else arg.steps,
+    batch_size=batch_size,
+    log_every=5 if arg.small else 50,
+    task=dict(data=prose(arg.data), tokenizer=tokenizer) | task,
+    schedule=dict(name="linear", peak=arg.peak, warmup_steps=5 if arg.small else 100, final=0.0),
+    evaluate=dict(every=every),
+    checkpoint=dict(every=every),
+    **more,
+  )
+
+
 def fine_tune(task: dict, arg, *, best_metric: str, decoder: bool = False) -> ConfigDict:
   """Returns a run on labelled data of an encoder, or with `decoder` of an encoder-decoder.
 

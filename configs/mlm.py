@@ -45,22 +45,16 @@ def get_config(arg=""):
     # The bias learns how often words are: at the common rate that takes thousands of steps, and
     # until then the embeddings learn it and come to point one way (measured: mean cosine 0.7).
     start, rates = dict(model=model), (("^output_bias", 30.0), (".", 1.0))
-  every = 10 if arg.small else 200
-  return common.run(
-    steps=20 if arg.small else arg.steps,
+  return common.pretrain(
+    arg,
     batch_size=batch_size,
-    log_every=5 if arg.small else 50,
+    vocab_size=vocab_size,
     task=dict(
       name="mlm",
-      data=common.prose(arg.data),
-      tokenizer=dict(name="bpe", vocab_size=vocab_size, special=("<mask>",), sentinels=100),
       source_len=source_len,
       rate=arg.rate,
       whole_words=arg.whole_words,
     ),
     optimizer=sections.ADAMW | dict(rates=rates),
-    schedule=dict(name="linear", peak=arg.peak, warmup_steps=5 if arg.small else 100, final=0.0),
-    evaluate=dict(every=every),
-    checkpoint=dict(every=every),
     **start,
   )

@@ -54,15 +54,12 @@ def get_config(arg=""):
   # Rows hold a whole window on the side that needs one, and several short targets on the other.
   whole = arg.style in ("mask", "bert", "deshuffle", "prefix") or arg.rate > 0.2
   length, source_len, target_len = LENGTHS[t5, whole]
-  every = 10 if arg.small else 200
-  return common.run(
-    steps=20 if arg.small else arg.steps,
+  return common.pretrain(
+    arg,
     batch_size=batch_size,
-    log_every=5 if arg.small else 50,
+    vocab_size=vocab_size,
     task=dict(
       name="span",
-      data=common.prose(arg.data),
-      tokenizer=dict(name="bpe", vocab_size=vocab_size, special=("<mask>",), sentinels=100),
       length=length,
       source_len=source_len,
       target_len=target_len,
@@ -74,8 +71,5 @@ def get_config(arg=""):
     # Over more devices a weight's parts have fewer than a TPU's 8 rows, and their gradients are not
     # scattered: on v5e:16x16 a step takes 1.3 times as long (estimate of train.plan).
     mesh=dict(fsdp=32) if t5 and arg.size in ("3b", "11b") else {},
-    schedule=dict(name="linear", peak=arg.peak, warmup_steps=5 if arg.small else 100, final=0.0),
-    evaluate=dict(every=every),
-    checkpoint=dict(every=every),
     **(common.inherit(arg.init, skip=()) if arg.init else dict(model=model)),
   )

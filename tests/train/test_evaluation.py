@@ -49,13 +49,13 @@ def evaluation(tmp_path, *overrides, **stopping):
   graph, build, place = state_module.blueprint(cfg, task, tx, mesh)
   state = sharding.abstract(jax.eval_shape(build), place)
   early_stopping = EarlyStopping(**dict(patience=0, metric="loss", mode="min") | stopping)
-  return Evaluation(cfg, task, graph, mesh, early_stopping), state, tx
+  return Evaluation(cfg, task, graph, mesh, early_stopping), state
 
 
 def test_flops_are_those_of_the_plan_also_where_a_kernel_hides_them(tmp_path, monkeypatch):
-  run, state, tx = evaluation(tmp_path)
+  run, state = evaluation(tmp_path)
   batch = estimate.blank_batch(run.task, run.cfg.batch_size)
-  planned = estimate.forward_flops(run.cfg, run.task, tx, run.mesh, state, batch)
+  planned = estimate.forward_flops(run.cfg, run.task, run.mesh, state, batch)
   assert run.forward_flops(state["params"]) == planned > 10**6
   traced = []
 
@@ -71,7 +71,7 @@ def test_flops_are_those_of_the_plan_also_where_a_kernel_hides_them(tmp_path, mo
 
 def test_loss_and_scores_are_due_at_their_steps_and_at_the_last(tmp_path, monkeypatch):
   words = ("steps=10", "evaluate.every=2", "evaluate.decode_every=4", "schedule.warmup_steps=0")
-  run, _, _ = evaluation(tmp_path, *words, "checkpoint.best_metric=loss", patience=2)
+  run, _ = evaluation(tmp_path, *words, "checkpoint.best_metric=loss", patience=2)
   monkeypatch.setattr("train.evaluation.loss", lambda *_: {"loss": losses.pop(0)})
   monkeypatch.setattr("train.evaluation.score", lambda *_: ({"exact_match": 9.0, "sig": "x"}, {}))
   losses = [3.0, 2.0, 1.0, 1.5, 1.0]
@@ -92,7 +92,7 @@ def test_loss_and_scores_are_due_at_their_steps_and_at_the_last(tmp_path, monkey
 
 def test_a_run_that_early_stopping_ends_is_decoded(tmp_path, monkeypatch):
   words = ("steps=9", "evaluate.every=1", "evaluate.decode_every=4", "schedule.warmup_steps=0")
-  run, _, _ = evaluation(tmp_path, *words, "checkpoint.best_metric=loss", patience=1)
+  run, _ = evaluation(tmp_path, *words, "checkpoint.best_metric=loss", patience=1)
   monkeypatch.setattr("train.evaluation.loss", lambda *_: {"loss": 1.0})
   monkeypatch.setattr("train.evaluation.score", lambda *_: ({"exact_match": 9.0}, {}))
   assert run(1, None) == {"loss": 1.0}

@@ -16,9 +16,9 @@ from ml_collections import ConfigDict
 from train import optimizer, pretrained, sharding
 from train.common import flops
 from train.common.errors import UserError
-from train.data import packing
+from train.data import batches
 from train.planning import chips, hlo
-from train.state import blueprint
+from train.state import blueprint, make_graph
 from train.step import make_eval_step, make_train_step, settings
 
 KERNEL_SHARE = 0.5  # of peak FLOPs, assumed for fused attention kernels
@@ -125,10 +125,10 @@ def make_plan(cfg: ConfigDict, topology: chips.Topology) -> Plan:
     traced = step.trace(state, batch)
     compiled, text = _compile(traced.lower(), topology)
   seconds = time.monotonic() - began
-  outside_kernels = whole = forward_flops(cfg, task, tx, mesh, state, batch)
+  outside_kernels = whole = forward_flops(cfg, task, mesh, state, batch)
   if cfg.model.name == "transformer" and cfg.model.attention_impl != "einsum":
     cfg.model.attention_impl = "einsum"  # whose products are all traced
-    whole = forward_flops(cfg, task, tx, mesh, state, batch)
+    whole = forward_flops(cfg, task, mesh, state, batch)
   return Plan(
     topology=topology,
     mesh=dict(mesh.shape),
@@ -185,10 +185,8 @@ def without_data(cfg: ConfigDict) -> ConfigDict:
 
 def blank_batch(task, rows: int) -> dict[str, np.ndarray]:
   """Returns a batch of `rows` empty rows."""
-  items = task.items("train")
-  start = {"start": items.start} if task.target_len else {}
-  sizes = dict(source_len=task.source_len, target_len=task.target_len)
-  return packing.fill([[]] * rows, {}, extras=items.extras, **sizes, **start)
+  build = batches.BatchBuilder(task.items("train"), task.source_len, task.target_len)
+  return build([[]] * rows)
 
 
 def local_bytes(tree) -> int:
@@ -198,8 +196,8 @@ def local_bytes(tree) -> int:
   )
 
 
-def forward_flops(cfg, task, tx, mesh, state, batch) -> int:
+def forward_flops(cfg, task, mesh, state, batch) -> int:
   """Returns the FLOPs of the forward pass on all devices together."""
-  step = make_eval_step(task, blueprint(cfg, task, tx, mesh)[0])
+  step = make_eval_step(task, make_graph(cfg, task, mesh))
   with sharding.activation_sharding(mesh, cfg.mesh.sequence):
     return flops.count(step.trace(state["params"], batch).jaxpr, mesh.size)

@@ -46,7 +46,7 @@ def cost(run: TrainedRun) -> tuple[int, int]:
     state = sharding.abstract(jax.eval_shape(build), place)
     batch = estimate.blank_batch(task, cfg.batch_size)
     batch = sharding.abstract(batch, sharding.by_rows(batch, mesh))
-    forward = estimate.forward_flops(cfg, task, tx, mesh, state, batch)
+    forward = estimate.forward_flops(cfg, task, mesh, state, batch)
   return sum(x.size for x in jax.tree.leaves(state["params"])), 3 * forward
 
 

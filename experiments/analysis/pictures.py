@@ -23,7 +23,7 @@ DPI = 120
 
 
 class Kind(NamedTuple):
-  """One kind of attention in all layers."""
+  """Describes one kind of attention in all layers."""
 
   name: str
   caption: str

@@ -73,7 +73,7 @@ class Int(Float):
 
 @dataclasses.dataclass(frozen=True, init=False)
 class Choice:
-  """One of several values, in no order."""
+  """Chooses one of several values, in no order."""
 
   values: tuple
 

@@ -38,7 +38,7 @@ def parse_number(label: str) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Classes:
-  """One or two texts with their class, or without `labels` a number, on the first token.
+  """Lays out one or two texts, their class (without `labels`, a number) on the first token.
 
   A missing label, and one that is not in `labels`, has weight 0.
   """

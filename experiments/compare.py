@@ -25,46 +25,45 @@ from train.record.writer import duration, number
 
 def numbers(runs: Sequence[TrainedRun], split: str) -> str:
   """Tabulates what each run is, what it cost and what it reached."""
-  rows, notes = [["", *(run.name for run in runs)]], []
-
-  def add(name, cells):
-    if any(cells := list(cells)):
-      rows.append([name, *cells])
-
-  add("folder", (str(run.path) for run in runs))
-  add("state", (f"**{run.state}**" if run.unfinished else run.state for run in runs))
-  add("task", (run.cfg.task.name for run in runs))
-  costs = []
+  costs, notes = [], []
   for run in runs:
     try:
       costs.append(cost.cost(run))
     except UserError as error:
-      costs.append(None)
+      costs.append((None, None))
       notes.append(f"Parameters and FLOPs of {run.name} are unknown: {error}.")
-  add("parameters", (f"{pair[0]:,}" if pair else "" for pair in costs))
-  add("model FLOPs a step", (f"{pair[1]:.3g}" if pair else "" for pair in costs))
-  add("steps", (f"{run.steps:,}" for run in runs))
   tokens = [run.tokens[-1] if run.tokens else float("nan") for run in runs]
-  add("tokens seen", (f"{count:,.0f}" if count == count else "" for count in tokens))
-  add("training", (duration(run.seconds[-1]) if run.seconds else "" for run in runs))
-  add("tokens a second", (_number(run.median("tokens_per_second")) for run in runs))
-  add("milliseconds a step", (_number(run.median("step_ms")) for run in runs))
-  add("MFU", (_share(run.median("mfu")) for run in runs))
-  # older runs call the host's memory peak_memory_gb
-  memory = (run.highest("host_memory_gb", "peak_memory_gb") for run in runs)
-  add("host memory, GB", map(_number, memory))
-  add("device memory, GB", (_number(run.highest("device_memory_gb")) for run in runs))
-  add("recompiles", (_number(run.highest("recompiles")) for run in runs))
-  for metric, validation in dict.fromkeys(map(_watched, runs)):
-    best = (run.best if _watched(run) == (metric, validation) else None for run in runs)
-    cells = (f"{number(pair[0])} at step {pair[1]:,}" if pair else "" for pair in best)
-    add(f"best {metric} ({validation})", cells)
+  rows = {
+    "folder": [str(run.path) for run in runs],
+    "state": [f"**{run.state}**" if run.unfinished else run.state for run in runs],
+    "task": [run.cfg.task.name for run in runs],
+    "parameters": _cells((parameters for parameters, _ in costs), "{:,}".format),
+    "model FLOPs a step": _cells((flops for _, flops in costs), "{:.3g}".format),
+    "steps": [f"{run.steps:,}" for run in runs],
+    "tokens seen": [f"{count:,.0f}" if count == count else "" for count in tokens],
+    "training": [duration(run.seconds[-1]) if run.seconds else "" for run in runs],
+    "tokens a second": _cells(run.median("tokens_per_second") for run in runs),
+    "milliseconds a step": _cells(run.median("step_ms") for run in runs),
+    "MFU": _cells((run.median("mfu") for run in runs), "{:.1%}".format),
+    # older runs call the host's memory peak_memory_gb
+    "host memory, GB": _cells(run.highest("host_memory_gb", "peak_memory_gb") for run in runs),
+    "device memory, GB": _cells(run.highest("device_memory_gb") for run in runs),
+    "recompiles": _cells(run.highest("recompiles") for run in runs),
+  }
+  watched = [(run.cfg.checkpoint.best_metric, run.split) for run in runs]
+  for metric, validation in dict.fromkeys(watched):
+    best = (run.best if pair == (metric, validation) else None for run, pair in zip(runs, watched))
+    rows[f"best {metric} ({validation})"] = [
+      f"{number(pair[0])} at step {pair[1]:,}" if pair else "" for pair in best
+    ]
   evaluations = [run.evaluations(split) for run in runs]
   for name in dict.fromkeys(name for several in evaluations for name in several):
     results = [several.get(name, {}) for several in evaluations]
     for metric in dict.fromkeys(key for result in results for key in result):
-      add(f"{split} {metric} ({name})", (_number(result.get(metric)) for result in results))
-  return "\n\n".join([tables.markdown(rows), *notes])
+      rows[f"{split} {metric} ({name})"] = _cells(result.get(metric) for result in results)
+  table = [["", *(run.name for run in runs)]]
+  table += [[name, *cells] for name, cells in rows.items() if any(cells)]
+  return "\n\n".join([tables.markdown(table), *notes])
 
 
 NUMBERS = """\
@@ -76,16 +75,9 @@ medians of the log's lines, without evaluation. Memory is the peak of a process 
 device."""
 
 
-def _watched(run):
-  return run.cfg.checkpoint.best_metric, run.split
-
-
-def _number(value):
-  return number(value) if isinstance(value, (int, float)) else ""
-
-
-def _share(value):
-  return "" if value is None else f"{value:.1%}"
+def _cells(values, style=number):
+  """Formats numbers; what is not known or no number has an empty cell."""
+  return [style(value) if isinstance(value, (int, float)) else "" for value in values]
 
 
 def settings(runs: Sequence[TrainedRun]) -> str:

@@ -22,6 +22,7 @@ from train import inference
 from train.common import entry
 from train.common.errors import UserError
 from train.data import batches
+from train.step import make_predict_step
 from train.tasks.denoising import Denoising
 from train.tasks.mixture import Mixture
 from train.tasks.mlm import Mlm
@@ -134,11 +135,14 @@ def make_inputs(task, graph, params, text: str, target: str | None) -> Inputs:
   roles, tokenizer = task.tokenizer.roles, task.tokenizer
   if not task.target_len and target is not None:
     raise UserError("--target: this model has no decoder")
-  batch = _request(task, text)
+  batch, prefix = _request(task, text), 0
   if not task.target_len:
     return Inputs(batch, [], [], 0)
   if target is None:
-    writes = _predict(task, graph, params, batch)
+    # the model's best output, decoded as its config says, with forced first tokens
+    output = jax.device_get(make_predict_step(task, graph)(params, batch, task.settings()))
+    writes = [*roles.target_first] if task.source_len and roles.force else []
+    writes += output["tokens"][0, 0, : output["lengths"][0, 0]].tolist()
   elif task.source_len:
     by_name = isinstance(task, Denoising)  # <extra_0> is a sentinel
     ids = tokenizer.encode_marked(target) if by_name else tokenizer.encode_targets([target])[0]
@@ -146,46 +150,31 @@ def make_inputs(task, graph, params, text: str, target: str | None) -> Inputs:
   else:
     writes = [*_request(task, text + target)["source"][0].tolist(), roles.eos]
   if task.source_len:
-    reads, prefix = [roles.start, *writes[:-1]], 0
+    reads = [roles.start, *writes[:-1]]
   else:
     given = batch["source"][0].tolist()
     every = writes if target is not None else [*given, *writes]
     reads, writes, prefix = every[:-1], every[1:], len(given) if task.prefix else 0
   if len(reads) > task.max_positions:
-    raise UserError(
-      f"--target: {len(reads)} tokens, and this model writes 1 to {task.max_positions}"
-    )
+    written = f"{len(reads)} tokens, and this model writes 1 to {task.max_positions}"
+    raise UserError(f"--target: {written}")
   return Inputs(batch, reads, writes, prefix)
 
 
 def _request(task, text) -> dict:
   """Returns the batch of one row to predict from, in full length."""
   side = "source_len" if task.source_len else "target_len"
-  longest, uncut = getattr(task, side), dataclasses.replace(task, **{side: UNLIMITED})
+  most = f"this model reads 1 to {getattr(task, side)} tokens"
+  uncut = dataclasses.replace(task, **{side: UNLIMITED})
   # a masked language model can be looked at without a mask too
   example = {"text": text} if isinstance(task, Mlm) else uncut.example(text)
   requests = uncut.requests([example])
   length = int(requests.lengths()[0, 0])
   if not text.strip():
-    raise UserError(f"there is no text; this model reads 1 to {longest} tokens")
-  if length > longest:
-    raise UserError(
-      f"the text has {length} tokens, special ones included; this model reads 1 to {longest} tokens"
-    )
+    raise UserError(f"there is no text; {most}")
+  if length > getattr(task, side):
+    raise UserError(f"the text has {length} tokens, special ones included; {most}")
   return next(batches.requests(requests, 1, length))
-
-
-def _predict(task, graph, params, batch) -> list[int]:
-  """Returns the model's best output, decoded as its config says, with forced first tokens."""
-  roles, settings = task.tokenizer.roles, task.settings()
-
-  @jax.jit
-  def predict(params, batch):
-    return task.predict(nnx.merge(graph, params), batch, settings)
-
-  output = jax.device_get(predict(params, batch))
-  first = roles.target_first if task.source_len and roles.force else ()
-  return [*first, *output["tokens"][0, 0, : output["lengths"][0, 0]].tolist()]
 
 
 def main(argv):

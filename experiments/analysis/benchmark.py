@@ -3,7 +3,6 @@
 Times a part of a step on this machine, medians in milliseconds:
   dropout    bits from a hash and from threefry
   loss       the gradient of the loss, written out and by autodiff
-  product    the gradient of the logits, written out and by autodiff
   attention  the gradient of an encoder on rows of 1,024 to 16,384 tokens, with a window and over
              all pairs, and its memory (a minute on two CPU cores)
   step       an update of a config on its first batch; with and without
@@ -26,7 +25,7 @@ import numpy as np
 from flax import nnx
 
 from experiments.tools.report import measured
-from model import layers, matmul
+from model import layers
 from model.config import TransformerConfig
 from model.transformer import Transformer
 from train import losses, optimizer, pretrained, resolve, sharding, tasks
@@ -64,12 +63,8 @@ def compare(repeats: int, **functions) -> list[list[str]]:
 def dropout(repeats):
   """Times dropout of a [4096, 256] array at rate 0.1."""
   x, key = jnp.ones((4096, 256)), jax.random.key(0)
-
-  def threefry(x, key):
-    return jnp.where(jax.random.bernoulli(key, 0.9, x.shape), x / 0.9, 0)
-
   hashed = jax.jit(lambda x, key: layers.dropout(x, 0.1, key))
-  drawn = jax.jit(threefry)
+  drawn = jax.jit(lambda x, key: jnp.where(jax.random.bernoulli(key, 0.9, x.shape), x / 0.9, 0))
   return compare(repeats, hash=lambda: hashed(x, key), threefry=lambda: drawn(x, key))
 
 
@@ -86,21 +81,6 @@ def loss(repeats):
     return losses._token_losses(*given)[0]
 
   ways = dict(written_out=gradient(losses.token_losses), autodiff=gradient(by_autodiff))
-  return compare(repeats, **ways)
-
-
-def product(repeats):
-  """Times the gradient of 4,096 tokens' logits over 8,000 words, from states of 256."""
-  keys = jax.random.split(jax.random.key(0), 3)
-  shapes = (64, 64, 256), (8000, 256), (64, 64, 8000)
-  x_BTD, table_VD, up_BTV = (jax.random.normal(key, shape) for key, shape in zip(keys, shapes))
-  axes = ((2,), (0,)), ((), ())
-
-  def gradient(of):
-    compute = jax.jit(lambda *args: jax.vjp(lambda x, w: of(x, w.T, axes), *args[:2])[1](args[2]))
-    return lambda: compute(x_BTD, table_VD, up_BTV)
-
-  ways = dict(written_out=gradient(matmul.product), autodiff=gradient(jax.lax.dot_general))
   return compare(repeats, **ways)
 
 
@@ -149,7 +129,7 @@ def step(repeats, cfg):
   return [["", "ms"], ["step", f"{milliseconds(repeats, step=update)['step']:.2f}"]]
 
 
-PARTS = dict(dropout=dropout, loss=loss, product=product, attention=attention, step=step)
+PARTS = dict(dropout=dropout, loss=loss, attention=attention, step=step)
 
 
 def main(argv):
@@ -167,10 +147,10 @@ def main(argv):
     given.append(resolve.load(config.only(texts), overrides))
   part = PARTS[args.part]
   title = part.__doc__.removeprefix("Times ").rstrip(".")
+  title = title[0].upper() + title[1:]
   words = [word for word in argv if word not in ("--record", str(args.record))]
   command = shlex.join(["python", "-m", "experiments.analysis.benchmark", *words])
-  fields = dict(title=title[0].upper() + title[1:], section="Speed", commands=[command])
-  measured.report(part(*given), args.record, **fields)
+  measured.report(part(*given), args.record, title=title, section="Speed", commands=[command])
 
 
 if __name__ == "__main__":

@@ -56,20 +56,16 @@ def write(picture: Picture, folder: pathlib.Path) -> list[pathlib.Path]:
 
 def page(picture: Picture) -> str:
   """Returns HTML that loads no other file."""
-  kinds = [
-    kind._asdict() | dict(shape=kind.weights.shape, weights=_packed(kind.weights))
-    for kind in picture.kinds
-  ]
+  kinds = []
+  for kind in picture.kinds:
+    packed = base64.b64encode(np.round(kind.weights * STEPS).astype("<u2").tobytes()).decode()
+    kinds.append(kind._asdict() | dict(shape=kind.weights.shape, weights=packed))
   text = json.dumps(picture._asdict() | dict(kinds=kinds), ensure_ascii=True)
   # so that no text can end the script element that holds it
   text = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
   template, script = TEMPLATE.read_text(encoding="utf-8"), SCRIPT.read_text(encoding="utf-8")
   # the user's text last, so that nothing in it is replaced
   return template.replace("__SCRIPT__", script).replace("__DATA__", text)
-
-
-def _packed(weights) -> str:
-  return base64.b64encode(np.round(weights * STEPS).astype("<u2").tobytes()).decode()
 
 
 def draw(picture: Picture, path: pathlib.Path) -> None:
@@ -83,9 +79,8 @@ def draw(picture: Picture, path: pathlib.Path) -> None:
   colours = LinearSegmentedColormap.from_list("attention", COLOURS).with_extremes(bad="#d9d8d4")
   known = set(font_manager.get_font_names())
   fonts = ["DejaVu Sans", *(name for name in FONTS if name in known)]
-  sizes = [_size(kind) for kind in picture.kinds]
-  small, large = (max(size[i] for size in sizes) for i in (0, 1))
-  heights = [size[2] for size in sizes]
+  smalls, larges, heights = zip(*map(_size, picture.kinds))
+  small, large = max(smalls), max(larges)
   with matplotlib.rc_context({"font.family": fonts}):
     figure = Figure(figsize=(small + large, sum(heights) + 0.6), dpi=DPI, layout="constrained")
     grid = figure.add_gridspec(len(heights), 2, width_ratios=[small, large], height_ratios=heights)
@@ -127,9 +122,8 @@ def _draw_all(axes, kind, layer, head, colours):
   axes.tick_params(length=0)
   axes.spines[:].set_visible(False)
   place = (head - 1) * wide - 0.5, (layer - 1) * high - 0.5
-  axes.add_patch(
-    type(axes.patch)(place, S, T, fill=False, edgecolor=FRAME, linewidth=2, clip_on=False)
-  )
+  frame = dict(fill=False, edgecolor=FRAME, linewidth=2, clip_on=False)
+  axes.add_patch(type(axes.patch)(place, S, T, **frame))
 
 
 def _draw_one(axes, kind, layer, head, colours):

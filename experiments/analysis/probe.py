@@ -31,23 +31,20 @@ def rows(tokenizer, texts) -> np.ndarray:
   return ids_NS
 
 
-def cut(model, depth: int):
-  """Returns the model with its first `depth` blocks, without the norm after the last."""
-  model.encoder.blocks = nnx.List(model.encoder.layers()[:depth])
-  model.encoder.norm = None
-  return model
-
-
 def features(run, source_NS: np.ndarray, depth: int) -> list[tuple[np.ndarray, float]]:
   """Returns mean states [N, D] and their root mean square, after 0 to `depth` blocks."""
 
   @jax.jit
   def encode(params, source_BS):
-    # one encoder for each depth; the compiler shares their common layers
-    return [cut(nnx.merge(run.graph, params), n).encode(source_BS) for n in range(depth + 1)]
+    states = []
+    for count in range(depth + 1):  # an encoder for each; the compiler shares their common layers
+      model = nnx.merge(run.graph, params)
+      model.encoder.blocks = nnx.List(model.encoder.layers()[:count])
+      model.encoder.norm = None  # which follows the last block
+      states.append(model.encode(source_BS))
+    return states
 
-  batches = source_NS.reshape(-1, ROWS, WIDTH)
-  states = [encode(run.params, source_BS) for source_BS in batches]
+  states = [encode(run.params, source_BS) for source_BS in source_NS.reshape(-1, ROWS, WIDTH)]
   real_NS1 = (source_NS > 0)[..., None]
   layers = []
   for several in zip(*states):

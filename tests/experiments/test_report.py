@@ -298,8 +298,9 @@ def test_a_report_is_what_its_copies_say(file):
   name, scale = file.parts[-3:-1]
   experiment = runs.load(str(FOLDER / f"{name}.py"), scale)
   there = results.collect(experiment, None)
-  parts = report.summary(experiment, there) + report.details(experiment, there)
-  assert (file.parent / "report.md").read_text(encoding="utf-8") == blocks.to_markdown(parts)
+  curves = plots.draw_curves(there) is not None
+  parts = report.summary(experiment, there) + report.details(experiment, there, curves)
+  assert (file.parent / "report.md").read_text(encoding="utf-8") == blocks.join(parts)
 
 
 @pytest.mark.parametrize("file", KEPT, ids=lambda file: "/".join(file.parts[-3:-1]))

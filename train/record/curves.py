@@ -1,7 +1,8 @@
 """Draws the metrics of a run over its steps: curves.png."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 PANELS = ("accuracy", "exact_match", "bleu", "chrf", "learning_rate", "grad_norm")
 MOST_PANELS = 9
@@ -16,29 +17,18 @@ def draw(path: pathlib.Path, curves: Mapping[str, Mapping]) -> pathlib.Path | No
   it, each other metric has a small panel.
   """
   from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes 1.2 s, needed at the end
-  from matplotlib.figure import Figure
 
-  names = [name for name in PANELS if name in curves]
-  names += [name for name in curves if name not in names and name != "loss"]
-  names = names[:MOST_PANELS]
   if not curves:
     return None
+  names = [name for name in PANELS if name in curves]
+  names += [name for name in curves if name not in names and name != "loss"]
   last = max(max(steps) for splits in curves.values() for steps, _ in splits.values())
-  rows = -(-len(names) // 3)
-  tall = ["loss"] * ("loss" in curves)
-  figure = Figure(figsize=(10, 4 * len(tall) + 2.4 * rows), dpi=120, layout="constrained")
-  grid = figure.add_gridspec(len(tall) + rows, 3, height_ratios=[1.7] * len(tall) + [1] * rows)
+  figure, panels = make_panels(names[:MOST_PANELS], loss="loss" in curves)
   figure.suptitle(path.resolve().name, fontsize=12)
-  for name in tall:
-    axes = figure.add_subplot(grid[0, :])
+  for name, axes in panels.items():
     _draw(axes, name, curves[name], last)
-    axes.set_xlabel("step")
-    axes.legend(frameon=False)
-  for at, name in enumerate(names):
-    axes = figure.add_subplot(grid[len(tall) + at // 3, at % 3])
-    _draw(axes, name, curves[name], last)
-    if at + 3 >= len(names):  # the lowest panel of its column
-      axes.set_xlabel("step", fontsize=9)
+  if "loss" in panels:
+    panels["loss"].legend(frameon=False)
   FigureCanvasAgg(figure).print_png(path / "curves.png")
   return path / "curves.png"
 
@@ -49,13 +39,40 @@ def _draw(axes, name, splits, last):
     width = 1.0 if len(steps) > 200 else 1.8
     colour = COLOURS.get(split, "#52514e")
     axes.plot(steps, values, color=colour, label=split, marker=dots, markersize=3, linewidth=width)
-  everything = [value for _, values in splits.values() for value in values]
+  finish(axes, name, [value for _, values in splits.values() for value in values])
+  axes.set_xlim(0, last * 1.02 or 1)
+
+
+def make_panels(
+  names: Sequence[str], loss: bool = True, x: str = "step", extra: float = 0.0
+) -> tuple[Any, dict[str, Any]]:
+  """Returns a figure, and by name the axes of the loss's wide panel and of a small one each below.
+
+  `extra` inches of height are left for a legend.
+  """
+  from matplotlib.figure import Figure
+
+  rows = -(-len(names) // 3)
+  figure = Figure(figsize=(10, 4 * loss + 2.4 * rows + extra), dpi=120, layout="constrained")
+  grid = figure.add_gridspec(loss + rows, 3, height_ratios=[1.7] * loss + [1] * rows)
+  panels = {}
+  if loss:
+    panels["loss"] = figure.add_subplot(grid[0, :])
+    panels["loss"].set_xlabel(x)
+  for index, name in enumerate(names):
+    panels[name] = figure.add_subplot(grid[loss + index // 3, index % 3])
+    if index + 3 >= len(names):  # the lowest panel of its column
+      panels[name].set_xlabel(x, fontsize=9)
+  return figure, panels
+
+
+def finish(axes, name: str, values: Sequence[float]) -> None:
+  """Gives the panel of a metric its title and style; a loss of a wide range is on a log scale."""
   title = name.replace("_", " ")
-  if name == "loss" and min(everything) > 0 and max(everything) > 30 * min(everything):
+  if name == "loss" and values and min(values) > 0 and max(values) > 30 * min(values):
     axes.set_yscale("log")
     title += " (log scale)"
   axes.set_title(title, fontsize=10, loc="left")
-  axes.set_xlim(0, last * 1.02 or 1)
   plain(axes)
 
 

@@ -6,25 +6,25 @@ import shutil
 import tempfile
 
 import jax
+from flax import nnx
 from ml_collections import ConfigDict
 
 from experiments.tools.compare.trained import TrainedRun
-from train import optimizer, sharding, tasks
+from train import sharding, tasks
+from train.build import build_model
 from train.common import json_files
 from train.common.errors import UserError, as_user_error
 from train.data import sources
 from train.planning import estimate
 from train.record import older, workdir
 from train.record.config import frozen
-from train.state import blueprint
 
 
 def cost(run: TrainedRun) -> tuple[int, int]:
-  """Returns the parameters and the FLOPs of a step: three times the forward pass's matrix products.
+  """Returns the parameters and the FLOPs of a step: three times the traced forward pass's products.
 
-  The products are those of the traced forward pass: padding and masked attention are included,
-  recomputation is not. Nothing is compiled, and no data are read. Raises UserError where today's
-  code cannot build the model.
+  Padding and masked attention are included, recomputation is not. Nothing is compiled, and no data
+  are read. Raises UserError where today's code cannot build the model.
   """
   cfg = ConfigDict(older.complete(run.cfg).to_dict())
   words = cfg.model.vocab_size
@@ -41,13 +41,11 @@ def cost(run: TrainedRun) -> tuple[int, int]:
     task = tasks.build(frozen(cfg).task, folder)
     if missing := {file.name for file in folder.iterdir()} - set(copied):
       raise UserError(f"its folder lacks {min(missing)}")
-    tx, _ = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
-    _, build, place = blueprint(cfg, task, tx, mesh)
-    state = sharding.abstract(jax.eval_shape(build), place)
+    _, shapes = nnx.split(nnx.eval_shape(lambda: build_model(cfg.model, task, cfg.seed, "cpu")))
+    state = dict(params=nnx.to_pure_dict(shapes))
     batch = estimate.blank_batch(task, cfg.batch_size)
-    batch = sharding.abstract(batch, sharding.by_rows(batch, mesh))
     forward = estimate.forward_flops(cfg, task, mesh, state, batch)
-  return sum(x.size for x in jax.tree.leaves(state["params"])), 3 * forward
+  return sum(x.size for x in jax.tree.leaves(state)), 3 * forward
 
 
 def _blank_labels(task, file):

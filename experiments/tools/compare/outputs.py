@@ -27,13 +27,11 @@ def tests(runs: Sequence[TrainedRun], split: str, evaluation: str, samples: int)
     if run.name in available and run not in used:
       notes.append(_missing(run, split, available, chosen, evaluation))
   if used:
-    notes.append(_used(used, available, chosen))
+    notes.append(_used(available, chosen))
   blocks = []
   if used[:1] == runs[:1]:
     for part in runs[0].outputs(split, chosen[runs[0].name]):
-      part_tables, more = _test_part(used, split, chosen, part, samples)
-      blocks += part_tables
-      notes += more
+      blocks += _test_part(used, split, chosen, part, samples, notes)
   elif used:
     notes.append(f"The baseline {runs[0].name} has no outputs, so nothing is tested.")
   if blocks and len(used) > 2:
@@ -45,22 +43,19 @@ def _choose(available, evaluation) -> dict[str, str]:
   """Returns the evaluation to use of each run that has one."""
   if evaluation:
     return {run: evaluation for run, names in available.items() if evaluation in names}
-  having = {run: names for run, names in available.items() if names}
-  common = [
-    name
-    for name in next(iter(having.values()), ())
-    if all(name in names for names in having.values())
-  ]
-  return {run: (common or list(names))[-1] for run, names in having.items()}
+  having = {run: list(names) for run, names in available.items() if names}
+  first = next(iter(having.values()), ())
+  common = [name for name in first if all(name in names for names in having.values())]
+  return {run: (common or names)[-1] for run, names in having.items()}
 
 
-def _used(runs, available, chosen) -> str:
+def _used(available, chosen) -> str:
   """Names the outputs that are used; in bold where they were made in different ways."""
   texts = []
-  for run in runs:
-    steps = available[run.name][chosen[run.name]].get("steps", ())
-    texts.append(f"{run.name} as {chosen[run.name]} (step {', '.join(map(str, steps))})")
-  alike = len({chosen[run.name] for run in runs}) == 1
+  for run, name in chosen.items():
+    steps = available[run][name].get("steps", ())
+    texts.append(f"{run} as {name} (step {', '.join(map(str, steps))})")
+  alike = len(set(chosen.values())) == 1
   what = "Outputs" if alike else "**The outputs were made in different ways**"
   return f"{what}: {'; '.join(texts)}."
 
@@ -80,48 +75,47 @@ def _missing(run, split, available, chosen, evaluation) -> str:
   return f"{run.name} has no outputs of {what}; this makes them: `{shlex.join(command)}`"
 
 
-def _test_part(runs, split, chosen, part, samples) -> tuple[list[str], list[str]]:
-  """Returns tables of the tests of a task (or a mixture's part), and notes.
+def _test_part(runs, split, chosen, part, samples, notes) -> list[str]:
+  """Returns tables of the tests of a task (or a mixture's part), and adds to the notes.
 
   Only runs with the same kind of outputs as the first are tested.
   """
-  judged, notes = [], []
+  judged = []
   for run in runs:
     task, file = task_settings(run.cfg).get(part), run.outputs(split, chosen[run.name]).get(part)
-    if task and file and significance.kind_of(task):
-      judged.append(significance.judge(run.name, task, significance.read(file)))
-    else:
+    if not (task and file and significance.kind_of(task)):
       notes.append(f"{run.name} has no outputs of {part}.")
-  alike = []
-  for outputs in judged:
-    first = judged[0]
+      continue
+    outputs = significance.judge(run.name, task, significance.read(file))
+    first = judged[0] if judged else outputs
     if outputs.kind != first.kind:
       kinds = f"{outputs.run} is scored as {outputs.kind}, {first.run} as {first.kind}"
       notes.append(f"{kinds}: they share no score.")
       continue
-    alike.append(outputs)
+    judged.append(outputs)
     if outputs.bleu != first.bleu:
       own, used = (
         ", ".join(f"{key}={value}" for key, value in options.items())
         for options in (outputs.bleu, first.bleu)
       )
       notes.append(f"{outputs.run} has its BLEU with {own}; here all have it with {used}.")
-  if len(alike) < 2:
-    return [], notes
-  return [_format(test, part) for test in significance.tests(alike, samples)], notes
+  if len(judged) < 2:
+    return []
+  return [_format(test, part) for test in significance.tests(judged, samples)]
 
 
 def _format(test, part) -> str:
   """Formats a test as a heading and a table."""
-  first = test.rows[0].run
+  first = test.rows[0]
   heads = ["run", test.metric, "95% interval", "difference", "p"]
   if any(row.only for row in test.rows):
-    heads += [f"right here, wrong in {first}", f"wrong here, right in {first}"]
+    heads += [f"right here, wrong in {first.run}", f"wrong here, right in {first.run}"]
   rows = []
   for row in test.rows:
     cells = [row.run, f"{row.score:.2f}", f"{row.low:.2f} to {row.high:.2f}"]
     if row.p is not None:
-      cells += [f"{row.difference:+.2f}", f"{row.p:.4f}" if row.p >= 1e-4 else f"{row.p:.1e}"]
+      difference = f"{row.score - first.score:+.2f}"
+      cells += [difference, f"{row.p:.4f}" if row.p >= 1e-4 else f"{row.p:.1e}"]
       cells += map(str, row.only or ())
     rows.append(cells + [""] * (len(heads) - len(cells)))
   name = f"{part}/{test.metric}" if part else test.metric

@@ -38,21 +38,20 @@ class Judged:
   """A run's outputs, scored against the references."""
 
   run: str
-  kind: str  # of READERS
+  kind: str  # of SCORES
   references: list
   scores: Mapping[str, Score]
-  texts: list[str] | None = None  # for BLEU
-  bleu: Mapping | None = None  # its options
+  predictions: Sequence = ()
+  bleu: Mapping | None = None  # the options of BLEU for texts
 
 
 class Row(NamedTuple):
-  """A run in a test; the first row, the baseline, has no difference."""
+  """A run in a test; the first row is the baseline, which has no p."""
 
   run: str
   score: float
   low: float
   high: float
-  difference: float | None = None
   p: float | None = None
   only: tuple[int, int] | None = None  # examples right in this run alone, in the first alone
 
@@ -66,7 +65,7 @@ class Test(NamedTuple):
 
 
 def kind_of(task: Mapping) -> str | None:
-  """Returns the kind of a task's outputs, a key of READERS; None where there is no score."""
+  """Returns the kind of a task's outputs, a key of SCORES; None where there is no score."""
   name = task["name"]
   if name == "text_to_text":
     return task["kind"]
@@ -83,50 +82,39 @@ def read(file: pathlib.Path) -> list[dict]:
 
 def judge(run: str, task: Mapping, rows: Sequence[Mapping]) -> Judged:
   """Scores the rows of `read`, from a run whose task has these settings."""
-  kind = kind_of(task)
+  kind, where = kind_of(task), f"{run}: its outputs are"
   if not rows:
-    raise UserError(f"{run}: its outputs are an empty file; repeat the evaluation")
-  with as_user_error(
-    f"{run}: its outputs are not as train.evaluate writes them; repeat the evaluation"
-  ):
-    predictions, references = READERS[kind](task, rows)
-    judged = Judged(run, kind, references, SCORES[kind](predictions, references))
-  if kind != "texts":
-    return judged
-  options = dict(tokenize=task["bleu_tokenizer"], lowercase=task["lowercase_scores"])
-  return dataclasses.replace(judged, texts=predictions, bleu=options)
+    raise UserError(f"{where} an empty file; repeat the evaluation")
+  with as_user_error(f"{where} not as train.evaluate writes them; repeat the evaluation"):
+    predictions, references = _pairs(task, kind, rows)
+    scored = SCORES[kind](predictions, references)
+    bleu = None
+    if kind == "texts":
+      bleu = dict(tokenize=task["bleu_tokenizer"], lowercase=task["lowercase_scores"])
+    return Judged(run, kind, references, scored, predictions, bleu)
 
 
-def _texts(task, rows):
-  marker = task.get("piece_marker")  # of a translation
-  targets = [x["target"].replace(marker, "") if marker else x["target"] for x in rows]
-  return [x["output"]["text"] for x in rows], targets
-
-
-def _classes(task, rows):
-  if task["name"] == "text_to_text":
-    return _texts(task, rows)
-  return [x["output"]["text"] for x in rows], [x["label"] for x in rows]
-
-
-def _tags(task, rows):
-  if task["name"] == "text_to_text":
-    return scores.split_tags(*_texts(task, rows))
-  return [x["output"]["tags"] for x in rows], [list(x["tags"]) for x in rows]
-
-
-def _answers(task, rows):
-  del task
-  return [x["output"]["text"] for x in rows], [
-    [answer["text"] for answer in x["answers"]] if "answers" in x else [x["target"]] for x in rows
-  ]
-
-
-def _numbers(task, rows):
-  if task["name"] == "text_to_text":
-    predictions, references = _texts(task, rows)
-    return list(map(_number, predictions)), list(map(float, references))
-  return [x["output"]["value"] for x in rows], [float(x["label"]) for x in rows]
+def _pairs(task, kind, rows):
+  """Returns the predictions and the references of the rows, as SCORES[kind] takes them."""
+  outputs = [x["output"] for x in rows]
+  if task["name"] == "tagging":
+    return [x["tags"] for x in outputs], [list(x["tags"]) for x in rows]
+  if task["name"] == "classification" and kind == "numbers":
+    return [x["value"] for x in outputs], [float(x["label"]) for x in rows]
+  texts = [x["text"] for x in outputs]
+  if task["name"] == "classification":
+    return texts, [x["label"] for x in rows]
+  if kind == "answers":
+    return texts, [
+      [answer["text"] for answer in x["answers"]] if "answers" in x else [x["target"]] for x in rows
+    ]
+  marker = task.get("piece_marker", "")  # of a translation; where it is "", nothing is replaced
+  targets = [x["target"].replace(marker, "") for x in rows]
+  if kind == "tags":
+    return scores.split_tags(texts, targets)
+  if kind == "numbers":
+    return list(map(_number, texts)), list(map(float, targets))
+  return texts, targets
 
 
 def _number(text):
@@ -135,10 +123,6 @@ def _number(text):
     return float(np.nan_to_num(float(text)))
   except ValueError:
     return 0.0
-
-
-# kind -> a function of task and rows that returns predictions and references
-READERS = dict(texts=_texts, classes=_classes, tags=_tags, answers=_answers, numbers=_numbers)
 
 
 def _share(sums, binary=False):
@@ -197,17 +181,10 @@ def tests(judged: Sequence[Judged], samples: int) -> list[Test]:
 
   Raises UserError where their references differ in number or in any example.
   """
-  first, others = judged[0], judged[1:]
-  for other in others:
-    _check_same_references(first, other)
-  results = [_test_bleu(judged, samples)] if first.kind == "texts" else []
-  for metric, score in first.scores.items():
-    rows = [Row(first.run, score.value, *_interval(score, samples))]
-    test = _mcnemar if score.binary else _bootstrap
-    rows += [test(score, other.run, other.scores[metric], samples) for other in others]
-    how = "McNemar's exact test" if score.binary else f"paired bootstrap, {samples:,} samples"
-    results.append(Test(metric, f"{how}, two-sided", rows))
-  return results
+  for other in judged[1:]:
+    _check_same_references(judged[0], other)
+  results = [_test_bleu(judged, samples)] if judged[0].kind == "texts" else []
+  return results + [_test(judged, metric, samples) for metric in judged[0].scores]
 
 
 def _check_same_references(first, other):
@@ -227,40 +204,49 @@ def _test_bleu(judged, samples):
   from sacrebleu.significance import PairedTest
 
   metric = sacrebleu.BLEU(**judged[0].bleu, force=True)
-  systems = [(outputs.run, outputs.texts) for outputs in judged]
+  systems = [(outputs.run, outputs.predictions) for outputs in judged]
   references = [judged[0].references]
-  paired = PairedTest(systems, {"BLEU": metric}, references, "bs", n_samples=samples)
-  signatures, results = paired()
-  base = results["BLEU"][0]
+  signatures, results = PairedTest(systems, {"BLEU": metric}, references, "bs", n_samples=samples)()
   rows = []
   for outputs, result in zip(judged, results["BLEU"]):
-    row = Row(outputs.run, result.score, result.mean - result.ci, result.mean + result.ci)
-    if rows:
-      difference = result.score - base.score
-      row = row._replace(difference=difference, p=result.p_value if difference else 1.0)
-    rows.append(row)
+    p = 1.0 if rows and result.score == rows[0].score else result.p_value
+    low, high = result.mean - result.ci, result.mean + result.ci
+    rows.append(Row(outputs.run, result.score, low, high, p))
   how = f"sacreBLEU's paired bootstrap, one-sided, signature {signatures['BLEU'].format()}"
   return Test("bleu", how, rows)
 
 
-def _mcnemar(base, run, score, samples):
-  """Tests the examples that one run alone has right against an even coin."""
+def _test(judged, metric, samples):
+  """Runs McNemar's test of a score that is right or wrong for each example, else a bootstrap."""
+  each = [outputs.scores[metric] for outputs in judged]
+  base, drawn = each[0], [_samples(score, samples) for score in each]
+  rows = []
+  for outputs, score, values in zip(judged, each, drawn):
+    p = only = None
+    if rows and score.binary:
+      p, only = _mcnemar(base, score)
+    elif rows:
+      p = _bootstrap(score.value - base.value, values - drawn[0])
+    low, high = np.percentile(values, (2.5, 97.5)).tolist()
+    rows.append(Row(outputs.run, score.value, low, high, p, only))
+  how = "McNemar's exact test" if base.binary else f"paired bootstrap, {samples:,} samples"
+  return Test(metric, f"{how}, two-sided", rows)
+
+
+def _mcnemar(base, score):
+  """Tests the examples that one run alone has right against an even coin; returns p and both."""
   from scipy.stats import binomtest
 
   a, b = base.sums[:, 0] > 0, score.sums[:, 0] > 0
   gained, lost = int((b & ~a).sum()), int((a & ~b).sum())
   p = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
-  interval = _interval(score, samples)
-  return Row(run, score.value, *interval, score.value - base.value, p, (gained, lost))
+  return p, (gained, lost)
 
 
-def _bootstrap(base, run, score, samples):
+def _bootstrap(difference, drawn):
   """Counts samples whose difference is as far from the mean as the difference is from zero."""
-  difference = score.value - base.value
-  drawn = _samples(score, samples) - _samples(base, samples)
   beyond = np.abs(drawn - drawn.mean()) >= abs(difference) - 1e-12
-  p = float((beyond.sum() + 1) / (samples + 1))
-  return Row(run, score.value, *_interval(score, samples), difference, p)
+  return float((beyond.sum() + 1) / (len(drawn) + 1))
 
 
 def _samples(score, samples):
@@ -268,7 +254,3 @@ def _samples(score, samples):
   rng, count = np.random.default_rng(SEED), len(score.sums)
   drawn = (np.bincount(rng.integers(count, size=count), minlength=count) for _ in range(samples))
   return np.asarray([score.of(times @ score.sums) for times in drawn])
-
-
-def _interval(score, samples):
-  return tuple(np.percentile(_samples(score, samples), (2.5, 97.5)).tolist())

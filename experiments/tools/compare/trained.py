@@ -30,6 +30,7 @@ class TrainedRun:
   name: str  # short and unique among the runs that are compared
   cfg: ConfigDict
   starts: list[dict]  # of run.json
+  times: list[float]  # of the starts, in seconds since 1970
   lines: list[dict]  # of metrics.jsonl
 
   @property
@@ -47,7 +48,11 @@ class TrainedRun:
 
   @property
   def unfinished(self) -> bool:
-    return self.steps < self.cfg.steps and not self._stopped_early
+    limit = self.cfg.patience if "patience" in self.cfg else 0  # older runs have no such key
+    stopping = EarlyStopping(limit, self.cfg.checkpoint.best_metric, self.cfg.checkpoint.best_mode)
+    for line in self.of_split(self.split):
+      stopping.add(line)
+    return self.steps < self.cfg.steps and not stopping.due
 
   @property
   def state(self) -> str:
@@ -56,14 +61,6 @@ class TrainedRun:
       return "finished"
     state = "UNFINISHED" if self.unfinished else "stopped early"
     return f"{state}: {self.steps:,} of {self.cfg.steps:,} steps"
-
-  @property
-  def _stopped_early(self) -> bool:
-    limit = self.cfg.patience if "patience" in self.cfg else 0  # older runs have no such key
-    stopping = EarlyStopping(limit, self.cfg.checkpoint.best_metric, self.cfg.checkpoint.best_mode)
-    for line in self.of_split(self.split):
-      stopping.add(line)
-    return stopping.due
 
   @functools.cached_property
   def best(self) -> tuple[float, int] | None:
@@ -79,11 +76,10 @@ class TrainedRun:
   @functools.cached_property
   def _start_numbers(self) -> list[int]:
     """Returns the number of the start that wrote each line."""
-    times = [datetime.datetime.fromisoformat(x["time"]).timestamp() for x in self.starts]
     numbers, last = [], 0
     for line in self.lines:
       # where a clock was set back, a line belongs to no earlier start than the line before it
-      last = max(last, sum(time <= line["time"] for time in times) - 1)
+      last = max(last, sum(time <= line["time"] for time in self.times) - 1)
       numbers.append(last)
     return numbers
 
@@ -96,9 +92,8 @@ class TrainedRun:
     seconds, before, last = [], 0.0, None
     for line, number in zip(self.lines, self._start_numbers):
       if number != last:
-        before, last, began = seconds[-1] if seconds else 0.0, number, line["time"]
-        if self.starts:
-          began = datetime.datetime.fromisoformat(self.starts[number]["time"]).timestamp()
+        before, last = seconds[-1] if seconds else 0.0, number
+        began = self.times[number] if self.times else line["time"]
       seconds.append(max(0.0, before + line["time"] - began, *seconds[-1:]))
     return seconds
 
@@ -113,10 +108,9 @@ class TrainedRun:
     positions = self.cfg.batch_size * task[side]  # of a step
     tokens, before, began, last, share = [], 0.0, 0, None, math.nan
     for index, (line, number) in enumerate(zip(self.lines, self._start_numbers)):
-      if number != last:
-        last = number
-        if index:
-          before, began = tokens[-1], self.lines[index - 1]["step"]
+      if index and number != last:
+        before, began = tokens[-1], self.lines[index - 1]["step"]
+      last = number
       share = line.get("padding_share", share)
       tokens.append(before + (line["step"] - began) * positions * (1 - share))
     return tokens
@@ -128,9 +122,8 @@ class TrainedRun:
 
   def highest(self, *metrics: str) -> float | None:
     """Returns the highest value of the metrics in all lines; None where no line has one."""
-    return max(
-      (line[name] for line in self.lines for name in metrics if name in line), default=None
-    )
+    values = [line[name] for line in self.lines for name in metrics if name in line]
+    return max(values, default=None)
 
   def metrics(self) -> list[str]:
     """Returns the metrics of validation in their order, without its seconds."""
@@ -141,12 +134,8 @@ class TrainedRun:
     """Returns the results of train.evaluate on a split by checkpoint and decoding, newest last."""
     files = self.path.glob("evaluations/*.json")
     files = sorted(files, key=lambda file: (file.stat().st_mtime, file.name))
-    every = {file.stem: json_files.read(file) for file in files}
-    return {
-      name.removeprefix(f"{split}-"): results
-      for name, results in every.items()
-      if results.get("split") == split
-    }
+    every = {file.stem.removeprefix(f"{split}-"): json_files.read(file) for file in files}
+    return {name: results for name, results in every.items() if results.get("split") == split}
 
   def outputs(self, split: str, name: str) -> dict[str, pathlib.Path]:
     """Returns the files of an evaluation's outputs; those of a mixture by the name of the part."""
@@ -177,9 +166,9 @@ def read(paths: Sequence[str | os.PathLike]) -> list[TrainedRun]:
     for start in starts:
       json_files.check(start, path / "run.json", FIELDS)
     with as_user_error(f"{path / 'run.json'}: times that can't be read"):
-      [datetime.datetime.fromisoformat(start["time"]) for start in starts]
+      times = [datetime.datetime.fromisoformat(start["time"]).timestamp() for start in starts]
     lines = read_metrics(path) if (path / "metrics.jsonl").exists() else []
-    runs.append(TrainedRun(path, name, cfg, starts, lines))
+    runs.append(TrainedRun(path, name, cfg, starts, times, lines))
   return runs
 
 

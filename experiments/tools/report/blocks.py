@@ -1,11 +1,9 @@
-"""Writes the blocks of a report (headings, text, tables, figures, code) as Markdown or HTML."""
+"""Joins blocks of Markdown to a report, and renders a report as one page of HTML."""
 
 import base64
-import dataclasses
 import html
-from collections.abc import Sequence
-
-from experiments.tools.report import tables
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -24,74 +22,29 @@ pre {{ background: #f4f3ef; padding: 0.8rem; }} img {{ max-width: 100%; }}
 """
 
 
-@dataclasses.dataclass(frozen=True)
-class Heading:
-  text: str
-  level: int = 2
+def join(blocks: Iterable[str]) -> str:
+  """Joins blocks of Markdown, without empty ones, to the text of a file."""
+  return "\n\n".join(block for block in blocks if block.strip()) + "\n"
 
 
-@dataclasses.dataclass(frozen=True)
-class Text:
-  """Paragraphs of Markdown."""
-
-  text: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-  """Rows of cells; the first row is the heading."""
-
-  rows: Sequence[Sequence[str]]
+def code(lines: Sequence[str], summary: str = "") -> str:
+  """Formats lines of code as Markdown, folded below the summary if there is one."""
+  text = "\n".join(["```", *lines, "```"])
+  return f"<details><summary>{summary}</summary>\n\n{text}\n\n</details>" if summary else text
 
 
-@dataclasses.dataclass(frozen=True)
-class Figure:
-  """An SVG file and its alternative text."""
+def to_html(report: str, figures: Mapping[str, bytes]) -> str:
+  """Renders a report, which begins with its title, as a page that needs no other file.
 
-  file: str
-  svg: bytes
-  text: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Code:
-  """Lines of code, in Markdown folded below the summary if there is one."""
-
-  lines: Sequence[str]
-  summary: str = ""
-
-
-def to_markdown(blocks: Sequence) -> str:
-  """Formats the blocks as Markdown, with figures as links to their files."""
-  return "\n\n".join(text for block in blocks if (text := _markdown(block)).strip()) + "\n"
-
-
-def _markdown(block):
-  match block:
-    case Heading(text, level):
-      return f"{'#' * level} {text}"
-    case Text(text):
-      return text
-    case Table(rows):
-      return tables.markdown(rows)
-    case Figure(file, _, text):
-      return f"![{text}]({file})"
-    case Code(lines, summary):
-      code = "```\n" + "\n".join(lines) + "\n```"
-      fold = f"<details><summary>{summary}</summary>\n\n{code}\n\n</details>"
-      return fold if summary else code
-
-
-def to_html(title: str, blocks: Sequence) -> str:
-  """Formats the blocks as one page that needs no other file."""
+  `figures` are the SVG files of the report by name.
+  """
   from markdown_it import MarkdownIt  # comes with rich
 
-  blocks = [Code(block.lines) if isinstance(block, Code) else block for block in blocks]
-  # html=False escapes tags in the text of an experiment
-  options = {"html": False, "xhtmlOut": False}
-  body = MarkdownIt("commonmark", options).enable("table").render(to_markdown(blocks))
-  for figure in blocks:
-    if isinstance(figure, Figure):
-      data = base64.b64encode(figure.svg).decode("ascii")
-      body = body.replace(f'src="{figure.file}"', f'src="data:image/svg+xml;base64,{data}"')
+  # html=False escapes tags in the text of an experiment, so a fold cannot stay
+  renderer = MarkdownIt("commonmark", {"html": False, "xhtmlOut": False}).enable("table")
+  body = renderer.render(re.sub("<details><summary>.*</summary>|</details>", "", report))
+  for name, svg in figures.items():
+    data = base64.b64encode(svg).decode("ascii")
+    body = body.replace(f'src="{name}"', f'src="data:image/svg+xml;base64,{data}"')
+  title = report.partition("\n")[0].removeprefix("# ")
   return PAGE.format(title=html.escape(title), body=body)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import statistics
 from collections.abc import Sequence
 
 from experiments.tools.launch.results import Outcome
@@ -22,10 +21,6 @@ class Sample:
   unfinished: Sequence[str]  # names and states
   names: str
 
-  @property
-  def mean(self) -> float | None:
-    return statistics.fmean(self.values) if self.values else None
-
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
@@ -33,18 +28,13 @@ class Verdict:
 
   expected: Value | Order
   samples: Sequence[Sample]  # one; of an order the greater first
+  checked: bool  # an order and a value with a tolerance are, and can be missed
   missed: bool
   text: str
 
   @property
   def name(self) -> str:
     return self.expected.name
-
-  @property
-  def checked(self) -> bool:
-    """Returns whether it can be missed, as an order and a value with a tolerance can."""
-    expected = self.expected
-    return isinstance(expected, Order) or None not in (expected.tolerance, expected.paper)
 
 
 def verdicts(expected: Sequence[Value | Order], outcomes: Sequence[Outcome]) -> list[Verdict]:
@@ -56,29 +46,25 @@ def _judge(expected, outcomes):
   order = isinstance(expected, Order)
   patterns = (expected.more, expected.less) if order else (expected.runs,)
   samples = [_sample(pattern, expected.metric, outcomes) for pattern in patterns]
-  verdict = Verdict(expected, samples, False, "not checked")
-  if left := [name for sample in samples for name in sample.unfinished]:
-    more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-    text = f"UNFINISHED: {left[0]}{more}"
-    return dataclasses.replace(verdict, missed=verdict.checked, text=text)
-  if not all(sample.values for sample in samples):
+  checked = order or None not in (expected.tolerance, expected.paper)
+  missed, left = checked, [name for sample in samples for name in sample.unfinished]
+  if left:
+    text = f"UNFINISHED: {left[0]}" + (f" and {len(left) - 1} more" if len(left) > 1 else "")
+  elif not all(sample.values for sample in samples):
     text = f"UNKNOWN: no run reports {expected.metric}"
-    return dataclasses.replace(verdict, missed=verdict.checked, text=text)
-  if not verdict.checked:
-    return verdict
-  if order:
-    gap = samples[0].mean - samples[1].mean
-    missed = not gap > expected.by  # NaN is a miss
+  elif not checked:
+    text = "not checked"
   else:
-    gap = samples[0].mean - expected.paper
-    missed = not abs(gap) <= expected.tolerance
-  text = f"{'MISSED' if missed else 'holds'}, {gap:+.2f}"
-  return dataclasses.replace(verdict, missed=missed, text=text)
+    first, *others = [tables.mean(sample.values) for sample in samples]
+    gap = first - (others[0] if order else expected.paper)
+    missed = not (gap > expected.by if order else abs(gap) <= expected.tolerance)  # NaN is a miss
+    text = f"{'MISSED' if missed else 'holds'}, {gap:+.2f}"
+  return Verdict(expected, samples, checked, missed, text)
 
 
 def _sample(pattern, metric, outcomes):
   matching = [outcome for outcome in outcomes if re.fullmatch(pattern, outcome.run.name)]
-  values = [x for outcome in matching if (x := outcome.value(metric)) is not None]
+  values = tables.known(matching, metric)
   unfinished = [f"{x.run.name} ({x.state})" for x in matching if not x.finished]
   names = sorted({group_name(outcome.run.name, "-seed*") for outcome in matching})
   return Sample(values, unfinished, ", ".join(names[:2]) + (" ..." if len(names) > 2 else ""))
@@ -114,7 +100,7 @@ def tabulate(verdicts: Sequence[Verdict]) -> tuple[list[list[list[str]]], list[s
       paper = "" if expected.paper is None else f"{expected.paper:g}"
       cells.append(paper + ("" if expected.tolerance is None else f" ± {expected.tolerance:g}"))
     for sample in samples:
-      cells += [tables.number(sample.mean), tables.span(sample.values)]
+      cells += [tables.number(tables.mean(sample.values)), tables.span(sample.values)]
     cells.append(", ".join(dict.fromkeys(str(len(sample.values)) for sample in samples)))
     cells.append(", ".join(sample.names for sample in samples))
     (orders if order else values).append(cells)

@@ -12,8 +12,7 @@ import pathlib
 import re
 from collections.abc import Sequence
 
-from experiments.tools.report import tables
-from experiments.tools.report.blocks import Code, Heading, Table, Text
+from experiments.tools.report import blocks, tables
 from train.common import json_files
 from train.common.errors import as_user_error
 from train.common.files import write_atomically
@@ -36,11 +35,11 @@ class Record:
   table: Sequence[Sequence[str]]  # the first row is the heading
   note: str = ""  # Markdown
 
-  def blocks(self) -> list:
-    """Returns the record as blocks of a report."""
+  def blocks(self) -> list[str]:
+    """Returns the record as blocks of Markdown."""
     origin = f"Measured {self.date}; {self.machine}; jax {self.jax}; commit {self.commit[:12]}."
-    return [Heading(self.title, 3), Table(self.table), Text(self.note), Code(self.commands),
-            Text(origin)]  # fmt: skip
+    table, commands = tables.markdown(self.table), blocks.code(self.commands)
+    return [f"### {self.title}", table, self.note, commands, origin]
 
 
 def report(rows: Sequence[Sequence[str]], file: pathlib.Path | None, **fields) -> None:

@@ -35,9 +35,19 @@ def number(value: float | None) -> str:
   return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.2f}"
 
 
+def mean(values: Sequence[float]) -> float | None:
+  """Returns the mean; None of no values."""
+  return statistics.fmean(values) if values else None
+
+
 def span(values: Sequence[float]) -> str:
   """Formats the lowest and the highest of several values; one value has no span."""
   return f"{number(min(values))} to {number(max(values))}" if len(values) > 1 else ""
+
+
+def known(outcomes: Sequence[Outcome], metric: str) -> list[float]:
+  """Returns the numbers of those runs that have the metric."""
+  return [x for outcome in outcomes if (x := outcome.value(metric)) is not None]
 
 
 def groups(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
@@ -56,17 +66,13 @@ def rows(outcomes: Sequence[Outcome]) -> list[list[str]]:
   """
   table = [["run", "metric", "mean", "lowest to highest", "seeds", "seconds", "parameters"]]
   for name, several in groups(outcomes).items():
-    done = [outcome for outcome in several if outcome.finished]
-    seconds = [x for outcome in done if (x := outcome.value("seconds")) is not None]
-    size = next((x for outcome in done if (x := outcome.value("parameters")) is not None), None)
-    cost = [f"{statistics.fmean(seconds):,.0f}" if seconds else "", f"{size:,}" if size else ""]
-    run = several[0].run
-    for metric in [f"{split}/{metric}" for split in run.splits for metric in run.metrics]:
-      values = [x for outcome in done if (x := outcome.value(metric)) is not None]
-      if done:
-        mean = number(statistics.fmean(values)) if values else ""
-        table.append([name, metric, mean, span(values), str(len(values)), *cost])
-    for outcome in several:
-      if not outcome.finished:
-        table.append([outcome.run.name, f"UNFINISHED: {outcome.state}", "", "", "", "", ""])
+    seconds, sizes = known(several, "seconds"), known(several, "parameters")
+    cost = [f"{mean(seconds):,.0f}" if seconds else "", f"{sizes[0]:,}" if sizes else ""]
+    unfinished = [outcome for outcome in several if not outcome.finished]
+    splits = several[0].run.splits if len(unfinished) < len(several) else ()
+    for metric in [f"{split}/{metric}" for split in splits for metric in several[0].run.metrics]:
+      values = known(several, metric)
+      table.append([name, metric, number(mean(values)), span(values), str(len(values)), *cost])
+    for outcome in unfinished:
+      table.append([outcome.run.name, f"UNFINISHED: {outcome.state}", "", "", "", "", ""])
   return table

@@ -22,13 +22,13 @@ KINDS = {"window-4096": (4096, 1, 256), "all-4096": (4096, 1, 0), "all-256": (25
 
 
 def runs(scale):
-  longer = 4 if scale == "full" else 1
+  options = dict(splits=("validation",), checkpoint="latest", metrics=("bits_per_byte",))
   for name, (length, rows, window) in KINDS.items():
+    length *= 4 if scale == "full" else 1
     config = f"configs/causal.py:data={{data}}/prose,steps=300,window={window}"
     # evaluated at the end only: with all pairs an evaluation costs as much as a hundred steps
     changes = {**MODEL, **evaluate_every(300), "evaluate.decode_every": 0, "batch_size": rows}
-    changes |= {"task.target_len": length * longer, "model.max_len": length * longer}
-    options = dict(splits=("validation",), checkpoint="latest", metrics=("bits_per_byte",))
+    changes |= {"task.target_len": length, "model.max_len": length}
     yield from seeds(Run(name, config, changes, **options), 2)
 
 
@@ -37,7 +37,6 @@ def expected(scale):
   for name in KINDS:
     yield Value(f"{name}: tokens a second", rf"{name}-seed\d", speed)
     yield Value(f"{name}: bits a byte", rf"{name}-seed\d", bits)
-  ours = r"window-4096-seed\d", r"all-4096-seed\d"
-  yield Order("tokens a second: window over all pairs", *ours, speed, CLAIM)
-  all_pairs, window = reversed(ours)
+  window, all_pairs = r"window-4096-seed\d", r"all-4096-seed\d"
+  yield Order("tokens a second: window over all pairs", window, all_pairs, speed, CLAIM)
   yield Order("bits a byte: all pairs over window", all_pairs, window, bits, QUALITY, by=-0.05)

@@ -8,7 +8,6 @@ The outputs are those that train.evaluate left in each run's folder. --out write
 compare.png; without it there are no curves. Nothing is written into the runs' folders.
 """
 
-import argparse
 import pathlib
 import re
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ import jax
 from experiments.tools.compare import cost, curves, differences, outputs, trained
 from experiments.tools.compare.trained import TrainedRun
 from experiments.tools.report import tables
+from train.common import entry
 from train.common.errors import UserError, choose
 from train.common.files import write_atomically
 from train.record.writer import duration, number
@@ -80,15 +80,6 @@ def _cells(values, style=number):
   return [style(value) if isinstance(value, (int, float)) else "" for value in values]
 
 
-def settings(runs: Sequence[TrainedRun]) -> str:
-  """Tabulates the settings that differ."""
-  rows = differences.settings([run.cfg for run in runs])
-  if not rows:
-    return "All settings are the same."
-  cells = [[key, *(f"`{cell}`" for cell in values)] for key, *values in rows]
-  return tables.markdown([["setting", *(run.name for run in runs)], *cells])
-
-
 def provenance(runs: Sequence[TrainedRun]) -> str:
   """Tabulates what differs of code, packages, devices and data, with shortened checksums."""
   rows = differences.provenance(runs)
@@ -104,13 +95,17 @@ def provenance(runs: Sequence[TrainedRun]) -> str:
 
 def document(runs: Sequence[TrainedRun], split: str, evaluation: str, samples: int) -> list[str]:
   """Returns blocks of Markdown."""
-  blocks = [f"# {' and '.join(run.name for run in runs)}"]
-  names = dict.fromkeys(run.cfg.task.name for run in runs)
-  if len(names) > 1:
+  names = [run.name for run in runs]
+  blocks = [f"# {' and '.join(names)}"]
+  tasks = dict.fromkeys(run.cfg.task.name for run in runs)
+  if len(tasks) > 1:
     common = ", ".join(curves.shared(runs)) or "none"
-    blocks.append(f"The tasks differ ({', '.join(names)}). Validation metrics in common: {common}.")
-  blocks += ["## Numbers", numbers(runs, split), NUMBERS]
-  blocks += ["## Settings that differ", settings(runs)]
+    blocks.append(f"The tasks differ ({', '.join(tasks)}). Validation metrics in common: {common}.")
+  blocks += ["## Numbers", numbers(runs, split), NUMBERS, "## Settings that differ"]
+  rows = differences.settings([run.cfg for run in runs])
+  rows = [[key, *(f"`{value}`" for value in values)] for key, *values in rows]
+  table = tables.markdown([["setting", *names], *rows])
+  blocks.append(table if rows else "All settings are the same.")
   blocks += ["## Code, packages, devices and data that differ", provenance(runs)]
   if split != "none":
     blocks += [f"## Scores on {split}", outputs.tests(runs, split, evaluation, samples)]
@@ -129,9 +124,7 @@ def write(text: str, runs: Sequence[TrainedRun], folder: pathlib.Path, x: str) -
 
 
 def main(argv):
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = entry.make_parser(__doc__)
   parser.add_argument("runs", nargs="+", metavar="DIR", help="a run's folder; first the baseline")
   parser.add_argument("--split", default="test", help="of outputs and scores; none: leave them out")
   parser.add_argument("--evaluation", default="", help="such as best-beam4; else the newest")
@@ -151,6 +144,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  from train.common.entry import run
-
-  run(main)
+  entry.run(main)

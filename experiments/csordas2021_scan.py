@@ -11,7 +11,7 @@ rows, three seeds: about six hours of one CPU core. Full scale: 3 + 3 layers and
 each distance and head), theirs Transformer-XL's (from memory).
 """
 
-from experiments.tools.runs import Order, Run, Value, product, seeds, values
+from experiments.tools.runs import Order, Run, Value, seeds
 
 POSITIONS = ("sinusoidal", "learned", "relative", "rotary")
 CUTOFFS = (22, 26, 30)
@@ -31,14 +31,14 @@ FULL = {
 
 
 def runs(scale):
-  for name, changes in product(values("model.positions", *POSITIONS)).items():
+  for name in POSITIONS:
+    changes = {"model.positions": name} | (RELATIVE if name == "relative" else {})
+    changes |= FULL if scale == "full" else {}
     for cutoff in CUTOFFS:
-      changes = {**changes, **(RELATIVE if name == "relative" else {})}
-      changes |= FULL if scale == "full" else {}
       config = f"configs/scan.py:split=length,cutoff={cutoff}"
       # the latest checkpoint: the best on short commands need not be the best on long ones
-      options = dict(checkpoint="latest", metrics=("exact_match",))
-      yield from seeds(Run(f"{name}-{cutoff}", config, changes, **options))
+      run = Run(f"{name}-{cutoff}", config, changes, checkpoint="latest", metrics=("exact_match",))
+      yield from seeds(run)
 
 
 def expected(scale):

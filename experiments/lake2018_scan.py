@@ -25,9 +25,8 @@ EARLY = (
 def runs(scale):
   for split in SPLITS:
     for model in MODELS:
-      changes = {}
-      if scale == "full":
-        changes = {"steps": 3000, "model.dropout": 0.5 if model == "lstm" else 0.1}
+      full = {"steps": 3000, "model.dropout": 0.5 if model == "lstm" else 0.1}
+      changes = full if scale == "full" else {}
       config = f"configs/scan.py:split={split},model={model}"
       options = dict(checkpoint="latest", metrics=("exact_match",))
       yield from seeds(Run(f"{model}-{split}", config, changes, **options))

@@ -12,6 +12,7 @@ from flax import nnx
 
 from train import evaluation, pretrained, sharding, tasks
 from train.build import build_model
+from train.common import entry
 from train.common.errors import UserError
 from train.step import make_predict_step
 
@@ -85,9 +86,7 @@ def load(workdir, checkpoint: str = "latest", *, pair: bool = False, **decoding)
 
 def parser(doc: str) -> argparse.ArgumentParser:
   """Returns a parser with the arguments that every use of a run has."""
-  parser = argparse.ArgumentParser(
-    description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = entry.make_parser(doc)
   parser.add_argument(
     "--workdir",
     "--model",

@@ -11,7 +11,6 @@ Alternatives are timed in turns in one process, so that their ratio holds on a b
 --record FILE writes the table for experiments/RESULTS.md.
 """
 
-import argparse
 import functools
 import pathlib
 import shlex
@@ -133,9 +132,7 @@ PARTS = dict(dropout=dropout, loss=loss, attention=attention, step=step)
 
 
 def main(argv):
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = entry.make_parser(__doc__)
   parser.add_argument("part", choices=PARTS)
   parser.add_argument("--repeats", type=int, default=20)
   parser.add_argument("--record", type=pathlib.Path, metavar="FILE")

@@ -70,9 +70,8 @@ def page(picture: Picture) -> str:
 
 def draw(picture: Picture, path: pathlib.Path) -> None:
   """Draws a row for each kind: all heads of all layers small, the chosen head large."""
-  import matplotlib
+  import matplotlib  # imported late: 1.2 s
   from matplotlib import font_manager
-  from matplotlib.backends.backend_agg import FigureCanvasAgg  # 1.2 s
   from matplotlib.colors import LinearSegmentedColormap
   from matplotlib.figure import Figure
 
@@ -92,7 +91,7 @@ def draw(picture: Picture, path: pathlib.Path) -> None:
       _draw_one(figure.add_subplot(grid[row, 1]), kind, layer, head, colours)
     with warnings.catch_warnings():
       warnings.filterwarnings("ignore", "Glyph .* missing")  # a box is drawn instead
-      FigureCanvasAgg(figure).print_png(path)
+      figure.savefig(path)
 
 
 def _size(kind) -> tuple[float, float, float]:

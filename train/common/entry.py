@@ -1,5 +1,6 @@
 """Starts every command: logging, the compilation cache, error messages and exit codes."""
 
+import argparse
 import logging as stdlib_logging
 import os
 import pathlib
@@ -34,6 +35,12 @@ def run(main) -> None:
   except Exception:
     traceback.print_exc()
     _leave(1)
+
+
+def make_parser(doc: str, **options) -> argparse.ArgumentParser:
+  """Returns the parser of a command's arguments, whose help shows the docstring as it is."""
+  raw = argparse.RawDescriptionHelpFormatter
+  return argparse.ArgumentParser(description=doc, formatter_class=raw, **options)
 
 
 def _leave(status: int):

@@ -16,8 +16,6 @@ def draw(path: pathlib.Path, curves: Mapping[str, Mapping]) -> pathlib.Path | No
   `curves` is {metric: {split: ([steps], [values])}}. The losses of all splits share one axis; below
   it, each other metric has a small panel.
   """
-  from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes 1.2 s, needed at the end
-
   if not curves:
     return None
   names = [name for name in PANELS if name in curves]
@@ -29,7 +27,7 @@ def draw(path: pathlib.Path, curves: Mapping[str, Mapping]) -> pathlib.Path | No
     _draw(axes, name, curves[name], last)
   if "loss" in panels:
     panels["loss"].legend(frameon=False)
-  FigureCanvasAgg(figure).print_png(path / "curves.png")
+  figure.savefig(path / "curves.png")
   return path / "curves.png"
 
 
@@ -50,7 +48,7 @@ def make_panels(
 
   `extra` inches of height are left for a legend.
   """
-  from matplotlib.figure import Figure
+  from matplotlib.figure import Figure  # takes 1.2 s, needed at the end
 
   rows = -(-len(names) // 3)
   figure = Figure(figsize=(10, 4 * loss + 2.4 * rows + extra), dpi=120, layout="constrained")

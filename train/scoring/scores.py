@@ -87,6 +87,14 @@ def is_bio(tag: str) -> bool:
 
 def numbers_as_text(predictions: Sequence[str], references: Sequence[str]) -> dict:
   """Returns `numbers` of texts; a prediction that is no number counts as 0 and in `no_numbers`."""
+  values, labels = parse_numbers(predictions), parse_numbers(references)
+  if wrong := [text for text, label in zip(references, labels) if math.isnan(label)]:
+    raise UserError(f"{len(wrong)} labels are no numbers: {', '.join(map(repr, wrong[:5]))}")
+  return numbers(np.nan_to_num(values), labels) | dict(no_numbers=int(np.isnan(values).sum()))
+
+
+def parse_numbers(texts: Sequence[str]) -> np.ndarray:
+  """Returns the numbers that texts spell, NaN for a text that is no number."""
 
   def parse(text):
     try:
@@ -94,11 +102,7 @@ def numbers_as_text(predictions: Sequence[str], references: Sequence[str]) -> di
     except ValueError:
       return math.nan
 
-  values = np.asarray([parse(text) for text in predictions])
-  if wrong := [text for text in references if math.isnan(parse(text))]:
-    raise UserError(f"{len(wrong)} labels are no numbers: {', '.join(map(repr, wrong[:5]))}")
-  scores = numbers(np.nan_to_num(values), [float(text) for text in references])
-  return scores | dict(no_numbers=int(np.isnan(values).sum()))
+  return np.asarray([parse(text) for text in texts])
 
 
 def tags_as_text(predictions: Sequence[str], references: Sequence[str]) -> dict:

@@ -26,10 +26,8 @@ def cost(run: TrainedRun) -> tuple[int, int]:
   Padding and masked attention are included, recomputation is not. Nothing is compiled, and no data
   are read. Raises UserError where today's code cannot build the model.
   """
-  cfg = ConfigDict(older.complete(run.cfg).to_dict())
-  words = cfg.model.vocab_size
-  cfg = estimate.without_data(cfg)
-  cfg.model.vocab_size, cfg.model.attention_impl = words, "einsum"
+  cfg = estimate.without_data(older.complete(run.cfg))
+  cfg.model.vocab_size, cfg.model.attention_impl = run.cfg.model.vocab_size, "einsum"
   cfg.mesh = ConfigDict(dict(data=1, fsdp=1, tensor=1, sequence=False))
   mesh = sharding.make_mesh(cfg.mesh, jax.devices("cpu")[:1])
   with tempfile.TemporaryDirectory() as folder, as_user_error("its model can't be built"):

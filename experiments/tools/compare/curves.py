@@ -28,8 +28,6 @@ def draw(runs: Sequence[TrainedRun], path: pathlib.Path, x: str = "step") -> boo
 
   Returns False, and writes no file, where there is nothing to draw.
   """
-  from matplotlib.backends.backend_agg import FigureCanvasAgg  # 1.2 s
-
   if not any(_points(run, split, "loss", x).size for run in runs for split in ("train", run.split)):
     return False
   names = [name for name in shared(runs) if name != "loss"][:MOST_PANELS]
@@ -39,7 +37,7 @@ def draw(runs: Sequence[TrainedRun], path: pathlib.Path, x: str = "step") -> boo
   labels = [f"{run.name} ({run.state})" if run.unfinished else run.name for run in runs]
   where = dict(loc="outside upper left", alignment="left", frameon=False)
   figure.legend(lines["loss"], labels, title="validation; thin: training", **where)
-  FigureCanvasAgg(figure).print_png(path)
+  figure.savefig(path)
   return True
 
 

@@ -9,7 +9,6 @@ from experiments.tools.compare.trained import TrainedRun
 from train.record import older
 from train.record.config import flat
 
-ABSENT = "(absent)"
 UNKNOWN = "(unknown)"
 
 
@@ -22,12 +21,10 @@ def settings(configs: Sequence[ConfigDict]) -> list[tuple[str, ...]]:
   keys = sorted(set().union(*configs))
   added = older.defaults(keys)
 
-  def value(cfg, key):
-    if key in cfg:
-      return repr(cfg[key])
-    return f"{ABSENT[:-1]}: as {added[key]!r})" if key in added else ABSENT
+  def absent(key):
+    return f"(absent: as {added[key]!r})" if key in added else "(absent)"
 
-  rows = [(key, *(value(cfg, key) for cfg in configs)) for key in keys]
+  rows = [(key, *(repr(x[key]) if key in x else absent(key) for x in configs)) for key in keys]
   return [row for row in rows if len(set(row[1:])) > 1]
 
 
@@ -37,23 +34,17 @@ def provenance(runs: Sequence[TrainedRun]) -> list[tuple[str, ...]]:
   A run that was started several times lists all of its values, in order.
   """
   facts = [[_facts(start) for start in run.starts] for run in runs]
-  keys = dict.fromkeys(key for starts in facts for start in starts for key in start)
   rows = []
-  for key in keys:
+  for key in dict.fromkeys(key for starts in facts for start in starts for key in start):
     values = [dict.fromkeys(start[key] for start in starts if key in start) for starts in facts]
-    row = [", then ".join(several) or UNKNOWN for several in values]
-    if len(set(row)) > 1:
-      rows.append((key, *row))
-  return rows
+    rows.append((key, *(", then ".join(several) or UNKNOWN for several in values)))
+  return [row for row in rows if len(set(row[1:])) > 1]
 
 
 def _facts(start):
-  git = start.get("git") or {}
-  facts = {"commit": git.get("commit", "(no git)")}
-  if git.get("dirty"):
-    facts["commit"] += " with changes"
+  git, devices = start.get("git") or {}, start.get("devices") or []
+  facts = {"commit": git.get("commit", "(no git)") + " with changes" * bool(git.get("dirty"))}
   facts |= {name: str(version) for name, version in (start.get("versions") or {}).items()}
-  devices = start.get("devices") or []
   facts["devices"] = f"{len(devices)}: {devices[0]}" if devices else UNKNOWN
   facts |= {f"data, {split}": checksum for split, checksum in (start.get("data") or {}).items()}
   if start.get("left_out"):

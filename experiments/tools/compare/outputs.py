@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from experiments.tools.compare import significance
 from experiments.tools.compare.trained import TrainedRun, task_settings
 from experiments.tools.report import tables
+from train.evaluation import prefixed
 
 
 def tests(runs: Sequence[TrainedRun], split: str, evaluation: str, samples: int) -> str:
@@ -67,8 +68,7 @@ def _missing(run, split, available, chosen, evaluation) -> str:
   command = ["python", "-m", "train.evaluate", "--workdir", str(run.path), "--split", split]
   command += ["--checkpoint", results.get("checkpoint", best)]
   beam = results.get("settings", {}).get("beam")
-  own = run.cfg.task.decoding.beam if "decoding" in run.cfg.task else beam
-  if beam is not None and beam != own:
+  if "decoding" in run.cfg.task and beam not in (None, run.cfg.task.decoding.beam):
     command += ["--beam", str(beam)]
   others = ", ".join(available[run.name])
   what = f"{split} named {evaluation} (there are {others})" if evaluation and others else split
@@ -87,9 +87,9 @@ def _test_part(runs, split, chosen, part, samples, notes) -> list[str]:
       notes.append(f"{run.name} has no outputs of {part}.")
       continue
     outputs = significance.judge(run.name, task, significance.read(file))
-    first = judged[0] if judged else outputs
+    first, *_ = [*judged, outputs]
     if outputs.kind != first.kind:
-      kinds = f"{outputs.run} is scored as {outputs.kind}, {first.run} as {first.kind}"
+      kinds = f"{run.name} is scored as {outputs.kind}, {first.run} as {first.kind}"
       notes.append(f"{kinds}: they share no score.")
       continue
     judged.append(outputs)
@@ -98,7 +98,7 @@ def _test_part(runs, split, chosen, part, samples, notes) -> list[str]:
         ", ".join(f"{key}={value}" for key, value in options.items())
         for options in (outputs.bleu, first.bleu)
       )
-      notes.append(f"{outputs.run} has its BLEU with {own}; here all have it with {used}.")
+      notes.append(f"{run.name} has its BLEU with {own}; here all have it with {used}.")
   if len(judged) < 2:
     return []
   return [_format(test, part) for test in significance.tests(judged, samples)]
@@ -118,5 +118,5 @@ def _format(test, part) -> str:
       cells += [difference, f"{row.p:.4f}" if row.p >= 1e-4 else f"{row.p:.1e}"]
       cells += map(str, row.only or ())
     rows.append(cells + [""] * (len(heads) - len(cells)))
-  name = f"{part}/{test.metric}" if part else test.metric
-  return f"**{name}**: {test.how}.\n\n{tables.markdown([heads, *rows])}"
+  table = tables.markdown([heads, *rows])
+  return f"**{prefixed(part, test.metric, '/')}**: {test.how}.\n\n{table}"

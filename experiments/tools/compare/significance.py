@@ -112,17 +112,9 @@ def _pairs(task, kind, rows):
   targets = [x["target"].replace(marker, "") for x in rows]
   if kind == "tags":
     return scores.split_tags(texts, targets)
-  if kind == "numbers":
-    return list(map(_number, texts)), list(map(float, targets))
+  if kind == "numbers":  # a text that is no number counts as 0
+    return np.nan_to_num(scores.parse_numbers(texts)).tolist(), list(map(float, targets))
   return texts, targets
-
-
-def _number(text):
-  """Reads a number; a text that is no number counts as 0."""
-  try:
-    return float(np.nan_to_num(float(text)))
-  except ValueError:
-    return 0.0
 
 
 def _share(sums, binary=False):

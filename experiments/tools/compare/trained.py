@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import functools
+import itertools
 import math
 import os
 import pathlib
@@ -14,7 +15,7 @@ from ml_collections import ConfigDict
 from train import tasks
 from train.common import json_files
 from train.common.errors import UserError, as_user_error
-from train.evaluation import EarlyStopping
+from train.evaluation import EarlyStopping, prefixed
 from train.record import workdir
 from train.record.writer import FIXED, read_metrics
 
@@ -65,13 +66,10 @@ class TrainedRun:
   @functools.cached_property
   def best(self) -> tuple[float, int] | None:
     """Returns the best validation value of checkpoint.best_metric, and its step."""
-    metric = self.cfg.checkpoint.best_metric
-    sign = -1 if self.cfg.checkpoint.best_mode == "max" else 1
-    lines = [x for x in self.of_split(self.split) if math.isfinite(x.get(metric, math.nan))]
-    if not lines:
-      return None
-    line = min(lines, key=lambda x: sign * x[metric])
-    return line[metric], line["step"]
+    metric, lines = self.cfg.checkpoint.best_metric, self.of_split(self.split)
+    pairs = [(x[metric], x["step"]) for x in lines if math.isfinite(x.get(metric, math.nan))]
+    best = max if self.cfg.checkpoint.best_mode == "max" else min
+    return best(pairs, key=lambda pair: pair[0], default=None)
 
   @functools.cached_property
   def _start_numbers(self) -> list[int]:
@@ -139,12 +137,9 @@ class TrainedRun:
 
   def outputs(self, split: str, name: str) -> dict[str, pathlib.Path]:
     """Returns the files of an evaluation's outputs; those of a mixture by the name of the part."""
-    files = {}
-    for part in task_settings(self.cfg):
-      stem = f"{part}-{split}-{name}" if part else f"{split}-{name}"
-      if (file := self.path / "evaluations" / f"{stem}.jsonl").is_file():
-        files[part] = file
-    return files
+    stems = {part: prefixed(part, f"{split}-{name}", "-") for part in task_settings(self.cfg)}
+    files = {part: self.path / "evaluations" / f"{stem}.jsonl" for part, stem in stems.items()}
+    return {part: file for part, file in files.items() if file.is_file()}
 
 
 def read(paths: Sequence[str | os.PathLike]) -> list[TrainedRun]:
@@ -174,11 +169,10 @@ def read(paths: Sequence[str | os.PathLike]) -> list[TrainedRun]:
 
 def _names(paths):
   """Returns the shortest ends of the paths that are all different."""
-  names, depth = [], 0
-  while len(set(names)) < len(paths):
-    depth += 1
+  for depth in itertools.count(1):
     names = ["/".join(path.parts[-depth:]) for path in paths]
-  return names
+    if len(set(names)) == len(paths):
+      return names
 
 
 def task_settings(cfg: ConfigDict) -> dict[str, dict]:

@@ -21,8 +21,7 @@ def draw_curves(outcomes: Sequence[Outcome]) -> bytes | None:
   The line of a group is the mean over seeds, its band spans lowest to highest. Groups whose names
   begin alike share a panel. Returns None where no metric was evaluated more than once.
   """
-  from matplotlib.backends.backend_agg import FigureCanvasAgg  # 1.2 s
-  from matplotlib.figure import Figure
+  from matplotlib.figure import Figure  # imported late: 1.2 s
 
   together = groups(outcomes)
   lines = {name: curves for name, runs in together.items() if (curves := _evaluations(runs))}
@@ -32,7 +31,6 @@ def draw_curves(outcomes: Sequence[Outcome]) -> bytes | None:
   counts = collections.Counter(metric for curves in lines.values() for metric in curves)
   metrics = sorted(counts, key=lambda name: (name != "loss", -counts[name]))[:MOST_METRICS]
   figure = Figure((PANEL[0] * len(metrics), PANEL[1] * len(panels)), layout="constrained")
-  FigureCanvasAgg(figure)
   grid = figure.subplots(len(panels), len(metrics), squeeze=False)
   for row, (title, names) in zip(grid, panels.items()):
     for axes, metric in zip(row, metrics):
@@ -77,14 +75,12 @@ def _panels(names: Sequence[str]) -> dict[str, list[str]]:
 
   Names whose beginning no other name shares are in a panel together.
   """
-  if len(names) <= len(COLOURS):
-    return {"": list(names)}
-  panels = collections.defaultdict(list)
-  for name in names:
-    panels[name.partition("-")[0]].append(name)
-  alone = [name for several in panels.values() if len(several) == 1 for name in several]
-  several = {title: names for title, names in panels.items() if len(names) > 1}
-  return ({"": alone} if alone else {}) | several
+  starts = [name.partition("-")[0] for name in names]
+  panels = {"": []}
+  for name, start in zip(names, starts):
+    alone = len(names) <= len(COLOURS) or starts.count(start) == 1
+    panels.setdefault("" if alone else start, []).append(name)
+  return {title: several for title, several in panels.items() if several}
 
 
 def _svg(figure) -> bytes:

@@ -61,25 +61,22 @@ def main(argv):
   args = parser.parse_args(argv)
   run = inference.load_run(args.workdir, args.checkpoint)
   model = nnx.merge(run.graph, run.params)
-  plain = isinstance(model, Transformer) and not model.cfg.scan_layers
-  if not plain or model.encoder is None:
+  if not isinstance(model, Transformer) or model.cfg.scan_layers or model.encoder is None:
     raise UserError(f"{args.workdir}: the probe needs a Transformer's encoder without scan_layers")
   splits = {split: f"{args.data}/{split}.tsv" for split in ("train", "test")}
   data = dict(name="files", splits=splits, columns=("text", "label"))
-  ids, labels = {}, {}
+  labels, layers = [], []
   for split in splits:
     examples = list(sources.open_split(data, split))
-    ids[split] = rows(run.task.tokenizer, [example["text"] for example in examples])
-    labels[split] = [example["label"] for example in examples]
-  depth = len(model.encoder.layers())
-  train, test = (features(run, ids[split], depth) for split in splits)
+    labels.append([example["label"] for example in examples])
+    source_NS = rows(run.task.tokenizer, [example["text"] for example in examples])
+    layers.append(features(run, source_NS, len(model.encoder.layers())))
   print("blocks  RMS    test accuracy")
-  for blocks, ((x_train, _), (x_test, rms)) in enumerate(zip(train, test)):
-    ridge = pipeline.make_pipeline(
-      preprocessing.StandardScaler(), linear_model.RidgeClassifierCV(np.logspace(0, 5, 11))
-    )
-    ridge.fit(x_train[: len(labels["train"])], labels["train"])
-    accuracy = ridge.score(x_test[: len(labels["test"])], labels["test"])
+  for blocks, ((x_train, _), (x_test, rms)) in enumerate(zip(*layers)):
+    classifier = linear_model.RidgeClassifierCV(np.logspace(0, 5, 11))
+    ridge = pipeline.make_pipeline(preprocessing.StandardScaler(), classifier)
+    ridge.fit(x_train[: len(labels[0])], labels[0])
+    accuracy = ridge.score(x_test[: len(labels[1])], labels[1])
     print(f"{blocks:6}  {rms:5.2f}  {100 * accuracy:.1f}", flush=True)
 
 

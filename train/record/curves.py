@@ -2,7 +2,6 @@
 
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 PANELS = ("accuracy", "exact_match", "bleu", "chrf", "learning_rate", "grad_norm")
 MOST_PANELS = 9
@@ -41,10 +40,8 @@ def _draw(axes, name, splits, last):
   axes.set_xlim(0, last * 1.02 or 1)
 
 
-def make_panels(
-  names: Sequence[str], loss: bool = True, x: str = "step", extra: float = 0.0
-) -> tuple[Any, dict[str, Any]]:
-  """Returns a figure, and by name the axes of the loss's wide panel and of a small one each below.
+def make_panels(names: Sequence[str], loss: bool = True, x: str = "step", extra: float = 0.0):
+  """Returns a figure, and by name the axes of the loss's wide panel and of the small ones below it.
 
   `extra` inches of height are left for a legend.
   """

@@ -24,9 +24,8 @@ def tests(runs: Sequence[TrainedRun], split: str, evaluation: str, samples: int)
       notes.append(f"{run.name} has a loss and no score: nothing to test.")
   chosen = _choose(available, evaluation)
   used = [run for run in runs if run.name in chosen]
-  for run in runs:
-    if run.name in available and run not in used:
-      notes.append(_missing(run, split, available, chosen, evaluation))
+  left = [run for run in runs if run.name in available.keys() - chosen.keys()]
+  notes += [_missing(run, split, available, chosen, evaluation) for run in left]
   if used:
     notes.append(_used(available, chosen))
   blocks = []

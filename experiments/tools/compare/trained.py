@@ -150,13 +150,12 @@ def read(paths: Sequence[str | os.PathLike]) -> list[TrainedRun]:
   paths = [pathlib.Path(path) for path in paths]
   if len(paths) < 2:
     raise UserError(f"{len(paths)} run to compare: give two folders or more")
-  resolved = {}
-  for path in paths:
-    if (whole := path.resolve()) in resolved:
-      raise UserError(f"{path} is given twice (first as {resolved[whole]}): a run equals itself")
-    resolved[whole] = path
+  resolved = [path.resolve() for path in paths]
+  for path, whole in zip(paths, resolved):
+    if (first := paths[resolved.index(whole)]) is not path:
+      raise UserError(f"{path} is given twice (first as {first}): a run equals itself")
   runs = []
-  for path, name in zip(paths, _names(list(resolved))):
+  for path, name in zip(paths, _names(resolved)):
     cfg, starts = workdir.load_config(path), workdir.starts(path)
     for start in starts:
       json_files.check(start, path / "run.json", FIELDS)

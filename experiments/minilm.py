@@ -54,8 +54,7 @@ def make_run(name: str, start: str, run_name: str = "") -> Run:
   return Run(run_name or f"{name}-{start}", config, changes, metrics=task.metrics)
 
 
-def runs(scale):
-  del scale  # there is one
+def runs(scale):  # there is one
   for name in TASKS:
     for start in PEAKS:
       yield from seeds(make_run(name, start))
@@ -73,8 +72,7 @@ TRAINER = {
 }
 
 
-def expected(scale):
-  del scale
+def expected(scale):  # there is one
   for (task, metric), both in TRAINER.items():
     for start, (mean, low, high) in zip(PEAKS, both):
       source = f"Trainer, three seeds: {low} to {high}"

@@ -10,6 +10,7 @@ experiment file it writes RESULTS.md alone. --check compares with the paper's nu
 where one is outside its tolerance. These three start no run.
 """
 
+import argparse
 import pathlib
 import re
 import shlex
@@ -26,7 +27,9 @@ from train.common.errors import UserError
 
 
 def main(argv):
-  parser = entry.make_parser(__doc__)
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument(
     "experiment", nargs="?", help="an experiment file; omit it with --report only"
   )

@@ -5,7 +5,6 @@ python -m train.checkpoints diff DIR[@STEP] DIR[@STEP]       exits 1 if a weight
 Lists, checks and compares the checkpoints of runs. STEP is also best, or average:N.
 """
 
-import argparse
 import pathlib
 
 import numpy as np
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from train.checkpoint import Checkpoints
+from train.common import entry
 from train.common.errors import UserError
 from train.common.trees import flatten
 from train.record import checksums
@@ -73,9 +73,7 @@ def parse(text: str) -> tuple[pathlib.Path, str]:
 
 
 def main(argv) -> int:
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = entry.make_parser(__doc__)
   parser.add_argument(
     "command",
     choices=("list", "check", "diff"),
@@ -98,6 +96,4 @@ def main(argv) -> int:
 
 
 if __name__ == "__main__":
-  from train.common import entry
-
   entry.run(main)

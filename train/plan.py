@@ -8,7 +8,6 @@ requirements-cuda.txt, cpu:8 needs nothing. A compilation takes minutes.
 Where the step does not fit, or communication dominates, it tries settings that may help.
 """
 
-import argparse
 import collections
 import json
 import sys
@@ -18,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from train import resolve
+from train.common import entry
 from train.common.errors import UserError
 from train.common.files import write_atomically
 from train.planning import chips, scaling
@@ -191,9 +191,7 @@ def metrics(plan: Plan, steps: int) -> dict[str, float]:
 
 
 def main(argv):
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = entry.make_parser(__doc__)
   config.add_arguments(parser)
   parser.add_argument("--topology", default="v5e:2x2", help="v5e:4x4, v5p:4x4x4, h100:8, cpu:8")
   parser.add_argument("--slices", type=int, default=1, help="TPU slices, joined by a network")
@@ -234,6 +232,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  from train.common.entry import run
-
-  run(main)
+  entry.run(main)

@@ -47,17 +47,15 @@ def make_panels(names: Sequence[str], loss: bool = True, x: str = "step", extra:
   """
   from matplotlib.figure import Figure  # takes 1.2 s, needed at the end
 
-  rows = -(-len(names) // 3)
-  figure = Figure(figsize=(10, 4 * loss + 2.4 * rows + extra), dpi=120, layout="constrained")
-  grid = figure.add_gridspec(loss + rows, 3, height_ratios=[1.7] * loss + [1] * rows)
-  panels = {}
+  top = [["loss"] * 3] * loss
+  rows = [[*names[at : at + 3], ".", "."][:3] for at in range(0, len(names), 3)]
+  size = (10, 4 * loss + 2.4 * len(rows) + extra)
+  figure = Figure(figsize=size, dpi=120, layout="constrained")
+  panels = figure.subplot_mosaic(top + rows, height_ratios=[1.7] * loss + [1] * len(rows))
+  for name in names[-3:]:  # the lowest panel of each column
+    panels[name].set_xlabel(x, fontsize=9)
   if loss:
-    panels["loss"] = figure.add_subplot(grid[0, :])
     panels["loss"].set_xlabel(x)
-  for index, name in enumerate(names):
-    panels[name] = figure.add_subplot(grid[loss + index // 3, index % 3])
-    if index + 3 >= len(names):  # the lowest panel of its column
-      panels[name].set_xlabel(x, fontsize=9)
   return figure, panels
 
 

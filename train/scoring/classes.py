@@ -145,14 +145,12 @@ def print_report(report: Report) -> None:
 
 def draw_confusion(report: Report, path: pathlib.Path) -> None:
   """Draws the confusion matrix, a row for each reference label, coloured by shares of the row."""
-  from matplotlib.backends.backend_agg import FigureCanvasAgg  # imported late: 1.2 s
-  from matplotlib.figure import Figure
+  from matplotlib.figure import Figure  # imported late: 1.2 s
 
   count = len(report.labels)
   side = max(3.0, 0.5 * count) if count <= MOST_NUMBERS else 20.0  # inches
   names = [x if len(x) <= LONGEST_NAME else x[: LONGEST_NAME - 1] + "…" for x in report.labels]
   figure = Figure((side + 2.5, side + 1.5), dpi=120, layout="constrained")
-  FigureCanvasAgg(figure)
   axes = figure.subplots()
   share = report.counts / np.maximum(report.counts.sum(1, keepdims=True), 1)
   image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)

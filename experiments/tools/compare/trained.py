@@ -72,14 +72,14 @@ class TrainedRun:
     return best(pairs, key=lambda pair: pair[0], default=None)
 
   @functools.cached_property
-  def _start_numbers(self) -> list[int]:
-    """Returns the number of the start that wrote each line."""
-    numbers, last = [], 0
+  def _by_start(self) -> dict[int, list[dict]]:
+    """Returns the lines that each start wrote, by its number."""
+    by_start, number = {}, 0
     for line in self.lines:
       # where a clock was set back, a line belongs to no earlier start than the line before it
-      last = max(last, sum(time <= line["time"] for time in self.times) - 1)
-      numbers.append(last)
-    return numbers
+      number = max(number, sum(time <= line["time"] for time in self.times) - 1)
+      by_start.setdefault(number, []).append(line)
+    return by_start
 
   @functools.cached_property
   def seconds(self) -> list[float]:
@@ -87,13 +87,13 @@ class TrainedRun:
 
     Loading, compiling and evaluation are included, the time between two starts is not.
     """
-    seconds, before, last = [], 0.0, None
-    for line, number in zip(self.lines, self._start_numbers):
-      if number != last:
-        before, last = seconds[-1] if seconds else 0.0, number
-        began = self.times[number] if self.times else line["time"]
-      seconds.append(max(0.0, before + line["time"] - began, *seconds[-1:]))
-    return seconds
+    seconds = [0.0]
+    for number, lines in self._by_start.items():
+      began = self.times[number] if self.times else lines[0]["time"]
+      before = seconds[-1]
+      for line in lines:
+        seconds.append(max(before + line["time"] - began, seconds[-1]))
+    return seconds[1:]
 
   @functools.cached_property
   def tokens(self) -> list[float]:
@@ -104,13 +104,12 @@ class TrainedRun:
     task = self.cfg.task
     side = "target_len" if "target_len" in task and task.target_len else "source_len"
     positions = self.cfg.batch_size * task[side]  # of a step
-    tokens, before, began, last, share = [], 0.0, 0, None, math.nan
-    for index, (line, number) in enumerate(zip(self.lines, self._start_numbers)):
-      if index and number != last:
-        before, began = tokens[-1], self.lines[index - 1]["step"]
-      last = number
-      share = line.get("padding_share", share)
-      tokens.append(before + (line["step"] - began) * positions * (1 - share))
+    tokens, before, began, share = [], 0.0, 0, math.nan
+    for lines in self._by_start.values():
+      for line in lines:
+        share = line.get("padding_share", share)
+        tokens.append(before + (line["step"] - began) * positions * (1 - share))
+      before, began = tokens[-1], lines[-1]["step"]
     return tokens
 
   def median(self, metric: str) -> float | None:

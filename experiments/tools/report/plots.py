@@ -21,7 +21,8 @@ def draw_curves(outcomes: Sequence[Outcome]) -> bytes | None:
   The line of a group is the mean over seeds, its band spans lowest to highest. Groups whose names
   begin alike share a panel. Returns None where no metric was evaluated more than once.
   """
-  from matplotlib.figure import Figure  # imported late: 1.2 s
+  import matplotlib  # imported late: 1.2 s
+  from matplotlib.figure import Figure
 
   together = groups(outcomes)
   lines = {name: curves for name, runs in together.items() if (curves := _evaluations(runs))}
@@ -47,7 +48,11 @@ def draw_curves(outcomes: Sequence[Outcome]) -> bytes | None:
       plain(axes)
       axes.set_xlabel("step", fontsize=8)
       axes.legend(frameon=False, fontsize=7, ncols=2 if len(names) > 5 else 1)
-  return _svg(figure)
+  # the same bytes for the same numbers
+  with matplotlib.rc_context({"svg.hashsalt": "scriptorium", "svg.fonttype": "none"}):
+    file = io.BytesIO()
+    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+  return file.getvalue()
 
 
 def _band(axes, points, label, colour):
@@ -81,13 +86,3 @@ def _panels(names: Sequence[str]) -> dict[str, list[str]]:
     alone = len(names) <= len(COLOURS) or starts.count(start) == 1
     panels.setdefault("" if alone else start, []).append(name)
   return {title: several for title, several in panels.items() if several}
-
-
-def _svg(figure) -> bytes:
-  """Returns the same bytes for the same numbers."""
-  import matplotlib
-
-  with matplotlib.rc_context({"svg.hashsalt": "scriptorium", "svg.fonttype": "none"}):
-    file = io.BytesIO()
-    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
-  return file.getvalue()

@@ -34,8 +34,7 @@ def runs(scale):  # there is one
   metrics = ("efficiency_512", "milliseconds", "wire_milliseconds", "mfu", "gigabytes")
   for name, sequence in (("tensor-8", False), ("tensor-8-sequence", True)):
     changes = GPT_2 | {"batch_size": 16, "mesh.tensor": 8, "mesh.sequence": sequence}
-    options = dict(topology="h100:16", table=True, metrics=metrics)
-    yield Estimate(name, CONFIG, changes, **options)
+    yield Estimate(name, CONFIG, changes, topology="h100:16", table=True, metrics=metrics)
 
 
 EFFICIENCY = "plan/efficiency_512"

@@ -27,8 +27,7 @@ def runs(scale):
     for size in PAPER:
       changes = {"batch_size": 112}  # a multiple of 16 chips, 8% more than the recipe's 104
       config = f"configs/wmt14.py:size={size}"
-      name = f"{chip}-{size}"
-      yield Estimate(name, config, changes, topology=topology, metrics=metrics)
+      yield Estimate(f"{chip}-{size}", config, changes, topology=topology, metrics=metrics)
 
 
 def expected(scale):

@@ -82,13 +82,14 @@ def draw(picture: Picture, path: pathlib.Path) -> None:
   small, large = max(smalls), max(larges)
   with matplotlib.rc_context({"font.family": fonts}):
     figure = Figure(figsize=(small + large, sum(heights) + 0.6), dpi=DPI, layout="constrained")
-    grid = figure.add_gridspec(len(heights), 2, width_ratios=[small, large], height_ratios=heights)
+    ratios = dict(width_ratios=[small, large], height_ratios=heights)
+    grid = figure.subplots(len(heights), 2, squeeze=False, **ratios)
     title = picture.text if len(picture.text) < 90 else picture.text[:89] + "…"
     figure.suptitle(f"{picture.run}: {title}", fontsize=11, parse_math=False)
-    for row, kind in enumerate(picture.kinds):
+    for kind, (left, right) in zip(picture.kinds, grid):
       layer, head = min(picture.layer, len(kind.weights)), picture.head
-      _draw_all(figure.add_subplot(grid[row, 0]), kind, layer, head, colours)
-      _draw_one(figure.add_subplot(grid[row, 1]), kind, layer, head, colours)
+      _draw_all(left, kind, layer, head, colours)
+      _draw_one(right, kind, layer, head, colours)
     with warnings.catch_warnings():
       warnings.filterwarnings("ignore", "Glyph .* missing")  # a box is drawn instead
       figure.savefig(path)
@@ -109,11 +110,10 @@ def _draw_all(axes, kind, layer, head, colours):
   L, H, T, S = kind.weights.shape
   gaps = max(1, T // 12), max(1, S // 12)
   high, wide = T + gaps[0], S + gaps[1]
-  image = np.full((L * high, H * wide), np.nan)
-  for at in np.ndindex(L, H):
-    top, left = at[0] * high, at[1] * wide
-    image[top : top + T, left : left + S] = kind.weights[at]
-  axes.imshow(image[: -gaps[0], : -gaps[1]], cmap=colours, vmin=0, vmax=1, aspect="auto")
+  margins = ((0, 0), (0, 0), (0, gaps[0]), (0, gaps[1]))
+  padded = np.pad(kind.weights.astype(float), margins, constant_values=np.nan)
+  image = padded.swapaxes(1, 2).reshape(L * high, H * wide)[: -gaps[0], : -gaps[1]]
+  axes.imshow(image, cmap=colours, vmin=0, vmax=1, aspect="auto")
   axes.set_xticks(np.arange(H) * wide + (S - 1) / 2, range(1, H + 1), fontsize=8)
   axes.set_yticks(np.arange(L) * high + (T - 1) / 2, range(1, L + 1), fontsize=8)
   axes.set(xlabel="head", ylabel="layer")

@@ -21,18 +21,16 @@ ROWS = 64
 WIDTH = 48  # tokens of a text, its special ones included
 
 
-def rows(tokenizer, texts) -> np.ndarray:
-  """Returns ids [n, WIDTH] with bos and eos; long texts lose their ends."""
-  ids_NS = np.zeros((-(-len(texts) // ROWS) * ROWS, WIDTH), np.int32)
-  first, eos = tokenizer.roles.first, tokenizer.roles.eos
-  for row, ids in zip(ids_NS, tokenizer.encode_batch(texts)):
+def features(run, texts, depth: int) -> list[tuple[np.ndarray, float]]:
+  """Returns mean states [N, D] and their root mean square, after 0 to `depth` blocks.
+
+  The texts have bos and eos; long ones lose their ends.
+  """
+  source_NS = np.zeros((-(-len(texts) // ROWS) * ROWS, WIDTH), np.int32)
+  first, eos = run.task.tokenizer.roles.first, run.task.tokenizer.roles.eos
+  for row, ids in zip(source_NS, run.task.tokenizer.encode_batch(texts)):
     ids = [*first, *ids[: WIDTH - len(first) - 1], eos]
     row[: len(ids)] = ids
-  return ids_NS
-
-
-def features(run, source_NS: np.ndarray, depth: int) -> list[tuple[np.ndarray, float]]:
-  """Returns mean states [N, D] and their root mean square, after 0 to `depth` blocks."""
 
   @jax.jit
   def encode(params, source_BS):
@@ -51,7 +49,7 @@ def features(run, source_NS: np.ndarray, depth: int) -> list[tuple[np.ndarray, f
     x_NSD = np.concatenate(several) * real_NS1
     mean_ND = x_NSD.sum(1) / np.maximum(real_NS1.sum(1), 1)
     square = (x_NSD**2).sum() / real_NS1.sum() / x_NSD.shape[-1]
-    layers.append((mean_ND, float(np.sqrt(square))))
+    layers.append((mean_ND[: len(texts)], float(np.sqrt(square))))
   return layers
 
 
@@ -69,14 +67,13 @@ def main(argv):
   for split in splits:
     examples = list(sources.open_split(data, split))
     labels.append([example["label"] for example in examples])
-    source_NS = rows(run.task.tokenizer, [example["text"] for example in examples])
-    layers.append(features(run, source_NS, len(model.encoder.layers())))
+    texts = [example["text"] for example in examples]
+    layers.append(features(run, texts, len(model.encoder.layers())))
   print("blocks  RMS    test accuracy")
   for blocks, ((x_train, _), (x_test, rms)) in enumerate(zip(*layers)):
     classifier = linear_model.RidgeClassifierCV(np.logspace(0, 5, 11))
     ridge = pipeline.make_pipeline(preprocessing.StandardScaler(), classifier)
-    ridge.fit(x_train[: len(labels[0])], labels[0])
-    accuracy = ridge.score(x_test[: len(labels[1])], labels[1])
+    accuracy = ridge.fit(x_train, labels[0]).score(x_test, labels[1])
     print(f"{blocks:6}  {rms:5.2f}  {100 * accuracy:.1f}", flush=True)
 
 

@@ -6,7 +6,6 @@ are functions of sums over examples: a paired bootstrap, two-sided. Intervals ar
 intervals.
 """
 
-import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -20,8 +19,7 @@ from train.scoring import scores
 SEED = 12345  # sacreBLEU's; $SACREBLEU_SEED changes BLEU's, whose signature names it
 
 
-@dataclasses.dataclass(frozen=True)
-class Score:
+class Score(NamedTuple):
   """A score as a function of sums over examples; `binary`: each adds 1 or 0 for right, and 1."""
 
   sums: np.ndarray  # [examples, k]
@@ -33,8 +31,7 @@ class Score:
     return self.of(self.sums.sum(0))
 
 
-@dataclasses.dataclass(frozen=True)
-class Judged:
+class Judged(NamedTuple):
   """A run's outputs, scored against the references."""
 
   run: str

@@ -1,8 +1,8 @@
 """Compares our numbers with a paper's: is each within its tolerance, does each order hold?"""
 
-import dataclasses
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from experiments.tools.launch.results import Outcome
 from experiments.tools.report import tables
@@ -13,8 +13,7 @@ VALUES = ("what", "verdict", "reference", "ours", SPAN, "seeds", "runs")
 ORDERS = ("claim", "verdict", "greater", SPAN, "smaller", SPAN, "seeds", "runs")
 
 
-@dataclasses.dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
   """A metric of the runs whose names match a pattern."""
 
   values: Sequence[float]
@@ -22,8 +21,7 @@ class Sample:
   names: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
   """A comparison. It is missed outside of the tolerance, or while a run of it is unfinished."""
 
   expected: Value | Order

@@ -8,19 +8,25 @@ The outputs are those that train.evaluate left in each run's folder. --out write
 compare.png; without it there are no curves. Nothing is written into the runs' folders.
 """
 
+import json
 import pathlib
 import re
 from collections.abc import Sequence
 
 import jax
+from ml_collections import ConfigDict
 
-from experiments.tools.compare import cost, curves, differences, outputs, trained
+from experiments.tools.compare import cost, curves, outputs, trained
 from experiments.tools.compare.trained import TrainedRun
 from experiments.tools.report import tables
 from train.common import entry
 from train.common.errors import UserError, choose
 from train.common.files import write_atomically
+from train.record import older
+from train.record.config import flat
 from train.record.writer import duration, number
+
+UNKNOWN = "(unknown)"
 
 
 def numbers(runs: Sequence[TrainedRun], split: str) -> str:
@@ -80,21 +86,48 @@ def _cells(values, style=number):
   return [style(value) if isinstance(value, (int, float)) else "" for value in values]
 
 
-def provenance(runs: Sequence[TrainedRun]) -> str:
-  """Tabulates what differs of code, packages, devices and data, with shortened checksums."""
-  rows = differences.provenance(runs)
-  if not rows:
-    return "Code, packages, devices and data are the same."
-  cells = [[re.sub(r"\b([0-9a-f]{12})[0-9a-f]{28,}", r"\1", cell) for cell in row] for row in rows]
-  text = tables.markdown([["what", *(run.name for run in runs)], *cells])
-  data = [set(row[1:]) - {differences.UNKNOWN} for row in rows if row[0].startswith("data, ")]
-  if any(len(checksums) > 1 for checksums in data):
-    text += "\n\n**The data are not the same**: losses and scores may be of other examples."
-  return text
+def differing_settings(configs: Sequence[ConfigDict]) -> list[tuple[str, ...]]:
+  """Returns (key, its value in each config) of the keys that differ.
+
+  A key that is newer than a run is shown as absent, with the value by which that run goes.
+  """
+  configs = [flat(cfg) for cfg in configs]
+  keys = sorted(set().union(*configs))
+  added = older.defaults(keys)
+
+  def absent(key):
+    return f"(absent: as {added[key]!r})" if key in added else "(absent)"
+
+  rows = [(key, *(repr(x[key]) if key in x else absent(key) for x in configs)) for key in keys]
+  return [row for row in rows if len(set(row[1:])) > 1]
+
+
+def differing_facts(runs: Sequence[TrainedRun]) -> list[tuple[str, ...]]:
+  """Returns (what, its value in each run.json) of what differs in code, packages, devices, data.
+
+  A run that was started several times lists all of its values, in order.
+  """
+  facts = [[_facts(start) for start in run.starts] for run in runs]
+  rows = []
+  for key in dict.fromkeys(key for starts in facts for start in starts for key in start):
+    values = [dict.fromkeys(start[key] for start in starts if key in start) for starts in facts]
+    rows.append((key, *(", then ".join(several) or UNKNOWN for several in values)))
+  return [row for row in rows if len(set(row[1:])) > 1]
+
+
+def _facts(start):
+  git, devices = start.get("git") or {}, start.get("devices") or []
+  facts = {"commit": git.get("commit", "(no git)") + " with changes" * bool(git.get("dirty"))}
+  facts |= {name: str(version) for name, version in (start.get("versions") or {}).items()}
+  facts["devices"] = f"{len(devices)}: {devices[0]}" if devices else UNKNOWN
+  facts |= {f"data, {split}": checksum for split, checksum in (start.get("data") or {}).items()}
+  if start.get("left_out"):
+    facts["left out"] = json.dumps(start["left_out"])
+  return facts
 
 
 def document(runs: Sequence[TrainedRun], split: str, evaluation: str, samples: int) -> list[str]:
-  """Returns blocks of Markdown."""
+  """Returns blocks of Markdown; long checksums are shortened."""
   names = [run.name for run in runs]
   blocks = [f"# {' and '.join(names)}"]
   tasks = dict.fromkeys(run.cfg.task.name for run in runs)
@@ -102,11 +135,18 @@ def document(runs: Sequence[TrainedRun], split: str, evaluation: str, samples: i
     common = ", ".join(curves.shared(runs)) or "none"
     blocks.append(f"The tasks differ ({', '.join(tasks)}). Validation metrics in common: {common}.")
   blocks += ["## Numbers", numbers(runs, split), NUMBERS, "## Settings that differ"]
-  rows = differences.settings([run.cfg for run in runs])
+  rows = differing_settings([run.cfg for run in runs])
   rows = [[key, *(f"`{value}`" for value in values)] for key, *values in rows]
   table = tables.markdown([["setting", *names], *rows])
-  blocks.append(table if rows else "All settings are the same.")
-  blocks += ["## Code, packages, devices and data that differ", provenance(runs)]
+  blocks += [table if rows else "All settings are the same."]
+  blocks += ["## Code, packages, devices and data that differ"]
+  facts = differing_facts(runs)
+  rows = [[re.sub(r"\b([0-9a-f]{12})[0-9a-f]{28,}", r"\1", cell) for cell in row] for row in facts]
+  table = tables.markdown([["what", *names], *rows])
+  blocks += [table if rows else "Code, packages, devices and data are the same."]
+  data = [set(row[1:]) - {UNKNOWN} for row in facts if row[0].startswith("data, ")]
+  if any(len(checksums) > 1 for checksums in data):
+    blocks += ["**The data are not the same**: losses and scores may be of other examples."]
   if split != "none":
     blocks += [f"## Scores on {split}", outputs.tests(runs, split, evaluation, samples)]
   return blocks

@@ -54,7 +54,7 @@ def make_run(name: str, start: str, run_name: str = "") -> Run:
   return Run(run_name or f"{name}-{start}", config, changes, metrics=task.metrics)
 
 
-def runs(scale):  # there is one
+def runs(scale):  # there is one scale
   for name in TASKS:
     for start in PEAKS:
       yield from seeds(make_run(name, start))
@@ -72,7 +72,7 @@ TRAINER = {
 }
 
 
-def expected(scale):  # there is one
+def expected(scale):  # there is one scale
   for (task, metric), both in TRAINER.items():
     for start, (mean, low, high) in zip(PEAKS, both):
       source = f"Trainer, three seeds: {low} to {high}"

@@ -20,7 +20,7 @@ STEPS = {
 }
 
 
-def runs(scale):  # there is one
+def runs(scale):  # there is one scale
   metrics = ("milliseconds", "wire_milliseconds", "mfu", "gigabytes")
   for name, (config, topology, changes) in STEPS.items():
     changes = {"batch_size": 256} | changes

@@ -10,7 +10,7 @@ from experiments.tools.runs import Run, Value
 NANOGPT = "nanoGPT's code on the same file, with its README's settings for a CPU"
 
 
-def runs(scale):  # there is one
+def runs(scale):  # there is one scale
   yield Run("scan", "configs/scan.py", metrics=("exact_match",))
   shakespeare = "configs/causal.py:data={data}/prose/shakespeare.txt.gz"
   yield Run("shakespeare", shakespeare, splits=("validation",), metrics=("bits_per_byte",))

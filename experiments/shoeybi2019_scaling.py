@@ -30,7 +30,7 @@ GPT_2 = {
 ABSTRACT = "abstract: 15.1 PFLOP/s on 512 GPUs, 76% of a strong single GPU"
 
 
-def runs(scale):  # there is one
+def runs(scale):  # there is one scale
   metrics = ("efficiency_512", "milliseconds", "wire_milliseconds", "mfu", "gigabytes")
   for name, sequence in (("tensor-8", False), ("tensor-8-sequence", True)):
     changes = GPT_2 | {"batch_size": 16, "mesh.tensor": 8, "mesh.sequence": sequence}

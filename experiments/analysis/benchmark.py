@@ -76,11 +76,8 @@ def loss(repeats):
     compute = jax.jit(jax.grad(lambda x_BTV: of(x_BTV, labels_BT, 0.1, 0.0)[0].sum()))
     return lambda: compute(logits_BTV)
 
-  def by_autodiff(*given):
-    return losses._token_losses(*given)[0]
-
-  ways = dict(written_out=gradient(losses.token_losses), autodiff=gradient(by_autodiff))
-  return compare(repeats, **ways)
+  by_autodiff = gradient(lambda *given: losses._token_losses(*given)[0])
+  return compare(repeats, written_out=gradient(losses.token_losses), autodiff=by_autodiff)
 
 
 def attention(repeats):
@@ -139,10 +136,9 @@ def main(argv):
   config.add_arguments(parser)
   texts, overrides, rest = config.split(argv)
   args = parser.parse_args(rest)
-  given = [args.repeats]
+  part, given = PARTS[args.part], [args.repeats]
   if args.part == "step":
     given.append(resolve.load(config.only(texts), overrides))
-  part = PARTS[args.part]
   title = part.__doc__.removeprefix("Times ").rstrip(".")
   title = title[0].upper() + title[1:]
   words = [word for word in argv if word not in ("--record", str(args.record))]

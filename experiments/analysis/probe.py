@@ -22,10 +22,8 @@ WIDTH = 48  # tokens of a text, its special ones included
 
 
 def features(run, texts, depth: int) -> list[tuple[np.ndarray, float]]:
-  """Returns mean states [N, D] and their root mean square, after 0 to `depth` blocks.
-
-  The texts have bos and eos; long ones lose their ends.
-  """
+  """Returns mean states [N, D] and their root mean square after 0 to `depth` blocks; the texts have
+  bos and eos, and long ones lose their ends."""
   source_NS = np.zeros((-(-len(texts) // ROWS) * ROWS, WIDTH), np.int32)
   first, eos = run.task.tokenizer.roles.first, run.task.tokenizer.roles.eos
   for row, ids in zip(source_NS, run.task.tokenizer.encode_batch(texts)):

@@ -15,7 +15,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from experiments import compare
-from experiments.tools.compare import cost, differences, significance, trained
+from experiments.tools.compare import cost, significance, trained
 from train import evaluate, loop, resolve
 from train.checkpoint import Checkpoints
 from train.common.errors import UserError
@@ -339,12 +339,12 @@ def test_a_mixtures_parts_are_held_against_each_other(tmp_path, capsys):
 
 def test_settings_that_differ_are_shown_and_no_others():
   a, b = ConfigDict(SCAN.to_dict()), ConfigDict(SCAN.to_dict())
-  assert differences.settings([a, b]) == []
+  assert compare.differing_settings([a, b]) == []
   b.model.dim, b.task.decoding.beam, b.model.extra = 48, 2, "x"
   del a["ema"]
   del a.task.data["holdout"]
   del a.task.data["on_bad_record"]
-  assert differences.settings([a, b, b]) == [
+  assert compare.differing_settings([a, b, b]) == [
     ("ema", "(absent: as 0.0)", "0.0", "0.0"),
     ("model.dim", "32", "48", "48"),
     ("model.extra", "(absent)", "'x'", "'x'"),
@@ -352,7 +352,7 @@ def test_settings_that_differ_are_shown_and_no_others():
     ("task.data.on_bad_record", "(absent: as 'error')", "'error'", "'error'"),
     ("task.decoding.beam", "1", "2", "2"),
   ]
-  assert differences.settings([ConfigDict({"a": 1}), ConfigDict({"a": 1.0})])  # not by ==
+  assert compare.differing_settings([ConfigDict({"a": 1}), ConfigDict({"a": 1.0})])  # not by ==
 
 
 def test_what_run_json_says_differs(tmp_path, capsys):
@@ -364,7 +364,7 @@ def test_what_run_json_says_differs(tmp_path, capsys):
   write(tmp_path / "b", starts=[start(), other])
   write(tmp_path / "c")
   runs = trained.read([tmp_path / "a", tmp_path / "b"])
-  told = differences.provenance(runs)
+  told = compare.differing_facts(runs)
   assert [row[0] for row in told] == ["commit", "jax", "devices", "data, train", "left out"]
   assert told[0] == ("commit", "a" * 40, f"{'a' * 40}, then {'0' * 40} with changes")
   assert told[2] == ("devices", "1: cpu:0", "1: cpu:0, then 2: cuda:0")

@@ -24,10 +24,8 @@ def shared(runs: Sequence[TrainedRun]) -> list[str]:
 
 
 def draw(runs: Sequence[TrainedRun], path: pathlib.Path, x: str = "step") -> bool:
-  """Draws the loss (validation; training's is a thin line) and below it the other shared metrics.
-
-  Returns False, and writes no file, where there is nothing to draw.
-  """
+  """Draws the loss (validation; training's is a thin line) and below it the other shared metrics;
+  returns False, and writes no file, where there is nothing to draw."""
   if not any(_points(run, split, "loss", x).size for run in runs for split in ("train", run.split)):
     return False
   names = [name for name in shared(runs) if name != "loss"][:MOST_PANELS]

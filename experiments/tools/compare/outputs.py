@@ -75,10 +75,8 @@ def _missing(run, split, available, chosen, evaluation) -> str:
 
 
 def _test_part(runs, split, chosen, part, samples, notes) -> list[str]:
-  """Returns tables of the tests of a task (or a mixture's part), and adds to the notes.
-
-  Only runs with the same kind of outputs as the first are tested.
-  """
+  """Returns tables of the tests of a task (or a mixture's part) between runs with the same kind of
+  outputs as the first, and adds to the notes."""
   judged = []
   for run in runs:
     task, file = task_settings(run.cfg).get(part), run.outputs(split, chosen[run.name]).get(part)
@@ -86,7 +84,7 @@ def _test_part(runs, split, chosen, part, samples, notes) -> list[str]:
       notes.append(f"{run.name} has no outputs of {part}.")
       continue
     outputs = significance.judge(run.name, task, significance.read(file))
-    first, *_ = [*judged, outputs]
+    first = judged[0] if judged else outputs
     if outputs.kind != first.kind:
       kinds = f"{run.name} is scored as {outputs.kind}, {first.run} as {first.kind}"
       notes.append(f"{kinds}: they share no score.")

@@ -49,6 +49,7 @@ class TrainedRun:
 
   @property
   def unfinished(self) -> bool:
+    """Returns whether steps are left although early stopping is not due."""
     limit = self.cfg.patience if "patience" in self.cfg else 0  # older runs have no such key
     stopping = EarlyStopping(limit, self.cfg.checkpoint.best_metric, self.cfg.checkpoint.best_mode)
     for line in self.of_split(self.split):
@@ -83,10 +84,8 @@ class TrainedRun:
 
   @functools.cached_property
   def seconds(self) -> list[float]:
-    """Returns the seconds of training up to each line.
-
-    Loading, compiling and evaluation are included, the time between two starts is not.
-    """
+    """Returns the seconds of training up to each line: loading, compiling and evaluation are
+    included, the time between two starts is not."""
     seconds = [0.0]
     for number, lines in self._by_start.items():
       began = self.times[number] if self.times else lines[0]["time"]
@@ -97,17 +96,14 @@ class TrainedRun:
 
   @functools.cached_property
   def tokens(self) -> list[float]:
-    """Returns the tokens seen up to each line: positions without padding; NaN where unknown.
-
-    Each start logs the share of padding in its own batches.
-    """
+    """Returns the tokens seen up to each line: positions without padding; NaN where unknown."""
     task = self.cfg.task
     side = "target_len" if "target_len" in task and task.target_len else "source_len"
     positions = self.cfg.batch_size * task[side]  # of a step
     tokens, before, began, share = [], 0.0, 0, math.nan
     for lines in self._by_start.values():
       for line in lines:
-        share = line.get("padding_share", share)
+        share = line.get("padding_share", share)  # in the batches of this start
         tokens.append(before + (line["step"] - began) * positions * (1 - share))
       before, began = tokens[-1], lines[-1]["step"]
     return tokens
@@ -142,17 +138,14 @@ class TrainedRun:
 
 
 def read(paths: Sequence[str | os.PathLike]) -> list[TrainedRun]:
-  """Reads the runs in these folders.
-
-  Raises UserError for fewer than two, for a folder that is given twice or holds no run.
-  """
+  """Reads two or more runs; UserError for a folder that is given twice or holds no run."""
   paths = [pathlib.Path(path) for path in paths]
   if len(paths) < 2:
     raise UserError(f"{len(paths)} run to compare: give two folders or more")
   resolved = [path.resolve() for path in paths]
-  for path, whole in zip(paths, resolved):
-    if (first := paths[resolved.index(whole)]) is not path:
-      raise UserError(f"{path} is given twice (first as {first}): a run equals itself")
+  for index, path in enumerate(paths):
+    if (first := resolved.index(resolved[index])) < index:
+      raise UserError(f"{path} is given twice (first as {paths[first]}): a run equals itself")
   runs = []
   for path, name in zip(paths, _names(resolved)):
     cfg, starts = workdir.load_config(path), workdir.starts(path)

@@ -34,10 +34,8 @@ def code(lines: Sequence[str], summary: str = "") -> str:
 
 
 def to_html(report: str, figures: Mapping[str, bytes]) -> str:
-  """Renders a report, which begins with its title, as a page that needs no other file.
-
-  `figures` are the SVG files of the report by name.
-  """
+  """Renders a report, which begins with its title, as a page that needs no other file; `figures`
+  are the report's SVG files by name."""
   from markdown_it import MarkdownIt  # comes with rich
 
   # html=False escapes tags in the text of an experiment, so a fold cannot stay

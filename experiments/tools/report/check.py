@@ -76,10 +76,8 @@ def count(verdicts: Sequence[Verdict]) -> str:
 
 
 def tabulate(verdicts: Sequence[Verdict]) -> tuple[list[list[list[str]]], list[str]]:
-  """Returns a table of values and one of orders, without empty ones, and the notes to the cells.
-
-  The notes are the sources and the reasons of misses; cells refer to them by number.
-  """
+  """Returns a table of values and one of orders, without empty ones, and the notes to which cells
+  refer by number: the sources and the reasons of misses."""
   notes: list[str] = []
 
   def note(text):

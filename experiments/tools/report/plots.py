@@ -76,10 +76,8 @@ def _evaluations(outcomes: Sequence[Outcome]) -> Mapping[str, Mapping[int, list[
 
 
 def _panels(names: Sequence[str]) -> dict[str, list[str]]:
-  """Puts all names into one panel, or if they exceed the colours, divides them by their beginning.
-
-  Names whose beginning no other name shares are in a panel together.
-  """
+  """Puts all names into one panel, or if they exceed the colours, divides them by their beginning;
+  names whose beginning no other name shares are in a panel together."""
   starts = [name.partition("-")[0] for name in names]
   panels = {"": []}
   for name, start in zip(names, starts):

@@ -21,11 +21,8 @@ CURVES = "curves.svg"
 
 
 def write(experiment: Experiment, outcomes: Sequence[Outcome], root: pathlib.Path) -> list:
-  """Writes the report of an experiment and returns the files.
-
-  report.md and its curves lie beside the copies of the results, report.html in `root`, the folder
-  of the runs.
-  """
+  """Writes the report of an experiment and returns the files: report.md and its curves beside the
+  copies of the results, report.html in `root`, the folder of the runs, and RESULTS.md."""
   folder, svg = experiment.copies, plots.draw_curves(outcomes)
   (folder / CURVES).unlink(missing_ok=True)
   if svg:
@@ -47,10 +44,7 @@ def write_overview(folder: pathlib.Path) -> pathlib.Path:
 
 
 def summary(experiment: Experiment, outcomes: Sequence[Outcome], level: int = 1) -> list[str]:
-  """Returns blocks: the experiment's description, its state, the paper's numbers beside ours.
-
-  `level` is the level of the first heading.
-  """
+  """Returns blocks, the first a heading of `level`: description, state, our numbers and theirs."""
   command, _, rest = (experiment.module.__doc__ or "").strip().partition("\n")
   left = [f"{x.run.name} ({x.state})" for x in outcomes if not x.finished]
   state = f"{len(outcomes) - len(left)} of {len(outcomes)} runs are finished."

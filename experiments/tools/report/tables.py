@@ -1,6 +1,5 @@
 """Formats tables of results as Markdown and prints Markdown on a terminal."""
 
-import collections
 import statistics
 import sys
 from collections.abc import Sequence
@@ -52,18 +51,15 @@ def known(outcomes: Sequence[Outcome], metric: str) -> list[float]:
 
 def groups(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
   """Collects runs that differ in their seed alone."""
-  together = collections.defaultdict(list)
+  together = {}
   for outcome in outcomes:
-    together[outcome.run.group].append(outcome)
-  return dict(together)
+    together.setdefault(outcome.run.group, []).append(outcome)
+  return together
 
 
 def rows(outcomes: Sequence[Outcome]) -> list[list[str]]:
-  """Tabulates runs: for each group and metric the mean and span over seeds.
-
-  `seconds` is the mean time of training and evaluation together, start and compilation included.
-  Each unfinished run has a row of its own.
-  """
+  """Tabulates the mean and span over seeds of each group and metric, and each unfinished run; the
+  seconds are the mean of training and evaluation together, start and compilation included."""
   table = [["run", "metric", "mean", "lowest to highest", "seeds", "seconds", "parameters"]]
   for name, several in groups(outcomes).items():
     seconds, sizes = known(several, "seconds"), known(several, "parameters")

@@ -12,11 +12,13 @@ import sys
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from ml_collections import ConfigDict
 
 from experiments import compare
 from experiments.tools.compare import cost, significance, trained
-from train import evaluate, loop, resolve
+from train import evaluate, loop, pretrained, resolve
+from train.build import build_model
 from train.checkpoint import Checkpoints
 from train.common.errors import UserError
 from train.record.older import ADDED
@@ -564,6 +566,17 @@ def test_an_older_runs_model_is_built_as_it_goes(two_runs, tmp_path):
   (tmp_path / "older" / "tokenizer.json").write_text((two_runs / "a/tokenizer.json").read_text())
   newer, old = trained.read([two_runs / "a", tmp_path / "older"])
   assert cost.cost(old) == cost.cost(newer)
+
+
+def test_an_lstm_has_its_parameters_and_flops(two_runs, tmp_path):
+  cfg = resolve.load("configs/scan.py:small,model=lstm", ["task.data.holdout=20"])
+  write(tmp_path / "lstm", cfg)
+  (tmp_path / "lstm" / "tokenizer.json").write_text((two_runs / "a/tokenizer.json").read_text())
+  parameters, flops = cost.cost(trained.read([two_runs / "a", tmp_path / "lstm"])[1])
+  model = build_model(cfg.model, pretrained.build_task(cfg.task, tmp_path / "lstm"), seed=0)
+  assert parameters == sum(x.size for x in jax.tree.leaves(nnx.state(model)))
+  logits = cfg.batch_size * cfg.task.target_len * model.embedding.embedding[...].size
+  assert flops > 3 * 2 * logits
 
 
 def test_a_label_more_is_a_row_more_of_the_head(two_runs, tmp_path):

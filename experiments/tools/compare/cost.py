@@ -27,7 +27,9 @@ def cost(run: TrainedRun) -> tuple[int, int]:
   are read. Raises UserError where today's code cannot build the model.
   """
   cfg = estimate.without_data(older.complete(run.cfg))
-  cfg.model.vocab_size, cfg.model.attention_impl = run.cfg.model.vocab_size, "einsum"
+  cfg.model.vocab_size = run.cfg.model.vocab_size
+  if cfg.model.name == "transformer":
+    cfg.model.attention_impl = "einsum"  # whose products are all traced
   cfg.mesh = ConfigDict(dict(data=1, fsdp=1, tensor=1, sequence=False))
   mesh = sharding.make_mesh(cfg.mesh, jax.devices("cpu")[:1])
   with tempfile.TemporaryDirectory() as folder, as_user_error("its model can't be built"):

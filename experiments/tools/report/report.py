@@ -44,7 +44,7 @@ def write_overview(folder: pathlib.Path) -> pathlib.Path:
 
 
 def summary(experiment: Experiment, outcomes: Sequence[Outcome], level: int = 1) -> list[str]:
-  """Returns blocks, the first a heading of `level`: description, state, our numbers and theirs."""
+  """Returns blocks: a heading of `level`, description, state, the numbers of the paper and ours."""
   command, _, rest = (experiment.module.__doc__ or "").strip().partition("\n")
   left = [f"{x.run.name} ({x.state})" for x in outcomes if not x.finished]
   state = f"{len(outcomes) - len(left)} of {len(outcomes)} runs are finished."

@@ -151,6 +151,7 @@ def test_what_goes_on_is_asked_to_save_and_nothing_more_begins(place):
   assert local.ended == {"a": "interrupted", "b": "not begun"}
 
 
+@pytest.mark.slow
 def test_ctrl_c_lets_a_run_save_and_the_same_command_goes_on(tmp_path, monkeypatch):
   """A real one, whose training saves."""
   text = FILE.replace('"steps": 2, ', '"steps": 400, ', 1)

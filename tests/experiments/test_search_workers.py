@@ -84,6 +84,7 @@ def check_resumed(folder, number):
       assert read_metrics(folder / "trials" / str(other))[-1]["step"] == 10
 
 
+@pytest.mark.slow
 def test_two_workers_share_a_search_and_resume_the_trial_of_a_third(tmp_path):
   """The third is killed with its training, which waits after the first step.
 

@@ -7,6 +7,7 @@ import pytest
 from tests.faults import soak
 
 
+@pytest.mark.slow
 def test_hurt_in_every_way_it_is_the_same_run(tmp_path):
   """One of each; the moments are random."""
   wanted = collections.Counter({"kill": 2, "terminate": 1, "fill_disk": 1, "kill_worker": 1})

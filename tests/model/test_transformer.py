@@ -554,9 +554,9 @@ def test_layers_computed_in_a_loop_or_twice_give_the_same_gradient():
       hidden = model.decode(batch["inputs"], memory, segments, *at)
       return jnp.sin(model.logits(hidden)).sum()
 
-    made = jax.jit(jax.grad(loss))
-    size = made.lower(weights).compile().memory_analysis().temp_size_in_bytes
-    return named(made(weights)), named(weights), size
+    compiled = jax.jit(jax.grad(loss)).lower(weights).compile()
+    size = compiled.memory_analysis().temp_size_in_bytes
+    return named(compiled(weights)), named(weights), size
 
   plain, weights, _ = gradient()
   looped = {"scan_layers": True}

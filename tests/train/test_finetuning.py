@@ -44,7 +44,7 @@ def electra(folder, tmp_path_factory):
   return path, trained("electra.py:small,data={folder}/prose", folder, path)
 
 
-@pytest.mark.parametrize("base", ["mlm", "span", "electra"])
+@pytest.mark.parametrize("base", ["mlm", "span", pytest.param("electra", marks=pytest.mark.slow)])
 def test_a_pre_trained_encoder_moves_under_a_new_head(base, folder, request, tmp_path):
   path, before = request.getfixturevalue(base)
   changes = {"schedule.peak": 0.0, "seed": 1}
@@ -75,7 +75,11 @@ def test_random_weights_may_have_anothers_vocabulary(mlm, folder, tmp_path):
 
 @pytest.mark.parametrize(
   "config",
-  [pytest.param("text2text.py:", marks=pytest.mark.slow), "prefix.py:", "catalogs.py:"],
+  [
+    pytest.param("text2text.py:", marks=pytest.mark.slow),
+    pytest.param("prefix.py:", marks=pytest.mark.slow),
+    "catalogs.py:",
+  ],
 )
 def test_a_pre_trained_encoder_decoder_goes_on_as_it_is(config, span, folder, tmp_path):
   path, before = span

@@ -228,6 +228,7 @@ def test_a_run_that_learns_nothing_but_nan_stops_and_says_what_of(tmp_path):
       assert sum(len(one["target"]) for one in read) == batch["weights"].sum()
 
 
+@pytest.mark.slow
 def test_eight_devices_are_one(whole, tmp_path):
   assert jax.device_count() == 8
   train_here(tmp_path)
@@ -239,6 +240,7 @@ def test_eight_devices_are_one(whole, tmp_path):
         assert value == pytest.approx(there[step, split][name], rel=2e-3), (step, split, name)
 
 
+@pytest.mark.slow
 def test_early_stopping_ends_a_run_that_gets_no_better_also_after_a_restart(tmp_path):
   """With a learning rate of 0 no evaluation is better than the first, at step 10."""
   settings = ["--config.schedule.peak=0", "--config.patience=2"]
@@ -490,6 +492,7 @@ def test_mistakes_in_prediction(arguments, told, whole):
   assert told in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_best_metric_that_no_evaluation_tells_is_told_at_the_first(tmp_path, monkeypatch):
   monkeypatch.chdir(ROOT)
   wrong = ["--config.evaluate.every=1", "--config.checkpoint.best_metric=blue"]

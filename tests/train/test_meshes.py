@@ -81,9 +81,9 @@ def alone(batches):
   return found
 
 
-@pytest.mark.parametrize("at", range(len(SIZES)), ids=["x".join(map(str, s)) for s in SIZES])
+@pytest.mark.parametrize("at", [0, 1, 2, 7, 8], ids=lambda at: "x".join(map(str, SIZES[at])))
 def test_a_run_is_the_same_on_every_mesh(at, batches, alone):
-  """Ways in turn, so that each meets every axis; `make test-all` takes all with all."""
+  """Each axis alone or with others, each way; `make test-all` takes all sizes with all ways."""
   found = losses(batches, SIZES[at], *WAYS[at % len(WAYS)])
   np.testing.assert_allclose(found, alone, rtol=2e-5)
 

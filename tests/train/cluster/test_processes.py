@@ -105,6 +105,7 @@ def test_a_killed_process_stops_the_others_and_two_started_again_are_one_alone(a
   assert again.losses() == pytest.approx(alone, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_the_same_step_in_both_and_one_process_goes_on(alone, tmp_path):
   first = Processes(tmp_path, 2)
   first.until("step  2/12")
@@ -119,6 +120,7 @@ def test_ctrl_c_saves_the_same_step_in_both_and_one_process_goes_on(alone, tmp_p
   assert again.losses() == pytest.approx(alone, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_other_devices_otherwise_used(alone, tmp_path):
   """Tensor and data parallel over 8, then fully sharded over 2 in microbatches, then one."""
   ways = (
@@ -138,6 +140,7 @@ def test_a_run_goes_on_with_other_devices_otherwise_used(alone, tmp_path):
   assert run.losses() == pytest.approx(alone, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_processes_find_each_other_in_the_environment_of_slurm(tmp_path):
   """As `srun --ntasks=2` sets it; a real SLURM was not there to try."""
   job = dict(SLURM_JOB_ID=str(os.getpid()), SLURM_STEP_NODELIST="localhost", SLURM_NTASKS="2")
@@ -247,7 +250,7 @@ def test_who_drips_bytes_holds_process_0_no_longer_than_a_message_may_take(monke
   began = time.monotonic()
   with Rendezvous("127.0.0.1", port, 2, 0) as here, pytest.raises(UserError, match="did not come"):
     here.gather("{}", timeout=2)
-  assert 1.5 < time.monotonic() - began < 10
+  assert 1.5 < time.monotonic() - began < 60
   over.set()
   for thread in threads:
     thread.join(20)

@@ -26,12 +26,19 @@ SHORT = {"task.source_len": 32, "schedule.peak": 0.0}  # the tiny models have 40
     pytest.param("bert_mlm", "classify.py:small,data={folder}", {}, marks=SLOW),
     pytest.param("bert_qa", "classify.py:small,data={folder}", {}, marks=SLOW),
     pytest.param("electra_classification", "classify.py:small,data={folder}", {}, marks=SLOW),
-    ("roberta_mlm", "tag.py:small,suffix=.conll,data={folder}", {"task.stride": 16}),
-    ("distilbert_mlm", "qa.py:small,train={folder}/train.json,validation={folder}/dev.json", {}),
+    pytest.param(
+      "roberta_mlm", "tag.py:small,suffix=.conll,data={folder}", {"task.stride": 16}, marks=SLOW
+    ),
+    pytest.param(
+      "distilbert_mlm",
+      "qa.py:small,train={folder}/train.json,validation={folder}/dev.json",
+      {},
+      marks=SLOW,
+    ),
     pytest.param("t5_v1_1", "classify.py:small,data={folder}", {}, marks=SLOW),
     pytest.param("t5", "text2text.py:small,data={folder}", {"task.target_len": 8}, marks=SLOW),
-    ("bart", "text2text.py:small,data={folder}", {"task.target_len": 8}),
-    ("bert_mlm", "mlm.py:small,data={folder}/prose", {}),
+    pytest.param("bart", "text2text.py:small,data={folder}", {"task.target_len": 8}, marks=SLOW),
+    pytest.param("bert_mlm", "mlm.py:small,data={folder}/prose", {}, marks=SLOW),
     pytest.param("bert", "mlm.py:small,data={folder}/prose", {}, marks=SLOW),
     ("gpt2", "causal.py:small,data={folder}/prose", {"task.target_len": 16}),
     (

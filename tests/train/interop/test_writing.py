@@ -14,6 +14,7 @@ from train.common.errors import UserError
 from train.interop import directory, weights, writing
 
 __all__ = ["folder"]  # a fixture
+SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -94,8 +95,8 @@ def test_a_missing_bias_is_one_of_zeros(model, kind, family):
   "text, inputs",
   [
     ("mlm.py:small,data={folder}/prose", ["the [MASK] runs"]),
-    ("classify.py:small,data={folder}", ["the dog runs", "a cat"]),
-    ("tag.py:small,suffix=.conll,data={folder}", ["the dog runs", "a cat"]),
+    pytest.param("classify.py:small,data={folder}", ["the dog runs", "a cat"], marks=SLOW),
+    pytest.param("tag.py:small,suffix=.conll,data={folder}", ["the dog runs", "a cat"], marks=SLOW),
     ("multi30k.py:small,data={folder}", ["a dog", "the cat runs"]),
   ],
 )
@@ -112,6 +113,7 @@ def test_our_run_goes_out_and_comes_back(text, inputs, folder, tmp_path):
       assert there["probs"] == pytest.approx(here["probs"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_stacked_layers_move_to_single_ones_and_back_and_go_out_alike(folder, tmp_path):
   runs, texts = [tmp_path / name for name in ("single", "stacks", "again")], "mlm.py:small,data={}"
   text, flat, weights_of = texts.format(f"{folder}/prose"), None, []

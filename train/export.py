@@ -26,7 +26,7 @@ from train.interop import tokenizers_out, writing
 from train.interop.directory import STOPS, Directory
 from train.interop.families import KINDS
 from train.tasks import seq2seq
-from train.tasks.protocol import HuggingFace
+from train.tasks.base import HuggingFace
 
 FORMATS = ("hf", "ctranslate2")
 

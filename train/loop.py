@@ -24,7 +24,7 @@ from train.record.workdir import Workdir
 from train.record.writer import Writer, read_metrics
 from train.state import init, weights
 from train.step import make_train_step, settings
-from train.tasks.protocol import require_score
+from train.tasks.base import require_score
 
 PUT = {"jit": sharding.put, "pmap": sharding.put_by_device}
 

@@ -22,7 +22,7 @@ from train.build import build_model
 from train.common.errors import UserError, choose
 from train.record import config
 from train.record.workdir import CHANGEABLE
-from train.tasks.protocol import require_score
+from train.tasks.base import require_score
 
 MODES = {"min": "minimize", "max": "maximize"}
 PRUNERS = ("median", "hyperband", "none")

@@ -1,7 +1,7 @@
 """The tasks: what a run learns and how its model is used, built from a config's section.
 
-train/tasks/protocol.py has the interface and the batch keys, train/tasks/base.py and the bases
-windows.py (encoders) and seq2seq.py (decoders) what tasks share.
+base.py has the base of all tasks and the batch keys, windows.py and seq2seq.py the bases of tasks
+with an encoder and with a decoder.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from train.data import sources
 from train.data.batches import Layout
 from train.data.tokenizer import Tokenizer
 from train.data.tokenizer_training import train_tokenizer
-from train.tasks.base import Settings
+from train.tasks.base import Settings, Task
 from train.tasks.causal import Causal
 from train.tasks.classification import Classification
 from train.tasks.denoising import Denoising
@@ -27,7 +27,6 @@ from train.tasks.electra import Electra
 from train.tasks.embedding import Embedding
 from train.tasks.mixture import Mixture
 from train.tasks.mlm import Mlm
-from train.tasks.protocol import Task
 from train.tasks.qa import Qa
 from train.tasks.tagging import Tagging
 from train.tasks.text_to_text import TextToText
@@ -89,7 +88,7 @@ def build(cfg, workdir) -> Task:
   settings, folder = cfg.to_dict(), pathlib.Path(workdir)
   if settings["name"] != "mixture":
     tokenizer = _tokenizer(settings.pop("tokenizer"), [settings["data"]], folder)
-    return _make(settings | {"tokenizer": tokenizer}, folder)
+    return make(settings | {"tokenizer": tokenizer}, folder)
   del settings["name"]
   main, parts, spec = (settings.pop(key) for key in ("main", "parts", "tokenizer"))
   for name, part in parts.items():
@@ -98,17 +97,13 @@ def build(cfg, workdir) -> Task:
   shares = {name: part.pop("share") for name, part in parts.items()}
   tokenizer = _tokenizer(spec, [part["data"] for part in parts.values()], folder)
   shared = settings | {"tokenizer": tokenizer}
-  parts = {name: _make(part, folder, shared) for name, part in parts.items()}
+  parts = {name: make(part, folder, shared) for name, part in parts.items()}
   return Mixture(main=main, shares=shares, parts=parts, **shared)
 
 
-def make(settings) -> Task:
-  """Returns the task of a section that has the tokenizer itself and all labels."""
-  return _make(settings, None)
-
-
-def _make(settings, folder, shared=types.MappingProxyType({})) -> Task:
-  """Returns the task of these settings and of those of `shared` that it has a field for."""
+def make(settings, folder=None, shared=types.MappingProxyType({})) -> Task:
+  """Returns the task of a section that has the tokenizer itself, and of those settings of `shared`
+  that the task has a field for. Labels that the section lacks are the folder's."""
   name = settings.pop("name")
   task, style = _class(name)
   for key, value in style.items():
@@ -151,8 +146,7 @@ NO_TEXTS = ("id", "label")  # fields that a tokenizer need not learn
 
 def _texts(source):
   """Yields the texts of a source's examples."""
-  for number in range(len(source)):
-    example = source[number]
+  for example in source:
     for key, text in example.items():
       if isinstance(text, str) and key not in NO_TEXTS:
         yield text
@@ -164,6 +158,6 @@ def _labels(task, data, path) -> tuple[str, ...]:
   """Returns the training split's labels, sorted, from a file that is written first if need be."""
   if not path.exists():
     source = sources.open_split(data, "train", (task.label_column,))
-    labels = {label for number in range(len(source)) for label in task.labels_of(source[number])}
+    labels = {label for example in source for label in task.labels_of(example)}
     write_atomically(path, json.dumps(sorted(labels), ensure_ascii=False) + "\n")
   return tuple(json_files.read(path, list[str]))

@@ -1,18 +1,48 @@
-"""The members that are alike in most tasks: a task of this base has a loss and no score."""
+"""Defines the base of all tasks, and the batch keys that tasks and models share.
+
+Values are int32 unless the table names another type:
+
+| key              | shape  | value                                                            |
+|------------------|--------|------------------------------------------------------------------|
+| source           | [B, S] | tokens that the encoder reads                                    |
+| source_segments  | [B, S] | 1, 2, ... for the items of a packed row, 0 for padding           |
+| source_positions | [B, S] | position in the segment, from 0                                  |
+| source_types     | [B, S] | 0 in a first text, 1 in a second; only for models with types     |
+| inputs           | [B, T] | tokens that the decoder reads: a start token, then the labels    |
+| segments         | [B, T] | like source_segments                                             |
+| positions        | [B, T] | like source_positions                                            |
+| prefix           | [B, T] | 1 on tokens to which their whole segment attends                 |
+| labels           | [B, T] | tokens to predict; [B, S] where there is no decoder              |
+| weights          | [B, T] | float32 weight of each label, 0 on padding; [B, S] likewise      |
+| starts, ends     | [B, S] | 1 on the first and on the last token of the answer               |
+| answerable       | [B, S] | 1 where an answer may lie                                        |
+| row              | [B]    | number of the request, -1 for a row of padding; in requests only |
+"""
 
 import dataclasses
 import types
 from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from train.common.errors import UserError, did_you_mean
 from train.data import sources
+from train.data.items import Items
 from train.data.tokenizer import Tokenizer
-from train.tasks.protocol import HuggingFace, require_score
+from train.scoring.classes import Report
 
 BPE = types.MappingProxyType(dict(name="bpe", vocab_size=8000))
 BPE_WITH_MASK = types.MappingProxyType(BPE | dict(special=("<mask>",)))
+
+
+class HuggingFace(NamedTuple):
+  """The facts about a task that a Hugging Face directory of its model records."""
+
+  kind: str  # of train.interop.families.KINDS; "": the model has no counterpart there
+  labels: tuple[str, ...] = ()
+  pool_activation: str = "tanh"  # after the dense layer of a classifier
+  decoding: Any = None  # a seq2seq.Decoding, where outputs are generated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +58,6 @@ class Rows:
     return np.asarray([[len(row), 0] for row in self.ids], np.int32).reshape(-1, 2)
 
   def read(self, indices, positions):
-    del positions  # nothing is random
     return [{"source": self.ids[index]} for index in indices]
 
 
@@ -45,7 +74,7 @@ class Settings:
     """Returns the parts that the settings add to the name of a file of outputs."""
     return []
 
-  def changed(self, changes: Mapping, task: "Base", prefix: str = "--"):
+  def changed(self, changes: Mapping, task: "Task", prefix: str = "--"):
     """Returns the settings with `changes`; raises UserError for a key that is no field, as the
     `prefix` writes it."""
     known = [field.name for field in dataclasses.fields(self)]
@@ -60,24 +89,28 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Base:
-  """A task with a loss and no score. A subclass adds its settings as fields, `items`, `loss`,
-  `loss_key`, and `requests`, `predict` and `outputs`."""
+class Task:
+  """An objective and a predictor in one dataclass, whose fields are the config's section.
+
+  A subclass adds its settings as fields, `loss_key`, and the methods that raise NotImplementedError
+  here. It has a loss and no score unless it adds `has_score` and `score`.
+  """
 
   data: Mapping  # see train/data/sources.py
   tokenizer: Tokenizer
-  pack: bool = True
-  decode_batch: int = 32  # rows
+  pack: bool = True  # a row holds several items
+  decode_batch: int = 32  # rows of requests that are predicted at a time
 
   default_tokenizer = BPE  # the spec in a config that names no other
   columns = ("text",)  # keys that the data's examples must have
   label_column = ""  # the one with labels, which are collected before training; "": there are none
-  source_len = 0
-  target_len = 0
-  prefix = False
-  has_score = False
-  settings_class = Settings
-  hf_kind = ""
+  source_len = 0  # tokens in a row of the encoder; 0: there is no encoder
+  target_len = 0  # tokens in a row of the decoder; 0: there is no decoder
+  prefix = False  # batches have a `prefix`
+  loss_key: ClassVar[tuple]  # what the loss depends on; only tasks with equal keys can be mixed
+  has_score = False  # whether `score` can rate outputs; otherwise the loss is the only measure
+  settings_class = Settings  # of what `settings` returns; the commands have a flag for each field
+  hf_kind = ""  # see HuggingFace
 
   def __post_init__(self):
     """Completes fields of settings, which a config gives as a section with what differs."""
@@ -87,36 +120,90 @@ class Base:
         settings = field.default.changed(given, self, f"task.{field.name}.")
         object.__setattr__(self, field.name, settings)
 
+  # The objective: data as items of batches, and a loss.
+
   @property
   def max_positions(self) -> int:
+    """Returns the most positions that the model has to distinguish, in prediction too."""
     return max(self.source_len, self.target_len)
 
-  def head(self, cfg, rngs):
-    del cfg, rngs
-
-  def examples(self, split):
+  def examples(self, split: str) -> Sequence[Mapping[str, Any]]:
+    """Returns the examples of a split, mostly texts; raises NoSplit for one that is missing."""
     return sources.open_split(self.data, split, self.columns)
 
-  def example(self, text):
+  def items(self, split: str) -> Items:
+    """Returns the split as the items that batches are made of."""
+    raise NotImplementedError
+
+  def loss(self, model, batch, key) -> dict[str, tuple[Any, Any]]:
+    """Returns name -> (sum, weight), with the sum to minimise under "loss". Runs under jit.
+
+    `key` draws dropout and other noise: one key, or one for each row [B]. None means evaluation:
+    no dropout, and equal batches have equal losses.
+    """
+    raise NotImplementedError
+
+  def head(self, cfg, rngs) -> Any:
+    """Returns the module that becomes the model's `head`, or None where the model needs none."""
+
+  # The predictor: requests, predictions, outputs, scores.
+
+  def example(self, text: str) -> Mapping[str, Any]:
+    """Returns a text from a person as an example without its answer; raises UserError for a text
+    that cannot be one."""
     return {"text": text}
 
-  def settings(self, **changes):
+  def requests(self, examples: Sequence[Mapping[str, Any]]) -> Items:
+    """Returns the inputs of the examples as items to predict from, one or several each."""
+    raise NotImplementedError
+
+  def settings(self, **changes) -> Settings:
+    """Returns how to predict: the task's settings with `changes`, hashable, static under jit."""
     return self.settings_class().changed(changes, self)
 
-  def render(self, output, *, scores, colour):
-    del scores, colour
+  def predict(self, model, batch, settings) -> dict[str, Any]:
+    """Returns the predictions for a batch of requests, each array [B, ...]. Runs under jit."""
+    raise NotImplementedError
+
+  def outputs(
+    self, examples, requests: Items, predictions: Sequence[Mapping], settings
+  ) -> list[dict]:
+    """Returns a dict for each example that JSON can hold, from the predictions for its requests
+    (in the order of `requests`). Its `text` is the answer in short."""
+    raise NotImplementedError
+
+  def render(self, output: dict, *, scores: bool, colour: bool) -> str:
+    """Formats an output for display, in one or more lines: with probabilities if `scores`, with
+    ANSI colours if `colour`."""
     return output["text"]
 
-  def score(self, outputs, examples):
-    del outputs, examples
+  def score(self, outputs: Sequence[dict], examples: Sequence[Mapping[str, Any]]) -> dict:
+    """Returns metrics of the outputs against the examples; raises UserError without `has_score`."""
     require_score(self)
 
-  def report(self, outputs, examples):
-    del outputs, examples
+  def report(self, outputs, examples) -> Report | None:
+    """Returns precision, recall and confusion of each class, or None where there are no classes."""
 
-  def scored_parts(self, split):
-    del split
+  def scored_parts(self, split: str) -> Mapping[str, "Task"]:
+    """Returns the tasks whose outputs for the split are scored, by the prefix of their metrics: ""
+    for a task by itself, several for a mixture."""
     return {"": self}
 
   def hugging_face(self) -> HuggingFace:
+    """Returns what an export records; raises UserError for a setting without a counterpart."""
     return HuggingFace(self.hf_kind)
+
+
+def encode(model, batch, key=None):
+  """Returns the encoder's states [B, S, D] for a batch; no key means no dropout."""
+  types = {"types": batch["source_types"]} if "source_types" in batch else {}
+  return model.encode(
+    batch["source"], batch["source_segments"], batch["source_positions"], key=key, **types
+  )
+
+
+def require_score(task: Task) -> None:
+  """Raises UserError where the task has no score, so that decoding would be for nothing."""
+  if not task.has_score:
+    name = type(task).__name__
+    raise UserError(f"a {name} task has a loss and no score: set evaluate.decode_every=0")

@@ -10,7 +10,7 @@ from absl import logging
 from train.common.errors import UserError
 from train.data import documents
 from train.tasks.base import Rows
-from train.tasks.seq2seq import DecoderTask, Decoding, continued, search
+from train.tasks.seq2seq import DecoderTask, Decoding, search
 
 SAMPLED = Decoding(
   beam=1, length_penalty=0.0, temperature=0.8, max_len_ratio=0.0, max_len_extra=200
@@ -67,22 +67,15 @@ class Causal(DecoderTask):
     return Rows([row or [roles.start] for row in framed])
 
   def predict(self, model, batch, settings):
-    prompt_BS, length_B = batch["source"], batch["source_segments"].sum(1)
-    length_B = jnp.maximum(length_B, 1)  # a row of padding
-    max_len = settings.longest(prompt_BS.shape[1])
-    limit_B = settings.max_len_ratio * length_B + settings.max_len_extra
-    cache = model.init_cache(len(prompt_BS), prompt_BS.shape[1] + max_len)
-    cache, last_B = model.prefill(prompt_BS, length_B, cache, prefix=self.prefix)
-    roles = self.tokenizer.roles
-    return search(model, cache, batch["row"], settings, max_len, limit_B, roles, last_B)
+    rows, length = batch["source"].shape
+    length_B = jnp.maximum(batch["source_segments"].sum(1), 1)  # a row of padding has 0
+    cache = model.init_cache(rows, length + settings.longest(length))
+    cache, last_B = model.prefill(batch["source"], length_B, cache, prefix=self.prefix)
+    return search(model, cache, batch, settings, length_B, self.tokenizer.roles, last_B)
 
   def outputs(self, examples, requests, predictions, settings):
     """Returns the texts that were given, with their continuations."""
-    del requests, settings
-    return [
-      continued(prediction, self.tokenizer, example["text"])
-      for example, prediction in zip(examples, predictions)
-    ]
+    return self.continuations(examples, predictions)
 
   def hugging_face(self):
     if self.prefix:

@@ -9,7 +9,7 @@ from model import heads, layers
 from train.common.errors import UserError, choose
 from train.data import label_layout
 from train.scoring import classes, scores
-from train.tasks.protocol import HuggingFace
+from train.tasks.base import HuggingFace
 from train.tasks.windows import EncoderTask
 
 POOLS = {"first": "the first token's state, as in BERT", "mean": "the mean of all states"}
@@ -35,10 +35,6 @@ class Classification(EncoderTask):
     if not 1 <= len(self.fields) <= 2:
       raise UserError(f"task.fields is {self.fields}: name the field of one text, or of two")
 
-  @staticmethod
-  def labels_of(example):
-    return [example["label"]]
-
   @property
   def columns(self) -> tuple[str, ...]:
     return (*self.fields, "label")
@@ -60,7 +56,7 @@ class Classification(EncoderTask):
 
   def loss(self, model, batch, key):
     if not self.regression:
-      return self.cross_entropy(model, batch, key)
+      return super().loss(model, batch, key)
     weights_BS = batch["weights"]
     error_BS = jnp.square(self.logits(model, batch, key)[..., 0] - batch["labels"])
     return {"loss": ((error_BS * weights_BS).sum(), weights_BS.sum())}
@@ -73,13 +69,11 @@ class Classification(EncoderTask):
     return dict(zip(self.fields, texts))
 
   def predict(self, model, batch, settings):
-    del settings
     return {"logits": self.logits(model, batch)[:, 0]}
 
   def outputs(self, examples, requests, predictions, settings):
     """Returns the label as `text` and all of them in `probs`, the best first, or the number as
     `value`, from the mean of a text's windows."""
-    del settings
     windows = [[] for _ in examples]
     for (number, _), prediction in zip(requests.index, predictions):
       windows[number].append(prediction["logits"])
@@ -95,7 +89,6 @@ class Classification(EncoderTask):
 
   def render(self, output, *, scores, colour):
     """Formats the label and its probability, with `scores` all of them; or the number."""
-    del colour
     if self.regression:
       if scores:
         raise UserError("--scores: a regression has none")

@@ -7,7 +7,7 @@ from train.common.errors import UserError
 from train.data import documents
 from train.data.corruption import Corruption
 from train.tasks.base import BPE_WITH_MASK
-from train.tasks.seq2seq import DecoderTask, Decoding, continued, truncated
+from train.tasks.seq2seq import DecoderTask, Decoding, truncated
 
 MASKED = ("mask", "bert")
 SPANNED = ("spans", "iid")
@@ -32,9 +32,8 @@ class Denoising(DecoderTask):
 
   def __post_init__(self):
     super().__post_init__()
-    source, target = documents.Denoise(self.corruption, self.tokenizer.roles).max_lengths(
-      self.length
-    )
+    objective = documents.Denoise(self.corruption, self.tokenizer.roles)
+    source, target = objective.max_lengths(self.length)
     if source > self.source_len or target > self.target_len:
       raise UserError(
         f"task.length={self.length} tokens of text can become {source} source and {target} target"
@@ -70,7 +69,4 @@ class Denoising(DecoderTask):
     """Returns the target texts, those of a prefix LM with the beginning in front."""
     if self.style != "prefix":
       return super().outputs(examples, requests, predictions, settings)
-    return [
-      continued(prediction, self.tokenizer, example["text"])
-      for example, prediction in zip(examples, predictions)
-    ]
+    return self.continuations(examples, predictions)

@@ -11,8 +11,8 @@ from model.config import TransformerConfig
 from model.transformer import Transformer
 from train import losses
 from train.common.errors import UserError
+from train.tasks.base import encode
 from train.tasks.mlm import Mlm
-from train.tasks.protocol import encode
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

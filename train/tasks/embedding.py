@@ -5,13 +5,12 @@ import dataclasses
 import jax.numpy as jnp
 
 from train.common.errors import UserError, choose
-from train.tasks.base import Base, Rows
+from train.tasks.base import Rows, Task, encode
 from train.tasks.classification import POOLS
-from train.tasks.protocol import encode
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Embedding(Base):
+class Embedding(Task):
   """The state of a text's first token or the mean of all, of length 1 (Reimers & Gurevych 2019)."""
 
   source_len: int = 128  # tokens that are read of a text, special ones included
@@ -35,7 +34,6 @@ class Embedding(Base):
     return Rows([[*roles.first, *ids[:length], roles.eos] for ids in rows])
 
   def predict(self, model, batch, settings):
-    del settings
     x_BSD = encode(model, batch).astype(jnp.float32)
     seen_BS = (batch["source_segments"] > 0).astype(jnp.float32)
     if self.pool == "first":
@@ -47,6 +45,5 @@ class Embedding(Base):
 
   def outputs(self, examples, requests, predictions, settings):
     """Returns `embedding`, a list of numbers, and the same with blanks between as `text`."""
-    del examples, requests, settings
     rows = [prediction["embedding"].tolist() for prediction in predictions]
     return [dict(text=" ".join(map("{:.6f}".format, row)), embedding=row) for row in rows]

@@ -8,7 +8,7 @@ from absl import logging
 from train.common.errors import NoSplit, UserError, choose
 from train.data.mixed_items import MixedItems
 from train.data.tokenizer import Tokenizer
-from train.tasks.protocol import HuggingFace, Task
+from train.tasks.base import HuggingFace, Task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

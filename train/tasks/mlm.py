@@ -12,8 +12,7 @@ from train.common.errors import UserError
 from train.data import documents
 from train.data.corruption import check_rate
 from train.data.tokenizer import MASK
-from train.tasks.base import BPE_WITH_MASK, Base, Rows, Settings, option
-from train.tasks.protocol import encode
+from train.tasks.base import BPE_WITH_MASK, Rows, Settings, Task, encode, option
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +27,7 @@ class TopWords(Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Mlm(Base):
+class Mlm(Task):
   """Learns the tokens that a window hides: 80% are <mask>, 10% another word, 10% themselves."""
 
   source_len: int = 128  # tokens in a row; a window has two fewer, for bos and eos
@@ -110,7 +109,6 @@ class Mlm(Base):
 
   def outputs(self, examples, requests, predictions, settings):
     """Returns the text with the likeliest words, and `masks`: words and probabilities of each."""
-    del requests, settings
     outputs = []
     for example, prediction in zip(examples, predictions):
       ids, masks = self._ids(example), []
@@ -138,7 +136,6 @@ class Mlm(Base):
 
   def render(self, output, *, scores, colour):
     """Formats the filled text, and below it each mask's likeliest words with probabilities."""
-    del scores, colour
     lines = [output["text"]]
     for number, words in enumerate(output["masks"], 1):
       named = ((x["word"] if x["word"].strip() else repr(x["word"]), x["prob"]) for x in words)

@@ -79,7 +79,6 @@ class Qa(EncoderTask):
     return {"question": question, "context": context}
 
   def predict(self, model, batch, settings):
-    del settings
     logits_BSC = self.logits(model, batch)
     return {"starts": logits_BSC[..., 0], "ends": logits_BSC[..., 1]}
 
@@ -100,7 +99,6 @@ class Qa(EncoderTask):
 
   def render(self, output, *, scores, colour):
     """Formats the n best answers, with `scores` each behind its probability and its characters."""
-    del colour
     lines = []
     for answer in output["nbest"]:
       head = f"{answer['score']:.4f}\t{answer['start']}-{answer['end']}\t" if scores else ""

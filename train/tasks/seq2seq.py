@@ -13,9 +13,7 @@ from model import decoding, layers
 from train import losses
 from train.common.errors import UserError, choose
 from train.data.roles import Roles
-from train.data.tokenizer import Tokenizer
-from train.tasks.base import Base, Rows, Settings, option
-from train.tasks.protocol import HuggingFace, encode
+from train.tasks.base import HuggingFace, Rows, Settings, Task, encode, option
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,7 +51,7 @@ class Decoding(Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DecoderTask(Base):
+class DecoderTask(Task):
   """Tokens from a decoder, with an encoder unless source_len is 0. A subclass adds `items` and
   `requests`. The methods here suit tasks whose output is the target alone."""
 
@@ -115,29 +113,31 @@ class DecoderTask(Base):
 
   def predict(self, model, batch, settings):
     """Returns what follows each source [B, S]: tokens [B, N, T], scores [B, N], lengths [B, N]."""
-    roles, source_BS, segments_BS = self.tokenizer.roles, batch["source"], batch["source_segments"]
-    limit_B = settings.max_len_ratio * segments_BS.sum(1) + settings.max_len_extra
-    max_len = settings.longest(source_BS.shape[1])
-    first = roles.target_first if roles.force else ()
-    forced, rows = np.asarray([roles.start, *first], np.int32), len(source_BS)
-    length = len(forced) - 1 + max_len
-    cache = model.init_cache(rows, length, encode(model, batch), segments_BS)
-    first_B = None
-    if first:
-      length_B = jnp.full(rows, len(forced), jnp.int32)
-      prompt_BT = jnp.tile(forced, (rows, 1))
-      cache, first_B = model.prefill(prompt_BT, length_B, cache)
-    return search(model, cache, batch["row"], settings, max_len, limit_B, roles, first_B)
+    roles, segments_BS = self.tokenizer.roles, batch["source_segments"]
+    rows, source_len = segments_BS.shape
+    forced = [roles.start, *roles.target_first] if roles.force else [roles.start]
+    length = len(forced) - 1 + settings.longest(source_len)
+    cache, first_B = model.init_cache(rows, length, encode(model, batch), segments_BS), None
+    if len(forced) > 1:
+      prompt_BT = jnp.tile(np.asarray(forced, np.int32), (rows, 1))
+      cache, first_B = model.prefill(prompt_BT, jnp.full(rows, len(forced), jnp.int32), cache)
+    return search(model, cache, batch, settings, segments_BS.sum(1), roles, first_B)
 
   def outputs(self, examples, requests, predictions, settings):
     """Returns the best output as `text` with its `score`, and `nbest`."""
-    del examples, requests, settings
     return [output(prediction, self.tokenizer.decode) for prediction in predictions]
+
+  def continuations(self, examples, predictions) -> list[dict]:
+    """Returns `output` for continuations of the examples' texts, with these in front."""
+    starts = self.tokenizer.encode_batch([example["text"] for example in examples])
+    return [
+      output(prediction, lambda ids, start=start: self.tokenizer.decode([*start, *ids]))
+      for start, prediction in zip(starts, predictions)
+    ]
 
   def render(self, output, *, scores, colour):
     """Formats a line for each of the n best, after its log-probability (of beams length-penalized)
     if `scores`."""
-    del colour
     lines = output["nbest"]
     return "\n".join(f"{x['score']:.4f}\t{x['text']}" if scores else x["text"] for x in lines)
 
@@ -156,13 +156,13 @@ def truncated(rows: Sequence[Sequence[int]], longest: int, roles: Roles) -> Rows
   return Rows(framed)
 
 
-def search(
-  model, cache, row_B, settings: Decoding, max_len: int, limit_B, roles: Roles, first_B=None
-) -> dict:
-  """Returns the outputs by `settings`, from a cache and the token before them (None: the start)."""
-  limit_B = limit_B.astype(np.int32)
-  common = dict(bos=roles.start, eos=roles.eos, pad=roles.pad, first_B=first_B)
-  common |= dict(max_len=max_len, limit_B=limit_B)
+def search(model, cache, batch, settings: Decoding, length_B, roles: Roles, first_B=None) -> dict:
+  """Returns the outputs by `settings` for requests of `length_B` tokens, from a cache and the token
+  before the outputs (None: the start)."""
+  row_B, max_len = batch["row"], settings.longest(batch["source"].shape[1])
+  limit_B = (settings.max_len_ratio * length_B + settings.max_len_extra).astype(np.int32)
+  common = dict(max_len=max_len, limit_B=limit_B, first_B=first_B)
+  common |= dict(bos=roles.start, eos=roles.eos, pad=roles.pad)
   if settings.temperature:
     outputs = decoding.sample(
       model.decode_step,
@@ -203,9 +203,3 @@ def output(prediction: Mapping, text_of: Callable[[list[int]], str]) -> dict:
   if not nbest:
     raise UserError("no output has a finite score: the weights are nan, training has diverged")
   return nbest[0] | dict(nbest=nbest)
-
-
-def continued(prediction: Mapping, tokenizer: Tokenizer, before: str) -> dict:
-  """Returns `output` for the continuation of a text, with that text in front."""
-  (start,) = tokenizer.encode_batch([before])
-  return output(prediction, lambda ids: tokenizer.decode([*start, *ids]))

@@ -9,7 +9,7 @@ from model import heads
 from train.data import label_layout
 from train.scoring import classes, scores
 from train.scoring.colour import colour_tags
-from train.tasks.protocol import HuggingFace
+from train.tasks.base import HuggingFace
 from train.tasks.windows import EncoderTask
 
 
@@ -24,10 +24,6 @@ class Tagging(EncoderTask):
   columns = ("words", "tags")
   label_column = "tags"
 
-  @staticmethod
-  def labels_of(example):
-    return example["tags"]
-
   @property
   def encoder(self) -> label_layout.Tags:
     return label_layout.Tags(self.tokenizer, self.labels)
@@ -39,15 +35,11 @@ class Tagging(EncoderTask):
   def head(self, cfg, rngs):
     return heads.LabelHead(cfg, len(self.labels), pool="token", rngs=rngs)
 
-  def loss(self, model, batch, key):
-    return self.cross_entropy(model, batch, key)
-
   def example(self, text):
     """Returns the words of a text with blanks between."""
     return {"words": text.split()}
 
   def predict(self, model, batch, settings):
-    del settings
     probs_BSC = jax.nn.softmax(self.logits(model, batch))
     return {"tags": probs_BSC.argmax(-1), "probs": probs_BSC.max(-1)}
 
@@ -57,7 +49,6 @@ class Tagging(EncoderTask):
     Each word is read in the window that sees most around it. A word that was cut off or has no
     tokens gets "O", or the first tag.
     """
-    del settings
     default = "O" if "O" in self.labels else self.labels[0]
     outputs = [
       dict(words=list(x["words"]), tags=[default] * len(x["words"]), probs=[0.0] * len(x["words"]))

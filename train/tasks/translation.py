@@ -61,7 +61,6 @@ class Translation(PairTask):
     return {"source": text}
 
   def outputs(self, examples, requests, predictions, settings):
-    del examples, requests, settings
     return [
       output(prediction, lambda ids: self._joined(self.tokenizer.decode(ids)))
       for prediction in predictions

@@ -10,14 +10,14 @@ from model import layers
 from train import losses
 from train.common.errors import UserError
 from train.data import labelled
-from train.tasks.base import BPE_WITH_MASK, Base
-from train.tasks.protocol import encode
+from train.tasks.base import BPE_WITH_MASK, Task, encode
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EncoderTask(Base):
+class EncoderTask(Task):
   """Labels from an encoder with a head. A subclass adds `encoder`, which lays labels along tokens
-  (train/data/labelled.py), `head`, `predict`, `outputs` and `score`; `labels` where it has any."""
+  (train/data/labelled.py), `head`, `predict`, `outputs` and `score`; `labels` and `label_smoothing`
+  where it has any labels, else `loss`."""
 
   source_len: int = 128  # tokens in a row, special ones included
   stride: int = 0  # tokens from one window's start to the next's; 0: long texts are truncated
@@ -26,10 +26,11 @@ class EncoderTask(Base):
   default_tokenizer = BPE_WITH_MASK
   has_score = True
 
-  @staticmethod
-  def labels_of(example) -> Sequence[str]:
-    """Returns the labels that an example has under `label_column`."""
-    raise NotImplementedError
+  @classmethod
+  def labels_of(cls, example) -> Sequence[str]:
+    """Returns the labels that an example has under `label_column`: a list of them, or one."""
+    labels = example[cls.label_column]
+    return [labels] if isinstance(labels, str) else labels
 
   def items(self, split):
     examples = self.examples(split)
@@ -39,16 +40,15 @@ class EncoderTask(Base):
     return labelled.Labelled(examples, self.encoder, self.source_len, self.stride)
 
   def requests(self, examples):
-    return labelled.Labelled(
-      labelled.ListSource(examples), self.encoder, self.source_len, self.stride
-    )
+    source = labelled.ListSource(examples)
+    return labelled.Labelled(source, self.encoder, self.source_len, self.stride)
 
   def logits(self, model, batch, key=None):
     """Returns the head's logits at every token [B, S, C]; no key means no dropout."""
     body_key, head_key = layers.split(key, 2)
     return model.head(encode(model, batch, body_key), batch["source_segments"], head_key)
 
-  def cross_entropy(self, model, batch, key):
+  def loss(self, model, batch, key):
     """Returns the loss of the labels with weight. The share of right ones is `right`, as `accuracy`
     is a score: a percentage of whole examples."""
     sums = losses.cross_entropy(

@@ -12,21 +12,21 @@ import numpy as np
 
 from train.common.errors import UserError, choose
 
+STYLES = {
+  "spans": "a sentinel replaces each span of mean length `mean_span`; the target is each sentinel"
+  " with the tokens of its span (T5's own objective)",
+  "iid": "the same with each token chosen by itself; neighbours share a sentinel (T5's baseline)",
+  "drop": "the chosen tokens are removed; the target is these tokens",
+  "mask": "<mask> replaces each chosen token; the target is the whole text (MASS-style)",
+  "bert": "the same with BERT's 80% <mask>, 10% random, 10% unchanged (BERT-style)",
+  "deshuffle": "the source is the text in random order, the target the text",
+  "prefix": "the source is the text up to a random place, the target the rest (prefix LM)",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Corruption:
-  """A corruption of windows into pairs of source and target.
-
-  style:
-    spans     a sentinel replaces each span of mean length `mean_span`; the target is each sentinel
-              with the tokens of its span (T5's own objective)
-    iid       the same with each token chosen by itself; neighbours share a sentinel (T5's baseline)
-    drop      the chosen tokens are removed; the target is these tokens
-    mask      <mask> replaces each chosen token; the target is the whole text (MASS-style)
-    bert      the same with BERT's 80% <mask>, 10% random, 10% unchanged (BERT-style)
-    deshuffle the source is the text in random order, the target the text
-    prefix    the source is the text up to a random place, the target the rest (prefix LM)
-  """
+  """A corruption of windows into pairs of source and target, in one of STYLES."""
 
   style: str
   rate: float = 0.15  # share of tokens that are chosen
@@ -43,16 +43,30 @@ class Corruption:
 
   def __call__(self, ids: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Returns source and target of a window of at least 2 tokens, without eos."""
-    return STYLES[self.style](self, np.asarray(ids), rng)
+    ids = np.asarray(ids)
+    if self.style == "deshuffle":
+      return rng.permutation(ids), ids
+    if self.style == "prefix":
+      place = rng.integers(1, len(ids))
+      return ids[:place], ids[place:]
+    if self.style == "spans":
+      return self._replace_by_sentinels(ids, self._choose_spans(len(ids), rng))
+    chosen = np.zeros(len(ids), bool)
+    chosen[rng.choice(len(ids), number_chosen(len(ids), self.rate), replace=False)] = True
+    if self.style == "iid":
+      return self._replace_by_sentinels(ids, chosen)
+    if self.style == "drop":
+      return ids[~chosen], ids[chosen]
+    if self.style == "mask":
+      return np.where(chosen, self.mask, ids), ids
+    return hide(ids, chosen, self.mask, self.words, rng), ids
 
   def max_lengths(self, length: int) -> tuple[int, int]:
     """Returns the most tokens that source and target of a window can have, without eos."""
     noise = number_chosen(length, self.rate)
-    if self.style == "spans":
-      spans = self.number_of_spans(length)
-      return length - noise + spans, noise + spans
-    if self.style == "iid":
-      spans = min(noise, length - noise + 1)
+    if self.style in ("spans", "iid"):
+      iid = min(noise, length - noise + 1)
+      spans = self.number_of_spans(length) if self.style == "spans" else iid
       return length - noise + spans, noise + spans
     if self.style == "drop":
       return length - noise, noise
@@ -64,6 +78,26 @@ class Corruption:
     """Returns the number of spans that the chosen tokens of a window form."""
     noise = number_chosen(length, self.rate)
     return max(1, min(round(noise / self.mean_span), noise, length - noise))
+
+  def _choose_spans(self, length, rng):
+    """Chooses spans of random lengths with random gaps; a window begins with a gap."""
+    noise, spans = number_chosen(length, self.rate), self.number_of_spans(length)
+    hidden = _split_randomly(noise, spans, rng)
+    shown = _split_randomly(length - noise, spans, rng)
+    return np.repeat(np.tile([False, True], spans), np.stack([shown, hidden], 1).ravel())
+
+  def _replace_by_sentinels(self, ids, chosen):
+    first = chosen & ~np.concatenate([[False], chosen[:-1]])
+    if first.sum() > len(self.sentinels):
+      raise UserError(
+        f"a window of {len(ids)} tokens has {first.sum()} spans to hide, but the vocabulary has"
+        f" {len(self.sentinels)} sentinels: train it with more (tokenizer.sentinels), or hide less"
+      )
+    sentinel = np.asarray(self.sentinels, ids.dtype)[np.cumsum(first)[first] - 1]
+    source = ids.copy()
+    source[first] = sentinel
+    target = np.insert(ids[chosen], np.flatnonzero(first[chosen]), sentinel)
+    return source[~chosen | first], target
 
 
 def check_rate(rate: float) -> None:
@@ -77,76 +111,10 @@ def number_chosen(length: int, rate: float) -> int:
   return min(max(round(length * rate), 1), length - 1)
 
 
-def _spans(self, ids, rng):
-  """Hides spans of random lengths with random gaps; a window begins with a gap."""
-  noise, spans = number_chosen(len(ids), self.rate), self.number_of_spans(len(ids))
-  hidden = _split_randomly(noise, spans, rng)
-  shown = _split_randomly(len(ids) - noise, spans, rng)
-  chosen = np.repeat(np.tile([False, True], spans), np.stack([shown, hidden], 1).ravel())
-  return _replace_by_sentinels(self, ids, chosen)
-
-
 def _split_randomly(total, count, rng):
   """Returns `count` random positive whole numbers that add up to `total`."""
   cuts = np.sort(rng.choice(total - 1, count - 1, replace=False)) + 1
   return np.diff(np.concatenate([[0], cuts, [total]]))
-
-
-def _iid(self, ids, rng):
-  return _replace_by_sentinels(self, ids, _choose(ids, self.rate, rng))
-
-
-def _choose(ids, rate, rng):
-  chosen = np.zeros(len(ids), bool)
-  chosen[rng.choice(len(ids), number_chosen(len(ids), rate), replace=False)] = True
-  return chosen
-
-
-def _replace_by_sentinels(self, ids, chosen):
-  first = chosen & ~np.concatenate([[False], chosen[:-1]])
-  if first.sum() > len(self.sentinels):
-    raise UserError(
-      f"a window of {len(ids)} tokens has {first.sum()} spans to hide, but the vocabulary has"
-      f" {len(self.sentinels)} sentinels: train it with more (tokenizer.sentinels), or hide less"
-    )
-  sentinel = np.asarray(self.sentinels, ids.dtype)[np.cumsum(first)[first] - 1]
-  source = ids.copy()
-  source[first] = sentinel
-  target = np.insert(ids[chosen], np.flatnonzero(first[chosen]), sentinel)
-  return source[~chosen | first], target
-
-
-def _drop(self, ids, rng):
-  chosen = _choose(ids, self.rate, rng)
-  return ids[~chosen], ids[chosen]
-
-
-def _mask(self, ids, rng):
-  return np.where(_choose(ids, self.rate, rng), self.mask, ids), ids
-
-
-def _bert(self, ids, rng):
-  return hide(ids, _choose(ids, self.rate, rng), self.mask, self.words, rng), ids
-
-
-def _deshuffle(self, ids, rng):
-  return rng.permutation(ids), ids
-
-
-def _prefix(self, ids, rng):
-  place = rng.integers(1, len(ids))
-  return ids[:place], ids[place:]
-
-
-STYLES = {
-  "spans": _spans,
-  "iid": _iid,
-  "drop": _drop,
-  "mask": _mask,
-  "bert": _bert,
-  "deshuffle": _deshuffle,
-  "prefix": _prefix,
-}
 
 
 def hide(ids, chosen, mask: int, words: np.ndarray, rng) -> np.ndarray:

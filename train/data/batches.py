@@ -74,14 +74,13 @@ class BatchBuilder:
     indices = [index for index, _ in members]
     positions = [position for _, position in members]
     items = dict(zip(positions, self.items.read(indices, positions)))
-    start = {"start": self.items.start} if self.target_len else {}
     return packing.fill(
       [[position for _, position in row] for row in rows],
       items,
       source_len=self.source_len,
       target_len=self.target_len,
       extras=self.items.extras,
-      **start,
+      start=self.items.start if self.target_len else None,
     )
 
 
@@ -152,11 +151,9 @@ class Batches(Iterator, contextlib.AbstractContextManager):
     """Returns the index of the item at a position, and its two lengths."""
     return self._chunk(position // CHUNK)[position % CHUNK]
 
-  def _lengths_at(self, position: int) -> tuple[int, int]:
-    return self._at(position)[1:]
-
   def _plan(self) -> _Planned:
-    rows, self._ahead = packing.plan(self._lengths_at, self._ahead, **self._layout.row_limits)
+    limits = self._layout.row_limits
+    rows, self._ahead = packing.plan(lambda i: self._at(i)[1:], self._ahead, **limits)
     own = [[(self._at(position)[0], position) for position in row] for row in rows[self._own_rows]]
     return _Planned(own, rows, self._ahead, self._submit(own))
 
@@ -225,11 +222,6 @@ class Batches(Iterator, contextlib.AbstractContextManager):
     return 1 - self.tokens / self._capacity if self._capacity else 0.0
 
   @property
-  def examples(self) -> int:
-    """Returns the number of examples delivered by all processes since the run first started."""
-    return self._state["position"] - len(self._state["carried"])
-
-  @property
   def epoch(self) -> int:
     """Returns the number of passes over the data that the stream has completed."""
     return self._state["position"] // len(self._lengths)
@@ -253,13 +245,10 @@ class Batches(Iterator, contextlib.AbstractContextManager):
     self._state = self._ahead = {key: state[key] for key in packing.START}
     self._top_up()
 
-  def close(self) -> None:
+  def __exit__(self, *error) -> None:
     """Ends the thread and the worker processes."""
     self._planner.shutdown(cancel_futures=True)
     self._pool.shutdown(cancel_futures=True)
-
-  def __exit__(self, *error) -> None:
-    self.close()
 
 
 def eval_batches(items: Items, layout: Layout) -> Iterator[dict[str, np.ndarray]]:

@@ -39,7 +39,6 @@ def plan(
   rows: int,
   source_len: int,
   target_len: int,
-  max_carried: int | None = None,
   max_per_row: int | None = None,
   end: int | None = None,
 ) -> tuple[list[list[int]], dict]:
@@ -48,11 +47,10 @@ def plan(
   `lengths_at(position)` is the item's length on each side: source, target. A side with a row length
   of 0 is absent. Carried positions come first, oldest first, then the stream from `position` on (to
   `end`). Each goes into the first row with space on both sides; one without such a row is carried,
-  and the batch ends when `max_carried` (default: `rows`) are. Delivered and carried positions
+  and the batch ends when as many are carried as it has rows. Delivered and carried positions
   together are always exactly range(position). Raises ValueError for an item longer than a row, and
   for one without a token on the target or, where targets are absent, the source.
   """
-  max_carried = rows if max_carried is None else max_carried
   source_left, target_left = np.full(rows, source_len), np.full(rows, target_len)
   filled: list[list[int]] = [[] for _ in range(rows)]
   open_rows = rows
@@ -79,33 +77,21 @@ def plan(
   position = state["position"]
   while open_rows and position != end:
     if not put_in_row(position):
-      if len(carried) >= max_carried:
+      if len(carried) >= rows:
         break
       carried.append(position)
     position += 1
   return filled, {"position": position, "carried": carried}
 
 
-def pack_epoch(
-  lengths: Sequence[tuple[int, int]],
-  *,
-  rows: int,
-  source_len: int,
-  target_len: int,
-  max_per_row: int | None = None,
-) -> list[list[list[int]]]:
-  """Returns batches of rows of indices that hold each item once; the last batch has empty rows."""
+def pack_epoch(lengths: Sequence[tuple[int, int]], **limits) -> list[list[list[int]]]:
+  """Returns batches of rows of indices that hold each item once; the last batch has empty rows.
+
+  `limits` are `plan`'s: rows, source_len, target_len, max_per_row.
+  """
   batches, state = [], START
   while state["position"] < len(lengths) or state["carried"]:
-    filled, state = plan(
-      lengths.__getitem__,
-      state,
-      rows=rows,
-      source_len=source_len,
-      target_len=target_len,
-      max_per_row=max_per_row,
-      end=len(lengths),
-    )
+    filled, state = plan(lengths.__getitem__, state, end=len(lengths), **limits)
     batches.append(filled)
   return batches
 
@@ -137,7 +123,7 @@ def fill(
   source_len: int,
   target_len: int,
   extras: Mapping[str, str] | None = None,
-  start: int = OWN.start,
+  start: int | None = OWN.start,
 ) -> dict[str, np.ndarray]:
   """Returns the batch of the items whose keys are in `rows`: arrays [rows, length].
 

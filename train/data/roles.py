@@ -68,7 +68,7 @@ def to_json(
   return json.dumps(content, ensure_ascii=False, indent=1 if pretty else None)
 
 
-def from_json(text: str, where="a tokenizer") -> tuple:
+def from_json(text: str, where: str) -> tuple:
   """Returns the first four arguments of `to_json`; raises UserError, or any Exception of the
   library, for another text."""
   content = json_files.parse(text, where)

@@ -5,7 +5,6 @@ import functools
 import hashlib
 import itertools
 import os
-import pathlib
 import re
 from collections.abc import Iterable, Sequence
 
@@ -15,6 +14,7 @@ from tokenizers import decoders, pre_tokenizers
 
 from train.common import json_files
 from train.common.errors import UserError, as_user_error
+from train.common.files import write_atomically
 from train.data.pieces import BLANKS, METASPACE, Pieces, encode_with_absent
 from train.data.roles import MASK, OWN, SPECIALS, Roles, check, from_json, to_json
 
@@ -48,7 +48,12 @@ class Tokenizer:
     self.roles = roles or dataclasses.replace(OWN, mask=self.specials.get(MASK))
 
   def __reduce__(self):
-    return _rebuild, (self._json(),)
+    return Tokenizer, self._parts
+
+  @property
+  def _parts(self) -> tuple:
+    """Returns the arguments that make this tokenizer."""
+    return self._inner, self.roles if self.foreign else None, self._target, self._size
 
   @functools.cached_property
   def vocab_size(self) -> int:
@@ -58,7 +63,7 @@ class Tokenizer:
   @property
   def fingerprint(self) -> str:
     """Returns the hex digest of everything that determines the ids."""
-    return hashlib.sha256(self._json().encode()).hexdigest()
+    return hashlib.sha256(to_json(*self._parts).encode()).hexdigest()
 
   def copy_inner(self) -> tokenizers.Tokenizer:
     """Returns a copy of the library's tokenizer, to write or change."""
@@ -265,14 +270,7 @@ class Tokenizer:
 
   def save(self, path: str | os.PathLike) -> None:
     """Writes tokenizer.json atomically."""
-    path = pathlib.Path(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(self._json(pretty=True), encoding="utf-8")
-    os.replace(temporary, path)
-
-  def _json(self, pretty: bool = False) -> str:
-    roles = self.roles if self.foreign else None
-    return to_json(self._inner, roles, self._target, self._size, pretty)
+    write_atomically(path, to_json(*self._parts, pretty=True))
 
   @classmethod
   def load(cls, path: str | os.PathLike) -> "Tokenizer":
@@ -289,7 +287,3 @@ class Tokenizer:
       if sorted(specials.values()) != list(range(len(specials))):
         raise UserError(f"{path}: special tokens must be the first ids, but are {specials}")
     return tokenizer
-
-
-def _rebuild(text: str) -> Tokenizer:
-  return Tokenizer(*from_json(text))

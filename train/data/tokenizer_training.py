@@ -1,6 +1,7 @@
 """Trains the tokenizers of words, BPE, unigram pieces, characters and bytes; equal texts give an
 equal tokenizer in every process."""
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -90,9 +91,7 @@ def _train_word(texts: Iterator[str], specials) -> tokenizers.Tokenizer:
 
 
 def _train_char(texts: Iterator[str], specials) -> tokenizers.Tokenizer:
-  counts = Counter()
-  for text in texts:
-    counts.update(text)
+  counts = Counter(itertools.chain.from_iterable(texts))
   vocab = _number(specials, _sort_by_frequency(counts, specials))
   return _assemble(models.BPE(vocab, [], unk_token=SPECIALS[UNK]), None, decoders.Fuse(), specials)
 
@@ -116,10 +115,7 @@ def _assemble_bytelevel(model, specials) -> tokenizers.Tokenizer:
 def _train_bpe(texts: Iterator[str], specials, vocab_size: int) -> tokenizers.Tokenizer:
   inner = _assemble_bytelevel(models.BPE(), specials)
   trainer = trainers.BpeTrainer(
-    vocab_size=vocab_size,
-    special_tokens=specials,
-    initial_alphabet=ALPHABET,
-    show_progress=False,
+    vocab_size=vocab_size, special_tokens=specials, initial_alphabet=ALPHABET, show_progress=False
   )
   inner.train_from_iterator(texts, trainer)
   return inner

@@ -34,7 +34,6 @@ def many(at, state, batches, **options):
 layouts = st.fixed_dictionaries(
   {
     "rows": st.integers(1, 9),
-    "max_carried": st.integers(0, 12) | st.none(),
     "max_per_row": st.integers(1, 4) | st.none(),
   }
 ).map(lambda layout: {**layout, "source_len": SOURCE_LEN, "target_len": TARGET_LEN})
@@ -48,8 +47,7 @@ def test_delivered_and_carried_are_the_stream_so_far(layout, seed, batches):
   delivered = [position for rows in planned for row in rows for position in row]
   assert sorted(delivered + state["carried"]) == list(range(state["position"]))
   assert state["carried"] == sorted(state["carried"])
-  most = layout["rows"] if layout["max_carried"] is None else layout["max_carried"]
-  assert len(state["carried"]) <= most
+  assert len(state["carried"]) <= layout["rows"]
   for rows in planned:
     assert len(rows) == layout["rows"]
     assert any(rows)
@@ -71,7 +69,7 @@ def test_resumed_from_its_json_is_uninterrupted(layout, seed, cut):
 
 def test_the_carried_come_first_and_each_takes_the_first_row_that_fits():
   lengths = [(1, 9), (1, 8), (1, 9), (1, 2), (1, 7)]
-  options = {"rows": 2, "source_len": 4, "target_len": 10, "max_carried": 2}
+  options = {"rows": 2, "source_len": 4, "target_len": 10}
   rows, state = packing.plan(lengths.__getitem__, packing.START, **options, end=5)
   assert rows == [[0], [1, 3]]  # 9; then 8 and, 2 not, 9 carried, 2 beside the 8
   assert state == {"position": 5, "carried": [2, 4]}

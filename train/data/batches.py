@@ -129,7 +129,8 @@ class Batches(Iterator, contextlib.AbstractContextManager):
     self._lengths = items.lengths()
     self._order = order(items, len(self._lengths), seed)
     self._chunk = functools.lru_cache(maxsize=64)(self._read_chunk)
-    self._identity = {"seed": seed, "data": items.fingerprint}
+    self.fingerprint = items.fingerprint
+    self._identity = {"seed": seed, "data": self.fingerprint}
     self._state = self._ahead = packing.START
     self._workers, self._lookahead = workers, max(lookahead, workers + 1)
     self._planner = ThreadPoolExecutor(1, "batches")
@@ -203,11 +204,6 @@ class Batches(Iterator, contextlib.AbstractContextManager):
     self.tokens += int((segments > 0).sum()) * self._layout.process_count
     self._capacity += segments.size * self._layout.process_count
     return batch
-
-  @property
-  def fingerprint(self) -> str:
-    """Returns the data's fingerprint."""
-    return self._identity["data"]
 
   @property
   def delivered(self) -> Callable[[], list[list[int]]]:

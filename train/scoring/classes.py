@@ -1,14 +1,14 @@
-"""Reports on an evaluation by class: precision, recall and F1 of each class, and the confusion
-matrix."""
+"""Reports precision, recall and F1 of each class, and the confusion matrix."""
 
 import dataclasses
+import itertools
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from train.scoring.scores import is_bio, replace_non_bio
+from train.scoring.scores import Rows, is_bio, replace_non_bio
 
 OTHER = "(other)"  # stands for predictions that are no class of the references
 MOST_COLUMNS = 20  # labels in a confusion matrix as text; a picture has space for more
@@ -70,12 +70,11 @@ def text_class_report(predictions: Sequence[str], references: Sequence[str]) -> 
   return class_report([text if text in known else OTHER for text in predictions], references)
 
 
-def tag_report(predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> Report:
+def tag_report(predictions: Rows, references: Rows) -> Report:
   """Builds the report on kinds of entities (seqeval) if the tags are BIO, else on tags; the
   confusion matrix is of tags."""
-  flat_predictions = [tag for row in predictions for tag in row]
-  flat_references = [tag for row in references for tag in row]
-  report = class_report(flat_predictions, flat_references, "tag")
+  flat = itertools.chain.from_iterable
+  report = class_report(list(flat(predictions)), list(flat(references)), "tag")
   if not all(map(is_bio, report.classes)):
     return report
   from seqeval import metrics
@@ -91,14 +90,11 @@ def tag_report(predictions: Sequence[Sequence[str]], references: Sequence[Sequen
   return dataclasses.replace(report, kind="entity", classes=rows)
 
 
-def text_tag_report(
-  predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]
-) -> Report:
+def text_tag_report(predictions: Rows, references: Rows) -> Report:
   """Builds `tag_report` for predictions that may be any text."""
   known = {tag for row in references for tag in row}
-  return tag_report(
-    [[tag if tag in known else OTHER for tag in row] for row in predictions], references
-  )
+  rows = [[tag if tag in known else OTHER for tag in row] for row in predictions]
+  return tag_report(rows, references)
 
 
 def _row(precision, recall, f1, support):

@@ -10,6 +10,8 @@ import numpy as np
 
 from train.common.errors import UserError
 
+Rows = Sequence[Sequence[str]]  # the tags of each text
+
 
 def texts(
   predictions: Sequence[str], references: Sequence[str], *, tokenize="13a", lowercase=False
@@ -58,9 +60,8 @@ def _correlation(statistic, predictions, references):
   return float(statistic(predictions, references).statistic)
 
 
-def tags(predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> dict:
-  """Returns the percentage of right tags; for BIO tags also entity precision, recall and F1
-  (seqeval)."""
+def tags(predictions: Rows, references: Rows) -> dict:
+  """Returns the percentage of right tags; of BIO tags also seqeval's precision, recall and F1."""
   pairs = [pair for rows in zip(predictions, references) for pair in zip(*rows, strict=True)]
   scores = dict(accuracy=100.0 * float(np.mean([a == b for a, b in pairs])))
   if all(is_bio(tag) for _, tag in pairs):
@@ -75,7 +76,7 @@ def tags(predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str
   return scores
 
 
-def replace_non_bio(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+def replace_non_bio(rows: Rows) -> list[list[str]]:
   """Replaces the tags that are not BIO by O, because seqeval takes them for entities."""
   return [[tag if is_bio(tag) else "O" for tag in row] for row in rows]
 
@@ -110,17 +111,12 @@ def tags_as_text(predictions: Sequence[str], references: Sequence[str]) -> dict:
   return tags(*split_tags(predictions, references))
 
 
-def split_tags(
-  predictions: Sequence[str], references: Sequence[str]
-) -> tuple[list[list[str]], list[list[str]]]:
+def split_tags(predictions: Sequence[str], references: Sequence[str]) -> tuple[Rows, Rows]:
   """Splits texts into tags, as many predictions as references: a missing tag becomes "?", and tags
   beyond the reference are cut."""
-  reference_rows = [text.split() for text in references]
-  prediction_rows = []
-  for text, row in zip(predictions, reference_rows):
-    split = text.split()
-    prediction_rows.append(split[: len(row)] + ["?"] * (len(row) - len(split)))
-  return prediction_rows, reference_rows
+  split = [text.split() for text in predictions]
+  rows = [text.split() for text in references]
+  return [(words + ["?"] * len(row))[: len(row)] for words, row in zip(split, rows)], rows
 
 
 def answers(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict:

@@ -49,14 +49,8 @@ STYLES = {"prefix": "prefix", "denoise": "bert"}  # names of span tasks with a s
 
 def layout(task: Task, batch_size: int) -> Layout:
   """Returns the shape of the task's batches, which the processes share."""
-  return Layout(
-    batch_size,
-    task.source_len,
-    task.target_len,
-    task.pack,
-    jax.process_index(),
-    jax.process_count(),
-  )
+  index, count = jax.process_index(), jax.process_count()
+  return Layout(batch_size, task.source_len, task.target_len, task.pack, index, count)
 
 
 def defaults(name: str) -> dict[str, Any]:

@@ -58,10 +58,8 @@ class Causal(DecoderTask):
     length = self.target_len - len(roles.first)
     if long := sum(len(ids) > length for ids in rows):
       logging.warning(
-        "of %d inputs, %d are longer than task.target_len=%d tokens with bos: their end is read",
-        len(rows),
-        long,
-        self.target_len,
+        f"of {len(rows)} inputs, {long} are longer than task.target_len={self.target_len} tokens"
+        " with bos: their end is read"
       )
     framed = [[*roles.first, *ids[max(len(ids) - length, 0) :]] for ids in rows]
     return Rows([row or [roles.start] for row in framed])

@@ -41,9 +41,8 @@ class Classification(EncoderTask):
 
   @property
   def encoder(self) -> label_layout.Classes:
-    return label_layout.Classes(
-      self.tokenizer, self.fields, None if self.regression else self.labels
-    )
+    labels = None if self.regression else self.labels
+    return label_layout.Classes(self.tokenizer, self.fields, labels)
 
   @property
   def loss_key(self):

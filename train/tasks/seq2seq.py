@@ -150,9 +150,7 @@ def truncated(rows: Sequence[Sequence[int]], longest: int, roles: Roles) -> Rows
   how many are longer."""
   framed = [roles.source(ids, longest) for ids in rows]
   if losing := sum(len(roles.source(ids, 2**31)) > longest for ids in rows):
-    logging.warning(
-      "of %d inputs, %d are truncated to task.source_len=%d", len(rows), losing, longest
-    )
+    logging.warning(f"of {len(rows)} inputs, {losing} are truncated to task.source_len={longest}")
   return Rows(framed)
 
 

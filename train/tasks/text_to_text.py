@@ -67,8 +67,7 @@ class TextToText(PairTask):
     known = {x["target"] for x in read_many(training, range(len(training)))}
     if self.kind == "tags":
       known = {tag for text in known for tag in text.split()}
-    if (unseen := unknown_labels(labels, known))[0]:
-      logging.warning(
-        "%d labels are none of the training split's %d: %s", unseen[0], len(known), unseen[1]
-      )
+    count, commonest = unknown_labels(labels, known)
+    if count:
+      logging.warning(f"{count} labels are none of the training split's {len(known)}: {commonest}")
     return report

@@ -61,10 +61,7 @@ class Translation(PairTask):
     return {"source": text}
 
   def outputs(self, examples, requests, predictions, settings):
-    return [
-      output(prediction, lambda ids: self._joined(self.tokenizer.decode(ids)))
-      for prediction in predictions
-    ]
+    return [output(x, lambda ids: self._joined(self.tokenizer.decode(ids))) for x in predictions]
 
   def score(self, outputs, examples):
     return scores.texts(

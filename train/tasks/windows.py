@@ -51,28 +51,22 @@ class EncoderTask(Task):
   def loss(self, model, batch, key):
     """Returns the loss of the labels with weight. The share of right ones is `right`, as `accuracy`
     is a score: a percentage of whole examples."""
+    logits_BSC = self.logits(model, batch, key)
     sums = losses.cross_entropy(
-      self.logits(model, batch, key),
-      batch["labels"],
-      batch["weights"],
-      label_smoothing=self.label_smoothing,
+      logits_BSC, batch["labels"], batch["weights"], label_smoothing=self.label_smoothing
     )
     return {"loss": sums["loss"], "nll": sums["nll"], "right": sums["accuracy"]}
 
 
 def check_labels(split: str, labels: Iterable[str], known: Sequence[str]) -> None:
-  """Logs the labels of a split that are not known, with their counts; raises UserError for any in
-  the training split."""
+  """Logs the unknown labels of a split with counts; raises UserError in the training split."""
   count, commonest = unknown_labels(labels, known)
   if count:
     if split == "train":
       raise UserError(f"task.labels are {', '.join(known)}; training also has {commonest}")
     logging.warning(
-      "%s: %d labels are none of the training split's %d: they have no loss and count as wrong: %s",
-      split,
-      count,
-      len(known),
-      commonest,
+      f"{split}: {count} labels are none of the training split's {len(known)}: they have no loss"
+      f" and count as wrong: {commonest}"
     )
 
 

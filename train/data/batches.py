@@ -1,5 +1,4 @@
-"""Makes batches: endless and resumable ones for training, one pass for evaluation, and requests to
-predict from."""
+"""Makes batches for training (endless, resumable), for evaluation (one pass) and for prediction."""
 
 import collections
 import contextlib

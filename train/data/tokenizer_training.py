@@ -1,5 +1,4 @@
-"""Trains the tokenizers of words, BPE, unigram pieces, characters and bytes; equal texts give an
-equal tokenizer in every process."""
+"""Trains tokenizers of five kinds; equal texts give an equal tokenizer in every process."""
 
 import itertools
 from collections import Counter

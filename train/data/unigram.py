@@ -73,8 +73,7 @@ class _Lattice:
 def train_pieces(
   counts: Mapping[str, int], size: int, alphabet: Sequence[str]
 ) -> list[tuple[str, float]]:
-  """Returns at most `size` pieces with their log probabilities for byte-level words and their
-  counts (Kudo 2018, section 3.2)."""
+  """Returns at most `size` pieces with their log probabilities for byte-level words and counts."""
   words = sorted(counts, key=lambda word: (-counts[word], word))
   candidates = Counter()
   for word in words:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from train.scoring.scores import Rows, is_bio, replace_non_bio
+from train.scoring.scores import Rows, is_bio, replace_non_bio, split_tags
 
 OTHER = "(other)"  # stands for predictions that are no class of the references
 MOST_COLUMNS = 20  # labels in a confusion matrix as text; a picture has space for more
@@ -90,11 +90,12 @@ def tag_report(predictions: Rows, references: Rows) -> Report:
   return dataclasses.replace(report, kind="entity", classes=rows)
 
 
-def text_tag_report(predictions: Rows, references: Rows) -> Report:
-  """Builds `tag_report` for predictions that may be any text."""
-  known = {tag for row in references for tag in row}
-  rows = [[tag if tag in known else OTHER for tag in row] for row in predictions]
-  return tag_report(rows, references)
+def text_tag_report(predictions: Sequence[str], references: Sequence[str]) -> Report:
+  """Builds `tag_report` for texts of tags; the predictions may be any text."""
+  rows, reference_rows = split_tags(predictions, references)
+  known = set(itertools.chain(*reference_rows))
+  rows = [[tag if tag in known else OTHER for tag in row] for row in rows]
+  return tag_report(rows, reference_rows)
 
 
 def _row(precision, recall, f1, support):

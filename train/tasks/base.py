@@ -165,9 +165,7 @@ class Task:
     """Returns the predictions for a batch of requests, each array [B, ...]. Runs under jit."""
     raise NotImplementedError
 
-  def outputs(
-    self, examples, requests: Items, predictions: Sequence[Mapping], settings
-  ) -> list[dict]:
+  def outputs(self, examples, requests: Items, predictions, settings) -> list[dict]:
     """Returns a dict for each example that JSON can hold, from the predictions for its requests
     (in the order of `requests`). Its `text` is the answer in short."""
     raise NotImplementedError

@@ -32,8 +32,7 @@ class Denoising(DecoderTask):
 
   def __post_init__(self):
     super().__post_init__()
-    objective = documents.Denoise(self.corruption, self.tokenizer.roles)
-    source, target = objective.max_lengths(self.length)
+    source, target = self.objective.max_lengths(self.length)
     if source > self.source_len or target > self.target_len:
       raise UserError(
         f"task.length={self.length} tokens of text can become {source} source and {target} target"
@@ -41,8 +40,8 @@ class Denoising(DecoderTask):
       )
 
   @property
-  def corruption(self) -> Corruption:
-    """Returns how windows are corrupted; raises UserError where the vocabulary lacks the tokens."""
+  def objective(self) -> documents.Denoise:
+    """Returns how windows become items; raises UserError where the vocabulary lacks the tokens."""
     tokenizer = self.tokenizer
     mask = tokenizer.mask if self.style in MASKED else 0
     if self.style in SPANNED and not tokenizer.sentinels:
@@ -50,14 +49,14 @@ class Denoising(DecoderTask):
         f"task.style={self.style!r} needs sentinels and the vocabulary has none: train it with"
         " tokenizer.sentinels=100"
       )
-    return Corruption(
+    corruption = Corruption(
       self.style, self.rate, self.mean_span, mask, tokenizer.sentinels, tokenizer.words
     )
+    return documents.Denoise(corruption, tokenizer.roles)
 
   def items(self, split):
     tokens = documents.Tokens(self.examples(split), self.tokenizer)
-    objective = documents.Denoise(self.corruption, self.tokenizer.roles)
-    return documents.Windows(tokens, self.length, objective, self.cross_documents, self.seed)
+    return documents.Windows(tokens, self.length, self.objective, self.cross_documents, self.seed)
 
   def requests(self, examples):
     """Returns texts with <extra_0>, ... or <mask> for hidden spans, or the beginning of a text for

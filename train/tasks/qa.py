@@ -1,6 +1,7 @@
 """Answers as spans of a text, by an encoder that points at their ends (Devlin et al. 2019)."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 
 import jax.numpy as jnp
@@ -123,16 +124,13 @@ def _spans(starts, ends, shift, longest):
 
 def _answer(example, characters, spans, empty, settings):
   """Returns the best answer with the n best; `empty` is the score of no answer."""
-  best, seen = [], set()
+  raw = {}  # the best score of each place, best first
   for score, first, last in sorted(spans, reverse=True):
-    place = characters[first][0], characters[last][1]
-    if place not in seen:
-      seen.add(place)
-      best.append(
-        dict(text=example["context"][slice(*place)], start=place[0], end=place[1], raw=score)
-      )
-    if len(best) == CANDIDATES:
-      break
+    raw.setdefault((characters[first][0], characters[last][1]), score)
+  best = [
+    dict(text=example["context"][start:end], start=start, end=end, raw=score)
+    for (start, end), score in itertools.islice(raw.items(), CANDIDATES)
+  ]
   nothing = dict(text="", start=0, end=0, raw=empty)
   if not best:
     best = [nothing]

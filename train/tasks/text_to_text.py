@@ -1,5 +1,4 @@
-"""Labelled data as text in, text out (Raffel et al. 2020, section 2.4): a decoder writes the class,
-the number, the tags or the answer."""
+"""Labelled data as text to text (Raffel et al. 2020, section 2.4): a decoder writes the labels."""
 
 import dataclasses
 import itertools
@@ -19,6 +18,11 @@ KINDS = {
   "numbers": scores.numbers_as_text,
   "tags": scores.tags_as_text,
   "answers": scores.answers,
+}
+# kind -> how outputs are reported, and the labels of a text
+REPORTS = {
+  "classes": (classes.text_class_report, lambda text: [text]),
+  "tags": (classes.text_tag_report, str.split),
 }
 SHORT = Decoding(beam=1, length_penalty=0.0, max_len_ratio=0.0, max_len_extra=8)
 
@@ -52,22 +56,18 @@ class TextToText(PairTask):
 
   def report(self, outputs, examples):
     """Returns the report of classes or tags; the log names labels that training does not have."""
-    if self.kind not in ("classes", "tags"):
+    if self.kind not in REPORTS:
       return None
-    predictions, references = [x["text"] for x in outputs], [x["target"] for x in examples]
-    if self.kind == "classes":
-      report, labels = classes.text_class_report(predictions, references), references
-    else:
-      rows = scores.split_tags(predictions, references)
-      report, labels = classes.text_tag_report(*rows), itertools.chain.from_iterable(rows[1])
+    make_report, labels_of = REPORTS[self.kind]
+    references = [example["target"] for example in examples]
+    report = make_report([output["text"] for output in outputs], references)
     try:
       training = self.examples("train")
     except NoSplit:
       return report
-    known = {x["target"] for x in read_many(training, range(len(training)))}
-    if self.kind == "tags":
-      known = {tag for text in known for tag in text.split()}
-    count, commonest = unknown_labels(labels, known)
+    targets = {example["target"] for example in read_many(training, range(len(training)))}
+    known = {label for text in targets for label in labels_of(text)}
+    count, commonest = unknown_labels(itertools.chain(*map(labels_of, references)), known)
     if count:
       logging.warning(f"{count} labels are none of the training split's {len(known)}: {commonest}")
     return report

@@ -51,12 +51,8 @@ class Layout:
   @property
   def row_limits(self) -> dict:
     """Returns the arguments of `packing.plan` that limit what a row holds."""
-    return dict(
-      rows=self.batch_size,
-      source_len=self.source_len,
-      target_len=self.target_len,
-      max_per_row=None if self.pack else 1,
-    )
+    lengths = dict(source_len=self.source_len, target_len=self.target_len)
+    return dict(rows=self.batch_size, max_per_row=None if self.pack else 1, **lengths)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,14 +69,10 @@ class BatchBuilder:
     indices = [index for index, _ in members]
     positions = [position for _, position in members]
     items = dict(zip(positions, self.items.read(indices, positions)))
-    return packing.fill(
-      [[position for _, position in row] for row in rows],
-      items,
-      source_len=self.source_len,
-      target_len=self.target_len,
-      extras=self.items.extras,
-      start=self.items.start if self.target_len else None,
-    )
+    row_positions = [[position for _, position in row] for row in rows]
+    lengths = dict(source_len=self.source_len, target_len=self.target_len)
+    start = self.items.start if self.target_len else None
+    return packing.fill(row_positions, items, **lengths, extras=self.items.extras, start=start)
 
 
 _builder: BatchBuilder  # set in each worker process

@@ -36,10 +36,8 @@ class Pieces:
     self._words = isinstance(model, models.WordLevel)
     self._characters = isinstance(decoder, decoders.Fuse)
     self._foreign, self._pre_steps = foreign, _steps(inner.pre_tokenizer)
-    self._bytes = isinstance(decoder, (decoders.ByteLevel, decoders.Sequence))
-    if foreign:
-      both = (*self._pre_steps, *_steps(decoder))
-      self._bytes = any(step["type"] == "ByteLevel" for step in both)
+    steps = (*self._pre_steps, *_steps(decoder))
+    self._bytes = any(step["type"] == "ByteLevel" for step in steps)
     # WordPiece's prefix of a piece that continues a word
     wordpiece = isinstance(model, models.WordPiece)
     self._continuation = model.continuing_subword_prefix if wordpiece else ""

@@ -186,16 +186,13 @@ class Tokenizer:
 
   def id(self, name: str) -> int:
     """Returns the id of a special token; raises UserError with the setting that adds it."""
-    if name not in self.specials and self.foreign:
-      raise UserError(
-        f"the vocabulary has no {name}, and it comes with the weights it was made for"
-      )
-    if name not in self.specials:
-      known = f" (it has {', '.join(self.languages)})" if LANGUAGE.match(f"{name} ") else ""
-      raise UserError(
-        f"the vocabulary has no {name}{known}: train it with one, tokenizer.special=({name!r},)"
-      )
-    return self.specials[name]
+    if name in self.specials:
+      return self.specials[name]
+    missing = f"the vocabulary has no {name}"
+    if self.foreign:
+      raise UserError(f"{missing}, and it comes with the weights it was made for")
+    known = f" (it has {', '.join(self.languages)})" if LANGUAGE.match(f"{name} ") else ""
+    raise UserError(f"{missing}{known}: train it with one, tokenizer.special=({name!r},)")
 
   @property
   def mask(self) -> int:

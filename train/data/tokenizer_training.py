@@ -42,18 +42,14 @@ def train_tokenizer(spec: Mapping, texts: Iterable[str]) -> Tokenizer:
       f"tokenizer vocab_size={options['vocab_size']!r} is too small: {name} needs a whole number"
       f" of at least {smallest} ({len(specials)} special ids and 256 bytes)"
     )
-  characters = 0
-
-  def count_characters() -> Iterator[str]:
-    nonlocal characters
-    for text in texts:
-      characters += len(text)
-      yield text
-
-  inner = make(count_characters(), specials, **options)
-  if name != "byte" and not characters:
-    raise UserError(f"the text to train the {name} tokenizer on is empty: check the training split")
-  return Tokenizer(inner)
+  if name != "byte":
+    texts = itertools.dropwhile(lambda text: not text, texts)
+    if (first := next(texts, None)) is None:
+      raise UserError(
+        f"the text to train the {name} tokenizer on is empty: check the training split"
+      )
+    texts = itertools.chain([first], texts)
+  return Tokenizer(make(texts, specials, **options))
 
 
 def _list_specials(special, sentinels) -> list[str]:

@@ -48,9 +48,7 @@ class Report:
     return f"The confusion of {count} labels is drawn only." if count > MOST_COLUMNS else ""
 
 
-def class_report(
-  predictions: Sequence[str], references: Sequence[str], kind: str = "class"
-) -> Report:
+def class_report(predictions: Sequence[str], references: Sequence[str], kind="class") -> Report:
   """Builds the report on the references' classes; the confusion matrix has the predictions' too."""
   from sklearn import metrics  # imported late: a second
 

@@ -9,8 +9,6 @@ from train.data.corruption import Corruption
 from train.tasks.base import BPE_WITH_MASK
 from train.tasks.seq2seq import DecoderTask, Decoding, truncated
 
-MASKED = ("mask", "bert")
-SPANNED = ("spans", "iid")
 GREEDY = Decoding(beam=1, length_penalty=0.0, max_len_extra=20)
 
 
@@ -43,8 +41,8 @@ class Denoising(DecoderTask):
   def objective(self) -> documents.Denoise:
     """Returns how windows become items; raises UserError where the vocabulary lacks the tokens."""
     tokenizer = self.tokenizer
-    mask = tokenizer.mask if self.style in MASKED else 0
-    if self.style in SPANNED and not tokenizer.sentinels:
+    mask = tokenizer.mask if self.style in ("mask", "bert") else 0
+    if self.style in ("spans", "iid") and not tokenizer.sentinels:
       raise UserError(
         f"task.style={self.style!r} needs sentinels and the vocabulary has none: train it with"
         " tokenizer.sentinels=100"

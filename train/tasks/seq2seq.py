@@ -86,14 +86,9 @@ class DecoderTask(Task):
       decoder_key,
       prefix=batch.get("prefix"),
     )
+    options = dict(label_smoothing=self.label_smoothing, z_loss=self.z_loss)
     return losses.chunked(
-      model.logits,
-      x_BTD,
-      batch["labels"],
-      batch["weights"],
-      self.loss_chunks,
-      label_smoothing=self.label_smoothing,
-      z_loss=self.z_loss,
+      model.logits, x_BTD, batch["labels"], batch["weights"], self.loss_chunks, **options
     )
 
   def settings(self, **changes) -> Decoding:

@@ -64,12 +64,10 @@ class Translation(PairTask):
     return [output(x, lambda ids: self._joined(self.tokenizer.decode(ids))) for x in predictions]
 
   def score(self, outputs, examples):
-    return scores.texts(
-      [output["text"] for output in outputs],
-      [self._joined(example["target"]) for example in examples],
-      tokenize=self.bleu_tokenizer,
-      lowercase=self.lowercase_scores,
-    )
+    predictions = [output["text"] for output in outputs]
+    references = [self._joined(example["target"]) for example in examples]
+    options = dict(tokenize=self.bleu_tokenizer, lowercase=self.lowercase_scores)
+    return scores.texts(predictions, references, **options)
 
   def _joined(self, text):
     return text.replace(self.piece_marker, "") if self.piece_marker else text

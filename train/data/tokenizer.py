@@ -98,10 +98,8 @@ class Tokenizer:
 
   @functools.cached_property
   def _special_ids(self) -> frozenset[int]:
-    beyond = []
-    if self._size:
-      inners = filter(None, (self._inner, self._target))
-      beyond = [i for inner in inners for i in inner.get_vocab().values() if i >= self._size]
+    inners = filter(None, (self._inner, self._target)) if self._size else ()
+    beyond = [i for inner in inners for i in inner.get_vocab().values() if i >= self._size]
     return frozenset([*self.specials.values(), *self.sentinels, *beyond])
 
   def encode_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:

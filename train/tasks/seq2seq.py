@@ -187,12 +187,8 @@ def search(model, cache, batch, settings: Decoding, length_B, roles: Roles, firs
 
 def output(prediction: Mapping, text_of: Callable[[list[int]], str]) -> dict:
   """Returns a row of `search` as `text`, `score` and `nbest`, the best first."""
-  texts = [text_of(ids) for ids in prediction["tokens"].tolist()]
-  nbest = [
-    dict(text=text, score=score)
-    for text, score in zip(texts, prediction["scores"].tolist())
-    if math.isfinite(score)
-  ]
+  pairs = zip(prediction["tokens"].tolist(), prediction["scores"].tolist())
+  nbest = [dict(text=text_of(ids), score=score) for ids, score in pairs if math.isfinite(score)]
   if not nbest:
     raise UserError("no output has a finite score: the weights are nan, training has diverged")
   return nbest[0] | dict(nbest=nbest)

@@ -72,8 +72,7 @@ def check_labels(split: str, labels: Iterable[str], known: Sequence[str]) -> Non
 
 def unknown_labels(labels: Iterable[str], known: Iterable[str]) -> tuple[int, str]:
   """Returns how many of `labels` are not among `known`, and the commonest of those with counts."""
-  unknown = collections.Counter(labels)
-  for label in known:
-    del unknown[label]
+  known = set(known)
+  unknown = collections.Counter(label for label in labels if label not in known)
   commonest = ", ".join(f"{label!r} ({count})" for label, count in unknown.most_common(5))
   return unknown.total(), commonest

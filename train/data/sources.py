@@ -64,7 +64,7 @@ class Formatted:
     return len(self.of)
 
   def __getitem__(self, index: int) -> dict:
-    return self._getitems([index])[0]
+    return self._format(self.of[index])
 
   def _getitems(self, indices: Sequence[int]) -> list[dict]:
     return [self._format(example) for example in read_many(self.of, indices)]

@@ -19,6 +19,8 @@ import subprocess
 import sys
 import time
 
+import jax
+
 from experiments.tools import runs, space
 from experiments.tools.launch import launchers, results
 from train import resolve
@@ -26,15 +28,11 @@ from train.cluster.signals import StopSignal
 from train.common.entry import INTERRUPTED, TERMINATED
 from train.common.errors import UserError
 
-REQUIREMENTS = "requirements-experiments.txt"
-GRACE_SECONDS = 120
-
 
 def get_search(experiment: runs.Experiment) -> space.Search:
   """Returns SEARCH of the file, or what its search(scale) returns."""
-  module = experiment.module
-  search = module.search(experiment.scale) if hasattr(module, "search") else None
-  search = search or getattr(module, "SEARCH", None)
+  module, constant = experiment.module, getattr(experiment.module, "SEARCH", None)
+  search = module.search(experiment.scale) if hasattr(module, "search") else constant
   if not isinstance(search, space.Search):
     raise UserError(
       f"{module.__file__}: has no SEARCH, a space.Search, and no search(scale) that returns one"
@@ -42,8 +40,8 @@ def get_search(experiment: runs.Experiment) -> space.Search:
   return search
 
 
-def main(argv, start=None) -> int:
-  """Returns the exit status. `start` begins a training, as worker.start does."""
+def main(argv, start=launchers.start) -> int:
+  """Returns the exit status. `start` starts a training, as launchers.start does."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
   )
@@ -55,16 +53,16 @@ def main(argv, start=None) -> int:
   parser.add_argument("--trials", type=int, help="finished or pruned, of all workers together")
   parser.add_argument("--jobs", type=int, default=1, help="workers of this command")
   parser.add_argument(
-    "--grace", type=float, default=GRACE_SECONDS, help="seconds until a silent worker is dead"
+    "--grace", type=float, default=120, help="seconds until a silent worker is dead"
   )
   parser.add_argument("--report", action="store_true", help="print results, start no trial")
   parser.add_argument("--one_of_jobs", action="store_true", help=argparse.SUPPRESS)
   args = parser.parse_args(argv)
   if importlib.util.find_spec("optuna") is None:
-    raise UserError(f"a search needs Optuna: pip install -r {REQUIREMENTS}")
+    raise UserError("a search needs Optuna: pip install -r requirements-experiments.txt")
   from experiments.tools.search import findings, study, worker
 
-  space.hide_accelerators()
+  jax.config.update("jax_platforms", "cpu")  # the trials need the accelerators
   experiment = runs.load(args.experiment, args.scale)
   search = get_search(experiment)
   root = args.root / experiment.name / experiment.scale
@@ -79,7 +77,7 @@ def main(argv, start=None) -> int:
   if args.report and not args.storage and not (folder / "study.db").exists():
     raise UserError(f"{folder}: holds no study; start the search first")
   if args.report or args.one_of_jobs:
-    cfg = resolve.load(text, space.overrides(search, {}))
+    cfg = resolve.load(text, runs.overrides(search.run))
   else:
     cfg = space.check(search, text)
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,8 +91,8 @@ def main(argv, start=None) -> int:
       command = [sys.executable, "-m", "experiments.search", *argv, "--jobs", "1", "--one_of_jobs"]
       status = run_workers(launchers.bind_to_parent(command), args.jobs)
     elif not args.report:
-      plan = worker.Plan(search, paths, cfg, most, args.grace, start or worker.start)
-      status = worker.work(known, plan)
+      heartbeats = study.Heartbeats(args.grace)
+      status = worker.Worker(known, search, paths, cfg, most, heartbeats, start).work()
     if not args.one_of_jobs and status not in (INTERRUPTED, TERMINATED):
       findings.report(known, search, paths)
   return status
@@ -110,14 +108,13 @@ def run_workers(command, jobs: int) -> int:
     for slot in [launchers.Slot(number, jobs) for number in range(jobs)]:
       with slot.use():
         processes.append(subprocess.Popen(command, env={**os.environ, **slot.environment}))
-    stopping = False
-    while any(process.poll() is None for process in processes):
-      if stop.status and not stopping:
-        stopping = True
-        for process in processes:
-          process.terminate()  # Ctrl-C has reached them already, and this changes nothing then
+    while not stop.status and any(process.poll() is None for process in processes):
       time.sleep(0.2)
-  return stop.status or max(abs(process.returncode) for process in processes)
+    if stop.status:
+      for process in processes:
+        process.terminate()  # Ctrl-C has reached them already, and this changes nothing then
+    statuses = [abs(process.wait()) for process in processes]
+  return stop.status or max(statuses)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import tempfile
 import types
 from collections.abc import Mapping
 
-import jax
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -35,15 +34,16 @@ class Float:
   low: float
   high: float
   log: bool = False
+  kind, adjective = float, "finite"
 
   def ends(self) -> tuple:
     """Returns the values that are checked before the search."""
-    return (float(self.low), float(self.high))
+    return (self.kind(self.low), self.kind(self.high))
 
   def problem(self) -> str | None:
     """Returns why this is no range; None where it is one."""
-    if not all(type(x) in (int, float) and math.isfinite(x) for x in (self.low, self.high)):
-      return f"{self}: low and high must be finite numbers"
+    if not all(type(x) in (int, self.kind) and math.isfinite(x) for x in (self.low, self.high)):
+      return f"{self}: low and high must be {self.adjective} numbers"
     if self.low > self.high:
       return f"{self}: low is more than high"
     return f"{self}: with log=True low must be above 0" if self.log and self.low <= 0 else None
@@ -59,13 +59,7 @@ class Float:
 class Int(Float):
   """Whole numbers from `low` to `high`, both included."""
 
-  def ends(self) -> tuple:
-    return (self.low, self.high)
-
-  def problem(self) -> str | None:
-    if not all(type(end) is int for end in self.ends()):
-      return f"{self}: low and high must be whole numbers"
-    return super().problem()
+  kind, adjective = int, "whole"
 
   def suggest(self, trial, key: str):
     return trial.suggest_int(key, *self.ends(), log=self.log)
@@ -118,9 +112,9 @@ class Search:
 
   def identity(self) -> dict[str, str]:
     """Returns what must not change when a search is resumed."""
-    fixed = dict(config=self.run.config, metric=self.metric, mode=self.mode)
-    fixed["checkpoint"] = self.run.checkpoint
-    for key, value in self.run.changes.items():
+    run = self.run
+    fixed = dict(config=run.config, metric=self.metric, mode=self.mode, checkpoint=run.checkpoint)
+    for key, value in run.changes.items():
       if not any(f"{key}.".startswith(f"{free}.") for free in CHANGEABLE):
         fixed[f"changes[{key}]"] = value
     fixed |= {f"space[{key}]": choices for key, choices in self.space.items()}
@@ -131,11 +125,6 @@ def with_values(search: Search, params: Mapping, name: str = "search") -> Run:
   """Returns the run with a trial's values, which override its changes."""
   changes = {**search.run.changes, **params}
   return dataclasses.replace(search.run, name=name, changes=changes)
-
-
-def overrides(search: Search, params: Mapping) -> list[str]:
-  """Returns KEY=VALUE of that run."""
-  return runs.overrides(with_values(search, params))
 
 
 def check(search: Search, text: str) -> ConfigDict:
@@ -154,13 +143,24 @@ def check(search: Search, text: str) -> ConfigDict:
       raise UserError(f"SEARCH: space[{key!r}] is {choices!r}; known: Float, Int, Choice")
     if problem := choices.problem():
       raise UserError(f"SEARCH: space[{key!r}]: {problem}")
-  known = config.flat(resolve.load(text, overrides(search, {})))
-  ends = [(key, value) for key, choices in search.space.items() for value in choices.ends()]
-  for key, value in ends:  # each alone, before it is combined with another that may be wrong
-    try:
-      resolve.load(text, overrides(search, {key: value}))
-    except UserError as error:
-      raise UserError(f"SEARCH: space[{key!r}] may be {value!r}, but {error}") from error
+
+  def load(params):
+    return resolve.load(text, runs.overrides(with_values(search, params)))
+
+  def check_ends(build, others):
+    for key, choices in search.space.items():
+      beside = ", ".join(f"{name}={value}" for name, value in others.items() if name != key)
+      beside = f" (with {beside})" if beside else ""
+      for value in choices.ends():
+        try:
+          build(load(others | {key: value}))
+        except (UserError, ValueError) as error:
+          problem = f"space[{key!r}] may be {value!r}{beside}, but {error}"
+          raise UserError(f"SEARCH: {problem}") from error
+
+  known = config.flat(load({}))
+  # each end alone, before it is combined with another that may be wrong
+  check_ends(lambda cfg: None, {})
   # the others as the run has them, where the space allows that
   usual = {
     key: known[key] if known[key] in choices else choices.ends()[0]
@@ -168,15 +168,9 @@ def check(search: Search, text: str) -> ConfigDict:
   }
   with tempfile.TemporaryDirectory() as folder:
     builder = Builder(pathlib.Path(folder))
-    cfg = resolve.load(text, overrides(search, usual))
+    cfg = load(usual)
     builder.build(cfg)
-    for key, value in ends:
-      try:
-        builder.build(resolve.load(text, overrides(search, usual | {key: value})))
-      except (UserError, ValueError) as error:
-        others = ", ".join(f"{name}={other}" for name, other in usual.items() if name != key)
-        beside = f" (with {others})" if others else ""
-        raise UserError(f"SEARCH: space[{key!r}] may be {value!r}{beside}, but {error}") from error
+    check_ends(builder.build, usual)
   return cfg
 
 
@@ -215,8 +209,3 @@ class Builder:
 
 def _json(section) -> str:
   return json.dumps(section.to_dict(), sort_keys=True)
-
-
-def hide_accelerators() -> None:
-  """Keeps this process off the accelerators, which its trials need."""
-  jax.config.update("jax_platforms", "cpu")

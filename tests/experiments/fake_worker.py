@@ -15,7 +15,7 @@ FAKE = pathlib.Path(__file__).with_name("fake_train.py")
 
 def start(argv, log):
   with open(log, "ab") as file:
-    return subprocess.Popen([sys.executable, "-S", FAKE, *argv[2:]], stdout=file, stderr=file)
+    return subprocess.Popen([sys.executable, "-S", FAKE, *argv[3:]], stdout=file, stderr=file)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def here(monkeypatch):
 def fake(tmp_path, monkeypatch, here):
   """The arguments of a search whose trainings are fake_train.py, and main for them."""
   (tmp_path / "mine.py").write_text(FILE)
-  monkeypatch.setattr(space, "check", lambda one, text: load(text, space.overrides(one, {})))
+  monkeypatch.setattr(space, "check", lambda one, text: load(text, runs.overrides(one.run)))
   monkeypatch.setattr(worker, "POLL_SECONDS", 0.01)
   monkeypatch.setattr(findings, "draw", lambda *_: None)  # a second or two
   monkeypatch.setattr(findings, "importance", lambda *_: {})

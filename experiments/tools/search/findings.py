@@ -21,39 +21,34 @@ BEST = 10  # trials of the table
 def report(study, search: Search, paths: Paths) -> None:
   """Prints the results and writes best.sh, history.png and importance.png beside the trials."""
   folder = paths.root / "search"
-  attempts = studies.attempts(study.get_trials(deepcopy=False))
-  trials = {name: studies.result(several) for name, several in attempts.items()}
-  done = {name: trial for name, trial in trials.items() if trial.state == TrialState.COMPLETE}
+  trials = study.get_trials(deepcopy=False)
+  attempts = studies.attempts(trials)
+  results = map(studies.result, attempts.values())
+  done = [trial for trial in results if trial.state == TrialState.COMPLETE]
   sign = -1 if search.mode == "max" else 1
-  best = sorted(done, key=lambda name: (sign * done[name].value, name))
+  done.sort(key=lambda trial: (sign * trial.value, studies.original(trial)))
   rows = [["trial", search.metric, *search.space]]
-  for name in best[:BEST]:
-    params = [done[name].params.get(key, "") for key in search.space]
+  for trial in done[:BEST]:
+    params = [trial.params.get(key, "") for key in search.space]
     cells = [f"{x:.3g}" if isinstance(x, float) else str(x) for x in params]
-    rows.append([str(name), number(done[name].value), *cells])
+    rows.append([str(studies.original(trial)), number(trial.value), *cells])
   tables.show(tables.markdown(rows))
-  print(count(attempts))
-  if not best:
+  states = [f"{count} {state}" for state, count in sorted(studies.tally(trials).items())]
+  resumed = sum(len(several) > 1 for several in attempts.values())
+  print(f"{len(attempts)} trials: {', '.join(states)}; {resumed} resumed after an interruption")
+  if not done:
     return
-  run = with_values(search, done[best[0]].params, "best")
-  command = shlex.join(launchers.commands(run, paths)[0])
-  value = f"{search.metric} {number(done[best[0]].value)}"
-  text = f"#!/bin/sh\n# trial {best[0]} of {len(trials)}: {value} on validation\n{command}\n"
+  best, name = done[0], studies.original(done[0])
+  command = shlex.join(launchers.commands(with_values(search, best.params, "best"), paths)[0])
+  value = f"{search.metric} {number(best.value)}"
+  text = f"#!/bin/sh\n# trial {name} of {len(attempts)}: {value} on validation\n{command}\n"
   folder.mkdir(parents=True, exist_ok=True)
   write_atomically(folder / "best.sh", text)
-  print(f"The best, trial {best[0]} (also in {folder / 'best.sh'}):\n{command}")
+  print(f"The best, trial {name} (also in {folder / 'best.sh'}):\n{command}")
   shares = importance(study)
   texts = [f"{key} {share:.0%}" for key, share in shares.items()]
   print("Share of the variance (fANOVA): " + (", ".join(texts) or "not enough trials yet"))
   draw(study, search.metric, folder, bool(shares))
-
-
-def count(attempts) -> str:
-  """Formats how many trials there are in each state, and how many were resumed."""
-  counts = studies.tally([trial for several in attempts.values() for trial in several])
-  states = [f"{count} {state}" for state, count in sorted(counts.items())]
-  resumed = sum(len(several) > 1 for several in attempts.values())
-  return f"{len(attempts)} trials: {', '.join(states)}; {resumed} resumed after an interruption"
 
 
 def importance(study) -> dict[str, float]:

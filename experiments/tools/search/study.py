@@ -1,10 +1,9 @@
 """Opens the Optuna study that workers on any number of machines share through its storage.
 
-Each running trial carries a heartbeat, renewed by its worker. A trial whose heartbeat stops is put
-back: it is marked as failed and queued again under its first number (`of`), which names its
-workdir, so that its training resumes there. Each worker times the heartbeats by its own clock, so
-clocks need not agree. Optuna's own heartbeat needs `study.optimize` and a database; this one works
-with ask and tell and with any storage, journal: included.
+A worker renews the heartbeat of its trial. A trial whose heartbeat stops is put back: it is marked
+as failed and queued again under its first number (`of`), which names its workdir, so that its
+training resumes there. Each worker times the heartbeats by its own clock, so clocks need not agree.
+Optuna's own heartbeat needs `study.optimize` and a database; this one needs neither.
 """
 
 import collections
@@ -27,7 +26,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from experiments.tools.space import MODES, Search
-from train.common.errors import UserError
+from train.common.errors import UserError, indented
 
 JOURNAL = "journal:"
 OF, ALIVE, WORKER, WHY = "of", "alive", "worker", "why"  # user attributes of a trial
@@ -77,10 +76,10 @@ def first_line(error: BaseException) -> str:
 @contextlib.contextmanager
 def storage_errors(url: str):
   """Turns the errors of a storage into a UserError of one line."""
-  journal = url.removeprefix(JOURNAL) if url.startswith(JOURNAL) else None
   try:
     yield
   except STORAGE_ERRORS as error:
+    journal = url.startswith(JOURNAL) and url.removeprefix(JOURNAL)
     if isinstance(error, OSError) and not (journal and journal in str(error.filename)):
       raise
     raise UserError(
@@ -98,23 +97,21 @@ def open_study(name: str, search: Search, storage, steps: tuple[int, int], make:
   warnings.simplefilter("ignore", ExperimentalWarning)
   options = dict(study_name=name, storage=storage, pruner=make_pruner(search, steps))
   try:
-    if not make:
-      study = optuna.load_study(**options)
-    else:
+    if make:
       study = optuna.create_study(direction=MODES[search.mode], load_if_exists=True, **options)
+    else:
+      study = optuna.load_study(**options)
   except KeyError:
     raise UserError(f"the storage has no study {name}; start the search first") from None
-  here, there = search.identity(), study.user_attrs.get(IDENTITY)
-  if there is None and not study.get_trials(deepcopy=False):
+  here, there = search.identity(), study.user_attrs.get(IDENTITY, {})
+  if not there and not study.get_trials(deepcopy=False):
     study.set_user_attr(IDENTITY, here)
   elif there != here:
-    there = there or {}
     different = [key for key in sorted(here | there) if here.get(key) != there.get(key)]
-    lines = [f"  {x}: {here.get(x, '(absent)')}; {there.get(x, '(absent)')}" for x in different]
+    lines = [f"{x}: {here.get(x, '(absent)')}; {there.get(x, '(absent)')}" for x in different]
     raise UserError(
-      f"the study {name} in the storage is another search (this file; the storage):\n"
-      + "\n".join(lines)
-      + "\nUse another --storage or --root, or the same settings"
+      f"the study {name} in the storage is another search (this file; the storage):"
+      f"{indented(lines, len(lines))}\nUse another --storage or --root, or the same settings"
     )
   return study
 
@@ -156,7 +153,7 @@ def tally(trials: Sequence[FrozenTrial]) -> collections.Counter:
 
 @dataclasses.dataclass
 class Heartbeats:
-  """The last heartbeat of each trial, with the time when this worker first read it."""
+  """The heartbeats of all trials, with the time when this worker first read each."""
 
   grace: float  # seconds without a new heartbeat until a worker counts as dead
   seen: dict = dataclasses.field(default_factory=dict)
@@ -164,9 +161,7 @@ class Heartbeats:
   def stopped(self, number: int, beat) -> bool:
     """Returns whether a trial's heartbeat has not changed for `grace` seconds."""
     now = time.monotonic()
-    if number not in self.seen or self.seen[number][0] != beat:
-      self.seen[number] = (beat, now)
-    return now - self.seen[number][1] > self.grace
+    return now - self.seen.setdefault((number, beat), now) > self.grace
 
 
 def put_back_stale(study, heartbeats: Heartbeats) -> list[int]:
@@ -211,18 +206,18 @@ def beat(trial) -> None:
   trial.set_user_attr(ALIVE, round(time.time(), 3))
 
 
-def fail(study, trial, why: str) -> None:
-  """Marks a trial as failed, for the given reason."""
+def end(study, trial, state: TrialState, why: str) -> None:
+  """Ends a trial that has no value, for the given reason."""
   trial.set_user_attr(WHY, why)
-  study.tell(trial, state=TrialState.FAIL)
+  study.tell(trial, state=state)
 
 
 def best_value(values: Sequence[float], search: Search) -> float | None:
   """Returns the value of a trial, its best evaluation or its last; None where it is not finite."""
-  if search.run.checkpoint != "latest":
-    values = [value for value in values if math.isfinite(value)]
-    values = values and [max(values) if search.mode == "max" else min(values)]
-  return values[-1] if len(values) and math.isfinite(values[-1]) else None
+  if search.run.checkpoint == "latest":
+    values = values[-1:]
+  best = max if search.mode == "max" else min
+  return best(filter(math.isfinite, values), default=None)
 
 
 def default_storage(folder: pathlib.Path) -> str:

@@ -13,7 +13,6 @@ that several machines share. --report prints the results so far and starts no tr
 
 import argparse
 import importlib.util
-import os
 import pathlib
 import subprocess
 import sys
@@ -106,8 +105,8 @@ def run_workers(command, jobs: int) -> int:
   with StopSignal(lambda _: None) as stop:
     processes = []
     for slot in [launchers.Slot(number, jobs) for number in range(jobs)]:
-      with slot.use():
-        processes.append(subprocess.Popen(command, env={**os.environ, **slot.environment}))
+      with slot.use() as environment:
+        processes.append(subprocess.Popen(command, env=environment))
     while not stop.status and any(process.poll() is None for process in processes):
       time.sleep(0.2)
     if stop.status:

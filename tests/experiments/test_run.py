@@ -131,7 +131,7 @@ def test_so_many_at_once_and_none_before_what_it_needs(place):
   for _ in range(20):
     local.update()
   assert sorted(local.running) == ["b", "bad"]
-  shares = [os.sched_getaffinity(job.process.pid) for job, _ in local.running.values()]
+  shares = [os.sched_getaffinity(job.process.pid) for job in local.running.values()]
   whole = os.sched_getaffinity(0)
   assert shares[0] | shares[1] == whole
   assert not shares[0] & shares[1] or len(whole) == 1
@@ -245,7 +245,7 @@ def test_a_terminal_shows_a_table_of_what_runs(tmp_path, monkeypatch):
   line = dict(step=30, split="train", time=1.0, loss=2.5, tokens_per_second=1234.0)
   (tmp_path / "run-7" / "metrics.jsonl").write_text(json.dumps(line) + "\n")
   job = types.SimpleNamespace(command=["python", "-m", "train.main"])
-  local = types.SimpleNamespace(running={"run-7": (job, None)}, ended={"run-0": "finished"})
+  local = types.SimpleNamespace(running={"run-7": job}, ended={"run-0": "finished"})
   local.done = {"run-1"}
   with live.Screen(local, several, place) as screen:
     screen.show()

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from experiments.tools.launch import results
 from experiments.tools.launch.results import Paths
@@ -73,17 +73,50 @@ def read_tail(log: pathlib.Path, lines: int) -> str:
   return "\n".join(f"  {line}" for line in text.splitlines()[-lines:])
 
 
-class Job:
-  """A run in progress; `poll` returns how it ended."""
+class Slot:
+  """A share of the machine's cores and GPUs."""
 
-  def __init__(self, run: Run, paths: Paths, environment: Mapping[str, str] | None = None):
-    self.run, self.workdir = run, paths.workdir(run)
+  def __init__(self, number: int, of: int):
+    cores, gpus = sorted(os.sched_getaffinity(0)), _gpus()
+    self.cores = cores[number::of] or [cores[number % len(cores)]]
+    self.environment = dict(os.environ)
+    if gpus:
+      mine = gpus[number::of] or [gpus[number % len(gpus)]]
+      self.environment["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
+      sharing = -(-of // len(gpus))  # runs on one GPU
+      if sharing > 1:
+        self.environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / sharing:.2f}"
+
+  @contextlib.contextmanager
+  def use(self) -> Iterator[dict[str, str]]:
+    """Gives processes that are started inside this share's cores; yields their environment."""
+    every = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, self.cores)  # inherited
+    try:
+      yield self.environment
+    finally:
+      os.sched_setaffinity(0, every)
+
+
+def _gpus() -> list[str]:
+  if "CUDA_VISIBLE_DEVICES" in os.environ:
+    return [gpu for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if gpu]
+  if shutil.which("nvidia-smi") is None:
+    return []
+  listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
+  return [str(index) for index, _ in enumerate(listed.stdout.splitlines())]
+
+
+class Job:
+  """A run in progress on a share of the machine; `poll` returns how it ended."""
+
+  def __init__(self, run: Run, paths: Paths, slot: Slot):
+    self.run, self.slot, self.workdir = run, slot, paths.workdir(run)
     self.waiting = commands(run, paths)
-    self.environment = {**os.environ, **(environment or {})}
     # the seconds of a resumed run are unknown, as those before the interruption were not kept
     self.began = None if self.workdir.exists() else time.monotonic()
     self.workdir.mkdir(parents=True, exist_ok=True)
-    self.results, self.stopped, self.process = {}, False, None
+    self.results, self.stopped = {}, False
     self._next()
 
   def poll(self) -> str | None:
@@ -117,47 +150,9 @@ class Job:
   def _next(self):
     self.command = self.waiting.pop(0)
     # in a session of its own, so that Ctrl-C reaches it once, through `stop`
-    how = dict(stdin=subprocess.DEVNULL, env=self.environment, start_new_session=True)
-    self.process = start(self.command, self.workdir / LOG, **how)
-
-
-class Slot:
-  """A share of the machine's cores and GPUs."""
-
-  def __init__(self, number: int, of: int):
-    cores, gpus = sorted(os.sched_getaffinity(0)), _gpus()
-    self.cores = cores[number::of] or [cores[number % len(cores)]]
-    self.environment = {}
-    if gpus:
-      mine = gpus[number::of] or [gpus[number % len(gpus)]]
-      self.environment["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
-      sharing = -(-of // len(gpus))  # runs on one GPU
-      if sharing > 1:
-        self.environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / sharing:.2f}"
-
-  @contextlib.contextmanager
-  def use(self) -> Iterator[None]:
-    """Gives processes that are started inside this share's cores."""
-    every = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, self.cores)  # inherited
-    try:
-      yield
-    finally:
-      os.sched_setaffinity(0, every)
-
-  def start(self, run: Run, paths: Paths) -> Job:
-    """Starts a run on this share."""
-    with self.use():
-      return Job(run, paths, self.environment)
-
-
-def _gpus() -> list[str]:
-  if "CUDA_VISIBLE_DEVICES" in os.environ:
-    return [gpu for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if gpu]
-  if shutil.which("nvidia-smi") is None:
-    return []
-  listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
-  return [str(index) for index, _ in enumerate(listed.stdout.splitlines())]
+    how = dict(stdin=subprocess.DEVNULL, start_new_session=True)
+    with self.slot.use() as environment:
+      self.process = start(self.command, self.workdir / LOG, env=environment, **how)
 
 
 class Local:
@@ -171,15 +166,15 @@ class Local:
       raise UserError(f"--jobs {jobs}: at least 1")
     self.paths, self.waiting, self.done = paths, list(runs), set(done)
     self.free = [Slot(number, jobs) for number in range(jobs)]
-    self.running: dict[str, tuple[Job, Slot]] = {}
+    self.running: dict[str, Job] = {}
     self.ended: dict[str, str] = {}  # name -> how
 
   def update(self) -> bool:
     """Notes which runs ended and starts the next; returns False when no run is left."""
-    for name, (job, slot) in list(self.running.items()):
+    for name, job in list(self.running.items()):
       if (how := job.poll()) is not None:
         del self.running[name]
-        self.free.append(slot)
+        self.free.append(job.slot)
         self.ended[name] = how
         if how == "finished":
           self.done.add(name)
@@ -188,8 +183,7 @@ class Local:
       if not missing:
         if self.free:
           self.waiting.remove(run)
-          slot = self.free.pop(0)
-          self.running[run.name] = slot.start(run, self.paths), slot
+          self.running[run.name] = Job(run, self.paths, self.free.pop(0))
       elif not missing & {*self.running, *(other.name for other in self.waiting)}:
         self.waiting.remove(run)
         self.ended[run.name] = f"skipped, as {min(missing)} is not finished"
@@ -197,10 +191,9 @@ class Local:
 
   def stop(self, number: int = signal.SIGTERM) -> None:
     """Drops the runs that wait; those in progress save and end."""
-    for run in self.waiting:
-      self.ended[run.name] = results.NOT_BEGUN
+    self.ended |= {run.name: results.NOT_BEGUN for run in self.waiting}
     self.waiting.clear()
-    for job, _ in self.running.values():
+    for job in self.running.values():
       job.stop(number)
 
 
@@ -211,7 +204,7 @@ class SlurmTask:
     self.run, self.paths, self.job = run, paths, None
 
   def __call__(self) -> str:
-    self.job = Job(self.run, self.paths)
+    self.job = Job(self.run, self.paths, Slot(0, 1))
     while (how := self.job.poll()) is None:
       time.sleep(1)
     if how != "finished":

@@ -1,9 +1,14 @@
 """Shows the progress of runs: a live table on a terminal, lines elsewhere."""
 
 import collections
+import contextlib
 import itertools
 import json
 import sys
+
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
 from train.record.writer import duration, number, started_between
 
@@ -12,25 +17,14 @@ STATES = {"train.main": "trains", "train.evaluate": "evaluates", "train.plan": "
 COLUMNS = ("run", "state", "step", "loss", "tokens/s", "left")
 
 
-class Screen:
+class Screen(contextlib.ExitStack):
   """A display of the runs of `local` (launchers.Local) until the block ends."""
 
   def __init__(self, local, runs, paths):
+    super().__init__()
     self.local, self.runs, self.paths = local, runs, paths
     self.printed: dict[str, str] = {}  # name -> state
-    self.live = None
-
-  def __enter__(self):
-    if sys.stdout.isatty():
-      from rich.live import Live
-
-      self.live = Live(refresh_per_second=2)
-      self.live.start()
-    return self
-
-  def __exit__(self, *_):
-    if self.live:
-      self.live.stop()
+    self.live = self.enter_context(Live(refresh_per_second=2)) if sys.stdout.isatty() else None
 
   def show(self) -> None:
     """Updates the table, or prints the states that changed."""
@@ -45,20 +39,17 @@ class Screen:
 
   def _state(self, run):
     if run.name in self.local.running:
-      command = self.local.running[run.name][0].command
+      command = self.local.running[run.name].command
       return next(state for module, state in STATES.items() if module in command)
     if run.name in self.local.ended:
       return self.local.ended[run.name].partition("\n")[0]
     return "finished before" if run.name in self.local.done else "waits"
 
   def _table(self, states):
-    from rich.table import Table
-    from rich.text import Text
-
     counts = collections.Counter(states.values())
     table = Table(title=", ".join(f"{count} {state}" for state, count in counts.items())[:200])
     for name in COLUMNS:
-      table.add_column(name, justify="left" if name in COLUMNS[:2] else "right")
+      table.add_column(name, justify="left" if name in ("run", "state") else "right")
     order = {"trains": 0, "evaluates": 0, "waits": 2, "finished before": 3}
     runs = sorted(self.runs, key=lambda run: order.get(states[run.name], 1))
     most = max(5, self.live.console.size.height - 6)
@@ -66,7 +57,7 @@ class Screen:
       cells = [run.name, states[run.name], *progress(self.paths.workdir(run))]
       table.add_row(*map(Text, cells))
     if len(runs) > most:
-      table.add_row(f"and {len(runs) - most} more", *[""] * (len(COLUMNS) - 1))
+      table.add_row(f"and {len(runs) - most} more")
     return table
 
 
@@ -81,17 +72,13 @@ def progress(workdir) -> tuple[str, str, str, str]:
     return "", "", "", ""  # the run has not begun, or is writing its config
   lines = []
   for text in texts:
-    try:
+    with contextlib.suppress(ValueError):  # the first may be cut, the last half written
       lines.append(json.loads(text))
-    except ValueError:
-      continue  # the first may be cut, the last half written
   train = [line for line in lines if line.get("split") == "train"]
   if not train:
     return f"0/{total:,}", "", "", ""
-  first, last, left = train[0], train[-1], ""
-  for before, line in itertools.pairwise(train):
-    if started_between(before, line):
-      first = line
+  starts = [line for before, line in itertools.pairwise(train) if started_between(before, line)]
+  first, last, left = [train[0], *starts][-1], train[-1], ""
   if first["step"] < last["step"] < total:
     pace = (last["time"] - first["time"]) / (last["step"] - first["step"])
     left = duration(pace * (total - last["step"]))

@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from experiments.tools.runs import Estimate, Experiment, Run
 from train.common import json_files
 from train.common.files import write_atomically
-from train.record import provenance
-from train.record.workdir import starts as starts_of
+from train.record import provenance, workdir
 from train.record.writer import read_metrics, started_between
 
 RECORD = "experiment.json"  # in a run's folder
@@ -77,12 +76,13 @@ def step_milliseconds(metrics: Sequence[dict]) -> float | None:
 
   Pairs with an evaluation or a restart between them are left out; None where no pair is left.
   """
-  times = []
-  for before, line in itertools.pairwise(metrics):
-    steps = line["step"] - before["step"]
-    training = before["split"] == line["split"] == "train"
-    if training and steps > 0 and not started_between(before, line):
-      times.append(1000 * (line["time"] - before["time"]) / steps)
+  times = [
+    1000 * (line["time"] - before["time"]) / (line["step"] - before["step"])
+    for before, line in itertools.pairwise(metrics)
+    if before["split"] == line["split"] == "train"
+    and before["step"] < line["step"]
+    and not started_between(before, line)
+  ]
   return statistics.median(times) if times else None
 
 
@@ -93,21 +93,21 @@ def request(run: Run) -> dict:
   return json.loads(json.dumps({name: getattr(run, name) for name in names}))
 
 
-def read_record(run: Run, workdir: pathlib.Path) -> dict | None:
+def read_record(run: Run, folder: pathlib.Path) -> dict | None:
   """Returns the record of exactly this run; None where it is unfinished or another run's."""
-  file = workdir / RECORD
+  file = folder / RECORD
   record = json_files.read(file) if file.is_file() else {}
   return record if record.get("asked") == request(run) else None
 
 
-def write_record(run: Run, workdir: pathlib.Path, results: dict, seconds: float | None) -> None:
+def write_record(run: Run, folder: pathlib.Path, results: dict, seconds: float | None) -> None:
   """Writes the record of a finished run; `results` maps splits to what train.evaluate wrote."""
   if isinstance(run, Estimate):
     start = provenance.describe_start([], "", [run.topology])
     steps, starts = 0, [start | {"parameters": results["plan"]["parameters"]}]
   else:
-    starts = starts_of(workdir)
-    steps = max((line["step"] for line in read_metrics(workdir)), default=0)
+    starts = workdir.starts(folder)
+    steps = max((line["step"] for line in read_metrics(folder)), default=0)
   last = starts[-1]
   record = dict(
     asked=request(run),
@@ -121,35 +121,32 @@ def write_record(run: Run, workdir: pathlib.Path, results: dict, seconds: float 
     versions=last["versions"],
     devices=last["devices"],
   )
-  write_atomically(workdir / RECORD, json.dumps(record) + "\n")
+  write_atomically(folder / RECORD, json.dumps(record) + "\n")
 
 
 def _plain(values):
   """Leaves out folders and tables of classes."""
-  kinds = (int, float, str, list)
-  skip = ("workdir", "split")
-  return {key: x for key, x in values.items() if isinstance(x, kinds) and key not in skip}
+  kept = {key: x for key, x in values.items() if isinstance(x, (int, float, str, list))}
+  return {key: x for key, x in kept.items() if key not in ("workdir", "split")}
 
 
-def read_folder(run: Run, workdir: pathlib.Path) -> Outcome:
+def read_folder(run: Run, folder: pathlib.Path) -> Outcome:
   """Returns the outcome of a run from its folder, finished or not."""
-  record = read_record(run, workdir)
-  metrics = read_metrics(workdir) if (workdir / "metrics.jsonl").is_file() else []
-  if record is not None:
-    return Outcome(run, record, metrics, "finished")
-  if not metrics:
-    return Outcome(run, None, [], NOT_BEGUN)
-  step = max(line["step"] for line in metrics)
-  total = json_files.read(workdir / "config.json").get("steps", 0)
-  state = "trained" if step == total else f"step {step:,} of {total:,}"
-  return Outcome(run, None, metrics, state)
+  record = read_record(run, folder)
+  metrics = read_metrics(folder) if (folder / "metrics.jsonl").is_file() else []
+  state = NOT_BEGUN if record is None else "finished"
+  if metrics and record is None:
+    step = max(line["step"] for line in metrics)
+    total = json_files.read(folder / "config.json").get("steps", 0)
+    state = "trained" if step == total else f"step {step:,} of {total:,}"
+  return Outcome(run, record, metrics, state)
 
 
 def read_copy(run: Run, folder: pathlib.Path) -> Outcome | None:
   """Returns the outcome of a run from its committed copy; None where there is none."""
   file = folder / "records.json"
-  record = (json_files.read(file) if file.is_file() else {}).get(run.name)
-  if record is None or record["asked"] != request(run):
+  record = (json_files.read(file) if file.is_file() else {}).get(run.name, {})
+  if record.get("asked") != request(run):
     return None
   return Outcome(run, record, read_metrics(folder / f"{run.name}.jsonl"), "finished")
 
@@ -158,11 +155,8 @@ def collect(experiment: Experiment, paths: Paths | None) -> list[Outcome]:
   """Returns the outcome of each run, from its folder or, if that is unfinished, from its copy."""
   outcomes = []
   for run in experiment.runs:
-    outcome = read_folder(run, paths.workdir(run)) if paths else None
-    if outcome is None or not outcome.finished:
-      copy = read_copy(run, experiment.copies)
-      outcome = copy or outcome or Outcome(run, None, [], NOT_BEGUN)
-    outcomes.append(outcome)
+    outcome = read_folder(run, paths.workdir(run)) if paths else Outcome(run, None, [], NOT_BEGUN)
+    outcomes.append(outcome if outcome.finished else read_copy(run, experiment.copies) or outcome)
   return outcomes
 
 

@@ -14,7 +14,6 @@ that several machines share. --report prints the results so far and starts no tr
 import argparse
 import importlib.util
 import pathlib
-import subprocess
 import sys
 import time
 
@@ -103,10 +102,8 @@ def run_workers(command, jobs: int) -> int:
   Returns the highest exit status, or that of a signal.
   """
   with StopSignal(lambda _: None) as stop:
-    processes = []
-    for slot in [launchers.Slot(number, jobs) for number in range(jobs)]:
-      with slot.use() as environment:
-        processes.append(subprocess.Popen(command, env=environment))
+    slots = [launchers.Slot(number, jobs) for number in range(jobs)]
+    processes = [slot.popen(command) for slot in slots]
     while not stop.status and any(process.poll() is None for process in processes):
       time.sleep(0.2)
     if stop.status:

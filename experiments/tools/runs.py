@@ -35,11 +35,6 @@ class Run:
   checkpoint: str = "best"
   metrics: Sequence[str] = ("accuracy",)  # columns of the table, for each split
 
-  @property
-  def group(self) -> str:
-    """Returns the name without its seed; the runs of a group are averaged."""
-    return group_name(self.name)
-
   def dependencies(self) -> set[str]:
     """Returns the names of the runs from which this run starts."""
     return set(re.findall(r"\{root\}/([^,:\s]+)", self.config))
@@ -92,7 +87,7 @@ class Order:
 
 
 def group_name(name: str, ending: str = "") -> str:
-  """Returns the name of a run with `ending` in place of -seedN."""
+  """Returns a run's name with `ending` in place of -seedN: the group of runs that are averaged."""
   return re.sub(r"-seed\d+$", ending, name)
 
 

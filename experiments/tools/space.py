@@ -4,7 +4,7 @@ The key of a range is the key that `--config.KEY=VALUE` would set.
 """
 
 import dataclasses
-import json
+import functools
 import math
 import pathlib
 import tempfile
@@ -12,7 +12,7 @@ import types
 from collections.abc import Mapping
 
 from flax import nnx
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from experiments.tools import runs
 from experiments.tools.runs import Run
@@ -24,7 +24,7 @@ from train.record.workdir import CHANGEABLE
 from train.tasks.base import require_score
 
 MODES = {"min": "minimize", "max": "maximize"}
-PRUNERS = ("median", "hyperband", "none")
+PRUNERS = dict.fromkeys(("median", "hyperband", "none"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +133,7 @@ def check(search: Search, text: str) -> ConfigDict:
   Raises UserError where the run, a key or an end of a range cannot run, with key, value and reason.
   """
   choose(MODES, search.mode, "SEARCH: mode")
-  choose(dict.fromkeys(PRUNERS), search.pruner, "SEARCH: pruner")
+  choose(PRUNERS, search.pruner, "SEARCH: pruner")
   if type(search.run) is not Run:
     raise UserError(f"SEARCH: run is a {type(search.run).__name__}; known: runs.Run")
   if not search.space:
@@ -167,45 +167,42 @@ def check(search: Search, text: str) -> ConfigDict:
     for key, choices in search.space.items()
   }
   with tempfile.TemporaryDirectory() as folder:
-    builder = Builder(pathlib.Path(folder))
-    cfg = load(usual)
-    builder.build(cfg)
-    check_ends(builder.build, usual)
+    build, cfg = make_builder(pathlib.Path(folder)), load(usual)
+    build(cfg)
+    check_ends(build, usual)
   return cfg
 
 
-class Builder:
-  """Builds what a run builds before its first batch, with shapes in place of weights."""
+def make_builder(folder: pathlib.Path):
+  """Returns a function that builds what a run builds before its first batch, without weights.
 
-  def __init__(self, folder: pathlib.Path):
-    self.folder, self.tasks, self.models = folder, {}, set()
+  It raises the UserError or ValueError that the run would raise. Tokenizers lie in `folder`.
+  """
 
-  def build(self, cfg) -> None:
-    """Raises the UserError or ValueError that the run would raise."""
+  @functools.cache
+  def build_task(section):
+    # tasks with the same data share a tokenizer, which is trained once
+    origin = [section[key] for key in ("tokenizer", "data", "parts") if key in section]
+    shared = folder / str(abs(hash(tuple(origin))))
+    shared.mkdir(exist_ok=True)
+    return pretrained.build_task(section, shared)
+
+  @functools.cache
+  def check_model(model, section):
+    nnx.eval_shape(lambda: build_model(model, build_task(section), seed=0, platform="cpu"))
+
+  def build(cfg):
+    cfg = FrozenConfigDict(cfg)  # hashable, as the caches need it
     if cfg.batch_size < 1:
       raise UserError(f"batch_size is {cfg.batch_size}; at least 1")
     rate = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)[1]
     if not math.isfinite(float(rate(0))):
       raise UserError(f"schedule: the learning rate of step 0 is {float(rate(0))}")
-    task = self._task(cfg.task)
+    task = build_task(cfg.task)
     if cfg.evaluate.decode_every:
       require_score(task)
     # the run's devices are unknown here; what one device cannot share, several cannot
     sharding.check(cfg, task, types.SimpleNamespace(shape=dict(data=1, fsdp=1, tensor=1)))
-    known = _json(cfg.model), _json(cfg.task)
-    if known not in self.models:
-      nnx.eval_shape(lambda: build_model(cfg.model, task, seed=0, platform="cpu"))
-      self.models.add(known)
+    check_model(cfg.model, cfg.task)
 
-  def _task(self, cfg):
-    if _json(cfg) not in self.tasks:
-      # tasks with the same data share a tokenizer, which is trained once
-      made_of = [_json(cfg[key]) for key in ("tokenizer", "data", "parts") if key in cfg]
-      folder = self.folder / str(abs(hash(tuple(made_of))))
-      folder.mkdir(exist_ok=True)
-      self.tasks[_json(cfg)] = pretrained.build_task(cfg, folder)
-    return self.tasks[_json(cfg)]
-
-
-def _json(section) -> str:
-  return json.dumps(section.to_dict(), sort_keys=True)
+  return build

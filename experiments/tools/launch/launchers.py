@@ -4,7 +4,6 @@ A run is a list of commands, train.main and then train.evaluate for each split. 
 pasted into a shell as it is.
 """
 
-import contextlib
 import os
 import pathlib
 import shlex
@@ -13,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from experiments.tools.launch import results
 from experiments.tools.launch.results import Paths
@@ -23,7 +22,7 @@ from train.common.errors import UserError
 
 PLAN = "plan.json"
 LOG = "log.txt"  # in a run's folder: the output of its commands
-LAST_LINES = 5  # of the log, printed where a command failed
+LAST_LINES = 8  # of the log, printed where a command failed
 # Replaces itself by the given command, which gets SIGTERM when the parent process dies (Linux
 # only). A function between fork and exec could ask for the signal too, but not safely with threads.
 BIND = """
@@ -58,19 +57,19 @@ def bind_to_parent(command: Sequence[str]) -> list[str]:
   return [sys.executable, "-I", "-S", "-c", BIND, str(os.getpid()), *command]
 
 
-def start(command: Sequence[str], log: pathlib.Path, **how) -> subprocess.Popen:
+def start(command: Sequence[str], log: pathlib.Path, popen=subprocess.Popen, **how):
   """Starts `python ...`, bound to this process; the command and its output are added to `log`."""
   with open(log, "a", encoding="utf-8") as file:
     file.write(f"$ {shlex.join(command)}\n")
     file.flush()
     bound = bind_to_parent([sys.executable, *command[1:]])
-    return subprocess.Popen(bound, stdout=file, stderr=file, **how)
+    return popen(bound, stdout=file, stderr=file, **how)
 
 
-def read_tail(log: pathlib.Path, lines: int) -> str:
+def read_tail(log: pathlib.Path) -> str:
   """Returns the last lines of a log, indented."""
   text = log.read_text(encoding="utf-8", errors="replace")
-  return "\n".join(f"  {line}" for line in text.splitlines()[-lines:])
+  return "\n".join(f"  {line}" for line in text.splitlines()[-LAST_LINES:])
 
 
 class Slot:
@@ -87,13 +86,12 @@ class Slot:
       if sharing > 1:
         self.environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / sharing:.2f}"
 
-  @contextlib.contextmanager
-  def use(self) -> Iterator[dict[str, str]]:
-    """Gives processes that are started inside this share's cores; yields their environment."""
+  def popen(self, command: Sequence[str], **how) -> subprocess.Popen:
+    """Starts a command on this share."""
     every = os.sched_getaffinity(0)
     os.sched_setaffinity(0, self.cores)  # inherited
     try:
-      yield self.environment
+      return subprocess.Popen(command, env=self.environment, **how)
     finally:
       os.sched_setaffinity(0, every)
 
@@ -112,7 +110,7 @@ class Job:
 
   def __init__(self, run: Run, paths: Paths, slot: Slot):
     self.run, self.slot, self.workdir = run, slot, paths.workdir(run)
-    self.waiting = commands(run, paths)
+    self.commands = commands(run, paths)
     # the seconds of a resumed run are unknown, as those before the interruption were not kept
     self.began = None if self.workdir.exists() else time.monotonic()
     self.workdir.mkdir(parents=True, exist_ok=True)
@@ -127,14 +125,14 @@ class Job:
     if self.stopped:
       return "interrupted"
     if status:
-      tail = read_tail(self.workdir / LOG, LAST_LINES)
-      return f"exit status {status} of {shlex.join(self.command)}\n{tail}"
+      log = read_tail(self.workdir / LOG)
+      return f"exit status {status} of {shlex.join(self.command)}\n{log}"
     if "train.plan" in self.command:
       self.results["plan"] = json_files.read(self.workdir / PLAN)
     if "train.evaluate" in self.command:
       split = self.command[self.command.index("--split") + 1]
       self.results[split] = json_files.read(self.workdir / "results.json")
-    if self.waiting:
+    if self.commands:
       self._next()
       return None
     seconds = None if self.began is None else round(time.monotonic() - self.began, 1)
@@ -144,15 +142,13 @@ class Job:
   def stop(self, number: int = signal.SIGTERM) -> None:
     """Sends a signal, on which training saves and ends."""
     self.stopped = True
-    if self.process.poll() is None:
-      self.process.send_signal(number)
+    self.process.send_signal(number)  # none where it has ended
 
   def _next(self):
-    self.command = self.waiting.pop(0)
+    self.command = self.commands.pop(0)
     # in a session of its own, so that Ctrl-C reaches it once, through `stop`
-    how = dict(stdin=subprocess.DEVNULL, start_new_session=True)
-    with self.slot.use() as environment:
-      self.process = start(self.command, self.workdir / LOG, env=environment, **how)
+    how = dict(popen=self.slot.popen, stdin=subprocess.DEVNULL, start_new_session=True)
+    self.process = start(self.command, self.workdir / LOG, **how)
 
 
 class Local:
@@ -232,7 +228,10 @@ def submit(runs: Sequence[Run], done: set[str], paths: Paths, jobs: int, setting
     install = "pip install -r requirements-experiments.txt"
     raise UserError(f"--launcher slurm needs submitit: {install}") from error
   paths = Paths(paths.data, pathlib.Path(os.path.abspath(paths.root)))
-  settings = _parse_settings(settings)
+  pairs = [part.partition("=") for part in settings.split(",") if part]
+  if missing := [key for key, equals, _ in pairs if not equals]:
+    raise UserError(f"--slurm {missing[0]}: has no value; write --slurm KEY=VALUE,KEY=VALUE")
+  options = {key: int(value) if value.isdigit() else value for key, _, value in pairs}
   done, waiting, before = set(done), list(runs), []
   while waiting:
     ready = [run for run in waiting if run.dependencies() <= done]
@@ -242,11 +241,10 @@ def submit(runs: Sequence[Run], done: set[str], paths: Paths, jobs: int, setting
       )
     try:
       executor = submitit.AutoExecutor(folder=paths.root / "slurm", cluster="slurm")
-      more = dict(settings)
       if before:
         ids = ":".join(sorted({job.job_id.split("_")[0] for job in before}))
-        more["slurm_additional_parameters"] = {"dependency": f"afterok:{ids}"}
-      executor.update_parameters(name=name, slurm_array_parallelism=jobs, **more)
+        options["slurm_additional_parameters"] = {"dependency": f"afterok:{ids}"}
+      executor.update_parameters(name=name, slurm_array_parallelism=jobs, **options)
       with executor.batch():  # one array
         before = [executor.submit(SlurmTask(run, paths)) for run in ready]
     except (RuntimeError, ValueError, TypeError, NameError, OSError) as error:
@@ -255,13 +253,3 @@ def submit(runs: Sequence[Run], done: set[str], paths: Paths, jobs: int, setting
       print(f"{job.job_id}  {run.name}")
     done |= {run.name for run in ready}
     waiting = [run for run in waiting if run.name not in done]
-
-
-def _parse_settings(text):
-  settings = {}
-  for part in filter(None, text.split(",")):
-    key, equals, value = part.partition("=")
-    if not equals:
-      raise UserError(f"--slurm {part}: has no value; write --slurm KEY=VALUE,KEY=VALUE")
-    settings[key] = int(value) if value.isdigit() else value
-  return settings

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from experiments.tools.launch.results import Outcome
+from experiments.tools.runs import group_name
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
@@ -53,7 +54,7 @@ def groups(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
   """Collects runs that differ in their seed alone."""
   together = {}
   for outcome in outcomes:
-    together.setdefault(outcome.run.group, []).append(outcome)
+    together.setdefault(group_name(outcome.run.name), []).append(outcome)
   return together
 
 

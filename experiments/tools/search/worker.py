@@ -27,7 +27,6 @@ from train.record.writer import number, read_metrics
 POLL_SECONDS = 0.3
 STOP_SECONDS = 600  # a training that has not saved and ended by then is killed
 MOST_FAILURES = 3  # in a row
-LAST_LINES = 8  # of a log
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,14 +102,12 @@ class Trial:
     """Waits until the training ends or has to; returns whether the trial is to be pruned."""
     while not self.stop.status:
       self.beat()
-      # polled before the lines are read: a process that has ended has written all of them
       status = self.process and self.process.poll()
-      self.read()
       if status == 2 and in_use(self.workdir):
         self.process = None
       elif status is not None:
         return False
-      if self.report():
+      if self.read():
         return True
       if self.process is None:
         self.start_training()
@@ -133,19 +130,24 @@ class Trial:
       studies.beat(self.trial)
       studies.put_back_stale(self.worker.study, self.worker.heartbeats)
 
-  def read(self) -> None:
-    """Reads the new evaluations in metrics.jsonl."""
-    file = self.workdir / "metrics.jsonl"
+  def read(self) -> bool:
+    """Reports new evaluations in metrics.jsonl to Optuna; returns whether to prune the trial."""
+    file, metric = self.workdir / "metrics.jsonl", self.worker.search.metric
+    evaluate = self.worker.cfg.evaluate
     size = file.stat().st_size if file.exists() else None
-    if size == self.size:
-      return
-    self.size, metric, evaluate = size, self.worker.search.metric, self.worker.cfg.evaluate
-    for line in read_metrics(file):
+    for line in read_metrics(file) if size != self.size else ():
       if line["split"] == evaluate.split:
         if metric in line:
           self.values.setdefault(line["step"], line[metric])
         elif line["step"] % (evaluate.decode_every or evaluate.every) == 0 and not self.values:
           self.refuse_metric(line)
+    self.size = size
+    for step, value in list(self.values.items())[self.reported :]:
+      self.trial.report(value, step)
+      self.reported += 1
+      if self.trial.should_prune():
+        return True
+    return False
 
   def refuse_metric(self, line) -> None:
     """Raises UserError: the search's metric is not among those of an evaluation."""
@@ -157,21 +159,11 @@ class Trial:
       f" {', '.join(known)}{did_you_mean(metric, known)}"
     )
 
-  def report(self) -> bool:
-    """Reports new evaluations to Optuna one after another; returns whether to prune the trial."""
-    for step, value in list(self.values.items())[self.reported :]:
-      self.trial.report(value, step)
-      self.reported += 1
-      if self.trial.should_prune():
-        return True
-    return False
-
   def finish(self, pruned: bool) -> str | None:
     """Ends the training and reports to the study; returns why the trial failed, or None."""
     study, search = self.worker.study, self.worker.search
     status = self.end_training()
     self.read()
-    self.report()
     value = studies.best_value(list(self.values.values()), search)
     if status == 0 and not self.values:
       self.refuse_metric(read_metrics(self.workdir)[-1])
@@ -191,8 +183,9 @@ class Trial:
       studies.put_back(study, self.trial)
       log(f"{self.name}: interrupted; put back")
     else:
-      tail = launchers.read_tail(self.workdir / LOG, LAST_LINES)
-      why = f"{self.name} (exit status {status}): the last lines of {self.workdir / LOG}:\n{tail}"
+      log_file = self.workdir / LOG
+      lines = launchers.read_tail(log_file)
+      why = f"{self.name} (exit status {status}): the last lines of {log_file}:\n{lines}"
       studies.end(study, self.trial, TrialState.FAIL, why)
       log(f"failed: {why}")
       if status == 2 and not self.worker.finished():
@@ -204,8 +197,7 @@ class Trial:
     """Ends the training, which saves; returns its exit status."""
     if self.process is None:
       return None
-    if self.process.poll() is None:
-      self.process.terminate()
+    self.process.terminate()  # does nothing where it has ended
     until = time.monotonic() + STOP_SECONDS
     while self.process.poll() is None:
       if time.monotonic() > until:

@@ -10,12 +10,12 @@ experiment file it writes RESULTS.md alone. --check compares with the paper's nu
 where one is outside its tolerance. These three start no run.
 """
 
-import argparse
 import pathlib
 import re
 import shlex
 import sys
 import time
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
 from experiments.tools import runs
 from experiments.tools.launch import launchers, live, results
@@ -27,12 +27,8 @@ from train.common.errors import UserError
 
 
 def main(argv):
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument(
-    "experiment", nargs="?", help="an experiment file; omit it with --report only"
-  )
+  parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+  parser.add_argument("experiment", nargs="?", help="an experiment file; --report may omit it")
   parser.add_argument("--data", help="the folder with the data sets")
   parser.add_argument("--root", default="runs", type=pathlib.Path, help="the folder of all runs")
   parser.add_argument("--scale", default="small", choices=runs.SCALES)
@@ -64,21 +60,25 @@ def main(argv):
       for command in launchers.commands(run, paths):
         print(shlex.join(command))
     return 0
-  done = {
-    run.name for run in experiment.runs if results.read_record(run, paths.workdir(run)) is not None
-  }
+  done = {run.name for run in experiment.runs if results.read_record(run, paths.workdir(run))}
   left = [run for run in chosen if run.name not in done]
   if args.launcher == "slurm":
     launchers.submit(left, done, paths, args.jobs, args.slurm, experiment.name)
     return 0
-  ended = _run_here(launchers.Local(left, done, paths, args.jobs), chosen, paths)
+  local = launchers.Local(left, done, paths, args.jobs)
+  # on Ctrl-C and SIGTERM the runs in progress save and end; a second Ctrl-C ends them at once
+  with StopSignal(local.stop), live.Screen(local, chosen, paths) as screen:
+    while local.update():
+      screen.show()
+      time.sleep(0.5)
+    screen.show()
   outcomes = [outcome for outcome in results.collect(experiment, paths) if outcome.run in chosen]
   tables.show(tables.markdown(tables.rows(outcomes)))
-  stopped = [name for name, how in ended.items() if how in ("interrupted", results.NOT_BEGUN)]
+  stopped = [name for name, how in local.ended.items() if how in ("interrupted", results.NOT_BEGUN)]
   if stopped:
     print(f"{', '.join(stopped)}: the same command resumes")
     return entry.INTERRUPTED
-  if failed := [f"{name}: {how}" for name, how in ended.items() if how != "finished"]:
+  if failed := [f"{name}: {how}" for name, how in local.ended.items() if how != "finished"]:
     raise UserError("\n".join([f"{len(failed)} of {len(chosen)} runs failed:", *failed]))
   return 0
 
@@ -94,19 +94,6 @@ def check_configs(chosen, paths) -> None:
         resolve.load(paths.config(run), runs.overrides(run))
       except UserError as error:
         raise UserError(f"{run.name}: {error}") from error
-
-
-def _run_here(local, chosen, paths):
-  """Runs on this machine and shows the progress; returns how each run ended.
-
-  On Ctrl-C and SIGTERM the runs in progress save and end; a second Ctrl-C ends them at once.
-  """
-  with StopSignal(local.stop), live.Screen(local, chosen, paths) as screen:
-    while local.update():
-      screen.show()
-      time.sleep(0.5)
-    screen.show()
-  return local.ended
 
 
 def _report(experiment, paths, args):

@@ -97,10 +97,8 @@ def main(argv, start=launchers.start) -> int:
 
 
 def run_workers(command, jobs: int) -> int:
-  """Runs the command in `jobs` processes, each with its share of cores and GPUs.
-
-  Returns the highest exit status, or that of a signal.
-  """
+  """Runs the command in `jobs` processes, each with its share of cores and GPUs; returns the
+  highest exit status, or that of a signal."""
   with StopSignal(lambda _: None) as stop:
     slots = [launchers.Slot(number, jobs) for number in range(jobs)]
     processes = [slot.popen(command) for slot in slots]

@@ -42,11 +42,8 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Estimate(Run):
-  """A step compiled by train.plan for chips that are not here.
-
-  Its metrics are plan/milliseconds, plan/mfu, ... TPUs need requirements-tpu.txt, an H100 needs
-  requirements-cuda.txt.
-  """
+  """A step compiled by train.plan for chips that are not here, with metrics such as plan/mfu. TPUs
+  need requirements-tpu.txt, an H100 needs requirements-cuda.txt."""
 
   splits: Sequence[str] = ("plan",)
   checkpoint: str = ""
@@ -60,8 +57,8 @@ class Value:
   """A number of a paper, compared with the mean of our runs.
 
   `runs` is a pattern for whole names of runs. `metric` is SPLIT/NAME of an evaluation, train/NAME
-  (the median over the log; train/milliseconds is the time of a step), parameters or seconds.
-  Without a tolerance the number is shown and not checked.
+  (the median over the log without its first line; train/milliseconds is the time of a step), or
+  parameters, seconds or steps. Without a tolerance the number is shown and not checked.
   """
 
   name: str

@@ -1,8 +1,4 @@
-"""Starts runs on this machine or through SLURM.
-
-A run is a list of commands, train.main and then train.evaluate for each split. Each command can be
-pasted into a shell as it is.
-"""
+"""Starts runs, each a list of commands that can be pasted into a shell, here or through SLURM."""
 
 import os
 import pathlib
@@ -18,7 +14,7 @@ from experiments.tools.launch import results
 from experiments.tools.launch.results import Paths
 from experiments.tools.runs import Estimate, Run, overrides
 from train.common import json_files
-from train.common.errors import UserError
+from train.common.errors import UserError, as_user_error
 
 PLAN = "plan.json"
 LOG = "log.txt"  # in a run's folder: the output of its commands
@@ -152,10 +148,8 @@ class Job:
 
 
 class Local:
-  """Runs at most `jobs` runs at once, in the order of the file.
-
-  A run that starts from another's weights waits for that run, and is skipped if that run fails.
-  """
+  """Runs at most `jobs` runs at once, in the order of the file. A run that starts from another's
+  weights waits for that run, and is skipped if that run fails."""
 
   def __init__(self, runs: Sequence[Run], done: set[str], paths: Paths, jobs: int):
     if jobs < 1:
@@ -199,13 +193,12 @@ class SlurmTask:
   def __init__(self, run: Run, paths: Paths):
     self.run, self.paths, self.job = run, paths, None
 
-  def __call__(self) -> str:
+  def __call__(self) -> None:
     self.job = Job(self.run, self.paths, Slot(0, 1))
     while (how := self.job.poll()) is None:
       time.sleep(1)
     if how != "finished":
       raise RuntimeError(f"{self.run.name}: {how}")
-    return how
 
   def checkpoint(self):
     """Saves and returns the task to queue; submitit calls it before SLURM ends the job."""
@@ -219,14 +212,9 @@ class SlurmTask:
 
 def submit(runs: Sequence[Run], done: set[str], paths: Paths, jobs: int, settings: str, name: str):
   """Submits an array of jobs to SLURM, and for runs that start from their weights a later array.
-
-  `settings` are submitit's: timeout_min=600,gpus_per_node=1,...
-  """
-  try:
+  `settings` are submitit's: timeout_min=600,gpus_per_node=1,..."""
+  with as_user_error("--launcher slurm needs pip install -r requirements-experiments.txt"):
     import submitit
-  except ImportError as error:
-    install = "pip install -r requirements-experiments.txt"
-    raise UserError(f"--launcher slurm needs submitit: {install}") from error
   paths = Paths(paths.data, pathlib.Path(os.path.abspath(paths.root)))
   pairs = [part.partition("=") for part in settings.split(",") if part]
   if missing := [key for key, equals, _ in pairs if not equals]:
@@ -239,7 +227,7 @@ def submit(runs: Sequence[Run], done: set[str], paths: Paths, jobs: int, setting
       raise UserError(
         f"{waiting[0].name} starts from a run that is neither finished nor among those to submit"
       )
-    try:
+    with as_user_error("--launcher slurm"):
       executor = submitit.AutoExecutor(folder=paths.root / "slurm", cluster="slurm")
       if before:
         ids = ":".join(sorted({job.job_id.split("_")[0] for job in before}))
@@ -247,8 +235,6 @@ def submit(runs: Sequence[Run], done: set[str], paths: Paths, jobs: int, setting
       executor.update_parameters(name=name, slurm_array_parallelism=jobs, **options)
       with executor.batch():  # one array
         before = [executor.submit(SlurmTask(run, paths)) for run in ready]
-    except (RuntimeError, ValueError, TypeError, NameError, OSError) as error:
-      raise UserError(f"--launcher slurm: {error}") from error
     for job, run in zip(before, ready):
       print(f"{job.job_id}  {run.name}")
     done |= {run.name for run in ready}

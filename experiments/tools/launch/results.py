@@ -52,12 +52,7 @@ class Outcome:
     return self.record is not None
 
   def value(self, metric: str) -> float | None:
-    """Returns a number of the run; None where it is not known.
-
-    test/bleu is a number of an evaluation; train/tokens_per_second the median of the training lines
-    after the first; train/milliseconds the time of a step; parameters, seconds and steps are fields
-    of the record.
-    """
+    """Returns a number of the run by its name in runs.Value; None where it is not known."""
     if self.record is None:
       return None
     split, slash, name = metric.partition("/")
@@ -72,10 +67,8 @@ class Outcome:
 
 
 def step_milliseconds(metrics: Sequence[dict]) -> float | None:
-  """Returns the wall time of a training step: the median over pairs of log lines.
-
-  Pairs with an evaluation or a restart between them are left out; None where no pair is left.
-  """
+  """Returns the wall time of a training step, the median over pairs of log lines without an
+  evaluation or a restart between them; None where there is no such pair."""
   times = [
     1000 * (line["time"] - before["time"]) / (line["step"] - before["step"])
     for before, line in itertools.pairwise(metrics)
@@ -161,14 +154,11 @@ def collect(experiment: Experiment, paths: Paths | None) -> list[Outcome]:
 
 
 def save_copies(experiment: Experiment, outcomes: Sequence[Outcome]) -> list[Outcome]:
-  """Copies the results of finished runs beside the experiment file, for the repository.
+  """Writes records.json and NAME.jsonl, the metrics, of finished runs beside the experiment file.
 
-  Writes records.json and NAME.jsonl, the metrics of each run, and removes those of runs that the
-  file no longer lists. Returns the outcomes as the copies hold them.
+  Removes those of runs that the file no longer lists; returns the outcomes as the copies hold them.
   """
-  outcomes = [
-    dataclasses.replace(outcome, metrics=[*map(_round, outcome.metrics)]) for outcome in outcomes
-  ]
+  outcomes = [dataclasses.replace(x, metrics=[*map(_round, x.metrics)]) for x in outcomes]
   folder = experiment.copies
   folder.mkdir(parents=True, exist_ok=True)
   done = {outcome.run.name: outcome for outcome in outcomes if outcome.finished}

@@ -32,7 +32,6 @@ JOURNAL = "journal:"
 OF, ALIVE, WORKER, WHY = "of", "alive", "worker", "why"  # user attributes of a trial
 IDENTITY = "search"  # user attribute of a study
 TRIES, SQLITE_SECONDS = 5, 60
-STORAGE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, OSError)
 
 
 def open_storage(url: str):
@@ -42,12 +41,14 @@ def open_storage(url: str):
       return JournalStorage(JournalFileBackend(url.removeprefix(JOURNAL)))
     sqlite = sqlalchemy.engine.make_url(url).get_backend_name() == "sqlite"
     options = dict(connect_args={"timeout": SQLITE_SECONDS}) if sqlite else dict(pool_pre_ping=True)
-    for last in [False] * (TRIES - 1) + [True]:
+    for more_tries in reversed(range(TRIES)):
       try:
         return RDBStorage(url, engine_kwargs=options)
       except sqlalchemy.exc.DatabaseError as error:
         # another worker is creating the tables: they exist, or their version does
-        if last or not re.search("exist|unique|duplicate|locked", str(error), re.IGNORECASE):
+        if not more_tries or not re.search(
+          "exist|unique|duplicate|locked", str(error), re.IGNORECASE
+        ):
           raise
         time.sleep(0.5)
   except Exception as error:  # drivers and damaged files raise errors of any class
@@ -68,8 +69,8 @@ def first_line(error: BaseException) -> str:
   if isinstance(error, ImportError):
     missing = getattr(error.__cause__, "name", None) or str(error.__cause__ or error)
     return f"needs the Python package {missing}, which is not installed (pip install it)"
-  while isinstance(error, StorageInternalError) and error.__cause__:
-    error = error.__cause__
+  if isinstance(error, StorageInternalError):
+    error = error.__cause__ or error
   return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
@@ -78,7 +79,7 @@ def storage_errors(url: str):
   """Turns the errors of a storage into a UserError of one line."""
   try:
     yield
-  except STORAGE_ERRORS as error:
+  except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, OSError) as error:
     journal = url.startswith(JOURNAL) and url.removeprefix(JOURNAL)
     if isinstance(error, OSError) and not (journal and journal in str(error.filename)):
       raise
@@ -88,7 +89,7 @@ def storage_errors(url: str):
 
 
 def open_study(name: str, search: Search, storage, steps: tuple[int, int], make: bool = True):
-  """Opens the study `name`, which is created where it is missing and `make` is set.
+  """Opens the study `name`, and creates it where it is missing and `make` is set.
 
   `steps` are those of the first evaluation and of the whole run. Raises UserError where the study
   is missing or holds another search.
@@ -128,10 +129,10 @@ def make_pruner(search: Search, steps: tuple[int, int]):
 
 def attempts(trials: Sequence[FrozenTrial]) -> dict[int, list[FrozenTrial]]:
   """Groups Optuna's trials by number: one, and one more for each time it was put back."""
-  by_number = collections.defaultdict(list)
+  by_number = {}
   for trial in trials:
-    by_number[original(trial)].append(trial)
-  return dict(by_number)
+    by_number.setdefault(original(trial), []).append(trial)
+  return by_number
 
 
 def original(trial) -> int:
@@ -182,10 +183,8 @@ def put_back(study, trial) -> bool:
 
 
 def ask(study, search: Search, most: int):
-  """Returns the next trial with its parameters, a trial that was put back first.
-
-  Returns None while other workers run, or have finished, the last of `most` trials.
-  """
+  """Returns the next trial with its parameters, a trial that was put back first; None while other
+  workers run, or have finished, the last of `most` trials."""
   counts = tally(study.get_trials(deepcopy=False))
   finished = counts["complete"] + counts["pruned"]
   if finished >= most or (not counts["waiting"] and finished + counts["running"] >= most):

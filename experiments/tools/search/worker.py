@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import json
 import pathlib
 import signal
@@ -15,7 +16,6 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from experiments.tools.launch import launchers
-from experiments.tools.launch.launchers import LOG
 from experiments.tools.launch.results import Paths
 from experiments.tools.search import study as studies
 from experiments.tools.space import Search, with_values
@@ -27,6 +27,8 @@ from train.record.writer import number, read_metrics
 POLL_SECONDS = 0.3
 STOP_SECONDS = 600  # a training that has not saved and ended by then is killed
 MOST_FAILURES = 3  # in a row
+
+log = functools.partial(print, flush=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +46,7 @@ class Worker:
   def work(self) -> int:
     """Runs trials until there are enough; returns 0, or 130 or 143 after a signal.
 
-    Raises UserError where the search cannot succeed: the first trial is refused, or several fail in
-    a row.
+    Raises UserError where the first trial is refused, or several fail in a row.
     """
     failures = 0
     with StopSignal(lambda _: None) as stop:  # a second Ctrl-C changes nothing: training saves
@@ -81,12 +82,13 @@ class Trial:
 
   def __init__(self, worker: Worker, trial: optuna.Trial, stop: StopSignal):
     self.worker, self.trial, self.stop = worker, trial, stop
-    number = studies.original(trial)
-    self.name = f"trial {number}"
-    self.settings = with_values(worker.search, trial.params, f"search/trials/{number}")
-    self.workdir = worker.paths.workdir(self.settings)
+    self.name = f"trial {studies.original(trial)}"
+    folder = f"search/trials/{studies.original(trial)}"
+    settings = with_values(worker.search, trial.params, folder)
+    self.workdir = worker.paths.workdir(settings)
+    self.command = launchers.commands(settings, worker.paths)[0]
     self.values, self.reported = {}, 0  # step -> value; how many of them Optuna has
-    self.next_beat, self.process, self.size, self.waits = 0.0, None, None, False
+    self.next_beat, self.process, self.size = 0.0, None, None
 
   def run(self) -> str | None:
     """Trains and reports the result to the study; returns why the trial failed, or None."""
@@ -100,6 +102,7 @@ class Trial:
 
   def watch(self) -> bool:
     """Waits until the training ends or has to; returns whether the trial is to be pruned."""
+    waits = False
     while not self.stop.status:
       self.beat()
       status = self.process and self.process.poll()
@@ -109,19 +112,13 @@ class Trial:
         return False
       if self.read():
         return True
-      if self.process is None:
-        self.start_training()
+      if self.process is None and not in_use(self.workdir):
+        self.process = self.worker.start(self.command, self.workdir / launchers.LOG)
+      elif self.process is None and not waits:
+        waits = True
+        log(f"{self.name}: waiting for another process, which uses {self.workdir}")
       time.sleep(POLL_SECONDS)
     return False
-
-  def start_training(self) -> None:
-    """Starts the training, once no other process trains in the folder."""
-    if not in_use(self.workdir):
-      command = launchers.commands(self.settings, self.worker.paths)[0]
-      self.process = self.worker.start(command, self.workdir / LOG)
-    elif not self.waits:
-      self.waits = True
-      log(f"{self.name}: waiting for another process, which uses {self.workdir}")
 
   def beat(self) -> None:
     """Renews the heartbeat when it is due, and puts back trials whose heartbeat stopped."""
@@ -183,9 +180,9 @@ class Trial:
       studies.put_back(study, self.trial)
       log(f"{self.name}: interrupted; put back")
     else:
-      log_file = self.workdir / LOG
-      lines = launchers.read_tail(log_file)
-      why = f"{self.name} (exit status {status}): the last lines of {log_file}:\n{lines}"
+      file = self.workdir / launchers.LOG
+      why = f"{self.name} (exit status {status}): the last lines of {file}:\n"
+      why += launchers.read_tail(file)
       studies.end(study, self.trial, TrialState.FAIL, why)
       log(f"failed: {why}")
       if status == 2 and not self.worker.finished():
@@ -227,8 +224,3 @@ def diverged(workdir: pathlib.Path, most: int) -> bool:
     steps = [json.loads(line)["step"] for line in lines]
     return 0 < most == len(steps) == steps[-1] - steps[0] + 1
   return False
-
-
-def log(text: str) -> None:
-  """Prints a line at once."""
-  print(text, flush=True)

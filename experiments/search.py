@@ -32,9 +32,7 @@ def get_search(experiment: runs.Experiment) -> space.Search:
   module, constant = experiment.module, getattr(experiment.module, "SEARCH", None)
   search = module.search(experiment.scale) if hasattr(module, "search") else constant
   if not isinstance(search, space.Search):
-    raise UserError(
-      f"{module.__file__}: has no SEARCH, a space.Search, and no search(scale) that returns one"
-    )
+    raise UserError(f"{module.__file__}: has no SEARCH, a space.Search, nor such a search(scale)")
   return search
 
 
@@ -50,9 +48,7 @@ def main(argv, start=launchers.start) -> int:
   parser.add_argument("--storage", help="an Optuna storage URL, or journal:FILE")
   parser.add_argument("--trials", type=int, help="finished or pruned, of all workers together")
   parser.add_argument("--jobs", type=int, default=1, help="workers of this command")
-  parser.add_argument(
-    "--grace", type=float, default=120, help="seconds until a silent worker is dead"
-  )
+  parser.add_argument("--grace", type=float, default=120, help="seconds a worker may be silent")
   parser.add_argument("--report", action="store_true", help="print results, start no trial")
   parser.add_argument("--one_of_jobs", action="store_true", help=argparse.SUPPRESS)
   args = parser.parse_args(argv)
@@ -63,11 +59,10 @@ def main(argv, start=launchers.start) -> int:
   jax.config.update("jax_platforms", "cpu")  # the trials need the accelerators
   experiment = runs.load(args.experiment, args.scale)
   search = get_search(experiment)
-  root = args.root / experiment.name / experiment.scale
   if not args.data and "{data}" in search.run.config:
     raise UserError("--data is missing: the folder with the data sets")
-  paths, folder = results.Paths(args.data, root), root / "search"
-  text = paths.config(search.run)
+  paths = results.Paths(args.data, args.root / experiment.name / experiment.scale)
+  text, folder = paths.config(search.run), paths.root / "search"
   most = search.trials if args.trials is None else args.trials
   if min(most, args.jobs) < 1 or args.grace <= 0:
     raise UserError("--trials and --jobs are at least 1, --grace is above 0")

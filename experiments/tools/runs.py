@@ -143,11 +143,8 @@ class Experiment:
 
 
 def load(path: str, scale: str = "small") -> Experiment:
-  """Reads an experiment file.
-
-  Raises UserError where the file is no experiment, two runs share a name, a run starts from a run
-  that does not precede it, or a pattern of EXPECTED matches no run.
-  """
+  """Reads an experiment file. Raises UserError where it is none, two runs share a name, a run starts
+  from a run that does not precede it, or a pattern of EXPECTED matches no run."""
   file = pathlib.Path(path)
   if not file.is_file():
     raise UserError(f"{path}: no such experiment file")
@@ -166,9 +163,7 @@ def load(path: str, scale: str = "small") -> Experiment:
   names = [run.name for run in runs]
   for index, run in enumerate(runs):
     if not re.fullmatch(r"[\w.+-]+", run.name):
-      raise UserError(
-        f"{path}: {run.name!r} cannot name a folder: use letters, digits and ._+- only"
-      )
+      raise UserError(f"{path}: {run.name!r} cannot name a folder: use letters, digits, ._+-")
     if run.name in names[:index]:
       raise UserError(f"{path}: two runs have the name {run.name}")
     if missing := run.dependencies() - set(names[:index]):

@@ -1,7 +1,5 @@
-"""Defines the space of a search: ranges and choices for settings, and the check that all can run.
-
-The key of a range is the key that `--config.KEY=VALUE` would set.
-"""
+"""Defines the space of a search, ranges and choices for the KEY of `--config.KEY=VALUE`, and checks
+that all of it can run."""
 
 import dataclasses
 import functools
@@ -95,10 +93,8 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-  """The search for the setting of `run` with the best `metric` on its validation split.
-
-  The value of a trial is its best evaluation, or with run.checkpoint "latest" its last.
-  """
+  """The search for the setting of `run` with the best `metric` on its validation split. The value of
+  a trial is its best evaluation, or with run.checkpoint "latest" its last."""
 
   run: Run
   space: Mapping[str, Float | Int | Choice]  # by key of the config
@@ -128,10 +124,8 @@ def with_values(search: Search, params: Mapping, name: str = "search") -> Run:
 
 
 def check(search: Search, text: str) -> ConfigDict:
-  """Returns the config of the run, after building what each end of each range would build.
-
-  Raises UserError where the run, a key or an end of a range cannot run, with key, value and reason.
-  """
+  """Returns the config of the run, after building what each end of each range would build. Raises
+  UserError where the run, a key or an end of a range cannot run, with key, value and reason."""
   choose(MODES, search.mode, "SEARCH: mode")
   choose(PRUNERS, search.pruner, "SEARCH: pruner")
   if type(search.run) is not Run:
@@ -174,10 +168,8 @@ def check(search: Search, text: str) -> ConfigDict:
 
 
 def make_builder(folder: pathlib.Path):
-  """Returns a function that builds what a run builds before its first batch, without weights.
-
-  It raises the UserError or ValueError that the run would raise. Tokenizers lie in `folder`.
-  """
+  """Returns a function that builds what a run builds before its first batch, without weights, and
+  raises the UserError or ValueError that the run would raise. Tokenizers are saved in `folder`."""
 
   @functools.cache
   def build_task(section):

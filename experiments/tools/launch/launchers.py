@@ -224,9 +224,7 @@ def submit(runs: Sequence[Run], done: set[str], paths: Paths, jobs: int, setting
   while waiting:
     ready = [run for run in waiting if run.dependencies() <= done]
     if not ready:
-      raise UserError(
-        f"{waiting[0].name} starts from a run that is neither finished nor among those to submit"
-      )
+      raise UserError(f"{waiting[0].name} starts from a run that is neither finished nor submitted")
     with as_user_error("--launcher slurm"):
       executor = submitit.AutoExecutor(folder=paths.root / "slurm", cluster="slurm")
       if before:

@@ -10,10 +10,8 @@ import collections
 import contextlib
 import dataclasses
 import math
-import os
 import pathlib
 import re
-import socket
 import time
 import warnings
 from collections.abc import Sequence
@@ -31,7 +29,7 @@ from train.common.errors import UserError, indented
 JOURNAL = "journal:"
 OF, ALIVE, WORKER, WHY = "of", "alive", "worker", "why"  # user attributes of a trial
 IDENTITY = "search"  # user attribute of a study
-TRIES, SQLITE_SECONDS = 5, 60
+TRIES = 5
 
 
 def open_storage(url: str):
@@ -40,7 +38,7 @@ def open_storage(url: str):
     if url.startswith(JOURNAL):
       return JournalStorage(JournalFileBackend(url.removeprefix(JOURNAL)))
     sqlite = sqlalchemy.engine.make_url(url).get_backend_name() == "sqlite"
-    options = dict(connect_args={"timeout": SQLITE_SECONDS}) if sqlite else dict(pool_pre_ping=True)
+    options = dict(connect_args={"timeout": 60}) if sqlite else dict(pool_pre_ping=True)
     for more_tries in reversed(range(TRIES)):
       try:
         return RDBStorage(url, engine_kwargs=options)
@@ -190,19 +188,12 @@ def ask(study, search: Search, most: int):
   if finished >= most or (not counts["waiting"] and finished + counts["running"] >= most):
     return None
   trial = study.ask()
-  beat(trial)
   # seeded by the number: a search by one worker is repeatable, and no two workers draw the same
   seed = search.seed + trial.number
   study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=search.random)
   for key, choices in search.space.items():
     choices.suggest(trial, key)
   return trial
-
-
-def beat(trial) -> None:
-  """Renews a heartbeat; UpdateFinishedTrialError where another worker has put the trial back."""
-  trial.set_user_attr(WORKER, f"{socket.gethostname()} {os.getpid()}")
-  trial.set_user_attr(ALIVE, round(time.time(), 3))
 
 
 def end(study, trial, state: TrialState, why: str) -> None:

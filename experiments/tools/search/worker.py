@@ -5,8 +5,10 @@ import dataclasses
 import fcntl
 import functools
 import json
+import os
 import pathlib
 import signal
+import socket
 import time
 from collections.abc import Callable
 
@@ -44,10 +46,8 @@ class Worker:
   start: Callable  # as launchers.start: returns a process with poll(), terminate() and kill()
 
   def work(self) -> int:
-    """Runs trials until there are enough; returns 0, or 130 or 143 after a signal.
-
-    Raises UserError where the first trial is refused, or several fail in a row.
-    """
+    """Runs trials until there are enough; returns 0, or 130 or 143 after a signal. Raises UserError
+    where the first trial is refused, or several fail in a row."""
     failures = 0
     with StopSignal(lambda _: None) as stop:  # a second Ctrl-C changes nothing: training saves
       while not stop.status:
@@ -124,7 +124,9 @@ class Trial:
     """Renews the heartbeat when it is due, and puts back trials whose heartbeat stopped."""
     if time.monotonic() >= self.next_beat:
       self.next_beat = time.monotonic() + self.worker.heartbeats.grace / 4
-      studies.beat(self.trial)
+      # UpdateFinishedTrialError where another worker has put the trial back
+      self.trial.set_user_attr(studies.WORKER, f"{socket.gethostname()} {os.getpid()}")
+      self.trial.set_user_attr(studies.ALIVE, round(time.time(), 3))
       studies.put_back_stale(self.worker.study, self.worker.heartbeats)
 
   def read(self) -> bool:
@@ -210,10 +212,8 @@ def in_use(workdir: pathlib.Path) -> bool:
   try:
     with open(workdir / ".lock", "rb") as lock:
       fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-  except BlockingIOError:
-    return True
-  except OSError:  # there is no such file yet, or the file system has no locks
-    pass
+  except OSError as error:  # another one: there is no such file yet, or no locks on the file system
+    return isinstance(error, BlockingIOError)
   return False
 
 

@@ -93,8 +93,8 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-  """The search for the setting of `run` with the best `metric` on its validation split. The value of
-  a trial is its best evaluation, or with run.checkpoint "latest" its last."""
+  """The search for the setting of `run` with the best `metric` on its validation split. The value
+  of a trial is its best evaluation, or with run.checkpoint "latest" its last."""
 
   run: Run
   space: Mapping[str, Float | Int | Choice]  # by key of the config

@@ -14,6 +14,7 @@ that several machines share. --report prints the results so far and starts no tr
 import argparse
 import importlib.util
 import pathlib
+import subprocess
 import sys
 import time
 
@@ -76,13 +77,12 @@ def main(argv, start=launchers.start) -> int:
     folder.mkdir(parents=True, exist_ok=True)
   steps = (cfg.evaluate.decode_every or cfg.evaluate.every, cfg.steps)
   with study.storage_errors(url):
-    storage = study.open_storage(url)
-    name = f"{experiment.name}-{experiment.scale}"
+    name, storage = f"{experiment.name}-{experiment.scale}", study.open_storage(url)
     known = study.open_study(name, search, storage, steps, make=not args.report)
     status = 0
     if args.jobs > 1 and not args.report:
       command = [sys.executable, "-m", "experiments.search", *argv, "--jobs", "1", "--one_of_jobs"]
-      status = run_workers(launchers.bind_to_parent(command), args.jobs)
+      status = run_workers(command, args.jobs)
     elif not args.report:
       heartbeats = study.Heartbeats(args.grace)
       status = worker.Worker(known, search, paths, cfg, most, heartbeats, start).work()
@@ -95,8 +95,11 @@ def run_workers(command, jobs: int) -> int:
   """Runs the command in `jobs` processes, each with its share of cores and GPUs; returns the
   highest exit status, or that of a signal."""
   with StopSignal(lambda _: None) as stop:
-    slots = [launchers.Slot(number, jobs) for number in range(jobs)]
-    processes = [slot.popen(command) for slot in slots]
+    processes = []
+    for number in range(jobs):
+      slot = launchers.Slot(number, jobs)
+      bound = launchers.bind_to_parent(command, slot.cores)
+      processes.append(subprocess.Popen(bound, env=slot.environment))
     while not stop.status and any(process.poll() is None for process in processes):
       time.sleep(0.2)
     if stop.status:

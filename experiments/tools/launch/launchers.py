@@ -19,17 +19,18 @@ from train.common.errors import UserError, as_user_error
 PLAN = "plan.json"
 LOG = "log.txt"  # in a run's folder: the output of its commands
 LAST_LINES = 8  # of the log, printed where a command failed
-# Replaces itself by the given command, which gets SIGTERM when the parent process dies (Linux
-# only). A function between fork and exec could ask for the signal too, but not safely with threads.
+# Replaces itself by a command that keeps to the given cores and gets SIGTERM when the parent dies
+# (Linux only). A function between fork and exec could do this too, but not safely with threads.
 BIND = """
 import ctypes, os, sys
-try:
-  ctypes.CDLL(None).prctl(1, 15)
-except AttributeError:
-  pass
+libc = ctypes.CDLL(None)
+if hasattr(libc, "prctl"):
+  libc.prctl(1, 15)
 if os.getppid() != int(sys.argv[1]):
   sys.exit(143)
-os.execv(sys.argv[2], sys.argv[2:])
+if sys.argv[2]:
+  os.sched_setaffinity(0, map(int, sys.argv[2].split(",")))
+os.execv(sys.argv[3], sys.argv[3:])
 """
 
 
@@ -48,18 +49,19 @@ def commands(run: Run, paths: Paths) -> list[list[str]]:
   return [["python", "-m", *command] for command in several]
 
 
-def bind_to_parent(command: Sequence[str]) -> list[str]:
-  """Returns the command as one that gets SIGTERM when this process dies."""
-  return [sys.executable, "-I", "-S", "-c", BIND, str(os.getpid()), *command]
+def bind_to_parent(command: Sequence[str], cores: Sequence[int] = ()) -> list[str]:
+  """Returns the command as one that gets SIGTERM when this process dies; no cores: all of them."""
+  python = [sys.executable, "-I", "-S", "-c", BIND, str(os.getpid())]
+  return [*python, ",".join(map(str, cores)), *command]
 
 
-def start(command: Sequence[str], log: pathlib.Path, popen=subprocess.Popen, **how):
+def start(command: Sequence[str], log: pathlib.Path, cores: Sequence[int] = (), **how):
   """Starts `python ...`, bound to this process; the command and its output are added to `log`."""
   with open(log, "a", encoding="utf-8") as file:
     file.write(f"$ {shlex.join(command)}\n")
     file.flush()
-    bound = bind_to_parent([sys.executable, *command[1:]])
-    return popen(bound, stdout=file, stderr=file, **how)
+    bound = bind_to_parent([sys.executable, *command[1:]], cores)
+    return subprocess.Popen(bound, stdout=file, stderr=file, **how)
 
 
 def read_tail(log: pathlib.Path) -> str:
@@ -81,15 +83,6 @@ class Slot:
       sharing = -(-of // len(gpus))  # runs on one GPU
       if sharing > 1:
         self.environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / sharing:.2f}"
-
-  def popen(self, command: Sequence[str], **how) -> subprocess.Popen:
-    """Starts a command on this share."""
-    every = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, self.cores)  # inherited
-    try:
-      return subprocess.Popen(command, env=self.environment, **how)
-    finally:
-      os.sched_setaffinity(0, every)
 
 
 def _gpus() -> list[str]:
@@ -143,8 +136,8 @@ class Job:
   def _next(self):
     self.command = self.commands.pop(0)
     # in a session of its own, so that Ctrl-C reaches it once, through `stop`
-    how = dict(popen=self.slot.popen, stdin=subprocess.DEVNULL, start_new_session=True)
-    self.process = start(self.command, self.workdir / LOG, **how)
+    how = dict(stdin=subprocess.DEVNULL, env=self.slot.environment, start_new_session=True)
+    self.process = start(self.command, self.workdir / LOG, self.slot.cores, **how)
 
 
 class Local:

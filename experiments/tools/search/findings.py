@@ -25,8 +25,7 @@ def report(study, search: Search, paths: Paths) -> None:
   attempts = studies.attempts(trials)
   results = map(studies.result, attempts.values())
   done = [trial for trial in results if trial.state == TrialState.COMPLETE]
-  sign = -1 if search.mode == "max" else 1
-  done.sort(key=lambda trial: (sign * trial.value, studies.original(trial)))
+  done.sort(key=lambda trial: trial.value, reverse=search.mode == "max")
   rows = [["trial", search.metric, *search.space]]
   for trial in done[:BEST]:
     params = [trial.params.get(key, "") for key in search.space]

@@ -119,8 +119,7 @@ class Search:
 
 def with_values(search: Search, params: Mapping, name: str = "search") -> Run:
   """Returns the run with a trial's values, which override its changes."""
-  changes = {**search.run.changes, **params}
-  return dataclasses.replace(search.run, name=name, changes=changes)
+  return dataclasses.replace(search.run, name=name, changes={**search.run.changes, **params})
 
 
 def check(search: Search, text: str) -> ConfigDict:
@@ -153,8 +152,7 @@ def check(search: Search, text: str) -> ConfigDict:
           raise UserError(f"SEARCH: {problem}") from error
 
   known = config.flat(load({}))
-  # each end alone, before it is combined with another that may be wrong
-  check_ends(lambda cfg: None, {})
+  check_ends(lambda cfg: None, {})  # each alone, before it is combined with a wrong one
   # the others as the run has them, where the space allows that
   usual = {
     key: known[key] if known[key] in choices else choices.ends()[0]
@@ -179,22 +177,17 @@ def make_builder(folder: pathlib.Path):
     shared.mkdir(exist_ok=True)
     return pretrained.build_task(section, shared)
 
-  @functools.cache
-  def check_model(model, section):
-    nnx.eval_shape(lambda: build_model(model, build_task(section), seed=0, platform="cpu"))
-
   def build(cfg):
-    cfg = FrozenConfigDict(cfg)  # hashable, as the caches need it
     if cfg.batch_size < 1:
       raise UserError(f"batch_size is {cfg.batch_size}; at least 1")
     rate = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)[1]
     if not math.isfinite(float(rate(0))):
       raise UserError(f"schedule: the learning rate of step 0 is {float(rate(0))}")
-    task = build_task(cfg.task)
+    task = build_task(FrozenConfigDict(cfg.task))  # hashable
     if cfg.evaluate.decode_every:
       require_score(task)
     # the run's devices are unknown here; what one device cannot share, several cannot
     sharding.check(cfg, task, types.SimpleNamespace(shape=dict(data=1, fsdp=1, tensor=1)))
-    check_model(cfg.model, cfg.task)
+    nnx.eval_shape(lambda: build_model(cfg.model, task, seed=0, platform="cpu"))
 
   return build

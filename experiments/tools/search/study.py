@@ -87,21 +87,14 @@ def storage_errors(url: str):
 
 
 def open_study(name: str, search: Search, storage, steps: tuple[int, int], make: bool = True):
-  """Opens the study `name`, and creates it where it is missing and `make` is set.
-
-  `steps` are those of the first evaluation and of the whole run. Raises UserError where the study
-  is missing or holds another search.
-  """
+  """Opens the study `name`, and creates it where it is missing and `make` is set. `steps` are those
+  of the first evaluation and of the whole run. Raises UserError for none and for another search."""
   optuna.logging.set_verbosity(optuna.logging.ERROR)
   warnings.simplefilter("ignore", ExperimentalWarning)
-  options = dict(study_name=name, storage=storage, pruner=make_pruner(search, steps))
-  try:
-    if make:
-      study = optuna.create_study(direction=MODES[search.mode], load_if_exists=True, **options)
-    else:
-      study = optuna.load_study(**options)
-  except KeyError:
-    raise UserError(f"the storage has no study {name}; start the search first") from None
+  if not make and name not in optuna.get_all_study_names(storage):
+    raise UserError(f"the storage has no study {name}; start the search first")
+  options = dict(study_name=name, direction=MODES[search.mode], load_if_exists=True)
+  study = optuna.create_study(storage=storage, pruner=make_pruner(search, steps), **options)
   here, there = search.identity(), study.user_attrs.get(IDENTITY, {})
   if not there and not study.get_trials(deepcopy=False):
     study.set_user_attr(IDENTITY, here)

@@ -175,8 +175,7 @@ class Trial:
       text = f"best: {number(best.value)}, trial {studies.original(best)}"
       log(f"{self.name}: {search.metric} {number(value)} ({text})")
     elif status == 0 or (status == 2 and diverged(self.workdir, self.worker.cfg.max_skipped)):
-      # pruned, so that TPE avoids the place
-      studies.end(study, self.trial, TrialState.PRUNED, "diverged")
+      studies.end(study, self.trial, TrialState.PRUNED, "diverged")  # so that TPE avoids the place
       log(f"{self.name}: diverged; counted as pruned")
     elif self.stop.status or status in (INTERRUPTED, TERMINATED, -signal.SIGINT, -signal.SIGTERM):
       studies.put_back(study, self.trial)

@@ -108,8 +108,7 @@ class Job:
 
   def poll(self) -> str | None:
     """Returns None while the run is in progress, then "finished", "interrupted" or the failure."""
-    status = self.process.poll()
-    if status is None:
+    if (status := self.process.poll()) is None:
       return None
     if self.stopped:
       return "interrupted"

@@ -78,8 +78,8 @@ def storage_errors(url: str):
   try:
     yield
   except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, OSError) as error:
-    journal = url.startswith(JOURNAL) and url.removeprefix(JOURNAL)
-    if isinstance(error, OSError) and not (journal and journal in str(error.filename)):
+    # of OSErrors only those of the journal's file and of its lock
+    if isinstance(error, OSError) and url.removeprefix(JOURNAL) not in str(error.filename):
       raise
     raise UserError(
       f"--storage {hide_password(url)}: {first_line(error)}. The same command resumes the search"

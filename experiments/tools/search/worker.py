@@ -124,7 +124,7 @@ class Trial:
     """Renews the heartbeat when it is due, and puts back trials whose heartbeat stopped."""
     if time.monotonic() >= self.next_beat:
       self.next_beat = time.monotonic() + self.worker.heartbeats.grace / 4
-      # UpdateFinishedTrialError where another worker has put the trial back
+      # raises UpdateFinishedTrialError where another worker has put the trial back
       self.trial.set_user_attr(studies.WORKER, f"{socket.gethostname()} {os.getpid()}")
       self.trial.set_user_attr(studies.ALIVE, round(time.time(), 3))
       studies.put_back_stale(self.worker.study, self.worker.heartbeats)

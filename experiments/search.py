@@ -28,15 +28,6 @@ from train.common.entry import INTERRUPTED, TERMINATED
 from train.common.errors import UserError
 
 
-def get_search(experiment: runs.Experiment) -> space.Search:
-  """Returns SEARCH of the file, or what its search(scale) returns."""
-  module, constant = experiment.module, getattr(experiment.module, "SEARCH", None)
-  search = module.search(experiment.scale) if hasattr(module, "search") else constant
-  if not isinstance(search, space.Search):
-    raise UserError(f"{module.__file__}: has no SEARCH, a space.Search, nor such a search(scale)")
-  return search
-
-
 def main(argv, start=launchers.start) -> int:
   """Returns the exit status. `start` starts a training, as launchers.start does."""
   parser = argparse.ArgumentParser(
@@ -59,7 +50,9 @@ def main(argv, start=launchers.start) -> int:
 
   jax.config.update("jax_platforms", "cpu")  # the trials need the accelerators
   experiment = runs.load(args.experiment, args.scale)
-  search = get_search(experiment)
+  search = experiment.search
+  if not isinstance(search, space.Search):
+    raise UserError(f"{args.experiment}: has no SEARCH, a space.Search, nor such a search(scale)")
   if not args.data and "{data}" in search.run.config:
     raise UserError("--data is missing: the folder with the data sets")
   paths = results.Paths(args.data, args.root / experiment.name / experiment.scale)

@@ -135,6 +135,7 @@ class Experiment:
   runs: tuple[Run | Estimate, ...]
   expected: tuple[Value | Order, ...]
   folder: pathlib.Path  # of the file; copies of its results are stored beside it
+  search: object = None  # a space.Search, where the file has one
 
   @property
   def copies(self) -> pathlib.Path:
@@ -156,6 +157,8 @@ def load(path: str, scale: str = "small") -> Experiment:
     runs = tuple(module.runs(scale))
     expected = module.expected(scale) if hasattr(module, "expected") else ()
     expected = tuple(expected or getattr(module, "EXPECTED", ()))
+    search = module.search(scale) if hasattr(module, "search") else None
+    search = search or getattr(module, "SEARCH", None)
   except UserError:
     raise
   except Exception as error:
@@ -172,4 +175,4 @@ def load(path: str, scale: str = "small") -> Experiment:
     for pattern in (claim.runs,) if isinstance(claim, Value) else (claim.more, claim.less):
       if not any(re.fullmatch(pattern, name) for name in names):
         raise UserError(f"{path}: {claim.name}: no run has a name like {pattern}")
-  return Experiment(file.stem, scale, module, runs, expected, file.parent)
+  return Experiment(file.stem, scale, module, runs, expected, file.parent, search)

@@ -254,7 +254,7 @@ def test_a_training_that_is_pruned_saves_and_leaves(tmp_path, here, monkeypatch)
   file = FILE.replace("'evaluate.every': 1", "'evaluate.every': 5, 'steps': 5000")
   file = file.replace('"accuracy",', '"loss", mode="min",')
   (tmp_path / "mine.py").write_text(file)
-  one = search.get_search(runs.load(str(tmp_path / "mine.py")))
+  one = runs.load(str(tmp_path / "mine.py")).search
   folder = tmp_path / "mine" / "small" / "search"
   folder.mkdir(parents=True)
   storage = study.open_storage(study.default_storage(folder))
@@ -343,7 +343,7 @@ def test_a_worker_told_to_stop_puts_its_trial_back_for_the_next(fake, monkeypatc
 @pytest.mark.parametrize("kind", ["sqlite", "journal"])
 def test_the_trial_of_a_dead_worker_is_taken_up(fake, kind, tmp_path):
   url = {"sqlite": f"sqlite:///{tmp_path}/a.db", "journal": f"journal:{tmp_path}/a.log"}[kind]
-  one = search.get_search(runs.load(str(tmp_path / "mine.py")))
+  one = runs.load(str(tmp_path / "mine.py")).search
   known = study.open_study("mine-small", one, study.open_storage(url), (1, 40))
   dead = study.ask(known, one, 9)
   dead.report(0.9, 1)
@@ -438,7 +438,7 @@ def ended(pid):
 
 
 def test_whoever_asks_for_more_than_the_last_trial_waits(fake, tmp_path):
-  search_ = search.get_search(runs.load(str(tmp_path / "mine.py")))
+  search_ = runs.load(str(tmp_path / "mine.py")).search
   storage = study.open_storage(f"sqlite:///{tmp_path}/a.db")
   known = study.open_study("a", search_, storage, (1, 40))
   first = study.ask(known, search_, 1)
@@ -539,6 +539,6 @@ def test_what_is_missing_is_told(fake, tmp_path, monkeypatch):
 
 def test_the_search_of_a_scale(tmp_path, here):
   file = "experiments/scan_search.py"
-  small, full = (search.get_search(runs.load(file, scale)) for scale in runs.SCALES)
+  small, full = (runs.load(file, scale).search for scale in runs.SCALES)
   assert small.run.changes["steps"] < full.run.changes["steps"]
   space.check(small, small.run.config)

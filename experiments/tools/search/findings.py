@@ -23,8 +23,7 @@ def report(study, search: Search, paths: Paths) -> None:
   folder = paths.root / "search"
   trials = study.get_trials(deepcopy=False)
   attempts = studies.attempts(trials)
-  results = map(studies.result, attempts.values())
-  done = [trial for trial in results if trial.state == TrialState.COMPLETE]
+  done = [x for x in map(studies.result, attempts.values()) if x.state == TrialState.COMPLETE]
   done.sort(key=lambda trial: trial.value, reverse=search.mode == "max")
   rows = [["trial", search.metric, *search.space]]
   for trial in done[:BEST]:

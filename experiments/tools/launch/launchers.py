@@ -58,8 +58,7 @@ def bind_to_parent(command: Sequence[str], cores: Sequence[int] = ()) -> list[st
 def start(command: Sequence[str], log: pathlib.Path, cores: Sequence[int] = (), **how):
   """Starts `python ...`, bound to this process; the command and its output are added to `log`."""
   with open(log, "a", encoding="utf-8") as file:
-    file.write(f"$ {shlex.join(command)}\n")
-    file.flush()
+    print(f"$ {shlex.join(command)}", file=file, flush=True)
     bound = bind_to_parent([sys.executable, *command[1:]], cores)
     return subprocess.Popen(bound, stdout=file, stderr=file, **how)
 

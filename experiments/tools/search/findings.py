@@ -2,7 +2,6 @@
 
 import pathlib
 import shlex
-import warnings
 
 import optuna
 from optuna.trial import TrialState
@@ -68,10 +67,8 @@ def draw(study, metric: str, folder: pathlib.Path, importances: bool) -> None:
 
   matplotlib.use("agg")
   evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-  with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # these plots of Optuna are experimental
-    axes = plots.plot_optimization_history(study, target_name=metric)
-    axes.figure.savefig(folder / "history.png", dpi=120, bbox_inches="tight")
-    if importances:
-      axes = plots.plot_param_importances(study, evaluator=evaluator, target_name=metric)
-      axes.figure.savefig(folder / "importance.png", dpi=120, bbox_inches="tight")
+  axes = plots.plot_optimization_history(study, target_name=metric)
+  axes.figure.savefig(folder / "history.png", dpi=120, bbox_inches="tight")
+  if importances:
+    axes = plots.plot_param_importances(study, evaluator=evaluator, target_name=metric)
+    axes.figure.savefig(folder / "importance.png", dpi=120, bbox_inches="tight")

@@ -29,6 +29,7 @@ from train.common.errors import UserError, indented
 JOURNAL = "journal:"
 OF, ALIVE, WORKER, WHY = "of", "alive", "worker", "why"  # user attributes of a trial
 IDENTITY = "search"  # user attribute of a study
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)  # of a number at most one attempt
 TRIES = 5
 
 
@@ -133,8 +134,7 @@ def original(trial) -> int:
 
 def result(several: Sequence[FrozenTrial]) -> FrozenTrial:
   """Returns the attempt that finished, else the last."""
-  finished = (TrialState.COMPLETE, TrialState.PRUNED)
-  return next((trial for trial in several if trial.state in finished), several[-1])
+  return next((trial for trial in several if trial.state in FINISHED), several[-1])
 
 
 def tally(trials: Sequence[FrozenTrial]) -> collections.Counter:

@@ -53,7 +53,7 @@ class Worker:
       while not stop.status:
         for stale in studies.put_back_stale(self.study, self.heartbeats):
           log(f"trial {stale}: its worker's heartbeat stopped; put back")
-        if self.finished() >= self.most:
+        if len(self.study.get_trials(deepcopy=False, states=studies.FINISHED)) >= self.most:
           break
         trial = studies.ask(self.study, self.search, self.most)
         if trial is None:  # other workers run the last trials
@@ -70,11 +70,6 @@ class Worker:
         if failures == MOST_FAILURES:
           raise UserError(f"{MOST_FAILURES} trials failed one after another; the last: {failure}")
     return stop.status
-
-  def finished(self) -> int:
-    """Returns how many trials are complete or pruned."""
-    counts = studies.tally(self.study.get_trials(deepcopy=False))
-    return counts["complete"] + counts["pruned"]
 
 
 class Trial:
@@ -186,7 +181,7 @@ class Trial:
       why += launchers.read_tail(file)
       studies.end(study, self.trial, TrialState.FAIL, why)
       log(f"failed: {why}")
-      if status == 2 and not self.worker.finished():
+      if status == 2 and not study.get_trials(deepcopy=False, states=studies.FINISHED):
         raise UserError(f"the first trial ended in an error, and so would the others. {why}")
       return why
     return None

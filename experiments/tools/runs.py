@@ -22,11 +22,9 @@ Changes = Mapping[str, object]  # --config.KEY=VALUE
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """A training run and its evaluations.
-
-  In `config`, {data} stands for the folder with the data sets and {root} for the folder of this
-  experiment's runs: `init={root}/NAME` starts from the weights of NAME and waits for that run.
-  """
+  """A training run and its evaluations. In `config`, {data} stands for the folder of the data sets
+  and {root} for that of this experiment's runs: `init={root}/NAME` starts from the weights of NAME
+  and waits for that run."""
 
   name: str
   config: str  # configs/NAME.py:arg=value
@@ -54,15 +52,14 @@ class Estimate(Run):
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-  """A number of a paper, compared with the mean of our runs.
+  """A number of a paper, compared with the mean of our runs and checked if it has a tolerance.
 
-  `runs` is a pattern for whole names of runs. `metric` is SPLIT/NAME of an evaluation, train/NAME
-  (the median over the log without its first line; train/milliseconds is the time of a step), or
-  parameters, seconds or steps. Without a tolerance the number is shown and not checked.
+  `metric` is SPLIT/NAME of an evaluation, train/NAME (the median over the log without its first
+  line; train/milliseconds is the time of a step), or parameters, seconds or steps.
   """
 
   name: str
-  runs: str
+  runs: str  # pattern for whole names of runs
   metric: str
   paper: float | None = None
   source: str = ""  # table, page

@@ -142,14 +142,13 @@ def check(search: Search, text: str) -> ConfigDict:
 
   def check_ends(build, others):
     for key, choices in search.space.items():
-      beside = ", ".join(f"{name}={value}" for name, value in others.items() if name != key)
-      beside = f" (with {beside})" if beside else ""
+      rest = ", ".join(f"{name}={value}" for name, value in others.items() if name != key)
+      rest = f" (with {rest})" if rest else ""
       for value in choices.ends():
         try:
           build(load(others | {key: value}))
         except (UserError, ValueError) as error:
-          problem = f"space[{key!r}] may be {value!r}{beside}, but {error}"
-          raise UserError(f"SEARCH: {problem}") from error
+          raise UserError(f"SEARCH: space[{key!r}] may be {value!r}{rest}, but {error}") from error
 
   known = config.flat(load({}))
   check_ends(lambda cfg: None, {})  # each alone, before it is combined with a wrong one

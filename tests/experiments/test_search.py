@@ -80,7 +80,7 @@ def fake(tmp_path, monkeypatch, here):
 
 
 def trials_of(folder, name="mine-small"):
-  known = optuna.load_study(study_name=name, storage=study.default_storage(folder))
+  known = optuna.load_study(study_name=name, storage=f"sqlite:///{folder}/study.db")
   return known.get_trials()
 
 
@@ -257,7 +257,7 @@ def test_a_training_that_is_pruned_saves_and_leaves(tmp_path, here, monkeypatch)
   one = runs.load(str(tmp_path / "mine.py")).search
   folder = tmp_path / "mine" / "small" / "search"
   folder.mkdir(parents=True)
-  storage = study.open_storage(study.default_storage(folder))
+  storage = study.open_storage(f"sqlite:///{folder}/study.db")
   known = study.open_study("mine-small", one, storage, (5, 5000))
   for _ in range(5):
     known.add_trial(optuna.create_trial(value=0.01, intermediate_values={5: 0.1, 5000: 0.01}))
@@ -377,7 +377,7 @@ def test_a_worker_that_was_taken_for_dead_leaves_the_trial_to_the_other(fake, mo
   def take():
     wait_for(lambda: saved.exists() and saved.read_text())
     monkeypatch.delenv("FAKE_SECONDS")
-    known = optuna.load_study(study_name="mine-small", storage=study.default_storage(fake.folder))
+    known = optuna.load_study(study_name="mine-small", storage=f"sqlite:///{fake.folder}/study.db")
     running = known.get_trials()[0]
     assert study.put_back(known, running)
     assert not study.put_back(known, running)  # as another worker would, that saw the same

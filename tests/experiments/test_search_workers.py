@@ -38,7 +38,7 @@ SEARCH = Search(
 
 
 def study_of(folder):
-  return optuna.load_study(study_name="mine-small", storage=study.default_storage(folder))
+  return optuna.load_study(study_name="mine-small", storage=f"sqlite:///{folder}/study.db")
 
 
 def start_worker(module, tmp_path, trials, grace, **environment):

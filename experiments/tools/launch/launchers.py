@@ -43,9 +43,8 @@ def commands(run: Run, paths: Paths) -> list[list[str]]:
     plan += ["--as_it_is", "--json", f"{workdir}/{PLAN}", *["--table"] * run.table]
     return [["python", "-m", *plan]]
   several = [["train.main", "--config", paths.config(run), "--workdir", workdir, *changes]]
-  for split in run.splits:
-    evaluate = ["train.evaluate", "--workdir", workdir, "--split", split]
-    several.append([*evaluate, "--checkpoint", run.checkpoint])
+  evaluate = ["train.evaluate", "--workdir", workdir, "--split"]
+  several += [[*evaluate, split, "--checkpoint", run.checkpoint] for split in run.splits]
   return [["python", "-m", *command] for command in several]
 
 

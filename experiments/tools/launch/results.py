@@ -1,7 +1,7 @@
 """Reads the outcomes of an experiment's runs, from their folders or from committed copies.
 
-The folder of a finished run has a record: the request, the evaluations, seconds, code, versions.
-The record names no folder of this machine, so its copy is valid wherever the repository is.
+The record of a finished run holds the request, the evaluations, seconds, code and versions, and
+names no folder of this machine, so its copy is valid wherever the repository is.
 """
 
 import dataclasses

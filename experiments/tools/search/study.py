@@ -10,7 +10,6 @@ import collections
 import contextlib
 import dataclasses
 import math
-import pathlib
 import re
 import time
 import warnings
@@ -201,8 +200,3 @@ def best_value(values: Sequence[float], search: Search) -> float | None:
     values = values[-1:]
   best = max if search.mode == "max" else min
   return best(filter(math.isfinite, values), default=None)
-
-
-def default_storage(folder: pathlib.Path) -> str:
-  """Returns the URL of the SQLite file in the folder of a search."""
-  return f"sqlite:///{folder.absolute() / 'study.db'}"

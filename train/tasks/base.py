@@ -1,4 +1,4 @@
-"""Defines the base of all tasks, and the batch keys that tasks and models share.
+"""Defines tasks, an objective and a predictor each, and the batch keys they share with models.
 
 Values are int32 unless the table names another type:
 
@@ -89,17 +89,12 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Task:
-  """An objective and a predictor in one dataclass, whose fields are the config's section.
-
-  A subclass adds its settings as fields, `loss_key`, and the methods that raise NotImplementedError
-  here. It has a loss and no score unless it adds `has_score` and `score`.
-  """
+class Objective:
+  """Defines what is learned: data as items of batches, and a loss."""
 
   data: Mapping  # see train/data/sources.py
   tokenizer: Tokenizer
   pack: bool = True  # a row holds several items
-  decode_batch: int = 32  # rows of requests that are predicted at a time
 
   default_tokenizer = BPE  # the spec in a config that names no other
   columns = ("text",)  # keys that the data's examples must have
@@ -108,19 +103,6 @@ class Task:
   target_len = 0  # tokens in a row of the decoder; 0: there is no decoder
   prefix = False  # batches have a `prefix`
   loss_key: ClassVar[tuple]  # what the loss depends on; only tasks with equal keys can be mixed
-  has_score = False  # whether `score` can rate outputs; otherwise the loss is the only measure
-  settings_class = Settings  # of what `settings` returns; the commands have a flag for each field
-  hf_kind = ""  # see HuggingFace
-
-  def __post_init__(self):
-    """Completes fields of settings, which a config gives as a section with what differs."""
-    for field in dataclasses.fields(self):
-      given = getattr(self, field.name)
-      if isinstance(field.default, Settings) and isinstance(given, Mapping):
-        settings = field.default.changed(given, self, f"task.{field.name}.")
-        object.__setattr__(self, field.name, settings)
-
-  # The objective: data as items of batches, and a loss.
 
   @property
   def max_positions(self) -> int:
@@ -146,7 +128,16 @@ class Task:
   def head(self, cfg, rngs) -> Any:
     """Returns the module that becomes the model's `head`, or None where the model needs none."""
 
-  # The predictor: requests, predictions, outputs, scores.
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Predictor:
+  """Defines how a trained model is used: requests, predictions, outputs and scores."""
+
+  decode_batch: int = 32  # rows of requests that are predicted at a time
+
+  has_score = False  # whether `score` can rate outputs; otherwise the loss is the only measure
+  settings_class = Settings  # of what `settings` returns; the commands have a flag for each field
+  hf_kind = ""  # see HuggingFace
 
   def example(self, text: str) -> Mapping[str, Any]:
     """Returns a text from a person as an example without its answer; raises UserError for a text
@@ -190,6 +181,23 @@ class Task:
   def hugging_face(self) -> HuggingFace:
     """Returns what an export records; raises UserError for a setting without a counterpart."""
     return HuggingFace(self.hf_kind)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task(Predictor, Objective):
+  """An objective and a predictor in one dataclass, whose fields are the config's section.
+
+  A subclass adds its settings as fields, `loss_key`, and the methods that raise NotImplementedError
+  in its bases. It has a loss and no score unless it adds `has_score` and `score`.
+  """
+
+  def __post_init__(self):
+    """Completes fields of settings, which a config gives as a section with what differs."""
+    for field in dataclasses.fields(self):
+      given = getattr(self, field.name)
+      if isinstance(field.default, Settings) and isinstance(given, Mapping):
+        settings = field.default.changed(given, self, f"task.{field.name}.")
+        object.__setattr__(self, field.name, settings)
 
 
 def encode(model, batch, key=None):

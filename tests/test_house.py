@@ -77,11 +77,13 @@ def imports(source):
 
 
 def forbidden_imports(path, source):
-  """Yields each import of the file `path` (from the root) that ARROWS, COMMANDS, PACKAGES and
-  BANNED do not allow."""
+  """Yields each import of the file `path` (from the root) that is of a test module, or that ARROWS,
+  COMMANDS, PACKAGES and BANNED do not allow."""
   for line, name in imports(source):
     top, target = name.partition(".")[0], name.replace(".", "/")
-    if top in OURS:
+    if re.search(r"(^|/)test_", target):  # helpers.py and conftest.py hold what tests share
+      allowed = False
+    elif top in OURS:
       allowed = reaches(path, target)
     else:
       allowed = all(
@@ -270,6 +272,9 @@ WRONG_IMPORTS = [
   ("experiments/tools/a.py", "from experiments import run"),
   ("experiments/a.py", "from tests import helpers"),
   ("tests/test_a.py", "from torch import nn"),
+  ("tests/test_a.py", "from test_b import build"),
+  ("tests/model/test_a.py", "from tests.model.test_b import build"),
+  ("tests/model/helpers.py", "from tests.model import test_b as transformers"),
 ]
 
 
@@ -302,6 +307,7 @@ def test_every_row_of_the_tables_has_a_wrong_import():
     ("train/plan.py", "from train.planning import estimate"),
     ("experiments/a.py", "from configs import scan\nfrom train import loop"),
     ("tests/train/test_main.py", "from train import main\nfrom tests.train.data import po"),
+    ("tests/train/test_main.py", "from tests.helpers import load_config"),
   ],
 )
 def test_a_right_import_is_not(path, source):

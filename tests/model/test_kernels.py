@@ -5,17 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from test_transformer import build
 
 from model import kernels
 from model.config import TransformerConfig
+from tests.model.helpers import build
 from train import sharding
 
 T, S = 128, 256
 
 
 def batch_of(rows=1):
-  """Targets and sources in three segments and padding."""
+  """Returns targets and sources in three segments and padding."""
   rng = np.random.default_rng(0)
 
   def side(length):
@@ -26,8 +26,8 @@ def batch_of(rows=1):
   return *side(T), *side(S)
 
 
-def computed(impl, batch, **settings):
-  """Loss and gradient, and the program's text."""
+def compute(impl, batch, **settings):
+  """Computes loss and gradient; returns them and the program's text."""
   model = build(attention_impl=impl, norm_position="pre", **settings)
   graph, weights = nnx.split(model)
 
@@ -47,9 +47,9 @@ def computed(impl, batch, **settings):
 def test_splash_is_attention_over_all_pairs(encoder_layers, window, monkeypatch):
   monkeypatch.setattr(kernels, "INTERPRET", True)
   sizes = dict(encoder_layers=encoder_layers, decoder_layers=1, window=window, positions="rotary")
-  ours, program = computed("splash", batch_of(), **sizes)
+  ours, program = compute("splash", batch_of(), **sizes)
   assert "pallas_call" in program
-  theirs, program = computed("einsum", batch_of(), **sizes)
+  theirs, program = compute("einsum", batch_of(), **sizes)
   assert "pallas_call" not in program
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), ours, theirs)
 
@@ -58,9 +58,9 @@ def test_a_kernel_is_spread_over_rows_and_heads(monkeypatch):
   monkeypatch.setattr(kernels, "INTERPRET", True)
   mesh = sharding.make_mesh(dict(data=2, fsdp=2, tensor=2))
   sizes = dict(encoder_layers=0, decoder_layers=1, positions="rotary")
-  alone, _ = computed("splash", batch_of(4), **sizes)
+  alone, _ = compute("splash", batch_of(4), **sizes)
   with sharding.activation_sharding(mesh):
-    spread, program = computed("splash", batch_of(4), **sizes)
+    spread, program = compute("splash", batch_of(4), **sizes)
   assert "shard_map" in program
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), alone, spread)
 
@@ -79,7 +79,7 @@ def test_what_splash_cannot_do_in_a_row_is_done_without(rows):
 
 
 @pytest.mark.parametrize(
-  "settings, platform, told",
+  "settings, platform, message",
   [
     (dict(attention_impl="einsum"), "cpu", ""),
     (dict(attention_impl="xla"), "tpu", ""),
@@ -92,6 +92,6 @@ def test_what_splash_cannot_do_in_a_row_is_done_without(rows):
     (dict(attention_impl="cudnn", dtype="bfloat16"), "tpu", "it is for gpu, this is tpu"),
   ],
 )
-def test_what_a_kernel_lacks(settings, platform, told):
-  found = kernels.lacks(TransformerConfig(vocab_size=8, **settings), platform)
-  assert (told in found) if told else found == ""
+def test_what_a_kernel_lacks(settings, platform, message):
+  lacks = kernels.lacks(TransformerConfig(vocab_size=8, **settings), platform)
+  assert (message in lacks) if message else lacks == ""

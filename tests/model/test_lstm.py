@@ -12,8 +12,7 @@ from flax import nnx
 from model import decoding, recurrence
 from model.config import LSTMConfig
 from model.lstm import LSTM
-from tests.model import test_transformer as transformers
-from tests.model.test_transformer import PACKED, SIZES, batch_of, step_by_step
+from tests.model.helpers import PACKED, SIZES, batch_of, decode_step_by_step, run
 
 TINY = dict(vocab_size=16, dim=12, encoder_layers=2, decoder_layers=2, dropout=0.0)
 KINDS = {
@@ -25,7 +24,7 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def build(**settings):
-  """A tiny model with random weights, none of them 0."""
+  """Builds a tiny model with random weights, none of them 0."""
   rng = np.random.default_rng(0)
   cfg = LSTMConfig(**TINY | settings)
   graph, state = nnx.split(nnx.eval_shape(lambda: LSTM(cfg, rngs=nnx.Rngs(0))))
@@ -50,19 +49,19 @@ def sigmoid(x):
 
 
 def walk(weights, vectors, cell, reverse=False):
-  """Hidden states of one direction over one segment, token by token."""
+  """Computes the hidden states of one direction over one segment, token by token."""
   W, b, U = weights["input"]["kernel"], weights["input"]["bias"], weights["recurrent"]["kernel"]
-  hidden, found = np.tanh(cell), []
+  hidden, states = np.tanh(cell), []
   for x in vectors[::-1] if reverse else vectors:
     i, f, o, g = np.split(x @ W + b + hidden @ U, 4)
     cell = sigmoid(f) * cell + sigmoid(i) * np.tanh(g)
     hidden = sigmoid(o) * np.tanh(cell)
-    found.append(hidden)
-  return np.array(found[::-1] if reverse else found)
+    states.append(hidden)
+  return np.array(states[::-1] if reverse else states)
 
 
 def by_hand(model, source, inputs):
-  """The encoder's states and the decoder's logits of one pair, after the papers' equations."""
+  """Computes the encoder's states and the decoder's logits of a pair by the papers' equations."""
   w = jax.tree.map(lambda x: np.asarray(x, np.float64), nnx.to_pure_dict(nnx.state(model)))
   D = model.cfg.dim
   words = w["embedding"]["embedding"]
@@ -92,11 +91,11 @@ def test_it_computes_what_a_loop_in_numpy_does(kind):
   source, inputs = rng.integers(1, 16, 6), rng.integers(1, 16, 5)
   memory = model.encode(source[None])
   logits = model.logits(model.decode(inputs[None], memory, jnp.ones((1, 6), jnp.int32)))
-  wanted_memory, wanted_logits = by_hand(model, source, inputs)
-  np.testing.assert_allclose(memory[0], wanted_memory, atol=2e-5)
-  np.testing.assert_allclose(logits[0], wanted_logits, atol=1e-4)
+  expected_memory, expected_logits = by_hand(model, source, inputs)
+  np.testing.assert_allclose(memory[0], expected_memory, atol=2e-5)
+  np.testing.assert_allclose(logits[0], expected_logits, atol=1e-4)
   assert logits.dtype == jnp.float32
-  assert wanted_logits.std() > 0.5
+  assert expected_logits.std() > 0.5
 
 
 @pytest.mark.parametrize("backward", [False, True])
@@ -132,12 +131,12 @@ def test_cached_is_parallel(kind):
   parallel = model.logits(model.decode(inputs, memory, batch["source_segments"]))
   cache = model.init_cache(len(inputs), 9, memory, batch["source_segments"])
   assert all(len(leaf) == len(inputs) for leaf in jax.tree.leaves(cache))
-  np.testing.assert_allclose(step_by_step(model, inputs, cache), parallel, atol=5e-5)
+  np.testing.assert_allclose(decode_step_by_step(model, inputs, cache), parallel, atol=5e-5)
 
 
 def test_cached_is_parallel_in_a_language_model():
   model, inputs = language_model(), np.random.default_rng(0).integers(1, 16, (3, 6))
-  cached = step_by_step(model, inputs, model.init_cache(3, 6))
+  cached = decode_step_by_step(model, inputs, model.init_cache(3, 6))
   np.testing.assert_allclose(cached, model.logits(model.decode(inputs)), atol=5e-5)
   assert cached.std() > 0.5
 
@@ -145,7 +144,7 @@ def test_cached_is_parallel_in_a_language_model():
 @every_kind
 def test_packed_rows_are_separate_rows(kind):
   model = model_of(kind)
-  packed, separate = (transformers.run(model, batch_of(packed=one)) for one in (True, False))
+  packed, separate = (run(model, batch_of(packed=packed)) for packed in (True, False))
   starts = dict.fromkeys(range(len(PACKED)), (0, 0))
   for r, i in ((r, i) for r, row in enumerate(PACKED) for i in row):
     for side, (together, alone) in enumerate(zip(packed, separate)):
@@ -159,12 +158,12 @@ def test_padding_changes_nothing(kind):
   model, rng = model_of(kind), np.random.default_rng(3)
   source, inputs = rng.integers(1, 16, (2, 5)), rng.integers(1, 16, (2, 4))
 
-  def run(padding):
+  def states(padding):
     long = [np.pad(ids, ((0, 0), (0, padding))) for ids in (source, inputs)]
     memory = model.encode(long[0])
     return memory[:, :5], model.decode(long[1], memory, (long[0] > 0).astype(np.int32))[:, :4]
 
-  for without, padded in zip(run(0), run(3)):
+  for without, padded in zip(states(0), states(3)):
     np.testing.assert_allclose(padded, without, atol=1e-6)
 
 
@@ -192,7 +191,7 @@ ROLES = dict(max_len=8, limit_B=jnp.array([8, 5, 3]), bos=1, eos=2, pad=0)
 
 @pytest.fixture(scope="module")
 def searched():
-  """A model, its memory of three sources, and a cache."""
+  """Returns a model, its memory of three sources, their segments, and a cache."""
   model = model_of("plain")
   source = np.array([[5, 9, 4, 2, 0], [7, 3, 8, 11, 2], [12, 2, 0, 0, 0]])
   memory, segments = model.encode(source), (source > 0).astype(np.int32)
@@ -203,27 +202,27 @@ def test_one_beam_is_greedy(searched):
   model, *_, cache = searched
   greedy = decoding.greedy(model.decode_step, cache, **ROLES)
   beam = decoding.beam_search(model.decode_step, cache, num_beams=1, length_penalty=0.0, **ROLES)
-  for one, other in zip(greedy, beam):
-    np.testing.assert_allclose(one, other, atol=1e-5)
+  for by_greedy, by_beam in zip(greedy, beam):
+    np.testing.assert_allclose(by_greedy, by_beam, atol=1e-5)
 
 
 def test_beams_keep_their_own_state(searched):
-  """What a search says of its outputs is what the model says of them, all at once."""
+  """The log-probabilities of a search are those of the model, all at once."""
   model, memory, segments, cache = searched
-  found = decoding.beam_search(
+  beams = decoding.beam_search(
     model.decode_step, cache, num_beams=4, num_return=4, length_penalty=0.0, **ROLES
   )
-  assert len({tuple(row) for row in np.asarray(found.tokens[0])}) == 4
+  assert len({tuple(row) for row in np.asarray(beams.tokens[0])}) == 4
   for n in range(4):
-    tokens = found.tokens[:, n]
+    tokens = beams.tokens[:, n]
     inputs = jnp.concatenate([jnp.ones((3, 1), jnp.int32), tokens[:, :-1]], axis=1)
     ones = jnp.ones_like(inputs)
     x = model.decode(inputs, memory, segments, ones)
     logs = jnp.take_along_axis(jax.nn.log_softmax(model.logits(x)), tokens[..., None], -1)[..., 0]
-    total = jnp.where(jnp.arange(8) < found.lengths[:, n, None], logs, 0).sum(1)
-    there = found.lengths[:, n] > 0
+    total = jnp.where(jnp.arange(8) < beams.lengths[:, n, None], logs, 0).sum(1)
+    nonempty = beams.lengths[:, n] > 0
     np.testing.assert_allclose(
-      np.where(there, found.log_probs[:, n], 0), np.where(there, total, 0), atol=1e-4
+      np.where(nonempty, beams.log_probs[:, n], 0), np.where(nonempty, total, 0), atol=1e-4
     )
 
 
@@ -249,7 +248,7 @@ def test_dropout_is_a_rows_own_and_acts_on_both_sides():
 def test_half_precision_is_near_whole():
   whole, half = model_of("plain"), build(dtype="bfloat16")
   (memory, logits), (near_memory, near_logits) = (
-    transformers.run(model, batch_of(packed=True)) for model in (whole, half)
+    run(model, batch_of(packed=True)) for model in (whole, half)
   )
   assert half.encode(batch_of(packed=True)["source"]).dtype == jnp.bfloat16
   assert near_logits.dtype == np.float32
@@ -264,7 +263,7 @@ def test_forget_gates_begin_open():
 
 
 @pytest.mark.parametrize(
-  "wrong, named",
+  "wrong, message",
   [
     (dict(dim=11), "dim 11 is odd"),
     (dict(dim=0), "dim"),
@@ -274,8 +273,8 @@ def test_forget_gates_begin_open():
     (dict(decoder_layers=-1), "decoder_layers"),
   ],
 )
-def test_settings_that_make_no_model_are_named(wrong, named):
-  with pytest.raises(ValueError, match=rf"{named}\b"):
+def test_settings_that_make_no_model_are_named(wrong, message):
+  with pytest.raises(ValueError, match=rf"{message}\b"):
     LSTMConfig(**TINY | wrong)
 
 

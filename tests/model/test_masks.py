@@ -6,16 +6,16 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from test_transformer import build
 
 from model import patterns
 from model.masks import MaskRule, Tokens
+from tests.model.helpers import build
 
 LENGTH = 23  # no multiple of any window
 
 
 def row_of(packed=True, prefix=False):
-  """Two rows: one of three segments and padding, one that is full; or one segment each."""
+  """Returns two rows: of three segments and padding, and full; or of one segment each."""
   sizes = [[9, 3, 8], [23]] if packed else [[20], [23]]
   segments = np.zeros((2, LENGTH), np.int32)
   for row, lengths in zip(segments, sizes):
@@ -26,7 +26,7 @@ def row_of(packed=True, prefix=False):
 
 
 def seen_in_loops(rule, row):
-  """The rule, read as its docstring is, pair by pair."""
+  """Applies the rule as its docstring reads, pair by pair."""
   seen = np.zeros((2, LENGTH, LENGTH), bool)
   for b, t, s in itertools.product(range(2), range(LENGTH), range(LENGTH)):
     if row.segments[b, s] == 0 or row.segments[b, t] != row.segments[b, s]:
@@ -76,8 +76,8 @@ def test_chunks_see_each_pair_that_a_rule_lets_see_once(rule, prefix):
   bias = seen(chunks.queries(row), chunks.keys(row)), seen(first, row) if chunks.first else None
   pattern = patterns.ChunkedAttention(chunks, *bias, attend)
   values = np.broadcast_to(np.eye(LENGTH)[None, :, None], (2, LENGTH, 1, LENGTH))
-  found = np.asarray(pattern(values, values, values))[:, :, 0]
-  np.testing.assert_array_equal(found, seen_in_loops(rule, row))
+  attended = np.asarray(pattern(values, values, values))[:, :, 0]
+  np.testing.assert_array_equal(attended, seen_in_loops(rule, row))
 
 
 @pytest.mark.parametrize("positions", ["rotary", "relative", "alibi"])
@@ -91,8 +91,8 @@ def test_a_model_in_chunks_is_the_model_with_a_mask(positions, global_tokens, mo
   rng = np.random.default_rng(0)
   source, inputs = rng.integers(1, 16, (2, 2, LENGTH)) * (row.segments > 0)
 
-  def computed():
-    """Loss and gradient, and the program; traced anew."""
+  def compute():
+    """Computes loss and gradient, traced anew; returns them and the program."""
 
     def loss(weights):
       model = nnx.merge(graph, weights)
@@ -104,10 +104,10 @@ def test_a_model_in_chunks_is_the_model_with_a_mask(positions, global_tokens, mo
     return jax.device_get(traced.lower().compile()(weights)), str(traced.jaxpr)
 
   shape = f"[{2 * -(-LENGTH // 4)},2,2,4,"  # rows of chunks, groups, heads of each, tokens
-  local, program = computed()
+  local, program = compute()
   assert shape in program
   monkeypatch.setattr(patterns.Chunks, "width", LENGTH)
-  whole, program = computed()
+  whole, program = compute()
   assert shape not in program
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), local, whole)
 

@@ -13,22 +13,19 @@ from model import layers
 from model.config import POSITIONS, TransformerConfig
 from model.masks import Tokens
 from model.transformer import Transformer
-from train.common.trees import match_layers, path_name, stack_layers, unstack_layers
-from train.data import packing
-
-TINY = dict(
-  vocab_size=16,
-  dim=16,
-  num_heads=4,
-  num_kv_heads=2,
-  mlp_dim=24,
-  encoder_layers=2,
-  decoder_layers=2,
-  max_len=24,
-  relative_buckets=8,
-  relative_max_distance=12,
-  dropout=0.0,
+from tests.model.helpers import (
+  PACKED,
+  SIZES,
+  TINY,
+  S,
+  T,
+  batch_of,
+  build,
+  decode_step_by_step,
+  run,
 )
+from train.common.trees import match_layers, path_name, stack_layers, unstack_layers
+
 KINDS = [*itertools.product(POSITIONS, ("pre", "post"))]
 # The other switches, each on in some kinds and off in others.
 SWITCHES = {
@@ -38,53 +35,9 @@ SWITCHES = {
 every_kind = pytest.mark.parametrize("positions, norm_position", KINDS)
 
 
-def build(seed=0, **settings):
-  """A tiny model with random weights (no bias is 0), made without compiling an initializer."""
-  cfg = TransformerConfig(**TINY | settings)
-  rng = np.random.default_rng(seed)
-  graph, state = nnx.split(nnx.eval_shape(lambda: Transformer(cfg, rngs=nnx.Rngs(0))))
-  weights = jax.tree.map(
-    lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape) + (x.ndim == 1), x.dtype), state
-  )
-  return nnx.merge(graph, weights)
-
-
 @functools.cache
 def model_of(positions, norm_position):
   return build(positions=positions, norm_position=norm_position, **SWITCHES[norm_position])
-
-
-# Lengths with eos. As many rows packed as separate, here and below: equal shapes compile once.
-SIZES = [(3, 4), (5, 3), (6, 2), (2, 6), (7, 8)]
-S, T = 9, 9
-PACKED, SEPARATE = [[0, 1], [2, 3], [4], [], []], [[0], [1], [2], [3], [4]]
-
-
-@functools.cache
-def batch_of(packed):
-  rng = np.random.default_rng(1)
-  examples = {
-    i: {"source": [*rng.integers(4, 16, s - 1), 2], "target": [*rng.integers(4, 16, t - 1), 2]}
-    for i, (s, t) in enumerate(SIZES)
-  }
-  return packing.fill(PACKED if packed else SEPARATE, examples, source_len=S, target_len=T)
-
-
-def run(model, batch):
-  """Encoder states and decoder logits of a batch."""
-  memory = model.encode(batch["source"], batch["source_segments"], batch["source_positions"])
-  hidden = model.decode(
-    batch["inputs"], memory, batch["source_segments"], batch["segments"], batch["positions"]
-  )
-  return np.asarray(memory), np.asarray(model.logits(hidden))
-
-
-def step_by_step(model, inputs, cache):
-  steps = []
-  for token in inputs.T:
-    logits, cache = model.decode_step(jnp.asarray(token), cache)
-    steps.append(np.asarray(logits))
-  return np.stack(steps, 1)
 
 
 @every_kind
@@ -95,7 +48,7 @@ def test_cached_is_parallel(positions, norm_position):
   memory = model.encode(source)
   parallel = np.asarray(model.logits(model.decode(inputs, memory, source_segments)))
   cache = model.init_cache(len(inputs), T + 2, memory, source_segments)
-  cached = step_by_step(model, inputs[:, :6], cache)
+  cached = decode_step_by_step(model, inputs[:, :6], cache)
   np.testing.assert_allclose(cached, parallel[:, :6], atol=3e-5)
   assert parallel.std() > 0.1
   assert parallel.dtype == np.float32
@@ -189,8 +142,8 @@ def test_a_row_without_segments_is_one_segment_up_to_its_padding(positions):
   model, batch = model_of(positions, "pre"), batch_of(packed=False)
   memory, logits = run(model, batch)
   simple = model.encode(batch["source"])
-  there = batch["source_segments"] > 0
-  np.testing.assert_allclose(simple[there], memory[there], atol=3e-5)
+  in_source = batch["source_segments"] > 0
+  np.testing.assert_allclose(simple[in_source], memory[in_source], atol=3e-5)
   hidden = model.decode(batch["inputs"], simple, batch["source_segments"])
   real = batch["segments"] > 0
   np.testing.assert_allclose(model.logits(hidden)[real], logits[real], atol=3e-5)
@@ -207,15 +160,15 @@ def test_a_decoder_alone_is_cached_as_it_is_parallel(positions):
   assert all(block.cross_attention is None for block in model.decoder.blocks)
   inputs = np.random.default_rng(0).integers(1, 16, (5, T))
   parallel = np.asarray(model.logits(model.decode(inputs)))
-  cached = step_by_step(model, inputs, model.init_cache(5, T + 2))
+  cached = decode_step_by_step(model, inputs, model.init_cache(5, T + 2))
   np.testing.assert_allclose(cached, parallel, atol=3e-5)
   changed = np.asarray(model.logits(model.decode(np.where(np.arange(T) < 4, inputs, 3))))
   np.testing.assert_array_equal(changed[:, :4], parallel[:, :4])
 
 
 def test_a_window_hides_what_is_further_away():
-  one = dict(positions="rotary", norm_position="pre", encoder_layers=1, decoder_layers=1)
-  wide, near, whole = build(window=T, **one), build(window=3, **one), build(**one)
+  small = dict(positions="rotary", norm_position="pre", encoder_layers=1, decoder_layers=1)
+  wide, near, whole = build(window=T, **small), build(window=3, **small), build(**small)
   inputs = np.random.default_rng(0).integers(1, 16, (2, T))
   for side in ("encode", "decode"):
     before = {m: np.asarray(getattr(m, side)(inputs)) for m in (wide, near, whole)}
@@ -231,7 +184,7 @@ def test_a_window_is_cached_as_it_is_parallel():
   model = build(window=4, positions="rotary", encoder_layers=0)
   inputs = np.random.default_rng(0).integers(1, 16, (2, T))
   parallel = np.asarray(model.logits(model.decode(inputs)))
-  cached = step_by_step(model, inputs, model.init_cache(2, T + 2))
+  cached = decode_step_by_step(model, inputs, model.init_cache(2, T + 2))
   np.testing.assert_allclose(cached, parallel, atol=3e-5)
 
 
@@ -299,7 +252,7 @@ def closed_form(
   vocab_size, dim, heads, head, mlp, encoder, decoder, *, groups=None, bias=True, gated=False,
   norm=2, pre=False, relative=0, learned=0, tables=1, output_bias=False, embedding_norm=False,
 ):  # fmt: skip
-  """Weights of a model, counted with pencil and paper; `norm` is vectors in one norm."""
+  """Counts a model's weights as with pencil and paper; `norm` is the vectors in one norm."""
   groups = groups or heads
   attention = dim * head * (2 * heads + 2 * groups) + bias * (head * (heads + 2 * groups) + dim)
   feed_forward = dim * mlp * (3 if gated else 2) + bias * (mlp * (2 if gated else 1) + dim)
@@ -314,9 +267,9 @@ def closed_form(
 
 
 def test_vaswanis_base_has_65_million_weights():
-  got = count(vocab_size=37000)
-  assert got == closed_form(37000, 512, 8, 64, 2048, 6, 6) == 63_082_496
-  assert 63e6 < got < 65.5e6  # their table 3 says 65, of an unstated vocabulary near this
+  weights = count(vocab_size=37000)
+  assert weights == closed_form(37000, 512, 8, 64, 2048, 6, 6) == 63_082_496
+  assert 63e6 < weights < 65.5e6  # their table 3 says 65, of an unstated vocabulary near this
 
 
 PUBLISHED = {  # as Hugging Face's models of these names count them
@@ -345,8 +298,8 @@ PUBLISHED = {  # as Hugging Face's models of these names count them
 def test_known_models_have_their_published_size(name):
   published, settings = PUBLISHED[name]
   depths = {side: settings.get(side, 6) for side in ("encoder_layers", "decoder_layers")}
-  one, two = (count(**settings | {k: min(n, v) for k, v in depths.items()}) for n in (1, 2))
-  assert one + (max(depths.values()) - 1) * (two - one) == published
+  shallow, deep = (count(**settings | {k: min(n, v) for k, v in depths.items()}) for n in (1, 2))
+  assert shallow + (max(depths.values()) - 1) * (deep - shallow) == published
 
 
 @pytest.mark.parametrize(
@@ -432,7 +385,7 @@ def test_families_learn_and_every_weight_takes_part(name):
 
 
 @pytest.mark.parametrize(
-  "wrong, named",
+  "wrong, message",
   [
     (dict(activation="swish"), "activation"),
     (dict(norm="batch"), "norm"),
@@ -456,8 +409,8 @@ def test_families_learn_and_every_weight_takes_part(name):
     ),
   ],
 )
-def test_settings_that_make_no_model_are_named(wrong, named):
-  with pytest.raises(ValueError, match=rf"{named}\b"):
+def test_settings_that_make_no_model_are_named(wrong, message):
+  with pytest.raises(ValueError, match=rf"{message}\b"):
     TransformerConfig(**TINY | wrong)
 
 
@@ -475,10 +428,10 @@ def test_each_dropout_acts_when_there_is_a_key(field):
 
   key, other_key = jax.random.split(jax.random.key(0))
   runs = (outputs(model, key), outputs(model, other_key), outputs(model, None), outputs(off, key))
-  for one, other, none, plain in zip(*runs):
-    np.testing.assert_array_equal(none, plain)
-    assert np.abs(one - other).max() > 1e-2
-    assert np.abs(one - none).max() > 1e-2
+  for dropped, other, kept, plain in zip(*runs):
+    np.testing.assert_array_equal(kept, plain)
+    assert np.abs(dropped - other).max() > 1e-2
+    assert np.abs(dropped - kept).max() > 1e-2
 
 
 def test_no_two_places_drop_with_the_same_key(monkeypatch):
@@ -556,7 +509,7 @@ def test_layers_computed_in_a_loop_or_twice_give_the_same_gradient():
 
     compiled = jax.jit(jax.grad(loss)).lower(weights).compile()
     size = compiled.memory_analysis().temp_size_in_bytes
-    return named(compiled(weights)), named(weights), size
+    return by_path(compiled(weights)), by_path(weights), size
 
   plain, weights, _ = gradient()
   looped = {"scan_layers": True}
@@ -565,13 +518,13 @@ def test_layers_computed_in_a_loop_or_twice_give_the_same_gradient():
     looped,
     looped | {"remat": "full"},
   ):
-    found, same_weights, _ = gradient(**more)
-    found, same_weights = match_layers(found, plain), unstack_layers(same_weights)
-    assert found.keys() == plain.keys()
+    other, same_weights, _ = gradient(**more)
+    other, same_weights = match_layers(other, plain), unstack_layers(same_weights)
+    assert other.keys() == plain.keys()
     for path, expected in plain.items():
       np.testing.assert_array_equal(same_weights[path], weights[path], err_msg=path)
-      told = f"{more} {path}"
-      np.testing.assert_allclose(found[path], expected, rtol=1e-3, atol=1e-5, err_msg=told)
+      message = f"{more} {path}"
+      np.testing.assert_allclose(other[path], expected, rtol=1e-3, atol=1e-5, err_msg=message)
   # Unrolled, the CPU's compiler undoes it: it finds the same products twice and keeps the first.
   deep = dict(encoder_layers=8, mlp_dim=256, scan_layers=True)
   assert gradient(**deep, remat="full")[2] < 0.7 * gradient(**deep)[2]
@@ -580,7 +533,7 @@ def test_layers_computed_in_a_loop_or_twice_give_the_same_gradient():
 def test_stacked_layers_decode_step_by_step_as_one_by_one():
   models = [build(scan_layers=stacks, positions="rotary") for stacks in (False, True)]
   states = [nnx.state(model) for model in models]
-  flat = stack_layers(named(states[0]))
+  flat = stack_layers(by_path(states[0]))
   weights = jax.tree_util.tree_map_with_path(lambda path, x: flat[path_name(path)], states[1])
   models[1] = nnx.merge(nnx.graphdef(models[1]), weights)
   batch = batch_of(packed=False)
@@ -594,5 +547,6 @@ def test_stacked_layers_decode_step_by_step_as_one_by_one():
   np.testing.assert_allclose(*steps, atol=1e-5)
 
 
-def named(tree):
+def by_path(tree):
+  """Returns the leaves of a tree by their paths."""
   return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}

@@ -1,4 +1,5 @@
-"""Eight CPU devices for every test, set before jax starts; caches go to a folder of the session."""
+"""Sets up eight CPU devices before jax starts, a cache folder of the session, and the data that
+configs read."""
 
 import importlib.metadata
 import importlib.util
@@ -20,6 +21,17 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("SCRIPTORIUM_CACHE", tempfile.mkdtemp(prefix="scriptorium-test-cache-"))
 
 import hypothesis  # noqa: E402
+import pytest  # noqa: E402
 
 hypothesis.settings.register_profile("busy", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("busy")
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+  """Returns a folder with the files that configs read, of made-up text; nobody writes into it."""
+  from tests import helpers  # it imports jax, which a test without this fixture may not need
+
+  folder = tmp_path_factory.mktemp("corpus")
+  helpers.write_data(folder)
+  return folder

@@ -1,68 +1,14 @@
 """Every config trains at `small`, every key of it is read, and configs/README.md has them all."""
 
-import gzip
-import json
-import pathlib
-import random
 import re
 
 import pytest
 
 from configs import __main__ as listing
-from tests.train.data import po
+from tests.helpers import ROOT, load_config
 from train import loop, resolve
 from train.data import scan, sources
 from train.record import workdir
-
-ROOT = pathlib.Path(__file__).parents[1]
-WORDS = ("a", "the", "man", "woman", "dog", "red", "runs", "jumps", "sees", "ball", "on", "two")
-
-
-def sentence(rng, low=3, high=12):
-  return " ".join(rng.choices(WORDS, k=rng.randint(low, high)))
-
-
-def put_wheels(folder, rng):
-  """Writes the wheels of configs/catalogs.py with made-up messages."""
-  for program in ("pretix", "plone_app_locales", "horizon", "django", "spyder"):
-    for language in ("de", "fr", "zh_CN"):
-      english = [" ".join(rng.choices(WORDS, k=rng.randint(5, 12))) for _ in range(20)]
-      messages = {line: f"{language} {line}" for line in english}
-      po.write(folder / program / language / "LC_MESSAGES" / "x.po", messages)
-    po.wheel(folder / f"{program}-1.0-py3-none-any.whl", folder / program)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-  """Returns a folder with the files that configs read, of made-up text."""
-  folder, rng = tmp_path_factory.mktemp("data"), random.Random(0)
-  for name in ("train", "val", "test_2016_flickr", "valid", "test.2016"):  # Multi30k's
-    lines = [sentence(rng) for _ in range(60)]
-    for language, change in (("en", str), ("de", str.upper)):
-      text = "".join(change(line) + "\n" for line in lines)
-      (folder / f"{name}.{language}.gz").write_bytes(gzip.compress(text.encode()))
-  (folder / "prose").mkdir()
-  for number in range(3):
-    text = "\n\n".join(sentence(rng, 20, 60) for _ in range(20))
-    (folder / "prose" / f"{number}.txt").write_text(text)
-  for name in ("train", "dev", "test"):
-    lines = [sentence(rng) for _ in range(40)]
-    rows = [f"{line}\t{'dog' if 'dog' in line else 'none'}\n" for line in lines]
-    (folder / f"{name}.tsv").write_text("".join(rows))
-    rows = [f"{line}\t{sentence(rng)}\t{rng.random():.2f}\n" for line in lines]
-    (folder / f"{name}_pairs.tsv").write_text("".join(rows))
-    tagged = [[(word, "B-dog" if word == "dog" else "O") for word in x.split()] for x in lines]
-    rows = ["".join(f"{word}\t{tag}\n" for word, tag in line) for line in tagged]
-    (folder / f"{name}.conll").write_text("\n".join(rows))
-    paragraphs = []
-    for number, line in enumerate(lines):
-      answer = {"text": line.split()[0], "answer_start": 0}
-      ask = {"id": f"{name}{number}", "question": sentence(rng), "answers": [answer]}
-      paragraphs.append({"context": line, "qas": [ask]})
-    (folder / f"{name}.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
-  put_wheels(folder, rng)
-  return folder
-
 
 CONFIGS = [
   "scan.py:small",
@@ -117,26 +63,12 @@ class Recorded:
     return Recorded(value, "evaluate.", self._keys) if name == "evaluate" else value
 
 
-def load(text, folder):
-  cfg = resolve.load(f"{ROOT}/configs/" + text.format(folder=folder))
-  with cfg.unlocked():
-    if cfg.task.get("data", {}).get("name") == "tfds":  # the data set itself is gigabytes
-      if text.startswith("wmt14"):
-        cfg.task.data = resolve.load(f"{ROOT}/configs/multi30k.py:data={folder}").task.data
-      else:
-        pairs, columns = len(cfg.task.fields) > 1, (*cfg.task.fields, "label")
-        ending = "_pairs.tsv" if pairs else ".tsv"
-        splits = {"train": f"{folder}/train{ending}", "validation": f"{folder}/dev{ending}"}
-        cfg.task.data = dict(name="files", splits=splits, columns=columns)
-  return cfg
-
-
 @pytest.mark.parametrize(
   "text", [*CONFIGS, *(pytest.param(text, marks=pytest.mark.slow) for text in ALIKE)]
 )
-def test_takes_a_step_at_small_and_reads_every_key(text, folder, tmp_path):
+def test_takes_a_step_at_small_and_reads_every_key(text, corpus, tmp_path):
   """All sections but `evaluate` are passed on whole, to code that refuses an unknown key."""
-  cfg, read = load(text, folder), set()
+  cfg, read = load_config(text, corpus), set()
   cfg.steps, cfg.evaluate.every = 2, 2
   cfg.evaluate.decode_every = min(cfg.evaluate.decode_every, 2)
   cfg.evaluate.decode_examples, cfg.schedule.warmup_steps = 2, 1

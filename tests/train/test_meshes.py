@@ -1,6 +1,5 @@
 """A run is the same on every mesh; and what devices exchange for it is what the papers say."""
 
-import collections
 import functools
 
 import jax
@@ -14,7 +13,23 @@ from jax.sharding import PartitionSpec as P
 
 from model.config import TransformerConfig
 from model.transformer import Transformer
-from tests.train.test_step import MODEL, RECURRENT, TASK, S, T, graph_and_weights, mesh_of, start
+from tests.train.helpers import (
+  DECODER,
+  DIM,
+  ENCODER,
+  RECURRENT,
+  TASK,
+  WORDS,
+  B,
+  S,
+  T,
+  activation_bytes,
+  compile_states,
+  exchanged_bytes,
+  graph_and_weights,
+  mesh_of,
+  start,
+)
 from train import loop, optimizer, resolve, sharding, step
 from train.common.errors import UserError
 from train.data import packing
@@ -38,8 +53,8 @@ WAYS = [  # scan_layers, remat, microbatches: each pair of values in two of four
 
 @pytest.fixture(scope="module")
 def batches():
-  """One for each step, packed rows of very different weight."""
-  rng, found = np.random.default_rng(1), []
+  """Returns one batch for each step, packed rows of very different weight."""
+  rng, batches = np.random.default_rng(1), []
   for _ in range(STEPS):
     rows = [[3 * row + i for i in range(rng.integers(0, 4))] for row in range(ROWS)]
     words = {
@@ -50,41 +65,41 @@ def batches():
       for row in rows
       for i in row
     }
-    found.append(packing.fill(rows, words, source_len=S, target_len=T))
-  return found
+    batches.append(packing.fill(rows, words, source_len=S, target_len=T))
+  return batches
 
 
 def losses(batches, sizes, scan=False, remat="none", microbatches=1, how="jit", sequence=False):
-  """Of each step, with dropout."""
+  """Returns the loss of each step, with dropout."""
   changes = dict(scan_layers=scan, remat=remat, num_heads=8, num_kv_heads=8, encoder_layers=2)
   graph, params = graph_and_weights(**changes)
   if scan:  # the weights of the run without, stacked
     single = graph_and_weights(**changes | dict(scan_layers=False))[1]
     for side in ("encoder", "decoder"):
-      layers = single[side]["blocks"]
-      params[side]["blocks"] = jax.tree.map(lambda *x: np.stack(x), *layers.values())
+      blocks = jax.tree.map(lambda *x: np.stack(x), *single[side]["blocks"].values())
+      params = params | {side: params[side] | dict(blocks=blocks)}
   mesh = mesh_of(*sizes)
   settings = dict(microbatches=microbatches, seed=0, how=how)
   train_step = step.make_train_step(TASK, graph, ADAM, **settings)
-  state, found = start(ADAM, params, mesh), []
+  state, values = start(ADAM, params, mesh), []
   with sharding.activation_sharding(mesh, sequence):
     for batch in batches:
       state, sums = train_step(state, loop.PUT[how](batch, mesh))
-      found.append(meter.means(sums)["loss"])
-  return found
+      values.append(meter.means(sums)["loss"])
+  return values
 
 
 @pytest.fixture(scope="module")
 def alone(batches):
-  found = losses(batches, (1, 1, 1))
-  assert found[-1] < 0.9 * found[0]  # it learns: updates are part of what is compared
-  return found
+  values = losses(batches, (1, 1, 1))
+  assert values[-1] < 0.9 * values[0]  # it learns: updates are part of what is compared
+  return values
 
 
 @pytest.mark.parametrize("at", [0, 1, 2, 7, 8], ids=lambda at: "x".join(map(str, SIZES[at])))
 def test_a_run_is_the_same_on_every_mesh(at, batches, alone):
   """Each axis alone or with others, each way; `make test-all` takes all sizes with all ways."""
-  found = losses(batches, SIZES[at], *WAYS[at % len(WAYS)])
+  values = losses(batches, SIZES[at], *WAYS[at % len(WAYS)])
   np.testing.assert_allclose(found, alone, rtol=2e-5)
 
 
@@ -94,12 +109,12 @@ def test_a_run_of_an_lstm_is_the_same_on_every_axis(batches):
   runs = []
   for sizes in ((1, 1, 1), (2, 2, 2)):
     mesh = mesh_of(*sizes)
-    state, found = start(ADAM, params, mesh), []
+    state, values = start(ADAM, params, mesh), []
     with sharding.activation_sharding(mesh):
       for batch in batches:
         state, sums = train_step(state, loop.PUT["jit"](batch, mesh))
-        found.append(meter.means(sums)["loss"])
-    runs.append(found)
+        values.append(meter.means(sums)["loss"])
+    runs.append(values)
   assert runs[0][-1] < 0.9 * runs[0][0]
   np.testing.assert_allclose(runs[1], runs[0], rtol=2e-5)
 
@@ -113,68 +128,18 @@ def test_a_run_is_the_same_on_every_mesh_in_every_way(sizes, way, batches, alone
 
 @pytest.mark.parametrize("way", WAYS[1:3], ids=str)
 def test_a_run_is_the_same_with_pmap(way, batches, alone):
-  found = losses(batches, (8, 1, 1), *way, how="pmap")
-  np.testing.assert_allclose(found, alone, rtol=2e-5)
+  values = losses(batches, (8, 1, 1), *way, how="pmap")
+  np.testing.assert_allclose(values, alone, rtol=2e-5)
 
 
 @pytest.mark.parametrize("sizes", [(4, 1, 2), (1, 4, 2)])
 def test_a_run_is_the_same_with_its_sequences_split(sizes, batches, alone):
   """Of 10 and 9 tokens: those that divide are split, the others are not."""
-  found = losses(batches, sizes, sequence=True)
-  np.testing.assert_allclose(found, alone, rtol=2e-5)
+  values = losses(batches, sizes, sequence=True)
+  np.testing.assert_allclose(values, alone, rtol=2e-5)
 
 
 # What devices exchange
-
-B, WORDS, DIM = 16, 512, 64
-LENGTHS = (16, 32)  # of source and target
-ENCODER, DECODER = 2, 3
-
-
-def compiled(mesh, *, gradient=False, sequence=False, lengths=LENGTHS, dim=DIM, **changes):
-  """The program of a Transformer's hidden states, or of their gradient."""
-  cfg = TransformerConfig(
-    **vars(MODEL)
-    | dict(vocab_size=WORDS, dim=dim, num_heads=4, num_kv_heads=4, mlp_dim=128, dropout=0.1)
-    | dict(attention_dropout=0.0, activation_dropout=0.0)
-    | dict(encoder_layers=ENCODER, decoder_layers=DECODER)
-    | changes
-  )
-  graph, weights = nnx.split(nnx.eval_shape(lambda: Transformer(cfg, rngs=nnx.Rngs(0))))
-  shapes = {"params": nnx.to_pure_dict(weights)}
-  params = sharding.abstract(shapes, sharding.place(shapes, mesh))["params"]
-  rows = NamedSharding(mesh, P(("data", "fsdp")))
-  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), B))
-  keys = jax.ShapeDtypeStruct(keys.shape, keys.dtype, sharding=rows)
-  source, target = (
-    jax.ShapeDtypeStruct((B, length), jnp.int32, sharding=rows) for length in lengths
-  )
-
-  def states(params, source, target, keys):
-    model = nnx.merge(graph, params)
-    memory = model.encode(source, key=keys)
-    return model.decode(target, memory, (source > 0).astype(jnp.int32), key=keys)
-
-  def total(*args):
-    return (states(*args) ** 2).sum()
-
-  with sharding.activation_sharding(mesh, sequence):
-    lowered = jax.jit(jax.grad(total) if gradient else states).lower(params, source, target, keys)
-    return lowered.compile()
-
-
-def exchanged(compiled, mesh):
-  """Bytes of each kind of collective along each axes."""
-  found = collections.Counter()
-  for one, times in hlo.read(compiled.as_text()).collectives.items():
-    found[one.kind, *one.axes(dict(mesh.shape))] += one.bytes * times
-  return found
-
-
-def activations(mesh, sources, targets, width=4, lengths=LENGTHS, dim=DIM):
-  """Bytes of so many activations of the source, and of the target, on a device."""
-  rows = B // (mesh.shape["data"] * mesh.shape["fsdp"])
-  return rows * dim * width * (sources * lengths[0] + targets * lengths[1])
 
 
 @pytest.mark.parametrize("norm_position", ["pre", "post"])
@@ -183,15 +148,15 @@ def test_a_tensor_parallel_forward_pass_sums_twice_a_block(sizes, norm_position)
   """Megatron (Shoeybi et al. 2019, section 3): after attention and after the feed-forward, and
   after cross-attention; each word's vector is looked up on the device that has it."""
   mesh = mesh_of(*sizes)
-  found = exchanged(compiled(mesh, norm_position=norm_position), mesh)
-  want = activations(mesh, 2 * ENCODER + 1, 3 * DECODER + 1)
-  assert found == {("all-reduce", "tensor"): want}
+  sent = exchanged_bytes(compile_states(mesh, norm_position=norm_position), mesh)
+  expected = activation_bytes(mesh, 2 * ENCODER + 1, 3 * DECODER + 1)
+  assert sent == {("all-reduce", "tensor"): expected}
 
 
 def test_a_tensor_parallel_gradient_gathers_nothing():
   mesh = mesh_of(1, 1, 4)
-  found = exchanged(compiled(mesh, gradient=True), mesh)
-  assert found.keys() == {("all-reduce", "tensor")}
+  sent = exchanged_bytes(compile_states(mesh, gradient=True), mesh)
+  assert sent.keys() == {("all-reduce", "tensor")}
 
 
 @pytest.mark.parametrize("remat", ["none", "full"])
@@ -200,25 +165,25 @@ def test_fsdp_gathers_each_weight_when_it_is_used_and_then_forgets_it(scan, rema
   """Once for the forward pass, once for the backward; never activations."""
   mesh = mesh_of(1, 8, 1)
   settings = dict(scan_layers=scan, remat=remat, gradient=True)
-  program = compiled(mesh, **settings)
+  program = compile_states(mesh, **settings)
   attention, mlp = 4 * DIM**2, 2 * DIM * 128
   blocks = ENCODER * (attention + mlp) + DECODER * (2 * attention + mlp)
-  found = exchanged(program, mesh)
-  gathered = found["all-gather", "fsdp"]
+  sent = exchanged_bytes(program, mesh)
+  gathered = sent["all-gather", "fsdp"]
   # the table is gathered for the source and the target, or once for both
   assert gathered - 2 * 4 * blocks in (4 * WORDS * DIM, 2 * 4 * WORDS * DIM)
-  assert set(found) == {("all-gather", "fsdp"), ("all-reduce", "fsdp")}
-  largest = max(
-    one.bytes for one in hlo.read(program.as_text()).collectives if one.kind == "all-gather"
-  )
-  assert largest == 4 * WORDS * DIM  # one weight at a time
+  assert set(sent) == {("all-gather", "fsdp"), ("all-reduce", "fsdp")}
+  collectives = hlo.read(program.as_text()).collectives
+  assert (
+    max(x.bytes for x in collectives if x.kind == "all-gather") == 4 * WORDS * DIM
+  )  # one weight at a time
 
 
 def test_two_dimensions_of_weights_do_not_split_activations():
   mesh = mesh_of(2, 2, 2)
-  found = exchanged(compiled(mesh, gradient=True), mesh)
-  assert {kind for kind, *_ in found} == {"all-gather", "all-reduce"}
-  assert [axes for kind, *axes in found if kind == "all-gather"] == [["fsdp"]]
+  sent = exchanged_bytes(compile_states(mesh, gradient=True), mesh)
+  assert {kind for kind, *_ in sent} == {"all-gather", "all-reduce"}
+  assert [axes for kind, *axes in sent if kind == "all-gather"] == [["fsdp"]]
 
 
 @pytest.mark.parametrize("options", [{}, dict(label_smoothing=0.1, z_loss=1e-3)])
@@ -244,7 +209,9 @@ def test_a_vocabulary_parallel_loss_never_gathers_logits(options):
   assert program.count("all-reduce") > 0
   assert program.count("all-gather") == 0
   # the largest is the gradient of x, a sum over words
-  assert max(one.bytes for one in program.collectives) <= B * 32 * DIM * 4 * 1.1 < part / 4
+  assert (
+    max(collective.bytes for collective in program.collectives) <= B * 32 * DIM * 4 * 1.1 < part / 4
+  )
 
 
 # What devices hold
@@ -252,7 +219,7 @@ def test_a_vocabulary_parallel_loss_never_gathers_logits(options):
 
 @functools.cache
 def base(fsdp):
-  """Vaswani's base: weights and moments as they lie."""
+  """Returns the weights and moments of Vaswani's base as they lie on `fsdp` devices."""
   cfg = without_data(resolve.load("configs/wmt14.py:data_dir=/nowhere", ["model.vocab_size=37000"]))
   model = TransformerConfig(**{key: x for key, x in cfg.model.items() if key != "name"})
   tx, _ = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
@@ -275,16 +242,16 @@ def test_fsdp_over_eight_holds_an_eighth():
 
 
 @pytest.mark.parametrize(
-  "changes, told",
+  "changes, message",
   [
     (["batch_size=12"], "batch_size 12: 1 microbatches, each shared by mesh data x fsdp = 8"),
     (["microbatches=4"], "need a multiple of 32"),
     (["mesh.data=4", "mesh.tensor=2", "mesh.sequence=True"], "mesh.sequence: task.source_len 9"),
   ],
 )
-def test_what_devices_cannot_share_is_told(changes, told):
+def test_what_devices_cannot_share_is_named(changes, message):
   cfg = resolve.load("configs/scan.py:small", ["batch_size=8", "task.source_len=9", *changes])
-  with pytest.raises(UserError, match=told):
+  with pytest.raises(UserError, match=message):
     sharding.check(cfg, cfg.task, sharding.make_mesh(cfg.mesh))
 
 

@@ -1,12 +1,10 @@
 """A run's folder and hf:DIR are one thing to start from."""
 
-import pathlib
-
 import jax
 import numpy as np
 import pytest
 
-from tests.test_configs import load
+from tests.helpers import FIXTURES, load_config
 from train import pretrained
 from train.common.errors import UserError
 from train.data.tokenizer import Tokenizer
@@ -15,7 +13,6 @@ from train.pretrained import HEAD
 from train.record import config as configs
 from train.record import workdir
 
-FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 RUNS = {
   "mlm": "mlm.py:small,data=nowhere",
   "span": "span.py:small,data=nowhere",
@@ -41,7 +38,7 @@ def runs(tmp_path_factory):
   for name, text in RUNS.items():
     folders[name] = folder = tmp_path_factory.mktemp("runs") / name
     folder.mkdir()
-    (folder / "config.json").write_text(workdir.config_json(load(text, "nowhere")))
+    (folder / "config.json").write_text(workdir.config_json(load_config(text, "nowhere")))
     train_tokenizer(dict(name="char"), ["some text"]).save(folder / "tokenizer.json")
   return folders
 
@@ -178,7 +175,7 @@ def test_a_run_without_checkpoints_has_no_weights(runs):
 
 def test_a_task_takes_its_tokenizer_from_a_directory(tmp_path):
   name = f"hf:{FIXTURES / 'bert'}"
-  config = load("mlm.py:small,data=nowhere", "nowhere")
+  config = load_config("mlm.py:small,data=nowhere", "nowhere")
   task = config.task.to_dict() | dict(
     data=dict(name="blank"), tokenizer=dict(name="file", path=name)
   )

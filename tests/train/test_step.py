@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-import types
 
 import jax
 import jax.numpy as jnp
@@ -11,101 +10,36 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from jax.sharding import AxisType
 
 from model import layers
-from model.config import LSTMConfig, TransformerConfig
-from model.lstm import LSTM
-from model.transformer import Transformer
+from tests.train.helpers import (
+  MODEL,
+  NO_DROPOUT,
+  RECURRENT,
+  TASK,
+  T,
+  graph_and_weights,
+  mesh_of,
+  start,
+)
 from train import loop, sharding, step
 from train.common.errors import UserError
-from train.data import packing
 from train.record import meter
-from train.state import new_state, weights
-from train.tasks.translation import Translation
+from train.state import weights
 
-ROWS, S, T, VOCAB = 8, 10, 9, 16
-# Examples in each row: rows 1 and 5 are padding, so one of four microbatches has no weight at all.
-COUNTS = (1, 0, 3, 2, 1, 0, 2, 1)
-TASK = Translation(
-  data={},
-  tokenizer=types.SimpleNamespace(vocab_size=VOCAB),
-  source_len=S,
-  target_len=T,
-  label_smoothing=0.1,
-  z_loss=1e-3,
-)
 PLAIN = dataclasses.replace(TASK, label_smoothing=0.0, z_loss=0.0)
-MODEL = TransformerConfig(
-  vocab_size=VOCAB,
-  dim=16,
-  num_heads=4,
-  num_kv_heads=2,
-  mlp_dim=32,
-  bias=False,  # fewer weights compile faster
-  encoder_layers=1,
-  decoder_layers=1,
-  norm_position="pre",
-  dropout=0.2,
-  attention_dropout=0.2,
-  activation_dropout=0.2,
-)
-RECURRENT = LSTMConfig(
-  vocab_size=VOCAB, dim=16, encoder_layers=1, decoder_layers=2, dropout=0.2, tie_output=False
-)
 SGD = optax.sgd(0.5)  # not Adam: its first step is nearly the gradient's sign, whatever its size
-
-
-def mesh_of(*sizes):
-  devices = jax.devices()[: math.prod(sizes)]
-  return jax.make_mesh(sizes, sharding.AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
-
-
-@functools.cache
-def graph_and_weights(base=MODEL, **changes):
-  """A model with random weights, made without compiling an initializer."""
-  cfg, rng = dataclasses.replace(base, **changes), np.random.default_rng(0)
-  make = LSTM if isinstance(cfg, LSTMConfig) else Transformer
-  graph, state = nnx.split(nnx.eval_shape(lambda: make(cfg, rngs=nnx.Rngs(0))))
-  return graph, jax.tree.map(
-    lambda x: (0.2 * rng.normal(size=x.shape) + (x.ndim == 1)).astype(x.dtype),
-    nnx.to_pure_dict(state),
-  )
-
-
-def start(tx, params, mesh=None, at=0, **kept):
-  """A state of its own (a step eats it), on one device or laid out over a mesh."""
-  state = new_state(params, tx, **kept) | dict(step=np.int32(at))
-  places = sharding.place(state, mesh) if mesh else jax.devices()[0]
-  return jax.device_put(jax.tree.map(np.array, state), places)
-
-
-@pytest.fixture(scope="module")
-def batch():
-  """Packed rows of very different weight."""
-  rng = np.random.default_rng(0)
-  rows = [[10 * r + i for i in range(count)] for r, count in enumerate(COUNTS)]
-  words = iter(range(4, VOCAB))  # each source starts with its own, so it can be learned by heart
-  examples = {
-    i: {
-      "source": [next(words), *rng.integers(4, VOCAB, rng.integers(0, 2)), 2],
-      "target": [*rng.integers(4, VOCAB, rng.integers(1, 3)), 2],
-    }
-    for row in rows
-    for i in row
-  }
-  return packing.fill(rows, examples, source_len=S, target_len=T)
 
 
 @functools.cache
 def compiled(microbatches=1, how="jit", **changes):
-  """The step with these settings, and the weights it starts from."""
+  """Returns the step with these settings and the weights it starts from."""
   graph, params = graph_and_weights(**changes)
   settings = dict(microbatches=microbatches, seed=0, how=how)
   return step.make_train_step(TASK, graph, SGD, **settings), params
 
 
-def one_step(batch, mesh=None, how="jit", **settings):
+def take_step(batch, mesh=None, how="jit", **settings):
   train_step, params = compiled(how=how, **settings)
   mesh = mesh or mesh_of(1, 1, 1)
   state, sums = train_step(start(SGD, params, mesh), loop.PUT[how](batch, mesh))
@@ -115,17 +49,14 @@ def one_step(batch, mesh=None, how="jit", **settings):
 SUMS = {"loss", "nll", "accuracy", "grad_norm", "skipped", "spikes"}
 
 
-def assert_same(one, other):
-  (state_a, sums_a), (state_b, sums_b) = one, other
+def assert_same(after, other):
+  (state_a, sums_a), (state_b, sums_b) = after, other
   paths = jax.tree_util.tree_leaves_with_path(state_a)
   for (path, a), b in zip(paths, jax.tree.leaves(state_b), strict=True):
     np.testing.assert_allclose(a, b, atol=2e-6, err_msg=jax.tree_util.keystr(path))
   assert sums_a.keys() == sums_b.keys() == SUMS
   for name, pair in sums_a.items():
     np.testing.assert_allclose(pair, sums_b[name], rtol=2e-5, err_msg=name)
-
-
-NO_DROPOUT = dict(dropout=0.0, attention_dropout=0.0, activation_dropout=0.0)
 
 
 def test_a_step_is_the_gradient_of_the_mean_over_all_tokens(batch):
@@ -137,7 +68,7 @@ def test_a_step_is_the_gradient_of_the_mean_over_all_tokens(batch):
     return total / weight
 
   gradient = jax.jit(jax.grad(mean_loss))(params)
-  state, sums = one_step(batch, **NO_DROPOUT)
+  state, sums = take_step(batch, **NO_DROPOUT)
   jax.tree.map(
     lambda before, g, after: np.testing.assert_allclose(after, before - 0.5 * g, atol=2e-6),
     params,
@@ -155,14 +86,14 @@ def test_one_batch_is_four_microbatches(batch):
   weights = batch["weights"].sum(1).reshape(-1, 4).sum(0)  # of the microbatches
   assert weights.min() == 0
   assert len(set(weights)) > 2
-  assert_same(one_step(batch), one_step(batch, microbatches=4))
+  assert_same(take_step(batch), take_step(batch, microbatches=4))
 
 
 @pytest.mark.parametrize("base", [MODEL, RECURRENT], ids=["transformer", "lstm"])
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)])
 def test_one_device_is_eight(batch, sizes, base):
   """With dropout: its mask is a function of the key and the place, not of the device."""
-  assert_same(one_step(batch, base=base), one_step(batch, mesh_of(*sizes), base=base))
+  assert_same(take_step(batch, base=base), take_step(batch, mesh_of(*sizes), base=base))
 
 
 @pytest.mark.parametrize(
@@ -171,7 +102,7 @@ def test_one_device_is_eight(batch, sizes, base):
 def test_pmap_is_jit(batch, microbatches, base):
   rows = jax.tree.map(lambda x: np.concatenate([x, x]), batch)
   settings = dict(mesh=mesh_of(8, 1, 1), microbatches=microbatches, base=base)
-  assert_same(one_step(rows, mesh_of(1, 1, 1), base=base), one_step(rows, how="pmap", **settings))
+  assert_same(take_step(rows, mesh_of(1, 1, 1), base=base), take_step(rows, how="pmap", **settings))
 
 
 def test_pmap_splits_nothing_but_the_batch(batch):
@@ -182,7 +113,7 @@ def test_pmap_splits_nothing_but_the_batch(batch):
 
 
 class Masked:
-  """A task whose loss is what dropout leaves of the batch: tells masks apart, compiles at once."""
+  """A task whose loss is what dropout leaves of the batch: it differs by mask, compiles at once."""
 
   def loss(self, model, batch, key):
     mask = layers.dropout(batch["weights"], 0.5, key)
@@ -191,7 +122,7 @@ class Masked:
 
 
 def masked_losses(weights, steps, seed=0, microbatches=1):
-  """The loss sum at each of the steps."""
+  """Returns the loss sum at each of the steps."""
   graph, weight = nnx.split(nnx.eval_shape(lambda: nnx.Linear(1, 1, rngs=nnx.Rngs(0))))
   params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), nnx.to_pure_dict(weight))
   train_step = step.make_train_step(Masked(), graph, SGD, microbatches=microbatches, seed=seed)
@@ -214,7 +145,7 @@ def test_microbatches_draw_different_masks():
 
 
 @pytest.mark.parametrize("how", ["jit", "pmap"])
-def test_an_update_that_is_not_finite_is_left_out_and_told(batch, how):
+def test_an_update_that_is_not_finite_is_left_out_and_counted(batch, how):
   """Weights and moments bit for bit as before; the next batch is learned from as if it had been the
   first."""
   batch = jax.tree.map(lambda x: np.concatenate([x, x]), batch)
@@ -223,14 +154,14 @@ def test_an_update_that_is_not_finite_is_left_out_and_told(batch, how):
   train_step = step.make_train_step(TASK, graph, tx, microbatches=1, seed=0, how=how)
   bad = batch | {"weights": np.where(np.arange(T) == 2, np.inf, batch["weights"]).astype("f")}
   before = start(tx, params, mesh)
-  wanted = jax.device_get(before)
+  expected = jax.device_get(before)
   state, sums = train_step(before, loop.PUT[how](bad, mesh))
   sums = jax.device_get(sums)
   assert (sums.pop("skipped"), sums.pop("spikes")) == ((1, 1), (0, 1))
   assert not any(jax.tree.leaves(sums))
-  found = jax.device_get(state)
-  assert found.pop("step") == wanted.pop("step") + 1
-  jax.tree.map(np.testing.assert_array_equal, found, wanted)
+  actual = jax.device_get(state)
+  assert actual.pop("step") == expected.pop("step") + 1
+  jax.tree.map(np.testing.assert_array_equal, actual, expected)
   state, sums = train_step(state, loop.PUT[how](batch, mesh))
   again = train_step(start(tx, params, mesh, at=1), loop.PUT[how](batch, mesh))[0]
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(again))
@@ -246,41 +177,40 @@ def test_the_average_of_weights_is_what_its_formula_says(batch, how):
   tx, mesh, decay = optax.adam(1e-2), mesh_of(8, 1, 1), 0.7
   train_step = step.make_train_step(TASK, graph, tx, microbatches=1, seed=0, how=how, ema=decay)
   state = start(tx, params, mesh, at=15, ema=decay)
-  wanted = jax.tree.map(np.float64, params)
+  expected = jax.tree.map(np.float64, params)
   for number, of_step in enumerate((batch, batch, bad, batch), 15):
     state, _ = train_step(state, loop.PUT[how](of_step, mesh))
     if of_step is batch:
       kept = min(decay, (1 + number) / (10 + number))
       now = jax.device_get(state["params"])
-      parts = (jax.tree.map(lambda x, s=s: s * x, t) for s, t in ((kept, wanted), (1 - kept, now)))
-      wanted = jax.tree.map(np.add, *parts)
-    found = jax.device_get(weights(state))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-7), found, wanted)
-  assert max(jax.tree.leaves(jax.tree.map(lambda a, b: abs(a - b).max(), wanted, now))) > 1e-3
+      expected = jax.tree.map(lambda a, b, k=kept: k * a + (1 - k) * b, expected, now)
+    actual = jax.device_get(weights(state))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-7), actual, expected)
+  assert max(jax.tree.leaves(jax.tree.map(lambda a, b: abs(a - b).max(), expected, now))) > 1e-3
 
 
 @pytest.mark.parametrize("skip", [False, True])
-def test_a_spike_is_told_and_left_out_if_asked(batch, skip):
+def test_a_spike_is_counted_and_left_out_if_asked(batch, skip):
   """Against numpy's median of the losses themselves; labels of another batch make the spike."""
   graph, params = graph_and_weights(**NO_DROPOUT)
   settings = dict(microbatches=1, seed=0, spike=1.5, skip_spikes=skip)
   train_step = step.make_train_step(PLAIN, graph, optax.sgd(0.2), **settings)
   odd = batch | {"labels": np.roll(batch["labels"], 1, axis=1)}
-  state, losses, told = start(optax.sgd(0.2), params, spike=1.5), [], []
+  state, losses, spikes = start(optax.sgd(0.2), params, spike=1.5), [], []
   for number in range(step.RECENT + 5):
     before = jax.device_get(state["params"])
     state, sums = train_step(state, odd if number in (20, step.RECENT - 10) else batch)
     sums = jax.device_get(sums)
-    told.append(float(sums["spikes"][0]))
+    spikes.append(float(sums["spikes"][0]))
     if sums["skipped"][0]:
       jax.tree.map(np.testing.assert_array_equal, jax.device_get(state["params"]), before)
       continue
     losses.append(sums["loss"][0] / sums["loss"][1])
     recent = sorted([*losses[:-1][-step.RECENT :], *[np.inf] * (step.RECENT - len(losses) + 1)])
-    assert bool(told[-1]) == (losses[-1] > 1.5 * recent[step.RECENT // 2])
-  spikes = [number for number, one in enumerate(told) if one]
-  assert spikes[0] == step.RECENT - 10  # the first came too early; after this one it has to recover
-  assert spikes == spikes[:1] or not skip
+    assert bool(spikes[-1]) == (losses[-1] > 1.5 * recent[step.RECENT // 2])
+  steps = np.flatnonzero(spikes).tolist()
+  assert steps[0] == step.RECENT - 10  # the first came too early; after this one it has to recover
+  assert steps == steps[:1] or not skip
 
 
 def test_microbatches_that_do_not_divide_the_batch_are_refused():
@@ -293,8 +223,8 @@ def test_evaluation_drops_nothing(batch):
   evaluate = step.make_eval_step(TASK, graph)
   sums = jax.device_get(evaluate(params, batch))
   again = jax.device_get(evaluate(params, batch))
-  without = one_step(batch, **NO_DROPOUT)[1]
-  dropped = one_step(batch)[1]
+  without = take_step(batch, **NO_DROPOUT)[1]
+  dropped = take_step(batch)[1]
   for name, pair in sums.items():
     np.testing.assert_array_equal(pair, again[name])
     np.testing.assert_allclose(pair, without[name], rtol=1e-5)
@@ -319,8 +249,8 @@ def test_means_divide_once_and_perplexity_is_exp_of_the_nll():
   sums = dict(loss=(6.0, 4.0), nll=(5.0, 4.0), accuracy=(3.0, 4.0), grad_norm=(2.5, 1.0))
   sums = jax.tree.map(jnp.float32, sums)
   values = meter.means(sums)
-  want = dict(loss=1.5, accuracy=0.75, grad_norm=2.5, perplexity=math.exp(1.25))
-  assert values == pytest.approx(want, rel=1e-6)
+  expected = dict(loss=1.5, accuracy=0.75, grad_norm=2.5, perplexity=math.exp(1.25))
+  assert values == pytest.approx(expected, rel=1e-6)
   assert all(type(value) is float for value in values.values())
   assert meter.means({"nll": (jnp.float32(1e9), jnp.float32(1.0))})["perplexity"] < math.inf
   nothing = meter.means({"nll": (jnp.float32(0), jnp.float32(0))})

@@ -1,23 +1,19 @@
 """Tiny models of Hugging Face's families (tests/fixtures) compute the same here as there."""
 
 import json
-import pathlib
 import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from safetensors.numpy import load_file, save_file
 
+from tests.helpers import FIXTURES
+from tests.train.interop.helpers import NAMES, build, open_fixture, outputs
 from train import predict, tasks
 from train.common.errors import UserError
-from train.common.trees import path_name
 from train.interop import directory
 
-FIXTURES = pathlib.Path(__file__).parents[2] / "fixtures"
-NAMES = sorted(path.parent.name for path in FIXTURES.glob("*/config.json"))
 # name -> settings of the searches whose results the fixtures hold
 SEARCHES = {
   "greedy": dict(beam=1, length_penalty=0.0),
@@ -34,92 +30,61 @@ def texts_of(name):
   return json.loads((FIXTURES / name / "expected.json").read_text(encoding="utf-8"))
 
 
-def opened(name):
-  return directory.Directory(FIXTURES / name)
-
-
-def built(found):
-  """Returns the model with the directory's weights."""
-  graph, state = nnx.split(nnx.eval_shape(found.build))
-  params = jax.tree_util.tree_map_with_path(
-    lambda path, _: jnp.asarray(np.asarray(found.params[path_name(path)])), nnx.to_pure_dict(state)
-  )
-  return nnx.merge(graph, params)
-
-
-def outputs(found, batch):
-  """Returns what the model computes from the fixture's inputs, by Hugging Face's names."""
-  model, ids, mask = built(found), batch["input_ids"], batch["attention_mask"]
-  if found.kind == "causal":
-    return dict(logits=model.logits(model.decode(ids, segments=mask)))
-  if found.kind == "translation":
-    said = batch["decoder_input_ids"]
-    memory = model.encode(ids, mask)
-    return dict(logits=model.logits(model.decode(said, memory, mask, np.ones_like(said))))
-  hidden = model.encode(ids, mask, types=batch.get("token_type_ids"))
-  if found.kind == "mlm":
-    return dict(logits=model.logits(model.head(hidden)))
-  if found.kind == "body":
-    kernel, bias = (np.asarray(found.params[f"head/dense/{name}"]) for name in ("kernel", "bias"))
-    return dict(last_hidden_state=hidden, pooler_output=jnp.tanh(hidden[:, 0] @ kernel + bias))
-  labels = model.head(hidden, mask)
-  if found.kind == "qa":
-    return dict(start_logits=labels[..., 0], end_logits=labels[..., 1])
-  return dict(logits=labels[:, 0] if found.kind == "classification" else labels)
-
-
 def test_there_are_fixtures_of_every_family_but_our_own_encoders():
-  families = {opened(name).family.model_type for name in NAMES}
+  families = {open_fixture(name).family.model_type for name in NAMES}
   assert families == directory.FAMILIES.keys() - {"esm"}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_outputs_are_those_of_transformers(name):
-  batch, found = expected(name), opened(name)
-  got = outputs(found, batch)
-  wanted = {key: batch[key] for key in batch if key in got}
-  assert wanted
-  read = batch["attention_mask"].astype(bool)
-  said = batch.get("decoder_attention_mask", read).astype(bool)
-  for key, want in wanted.items():
-    kept = said if found.kind == "translation" else read
-    rows = kept if want.shape[:2] == kept.shape else slice(None)
-    assert np.abs(want).max() > 0.05
-    np.testing.assert_allclose(np.asarray(got[key])[rows], want[rows], atol=1e-4, err_msg=key)
+  batch, source = expected(name), open_fixture(name)
+  actual = outputs(source, batch)
+  references = {key: batch[key] for key in batch if key in actual}
+  assert references
+  mask = batch["attention_mask"].astype(bool)
+  if source.kind == "translation":
+    mask = batch.get("decoder_attention_mask", mask).astype(bool)
+  for key, reference in references.items():
+    rows = mask if reference.shape[:2] == mask.shape else slice(None)
+    assert np.abs(reference).max() > 0.05
+    computed = np.asarray(actual[key])[rows]
+    np.testing.assert_allclose(computed, reference[rows], atol=1e-4, err_msg=key)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "greedy" in expected(name)])
 @pytest.mark.parametrize("search", SEARCHES)
 def test_generations_are_equal_token_for_token(name, search):
   """The inputs are texts, so the ids and the special tokens around them are compared too."""
-  found, wanted = opened(name), expected(name)
-  task = tasks.make(found.task())
-  texts = texts_of(name)["prompts" if found.kind == "causal" else "texts"]
-  asked = task.requests([task.example(text) for text in texts])
-  rows = [row["source"] for row in asked.read(range(len(texts)), range(len(texts)))]
-  ids, mask = (
-    (wanted["prompt_ids"], (wanted["prompt_ids"] >= 0).astype(np.int32))
-    if found.kind == "causal"
-    else (wanted["input_ids"], wanted["attention_mask"])
-  )
+  source, references = open_fixture(name), expected(name)
+  task = tasks.make(source.task())
+  texts = texts_of(name)["prompts" if source.kind == "causal" else "texts"]
+  requests = task.requests([task.example(text) for text in texts])
+  rows = [row["source"] for row in requests.read(range(len(texts)), range(len(texts)))]
+  if source.kind == "causal":
+    ids = references["prompt_ids"]
+    mask = (ids >= 0).astype(np.int32)
+  else:
+    ids, mask = references["input_ids"], references["attention_mask"]
   assert [list(row) for row in rows] == [row[:n].tolist() for row, n in zip(ids, mask.sum(1))]
   settings = task.settings(**SEARCHES[search], penalty="length", max_len_extra=24)
   batch = dict(source=ids * mask, source_segments=mask, row=np.arange(len(ids)))
   batch["source_positions"] = np.tile(np.arange(ids.shape[1]), (len(ids), 1))
-  model, first = built(found), task.tokenizer.roles.target_first
-  got = jax.jit(lambda batch: task.predict(model, batch, settings))(batch)
-  for row, tokens, length in zip(wanted[search], got["tokens"][:, 0], got["lengths"][:, 0]):
+  model, first = build(source), task.tokenizer.roles.target_first
+  predictions = jax.jit(lambda batch: task.predict(model, batch, settings))(batch)
+  for row, tokens, length in zip(
+    references[search], predictions["tokens"][:, 0], predictions["lengths"][:, 0]
+  ):
     assert [*first, *tokens[:length].tolist()] == row[row >= 0].tolist()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_lines_have_the_ids_that_transformers_gives_them(name):
-  found = opened(name)
-  roles, tokenizer = found.tokenizer.roles, found.tokenizer
-  both = found.config.get("is_encoder_decoder")
+  source = open_fixture(name)
+  roles, tokenizer = source.tokenizer.roles, source.tokenizer
+  both = source.config.get("is_encoder_decoder")
   for line in texts_of(name)["lines"]:
     first = roles.source_first if both else roles.first
-    last = [] if found.kind == "causal" else [roles.eos, *roles.source_last]
+    last = [] if source.kind == "causal" else [roles.eos, *roles.source_last]
     if name == "mt5" and "\t" in line["text"]:
       continue  # its SentencePiece model knows no tab; transformers takes one for a blank
     (ids,) = tokenizer.encode_batch([line["text"]])
@@ -128,21 +93,17 @@ def test_lines_have_the_ids_that_transformers_gives_them(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_three_lines_use_it(name):
-  found = opened(name)
+  source = open_fixture(name)
   pipeline = predict.load(f"hf:{FIXTURES / name}")
   texts = {"mlm": ["The [MASK] fox."], "qa": [("Who reads?", "A good fox reads."), "Who?\tHe."]}
-  inputs = texts.get(found.kind, ["The lazy fox jumps.", "He reads!"])
-  made = pipeline(inputs)
-  assert len(made) == len(inputs)
-  assert all(isinstance(one["text"], str) for one in made)
-  assert made == [pipeline([one])[0] for one in inputs] or _nearly(made, pipeline, inputs)
-  if found.kind == "classification":
-    assert made[0]["probs"].keys() == set(found.config["id2label"].values())
-
-
-def _nearly(made, pipeline, inputs):
-  """Returns whether texts are the same one by one; numbers differ by rounding."""
-  return [one["text"] for one in made] == [pipeline([one])[0]["text"] for one in inputs]
+  inputs = texts.get(source.kind, ["The lazy fox jumps.", "He reads!"])
+  predictions = pipeline(inputs)
+  assert len(predictions) == len(inputs)
+  assert all(isinstance(prediction["text"], str) for prediction in predictions)
+  alone = [pipeline([text])[0] for text in inputs]  # numbers differ by rounding
+  assert [x["text"] for x in predictions] == [x["text"] for x in alone]
+  if source.kind == "classification":
+    assert predictions[0]["probs"].keys() == set(source.config["id2label"].values())
 
 
 # Bad input
@@ -263,5 +224,5 @@ def test_an_old_norm_is_read_by_its_old_names(copy):
   }
   assert old.keys() != tensors.keys()
   save_file(old, folder / "model.safetensors")
-  new, before = directory.Directory(folder).params, opened("bert_mlm").params
+  new, before = directory.Directory(folder).params, open_fixture("bert_mlm").params
   assert all(np.array_equal(new[path], before[path]) for path in before)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tests.train.interop.test_directory import FIXTURES, opened
+from tests.helpers import FIXTURES
+from tests.train.interop.helpers import open_fixture
 from train.common.errors import UserError
 from train.interop import directory
 from train.interop.settings import settings
@@ -95,9 +96,9 @@ PUBLISHED = {
 def test_a_published_config_is_understood(name):
   config = PUBLISHED[name]
   tensors = {"lm_head.weight"} if config.get("tie_word_embeddings") is False else set()
-  found = settings(config, directory.FAMILIES[config["model_type"]], tensors, name)
-  assert found["vocab_size"] == config["vocab_size"]
-  assert found["tie_output"] == (not tensors)
+  model = settings(config, directory.FAMILIES[config["model_type"]], tensors, name)
+  assert model["vocab_size"] == config["vocab_size"]
+  assert model["tie_output"] == (not tensors)
 
 
 def test_all_unknown_fields_are_named_at_once():
@@ -109,11 +110,11 @@ def test_all_unknown_fields_are_named_at_once():
 
 @pytest.fixture
 def copied(tmp_path):
-  def make(name, tensors=lambda found: found, **files):
+  def make(name, change_tensors=lambda tensors: tensors, **files):
     folder = tmp_path / name
     shutil.copytree(FIXTURES / name, folder)
-    found = load_file(folder / "model.safetensors")
-    save_file(tensors(found), folder / "model.safetensors")
+    tensors = load_file(folder / "model.safetensors")
+    save_file(change_tensors(tensors), folder / "model.safetensors")
     for file, change in files.items():
       path = folder / f"{file}.json"
       before = json.loads(path.read_text()) if path.exists() else {}
@@ -129,9 +130,9 @@ def test_the_pooler_of_a_masked_lm_goes_to_a_classifier(copied):
     "bert.pooler.dense.weight": np.full((8, 8), 2, np.float32),
     "bert.pooler.dense.bias": np.full(8, 3, np.float32),
   }
-  size = opened("bert_mlm").model["dim"]
+  size = open_fixture("bert_mlm").model["dim"]
   pooler = {name: np.resize(x, (size,) * x.ndim) for name, x in pooler.items()}
-  folder = copied("bert_mlm", lambda found: found | pooler)
+  folder = copied("bert_mlm", lambda tensors: tensors | pooler)
   whole = directory.Directory(folder)
   body = directory.Directory(folder, as_body=True)
   assert (whole.kind, body.kind) == ("mlm", "body")
@@ -144,17 +145,17 @@ def test_the_pooler_of_a_masked_lm_goes_to_a_classifier(copied):
 def test_a_copy_stands_for_its_original(copied):
   name = "model.shared.weight"
 
-  def only_the_copy(found):
-    return {"lm_head.weight" if key == name else key: x for key, x in found.items()}
+  def only_the_copy(tensors):
+    return {"lm_head.weight" if key == name else key: x for key, x in tensors.items()}
 
   folder = copied("bart", only_the_copy)
-  before, after = opened("bart").params, directory.Directory(folder).params
+  before, after = open_fixture("bart").params, directory.Directory(folder).params
   assert np.array_equal(after["embedding/embedding"], before["embedding/embedding"])
 
 
 def test_a_missing_bias_of_the_outputs_is_zeros(copied):
   folder = copied(
-    "bart", lambda found: {k: x for k, x in found.items() if k != "final_logits_bias"}
+    "bart", lambda tensors: {k: x for k, x in tensors.items() if k != "final_logits_bias"}
   )
   assert not np.asarray(directory.Directory(folder).params["output_bias"]).any()
 
@@ -162,14 +163,16 @@ def test_a_missing_bias_of_the_outputs_is_zeros(copied):
 def test_a_first_token_is_forced_only_where_the_files_say_so(copied):
   gone = {"generation_config": lambda old: {k: v for k, v in old.items() if "forced_bos" not in k}}
   folder = copied("bart", **gone)
-  assert opened("bart").tokenizer.roles.force
+  assert open_fixture("bart").tokenizer.roles.force
   free = directory.Directory(folder).tokenizer.roles
   assert not free.force
-  assert free.target_first == opened("bart").tokenizer.roles.target_first  # learned all the same
+  assert (
+    free.target_first == open_fixture("bart").tokenizer.roles.target_first
+  )  # learned all the same
 
 
 @pytest.mark.parametrize(
-  "pooling, modules, found",
+  "pooling, modules, expected",
   [
     ({}, [], dict(pool="mean", normalize=True)),
     (dict(pooling_mode_cls_token=True, pooling_mode_mean_tokens=False), [], dict(pool="first")),
@@ -178,7 +181,7 @@ def test_a_first_token_is_forced_only_where_the_files_say_so(copied):
     (dict(pooling_mode_mean_tokens=True), ["Transformer", "Pooling", "Dense"], "Dense"),
   ],
 )
-def test_sentence_transformers_files_are_followed_or_refused(pooling, modules, found, tmp_path):
+def test_sentence_transformers_files_are_followed_or_refused(pooling, modules, expected, tmp_path):
   folder = tmp_path / "bert"
   shutil.copytree(FIXTURES / "bert", folder)
   (folder / "1_Pooling").mkdir()
@@ -186,12 +189,12 @@ def test_sentence_transformers_files_are_followed_or_refused(pooling, modules, f
   listed = [{"type": f"sentence_transformers.models.{name}"} for name in modules]
   (folder / "modules.json").write_text(json.dumps(listed))
   (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 7}')
-  if isinstance(found, str):
-    with pytest.raises(UserError, match=found):
+  if isinstance(expected, str):
+    with pytest.raises(UserError, match=expected):
       directory.Directory(folder).task()
     return
   task = directory.Directory(folder).task()
-  assert found.items() <= task.items()
+  assert expected.items() <= task.items()
   assert task["source_len"] == 7
 
 
@@ -203,10 +206,10 @@ def test_frames_are_those_of_the_tokenizers_own_processor(copied):
     a, b = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
     ids = tokenizer["model"]["vocab"]
     special = {name: {"id": name, "ids": [ids[name]], "tokens": [name]} for name in ("<s>", "</s>")}
-    made = dict(type="TemplateProcessing", single=[bos, a, eos], pair=[bos, a, eos, b, eos])
-    return tokenizer | dict(post_processor=made | dict(special_tokens=special))
+    frames = dict(type="TemplateProcessing", single=[bos, a, eos], pair=[bos, a, eos, b, eos])
+    return tokenizer | dict(post_processor=frames | dict(special_tokens=special))
 
-  usual = opened("roberta_mlm").tokenizer.roles
+  usual = open_fixture("roberta_mlm").tokenizer.roles
   assert usual.between == (usual.eos, usual.eos)
   folder = copied("roberta_mlm", tokenizer=one_between)
   other = directory.Directory(folder).tokenizer.roles

@@ -1,20 +1,16 @@
 """Runs start from Hugging Face directories, and a real BERT gives its real vectors."""
 
 import json
-import pathlib
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.test_configs import folder
-from tests.train.interop.test_directory import FIXTURES, opened
-from tests.train.test_finetuning import trained
+from tests.helpers import FIXTURES, MINILM, train_config
+from tests.train.interop.helpers import open_fixture
 from train import predict
 from train.common.errors import UserError
 
-__all__ = ["folder"]  # a fixture
-MINILM = pathlib.Path(__file__).parents[3] / "data" / "minilm"
 SLOW = pytest.mark.slow  # heads and tasks that the others try too
 SHORT = {"task.source_len": 32, "schedule.peak": 0.0}  # the tiny models have 40 positions
 
@@ -49,42 +45,43 @@ SHORT = {"task.source_len": 32, "schedule.peak": 0.0}  # the tiny models have 40
     ("marian", "multi30k.py:small,data={folder}", {"task.target_len": 32}),
   ],
 )
-def test_a_run_begins_with_the_directorys_weights(name, text, changes, folder, tmp_path):
-  there = opened(name)
+def test_a_run_begins_with_the_directorys_weights(name, text, changes, corpus, tmp_path):
+  source = open_fixture(name)
   if "qa" in text:
     changes = {"task.stride": 8}
   changes = SHORT | changes
   if "causal" in text:
     del changes["task.source_len"]
-  if there.model["decoder_layers"] and "classify" not in text:
+  if source.model["decoder_layers"] and "classify" not in text:
     changes["task.decoding"] = dict(beam=1, length_penalty=0.0, max_len_ratio=0.0, max_len_extra=20)
-  after = trained(f"{text},init=hf:{FIXTURES / name}", folder, tmp_path / "run", **changes)
+  after = train_config(f"{text},init=hf:{FIXTURES / name}", corpus, tmp_path / "run", **changes)
   # the head is taken over if it is for the same task
   kept = "mlm" in name and "mlm.py" in text
   body = {path for path in after if kept or not path.startswith(("head/", "output_bias"))}
   assert len(body) > 20
   for path in body:
-    np.testing.assert_array_equal(after[path], np.asarray(there.params[path]), err_msg=path)
-  kept = there.pooler and "classify" in text
+    np.testing.assert_array_equal(after[path], np.asarray(source.params[path]), err_msg=path)
+  kept = source.pooler and "classify" in text
   if "head/dense/kernel" in after and (name, "mlm.py" in text) != ("bert_mlm", True):
     # a pooler has the path and shape of a masked-LM head's dense layer, which is another layer
-    before = there.params.get("head/dense/kernel", np.zeros(0))
+    before = source.params.get("head/dense/kernel", np.zeros(0))
     assert np.array_equal(after["head/dense/kernel"], np.asarray(before)) == kept
   saved = json.loads((tmp_path / "run" / "tokenizer.json").read_text())
   assert saved.keys() >= {"roles", "tokenizer"}
-  typed = "the dog\truns" if "qa" in text else "the [MASK] runs" if "mlm.py" in text else "the dog"
-  assert predict.load(tmp_path / "run")([typed])
+  line = "the dog\truns" if "qa" in text else "the [MASK] runs" if "mlm.py" in text else "the dog"
+  assert predict.load(tmp_path / "run")([line])
 
 
-def test_another_tokenizer_is_refused(folder, tmp_path):
+def test_another_tokenizer_is_refused(corpus, tmp_path):
   changes = {"init_from.workdir": f"hf:{FIXTURES / 'bert_mlm'}", "init_from.skip": ("^head/",)}
   with pytest.raises(UserError, match="its tokenizer is another"):
-    trained("classify.py:small,data={folder}", folder, tmp_path, **changes)
+    train_config("classify.py:small,data={folder}", corpus, tmp_path, **changes)
 
 
 @pytest.mark.skipif(not MINILM.exists(), reason="make data fetches data/minilm")
 def test_a_real_model_gives_its_real_vectors():
   texts = json.loads((FIXTURES / "minilm" / "texts.json").read_text(encoding="utf-8"))
-  wanted = load_file(FIXTURES / "minilm" / "expected.safetensors")["embeddings"]
-  got = np.array([one["embedding"] for one in predict.load(f"hf:{MINILM}")(texts)])
-  np.testing.assert_allclose(got, wanted, atol=1e-5)
+  references = load_file(FIXTURES / "minilm" / "expected.safetensors")["embeddings"]
+  predictions = predict.load(f"hf:{MINILM}")(texts)
+  embeddings = np.array([prediction["embedding"] for prediction in predictions])
+  np.testing.assert_allclose(embeddings, references, atol=1e-5)

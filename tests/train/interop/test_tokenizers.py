@@ -7,7 +7,7 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from tests.train.interop.test_start import MINILM
+from tests.helpers import MINILM
 from train.common.errors import UserError
 from train.data.tokenizer import Tokenizer
 from train.data.tokenizer_training import train_tokenizer

@@ -5,26 +5,24 @@ import json
 import numpy as np
 import pytest
 
-from tests.test_configs import folder, load
-from tests.train.interop.test_directory import FIXTURES, NAMES, opened
-from tests.train.test_finetuning import trained
+from tests.helpers import FIXTURES, load_config, train_config
+from tests.train.interop.helpers import NAMES, open_fixture
 from train import export as command
 from train import predict
 from train.common.errors import UserError
 from train.interop import directory, weights, writing
 
-__all__ = ["folder"]  # a fixture
 SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_export_of_an_import_is_the_same_bit_for_bit(name, tmp_path):
   command.as_hf(f"hf:{FIXTURES / name}", "latest", tmp_path / "out")
-  there, back = weights.Tensors(FIXTURES / name), weights.Tensors(tmp_path / "out")
-  assert back.shapes == there.shapes
-  for tensor in there.shapes:
-    np.testing.assert_array_equal(back[tensor], there[tensor], err_msg=tensor)
-  before, after = opened(name), directory.Directory(tmp_path / "out")
+  imported, exported = weights.Tensors(FIXTURES / name), weights.Tensors(tmp_path / "out")
+  assert exported.shapes == imported.shapes
+  for tensor in imported.shapes:
+    np.testing.assert_array_equal(exported[tensor], imported[tensor], err_msg=tensor)
+  before, after = open_fixture(name), directory.Directory(tmp_path / "out")
   assert (after.model, after.kind) == (before.model, before.kind)
   if before.kind in ("classification", "tagging"):
     assert after.labels == before.labels
@@ -36,7 +34,7 @@ def test_the_export_of_an_import_is_the_same_bit_for_bit(name, tmp_path):
   assert after.tokenizer.roles == before.tokenizer.roles
 
 
-SAID = {
+NEAREST = {  # config -> its kind and the family nearest to it
   "scan.py:small": ("translation", "pegasus"),
   "multi30k.py:small,data={folder}": ("translation", "pegasus"),
   "multi30k.py:small,recipe=tiny,data={folder}": ("translation", "marian"),
@@ -46,10 +44,10 @@ SAID = {
 }
 
 
-@pytest.mark.parametrize("text", SAID)
-def test_our_configs_are_said_by_the_nearest_family(text, folder):
-  kind, family = SAID[text]
-  model = dict(load(text, folder).model) | dict(vocab_size=100)
+@pytest.mark.parametrize("text", NEAREST)
+def test_our_configs_are_exported_as_the_nearest_family(text, corpus):
+  kind, family = NEAREST[text]
+  model = dict(load_config(text, corpus).model) | dict(vocab_size=100)
   assert writing.best(model, kind, "tanh").family.model_type == family
 
 
@@ -61,15 +59,15 @@ def test_our_configs_are_said_by_the_nearest_family(text, folder):
     ("qa.py:small,train={folder}/train.json", "qa", ["model.positions"]),
   ],
 )
-def test_a_setting_without_counterpart_is_named(text, kind, words, folder):
-  model = dict(load(text, folder).model) | dict(vocab_size=100)
+def test_a_setting_without_counterpart_is_named(text, kind, words, corpus):
+  model = dict(load_config(text, corpus).model) | dict(vocab_size=100)
   with pytest.raises(UserError) as error:
     writing.best(model, kind, "tanh")
   assert all(word in str(error.value) for word in words), str(error.value)
 
 
-def test_an_lstm_is_refused(folder, tmp_path):
-  trained("scan.py:small,model=lstm", folder, tmp_path / "run")
+def test_an_lstm_is_refused(corpus, tmp_path):
+  train_config("scan.py:small,model=lstm", corpus, tmp_path / "run")
   with pytest.raises(UserError, match=r"model.name is 'lstm': .* Transformers"):
     command.as_hf(tmp_path / "run", "latest", tmp_path / "out")
   assert not (tmp_path / "out").exists()
@@ -100,28 +98,28 @@ def test_a_missing_bias_is_one_of_zeros(model, kind, family):
     ("multi30k.py:small,data={folder}", ["a dog", "the cat runs"]),
   ],
 )
-def test_our_run_goes_out_and_comes_back(text, inputs, folder, tmp_path):
+def test_our_run_goes_out_and_comes_back(text, inputs, corpus, tmp_path):
   """Tokenizer, labels and weights give the same answers after a Hugging Face directory."""
-  trained(text, folder, tmp_path / "run")
+  train_config(text, corpus, tmp_path / "run")
   command.as_hf(tmp_path / "run", "latest", tmp_path / "out")
-  how = dict(beam=1, max_len_ratio=0.0, max_len_extra=12) if "multi30k" in text else {}
-  before = predict.load(tmp_path / "run", **how)(inputs)
-  after = predict.load(f"hf:{tmp_path / 'out'}", **how)(inputs)
-  assert [one["text"] for one in after] == [one["text"] for one in before]
-  for here, there in zip(before, after):
-    if "probs" in here and isinstance(here["probs"], dict):
-      assert there["probs"] == pytest.approx(here["probs"], abs=1e-5)
+  settings = dict(beam=1, max_len_ratio=0.0, max_len_extra=12) if "multi30k" in text else {}
+  before = predict.load(tmp_path / "run", **settings)(inputs)
+  after = predict.load(f"hf:{tmp_path / 'out'}", **settings)(inputs)
+  assert [x["text"] for x in after] == [x["text"] for x in before]
+  for ours, exported in zip(before, after):
+    if isinstance(ours.get("probs"), dict):
+      assert exported["probs"] == pytest.approx(ours["probs"], abs=1e-5)
 
 
 @pytest.mark.slow
-def test_stacked_layers_move_to_single_ones_and_back_and_go_out_alike(folder, tmp_path):
+def test_stacked_layers_move_to_single_ones_and_back_and_go_out_alike(corpus, tmp_path):
   runs, texts = [tmp_path / name for name in ("single", "stacks", "again")], "mlm.py:small,data={}"
-  text, flat, weights_of = texts.format(f"{folder}/prose"), None, []
+  text, flat, weights_of = texts.format(f"{corpus}/prose"), None, []
   for run, scan in zip(runs, (False, True, False)):
     start = f",init={flat}" if flat else ""
     changes = {"model.scan_layers": scan, "schedule.peak": 0.0, "seed": len(weights_of)}
     changes |= {"model.encoder_layers": 2}
-    weights_of.append(trained(text + start, folder, run, **changes))
+    weights_of.append(train_config(text + start, corpus, run, **changes))
     flat = run
   single, stacks, again = weights_of
   assert "encoder/blocks/mlp/up/kernel" in stacks
@@ -149,6 +147,6 @@ def test_large_models_are_written_in_shards(tmp_path, monkeypatch):
   command.as_hf(f"hf:{FIXTURES / 'bert_mlm'}", "latest", tmp_path / "out")
   index = json.loads((tmp_path / "out" / weights.INDEX).read_text())
   assert len(set(index["weight_map"].values())) > 2
-  there, back = weights.Tensors(FIXTURES / "bert_mlm"), weights.Tensors(tmp_path / "out")
-  assert back.shapes == there.shapes
-  assert all(np.array_equal(there[name], back[name]) for name in there.shapes)
+  imported, exported = weights.Tensors(FIXTURES / "bert_mlm"), weights.Tensors(tmp_path / "out")
+  assert exported.shapes == imported.shapes
+  assert all(np.array_equal(imported[name], exported[name]) for name in imported.shapes)

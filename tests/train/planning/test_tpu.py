@@ -11,8 +11,16 @@ pytest.importorskip("libtpu", reason="libtpu is not installed; make plan-check i
 
 import jax
 
+from tests.train.helpers import (
+  DECODER,
+  DIM,
+  ENCODER,
+  WORDS,
+  activation_bytes,
+  compile_states,
+  exchanged_bytes,
+)
 from tests.train.planning import small
-from tests.train.test_meshes import DECODER, DIM, ENCODER, WORDS, activations, compiled, exchanged
 from train import resolve, sharding
 from train.planning import chips, estimate
 from train.record import config
@@ -42,22 +50,24 @@ FORWARD, BACKWARD = (2 * ENCODER + 1, 3 * DECODER + 1), (2 * ENCODER + 1, 3 * DE
 
 @pytest.mark.parametrize("norm_position", ["pre", "post"])
 def test_tensor_parallel_blocks_sum_as_often_as_megatron(norm_position, mesh):
-  forward = exchanged(compiled(mesh, norm_position=norm_position, **BF16), mesh)
-  assert forward == {("all-reduce", "tensor"): activations(mesh, *FORWARD, width=2)}
-  both = exchanged(compiled(mesh, gradient=True, norm_position=norm_position, **BF16), mesh)
+  forward = exchanged_bytes(compile_states(mesh, norm_position=norm_position, **BF16), mesh)
+  assert forward == {("all-reduce", "tensor"): activation_bytes(mesh, *FORWARD, width=2)}
+  both = exchanged_bytes(
+    compile_states(mesh, gradient=True, norm_position=norm_position, **BF16), mesh
+  )
   assert both.keys() == {("all-reduce", "tensor")}
   backward = both["all-reduce", "tensor"] - forward["all-reduce", "tensor"]
   small = 4 * 4096  # of biases and norms
-  assert 0 <= backward - activations(mesh, *BACKWARD, width=2) < small
+  assert 0 <= backward - activation_bytes(mesh, *BACKWARD, width=2) < small
 
 
 def test_split_sequences_are_scattered_and_gathered(mesh):
   """Each sum becomes a reduce-scatter and an all-gather (Korthikanti et al. 2022, section 4.2.2).
   The embedding table is gathered too."""
   sizes = dict(lengths=(128, 256), dim=256)  # XLA sums smaller activations whole
-  program = compiled(mesh, sequence=True, norm_position="pre", **sizes, **BF16)
-  sent = exchanged(program, mesh)
-  sums = activations(mesh, 2 * ENCODER, 3 * DECODER, width=2, **sizes)
+  program = compile_states(mesh, sequence=True, norm_position="pre", **sizes, **BF16)
+  sent = exchanged_bytes(program, mesh)
+  sums = activation_bytes(mesh, 2 * ENCODER, 3 * DECODER, width=2, **sizes)
   assert sent["reduce-scatter", "tensor"] == sums
   assert sent["all-reduce", "tensor"] < 4096  # of the norms' sums
   assert sent["all-gather", "tensor"] < 1.5 * sums
@@ -65,8 +75,8 @@ def test_split_sequences_are_scattered_and_gathered(mesh):
 
 def test_each_weight_of_fsdp_is_gathered_twice(devices):
   mesh = sharding.make_mesh(dict(data=1, fsdp=4, tensor=1), devices)
-  program = compiled(mesh, gradient=True, scan_layers=True, remat="full", **BF16)
-  sent = exchanged(program, mesh)
+  program = compile_states(mesh, gradient=True, scan_layers=True, remat="full", **BF16)
+  sent = exchanged_bytes(program, mesh)
   blocks = ENCODER * (4 * DIM**2 + 2 * DIM * 128) + DECODER * (8 * DIM**2 + 2 * DIM * 128)
   table = WORDS * DIM
   assert 0 <= sent["all-gather", "fsdp"] - 2 * 2 * blocks - 2 * table < 4096

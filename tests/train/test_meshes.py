@@ -54,7 +54,7 @@ WAYS = [  # scan_layers, remat, microbatches: each pair of values in two of four
 @pytest.fixture(scope="module")
 def batches():
   """Returns one batch for each step, packed rows of very different weight."""
-  rng, batches = np.random.default_rng(1), []
+  rng, packed = np.random.default_rng(1), []
   for _ in range(STEPS):
     rows = [[3 * row + i for i in range(rng.integers(0, 4))] for row in range(ROWS)]
     words = {
@@ -65,8 +65,8 @@ def batches():
       for row in rows
       for i in row
     }
-    batches.append(packing.fill(rows, words, source_len=S, target_len=T))
-  return batches
+    packed.append(packing.fill(rows, words, source_len=S, target_len=T))
+  return packed
 
 
 def losses(batches, sizes, scan=False, remat="none", microbatches=1, how="jit", sequence=False):
@@ -174,9 +174,8 @@ def test_fsdp_gathers_each_weight_when_it_is_used_and_then_forgets_it(scan, rema
   assert gathered - 2 * 4 * blocks in (4 * WORDS * DIM, 2 * 4 * WORDS * DIM)
   assert set(sent) == {("all-gather", "fsdp"), ("all-reduce", "fsdp")}
   collectives = hlo.read(program.as_text()).collectives
-  assert (
-    max(x.bytes for x in collectives if x.kind == "all-gather") == 4 * WORDS * DIM
-  )  # one weight at a time
+  largest = max(x.bytes for x in collectives if x.kind == "all-gather")
+  assert largest == 4 * WORDS * DIM  # one weight at a time
 
 
 def test_two_dimensions_of_weights_do_not_split_activations():
@@ -208,10 +207,8 @@ def test_a_vocabulary_parallel_loss_never_gathers_logits(options):
   part = B * 32 * words * 4 // 8
   assert program.count("all-reduce") > 0
   assert program.count("all-gather") == 0
-  # the largest is the gradient of x, a sum over words
-  assert (
-    max(collective.bytes for collective in program.collectives) <= B * 32 * DIM * 4 * 1.1 < part / 4
-  )
+  largest = max(collective.bytes for collective in program.collectives)
+  assert largest <= B * 32 * DIM * 4 * 1.1 < part / 4  # the gradient of x, a sum over words
 
 
 # What devices hold

@@ -71,9 +71,8 @@ def test_generations_are_equal_token_for_token(name, search):
   batch["source_positions"] = np.tile(np.arange(ids.shape[1]), (len(ids), 1))
   model, first = build(source), task.tokenizer.roles.target_first
   predictions = jax.jit(lambda batch: task.predict(model, batch, settings))(batch)
-  for row, tokens, length in zip(
-    references[search], predictions["tokens"][:, 0], predictions["lengths"][:, 0]
-  ):
+  best = predictions["tokens"][:, 0], predictions["lengths"][:, 0]
+  for row, tokens, length in zip(references[search], *best):
     assert [*first, *tokens[:length].tolist()] == row[row >= 0].tolist()
 
 

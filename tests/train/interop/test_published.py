@@ -163,12 +163,11 @@ def test_a_missing_bias_of_the_outputs_is_zeros(copied):
 def test_a_first_token_is_forced_only_where_the_files_say_so(copied):
   gone = {"generation_config": lambda old: {k: v for k, v in old.items() if "forced_bos" not in k}}
   folder = copied("bart", **gone)
-  assert open_fixture("bart").tokenizer.roles.force
+  usual = open_fixture("bart").tokenizer.roles
+  assert usual.force
   free = directory.Directory(folder).tokenizer.roles
   assert not free.force
-  assert (
-    free.target_first == open_fixture("bart").tokenizer.roles.target_first
-  )  # learned all the same
+  assert free.target_first == usual.target_first  # learned all the same
 
 
 @pytest.mark.parametrize(

@@ -52,9 +52,8 @@ FORWARD, BACKWARD = (2 * ENCODER + 1, 3 * DECODER + 1), (2 * ENCODER + 1, 3 * DE
 def test_tensor_parallel_blocks_sum_as_often_as_megatron(norm_position, mesh):
   forward = exchanged_bytes(compile_states(mesh, norm_position=norm_position, **BF16), mesh)
   assert forward == {("all-reduce", "tensor"): activation_bytes(mesh, *FORWARD, width=2)}
-  both = exchanged_bytes(
-    compile_states(mesh, gradient=True, norm_position=norm_position, **BF16), mesh
-  )
+  program = compile_states(mesh, gradient=True, norm_position=norm_position, **BF16)
+  both = exchanged_bytes(program, mesh)
   assert both.keys() == {("all-reduce", "tensor")}
   backward = both["all-reduce", "tensor"] - forward["all-reduce", "tensor"]
   small = 4 * 4096  # of biases and norms

@@ -67,7 +67,7 @@ def within(path, folder):
 
 
 def imports(source):
-  """(line, dotted name) of every import, at the top or inside a function; a dot for one's own."""
+  """Yields (line, dotted name) of every import, at the top or inside a function."""
   for node in ast.walk(ast.parse(source)):
     if isinstance(node, ast.Import):
       yield from ((node.lineno, name.name) for name in node.names)
@@ -111,7 +111,7 @@ def longest(path, folders):
 
 
 def reached(path, room):
-  """The files of `room` that the file `path` imports, over any number of steps."""
+  """Returns the files of `room` that the file `path` imports, over any number of steps."""
   seen, waiting = set(), [path]
   while waiting:
     here = waiting.pop()
@@ -122,13 +122,13 @@ def reached(path, room):
       parts = name.split(".")
       for end in range(1, len(parts) + 1):
         base = ROOT.joinpath(*parts[:end])
-        found = [base.with_suffix(".py"), base / "__init__.py"]
-        waiting += [file for file in found if parts[0] == room and file.exists()]
+        candidates = [base.with_suffix(".py"), base / "__init__.py"]
+        waiting += [file for file in candidates if parts[0] == room and file.exists()]
   return seen - {path}
 
 
 def axis_mismatches(source):
-  """Einsums whose subscripts aren't the suffixes of their operands and of what they're assigned to.
+  """Yields einsums whose subscripts aren't the suffixes of their operands and their targets.
 
   Names without a suffix are free (words are for outside algebra); a suffix that is there counts.
   """
@@ -165,7 +165,8 @@ def called(operand):
 
 
 def runs_what_it_reads(source):
-  """Lines that could run what a file or a person from elsewhere says: pickles, eval, a shell."""
+  """Yields lines that could run what a file or a person from elsewhere holds: pickles, eval, a
+  shell."""
   for line, name in imports(source):
     if name.partition(".")[0] in RUNNING_MODULES:
       yield f"line {line} imports {name}"
@@ -173,8 +174,8 @@ def runs_what_it_reads(source):
     if not isinstance(node, ast.Call):
       continue
     name = ast.unparse(node.func)
-    told = {word.arg for word in node.keywords if ast.unparse(word.value) != "False"}
-    if name in RUNNING_CALLS or told & RUNNING_ARGUMENTS:
+    arguments = {word.arg for word in node.keywords if ast.unparse(word.value) != "False"}
+    if name in RUNNING_CALLS or arguments & RUNNING_ARGUMENTS:
       yield f"line {node.lineno}: {ast.unparse(node)}"
 
 
@@ -376,7 +377,7 @@ NO_VERBS = {"Of", "As", "By", "Its", "Within", "What", "Whether", "Where", "Whic
 
 
 def docstrings_without_verb(source):
-  """Lines of docstrings that begin with a word of NO_VERBS."""
+  """Yields the lines of docstrings that begin with a word of NO_VERBS."""
   for node in ast.walk(ast.parse(source)):
     if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
       words = (ast.get_docstring(node) or "").split()

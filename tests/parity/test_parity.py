@@ -1,6 +1,5 @@
 """Live comparison with `transformers` (make parity): variations in, our own runs out."""
 
-import pathlib
 import sys
 
 import jax.numpy as jnp
@@ -8,10 +7,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests.test_configs import folder
-from tests.train.interop.test_directory import outputs
-from tests.train.interop.test_start import MINILM
-from tests.train.test_finetuning import trained
+from tests.helpers import FIXTURES, MINILM, train_config
+from tests.train.interop.helpers import outputs
 from train import export, inference, predict
 from train.common.errors import UserError
 from train.interop import directory
@@ -19,8 +16,7 @@ from train.interop import directory
 torch = pytest.importorskip("torch", reason="`make parity` compares with torch and transformers")
 transformers = pytest.importorskip("transformers", reason="`make parity` compares with them")
 
-__all__ = ["folder"]  # a fixture
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "fixtures"))
+sys.path.insert(0, str(FIXTURES))
 make, variations = pytest.importorskip("make"), pytest.importorskip("variations")
 
 # The masked-LM head of RoBERTa and ELECTRA always has gelu, and RoBERTa's positions start behind
@@ -30,7 +26,7 @@ REFUSED = [
 ]
 # An untied output of BERT and RoBERTa has two biases, one of which is used.
 REFUSED += ["roberta/pad=0", "bert/untied", "roberta/untied"]
-VARIATIONS = {one.name: one for one in variations.variations()}
+VARIATIONS = {variation.name: variation for variation in variations.variations()}
 
 
 def inputs(config, rows=3, length=9):
@@ -48,42 +44,42 @@ def inputs(config, rows=3, length=9):
   return batch
 
 
-def attempt(found, batch):
-  """Returns what is computed here, or the error."""
+def attempt(source, batch):
+  """Returns what is computed here from a directory's model, and the error if it is refused."""
   try:
-    return outputs(found, batch), ""
+    return outputs(source, batch), ""
   except UserError as error:
     return None, str(error)
 
 
 @pytest.mark.parametrize("name", VARIATIONS)
 def test_a_variation_gives_what_transformers_gives_or_is_refused_by_name(name, tmp_path):
-  one = VARIATIONS[name]
-  model = one.model(one.config).eval()
-  if one.untied:
+  variation = VARIATIONS[name]
+  model = variation.model(variation.config).eval()
+  if variation.untied:
     make.untie(model)
   with torch.inference_mode():
     make.fill(model, 0)
   model.save_pretrained(tmp_path)
-  found, batch = directory.Directory(tmp_path), inputs(model.config)
-  got, refused = attempt(found, {key: value.astype(np.int32) for key, value in batch.items()})
+  source, batch = directory.Directory(tmp_path), inputs(model.config)
+  actual, refused = attempt(source, {key: value.astype(np.int32) for key, value in batch.items()})
   if refused:
-    assert one.note or name in REFUSED, refused
+    assert variation.note or name in REFUSED, refused
     assert "config.json: " in refused or "is to be a copy of" in refused
     return
   with torch.no_grad():
     tensors = {key: torch.tensor(value) for key, value in batch.items()}
-    single, wanted = model(**tensors), model.double()(**tensors)
-  assert got.keys() & wanted.keys()
-  for key in got.keys() & wanted.keys():
-    want = wanted[key].numpy()
+    single, double = model(**tensors), model.double()(**tensors)
+  assert actual.keys() & double.keys()
+  for key in actual.keys() & double.keys():
+    expected = double[key].numpy()
     seen = slice(None)
-    if want.shape[:2] == batch["input_ids"].shape and not model.config.is_encoder_decoder:
+    if expected.shape[:2] == batch["input_ids"].shape and not model.config.is_encoder_decoder:
       seen = batch["attention_mask"].astype(bool)
     # against float64, our error may be three times that of torch in float32, and a rounding
-    theirs = float(np.abs(single[key].numpy()[seen] - want[seen]).max())
-    off = float(np.abs(np.asarray(got[key])[seen] - want[seen]).max())
-    assert off <= 3 * theirs + 1e-5 * float(np.abs(want).max()), (key, off, theirs)
+    theirs = float(np.abs(single[key].numpy()[seen] - expected[seen]).max())
+    ours = float(np.abs(np.asarray(actual[key])[seen] - expected[seen]).max())
+    assert ours <= 3 * theirs + 1e-5 * float(np.abs(expected).max()), (key, ours, theirs)
 
 
 OWN = {  # config -> the class that loads its export
@@ -95,10 +91,10 @@ OWN = {  # config -> the class that loads its export
 
 
 @pytest.mark.parametrize("text", OWN)
-def test_our_runs_give_there_what_they_give_here(text, folder, tmp_path):
+def test_our_runs_give_there_what_they_give_here(text, corpus, tmp_path):
   pegasus = {"model.positions": "sinusoidal", "model.embedding_norm": False}
   changes = pegasus if "text2text" in text else {}
-  trained(text, folder, tmp_path / "run", **changes)
+  train_config(text, corpus, tmp_path / "run", **changes)
   export.as_hf(tmp_path / "run", "latest", tmp_path / "out")
   model = getattr(transformers, OWN[text]).from_pretrained(tmp_path / "out").eval()
   tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
@@ -108,28 +104,29 @@ def test_our_runs_give_there_what_they_give_here(text, folder, tmp_path):
   batch = tokenizer(lines, padding=True, return_tensors="pt", return_token_type_ids=False)
   ids, mask = batch["input_ids"].numpy(), batch["attention_mask"].numpy()
   if model.config.is_encoder_decoder:
-    said = np.array([[1, 7, 8, 9], [1, 9, 5, 6]])
-    wanted = model(**batch, decoder_input_ids=torch.tensor(said)).logits
-    hidden = ours.decode(jnp.asarray(said), ours.encode(ids, mask), mask, np.ones_like(said))
-    got, seen = ours.logits(hidden), np.ones_like(said, bool)
+    targets = np.array([[1, 7, 8, 9], [1, 9, 5, 6]])
+    expected = model(**batch, decoder_input_ids=torch.tensor(targets)).logits
+    memory = ours.encode(ids, mask)
+    hidden = ours.decode(jnp.asarray(targets), memory, mask, np.ones_like(targets))
+    actual, seen = ours.logits(hidden), np.ones_like(targets, bool)
     first = run.task.tokenizer.roles.source_first
   else:
-    wanted = model(**batch).logits
+    expected = model(**batch).logits
     hidden = ours.encode(ids, mask)
     first, seen = run.task.tokenizer.roles.first, mask.astype(bool)
-    got = ours.logits(ours.head(hidden)) if "mlm" in text else ours.head(hidden, mask)
+    actual = ours.logits(ours.head(hidden)) if "mlm" in text else ours.head(hidden, mask)
     if "classify" in text:
-      got, seen = got[:, 0], slice(None)
+      actual, seen = actual[:, 0], slice(None)
   eos = run.task.tokenizer.roles.eos
   for line, row, kept in zip(lines, ids, mask.astype(bool)):
     assert [*first, *run.task.tokenizer.encode_batch([line])[0], eos] == row[kept].tolist()
-  np.testing.assert_allclose(np.asarray(got)[seen], wanted.detach().numpy()[seen], atol=1e-5)
+  np.testing.assert_allclose(np.asarray(actual)[seen], expected.detach().numpy()[seen], atol=1e-5)
 
 
-def test_an_exported_translator_is_served_by_ctranslate2(folder, tmp_path):
+def test_an_exported_translator_is_served_by_ctranslate2(corpus, tmp_path):
   ctranslate2 = pytest.importorskip("ctranslate2")
   changes = {"model.positions": "sinusoidal", "model.embedding_norm": False}
-  trained("text2text.py:small,data={folder}", folder, tmp_path / "run", **changes)
+  train_config("text2text.py:small,data={folder}", corpus, tmp_path / "run", **changes)
   export.as_ctranslate2(tmp_path / "run", "latest", tmp_path / "ct2")
   pipeline = predict.load(tmp_path / "run", beam=1)
   tokenizer = pipeline.run.task.tokenizer
@@ -138,9 +135,9 @@ def test_an_exported_translator_is_served_by_ctranslate2(folder, tmp_path):
     (ids,) = tokenizer.encode_batch([example])
     names = [tokenizer._inner.id_to_token(i) for i in [*ids, tokenizer.roles.eos]]
     # ours leaves room for eos among its 8
-    found = translator.translate_batch([names], beam_size=1, max_decoding_length=7)
-    said = [tokenizer._inner.token_to_id(piece) for piece in found[0].hypotheses[0]]
-    assert tokenizer.decode(said) == pipeline([example])[0]["text"]
+    results = translator.translate_batch([names], beam_size=1, max_decoding_length=7)
+    prediction = [tokenizer._inner.token_to_id(piece) for piece in results[0].hypotheses[0]]
+    assert tokenizer.decode(prediction) == pipeline([example])[0]["text"]
 
 
 def lines(count):

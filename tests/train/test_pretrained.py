@@ -33,7 +33,7 @@ TASKS = {
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-  """Folders of runs that have a config and a tokenizer, and no checkpoint yet."""
+  """Returns the folders of runs that have a config and a tokenizer, and no checkpoint yet."""
   folders = {}
   for name, text in RUNS.items():
     folders[name] = folder = tmp_path_factory.mktemp("runs") / name
@@ -43,12 +43,12 @@ def runs(tmp_path_factory):
   return folders
 
 
-def named(origin, runs):
-  """The name of a run of `runs` or of a fixture."""
+def name_of(origin, runs):
+  """Returns the name of a run of `runs` or of a fixture."""
   return str(runs[origin]) if origin in runs else f"hf:{FIXTURES / origin}"
 
 
-def resolved(name, task, inherit, changes=(), **start):
+def resolve(name, task, inherit, changes=(), **start):
   config = dict(
     steps=3,
     task=TASKS[task] | dict(tokenizer=dict(name="bpe")),
@@ -65,7 +65,7 @@ MLM = dict(output_bias=True, decoder_layers=0)  # the changes of configs/mlm.py
 
 
 @pytest.mark.parametrize(
-  "origin, task, inherit, changes, which, skip, made",
+  "origin, task, inherit, changes, which, skip, differences",
   [
     ("span", "translation", "model", {}, "latest", HEAD, {}),
     ("lstm", "translation", "model", dict(dropout=0.5), "latest", HEAD, dict(dropout=0.5)),
@@ -84,10 +84,10 @@ MLM = dict(output_bias=True, decoder_layers=0)  # the changes of configs/mlm.py
     ("bert", "mlm", "pretraining", MLM, "body", NO_HEAD, MLM),
   ],
 )
-def test_a_config_inherits(origin, task, inherit, changes, which, skip, made, runs):
-  name = named(origin, runs)
-  config = resolved(name, task, inherit, changes)
-  assert config["model"] == pretrained.open(name).model | made
+def test_a_config_inherits(origin, task, inherit, changes, which, skip, differences, runs):
+  name = name_of(origin, runs)
+  config = resolve(name, task, inherit, changes)
+  assert config["model"] == pretrained.open(name).model | differences
   assert config["init_from"] == dict(workdir=name, which=which, skip=skip)
   path = f"{name}/tokenizer.json" if origin in runs else name
   assert config["task"]["tokenizer"] == dict(name="file", path=path)
@@ -101,13 +101,13 @@ def test_a_config_inherits(origin, task, inherit, changes, which, skip, made, ru
 )
 def test_a_classifier_takes_over_its_activation(origin, activation, runs):
   for task in ("classification", "mean"):
-    config = resolved(named(origin, runs), task, "encoder")
+    config = resolve(name_of(origin, runs), task, "encoder")
     assert config["task"]["pool_activation"] == activation
-  assert "pool_activation" not in resolved(named(origin, runs), "tagging", "encoder")["task"]
+  assert "pool_activation" not in resolve(name_of(origin, runs), "tagging", "encoder")["task"]
 
 
 def test_what_a_config_says_of_init_from_stays(runs):
-  config = resolved(str(runs["span"]), "translation", "model", which="best", skip=())
+  config = resolve(str(runs["span"]), "translation", "model", which="best", skip=())
   assert config["init_from"] == dict(workdir=str(runs["span"]), which="best", skip=())
 
 
@@ -127,14 +127,14 @@ def test_a_config_that_inherits_nothing_stays_as_it_is():
 )
 def test_what_cannot_be_inherited_is_an_error(origin, task, inherit, words, runs):
   with pytest.raises(UserError) as error:
-    resolved(named(origin, runs), task, inherit)
+    resolve(name_of(origin, runs), task, inherit)
   assert all(word in str(error.value) for word in words), str(error.value)
 
 
 @pytest.mark.parametrize("name, words", [("nowhere", "nowhere"), ("hf:nowhere", "config.json")])
 def test_a_missing_origin_is_an_error(name, words):
   with pytest.raises(UserError, match=words):
-    resolved(name, "mlm", "model")
+    resolve(name, "mlm", "model")
 
 
 def test_both_kinds_answer_the_same_questions(runs):

@@ -1,5 +1,4 @@
-"""Helpers of several tests of the data room: reading items and batches, foreign tokenizers, and a
-TFDS dataset."""
+"""Reads items and batches, and makes sources, foreign tokenizers and a TFDS dataset for tests."""
 
 from typing import ClassVar
 
@@ -8,8 +7,11 @@ import tensorflow_datasets as tfds
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
+from train.data import items
+from train.data.batches import Batches, Layout
 from train.data.roles import Roles
 from train.data.tokenizer import Tokenizer
+from train.data.tokenizer_training import train_tokenizer
 
 
 def take(iterator, count):
@@ -24,10 +26,10 @@ def assert_same_batches(a, b):
       np.testing.assert_array_equal(left[key], right[key], key)
 
 
-def read_all(items, first=0):
+def read_all(source, first=0):
   """Reads all items, at the positions from `first` on."""
-  indices = list(range(len(items.lengths())))
-  return items.read(indices, [first + index for index in indices])
+  indices = list(range(len(source.lengths())))
+  return source.read(indices, [first + index for index in indices])
 
 
 class Docs(list):
@@ -38,8 +40,46 @@ class Docs(list):
     self.fingerprint = name
 
 
+class Texts:
+  """Numbered sentences: target i is i and i % 7 words more."""
+
+  def __init__(self, n):
+    self.n, self.fingerprint = n, f"texts-{n}"
+
+  def __len__(self):
+    return self.n
+
+  def __getitem__(self, i):
+    words = f"{i}" + " x" * (i % 7)
+    return {"source": words + " y" * (i % 3), "target": words}
+
+
+WORDS = train_tokenizer({"name": "word"}, [Texts(400)[i]["source"] for i in range(400)])
+SIZES = {"batch_size": 4, "source_len": 24, "target_len": 16}
+STREAM_OPTIONS = ("seed", "workers", "lookahead")
+
+
+def pairs(source, **sizes):
+  """Returns the items of a source's pairs, in rows of SIZES unless `sizes` differ."""
+  sizes = SIZES | sizes
+  return items.Pairs(source, WORDS, sizes["source_len"], sizes["target_len"])
+
+
+def batches_of(source, **options):
+  """Returns the batches of a source; `options` are of the stream or of its layout."""
+  ours = {key: options.pop(key) for key in STREAM_OPTIONS if key in options}
+  layout = Layout(**SIZES | options)
+  sizes = {"source_len": layout.source_len, "target_len": layout.target_len}
+  return Batches(pairs(source, **sizes), layout, **{"seed": 0, **ours})
+
+
+def stream(n=60, **options):
+  """Returns the batches of `n` numbered sentences."""
+  return batches_of(Texts(n), **options)
+
+
 def make_bert():
-  """WordPiece with the special tokens after some words."""
+  """Makes a WordPiece tokenizer with the special tokens after some words."""
   words = ["the", "a", "cat", "dog", "sat", "##s", "ran", "on", "mat", "?"]
   names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
   vocab = {word: i for i, word in enumerate([*words, *names])}
@@ -53,7 +93,7 @@ def make_bert():
 
 
 def make_bart():
-  """Bytes, framed as BART does: ids 256 to 260 are <s>, <pad>, </s>, <unk>, <mask>."""
+  """Makes a byte tokenizer framed as BART's: ids 256 to 260 are <s>, <pad>, </s>, <unk>, <mask>."""
   alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
   vocab = {character: i for i, character in enumerate(alphabet)}
   names = ["<s>", "<pad>", "</s>", "<unk>"]
@@ -79,7 +119,7 @@ def make_bart():
 
 
 def make_gpt2():
-  """Bytes with one special token, which ends, begins and pads."""
+  """Makes a byte tokenizer with one special token, which ends, begins and pads."""
   inner = tokenizers.Tokenizer(models.BPE(BART.copy_inner().get_vocab(False), []))
   inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
   inner.decoder = decoders.ByteLevel()

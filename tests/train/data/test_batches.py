@@ -11,25 +11,22 @@ import time
 import numpy as np
 import pytest
 
-from tests.train.data.helpers import assert_same_batches, take
+from tests.train.data.helpers import (
+  SIZES,
+  WORDS,
+  Texts,
+  assert_same_batches,
+  batches_of,
+  pairs,
+  stream,
+  take,
+)
 from train.common.errors import UserError
 from train.data import items
 from train.data.batches import Batches, Layout, eval_batches
 from train.data.tokenizer_training import train_tokenizer
 
-
-class Texts:
-  """Numbered sentences: target i is i and i % 7 words more."""
-
-  def __init__(self, n):
-    self.n, self.fingerprint = n, f"texts-{n}"
-
-  def __len__(self):
-    return self.n
-
-  def __getitem__(self, i):
-    words = f"{i}" + " x" * (i % 7)
-    return {"source": words + " y" * (i % 3), "target": words}
+LENGTHS = np.asarray([[len(t.split()) + 1 for t in Texts(60)[i].values()] for i in range(60)])
 
 
 class Bad(Texts):
@@ -45,28 +42,6 @@ class Bad(Texts):
         raise UserError("example 5 is unreadable")
       os.kill(os.getpid(), signal.SIGKILL)
     return super().__getitem__(i)
-
-
-WORDS = train_tokenizer({"name": "word"}, [Texts(400)[i]["source"] for i in range(400)])
-LENGTHS = np.asarray([[len(t.split()) + 1 for t in Texts(60)[i].values()] for i in range(60)])
-SIZES = {"batch_size": 4, "source_len": 24, "target_len": 16}
-STREAM_OPTIONS = ("seed", "workers", "lookahead")
-
-
-def pairs(source, **sizes):
-  sizes = SIZES | sizes
-  return items.Pairs(source, WORDS, sizes["source_len"], sizes["target_len"])
-
-
-def batches_of(source, **options):
-  ours = {key: options.pop(key) for key in STREAM_OPTIONS if key in options}
-  layout = Layout(**SIZES | options)
-  sizes = {"source_len": layout.source_len, "target_len": layout.target_len}
-  return Batches(pairs(source, **sizes), layout, **{"seed": 0, **ours})
-
-
-def stream(n=60, **options):
-  return batches_of(Texts(n), **options)
 
 
 def join(parts):
@@ -86,13 +61,13 @@ def test_resumed_is_uninterrupted_over_epochs(pack, cut):
   with stream(pack=pack) as whole, stream(pack=pack) as before, stream(pack=pack) as after:
     expected = take(whole, 40)
     assert whole.epoch >= 2
-    found = take(before, cut)
+    actual = take(before, cut)
     state = json.loads(json.dumps(before.get_state()))
     take(after, 3)  # a position set later than the start, with batches already made ahead
     after.set_state(state)
     assert after.get_state() == state
-    found += take(after, 40 - cut)
-    assert_same_batches(found, expected)
+    actual += take(after, 40 - cut)
+    assert_same_batches(actual, expected)
     assert after.get_state() == whole.get_state()
 
 
@@ -105,17 +80,17 @@ def test_the_state_does_not_depend_on_the_look_ahead():
 
 
 def test_packed_batches_deliver_the_stream_less_what_is_carried():
-  with stream(pack=False) as one:
-    order = [i for batch in take(one, 60) for i in sentences(batch)]
+  with stream(pack=False) as batches:
+    order = [i for batch in take(batches, 60) for i in sentences(batch)]
   assert all(sorted(order[e * 60 : e * 60 + 60]) == list(range(60)) for e in range(4))
-  with stream() as one:
+  with stream() as batches:
     delivered = []
     for _ in range(15):
-      delivered += sentences(next(one))
-      state = one.get_state()
+      delivered += sentences(next(batches))
+      state = batches.get_state()
       carried = [order[position] for position in state["carried"]]
       assert sorted(delivered + carried) == sorted(order[: state["position"]])
-      assert one.epoch == state["position"] // 60
+      assert batches.epoch == state["position"] // 60
     assert state["position"] > 60
 
 
@@ -135,23 +110,23 @@ def test_the_rows_of_all_processes_are_the_global_batch(pack):
 def test_worker_processes_change_nothing():
   with stream() as alone:
     expected, end = take(alone, 12), alone.get_state()
-  with stream(workers=1) as one:
-    assert_same_batches(take(one, 5), expected[:5])
-    state = one.get_state()
-  with stream(workers=2) as two:
-    two.set_state(state)
-    assert_same_batches(take(two, 7), expected[5:])
-    assert two.get_state() == end
+  with stream(workers=1) as batches:
+    assert_same_batches(take(batches, 5), expected[:5])
+    state = batches.get_state()
+  with stream(workers=2) as resumed:
+    resumed.set_state(state)
+    assert_same_batches(take(resumed, 7), expected[5:])
+    assert resumed.get_state() == end
 
 
 def test_dead_workers_are_replaced_and_the_batches_made_again():
   with stream() as alone:
     expected = take(alone, 12)
-  with stream(workers=1) as one:
-    found = take(one, 3)
-    for worker in one._pool._processes:
+  with stream(workers=1) as batches:
+    actual = take(batches, 3)
+    for worker in batches._pool._processes:
       os.kill(worker, signal.SIGKILL)
-    assert_same_batches(found + take(one, 9), expected)
+    assert_same_batches(actual + take(batches, 9), expected)
 
 
 @pytest.mark.parametrize(
@@ -165,11 +140,10 @@ def test_a_worker_that_cannot_go_on_is_reported(kind, message):
 
 LEFT_OPEN = """
 import os, signal, sys
-from tests.train.data.helpers import take
-from tests.train.data.test_batches import stream
-one = stream(workers=1, lookahead=3)
-take(one, 2)
-print(*one._pool._processes, flush=True)
+from tests.train.data.helpers import stream, take
+batches = stream(workers=1, lookahead=3)
+take(batches, 2)
+print(*batches._pool._processes, flush=True)
 if sys.argv[1] == "kill":
   os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -198,23 +172,23 @@ def alive(pid):
 @pytest.mark.parametrize("pack", [True, False])
 def test_evaluation_holds_each_example_once(pack):
   options = {**SIZES, "pack": pack}
-  found = list(eval_batches(pairs(Texts(61)), Layout(**options)))
-  assert sorted(i for batch in found for i in sentences(batch)) == list(range(61))
+  evaluated = list(eval_batches(pairs(Texts(61)), Layout(**options)))
+  assert sorted(i for batch in evaluated for i in sentences(batch)) == list(range(61))
   with stream(pack=pack) as training:
     shapes = {key: (array.shape, array.dtype) for key, array in next(training).items()}
-  for batch in found:
+  for batch in evaluated:
     assert {key: (array.shape, array.dtype) for key, array in batch.items()} == shapes
   options["process_count"] = 2
   parts = [eval_batches(pairs(Texts(61)), Layout(**options, process_index=p)) for p in (0, 1)]
-  assert_same_batches(join(parts), found)
+  assert_same_batches(join(parts), evaluated)
 
 
 def test_truncated_sides_end_in_eos_and_are_counted_and_unpacked_is_one_a_row(warnings):
   longer = (LENGTHS > (7, 5)).sum(0)
   assert min(longer) > 0
-  with stream(source_len=7, target_len=5, pack=False) as one:
+  with stream(source_len=7, target_len=5, pack=False) as batches:
     assert re.findall(r"\d+", warnings.pop()) == [str(n) for n in (60, longer[0], 7, longer[1], 5)]
-    for batch in take(one, 15):
+    for batch in take(batches, 15):
       for side, numbers in (("labels", "segments"), ("source", "source_segments")):
         last = batch[numbers].sum(1) - 1
         assert (batch[side][np.arange(4), last] == WORDS.roles.eos).all()
@@ -224,11 +198,11 @@ def test_truncated_sides_end_in_eos_and_are_counted_and_unpacked_is_one_a_row(wa
 
 
 def test_padding_is_the_share_of_the_batches_so_far():
-  with stream() as one:
-    assert one.padding == 0
-    found = take(one, 9)
-    assert one.padding == pytest.approx(1 - np.mean([batch["weights"] for batch in found]))
-    assert one.tokens == sum(batch["weights"].sum() for batch in found)
+  with stream() as batches:
+    assert batches.padding == 0
+    delivered = take(batches, 9)
+    assert batches.padding == pytest.approx(1 - np.mean([batch["weights"] for batch in delivered]))
+    assert batches.tokens == sum(batch["weights"].sum() for batch in delivered)
 
 
 def test_all_waiting_is_stall_and_nothing_else():
@@ -237,13 +211,13 @@ def test_all_waiting_is_stall_and_nothing_else():
       time.sleep(0.03)
       return super().__getitem__(i)
 
-  with batches_of(Slow(12), lookahead=1) as one:
+  with batches_of(Slow(12), lookahead=1) as batches:
     waited = 0.0
     for _ in range(3):
-      started, before = time.perf_counter(), one.stall_seconds
-      next(one)
+      started, before = time.perf_counter(), batches.stall_seconds
+      next(batches)
       waited += time.perf_counter() - started
-      assert before + 0.005 <= one.stall_seconds <= waited
+      assert before + 0.005 <= batches.stall_seconds <= waited
 
 
 class OneSide:
@@ -273,18 +247,18 @@ class OneSide:
 
 
 def test_without_a_source_there_is_only_a_target():
-  with Batches(OneSide("target"), Layout(4, 0, 16), seed=0) as one:
-    batch = next(one)
+  with Batches(OneSide("target"), Layout(4, 0, 16), seed=0) as batches:
+    batch = next(batches)
   assert batch.keys() == {"inputs", "labels", "weights", "segments", "positions"}
   assert (batch["positions"] == 0).sum() > 4
 
 
 def test_without_a_target_labels_lie_along_the_source():
-  with Batches(OneSide("source"), Layout(4, 16, 0), seed=0) as one:
-    found = take(one, 5)
-    assert one.padding < 0.2
+  with Batches(OneSide("source"), Layout(4, 16, 0), seed=0) as batches:
+    delivered = take(batches, 5)
+    assert batches.padding < 0.2
   keys = {"source", "source_segments", "source_positions", "labels", "weights"}
-  for batch in found:
+  for batch in delivered:
     assert batch.keys() == keys
     real = batch["source_segments"] > 0
     np.testing.assert_array_equal(batch["labels"], np.where(real, batch["source"] + 100, 0))
@@ -318,13 +292,13 @@ def test_a_source_is_read_in_one_call_if_it_can():
     def _getitems(self, indices):
       return [Texts(60)[i] for i in indices]
 
-  with batches_of(Many(60)) as many, stream() as one:
-    assert_same_batches(take(many, 5), take(one, 5))
+  with batches_of(Many(60)) as many, stream() as batches:
+    assert_same_batches(take(many, 5), take(batches, 5))
 
 
 def test_a_position_of_other_data_or_another_order_is_refused():
-  with stream() as one, stream(seed=1) as reseeded, stream(61) as longer:
-    state = one.get_state()
+  with stream() as batches, stream(seed=1) as reseeded, stream(61) as longer:
+    state = batches.get_state()
     with pytest.raises(UserError, match="seed=0"):
       reseeded.set_state(state)
     with pytest.raises(UserError, match="data='texts-60'"):

@@ -110,6 +110,8 @@ def test_three_lines_use_it(name):
 
 @pytest.fixture
 def copy(tmp_path):
+  """Returns a function that copies a fixture and changes its config.json."""
+
   def make(name="bert_mlm", **changes):
     folder = tmp_path / name
     shutil.copytree(FIXTURES / name, folder)

@@ -110,6 +110,8 @@ def test_all_unknown_fields_are_named_at_once():
 
 @pytest.fixture
 def copied(tmp_path):
+  """Returns a function that copies a fixture and changes its tensors and JSON files."""
+
   def make(name, change_tensors=lambda tensors: tensors, **files):
     folder = tmp_path / name
     shutil.copytree(FIXTURES / name, folder)

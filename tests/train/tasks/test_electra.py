@@ -10,26 +10,29 @@ import optax
 import pytest
 from flax import nnx
 
-from tests.train.tasks.test_tasks import ENCODER, LSTM, MODEL, WORDS, build, data, layout, split
+from tests.train.tasks.helpers import (
+  ENCODER,
+  LSTM,
+  MODEL,
+  WORDS,
+  build,
+  first_batch,
+  layout,
+  split,
+)
 from train import sharding
 from train.common.errors import UserError
 from train.common.trees import flatten, path_name
-from train.data.batches import Batches, eval_batches
+from train.data.batches import Batches
 from train.record.meter import means
 from train.step import make_eval_step, make_train_step
 from train.tasks import electra
-
-__all__ = ["data"]  # a fixture
-
-
-def first(task):
-  return next(iter(eval_batches(task.items("train"), layout(task))))
 
 
 def test_the_loss_is_that_of_the_text_with_the_draws_in_it(data, tmp_path, monkeypatch):
   task, graph, params = build("electra", data, tmp_path)
   params = jax.tree.map(lambda x: x + 0.1 * jnp.sin(jnp.arange(x.size)).reshape(x.shape), params)
-  batch, rng, drawn = first(task), np.random.default_rng(0), {}
+  batch, rng, drawn = first_batch(task), np.random.default_rng(0), {}
   hidden, labels = batch["weights"] > 0, batch["labels"]
   rows = batch["source_segments"], batch["source_positions"]
   _, place_BT = jax.lax.top_k(batch["weights"], int(0.15 * 24))
@@ -86,7 +89,7 @@ def test_draws_follow_the_logits_their_key_and_their_number():
 def test_detection_moves_the_shared_words_and_not_the_generator(data, tmp_path):
   """No gradient comes through the draws."""
   task, graph, params = build("electra", data, tmp_path)
-  batch = first(task)
+  batch = first_batch(task)
 
   def gradient(weight):
     other = dataclasses.replace(task, detection_weight=weight)
@@ -105,7 +108,7 @@ def test_detection_moves_the_shared_words_and_not_the_generator(data, tmp_path):
 
 def test_noise_is_of_the_key_and_evaluation_has_none(data, tmp_path):
   task, graph, params = build("electra", data, tmp_path)
-  batch, rows = first(task), len(first(task)["source"])
+  batch, rows = first_batch(task), len(first_batch(task)["source"])
   loss = jax.jit(lambda key: task.loss(nnx.merge(graph, params), batch, key)["loss"][0])
   keys = [jax.random.split(jax.random.key(seed), rows) for seed in (0, 0, 1)]
   first_loss, again, other = (float(loss(key)) for key in keys)
@@ -128,7 +131,7 @@ def test_the_generator_is_narrower_and_has_the_models_words(data, tmp_path):
 
 def test_all_weights_have_a_place_and_devices_share_the_loss(data, tmp_path):
   task, graph, params = build("electra", data, tmp_path)
-  batch = first(task)
+  batch = first_batch(task)
   mesh = sharding.make_mesh(dict(data=2, fsdp=2, tensor=1), jax.devices()[:4])
   placed = jax.device_put(params, sharding.place(params, mesh))
   step = make_eval_step(task, graph)

@@ -1,4 +1,4 @@
-"""Each objective's loss against a slower or plainer way to say it."""
+"""Each objective's loss against a slower or plainer way to compute it."""
 
 import dataclasses
 import math
@@ -12,14 +12,14 @@ from ml_collections import ConfigDict
 
 from model import heads
 from model.config import TransformerConfig
-from tests.train.tasks.test_tasks import (
+from tests.train.tasks.helpers import (
   DECODER,
   ENCODER,
   KINDS,
   MASKS,
   MODEL,
   build,
-  data,
+  first_batch,
   layout,
   split,
 )
@@ -27,12 +27,6 @@ from train import losses, tasks
 from train.common.errors import UserError
 from train.data.batches import eval_batches
 from train.tasks import defaults
-
-__all__ = ["data"]  # a fixture
-
-
-def first_batch(task):
-  return next(iter(eval_batches(task.items("train"), layout(task))))
 
 
 def test_masked_loss_is_that_of_the_logits_of_all_tokens(data, tmp_path):
@@ -42,13 +36,13 @@ def test_masked_loss_is_that_of_the_logits_of_all_tokens(data, tmp_path):
   everywhere = losses.cross_entropy(
     model.logits(model.head(x_BSD)), batch["labels"], jnp.asarray(batch["weights"])
   )
-  found = task.loss(model, batch, None)
+  sums = task.loss(model, batch, None)
   for name in ("loss", "nll", "accuracy"):
-    np.testing.assert_allclose(found[name], everywhere[name], rtol=1e-5)
+    np.testing.assert_allclose(sums[name], everywhere[name], rtol=1e-5)
 
 
 def test_bits_per_byte_divide_by_the_bytes_of_the_text(data, tmp_path):
-  found = {}
+  counts = {}
   for name in ("word", "char", "byte"):
     section = KINDS["causal"][1] | dict(data=KINDS["causal"][0](data), tokenizer=dict(name=name))
     section |= dict(target_len=120)
@@ -61,15 +55,15 @@ def test_bits_per_byte_divide_by_the_bytes_of_the_text(data, tmp_path):
       total, bits = total + sums["nll"][0], bits + sums["bits_per_byte"][0]
       weight += sums["bits_per_byte"][1]
     np.testing.assert_allclose(bits, total / math.log(2), rtol=1e-6)
-    found[name] = weight
+    counts[name] = weight
   documents = (data / "train.txt").read_text().split("\n\n")
-  assert found["char"] == found["byte"] == sum(len(one.encode()) for one in documents)
-  # a word counts the blank behind it, which the last one of a document has not
-  assert found["word"] == found["byte"] + len(documents)
+  assert counts["char"] == counts["byte"] == sum(len(text.encode()) for text in documents)
+  # a word counts the blank behind it, which the last word of a document has not
+  assert counts["word"] == counts["byte"] + len(documents)
 
 
-def changes(task, graph, params, batch, place):
-  """Which outputs [T] of the first row change with the input at `place`."""
+def changed_outputs(task, graph, params, batch, place):
+  """Returns which outputs [T] of the first row change with the input at `place`."""
   model = nnx.merge(graph, params)
 
   def outputs(inputs):
@@ -95,21 +89,21 @@ def test_only_a_prefix_is_seen_by_what_stands_before_it(name, data, tmp_path):
     assert not prefix.any()
   else:
     assert 0 < inside < last
-    assert changes(task, graph, params, batch, inside)[mine].all()
+    assert changed_outputs(task, graph, params, batch, inside)[mine].all()
     np.testing.assert_array_equal(batch["weights"][0][mine][:inside], 0)  # shown, not learned
     np.testing.assert_array_equal(batch["weights"][0][mine][inside:], 1)
-  found = changes(task, graph, params, batch, last)
-  assert found[last]
-  assert not found[:last].any()
-  assert not found[last + 1 :].any()  # another segment
+  changed = changed_outputs(task, graph, params, batch, last)
+  assert changed[last]
+  assert not changed[:last].any()
+  assert not changed[last + 1 :].any()  # another segment
 
 
 def test_pointers_are_a_softmax_over_their_own_window(data, tmp_path):
   task, graph, params = build("qa", data, tmp_path)
   model, items = nnx.merge(graph, params), task.items("train")
-  found = np.zeros(2)
+  sums = np.zeros(2)
   for batch in eval_batches(items, layout(task, source_len=48)):
-    found += np.asarray(jnp.stack(task.loss(model, batch, None)["loss"]))
+    sums += np.asarray(jnp.stack(task.loss(model, batch, None)["loss"]))
   expected, alone = 0.0, jax.jit(lambda row: model.head(model.encode(row[None]), None)[0])
   for item in items.read(range(len(items.lengths())), range(len(items.lengths()))):
     length = len(item["source"])
@@ -118,8 +112,8 @@ def test_pointers_are_a_softmax_over_their_own_window(data, tmp_path):
     log_SC = jax.nn.log_softmax(logits_SC, axis=0)
     first, last = np.argmax(item["starts"]), np.argmax(item["ends"])
     expected -= float(log_SC[first, 0] + log_SC[last, 1]) / 2
-  assert found[1] == len(items.lengths())
-  np.testing.assert_allclose(found[0], expected, rtol=1e-5)
+  assert sums[1] == len(items.lengths())
+  np.testing.assert_allclose(sums[0], expected, rtol=1e-5)
 
 
 def test_a_pooled_head_reads_its_own_segment():
@@ -160,7 +154,7 @@ def test_a_pooled_head_reads_its_own_segment():
     (defaults("classification"), dict(fields=("tekst",)), "tekst"),
   ],
 )
-def test_settings_that_make_no_task_are_told(section, changed, message, data, tmp_path):
+def test_settings_that_make_no_task_are_named(section, changed, message, data, tmp_path):
   kind = "classes" if section["name"] == "classification" else "mlm"
   section = section | dict(data=KINDS[kind][0](data), tokenizer=MASKS) | changed
   with pytest.raises(UserError, match=message):
@@ -168,7 +162,7 @@ def test_settings_that_make_no_task_are_told(section, changed, message, data, tm
 
 
 def parts(**changes):
-  """A mixture of masked words and masked words, one of them with changes."""
+  """Returns a mixture of masked words and masked words, the second with changes."""
   part = dict(name="mlm", data={"name": "text"}, share=1.0, rate=0.3)
   return dict(a=dict(part), b=part | changes)
 
@@ -183,7 +177,7 @@ def parts(**changes):
     (dict(parts=dict(a=dict(name="mlm"))), "task.parts.a has no `share`"),
   ],
 )
-def test_parts_that_make_no_mixture_are_told(changed, message, data, tmp_path):
+def test_parts_that_make_no_mixture_are_named(changed, message, data, tmp_path):
   section = dict(name="mixture", main="a", parts=parts(), tokenizer=MASKS, source_len=24) | changed
   for part in section["parts"].values():
     part["data"] = KINDS["mlm"][0](data)
@@ -217,7 +211,7 @@ def test_some_styles_are_tasks_by_name(name, style, data, tmp_path):
   assert tasks.build(ConfigDict(section), tmp_path).style == style
 
 
-def test_labels_that_training_has_and_the_config_has_not_are_told(data, tmp_path):
+def test_labels_that_training_has_and_the_config_has_not_are_named(data, tmp_path):
   task, *_ = build("classes", data, tmp_path)
   other = dataclasses.replace(task, labels=("cat", "none"))
   with pytest.raises(UserError, match=r"task.labels are cat, none; training also has 'dog' \("):

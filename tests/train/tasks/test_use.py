@@ -14,7 +14,7 @@ import pytest
 from flax import nnx
 
 from configs import common, sections
-from tests.train.tasks.test_tasks import BOTH, DECODER, ENCODER, MASKS, MODEL, WORDS
+from tests.train.tasks.helpers import BOTH, DECODER, ENCODER, MASKS, MODEL, WORDS
 from train import evaluate, inference, predict, resolve, tasks
 from train.build import build_model
 from train.checkpoint import Checkpoints
@@ -42,7 +42,7 @@ def label(words, split):
 
 
 def write(folder):
-  """The files of all kinds."""
+  """Writes the files of all kinds."""
   for split, lines in SPLITS.items():
     texts = [" ".join(words) for words in lines]
     (folder / f"{split}.txt").write_text("\n\n".join(texts))
@@ -164,15 +164,16 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def make(tmp_path_factory):
-  """kind -> its run's folder: a config and weights that are not alike anywhere."""
-  folder, made = tmp_path_factory.mktemp("data"), {}
+  """Returns a function of a kind that makes its run's folder: a config, and weights that are not
+  alike anywhere."""
+  folder, runs = tmp_path_factory.mktemp("data"), {}
   write(folder)
 
   def of(kind):
-    if kind in made:
-      return made[kind]
+    if kind in runs:
+      return runs[kind]
     path, (task, model, _) = folder / kind, KINDS[kind]
-    written = common.run(
+    section = common.run(
       steps=1,
       batch_size=8,
       log_every=1,
@@ -183,7 +184,7 @@ def make(tmp_path_factory):
       evaluate=dict(split="test", every=1, decode_every=0, decode_examples=0),
       checkpoint=dict(every=1),
     )
-    cfg = resolve.complete(written)
+    cfg = resolve.complete(section)
     with workdir.open_run(path, cfg, ["test"]):
       built = tasks.build(cfg.task, path)
       params = nnx.to_pure_dict(nnx.state(build_model(cfg.model, built, seed=0)))
@@ -193,7 +194,7 @@ def make(tmp_path_factory):
       with Checkpoints(path, keep_latest=1) as checkpoints:
         position = type("", (), {"get_state": lambda self: {"position": 1, "carried": []}})()
         checkpoints.save(dict(step=jnp.int32(1), params=params, opt_state=()), position, {})
-    made[kind] = path
+    runs[kind] = path
     return path
 
   return of
@@ -201,19 +202,19 @@ def make(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def loaded(make):
-  """kind -> its predictor, as Python has it."""
-  made = {}
+  """Returns a function of a kind that loads its predictor."""
+  predictors = {}
 
   def of(kind):
-    if kind not in made:
-      made[kind] = LOAD(make(kind))
-    return made[kind]
+    if kind not in predictors:
+      predictors[kind] = LOAD(make(kind))
+    return predictors[kind]
 
   return of
 
 
-def changed(predictor, **changes):
-  """The predictor with other settings, and the step that is compiled already."""
+def change_settings(predictor, **changes):
+  """Returns the predictor with other settings, and the step that is compiled already."""
   other = copy.copy(predictor)
   other.settings = predictor.run.task.settings(**changes)
   return other
@@ -261,9 +262,9 @@ def test_predict_prints_what_the_outputs_say(kind, make, loaded, tmp_path, capsy
   monkeypatch.setattr(predict, "load", lambda *_, **__: loaded(kind))
   outputs, where = loaded(kind)(KINDS[kind][2]), ["--workdir", str(make(kind))]
   (tmp_path / "inputs").write_text("".join(text + "\n" for text in KINDS[kind][2]))
-  for more, wanted in zip(([], ["--scores"]), zip(*(READ[kind](output) for output in outputs))):
+  for more, expected in zip(([], ["--scores"]), zip(*(READ[kind](output) for output in outputs))):
     predict.main([*where, "--input", str(tmp_path / "inputs"), *more])
-    assert capsys.readouterr().out == "".join(text + "\n" for text in wanted)
+    assert capsys.readouterr().out == "".join(text + "\n" for text in expected)
   predict.main([*where, "--jsonl", *KINDS[kind][2]])
   assert list(map(json.loads, capsys.readouterr().out.splitlines())) == outputs
 
@@ -283,17 +284,19 @@ def test_words_for_a_mask_have_the_probabilities_of_the_model(loaded):
     probs_SV, first = forward(predictor.run.params, row_BS)[0], int(tokenizer.words[0])
     places = [place for place, word in enumerate(words, 1) if word == MASK]
     assert len(output["masks"]) == len(places)
-    for place, found in zip(places, output["masks"]):
+    for place, predictions in zip(places, output["masks"]):
       best = (first + np.argsort(-probs_SV[place, first:])[:5]).tolist()
-      assert [one["word"] for one in found] == [tokenizer.decode([i]) for i in best]
-      np.testing.assert_allclose([one["prob"] for one in found], probs_SV[place, best], rtol=1e-4)
-      words[place - 1] = found[0]["word"]
+      assert [x["word"] for x in predictions] == [tokenizer.decode([i]) for i in best]
+      probs = [x["prob"] for x in predictions]
+      np.testing.assert_allclose(probs, probs_SV[place, best], rtol=1e-4)
+      words[place - 1] = predictions[0]["word"]
     assert output["text"] == " ".join(words)
 
 
 @pytest.fixture(scope="module")
 def parallel(loaded):
-  """kind, ids, length of the prompt -> log-probabilities [T, V] after each token, all at once."""
+  """Returns a function of a kind, ids, and the prompt's length that computes the log-probabilities
+  [T, V] after each token, all at once."""
 
   @functools.partial(jax.jit, static_argnums=0)
   def forward(kind, params, row_BT, prefix_BT):
@@ -312,7 +315,7 @@ def parallel(loaded):
 
 
 def decoded_ids(predictor, text, output):
-  """A prompt's ids and those that an output adds, eos included."""
+  """Returns a prompt's ids and those that an output adds, eos included."""
   tokenizer = predictor.run.task.tokenizer
   before, after = tokenizer.encode_batch([text, output["text"][len(text) :]])
   assert output["text"].startswith(text)
@@ -339,12 +342,12 @@ def test_greedy_goes_on_by_the_likeliest_word_of_the_parallel_model(kind, loaded
 
 @pytest.mark.parametrize("kind", ["causal", "prefix"])
 def test_beams_score_as_the_parallel_model_and_better_than_greedy(kind, loaded, parallel):
-  beams, greedy = changed(loaded(kind), beam=3, nbest=3), loaded(kind)
+  beams, greedy = change_settings(loaded(kind), beam=3, nbest=3), loaded(kind)
   compared = 0
-  for text, output, one in zip(TEXTS, beams(TEXTS), greedy(TEXTS)):
+  for text, output, by_greedy in zip(TEXTS, beams(TEXTS), greedy(TEXTS)):
     scores = [x["score"] for x in output["nbest"]]
     assert scores == sorted(scores, reverse=True)
-    assert scores[0] >= one["score"] - 1e-4
+    assert scores[0] >= by_greedy["score"] - 1e-4
     for x in output["nbest"]:
       if "<unk>" not in x["text"]:  # which reads as another text than it was
         before, after = decoded_ids(beams, text, x)
@@ -359,14 +362,14 @@ def test_a_long_text_has_the_mean_of_its_windows_logits(loaded):
   predictor = loaded("classes")
   text = KINDS["classes"][2][-1]
   words, task = text.split(), predictor.run.task
-  room = task.source_len - 2
-  starts = range(0, len(words) - room + task.stride, task.stride)
-  windows = predictor([" ".join(words[start : start + room]) for start in starts])
+  length = task.source_len - 2
+  starts = range(0, len(words) - length + task.stride, task.stride)
+  windows = predictor([" ".join(words[start : start + length]) for start in starts])
   assert len(windows) > 2
   logs = np.mean([[np.log(x["probs"][name]) for name in task.labels] for x in windows], 0)
   probs = np.exp(logs) / np.exp(logs).sum()
-  found = predictor([text])[0]["probs"]
-  np.testing.assert_allclose([found[name] for name in task.labels], probs, rtol=1e-4)
+  actual = predictor([text])[0]["probs"]
+  np.testing.assert_allclose([actual[name] for name in task.labels], probs, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["classes", "tags", "qa"])
@@ -384,10 +387,10 @@ def test_one_window_that_covers_a_text_is_the_text_without_windows(kind, loaded)
 def test_every_word_has_a_tag_also_one_without_tokens(loaded):
   predictor = loaded("tags")
   words = ["the", "", "dog", "runs"]
-  found, plain = predictor([{"words": words}, {"words": ["the", "dog", "runs"]}])
-  assert len(found["tags"]) == len(found["probs"]) == len(words)
-  assert (found["tags"].pop(1), found["probs"].pop(1)) == ("O", 0.0)
-  assert (found["tags"], found["probs"]) == (plain["tags"], plain["probs"])
+  gapped, plain = predictor([{"words": words}, {"words": ["the", "dog", "runs"]}])
+  assert len(gapped["tags"]) == len(gapped["probs"]) == len(words)
+  assert (gapped["tags"].pop(1), gapped["probs"].pop(1)) == ("O", 0.0)
+  assert (gapped["tags"], gapped["probs"]) == (plain["tags"], plain["probs"])
   for text, output in zip(KINDS["tags"][2], predictor(KINDS["tags"][2])):
     assert len(output["tags"]) == len(text.split())
 
@@ -423,38 +426,38 @@ def test_an_entity_is_painted_whole_with_its_kind_behind():
 
 
 def test_an_answer_is_the_text_between_its_characters(loaded):
-  predictor = changed(loaded("qa"), nbest=4)
+  predictor = change_settings(loaded("qa"), nbest=4)
   contexts = [text.split("\t")[1] for text in KINDS["qa"][2]]
   for context, output in zip(contexts, predictor(KINDS["qa"][2])):
     assert len(output["nbest"]) <= 4
     assert output["nbest"][0].items() <= output.items()
-    for one in output["nbest"]:
-      assert one["text"] == context[one["start"] : one["end"]] != ""
+    for answer in output["nbest"]:
+      assert answer["text"] == context[answer["start"] : answer["end"]] != ""
     assert [x["score"] for x in output["nbest"]] == sorted(
       (x["score"] for x in output["nbest"]), reverse=True
     )
 
 
-def test_no_answer_is_told_if_it_wins_by_the_threshold(loaded):
-  never = changed(loaded("qa"), no_answer=True, threshold=1e9, nbest=20)(QUESTIONS)
-  always = changed(loaded("qa"), no_answer=True, threshold=-1e9)(QUESTIONS)
+def test_no_answer_is_given_if_it_wins_by_the_threshold(loaded):
+  never = change_settings(loaded("qa"), no_answer=True, threshold=1e9, nbest=20)(QUESTIONS)
+  always = change_settings(loaded("qa"), no_answer=True, threshold=-1e9)(QUESTIONS)
   task = loaded("qa").run.task
-  for one, other in zip(never, always):
-    assert one["text"]
-    assert "" in [x["text"] for x in one["nbest"]]
-    assert other["text"] == ""
-    assert task.render(other, scores=False, colour=False) == "(no answer)"
+  for answer, none in zip(never, always):
+    assert answer["text"]
+    assert "" in [x["text"] for x in answer["nbest"]]
+    assert none["text"] == ""
+    assert task.render(none, scores=False, colour=False) == "(no answer)"
 
 
 def test_samples_follow_temperature_and_beams_take_its_place(loaded):
-  predictor = changed(loaded("causal"), temperature=1.0, nbest=3, top_p=0.9, seed=1)
+  predictor = change_settings(loaded("causal"), temperature=1.0, nbest=3, top_p=0.9, seed=1)
   assert len(predictor(TEXTS[:1])[0]["nbest"]) == 3
   sampled = dataclasses.replace(predictor.run.task, decoding=SHORT | dict(temperature=0.8))
   assert sampled.settings(beam=3).temperature == 0
 
 
 @pytest.mark.parametrize(
-  "kind, arguments, told",
+  "kind, arguments, message",
   [
     ("classes", ["--beam", "2", "x"], "--beam: a Classification"),
     ("tags", ["--temperature", "1", "x"], "--temperature: a Tagging"),
@@ -471,11 +474,13 @@ def test_samples_follow_temperature_and_beams_take_its_place(loaded):
     ("numbers", ["--scores", "a"], "--scores"),
   ],
 )
-def test_what_a_task_has_no_use_for_is_refused(kind, arguments, told, make, loaded, monkeypatch):
-  monkeypatch.setattr(predict, "load", lambda *_, pair, **changes: changed(loaded(kind), **changes))
+def test_what_a_task_has_no_use_for_is_refused(kind, arguments, message, make, loaded, monkeypatch):
+  monkeypatch.setattr(
+    predict, "load", lambda *_, pair, **changes: change_settings(loaded(kind), **changes)
+  )
   with pytest.raises(UserError) as error:
     predict.main(["--workdir", str(make(kind)), *arguments])
-  assert told in str(error.value)
+  assert message in str(error.value)
 
 
 def test_a_line_that_is_no_input_is_named(make, loaded, tmp_path, monkeypatch):
@@ -487,7 +492,8 @@ def test_a_line_that_is_no_input_is_named(make, loaded, tmp_path, monkeypatch):
 
 @pytest.fixture
 def evaluated(make, loaded, capsys, monkeypatch):
-  """kind -> results.json, which is what is printed; and what is told beside it."""
+  """Returns a function of a kind that evaluates its run and returns results.json, which is what is
+  printed, and the report on stderr."""
 
   def of(kind):
     folder, predictor = make(kind), loaded(kind)
@@ -507,10 +513,10 @@ def evaluated(make, loaded, capsys, monkeypatch):
 @pytest.mark.parametrize("kind", ["mlm", "causal", "span"])
 def test_a_task_without_a_score_is_evaluated_without_decoding(kind, make, loaded, evaluated):
   folder, task = make(kind), loaded(kind).run.task
-  results, told = evaluated(kind)
+  results, report = evaluated(kind)
   assert results["perplexity"] == pytest.approx(np.exp(results["loss"]), rel=1e-4)
   assert 0 <= results["accuracy"] <= 1
-  assert told == ""
+  assert report == ""
   assert [path.name for path in (folder / "evaluations").iterdir()] == ["test-latest.json"]
   if kind == "causal":
     tokens = sum(
@@ -524,44 +530,44 @@ def test_a_task_without_a_score_is_evaluated_without_decoding(kind, make, loaded
     evaluate.main(["--workdir", str(folder), "--beam", "2"])
 
 
-def test_classes_are_told_one_by_one_with_those_that_training_never_saw(make, evaluated, caplog):
+def test_classes_are_reported_each_with_those_that_training_never_saw(make, evaluated, caplog):
   folder = make("classes")
   with caplog.at_level("WARNING", "absl"):
-    results, told = evaluated("classes")
+    results, report = evaluated("classes")
   lines = (folder / "evaluations" / "test-latest.jsonl").read_text().splitlines()
   pairs = [(x["label"], x["output"]["text"]) for x in map(json.loads, lines)]
-  wanted = [label for label, _ in pairs]
-  assert results["classes"].keys() == set(wanted) >= {"odd", "none"}
+  references = [label for label, _ in pairs]
+  assert results["classes"].keys() == set(references) >= {"odd", "none"}
   for name, row in results["classes"].items():
     hits = sum(a == b == name for a, b in pairs)
-    found, there = sum(b == name for _, b in pairs), wanted.count(name)
-    assert row["support"] == there
-    assert row["recall"] == pytest.approx(100 * hits / there)
-    assert row["precision"] == pytest.approx(100 * hits / max(found, 1))
-    assert row["f1"] == pytest.approx(200 * hits / (found + there))
-    assert re.search(rf"{name} +{row['precision']:.1f} .* {there}\n", told)
-  assert told.strip() == (folder / "evaluations" / "test-latest-classes.txt").read_text().strip()
+    predicted, support = sum(b == name for _, b in pairs), references.count(name)
+    assert row["support"] == support
+    assert row["recall"] == pytest.approx(100 * hits / support)
+    assert row["precision"] == pytest.approx(100 * hits / max(predicted, 1))
+    assert row["f1"] == pytest.approx(200 * hits / (predicted + support))
+    assert re.search(rf"{name} +{row['precision']:.1f} .* {support}\n", report)
+  assert report.strip() == (folder / "evaluations" / "test-latest-classes.txt").read_text().strip()
   assert (folder / "evaluations" / "test-latest-confusion.png").stat().st_size > 5000
   warned = [x.getMessage() for x in caplog.records if "odd" in x.getMessage()]
   assert len(warned) == 1
-  assert f"'odd' ({wanted.count('odd')})" in warned[0]
+  assert f"'odd' ({references.count('odd')})" in warned[0]
 
 
-def test_tags_are_told_by_entity(evaluated):
-  results, told = evaluated("tags")
+def test_tags_are_reported_by_entity(evaluated):
+  results, report = evaluated("tags")
   assert results["classes"].keys() == {"PET", "LOC"}
   names = [word for words in SPLITS["test"] for word in words]
   assert results["classes"]["PET"]["support"] == names.count("dog") + names.count("cat")
   total = sum(row["support"] for row in results["classes"].values())
   recall = sum(row["support"] * row["recall"] for row in results["classes"].values()) / total
   assert results["recall"] == pytest.approx(recall)
-  assert "B-PET" in told  # in the confusion of tags
+  assert "B-PET" in report  # in the confusion of tags
 
 
 @pytest.mark.parametrize("kind", ["numbers", "qa"])
 def test_a_task_without_classes_is_evaluated_without_a_table(kind, evaluated):
-  results, told = evaluated(kind)
-  assert told == ""
+  results, report = evaluated(kind)
+  assert report == ""
   assert results.keys() >= {"numbers": {"pearson", "mse"}, "qa": {"exact_match", "f1"}}[kind]
   if kind == "numbers":
     assert results["mse"] == pytest.approx(results["loss"], rel=1e-4)
@@ -582,10 +588,10 @@ def test_a_mixture_is_evaluated_on_the_parts_that_have_the_split(loaded, evaluat
 
 
 def test_a_confusion_counts_what_was_taken_for_what():
-  told = classes.class_report(list("aabbc"), list("abbbb"))
-  assert list(told.labels) == ["a", "b", "c"]
-  assert told.counts.tolist() == [[1, 0, 0], [1, 2, 1], [0, 0, 0]]
-  assert told.classes["b"] == dict(
+  report = classes.class_report(list("aabbc"), list("abbbb"))
+  assert list(report.labels) == ["a", "b", "c"]
+  assert report.counts.tolist() == [[1, 0, 0], [1, 2, 1], [0, 0, 0]]
+  assert report.classes["b"] == dict(
     precision=100.0, recall=50.0, f1=pytest.approx(200 / 3), support=4
   )
   assert classes.text_class_report(["x", "a"], ["a", "a"]).counts[1].sum() == 2
@@ -593,17 +599,17 @@ def test_a_confusion_counts_what_was_taken_for_what():
 
 def test_a_confusion_of_many_labels_is_drawn_and_the_text_says_so(tmp_path, capsys):
   many = [str(number) for number in range(classes.MOST_COLUMNS + 1)]
-  told, few = classes.tag_report([many], [many]), classes.tag_report([many[1:]], [many[1:]])
-  assert (len(told.tables()), len(few.tables())) == (1, 2)
-  assert f"confusion of {len(many)} labels" in classes.format_report(told)
+  report, few = classes.tag_report([many], [many]), classes.tag_report([many[1:]], [many[1:]])
+  assert (len(report.tables()), len(few.tables())) == (1, 2)
+  assert f"confusion of {len(many)} labels" in classes.format_report(report)
   assert "drawn only" not in classes.format_report(few)
-  classes.print_report(told)
+  classes.print_report(report)
   assert "drawn only" in capsys.readouterr().err
-  classes.draw_confusion(told, tmp_path / "a.png")
+  classes.draw_confusion(report, tmp_path / "a.png")
   assert (tmp_path / "a.png").stat().st_size > 10_000
 
 
-def test_text_to_text_tells_of_each_tag_and_of_labels_that_training_has_not(tmp_path, caplog):
+def test_text_to_text_reports_each_tag_and_labels_that_training_has_not(tmp_path, caplog):
   (tmp_path / "train.conll").write_text("a\tX\nb\tY\n\nc\tX\n")
   (tmp_path / "test.conll").write_text("a\tX\nb\tZ\nc\tZ\n\nd\tY\n")
   splits = {part: str(tmp_path / f"{part}.conll") for part in ("train", "test")}
@@ -612,10 +618,10 @@ def test_text_to_text_tells_of_each_tag_and_of_labels_that_training_has_not(tmp_
   settings = dict(data=data, tokenizer=None, source_len=8, target_len=8)
   task = TextToText(**settings, kind="tags")
   examples = task.examples("test")
-  told = task.report([{"text": "X Y Y Y"}, {"text": ""}], list(map(examples.__getitem__, (0, 1))))
-  assert told.classes["X"]["f1"] == 100.0
-  assert list(told.labels) == [classes.OTHER, "X", "Y", "Z"]  # "" is a tag too few
-  assert told.counts[2].tolist() == [1, 0, 0, 0]
+  report = task.report([{"text": "X Y Y Y"}, {"text": ""}], list(map(examples.__getitem__, (0, 1))))
+  assert report.classes["X"]["f1"] == 100.0
+  assert list(report.labels) == [classes.OTHER, "X", "Y", "Z"]  # "" is a tag too few
+  assert report.counts[2].tolist() == [1, 0, 0, 0]
   assert "2 labels are none of the training split's 2: 'Z' (2)" in caplog.text
   del splits["train"]
   assert task.report([{"text": "X"}], [{"target": "Z"}]).classes.keys() == {"Z"}

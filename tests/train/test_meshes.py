@@ -100,7 +100,7 @@ def alone(batches):
 def test_a_run_is_the_same_on_every_mesh(at, batches, alone):
   """Each axis alone or with others, each way; `make test-all` takes all sizes with all ways."""
   values = losses(batches, SIZES[at], *WAYS[at % len(WAYS)])
-  np.testing.assert_allclose(found, alone, rtol=2e-5)
+  np.testing.assert_allclose(values, alone, rtol=2e-5)
 
 
 def test_a_run_of_an_lstm_is_the_same_on_every_axis(batches):

@@ -43,7 +43,7 @@ class BadRecords:
     if len(self._first) < FEW:
       self._first.append(message)
 
-  def drop_bad(self, name: str, records: Iterable) -> Iterator:
+  def drop_bad(self, name, records: Iterable) -> Iterator:
     """Yields the good records of the file `name`, then counts and logs the bad ones."""
     bad = good = 0
     self._first = []
@@ -53,7 +53,7 @@ class BadRecords:
       else:
         good += 1
         yield record
-    self.end_file(name, bad, good + bad)
+    self.end_file(str(name), bad, good + bad)
 
   def end_file(self, name: str, bad: int, total: int) -> None:
     """Records and logs the counts of the file `name`."""
@@ -63,17 +63,12 @@ class BadRecords:
   def check_limit(self, where: str) -> None:
     """Raises UserError if too many records of the split `where` are bad, or all of them."""
     bad, total = (sum(count[key] for count in self.counts) for key in ("records", "of"))
-    if bad > max_bad_records(total) or 0 < bad == total:
+    if bad > max(FEW, int(MAX_SHARE * total)) or 0 < bad == total:
       first = next(count["first"][0] for count in self.counts if count["first"])
       raise UserError(
         f"{where}: {bad:,} of {total:,} records cannot be read; data.on_bad_record='skip' allows"
         f" {MAX_SHARE:.0%} ({FEW} in a small split), and never all; the first is {first}"
       )
-
-
-def max_bad_records(total: int) -> int:
-  """Returns how many of `total` records may be bad."""
-  return max(FEW, int(MAX_SHARE * total))
 
 
 def report(name: str, count: dict) -> None:

@@ -17,12 +17,12 @@ from train.common.errors import UserError
 from train.common.files import cache_dir, new_folder
 from train.data import corruption, items
 from train.data.roles import Roles
-from train.data.source import CHUNK, Source, digest, read_many, reduce_to_fields
+from train.data.source import PickledByFields, Source, digest, read_in_chunks
 from train.data.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
-class Tokens:
+class Tokens(PickledByFields):  # a worker process maps the file itself
   """The ids of all documents in one int32 array, an eos after each, and the documents' starts."""
 
   source: Source
@@ -42,27 +42,22 @@ class Tokens:
   def _folder(self):
     name = digest("tokens", self.source.fingerprint, self.tokenizer.fingerprint)[:32]
     folder = cache_dir("tokens") / name
-    if folder.exists():
-      return folder
-    with new_folder(folder) as partial:
-      self._write(partial)
+    if not folder.exists():
+      with new_folder(folder) as partial:
+        self._write(partial)
     return folder
 
   def _write(self, folder):
     starts, empty, eos = [0], [], self.tokenizer.roles.eos
     with open(folder / "ids", "wb") as file:
-      for first in range(0, len(self.source), CHUNK):
-        indices = range(first, min(first + CHUNK, len(self.source)))
-        texts = [example["text"] for example in read_many(self.source, indices)]
+      for first, examples in read_in_chunks(self.source):
+        texts = [example["text"] for example in examples]
         for index, ids in enumerate(self.tokenizer.encode_batch(texts), first):
-          if not ids:
+          if ids:
+            file.write(np.asarray([*ids, eos], np.int32).tobytes())
+            starts.append(starts[-1] + len(ids) + 1)
+          else:
             empty.append(index)
-            continue
-          file.write(np.asarray([*ids, eos], np.int32).tobytes())
-          starts.append(starts[-1] + len(ids) + 1)
-        logging.log_every_n_seconds(
-          logging.INFO, "encoded %d of %d documents", 10, indices.stop, len(self.source)
-        )
     if empty:
       examples = ", ".join(map(str, empty[:5])) + (", ..." if len(empty) > 5 else "")
       logging.warning(
@@ -71,8 +66,6 @@ class Tokens:
     if len(starts) == 1:
       raise UserError("the data has no document with text: check the split and the files it names")
     np.save(folder / "starts.npy", np.asarray(starts, np.int64))
-
-  __reduce__ = reduce_to_fields  # a worker process maps the file itself
 
 
 class Objective(Protocol):
@@ -89,7 +82,7 @@ class Objective(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Windows:
+class Windows(PickledByFields):
   """Items made by `objective` from windows of at most `length` tokens.
 
   With cross_documents, windows cross the documents' ends, and all but the last are full. Otherwise
@@ -146,12 +139,6 @@ class Windows:
       read.append(self.objective(ids, before, rng))
     return read
 
-  __reduce__ = reduce_to_fields
-
-
-def _frame(first, ids, eos):
-  return np.concatenate([np.asarray(first, np.int32), ids, [eos]])
-
 
 def _inputs(ids, before, roles):
   """Returns the ids one later; the start precedes each document, as when predicting."""
@@ -178,8 +165,7 @@ class NextToken:
 
 @dataclasses.dataclass(frozen=True)
 class PrefixLm:
-  """Predicts the tokens after a random prefix, which is visible as a whole (Raffel et al. 2020,
-  figure 4)."""
+  """Predicts the tokens after a random prefix, visible as a whole (Raffel et al. 2020, fig. 4)."""
 
   roles: Roles
 
@@ -212,15 +198,14 @@ class Denoise:
 
   def max_lengths(self, length: int) -> tuple[int, int]:
     source, target = self.corruption.max_lengths(length)
-    frame = len(self.roles.source([], 99)), len(self.roles.target([], 99))
-    return source + frame[0], target + frame[1]
+    return source + len(self.roles.source([])), target + len(self.roles.target([]))
 
   def __call__(self, ids, before, rng):
     del before
     source, target = self.corruption(ids, rng)
     return {
-      "source": np.asarray(self.roles.source(source, items.ENDLESS), np.int32),
-      "target": np.asarray(self.roles.target(target, items.ENDLESS), np.int32),
+      "source": np.asarray(self.roles.source(source), np.int32),
+      "target": np.asarray(self.roles.target(target), np.int32),
     }
 
 
@@ -249,9 +234,9 @@ class MaskedLm:
     chosen = np.zeros(len(ids), bool)
     chosen[~eos] = corruption.choose_words(starts[~eos], self.rate, rng)
     hidden = corruption.hide(ids, chosen, self.roles.mask, self.words, rng)
-    frame = (len(self.roles.first), 1)
+    first, frame = np.asarray(self.roles.first, np.int32), (len(self.roles.first), 1)
     return {
-      "source": _frame(self.roles.first, hidden, self.roles.eos),
+      "source": np.concatenate([first, hidden, [self.roles.eos]]),
       "labels": np.pad(np.where(chosen, ids, 0), frame),
       "weights": np.pad(chosen.astype(np.float32), frame),
     }

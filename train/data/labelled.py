@@ -15,7 +15,7 @@ import numpy as np
 from absl import logging
 
 from train.common.errors import UserError
-from train.data.source import Example, Source, cached_lengths, read_many, reduce_to_fields
+from train.data.source import Example, PickledByFields, Source, cached_lengths, read_many
 from train.data.tokenizer import Tokenizer
 
 
@@ -73,7 +73,7 @@ class ListSource(list):
 
 
 @dataclasses.dataclass(frozen=True)
-class Labelled:
+class Labelled(PickledByFields):
   """The windows of a source's examples as items of at most `length` tokens each.
 
   A head may take half of the length, and more if the body leaves it free; a longer head is cut.
@@ -110,10 +110,9 @@ class Labelled:
     """Returns the tokens of each example's head and body: [examples, 2]."""
 
     def measure(examples):
-      encoded = self.layout.encode(examples)
-      return [[len(example.head), len(example.body)] for example in encoded]
+      return [[len(x.head), len(x.body)] for x in self.layout.encode(examples)]
 
-    return cached_lengths(self.source, self.layout.fingerprint, measure, 2)
+    return cached_lengths(self.source, self.layout.fingerprint, measure)
 
   @functools.cached_property
   def index(self) -> list[tuple[int, Window]]:
@@ -133,7 +132,7 @@ class Labelled:
     heads, bodies = self._uncut.T
     return np.minimum(heads, np.maximum(self.length // 2, self.length - bodies - 1))
 
-  def _warn(self):
+  def lengths(self) -> np.ndarray:
     (heads, bodies), kept = self._uncut.T, self._head_lengths
     cut_texts = int(((kept + bodies + 1 > self.length) & (self.stride == 0)).sum())
     if cut_texts:
@@ -146,11 +145,8 @@ class Labelled:
         f"of {len(heads)} examples, {cut_heads} have a question or first text that is cut;"
         f" task.source_len is {self.length}"
       )
-
-  def lengths(self) -> np.ndarray:
-    self._warn()
-    lengths = [self.head_length(i) + w.stop - w.start + 1 for i, w in self.index]
-    return np.stack([np.asarray(lengths), np.zeros(len(lengths))], 1).astype(np.int32)
+    lengths = [[self.head_length(i) + w.stop - w.start + 1, 0] for i, w in self.index]
+    return np.asarray(lengths, np.int32).reshape(-1, 2)
 
   def read(self, indices, positions):
     del positions  # nothing is random
@@ -166,5 +162,3 @@ class Labelled:
       source = [*example.head, *example.body[window.start : window.stop], eos]
       items.append({"source": source, **self.layout.item(example, window)})
     return items
-
-  __reduce__ = reduce_to_fields

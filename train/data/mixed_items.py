@@ -95,13 +95,11 @@ class MixedItems:
     return index_at
 
   def _counts(self) -> list[int]:
-    """Returns how often each part is in a block: the rates' shares, largest remainders rounded
-    up."""
+    """Returns how often each part is in a block: its share, the largest remainders rounded up."""
     rates = np.asarray([self.rates[name] for name in self.parts], float)
     shares = rates / rates.sum() * BLOCK
     counts = np.floor(shares).astype(int)
-    for owner in np.argsort(counts - shares, kind="stable")[: BLOCK - counts.sum()]:
-      counts[owner] += 1
+    counts[np.argsort(counts - shares, kind="stable")[: BLOCK - counts.sum()]] += 1
     if (counts < 1).any():
       raise UserError(f"task.parts: a rate is less than 1/{BLOCK} of all: {dict(self.rates)}")
     return counts.tolist()

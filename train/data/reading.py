@@ -18,9 +18,9 @@ import os
 import pathlib
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from train.common.errors import UserError, did_you_mean
+from train.common.errors import NoSplit, UserError, did_you_mean
 from train.data.bad_records import MAX_RECORD_BYTES, BadRecords
 
 Row = Sequence[str]
@@ -29,13 +29,44 @@ PART = re.compile(r"(?P<path>.+)\[((?P<start>\d+)%)?:((?P<stop>\d+)%)?\]")
 # times.
 MOST_PACKED = 100_000_000  # bytes
 MOST_RATIO = 200  # times the file's own size
+BUFFER = 1 << 17  # bytes that are unpacked at a time
 
 
-def resolve_package(where: str, pattern: str) -> str:
-  """Replaces `package:NAME` at the beginning of a pattern by the folder of that installed package.
+def file_type(path: pathlib.Path) -> str:
+  """Returns the file name's ending without .gz."""
+  return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
 
-  The package is not imported. Raises UserError that names the setting `where`.
+
+def find_files(where: str, pattern: str, suffixes: Sequence[str] = ()) -> list[pathlib.Path]:
+  """Returns the files of a path, a glob or, with `suffixes`, a folder's files with one of these.
+
+  `package:NAME/` at its beginning stands for the folder of that installed package, which is not
+  imported. Raises UserError that names the setting `where` if there is no file.
   """
+  pattern = _resolve_package(where, pattern)
+  path = pathlib.Path(pattern).expanduser()
+  if path.is_file():
+    return [path]
+  if path.is_dir():
+    if not suffixes:
+      raise UserError(f"{where}: {path} is a folder; name a file, or a glob such as {path}/*.tsv")
+    matches = [match for match in sorted(path.rglob("*")) if file_type(match) in suffixes]
+    problem = f"{path} has no {' or '.join(suffixes)} file (.gz or not)"
+  elif any(mark in pattern for mark in "*?["):
+    matches = map(pathlib.Path, sorted(glob.glob(str(path), recursive=True)))
+    matches = [match for match in matches if match.is_file()]
+    problem = f"no file matches {pattern}; check the folder and the pattern"
+  elif path.parent.is_dir():
+    names = [sibling.name for sibling in path.parent.iterdir()]
+    matches, problem = [], f"there is no file {path}{did_you_mean(path.name, names)}"
+  else:
+    matches, problem = [], f"there is no {path}, nor a folder {path.parent}"
+  if not matches:
+    raise UserError(f"{where}: {problem}")
+  return matches
+
+
+def _resolve_package(where, pattern):
   if not pattern.startswith("package:"):
     return pattern
   name, _, rest = pattern.removeprefix("package:").partition("/")
@@ -49,32 +80,24 @@ def resolve_package(where: str, pattern: str) -> str:
   return f"{folders[0]}/{rest}"
 
 
-def file_type(path: pathlib.Path) -> str:
-  """Returns the file name's ending without .gz."""
-  return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+def list_files(split: str, splits, suffixes: Sequence[str]) -> list[pathlib.Path]:
+  """Returns the files of `splits[split]`, a path, glob or folder as in `find_files`, or several of
+  them; raises UserError if there is none."""
+  where, patterns = f"data.splits.{split}", get_split(split, splits)
+  patterns = (patterns,) if isinstance(patterns, str) else patterns
+  if not isinstance(patterns, Sequence) or not all(isinstance(part, str) for part in patterns):
+    raise UserError(f"{where} is {patterns!r}; it must be a path, glob or folder, or several")
+  return [path for pattern in patterns for path in find_files(where, pattern, suffixes)]
 
 
-def find_files(where: str, pattern: str) -> list[pathlib.Path]:
-  """Returns the files of a path or glob, which may begin with `package:NAME/`.
-
-  Raises UserError that names the setting `where` if there is none.
-  """
-  pattern = resolve_package(where, pattern)
-  path = pathlib.Path(pattern).expanduser()
-  if path.is_file():
-    return [path]
-  if path.is_dir():
-    raise UserError(f"{where}: {path} is a folder; name a file, or a glob such as {path}/*.tsv")
-  if any(mark in pattern for mark in "*?["):
-    matches = [pathlib.Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
-    matches = [match for match in matches if match.is_file()]
-    if not matches:
-      raise UserError(f"{where}: no file matches {pattern}; check the folder and the pattern")
-    return matches
-  if not path.parent.is_dir():
-    raise UserError(f"{where}: there is no {path}, nor a folder {path.parent}")
-  names = [sibling.name for sibling in path.parent.iterdir()]
-  raise UserError(f"{where}: there is no file {path}{did_you_mean(path.name, names)}")
+def get_split(split: str, splits):
+  """Returns `splits[split]`; raises UserError if `splits` is no mapping or has no such split."""
+  if not isinstance(splits, Mapping):
+    raise UserError(f"data.splits is {splits!r}; it must map each split to its files")
+  if split not in splits:
+    known = ", ".join(splits) or "none"
+    raise NoSplit(f"data.splits has no {split!r}; listed are {known}{did_you_mean(split, splits)}")
+  return splits[split]
 
 
 def parse_part(split: str, splits) -> tuple[Mapping, int, int]:
@@ -82,7 +105,7 @@ def parse_part(split: str, splits) -> tuple[Mapping, int, int]:
 
   The percentages of a plain path are 0 and 100.
   """
-  pattern = splits[split] if isinstance(splits, Mapping) and split in splits else None
+  pattern = get_split(split, splits)
   if not isinstance(pattern, str) or not (match := PART.fullmatch(pattern)):
     return splits, 0, 100
   start, stop = int(match["start"] or 0), int(match["stop"] or 100)
@@ -116,27 +139,27 @@ def _read_aligned(paths: tuple[pathlib.Path, ...], fields, bad) -> Iterator[Row 
     yield None if None in row else row
 
 
-def _read_tsv(paths: tuple[pathlib.Path, ...], columns: tuple[str, ...], bad):
-  (path,) = paths
-  for number, text in enumerate(read_lines(path, bad), 1):
-    cells = None if text is None else text.split("\t")
-    if cells and len(cells) != len(columns):
-      reason = f"{len(cells)} tab-separated columns, not the {len(columns)} ({', '.join(columns)})"
-      cells = bad(path, f"line {number}", f"{reason} of `columns`; correct it")
-    yield cells
-
-
-def _read_jsonl(paths: tuple[pathlib.Path, ...], keys: tuple[str, ...], bad):
+def _read_table(parse: Callable, paths: tuple[pathlib.Path, ...], columns: tuple[str, ...], bad):
   (path,) = paths
   for number, text in enumerate(read_lines(path, bad), 1):
     place, row = f"line {number}", None
     try:
-      row = None if text is None else _parse_json_row(text, keys)
+      row = None if text is None else parse(text, columns)
     except json.JSONDecodeError as error:
       bad(path, f"{place}, column {error.colno}", f"not JSON ({error.msg}); correct it")
     except (ValueError, RecursionError) as error:
       bad(path, place, f"{error}; correct it")
     yield row
+
+
+def _parse_tsv_row(text: str, columns: tuple[str, ...]) -> Row:
+  cells = text.split("\t")
+  if len(cells) != len(columns):
+    names = ", ".join(columns)
+    raise ValueError(
+      f"{len(cells)} tab-separated columns, not the {len(columns)} ({names}) of `columns`"
+    )
+  return cells
 
 
 def _parse_json_row(text: str, keys: tuple[str, ...]) -> Row:
@@ -162,7 +185,11 @@ def encode_utf8(key: str, text: str) -> bytes:
 
 
 # Readers take the paths of one table, the names of its columns and BadRecords, and yield rows.
-READERS = {"aligned": _read_aligned, ".tsv": _read_tsv, ".jsonl": _read_jsonl}
+READERS = {
+  "aligned": _read_aligned,
+  ".tsv": functools.partial(_read_table, _parse_tsv_row),
+  ".jsonl": functools.partial(_read_table, _parse_json_row),
+}
 
 
 def read_lines(
@@ -198,35 +225,22 @@ def read_lines(
 def open_bytes(path: pathlib.Path):
   """Opens a file for reading; .gz is decompressed up to a limit, beyond which reads raise
   UserError."""
-  file = open(path, "rb")  # noqa: SIM115
-  if path.suffix != ".gz":
-    return file
-  most = max(MOST_PACKED, MOST_RATIO * os.fstat(file.fileno()).st_size)
-  return io.BufferedReader(_LimitedGzip(file, most, path), 1 << 17)
+  if path.suffix == ".gz":
+    return io.BufferedReader(_LimitedGzip(path), BUFFER)
+  return open(path, "rb")
 
 
-class _LimitedGzip(io.RawIOBase):
-  """A gzip file's content, of at most `most` bytes."""
+class _LimitedGzip(gzip.GzipFile):
+  """A gzip file that is read through a buffer, so in parts, up to the limit."""
 
-  def __init__(self, packed, most: int, path: pathlib.Path):
-    self.packed, self.file, self.left, self.path = packed, gzip.GzipFile(fileobj=packed), most, path
-
-  def readable(self):
-    return True
-
-  def readinto(self, buffer):
-    count = self.file.readinto(buffer)
-    self.left -= count
-    if self.left < 0:
+  def read(self, size: int = BUFFER):
+    content = super().read(size)
+    if self.tell() > max(MOST_PACKED, MOST_RATIO * os.path.getsize(self.name)):
       raise UserError(
-        f"{self.path}: unpacks to more than {MOST_RATIO} times its bytes; if you trust the file,"
+        f"{self.name}: unpacks to more than {MOST_RATIO} times its bytes; if you trust the file,"
         " gunzip it yourself"
       )
-    return count
-
-  def close(self):
-    self.packed.close()
-    super().close()
+    return content
 
 
 def _decode(raw: bytes, path: pathlib.Path, number: int, bad: BadRecords) -> str | None:

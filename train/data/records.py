@@ -1,6 +1,7 @@
 """Reads examples from record files that TFDS can open: those that files.py writes, and any prepared
 TFDS dataset."""
 
+import bisect
 import dataclasses
 import functools
 import hashlib
@@ -17,7 +18,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from train.common import json_files
 from train.common.errors import NoSplit, UserError, did_you_mean
 from train.data.bad_records import FEW, MAX_RECORD_BYTES, BadRecords
-from train.data.source import CHUNK, Example, reduce_to_fields
+from train.data.source import CHUNK, Example, PickledByFields
 
 # Raised for a broken record by ArrayRecord, by protobuf, and by the conversion to text below.
 READ_ERRORS = (RuntimeError, OSError, ValueError, LookupError, message.DecodeError)
@@ -27,7 +28,7 @@ OWN_MODULES = ("tensorflow_datasets.", "tfds.")
 
 
 @dataclasses.dataclass(frozen=True)
-class Records:
+class Records(PickledByFields):
   """Features of a prepared TFDS folder as text; `fields` maps our names to TFDS's, nested as "a/b".
 
   A class becomes its name and a number its digits; class -1 (in test sets) has no name and becomes
@@ -78,16 +79,10 @@ class Records:
     except READ_ERRORS:  # read one by one, so that the error names the record
       return [self._read(number) for number in numbers]
 
-  @functools.cached_property
-  def _before(self) -> np.ndarray:
-    """Returns the number of examples in front of each skipped record."""
-    return np.asarray(self.left_out) - np.arange(len(self.left_out))
-
   def _number(self, index: int) -> int:
     """Returns the number of the record that holds example `index`."""
-    if not self.left_out:
-      return index  # the search below takes 2 us, reading a record 11
-    return index + int(np.searchsorted(self._before, index, side="right"))
+    skipped = self.left_out  # in front of skipped[i] are skipped[i] - i examples
+    return index + bisect.bisect(range(len(skipped)), index, key=lambda i: skipped[i] - i)
 
   def _read(self, number: int) -> Example:
     try:
@@ -110,15 +105,13 @@ class Records:
       numbers = range(first, min(first + CHUNK, len(self)))
       try:
         self._getitems(numbers)
-        continue
       except UserError:
-        pass
-      for number in numbers:
-        try:
-          self._texts(self._records[number])
-        except READ_ERRORS as error:
-          unreadable.append(number)
-          bad(*self._where(number), error)
+        for number in numbers:
+          try:
+            self._texts(self._records[number])
+          except READ_ERRORS as error:
+            unreadable.append(number)
+            bad(*self._where(number), error)
     return tuple(unreadable)
 
   def _texts(self, record: bytes) -> Example:
@@ -140,8 +133,6 @@ class Records:
     (number,) = value.int64_list.value
     names = self._classes.get(name)
     return names[number] if names and number >= 0 else str(number)
-
-  __reduce__ = reduce_to_fields
 
 
 def open_tfds(

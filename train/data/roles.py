@@ -3,6 +3,7 @@ library's own JSON."""
 
 import dataclasses
 import json
+import sys
 import typing
 
 import tokenizers
@@ -34,12 +35,12 @@ class Roles:
   force: bool = True  # ... and forced when decoding
   types: bool = False  # the model distinguishes a first and a second text (BERT's token types)
 
-  def source(self, ids, longest: int) -> list[int]:
+  def source(self, ids, longest: int = sys.maxsize) -> list[int]:
     """Frames an encoder-decoder's source, cut to `longest` tokens in all."""
     last = (self.eos, *self.source_last)
     return [*[*self.source_first, *ids][: longest - len(last)], *last]
 
-  def target(self, ids, longest: int) -> list[int]:
+  def target(self, ids, longest: int = sys.maxsize) -> list[int]:
     """Frames an encoder-decoder's target, cut to `longest` tokens in all."""
     return [*[*self.target_first, *ids][: longest - 1], self.eos]
 

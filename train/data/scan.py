@@ -3,11 +3,12 @@ actions, and the published splits."""
 
 import functools
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 
 from train.common.errors import NoSplit, UserError
-from train.data.source import Example
+from train.data.source import Example, digest
 from train.data.texts import InMemory
 
 SPLITS = ("simple", "length", "add-jump", "add-turn-left")
@@ -43,10 +44,9 @@ def all_pairs() -> tuple[Pair, ...]:
     for often, times in (("", 1), (" twice", 2), (" thrice", 3))
   ]
   commands = list(phrases)
-  for first, first_actions in phrases:
-    for second, second_actions in phrases:
-      commands.append((f"{first} and {second}", first_actions + second_actions))
-      commands.append((f"{first} after {second}", second_actions + first_actions))
+  for (first, first_actions), (second, second_actions) in itertools.product(phrases, repeat=2):
+    commands.append((f"{first} and {second}", first_actions + second_actions))
+    commands.append((f"{first} after {second}", second_actions + first_actions))
   return tuple((command, " ".join(actions)) for command, actions in commands)
 
 
@@ -99,17 +99,16 @@ def _published(name: str, cutoff: int) -> tuple[list[Pair], list[Pair]]:
     size = len(ranked) * 8 // 10
     return ranked[:size], ranked[size:]
   if name == "length":
-    lengths = [len(actions.split()) for _, actions in everything]
-    if not min(lengths) <= cutoff < max(lengths):
+    lengths = {pair: len(pair[1].split()) for pair in everything}
+    least, most = min(lengths.values()), max(lengths.values())
+    if not least <= cutoff < most:
       raise UserError(
-        f"SCAN length: cutoff={cutoff} must be at least {min(lengths)} and below"
-        f" {max(lengths)} actions"
+        f"SCAN length: cutoff={cutoff} must be at least {least} and below {most} actions"
       )
-    short = [length <= cutoff for length in lengths]
-    train = [pair for pair, fits in zip(everything, short) if fits]
-    return train, [pair for pair, fits in zip(everything, short) if not fits]
+    train = [pair for pair in everything if lengths[pair] <= cutoff]
+    return train, [pair for pair in everything if lengths[pair] > cutoff]
   primitive, copies = PRIMITIVES[name]
-  word = primitive[0]
+  word, _ = primitive
   train = [pair for pair in everything if word not in pair[0]] + [primitive] * copies
   return train, [pair for pair in everything if word in pair[0] and pair != primitive]
 
@@ -120,24 +119,16 @@ def _shuffled(examples: Sequence[Pair], salt: str) -> list[Pair]:
 
 
 def open_scan(
-  part: str,
-  /,
-  split: str = "simple",
-  holdout: int = 0,
-  cutoff: int = CUTOFF,
-  on_bad_record: str = "error",
+  part: str, /, split: str = "simple", holdout: int = 0, cutoff: int = CUTOFF
 ) -> InMemory:
   """Opens one part of a SCAN split as {"source": command, "target": actions}.
 
   Raises UserError as `split_pairs` does.
   """
-  del on_bad_record  # no file is read
-  lines = "\n".join(map(format_line, split_pairs(split, part, holdout, cutoff)))
-  fingerprint = hashlib.sha256(lines.encode()).hexdigest()
-  return InMemory((part,), _read_part, (split, holdout, cutoff), fingerprint)
+  arguments = (split, part, holdout, cutoff)
+  lines = "\n".join(map(format_line, split_pairs(*arguments)))
+  return InMemory(_read_examples, arguments, digest(lines))
 
 
-def _read_part(part: str, name: str, holdout: int, cutoff: int, bad) -> list[Example]:
-  del bad
-  pairs = split_pairs(name, part, holdout, cutoff)
-  return [{"source": command, "target": actions} for command, actions in pairs]
+def _read_examples(*arguments) -> list[Example]:
+  return [dict(source=command, target=actions) for command, actions in split_pairs(*arguments)]

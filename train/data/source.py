@@ -1,11 +1,12 @@
 """Defines what all sources of examples share: the protocol, batched reading, and a disk cache of
 lengths."""
 
+import contextlib
 import dataclasses
 import hashlib
 import os
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -46,39 +47,40 @@ def read_many(source: Source, indices: Sequence[int]) -> list[Example]:
   return getitems(indices) if getitems and len(indices) else [source[i] for i in indices]
 
 
-def cached_lengths(source: Source, key: str, measure: Callable, columns: int) -> np.ndarray:
-  """Returns `measure(examples)`, a row of lengths for each example of a source: int32 [n, columns].
+def read_in_chunks(source: Source) -> Iterator[tuple[int, list[Example]]]:
+  """Yields all examples, CHUNK at a time with the index of the first, and logs the progress."""
+  for first in range(0, len(source), CHUNK):
+    stop = min(first + CHUNK, len(source))
+    yield first, read_many(source, range(first, stop))
+    logging.log_every_n_seconds(logging.INFO, "encoded %d of %d examples", 10, stop, len(source))
+
+
+def cached_lengths(source: Source, key: str, measure: Callable) -> np.ndarray:
+  """Returns `measure(examples)`, two lengths for each example of a source: int32 [examples, 2].
 
   The lengths are cached on disk under the source's fingerprint and `key`, which must name
   everything else that determines the lengths. A source with an empty fingerprint is not cached.
   """
   if not source.fingerprint:
-    return np.asarray(measure(source), np.int32).reshape(len(source), columns)
+    return np.asarray(measure(source), np.int32).reshape(len(source), 2)
   if not len(source):
     raise UserError("the data has no example: check the split and the files it names")
   path = cache_dir("lengths") / f"{digest(source.fingerprint, key)[:32]}.npy"
-  try:
+  with contextlib.suppress(OSError, ValueError, EOFError):  # a missing or damaged file is written
     lengths = np.load(path)
-    if lengths.shape == (len(source), columns):
+    if lengths.shape == (len(source), 2):
       return lengths
-  except (OSError, ValueError, EOFError):
-    pass  # missing or damaged: the file is written again below
-  lengths = np.zeros((len(source), columns), np.int32)
-  for start in range(0, len(lengths), CHUNK):
-    stop = min(start + CHUNK, len(lengths))
-    lengths[start:stop] = measure(read_many(source, range(start, stop)))
-    logging.log_every_n_seconds(logging.INFO, "encoded %d of %d examples", 10, stop, len(lengths))
-  save_array(path, lengths)
+  lengths = np.concatenate(
+    [np.asarray(measure(examples), np.int32) for _, examples in read_in_chunks(source)]
+  )
+  temporary = path.with_name(f"{uuid.uuid4().hex}.npy")
+  np.save(temporary, lengths)
+  os.replace(temporary, path)
   return lengths
 
 
-def save_array(path, array: np.ndarray) -> None:
-  """Writes an .npy file atomically."""
-  temporary = path.with_name(f"{uuid.uuid4().hex}.npy")
-  np.save(temporary, array)
-  os.replace(temporary, path)
+class PickledByFields:
+  """The base of a dataclass that is pickled without its cached properties."""
 
-
-def reduce_to_fields(self):
-  """Implements `__reduce__` for a dataclass: pickles its fields and drops its cached properties."""
-  return type(self), tuple(getattr(self, field.name) for field in dataclasses.fields(self))
+  def __reduce__(self):
+    return type(self), tuple(getattr(self, field.name) for field in dataclasses.fields(self))

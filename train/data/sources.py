@@ -20,18 +20,18 @@ def open_split(spec: Mapping[str, object], split: str, needs: Sequence[str] = ()
   options = dict(spec)
   name = options.pop("name", None)
   open_source = choose(SOURCES, name, "data.name")
+  choose(bad_records.POLICIES, options.get("on_bad_record", "error"), "data.on_bad_record")
   _, *parameters = inspect.signature(open_source).parameters.values()
-  named = [parameter for parameter in parameters if parameter.kind != parameter.VAR_KEYWORD]
-  known = [parameter.name for parameter in named]
+  known = [parameter.name for parameter in parameters if parameter.kind != parameter.VAR_KEYWORD]
+  if "on_bad_record" not in known:  # the source has no record that could be skipped
+    options.pop("on_bad_record", None)
   for key in options:
-    if key not in known and named == parameters:
+    if key not in known and len(known) == len(parameters):
       raise UserError(
         f"data.{key}: source {name!r} has no such option (it has {', '.join(known)})"
         + did_you_mean(key, known)
       )
-  if "on_bad_record" in options:
-    choose(bad_records.POLICIES, options["on_bad_record"], "data.on_bad_record")
-  for parameter in named:
+  for parameter in parameters[: len(known)]:
     if parameter.default is parameter.empty and parameter.name not in options:
       raise UserError(f"data.{parameter.name} is missing: source {name!r} needs it")
   source = open_source(split, **options)
@@ -81,11 +81,10 @@ class Formatted:
       ) from None
 
 
-def _to_text(value) -> str:
-  if isinstance(value, list):
-    texts = [part["text"] if isinstance(part, dict) else part for part in value]
-    return texts[0] if value and isinstance(value[0], dict) else " ".join(texts)
-  return value
+def _to_text(value: str | list) -> str:
+  if value and isinstance(value[0], dict):
+    return value[0]["text"]
+  return " ".join(value) if isinstance(value, list) else value
 
 
 def _open_formatted(
@@ -102,29 +101,14 @@ def _open_formatted(
   return source
 
 
-BLANK = dict(
-  source="a",
-  target="a",
-  text="a",
-  text_pair="a",
-  label="0",
-  words=["a"],
-  tags=["O"],
-  id="a",
-  question="a",
-  context="a",
-  answers=[dict(text="a", answer_start=0)],
-)
+TEXT_FIELDS = ("source", "target", "text", "text_pair", "id", "question", "context")
+ANSWER = dict(text="a", answer_start=0)
+BLANK = dict.fromkeys(TEXT_FIELDS, "a") | dict(label="0", words=["a"], tags=["O"], answers=[ANSWER])
 
 
-def _read_blank(path: str, bad) -> list[dict]:
-  del path, bad
-  return [BLANK]
-
-
-def _open_blank(split: str, /, on_bad_record: str = "error") -> texts.InMemory:
-  del split, on_bad_record
-  return texts.InMemory(("",), _read_blank, (), "blank")
+def _open_blank(split: str, /) -> texts.InMemory:
+  del split
+  return texts.InMemory(list, ([BLANK],), "blank")
 
 
 SOURCES = {

@@ -1,7 +1,7 @@
 """Reads sources that fit into memory: documents, tagged sentences, questions with answers.
 
-Such a source is the files of a split and a reader: a function from one file to its examples, whose
-errors name file and line.
+Such a source has a reader, a function from one file to its examples, whose errors name file and
+line.
 """
 
 import dataclasses
@@ -11,14 +11,14 @@ import json
 import pathlib
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from absl import logging
 
-from train.common.errors import NoSplit, UserError, choose, did_you_mean
+from train.common.errors import UserError, choose
 from train.data import reading
 from train.data.bad_records import MAX_RECORD_BYTES, BadRecords
-from train.data.source import digest, reduce_to_fields
+from train.data.source import PickledByFields, digest
 
 SUFFIXES = {
   "documents": (".txt", ".md", ".jsonl"),
@@ -31,23 +31,16 @@ FEW_ARTICLES = 10  # a percentage of fewer articles is taken of their paragraphs
 
 
 @dataclasses.dataclass(frozen=True)
-class InMemory:
-  """The examples of some files, read at the first access; pickles as the files' names."""
+class InMemory(PickledByFields):
+  """Examples that are read at the first access; pickles as the reader's arguments."""
 
-  paths: tuple  # files, or other arguments that the reader takes one at a time
-  reader: Callable  # path, *arguments, BadRecords -> examples
+  read: Callable[..., Iterable[dict]]
   arguments: tuple
   fingerprint: str
-  on_bad_record: str = "error"
 
   @functools.cached_property
   def _examples(self) -> list[dict]:
-    bad = BadRecords(self.on_bad_record)
-    examples = []
-    for path in self.paths:
-      examples += self.reader(path, *self.arguments, bad)
-    bad.check_limit("data")
-    return examples
+    return list(self.read(*self.arguments))
 
   def __len__(self) -> int:
     return len(self._examples)
@@ -55,48 +48,20 @@ class InMemory:
   def __getitem__(self, index: int) -> dict:
     return self._examples[index]
 
-  def _getitems(self, indices: Sequence[int]) -> list[dict]:
-    return [self._examples[index] for index in indices]
-
-  __reduce__ = reduce_to_fields
-
 
 def _open(kind: str, reader, split, splits, on_bad_record, *arguments) -> InMemory:
   """Opens the files of `splits[split]`; `kind` stands for the reader in the fingerprint."""
-  paths = list_files(split, splits, SUFFIXES[kind])
+  paths = reading.list_files(split, splits, SUFFIXES[kind])
   digests = [f"{reading.file_type(path)} {reading.file_digest(path)}" for path in paths]
   policy = [on_bad_record] if on_bad_record != "error" else []
   fingerprint = digest(kind, *arguments, *digests, *policy)
-  return InMemory(tuple(paths), reader, arguments, fingerprint, on_bad_record)
+  return InMemory(_read_files, (reader, paths, on_bad_record, *arguments), fingerprint)
 
 
-def list_files(split: str, splits: Mapping, suffixes: Sequence[str]) -> list[pathlib.Path]:
-  """Returns the files of `splits[split]`, a path, glob or folder, or several of them.
-
-  A folder stands for its files with one of `suffixes`. Raises UserError if there is none.
-  """
-  if not isinstance(splits, Mapping):
-    raise UserError(f"data.splits is {splits!r}; it must map each split to its files")
-  if split not in splits:
-    raise NoSplit(
-      f"data.splits has no {split!r}; listed are {', '.join(splits)}{did_you_mean(split, splits)}"
-    )
-  where, patterns = f"data.splits.{split}", splits[split]
-  patterns = (patterns,) if isinstance(patterns, str) else patterns
-  if not isinstance(patterns, Sequence) or not all(isinstance(part, str) for part in patterns):
-    raise UserError(f"{where} is {patterns!r}; it must be a path, glob or folder, or several")
-  return [path for pattern in patterns for path in _find_files(where, pattern, suffixes)]
-
-
-def _find_files(where, pattern, suffixes):
-  pattern = reading.resolve_package(where, pattern)
-  folder = pathlib.Path(pattern).expanduser()
-  if not folder.is_dir():
-    return reading.find_files(where, pattern)
-  paths = [path for path in sorted(folder.rglob("*")) if reading.file_type(path) in suffixes]
-  if not paths:
-    raise UserError(f"{where}: {folder} has no {' or '.join(suffixes)} file (.gz or not)")
-  return paths
+def _read_files(reader, paths, on_bad_record, *arguments):
+  bad = BadRecords(on_bad_record)
+  yield from itertools.chain.from_iterable(reader(path, *arguments, bad) for path in paths)
+  bad.check_limit("data")
 
 
 def _between(sequence, start, stop):
@@ -120,17 +85,15 @@ def open_text(
   return _open("documents", read_documents, split, splits, on_bad_record, unit, start, stop)
 
 
-def read_documents(
-  path: pathlib.Path, unit: str, start: int, stop: int, bad: BadRecords
-) -> list[dict]:
+def read_documents(path: pathlib.Path, unit: str, start: int, stop: int, bad) -> list[dict]:
   """Reads a file's documents between two percentages, of its characters if it is one document."""
   if reading.file_type(path) == ".jsonl":
-    rows = bad.drop_bad(str(path), reading.READERS[".jsonl"]((path,), ("text",), bad))
+    rows = bad.drop_bad(path, reading.READERS[".jsonl"]((path,), ("text",), bad))
     texts = [text for (text,) in rows]
   else:
     # a whole file may be a single line, as text8 is
     most = ENDLESS if unit == "file" else MAX_RECORD_BYTES
-    lines = bad.drop_bad(str(path), reading.read_lines(path, bad, empty=True, most=most))
+    lines = bad.drop_bad(path, reading.read_lines(path, bad, empty=True, most=most))
     texts = UNITS[unit]("\n".join(lines))
   if len(texts) == 1:
     return [{"text": _between(texts[0], start, stop)}]
@@ -162,7 +125,7 @@ def read_sentences(path: pathlib.Path, word: int, tag: int, bad: BadRecords) -> 
 
   In CoNLL-U, comments, multiword tokens (1-2) and empty nodes (1.1) are skipped.
   """
-  return bad.drop_bad(str(path), _parse_sentences(path, word, tag, bad))
+  return bad.drop_bad(path, _parse_sentences(path, word, tag, bad))
 
 
 def _parse_sentences(path, word, tag, bad):
@@ -216,14 +179,13 @@ def read_questions(path: pathlib.Path, start: int, stop: int, bad: BadRecords) -
   """
   part = "" if (start, stop) == (0, 100) else f"[{start}%:{stop}%]"
   misplaced = []
-  for context, (name, question, answers) in bad.drop_bad(
-    f"{path}{part}", _parse_questions(path, start, stop, bad)
-  ):
+  for question in bad.drop_bad(f"{path}{part}", _parse_questions(path, start, stop, bad)):
+    answers, context = question["answers"], question["context"]
     right = [answer for answer in answers if _is_at(context, **answer)]
     if len(right) < len(answers):
-      misplaced.append(name)
+      misplaced.append(question["id"])
     if right or not answers:
-      yield {"id": name, "question": question, "context": context, "answers": right}
+      yield question | {"answers": right}
   if misplaced:
     logging.warning(
       f"{path}: {len(misplaced)} questions have an answer that is not in its context and is left"
@@ -232,7 +194,7 @@ def read_questions(path: pathlib.Path, start: int, stop: int, bad: BadRecords) -
 
 
 def _parse_questions(path, start, stop, bad):
-  """Yields (context, question) pairs, and None for a part without SQuAD's shape."""
+  """Yields the questions, and None for a part without SQuAD's shape."""
   articles = []
   for i, article in enumerate(_load_articles(path)):
     try:
@@ -250,19 +212,18 @@ def _parse_questions(path, start, stop, bad):
       continue
     for k, question in enumerate(questions):
       try:
-        yield context, _parse_question(question)
+        yield _parse_question(question) | {"context": context}
       except _WrongShape as error:
         yield bad(path, f"{place}.qas[{k}]", error)
 
 
 def _parse_question(question):
-  """Returns a question's id, text and answers."""
   impossible = isinstance(question, dict) and question.get("is_impossible")
   answers = [
     {"text": _part(answer, "text", str), "answer_start": _part(answer, "answer_start", int)}
     for answer in ([] if impossible else _part(question, "answers", list))
   ]
-  return _part(question, "id", str), _part(question, "question", str), answers
+  return {key: _part(question, key, str) for key in ("id", "question")} | {"answers": answers}
 
 
 def _is_at(context, text, answer_start):

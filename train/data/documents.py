@@ -78,7 +78,7 @@ class Objective(Protocol):
     """Returns the most source and target tokens of an item from a window of that length."""
 
   def __call__(self, ids: np.ndarray, before: int, rng: np.random.Generator) -> items.Item:
-    """Returns the item of a window's ids; `before` is the token before the window, or the start."""
+    """Returns the item of a window's ids; `before` is the token before it, or the start."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,21 +129,14 @@ class Windows(PickledByFields):
     return np.asarray(lengths, np.int32)[inverse]
 
   def read(self, indices, positions):
-    read, roles = [], self.tokens.tokenizer.roles
+    read = []
     for index, position in zip(indices, positions):
       start, stop = self._spans[index].tolist()
       ids = np.asarray(self.tokens.ids[start:stop])
-      first = start == 0 or self.tokens.ids[start - 1] == roles.eos  # of a document
-      before = roles.start if first or not self.cross_documents else int(self.tokens.ids[start - 1])
+      before = int(self.tokens.ids[start - 1]) if start and self.cross_documents else self.start
       rng = np.random.default_rng([self.seed, index if self.fixed_masks else position])
       read.append(self.objective(ids, before, rng))
     return read
-
-
-def _inputs(ids, before, roles):
-  """Returns the ids one later; the start precedes each document, as when predicting."""
-  inputs = np.concatenate([[before], ids[:-1]])
-  return np.where(inputs == roles.eos, roles.start, inputs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,31 +153,21 @@ class NextToken:
 
   def __call__(self, ids, before, rng):
     del rng
-    return {"target": ids, "inputs": _inputs(ids, before, self.roles)}
+    inputs = np.concatenate([[before], ids[:-1]])
+    # the start precedes each document, as when predicting
+    return {"target": ids, "inputs": np.where(inputs == self.roles.eos, self.roles.start, inputs)}
 
 
-@dataclasses.dataclass(frozen=True)
-class PrefixLm:
+class PrefixLm(NextToken):
   """Predicts the tokens after a random prefix, visible as a whole (Raffel et al. 2020, fig. 4)."""
 
-  roles: Roles
-
   extras = types.MappingProxyType({"inputs": "int32", "prefix": "int32", "weights": "float32"})
-  ends = False
-
-  def max_lengths(self, length: int) -> tuple[int, int]:
-    return 0, length
 
   def __call__(self, ids, before, rng):
-    cut = rng.integers(1, len(ids))
-    place = np.arange(len(ids))
-    return {
-      "target": ids,
-      "inputs": _inputs(ids, before, self.roles),
-      # the inputs are the labels one later, so the prefix is one token longer there
-      "prefix": (place <= cut).astype(np.int32),
-      "weights": np.where(place < cut, 0, 1).astype(np.float32),
-    }
+    cut, place = rng.integers(1, len(ids)), np.arange(len(ids))
+    # the inputs are the labels one later, so the prefix is one token longer there
+    prefix, weights = (place <= cut).astype(np.int32), (place >= cut).astype(np.float32)
+    return super().__call__(ids, before, rng) | {"prefix": prefix, "weights": weights}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,6 @@ import json
 import os
 import pathlib
 import uuid
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import tensorflow_datasets as tfds
@@ -48,8 +47,8 @@ def open_files(
   part = "" if (start, stop) == (0, 100) else f"[{start}%:{stop}%]"
   # all parts of a file are parts of the same records, so blank ones are dropped from each
   folder, fields = prepare(split, splits, columns, bool(part), on_bad_record)
-  names = {field: field for field in fields}
   remedy = "run the same command again, which writes the cache anew from your files"
+  names = dict(zip(fields, fields))
   return Records(str(folder), SPLIT + part, names, folder.name + part, remedy)
 
 
@@ -77,9 +76,8 @@ def prepare(
     raise UserError(f"{where}: fields {fields} must be distinct, not empty and without '/'")
   drop_blank = drop_blank or split == "train"
   content = [[kind, *map(file_digest, paths)] for kind, paths in tables]
-  key = [FORMAT_VERSION, fields, drop_blank, content]
-  if on_bad_record != "error":
-    key.append(on_bad_record)
+  policy = [on_bad_record] if on_bad_record != "error" else []
+  key = [FORMAT_VERSION, fields, drop_blank, content, *policy]
   folder = cache_dir("files") / digest(json.dumps(key))
   note = _read_note(folder)
   if note is None:
@@ -152,8 +150,8 @@ def _find_tables(where: str, value, columns: tuple[str, ...]):
 
 
 def _write_records(folder: pathlib.Path, fields, rows: Iterable[Row], drop_blank: bool) -> None:
-  counts = Counter()
-  kept = _drop_blank_rows(rows, counts) if drop_blank else iter(rows)
+  number = itertools.count()  # of the rows that are read
+  kept = (row for row, _ in zip(rows, number) if not drop_blank or all(map(str.strip, row)))
   lengths, size = [], 0
   for first in kept:
     limit = SHARD_RECORDS << (len(lengths) // SHARDS_BEFORE_DOUBLING)
@@ -165,8 +163,9 @@ def _write_records(folder: pathlib.Path, fields, rows: Iterable[Row], drop_blank
         writer.write(record)
         count, size = count + 1, size + len(record)
     lengths.append(count)
+  dropped = next(number) - sum(lengths)
   if not lengths:
-    raise UserError(f"all {counts['dropped']} training examples have a blank field ({fields})")
+    raise UserError(f"all {dropped} training examples have a blank field ({fields})")
   template = tfds.core.ShardedFileTemplate(
     dataset_name=DATASET, data_dir=folder, split=SPLIT, filetype_suffix="array_record"
   )
@@ -184,16 +183,8 @@ def _write_records(folder: pathlib.Path, fields, rows: Iterable[Row], drop_blank
     filename_template=template,
     check_data=False,  # TFDS would check through TensorFlow
     disable_shuffling=True,
-    metadata=tfds.core.MetadataDict(dropped=counts["dropped"]),
+    metadata=tfds.core.MetadataDict(dropped=dropped),
   )
-
-
-def _drop_blank_rows(rows: Iterable[Row], counts: Counter) -> Iterator[Row]:
-  for row in rows:
-    if all(text.strip() for text in row):
-      yield row
-    else:
-      counts["dropped"] += 1
 
 
 def _serialize(fields: tuple[str, ...], row: Row) -> bytes:

@@ -110,8 +110,7 @@ def _as_tuple(words) -> tuple[str, ...]:
 
 def _find_catalogs(split, splits, languages) -> tuple[Catalog, ...]:
   """Returns the split's catalogs in these languages, or in the split's own languages."""
-  if split in splits and isinstance(splits[split], Mapping):
-    spec = splits[split]
+  if isinstance(spec := reading.get_split(split, splits), Mapping):
     if spec.keys() != {"files", "language"}:
       raise UserError(f"data.splits.{split} has {', '.join(spec)}; it takes files and language")
     languages = _as_tuple(spec["language"])

@@ -22,8 +22,7 @@ Item = Mapping[str, Sequence[int] | np.ndarray]
 
 
 class Items(Protocol):
-  """Items by index. They pickle small: a worker process opens the data itself when it first
-  reads."""
+  """Items by index that pickle small: a worker process opens the data itself at its first read."""
 
   fingerprint: str  # hex digest of the data
   extras: Mapping[str, str]  # batch keys that the items have beside source and target -> dtypes
@@ -38,10 +37,8 @@ class Items(Protocol):
 
 
 def order(items: Items, count: int, seed: int) -> Callable[[int], int]:
-  """Returns the function from a position in an endless stream to the index of an item.
-
-  Every epoch is shuffled anew, unless the items have an `order` of their own (a mixture's).
-  """
+  """Returns the function from a position in an endless stream to the index of an item. Every epoch
+  is shuffled anew, unless the items have an `order` of their own (a mixture's)."""
   own_order = getattr(items, "order", None)
   return own_order(seed) if own_order else packing.shuffled(count, seed)
 

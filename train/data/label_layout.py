@@ -4,22 +4,8 @@ import dataclasses
 import types
 from collections.abc import Mapping
 
-import numpy as np
-
 from train.common.errors import UserError
-from train.data.labelled import Encoded, LabelLayout, Window
-from train.data.source import digest
-from train.data.tokenizer import Tokenizer
-
-
-def _blank_rows(layout: LabelLayout, encoded: Encoded, window: Window) -> dict[str, np.ndarray]:
-  """Returns zeros for head, window and eos under the layout's keys, but in `source_types` 1 for the
-  tokens after the head."""
-  length = len(encoded.head) + window.stop - window.start + 1
-  rows = {key: np.zeros(length, dtype) for key, dtype in layout.extras.items()}
-  if "source_types" in rows:
-    rows["source_types"][len(encoded.head) :] = 1
-  return rows
+from train.data.labelled import Encoded, LabelLayout
 
 
 def parse_number(label: str) -> float:
@@ -31,19 +17,18 @@ def parse_number(label: str) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class Classes:
+class Classes(LabelLayout):
   """Lays out one or two texts, their class (without `labels`, a number) on the first token.
 
   A missing label, and one that is not in `labels`, has weight 0.
   """
 
-  tokenizer: Tokenizer
   fields: tuple[str, ...]  # one text, or two
   labels: tuple[str, ...] | None
 
   @property
-  def fingerprint(self) -> str:
-    return digest(self.tokenizer.fingerprint, "classes", *self.fields)
+  def kind(self) -> tuple[str, ...]:
+    return ("classes", *self.fields)
 
   @property
   def extras(self) -> Mapping[str, str]:
@@ -62,8 +47,7 @@ class Classes:
     return list(map(Encoded, heads, bodies, labels))
 
   def item(self, encoded, window):
-    rows = _blank_rows(self, encoded, window)
-    label = encoded.label
+    rows, label = self.blank_item(encoded, window), encoded.label
     if label is not None and (self.labels is None or label in self.labels):
       number = parse_number(label) if self.labels is None else self.labels.index(label)
       rows["labels"][0], rows["weights"][0] = number, 1
@@ -71,17 +55,13 @@ class Classes:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tags:
-  """Words with their tags, each on its word's first token."""
+class Tags(LabelLayout):
+  """Lays out words, the tag of each on its first token."""
 
-  tokenizer: Tokenizer
   labels: tuple[str, ...]
 
+  kind = ("tags",)
   extras = types.MappingProxyType({"labels": "int32", "weights": "float32"})
-
-  @property
-  def fingerprint(self) -> str:
-    return digest(self.tokenizer.fingerprint, "tags")
 
   def encode(self, examples):
     """Encodes the examples; a label is the words' places in the body and the numbers of their tags,
@@ -96,9 +76,7 @@ class Tags:
         pieces = next(ids)
         places.append(len(body) if pieces else -1)  # -1: a word without tokens
         body += pieces
-      tags = [None] * len(places)
-      if "tags" in example:
-        tags = [numbers.get(tag) for tag in example["tags"]]
+      tags = [numbers.get(tag) for tag in example.get("tags", [None] * len(places))]
       if len(tags) != len(places):
         raise UserError(
           f"{len(places)} words have {len(tags)} tags, and each needs one: {example['words']!r}"
@@ -107,7 +85,7 @@ class Tags:
     return encoded
 
   def item(self, encoded, window):
-    rows = _blank_rows(self, encoded, window)
+    rows = self.blank_item(encoded, window)
     for place, tag in zip(*encoded.label):
       if tag is not None and window.own_start <= place < window.own_stop:
         i = len(encoded.head) + place - window.start
@@ -115,24 +93,19 @@ class Tags:
     return rows
 
 
-@dataclasses.dataclass(frozen=True)
-class Answers:
-  """A question, its context in windows, and marks on the answer's first and last token.
+class Answers(LabelLayout):
+  """Lays out a question, its context in windows, and marks on the answer's first and last token.
 
   In a window without the answer the marks are on the row's first token.
   """
 
-  tokenizer: Tokenizer
+  kind = ("answers",)
 
   @property
   def extras(self) -> Mapping[str, str]:
     types = {"source_types": "int32"} if self.tokenizer.roles.types else {}
     marks = dict.fromkeys(("starts", "ends", "answerable"), "int32")
     return {**marks, "weights": "float32", **types}
-
-  @property
-  def fingerprint(self) -> str:
-    return digest(self.tokenizer.fingerprint, "answers")
 
   def encode(self, examples):
     """Encodes the examples; a label is the characters (from, to) of the body's tokens, and the
@@ -152,10 +125,9 @@ class Answers:
     return encoded
 
   def item(self, encoded, window):
-    rows = _blank_rows(self, encoded, window)
+    rows, (_, span) = self.blank_item(encoded, window), encoded.label
     rows["weights"][0] = rows["answerable"][0] = 1
     rows["answerable"][len(encoded.head) : -1] = 1
-    _, span = encoded.label
     first = last = 0
     if span is not None and window.start <= span[0] and span[1] < window.stop:
       first, last = (len(encoded.head) + place - window.start for place in span)

@@ -9,13 +9,13 @@ marks at its ends: so all of them can be packed.
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
 
 from train.common.errors import UserError
-from train.data.source import Example, PickledByFields, Source, cached_lengths, read_many
+from train.data.source import Example, PickledByFields, Source, cached_lengths, digest, read_many
 from train.data.tokenizer import Tokenizer
 
 
@@ -27,20 +27,6 @@ class Encoded(NamedTuple):
   label: Any = None  # of a type that the layout defines
 
 
-class LabelLayout(Protocol):
-  """Encodes a task's examples and lays their labels along the tokens; picklable."""
-
-  tokenizer: Tokenizer
-  fingerprint: str  # digest of everything that determines head and body
-  extras: Mapping[str, str]
-
-  def encode(self, examples: Sequence[Example]) -> list[Encoded]:
-    """Returns head, body and label of each example."""
-
-  def item(self, encoded: Encoded, window: "Window") -> dict:
-    """Returns the extras of a window, each as long as head, window and eos together."""
-
-
 class Window(NamedTuple):
   """A part of the body, and the part of it whose labels the window owns: each token has one."""
 
@@ -48,6 +34,36 @@ class Window(NamedTuple):
   stop: int
   own_start: int
   own_stop: int
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelLayout:
+  """Encodes a task's examples and lays their labels along the tokens. A subclass adds `kind`,
+  `extras` (keys of a batch -> dtypes), `encode` and `item`."""
+
+  tokenizer: Tokenizer
+
+  @property
+  def fingerprint(self) -> str:
+    """Returns the digest of everything that determines head and body."""
+    return digest(self.tokenizer.fingerprint, *self.kind)
+
+  def encode(self, examples: Sequence[Example]) -> list[Encoded]:
+    """Returns head, body and label of each example."""
+    raise NotImplementedError
+
+  def item(self, encoded: Encoded, window: Window) -> dict[str, np.ndarray]:
+    """Returns the extras of a window, each as long as head, window and eos together."""
+    raise NotImplementedError
+
+  def blank_item(self, encoded: Encoded, window: Window) -> dict[str, np.ndarray]:
+    """Returns the extras of a window without labels: zeros, but the second text's `source_types`
+    are 1."""
+    length = len(encoded.head) + window.stop - window.start + 1
+    rows = {key: np.zeros(length, dtype) for key, dtype in self.extras.items()}
+    if "source_types" in rows:
+      rows["source_types"][len(encoded.head) :] = 1
+    return rows
 
 
 def windows(length: int, size: int, stride: int) -> list[Window]:
@@ -134,8 +150,7 @@ class Labelled(PickledByFields):
 
   def lengths(self) -> np.ndarray:
     (heads, bodies), kept = self._uncut.T, self._head_lengths
-    cut_texts = int(((kept + bodies + 1 > self.length) & (self.stride == 0)).sum())
-    if cut_texts:
+    if not self.stride and (cut_texts := int((kept + bodies + 1 > self.length).sum())):
       logging.warning(
         f"of {len(heads)} examples, {cut_texts} are truncated to {self.length} tokens;"
         " a stride would keep all of them"

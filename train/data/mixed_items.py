@@ -58,21 +58,18 @@ class MixedItems:
     return np.concatenate(self._lengths)
 
   def read(self, indices: Sequence[int], positions: Sequence[int]) -> list[items.Item]:
-    read: list = [None] * len(indices)
+    read = {}
     owners = np.searchsorted(self._first, indices, side="right") - 1
     for owner, part in enumerate(self.parts.values()):
       own = np.flatnonzero(owners == owner).tolist()
       own_indices = [indices[i] - int(self._first[owner]) for i in own]
-      for i, item in zip(own, part.read(own_indices, [positions[i] for i in own])):
-        read[i] = item
-    return read
+      read |= zip(own, part.read(own_indices, [positions[i] for i in own]))
+    return [read[i] for i in range(len(indices))]
 
   def order(self, seed: int) -> Callable[[int], int]:
     counts = self._counts()
-    orders = [
-      items.order(part, len(lengths), seed)
-      for part, lengths in zip(self.parts.values(), self._lengths)
-    ]
+    parts = zip(self.parts.values(), self._lengths)
+    orders = [items.order(part, len(lengths), seed) for part, lengths in parts]
     mixed_seed = int.from_bytes(hashlib.sha256(f"mixed {seed}".encode()).digest()[:4], "big")
 
     @functools.lru_cache(maxsize=8)
@@ -89,8 +86,7 @@ class MixedItems:
       block, place = divmod(position, BLOCK)
       owners, ranks = shuffle_block(block)
       owner = owners[place]
-      own_position = block * counts[owner] + ranks[place]
-      return int(self._first[owner]) + orders[owner](own_position)
+      return int(self._first[owner]) + orders[owner](block * counts[owner] + ranks[place])
 
     return index_at
 

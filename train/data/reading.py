@@ -101,10 +101,7 @@ def get_split(split: str, splits):
 
 
 def parse_part(split: str, splits) -> tuple[Mapping, int, int]:
-  """Splits "PATH[10%:90%]": returns `splits` with PATH for the split, and the two percentages.
-
-  The percentages of a plain path are 0 and 100.
-  """
+  """Returns `splits` with PATH for "PATH[10%:90%]", and both percentages, by default 0 and 100."""
   pattern = get_split(split, splits)
   if not isinstance(pattern, str) or not (match := PART.fullmatch(pattern)):
     return splits, 0, 100
@@ -223,8 +220,7 @@ def read_lines(
 
 
 def open_bytes(path: pathlib.Path):
-  """Opens a file for reading; .gz is decompressed up to a limit, beyond which reads raise
-  UserError."""
+  """Opens a file for reading; .gz is unpacked up to a limit, beyond which reads raise UserError."""
   if path.suffix == ".gz":
     return io.BufferedReader(_LimitedGzip(path), BUFFER)
   return open(path, "rb")
@@ -247,9 +243,7 @@ def _decode(raw: bytes, path: pathlib.Path, number: int, bad: BadRecords) -> str
   try:
     text = raw.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
   except UnicodeDecodeError as error:
-    return bad(
-      path,
-      f"line {number}, byte {error.start + 1}",
-      f"0x{raw[error.start]:02x} is not UTF-8; convert the file (iconv -t utf-8)",
-    )
+    place = f"line {number}, byte {error.start + 1}"
+    reason = f"0x{raw[error.start]:02x} is not UTF-8; convert the file (iconv -t utf-8)"
+    return bad(path, place, reason)
   return text.removeprefix("\ufeff") if number == 1 else text

@@ -2,10 +2,12 @@
 TFDS dataset."""
 
 import bisect
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
+import operator
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -57,9 +59,7 @@ class Records(PickledByFields):
     """Returns the class names of each field that is a class."""
     classes = {}
     for name, path in self.fields.items():
-      feature = self._builder.info.features
-      for key in path.split("/"):
-        feature = feature[key]
+      feature = functools.reduce(operator.getitem, path.split("/"), self._builder.info.features)
       if isinstance(feature, tfds.features.ClassLabel):
         classes[name] = feature.names
     return classes
@@ -98,9 +98,9 @@ class Records(PickledByFields):
       number -= part.take
     return self.folder, f"split {self.split!r}"
 
-  def find_bad(self, bad: BadRecords) -> tuple[int, ...]:
-    """Returns the numbers of the records that cannot be read, after reporting each to `bad`."""
-    unreadable = []
+  def skip_bad(self) -> "Records":
+    """Returns the source without the records that cannot be read, which are counted and logged."""
+    bad, name, unreadable = BadRecords("skip"), f"{self.folder}, split {self.split}", []
     for first in range(0, len(self), CHUNK):
       numbers = range(first, min(first + CHUNK, len(self)))
       try:
@@ -112,7 +112,9 @@ class Records(PickledByFields):
           except READ_ERRORS as error:
             unreadable.append(number)
             bad(*self._where(number), error)
-    return tuple(unreadable)
+    bad.end_file(name, len(unreadable), len(self))
+    bad.check_limit(name)
+    return dataclasses.replace(self, left_out=tuple(unreadable))
 
   def _texts(self, record: bytes) -> Example:
     values = tf_example_pb2.Example.FromString(record).features.feature
@@ -161,21 +163,15 @@ def open_tfds(
     remedy += ", or skip such records: data.on_bad_record='skip'"
   source = Records(str(builder.data_dir), split, fields, "", remedy)
   try:
-    size = len(source)
+    len(source)
   except (NotImplementedError, ValueError) as error:
-    raise UserError(
-      f"{builder.data_dir} split {split!r} cannot be read by index: {error}\n"
-      + _how_to_prepare(dataset, data_dir)
-    ) from None
+    problem = f"{builder.data_dir} split {split!r} cannot be read by index: {error}"
+    raise _unprepared(problem, dataset, data_dir) from None
   _check_fields(dataset, source)
   if on_bad_record == "skip":
-    bad, name = BadRecords(on_bad_record), f"{builder.data_dir}, split {split}"
-    source = dataclasses.replace(source, left_out=source.find_bad(bad))
-    bad.end_file(name, len(source.left_out), size)
-    bad.check_limit(name)
-    size = len(source)
+    source = source.skip_bad()
   content = hashlib.sha256(pathlib.Path(builder.data_dir, "dataset_info.json").read_bytes())
-  content.update(str(size).encode())
+  content.update(str(size := len(source)).encode())
   for index in range(0, size, max(1, size // FINGERPRINT_RECORDS)):
     content.update(json.dumps(source[index]).encode())
   if source.left_out:
@@ -200,8 +196,7 @@ def _check_modules(dataset: str, data_dir: str | None) -> None:
 
 
 def _prepared_builder(dataset: str, data_dir: str | None):
-  if data_dir is not None:
-    data_dir = str(pathlib.Path(data_dir).expanduser())
+  data_dir = data_dir and str(pathlib.Path(data_dir).expanduser())
   reason = ""
   try:
     _check_modules(dataset, data_dir)
@@ -212,15 +207,14 @@ def _prepared_builder(dataset: str, data_dir: str | None):
     # the name, config, version or folder does not exist, or TFDS has not written its content
     reason = f" ({str(error).splitlines()[0]})"
   place = data_dir or "TFDS's own folder ($TFDS_DATA_DIR or ~/tensorflow_datasets)"
-  raise UserError(
-    f"TFDS dataset {dataset!r} is not prepared in {place}{reason}\n"
-    + _how_to_prepare(dataset, data_dir)
-  )
+  problem = f"TFDS dataset {dataset!r} is not prepared in {place}{reason}"
+  raise _unprepared(problem, dataset, data_dir)
 
 
-def _how_to_prepare(dataset: str, data_dir: str | None) -> str:
+def _unprepared(problem: str, dataset: str, data_dir: str | None) -> UserError:
   option = f" --data_dir={data_dir}" if data_dir else ""
-  return (
+  return UserError(
+    f"{problem}\n"
     "Prepare it once, in an environment with TensorFlow (training needs none):\n"
     "  pip install tensorflow tensorflow-datasets\n"
     f"  tfds build {dataset} --file_format=array_record{option}"
@@ -230,10 +224,8 @@ def _how_to_prepare(dataset: str, data_dir: str | None) -> str:
 def _features(source: Records) -> Mapping:
   """Returns the features of the first readable record, looking at the first few records only."""
   for number in range(min(FEW + 1, len(source))):
-    try:
+    with contextlib.suppress(*READ_ERRORS):
       return tf_example_pb2.Example.FromString(source._records[number]).features.feature
-    except READ_ERRORS:
-      pass
   return source._read(0)  # raises the error that names the record
 
 

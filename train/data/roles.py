@@ -56,8 +56,7 @@ def to_json(
   size: int | None = None,
   pretty: bool = False,
 ) -> str:
-  """Returns the content of tokenizer.json: the library's JSON, within another object if `roles` are
-  given."""
+  """Returns tokenizer.json's content: the library's JSON, in another object if there are roles."""
   if roles is None:
     return inner.to_str(pretty=pretty)
   content = {

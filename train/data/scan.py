@@ -63,8 +63,7 @@ def split_pairs(name: str, part: str, holdout: int = 0, cutoff: int = CUTOFF) ->
   fit, not generalisation. With holdout=n, n seeded distinct examples move from `train` to
   `validation`. A repeated pair (the bare "jump") is never chosen. `cutoff` divides the length
   split: 22 is the published one, Newman et al. 2020 use others. Raises UserError for an unknown
-  split or part, a holdout that leaves nothing to train on, a cutoff that leaves nothing to test,
-  and a cutoff for another split.
+  split or part, and for a holdout or cutoff that leaves a part empty or is of another split.
   """
   if name not in SPLITS:
     raise UserError(f"SCAN has no split {name!r}; choose one of {', '.join(SPLITS)}")
@@ -75,17 +74,15 @@ def split_pairs(name: str, part: str, holdout: int = 0, cutoff: int = CUTOFF) ->
     return list(test)
   if part == "train" and holdout == 0:
     return list(train)
-  counts = Counter(train)
-  single = [pair for pair in train if counts[pair] == 1]
+  single = [pair for pair, count in Counter(train).items() if count == 1]
   if not 0 <= holdout < len(single):
     raise UserError(
       f"SCAN {name}: holdout={holdout} must be at least 0 and below {len(single)}, "
       "the number of training examples that occur once"
     )
-  chosen = _shuffled(single, "validation")[: holdout or VALIDATION_SIZE]
+  held_out = dict.fromkeys(_shuffled(single, "validation")[: holdout or VALIDATION_SIZE])
   if part == "validation":
-    return chosen
-  held_out = set(chosen)
+    return list(held_out)
   return [pair for pair in train if pair not in held_out]
 
 
@@ -121,10 +118,7 @@ def _shuffled(examples: Sequence[Pair], salt: str) -> list[Pair]:
 def open_scan(
   part: str, /, split: str = "simple", holdout: int = 0, cutoff: int = CUTOFF
 ) -> InMemory:
-  """Opens one part of a SCAN split as {"source": command, "target": actions}.
-
-  Raises UserError as `split_pairs` does.
-  """
+  """Opens a part of a SCAN split, {"source": command, "target": actions}, as `split_pairs` does."""
   arguments = (split, part, holdout, cutoff)
   lines = "\n".join(map(format_line, split_pairs(*arguments)))
   return InMemory(_read_examples, arguments, digest(lines))

@@ -20,8 +20,7 @@ Example = dict[str, str]
 
 
 class Source(Protocol):
-  """Examples by index. A source pickles small: a worker process opens the data itself when it
-  first reads.
+  """Examples by index that pickle small: a worker process opens the data at its first read.
 
   `fingerprint` is the hex digest of the source's content. `read_many` calls `_getitems`, if
   there is one, to read many examples at once, about 8 times faster a record than one by one.

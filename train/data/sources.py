@@ -1,7 +1,6 @@
 """Opens a split of any data source by the name in its config; all are read by index."""
 
 import dataclasses
-import functools
 import inspect
 from collections.abc import Mapping, Sequence
 
@@ -55,10 +54,7 @@ class Formatted:
 
   of: Source
   patterns: Mapping[str, str]
-
-  @functools.cached_property
-  def fingerprint(self) -> str:
-    return digest(self.of.fingerprint, *sorted(self.patterns.items()))
+  fingerprint: str
 
   def __len__(self) -> int:
     return len(self.of)
@@ -94,7 +90,8 @@ def _open_formatted(
     raise UserError('data: name the texts to make of the examples, such as source="{question}"')
   if "on_bad_record" in of:
     raise UserError("data.of.on_bad_record has no effect: set data.on_bad_record")
-  source = Formatted(open_split({**of, "on_bad_record": on_bad_record}, split), patterns)
+  source = open_split({**of, "on_bad_record": on_bad_record}, split)
+  source = Formatted(source, patterns, digest(source.fingerprint, *sorted(patterns.items())))
   if not len(source):
     raise UserError(f"data.of: {split!r} has no example; check the files it names")
   source[0]  # raises for a wrong pattern here rather than in a worker

@@ -1,8 +1,5 @@
-"""Reads sources that fit into memory: documents, tagged sentences, questions with answers.
-
-Such a source has a reader, a function from one file to its examples, whose errors name file and
-line.
-"""
+"""Reads sources that fit into memory, file by file: documents, tagged sentences, questions with
+answers. Errors name file and line."""
 
 import dataclasses
 import functools
@@ -10,12 +7,11 @@ import itertools
 import json
 import pathlib
 import re
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from absl import logging
 
-from train.common.errors import UserError, choose
+from train.common.errors import as_user_error, choose
 from train.data import reading
 from train.data.bad_records import MAX_RECORD_BYTES, BadRecords
 from train.data.source import PickledByFields, digest
@@ -25,7 +21,6 @@ SUFFIXES = {
   "sentences": (".conll", ".conllu", ".bio", ".tsv"),
   "questions": (".json",),
 }
-ENDLESS = 2**62
 EXTRA_NODE = re.compile(r"\d+[-.]\d+")  # id of a CoNLL-U multiword token or empty node
 FEW_ARTICLES = 10  # a percentage of fewer articles is taken of their paragraphs
 
@@ -91,8 +86,7 @@ def read_documents(path: pathlib.Path, unit: str, start: int, stop: int, bad) ->
     rows = bad.drop_bad(path, reading.READERS[".jsonl"]((path,), ("text",), bad))
     texts = [text for (text,) in rows]
   else:
-    # a whole file may be a single line, as text8 is
-    most = ENDLESS if unit == "file" else MAX_RECORD_BYTES
+    most = 2**62 if unit == "file" else MAX_RECORD_BYTES  # a file may be one line, as text8 is
     lines = bad.drop_bad(path, reading.read_lines(path, bad, empty=True, most=most))
     texts = UNITS[unit]("\n".join(lines))
   if len(texts) == 1:
@@ -113,18 +107,14 @@ UNITS = {
 def open_conll(
   split: str, /, splits: Mapping, word: int = 0, tag: int = -1, on_bad_record: str = "error"
 ) -> InMemory:
-  """Opens sentences {"words", "tags"} of column files; CoNLL-U (.conllu) gives forms and UPOS.
-
-  A sentence with a line that cannot be read is a bad record.
-  """
+  """Opens sentences {"words", "tags"} of column files; CoNLL-U (.conllu) gives forms and UPOS. A
+  sentence with a line that cannot be read is a bad record."""
   return _open("sentences", read_sentences, split, splits, on_bad_record, word, tag)
 
 
 def read_sentences(path: pathlib.Path, word: int, tag: int, bad: BadRecords) -> Iterator[dict]:
-  """Reads a file's sentences, which end at a line without text.
-
-  In CoNLL-U, comments, multiword tokens (1-2) and empty nodes (1.1) are skipped.
-  """
+  """Reads a file's sentences, which end at a line without text. In CoNLL-U, comments, multiword
+  tokens (1-2) and empty nodes (1.1) are skipped."""
   return bad.drop_bad(path, _parse_sentences(path, word, tag, bad))
 
 
@@ -143,11 +133,8 @@ def _parse_sentences(path, word, tag, bad):
       cells = line.split("\t") if "\t" in line else line.split()
       if conllu and EXTRA_NODE.fullmatch(cells[0]):
         continue
-      try:
-        row = cells[word], cells[tag]
-      except IndexError:
-        row = ("", "")
-      if len(cells) < 2 or not all(row) or (conllu and not cells[0].isdigit()):
+      row = [cells[i] for i in (word, tag) if -len(cells) <= i < len(cells)]
+      if len(cells) < 2 or len(row) < 2 or not all(row) or (conllu and not cells[0].isdigit()):
         reason = f"columns {word} and {tag} must be a word and its tag: {line[:200]!r}; correct it"
         row = bad(path, f"line {number}", reason)
       rows.append(row)
@@ -156,22 +143,16 @@ def _parse_sentences(path, word, tag, bad):
 # Questions with answers
 
 
-class _WrongShape(ValueError):
-  """A part of a SQuAD file that is missing or of a wrong type."""
-
-
 def open_squad(split: str, /, splits: Mapping, on_bad_record: str = "error") -> InMemory:
   """Opens questions {"id", "question", "context", "answers"} of SQuAD's JSON, 1.1 or 2.0.
-
-  "PATH[:90%]" is a part of each file's articles, or of its paragraphs if the articles are few.
-  """
+  "PATH[:90%]" is a part of each file's articles, or of its paragraphs if the articles are few."""
   splits, start, stop = reading.parse_part(split, splits)
   return _open("questions", read_questions, split, splits, on_bad_record, start, stop)
 
 
 def read_questions(path: pathlib.Path, start: int, stop: int, bad: BadRecords) -> Iterator[dict]:
-  """Reads a file's questions between two percentages of its articles (if fewer than FEW_ARTICLES:
-  of its paragraphs).
+  """Reads a file's questions between two percentages of its articles, or of its paragraphs if there
+  are fewer than FEW_ARTICLES articles.
 
   `answers` is a list of {"text", "answer_start"}, empty for a question without an answer. An answer
   that is not at its place in the context is left out and counted, with its question if it was the
@@ -200,20 +181,20 @@ def _parse_questions(path, start, stop, bad):
     try:
       paragraphs = _part(article, "paragraphs", list)
       articles.append([(f"data[{i}].paragraphs[{j}]", part) for j, part in enumerate(paragraphs)])
-    except _WrongShape as error:
+    except ValueError as error:
       yield bad(path, f"data[{i}]", error)
   if len(articles) < FEW_ARTICLES:
     articles = [[paragraph] for paragraph in itertools.chain.from_iterable(articles)]
   for place, paragraph in itertools.chain.from_iterable(_between(articles, start, stop)):
     try:
       context, questions = _part(paragraph, "context", str), _part(paragraph, "qas", list)
-    except _WrongShape as error:
+    except ValueError as error:
       yield bad(path, place, error)
       continue
     for k, question in enumerate(questions):
       try:
         yield _parse_question(question) | {"context": context}
-      except _WrongShape as error:
+      except ValueError as error:
         yield bad(path, f"{place}.qas[{k}]", error)
 
 
@@ -231,22 +212,17 @@ def _is_at(context, text, answer_start):
 
 
 def _part(record, key, kind):
+  """Returns `record[key]`; raises ValueError if it is missing, of another type or too long."""
   if not isinstance(record, dict) or not isinstance(record.get(key), kind):
-    raise _WrongShape(f"SQuAD's JSON has a {kind.__name__} {key!r} here; correct it")
-  try:
-    if kind is str and len(reading.encode_utf8(key, record[key])) > MAX_RECORD_BYTES:
-      raise _WrongShape(f"{key!r} has more than {MAX_RECORD_BYTES:,} bytes")
-  except UnicodeError as error:
-    raise _WrongShape(error) from None
+    raise ValueError(f"SQuAD's JSON has a {kind.__name__} {key!r} here; correct it")
+  if kind is str and len(reading.encode_utf8(key, record[key])) > MAX_RECORD_BYTES:
+    raise ValueError(f"{key!r} has more than {MAX_RECORD_BYTES:,} bytes")
   return record[key]
 
 
 def _load_articles(path) -> list:
-  try:
-    with reading.open_bytes(path) as file:
-      return _part(json.loads(file.read().decode("utf-8")), "data", list)
-  except _WrongShape as error:
-    raise UserError(f"{path}: {error}") from None
   # an error under every policy: the size of the loss is unknown
-  except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
-    raise UserError(f"{path}: not JSON ({error}); SQuAD's is needed") from error
+  with as_user_error(f"{path}: not JSON, as SQuAD's files are"), reading.open_bytes(path) as file:
+    content = json.loads(file.read().decode("utf-8"))
+  with as_user_error(str(path)):
+    return _part(content, "data", list)

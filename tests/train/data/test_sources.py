@@ -11,6 +11,7 @@ import pytest
 from tests.train.data.helpers import ToyPairs, write_toy_pairs
 from train.common.errors import UserError
 from train.data import scan, sources
+from train.data.source import read_many
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def test_a_source_pickles_small_and_the_copy_reads_the_same(texts, kind):
   assert len(data) < 1000
   copy = pickle.loads(data)
   assert (len(copy), copy[0], copy.fingerprint) == (len(source), first, source.fingerprint)
-  assert list(copy._getitems([3, 1])) == [source[3], source[1]]
+  assert read_many(copy, [3, 1]) == [source[3], source[1]]
   with pytest.raises(IndexError):
     source[len(source)]
 
@@ -44,7 +45,8 @@ def test_a_source_pickles_small_and_the_copy_reads_the_same(texts, kind):
     ({"name": "scan"}, "dev", "train, validation, test"),
     ({"name": "files"}, "train", "data.splits is missing"),
     ({"name": "files", "splits": {"train": 3}}, "train", "data.splits.train is 3"),
-    ({"name": "files", "splits": "x"}, "x", "listed are none"),
+    ({"name": "files", "splits": "x"}, "x", "data.splits is 'x'"),
+    ({"name": "files", "splits": {}}, "x", "listed are none"),
     ({"name": "files", "splits": {"train": "", "test": ""}}, "tst", "train, test.*mean test"),
     ({"name": "files", "splits": {"train": {}}}, "train", "distinct, not empty"),
     ({"name": "tfds", "source": "de"}, "train", "data.dataset is missing"),

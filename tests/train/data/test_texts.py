@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from train.common.errors import UserError
 from train.data import sources, texts
+from train.data.source import read_many
 
 SHARED = pathlib.Path(__file__).parents[4] / "shared" / "data"
 
@@ -110,7 +111,7 @@ def test_a_source_pickles_as_its_files_names_and_its_fingerprint_is_their_conten
   assert len(first) == 1000
   copy = pickle.loads(pickle.dumps(first))
   assert len(pickle.dumps(first)) < 500
-  assert copy._getitems([3, 1]) == [first[3], first[1]]
+  assert read_many(copy, [3, 1]) == [first[3], first[1]]
   others = [source("[:50%]"), source("[50%:]"), source(unit="file")]
   path.write_text("another line\n" * 1000)
   prints = {one.fingerprint for one in [first, *others, source()]}

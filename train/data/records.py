@@ -170,8 +170,9 @@ def open_tfds(
   _check_fields(dataset, source)
   if on_bad_record == "skip":
     source = source.skip_bad()
+  size = len(source)
   content = hashlib.sha256(pathlib.Path(builder.data_dir, "dataset_info.json").read_bytes())
-  content.update(str(size := len(source)).encode())
+  content.update(str(size).encode())
   for index in range(0, size, max(1, size // FINGERPRINT_RECORDS)):
     content.update(json.dumps(source[index]).encode())
   if source.left_out:
@@ -214,8 +215,7 @@ def _prepared_builder(dataset: str, data_dir: str | None):
 def _unprepared(problem: str, dataset: str, data_dir: str | None) -> UserError:
   option = f" --data_dir={data_dir}" if data_dir else ""
   return UserError(
-    f"{problem}\n"
-    "Prepare it once, in an environment with TensorFlow (training needs none):\n"
+    f"{problem}\nPrepare it once, in an environment with TensorFlow (training needs none):\n"
     "  pip install tensorflow tensorflow-datasets\n"
     f"  tfds build {dataset} --file_format=array_record{option}"
   )

@@ -65,7 +65,7 @@ def cached_lengths(source: Source, key: str, measure: Callable) -> np.ndarray:
   if not len(source):
     raise UserError("the data has no example: check the split and the files it names")
   path = cache_dir("lengths") / f"{digest(source.fingerprint, key)[:32]}.npy"
-  with contextlib.suppress(OSError, ValueError, EOFError):  # a missing or damaged file is written
+  with contextlib.suppress(OSError, ValueError, EOFError):  # missing or damaged: written below
     lengths = np.load(path)
     if lengths.shape == (len(source), 2):
       return lengths

@@ -222,7 +222,7 @@ def _part(record, key, kind):
 
 def _load_articles(path) -> list:
   # an error under every policy: the size of the loss is unknown
-  with as_user_error(f"{path}: not JSON, as SQuAD's files are"), reading.open_bytes(path) as file:
+  with as_user_error(f"{path}: not JSON in SQuAD's format"), reading.open_bytes(path) as file:
     content = json.loads(file.read().decode("utf-8"))
   with as_user_error(str(path)):
     return _part(content, "data", list)

@@ -28,8 +28,6 @@ from train.interop.families import KINDS
 from train.tasks import seq2seq
 from train.tasks.base import HuggingFace
 
-FORMATS = ("hf", "ctranslate2")
-
 
 class Source(NamedTuple):
   """A trained model in the form that is exported."""
@@ -43,8 +41,7 @@ class Source(NamedTuple):
 
 def as_hf(workdir, checkpoint: str, out: pathlib.Path) -> None:
   """Writes the run into the folder `out`; raises UserError for what has no counterpart."""
-  directory = pretrained.open(workdir).directory
-  source = _of_directory(directory) if directory else _of_run(workdir, checkpoint)
+  source = _source(workdir, checkpoint)
   model, tokenizer, task, origin = source.model, source.tokenizer, source.task, source.origin
   first = origin.family.model_type if origin else ""
   fit = writing.best(model, task.kind, task.pool_activation, first)
@@ -56,14 +53,18 @@ def as_hf(workdir, checkpoint: str, out: pathlib.Path) -> None:
   more = ids | dict(is_encoder_decoder="decoder_start_token_id" in ids)
   if task.kind == "classification" and len(task.labels) == 1:
     more["problem_type"] = "regression"
-  zeros = writing.write(out, fit, task.kind, source.params, more, task.labels)
+  if task.labels:
+    more["id2label"] = {str(i): label for i, label in enumerate(task.labels)}
+    more["label2id"] = {label: i for i, label in enumerate(task.labels)}
+  zeros = writing.write(out, fit, task.kind, source.params, more)
   if tokenizer.targets_differ and origin:  # Marian's two sets of pieces fit no single file
     for name in ("source.spm", "target.spm", "vocab.json", "tokenizer_config.json"):
       if (origin.path / name).exists():
         shutil.copy(origin.path / name, out / name)
   else:
     sides = [side for side in ("encoder", "decoder") if model[f"{side}_layers"]]
-    tokenizers_out.write(tokenizer, out, "-".join(sides), _longest(fit.model))
+    longest = fit.model["max_len"] if fit.model["positions"] == "learned" else 10**9
+    tokenizers_out.write(tokenizer, out, "-".join(sides), longest)
   if task.decoding:
     _write_generation(out, task.decoding, ids, tokenizer.roles)
   if target.is_dir():
@@ -74,17 +75,14 @@ def as_hf(workdir, checkpoint: str, out: pathlib.Path) -> None:
     logging.info("weights that the run has none of are zeros: %s", ", ".join(zeros))
 
 
-def _of_directory(directory: Directory) -> Source:
-  kind, labels, decoding = directory.kind, (), None
-  if kind in ("classification", "tagging"):
-    labels = directory.labels
-  if kind in ("causal", "translation"):
-    decoding = seq2seq.Decoding(**directory.generation)
-  task = HuggingFace(kind, labels, directory.family.pool_activation, decoding)
-  return Source(directory.model, directory.params, directory.tokenizer, task, directory)
-
-
-def _of_run(workdir, checkpoint) -> Source:
+def _source(workdir, checkpoint) -> Source:
+  if origin := pretrained.open(workdir).directory:
+    kind = origin.kind
+    labels = origin.labels if kind in ("classification", "tagging") else ()
+    generates = kind in ("causal", "translation")
+    decoding = seq2seq.Decoding(**origin.generation) if generates else None
+    task = HuggingFace(kind, labels, origin.family.pool_activation, decoding)
+    return Source(origin.model, origin.params, origin.tokenizer, task, origin)
   run = inference.load_run(workdir, checkpoint)
   task, tokenizer, start = run.task.hugging_face(), run.task.tokenizer, run.cfg.init_from.workdir
   if not task.kind:
@@ -119,10 +117,6 @@ def _check_new(out: pathlib.Path) -> None:
     raise UserError(f"--out {out} is a file; name a new folder")
 
 
-def _longest(model) -> int:
-  return model["max_len"] if model["positions"] == "learned" else 10**9
-
-
 def _write_generation(out, decoding: seq2seq.Decoding, ids, roles) -> None:
   """Writes generation_config.json, our settings of decoding as far as transformers has them."""
   never = {roles.pad, roles.start} - {roles.eos}
@@ -134,14 +128,11 @@ def _write_generation(out, decoding: seq2seq.Decoding, ids, roles) -> None:
     do_sample=bool(decoding.temperature),
     max_new_tokens=decoding.max_len_extra,
     suppress_tokens=sorted(never) or None,
+    decoder_start_token_id=ids.get("decoder_start_token_id"),
+    forced_bos_token_id=next(iter(roles.target_first), None),
   )
-  if "decoder_start_token_id" in ids:
-    content["decoder_start_token_id"] = ids["decoder_start_token_id"]
-  if roles.target_first:
-    content["forced_bos_token_id"] = roles.target_first[0]
   if decoding.temperature:
-    content |= dict(temperature=decoding.temperature)
-    content |= dict(top_k=decoding.top_k or 0, top_p=decoding.top_p)
+    content |= {key: getattr(decoding, key) for key in ("temperature", "top_k", "top_p")}
   if decoding.penalty == "wu" and decoding.length_penalty and decoding.beam > 1:
     logging.warning(
       "decoding.penalty 'wu' has no counterpart: transformers divides by length ** %g instead of"
@@ -177,6 +168,9 @@ def as_ctranslate2(workdir, checkpoint: str, out: pathlib.Path) -> None:
       raise UserError(f"CTranslate2 cannot serve this model: {error}") from error
 
 
+FORMATS = {"hf": as_hf, "ctranslate2": as_ctranslate2}
+
+
 def main(argv):
   parser = inference.parser(__doc__)
   parser.add_argument("--out", required=True, type=pathlib.Path, help="the folder to write")
@@ -184,8 +178,7 @@ def main(argv):
     "--format", choices=FORMATS, default="hf", help="whose files to write (default: hf)"
   )
   args = parser.parse_args(argv)
-  write = as_hf if args.format == "hf" else as_ctranslate2
-  write(args.workdir, args.checkpoint, args.out)
+  FORMATS[args.format](args.workdir, args.checkpoint, args.out)
   print(args.out)
 
 

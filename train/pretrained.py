@@ -1,6 +1,7 @@
 """Opens a run's folder and hf:DIR, a Hugging Face directory, as one kind of trained model."""
 
 import functools
+import operator
 import os
 import pathlib
 import re
@@ -23,7 +24,6 @@ PREFIX = "hf:"
 # Weights that belong to what a model was trained for, by patterns of their paths.
 HEAD = ("^head/", "^output_bias")
 NO_DECODER = dict(decoder_layers=0, output_bias=False, tie_output=True)
-INHERIT = ("model", "encoder", "pretraining")  # see resolve
 
 
 class Pretrained(Protocol):
@@ -58,6 +58,7 @@ class _Run:
   """The folder of a run."""
 
   directory = None
+  kind = property(operator.attrgetter("config.task.name"))
 
   def __init__(self, name: str):
     self.name, self.path = name, pathlib.Path(name)
@@ -66,10 +67,6 @@ class _Run:
   @functools.cached_property
   def config(self):
     return load_config(self.path)
-
-  @property
-  def kind(self) -> str:
-    return self.config.task.name
 
   @property
   def model(self) -> dict:
@@ -100,22 +97,13 @@ class _HuggingFace:
   """A Hugging Face directory."""
 
   config = None
+  kind = property(operator.attrgetter("directory.kind"))
+  model = property(operator.attrgetter("directory.model"))
+  tokenizer = property(operator.attrgetter("directory.tokenizer"))
 
   def __init__(self, name: str, body: bool):
     self.name = self.tokenizer_path = name
     self.directory = Directory(pathlib.Path(name.removeprefix(PREFIX)).expanduser(), body)
-
-  @property
-  def kind(self) -> str:
-    return self.directory.kind
-
-  @property
-  def model(self) -> dict:
-    return self.directory.model
-
-  @property
-  def tokenizer(self) -> Tokenizer:
-    return self.directory.tokenizer
 
   def weights(self, which):
     return self.directory.params, []
@@ -147,8 +135,7 @@ def resolve(config: Mapping) -> dict:
       takes over the `pool_activation` of hf:DIR, and, if task.pool is "first", its pooler;
     "pretraining": the whole model with all its weights (skip=()) if task.name is the origin's; of
       another task the body alone, with `changes`.
-  A config without `model.inherit` is returned as it is. What config files leave out is completed
-  after this function, and overrides are applied after it.
+  A config without `model.inherit` is returned as it is.
 
   Raises UserError where there is no such model, or where it lacks the encoder or decoder that the
   task reads with (task.source_len, task.target_len).
@@ -157,7 +144,7 @@ def resolve(config: Mapping) -> dict:
     return dict(config)
   task, changes = dict(config["task"]), dict(config["model"])
   inherit = changes.pop("inherit")
-  choose(dict.fromkeys(INHERIT), inherit, "model.inherit")
+  choose(dict.fromkeys(("model", "encoder", "pretraining")), inherit, "model.inherit")
   origin = open(config["init_from"]["workdir"])
   for side, length in (("encoder", "source_len"), ("decoder", "target_len")):
     if task.get(length) and not origin.model[f"{side}_layers"]:
@@ -199,14 +186,16 @@ def init_from(params, tokenizer: Tokenizer, workdir: str, which: str, skip: Sequ
   are. Raises UserError for any other weight that only one side has or whose shapes differ, and for
   a model of another tokenizer than `tokenizer`, unless its embeddings are skipped.
   """
-  origin = open(workdir, body=which == "body")
-  _check_vocabulary(origin, tokenizer, skip)
-  theirs, steps = origin.weights(which)
-  ours = flatten(params)
-  theirs = match_layers(theirs, ours)
 
   def skipped(name):
     return any(re.search(pattern, name) for pattern in skip)
+
+  origin = open(workdir, body=which == "body")
+  if not skipped("embedding/embedding"):
+    _check_vocabulary(origin, tokenizer)
+  theirs, steps = origin.weights(which)
+  ours = flatten(params)
+  theirs = match_layers(theirs, ours)
 
   def describe(name):
     there, here = (getattr(tree.get(name), "shape", "nothing") for tree in (theirs, ours))
@@ -235,11 +224,9 @@ def init_from(params, tokenizer: Tokenizer, workdir: str, which: str, skip: Sequ
   return jax.tree_util.tree_map_with_path(take, params)
 
 
-def _check_vocabulary(origin: Pretrained, tokenizer: Tokenizer, skip) -> None:
+def _check_vocabulary(origin: Pretrained, tokenizer: Tokenizer) -> None:
   """Raises UserError if the origin's ids mean other tokens: equal shapes would hide it."""
-  if any(re.search(pattern, "embedding/embedding") for pattern in skip) or not origin.tokenizer:
-    return
-  if origin.tokenizer.fingerprint != tokenizer.fingerprint:
+  if origin.tokenizer and origin.tokenizer.fingerprint != tokenizer.fingerprint:
     raise UserError(
       f"init_from.workdir {origin.name}: its tokenizer is another than this run's. Take it too"
       f" (task.tokenizer=dict(name='file', path='{origin.tokenizer_path}'); configs do with"

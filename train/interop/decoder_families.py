@@ -4,11 +4,10 @@ from train.common.errors import UserError
 from train.interop.families import Family, Row, activation, attention, field, linear, norm, same
 
 _GPT2, _LLAMA, BLOCK = "h.{}", "layers.{}", "decoder/blocks/{}"
-PARTS = ("query", "key", "value")
 
 
 def _fused(theirs: str, ours: str):
-  for part, name in enumerate(PARTS):
+  for part, name in enumerate(("query", "key", "value")):
     yield Row(f"{theirs}.weight", f"{ours}/{name}/kernel", "conv", part)
     yield Row(f"{theirs}.bias", f"{ours}/{name}/bias", "vector", part)
 
@@ -131,3 +130,5 @@ LLAMA = Family(
     rope_parameters=dict(rope_type="default", rope_theta=model["rope_theta"])
   ),
 )
+
+FAMILIES = (GPT2, LLAMA)

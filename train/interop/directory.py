@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import pathlib
 
-import jax
 from absl import logging
 from flax import nnx
 
@@ -12,8 +11,7 @@ from model import heads
 from model.config import TransformerConfig
 from model.transformer import Transformer
 from train.common import json_files
-from train.common.errors import UserError
-from train.common.trees import path_name
+from train.common.errors import UserError, choose
 from train.data.tokenizer import Tokenizer
 from train.interop import (
   decoder_families,
@@ -27,21 +25,8 @@ from train.interop.settings import FIELDS, GENERATION, json_of, settings
 
 FAMILIES = {
   family.model_type: family
-  for family in (
-    encoder_families.BERT,
-    encoder_families.ROBERTA,
-    encoder_families.DISTILBERT,
-    encoder_families.ELECTRA,
-    encoder_families.ESM,
-    decoder_families.GPT2,
-    decoder_families.LLAMA,
-    encoder_decoder_families.T5,
-    encoder_decoder_families.MT5,
-    encoder_decoder_families.BART,
-    encoder_decoder_families.MBART,
-    encoder_decoder_families.MARIAN,
-    encoder_decoder_families.PEGASUS,
-  )
+  for module in (encoder_families, decoder_families, encoder_decoder_families)
+  for family in module.FAMILIES
 }
 MODULES = ("Transformer", "Pooling", "Normalize")  # of sentence-transformers
 LONGEST = 1024  # tokens that a task reads, where the model could read more
@@ -78,37 +63,28 @@ class Directory:
   path: pathlib.Path
   as_body: bool = False  # leaves the head out
 
+  @property
+  def file(self) -> pathlib.Path:
+    """The path of config.json."""
+    return self.path / "config.json"
+
   @functools.cached_property
   def config(self) -> dict:
     """The content of config.json."""
-    config = json_of(self.path / "config.json", needed=True)
-    json_files.check(config, self.path / "config.json", FIELDS)
-    return config
+    return json_of(self.file, FIELDS, needed=True)
 
   @functools.cached_property
   def family(self) -> Family:
     """The family of config.json's `model_type`."""
-    name = self.config.get("model_type")
-    if name not in FAMILIES:
-      raise UserError(
-        f"{self.path / 'config.json'}: model_type is {name!r}; those supported are"
-        f" {', '.join(FAMILIES)}"
-      )
-    return FAMILIES[name]
+    return choose(FAMILIES, self.config.get("model_type"), f"{self.file}: model_type")
 
   @functools.cached_property
   def kind(self) -> str:
     """The task that the model has a head for, one of families.KINDS."""
-    classes = self.family.classes
     name = (self.config.get("architectures") or [None])[0]
     if self.as_body or name is None:  # old files name no class
       return "body"
-    if name not in classes:
-      raise UserError(
-        f"{self.path / 'config.json'}: architectures names {name}; those supported of"
-        f" {self.family.model_type} are {', '.join(classes)}"
-      )
-    return classes[name]
+    return choose(self.family.classes, name, f"{self.file}: the class in architectures")
 
   @functools.cached_property
   def tensors(self) -> weights.Tensors:
@@ -123,9 +99,8 @@ class Directory:
   @functools.cached_property
   def model(self) -> dict:
     """The section `model` of a config."""
-    where = self.path / "config.json"
-    model = settings(self.config, self.family, self.tensors, where)
-    weights.check_sizes(self.tensors, self.family, model, where)
+    model = settings(self.config, self.family, self.tensors, self.file)
+    weights.check_sizes(self.tensors, self.family, model, self.file)
     if self.kind not in ("mlm", "translation"):  # the others have no head with this bias
       model["output_bias"] = False
     if self.kind not in ("mlm", "translation", "causal"):
@@ -133,7 +108,7 @@ class Directory:
     activation = self.family.mlm_activation
     if self.kind == "mlm" and activation and model["activation"] != activation:
       raise UserError(
-        f"{where}: hidden_act is {model['activation']}, but the masked-LM head of a"
+        f"{self.file}: hidden_act is {model['activation']}, but the masked-LM head of a"
         f" {self.family.model_type} always has {activation}; here both are one setting"
       )
     return model
@@ -143,9 +118,7 @@ class Directory:
     """The names of classes or tags, in the order of the head's outputs."""
     labels = self.config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
     if sorted(labels) != sorted(map(str, range(len(labels)))):
-      raise UserError(
-        f"{self.path / 'config.json'}: id2label has the ids {list(labels)}; they must count from 0"
-      )
+      raise UserError(f"{self.file}: id2label has the ids {list(labels)}; they must count from 0")
     return tuple(labels[str(number)] for number in range(len(labels)))
 
   def build(self) -> Transformer:
@@ -167,9 +140,7 @@ class Directory:
 
     The pooler of a model without a head is `head/dense`, as in a classifier.
     """
-    state = nnx.to_pure_dict(nnx.state(nnx.eval_shape(self.build)))
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    shapes = {path_name(path): leaf.shape for path, leaf in leaves}
+    shapes = weights.shapes(self.build)
     pools = any(name.endswith("pooler.dense.weight") for name in self.tensors.shapes)
     if self.kind == "body" and pools and self.family.heads.get("body"):
       dim = self.model["dim"]
@@ -188,25 +159,21 @@ class Directory:
     """
     if pair and self.kind != "classification":
       raise UserError(f"--pair: hf:{self.path} is no classifier, its kind is {self.kind}")
-    length = LONGEST
-    if self.model["positions"] == "learned":
-      length = min(length, self.model["max_len"])
+    learned = self.model["positions"] == "learned"
+    length = min(LONGEST, self.model["max_len"]) if learned else LONGEST
     common = dict(name=self.kind, data={}, tokenizer=self.tokenizer)
     if self.kind == "body":
       if not self.model["encoder_layers"]:
         raise UserError(f"hf:{self.path} is a decoder without a head, which predicts nothing")
       return common | dict(name="embedding", source_len=length) | self._pooling()
     if self.kind == "classification":
-      if self.config.get("problem_type") == "multi_label_classification":
+      problem, regression = self.config.get("problem_type"), len(self.labels) == 1
+      if problem == "multi_label_classification":
+        raise UserError(f"{self.file}: problem_type is {problem}; here an example has one label")
+      if problem == "regression" and not regression:
         raise UserError(
-          f"{self.path / 'config.json'}: problem_type is multi_label_classification; here an"
-          " example has one label"
-        )
-      regression = len(self.labels) == 1
-      if not regression and self.config.get("problem_type") == "regression":
-        raise UserError(
-          f"{self.path / 'config.json'}: problem_type is regression with {len(self.labels)} labels;"
-          " here a regression has one number"
+          f"{self.file}: problem_type is regression with {len(self.labels)} labels; here a"
+          " regression has one number"
         )
       common |= dict(
         labels=() if regression else self.labels,
@@ -228,25 +195,24 @@ class Directory:
   def _pooling(self) -> dict:
     """Returns how a text becomes one vector, from the files of sentence-transformers if there are
     any."""
-    modules = json_of(self.path / "modules.json", of=list[dict])
-    kinds = [str(module.get("type", "")).split(".")[-1] for module in modules]
-    pooling = json_of(self.path / "1_Pooling" / "config.json")
+    file = self.path / "modules.json"
+    modules = json_files.read(file, list[dict]) if file.exists() else []
+    kinds = {str(module.get("type", "")).split(".")[-1] for module in modules}
+    pooling = json_of(self.path / "1_Pooling" / "config.json", {})
     mode = {"cls": "cls_token", "mean": "mean_tokens"}.get(str(pooling.get("pooling_mode")))
     used = {key.removeprefix("pooling_mode_") for key, value in pooling.items() if value is True}
     used = {mode} if mode else (used - {"include_prompt"}) or {"mean_tokens"}
-    unknown = sorted(used - {"mean_tokens", "cls_token"}) + sorted(set(kinds) - set(MODULES))
+    unknown = sorted(used - {"mean_tokens", "cls_token"}) + sorted(kinds - set(MODULES))
     if unknown or len(used) > 1:
       raise UserError(
         f"{self.path}: the pooling of sentence-transformers' files has no counterpart here"
-        f" ({', '.join(unknown) or ', '.join(sorted(used))}); supported are the mean and the first"
+        f" ({', '.join(unknown or sorted(used))}); supported are the mean and the first"
         " token, normalized or not"
       )
-    section = dict(pool="first" if used == {"cls_token"} else "mean")
-    section["normalize"] = not kinds or "Normalize" in kinds
+    pool = "first" if used == {"cls_token"} else "mean"
+    section = dict(pool=pool, normalize=not kinds or "Normalize" in kinds)
     file = self.path / "sentence_bert_config.json"
-    config = json_of(file)
-    json_files.check(config, file, dict(max_seq_length=int))
-    longest = config.get("max_seq_length") or 0
+    longest = json_of(file, dict(max_seq_length=int)).get("max_seq_length") or 0
     if not 0 <= longest <= LONGEST_OUTPUT:
       raise UserError(f"{file}: max_seq_length is {longest}; it must be 1 to {LONGEST_OUTPUT}")
     return section | ({"source_len": longest} if longest else {})
@@ -255,7 +221,7 @@ class Directory:
   def generation(self) -> dict:
     """The section `decoding`, from generation_config.json or else config.json."""
     file = self.path / "generation_config.json"
-    given = json_of(file) or self.config
+    given = json_of(file, {}) or self.config
     json_files.check(given, file, GENERATION)
     unsupported = {
       key: given[key]
@@ -266,12 +232,9 @@ class Directory:
     if set(unsupported.get("suppress_tokens", ())) <= {roles.pad, roles.start}:
       unsupported.pop("suppress_tokens", None)  # decoding here never chooses these
     if unsupported:
-      shown = ", ".join(f"{key}={value}" for key, value in unsupported.items())
-      logging.warning(
-        "%s: no counterpart of these options of generation, which are left out: %s",
-        self.path,
-        shown,
-      )
+      message = "%s: no counterpart of these options of generation, which are left out: %s"
+      options = ", ".join(f"{key}={value}" for key, value in unsupported.items())
+      logging.warning(message, self.path, options)
     sampled = bool(given.get("do_sample"))
     both = bool(self.model["encoder_layers"])
     # max_length counts the token that the decoder starts with

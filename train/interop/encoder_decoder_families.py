@@ -12,6 +12,7 @@ from train.interop.families import Family, Row, activation, attention, field, li
 
 SIDES = ("encoder", "decoder")
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
+FEED_FORWARD_LAYER = {"encoder": 1, "decoder": 2}  # of a T5's block, after its attentions
 
 # feed_forward_proj -> (activation, gated). T5 1.1's "gated-gelu" is the tanh approximation.
 FEED_FORWARD = {
@@ -28,28 +29,23 @@ FEED_FORWARD = {
 def _t5_rows():
   for side in SIDES:
     block, ours = f"{side}.block.{{}}.layer", f"{side}/blocks/{{}}"
-    last = 2 if side == "decoder" else 1
     names = ("q", "k", "v", "o")
     yield from attention(f"{block}.0.SelfAttention", f"{ours}/self_attention", names)
     yield from norm(f"{block}.0.layer_norm", f"{ours}/self_norm")
     if side == "decoder":
       yield from attention(f"{block}.1.EncDecAttention", f"{ours}/cross_attention", names)
       yield from norm(f"{block}.1.layer_norm", f"{ours}/cross_norm")
-    feed_forward = f"{block}.{last}.DenseReluDense"
-    yield Row(f"{feed_forward}.wi.weight", f"{ours}/mlp/up/kernel", "linear")
-    yield Row(f"{feed_forward}.wo.weight", f"{ours}/mlp/down/kernel", "linear")
-    yield from norm(f"{block}.{last}.layer_norm", f"{ours}/mlp_norm")
+    yield from norm(f"{block}.{FEED_FORWARD_LAYER[side]}.layer_norm", f"{ours}/mlp_norm")
     relative = f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
     yield Row(relative, f"{side}/relative/embedding", "same")
     yield from norm(f"{side}.final_layer_norm", f"{side}/norm")
 
 
-def _t5_gated():
-  for side, last in (("encoder", 1), ("decoder", 2)):
-    feed_forward = f"{side}.block.{{}}.layer.{last}.DenseReluDense"
-    for theirs, ours in (("wi_0", "gate"), ("wi_1", "up")):
-      path = f"{side}/blocks/{{}}/mlp/{ours}/kernel"
-      yield Row(f"{feed_forward}.{theirs}.weight", path, "linear")
+def _t5_mlp(**names):
+  for side, last in FEED_FORWARD_LAYER.items():
+    for theirs, ours in names.items():
+      tensor = f"{side}.block.{{}}.layer.{last}.DenseReluDense.{theirs}.weight"
+      yield Row(tensor, f"{side}/blocks/{{}}/mlp/{ours}/kernel", "linear")
 
 
 def _t5_read(config, tensors, usual="relu", scaled=None):
@@ -120,8 +116,8 @@ T5 = Family(
     "scale_decoder_outputs",
     "tie_word_embeddings",
   ),
-  rows=(*same("shared", "embedding"), *_t5_rows()),
-  gated=tuple(_t5_gated()),
+  rows=(*same("shared", "embedding"), *_t5_rows(), *_t5_mlp(wi="up", wo="down")),
+  gated=tuple(_t5_mlp(wi_0="gate", wi_1="up")),
   read=_t5_read,
   write=_t5_write,
   heads=dict(translation=(Row("lm_head.weight", "output/kernel", "linear", body=False),)),
@@ -226,14 +222,7 @@ MARIAN = dataclasses.replace(
   BART,
   model_type="marian",
   classes={"MarianMTModel": "translation", "MarianModel": "translation"},
-  constants=dict(
-    positions="sinusoidal",
-    norm="layer",
-    norm_position="post",
-    norm_eps=1e-5,
-    embedding_norm=False,
-    output_bias=True,
-  ),
+  constants=BART.constants | dict(positions="sinusoidal", position_offset=0, embedding_norm=False),
   fixed=BART.fixed
   | dict(
     normalize_embedding=False,
@@ -261,3 +250,5 @@ PEGASUS = dataclasses.replace(
   constants=MARIAN.constants | dict(norm_position="pre"),
   fixed=BART.fixed | _PRE | dict(normalize_embedding=False, static_position_embeddings=True),
 )
+
+FAMILIES = (T5, MT5, BART, MBART, MARIAN, PEGASUS)

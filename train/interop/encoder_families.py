@@ -5,16 +5,7 @@ ESM's models have rotary positions, as our own encoders do.
 
 import dataclasses
 
-from train.interop.families import (
-  Family,
-  Row,
-  activation,
-  attention,
-  field,
-  linear,
-  norm,
-  same,
-)
+from train.interop.families import Family, Row, activation, attention, field, linear, norm, same
 
 LAYER, BLOCK = "encoder.layer.{}", "encoder/blocks/{}"
 
@@ -233,21 +224,13 @@ ESM = dataclasses.replace(
   BERT,
   model_type="esm",
   prefix="esm.",
-  classes={name: kind for name, kind in _classes("Esm").items() if kind not in ("qa",)},
+  classes={name: kind for name, kind in _classes("Esm").items() if kind != "qa"},
   settings=(
     *(row for row in BERT.settings if row.ours not in ("token_types", "activation")),
     field("rope_theta", "rope_theta", 10000.0),
     field("emb_layer_norm_before", "embedding_norm", False, bool),
   ),
-  constants=dict(
-    decoder_layers=0,
-    positions="rotary",
-    norm="layer",
-    norm_position="pre",
-    activation="gelu",
-    embed_scale=False,
-    output_bias=True,
-  ),
+  constants=BERT.constants | dict(positions="rotary", norm_position="pre", activation="gelu"),
   fixed=dict(
     position_embedding_type="rotary",
     token_dropout=False,
@@ -272,3 +255,5 @@ ESM = dataclasses.replace(
   computed=r"(position_ids|inv_freq)$",
   left_out=r"^(esm\.)?(contact_head|pooler)\.",  # contact prediction
 )
+
+FAMILIES = (BERT, ROBERTA, DISTILBERT, ELECTRA, ESM)

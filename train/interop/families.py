@@ -60,14 +60,15 @@ class Family:
   pool_activation: str = "tanh"  # of the classifier
   mlm_activation: str = ""  # of the masked-LM head; "": the body's
 
-  def rows_of(self, kind: str, gated: bool) -> tuple[Row, ...]:
-    """Returns the rows of a model for `kind`; of two for one weight the first counts."""
-    return (*self.heads.get(kind, ()), *(self.gated if gated else ()), *self.rows)
+  def rows_of(self, kind: str, gated: bool) -> dict[str, Row]:
+    """Returns the rows of a model for `kind` by the paths of our weights."""
+    rows = (*self.rows, *(self.gated if gated else ()), *self.heads.get(kind, ()))
+    return {row.ours: row for row in rows}
 
 
-def same(theirs: str, ours: str, *, body=True) -> tuple[Row, ...]:
+def same(theirs: str, ours: str) -> tuple[Row, ...]:
   """Returns the row of an embedding table."""
-  return (Row(f"{theirs}.weight", f"{ours}/embedding", "same", body=body),)
+  return (Row(f"{theirs}.weight", f"{ours}/embedding", "same"),)
 
 
 def linear(theirs: str, ours: str, how="linear", *, body=True) -> tuple[Row, ...]:
@@ -92,11 +93,9 @@ def attention(theirs: str, ours: str, names) -> tuple[Row, ...]:
   return tuple(row for name, part in parts for row in linear(f"{theirs}.{name}", f"{ours}/{part}"))
 
 
-def field(theirs: str | tuple[str, ...], ours: str, default, to_ours=None, to_theirs=None):
-  """Returns a Setting; fields named together must be equal."""
-  names = (theirs,) if isinstance(theirs, str) else theirs
-  keep = Setting._field_defaults
-  return Setting(names, ours, default, to_ours or keep["to_ours"], to_theirs or keep["to_theirs"])
+def field(theirs: str | tuple[str, ...], ours: str, default, *conversions: Callable) -> Setting:
+  """Returns a Setting, with its `to_ours` and `to_theirs` if values differ."""
+  return Setting((theirs,) if isinstance(theirs, str) else theirs, ours, default, *conversions)
 
 
 # Their names of activations -> ours; of several for one, the first is written.
@@ -114,11 +113,8 @@ ACTIVATIONS = {
 
 def activation(theirs: str, default: str) -> Setting:
   """Returns the Setting of the feed-forward layers' activation."""
-
-  def to_theirs(ours):
-    return next(name for name, value in ACTIVATIONS.items() if value == ours)
-
-  return field(theirs, "activation", default, ACTIVATIONS.__getitem__, to_theirs)
+  names = {ours: name for name, ours in reversed(ACTIVATIONS.items())}
+  return field(theirs, "activation", default, ACTIVATIONS.__getitem__, names.__getitem__)
 
 
 # Fields of any config.json that describe how a model was trained, is stored, or is displayed.

@@ -93,10 +93,10 @@ def _check_types(model, theirs, where):
       raise UserError(f"{where}: {theirs.get(name, name)} is {value!r}; it must be {kind}")
 
 
-def json_of(path: pathlib.Path, needed: bool = False, of=dict):
-  """Returns the content of a JSON file, {} or [] if it is not there."""
-  if path.exists():
-    return json_files.read(path, of)
-  if needed:
+def json_of(path: pathlib.Path, fields: Mapping, needed: bool = False) -> dict:
+  """Returns the content of a JSON file, where `fields` have their types; {} if it is not there."""
+  if needed and not path.exists():
     raise UserError(f"{path}: no such file; hf:DIR is a Hugging Face directory")
-  return {} if of is dict else []
+  content = json_files.read(path) if path.exists() else {}
+  json_files.check(content, path, fields)
+  return content

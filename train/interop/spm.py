@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import tokenizers
-from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
+from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory, text_format
 from google.protobuf.unknown_fields import UnknownFieldSet
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
@@ -17,22 +17,29 @@ BLANK = "\u2581"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 UNIGRAM, BPE = 1, 2
 LONGEST = 1000  # characters of a piece: _merges tries each place to cut one
-# The part of sentencepiece_model.proto that is read: (name, number, type, default) of each field;
-# a message's name is the type of a field that holds it. Its enums are whole numbers here.
-MESSAGES = {
-  "Piece": (("piece", 1, "BYTES", ""), ("score", 2, "FLOAT", "0"), ("type", 3, "INT32", "1")),
-  "Trainer": (("model_type", 3, "INT32", "1"), ("byte_fallback", 35, "BOOL", "false")),
-  "Normalizer": (
-    ("precompiled_charsmap", 2, "BYTES", ""),
-    ("add_dummy_prefix", 3, "BOOL", "true"),
-    ("remove_extra_whitespaces", 4, "BOOL", "true"),
-  ),
-  "Model": (
-    ("pieces", 1, "Piece", None),
-    ("trainer_spec", 2, "Trainer", None),
-    ("normalizer_spec", 3, "Normalizer", None),
-  ),
+# The part of sentencepiece_model.proto that is read; its enums are whole numbers here.
+PROTO = """
+name: "spm.proto" package: "spm"
+message_type { name: "Piece"
+  field { name: "piece" number: 1 type: TYPE_BYTES }
+  field { name: "score" number: 2 type: TYPE_FLOAT }
+  field { name: "type" number: 3 type: TYPE_INT32 default_value: "1" }
 }
+message_type { name: "Trainer"
+  field { name: "model_type" number: 3 type: TYPE_INT32 default_value: "1" }
+  field { name: "byte_fallback" number: 35 type: TYPE_BOOL }
+}
+message_type { name: "Normalizer"
+  field { name: "precompiled_charsmap" number: 2 type: TYPE_BYTES }
+  field { name: "add_dummy_prefix" number: 3 type: TYPE_BOOL default_value: "true" }
+  field { name: "remove_extra_whitespaces" number: 4 type: TYPE_BOOL default_value: "true" }
+}
+message_type { name: "Model"
+  field { name: "pieces" number: 1 label: LABEL_REPEATED type_name: ".spm.Piece" }
+  field { name: "trainer_spec" number: 2 type_name: ".spm.Trainer" }
+  field { name: "normalizer_spec" number: 3 type_name: ".spm.Normalizer" }
+}
+"""
 
 
 class Piece(NamedTuple):
@@ -47,11 +54,8 @@ class Model(NamedTuple):
   """The content of a SentencePiece file; a piece's id is its index."""
 
   pieces: list[Piece]
-  kind: int  # UNIGRAM, BPE, or one that is not read here
-  byte_fallback: bool
-  charsmap: bytes  # of the normalizer, b"" for none
-  dummy_prefix: bool  # a blank is put in front of a text
-  single_blanks: bool  # blanks at the ends are removed, and several in a row become one
+  trainer: message.Message  # a Trainer of PROTO
+  normalizer: message.Message  # a Normalizer of PROTO
 
 
 def load(path: pathlib.Path) -> Model:
@@ -62,7 +66,7 @@ def load(path: pathlib.Path) -> Model:
     raise UserError(f"{path} is not a SentencePiece model: copy it anew") from error
   if not model.pieces:
     raise UserError(f"{path} is not a SentencePiece model, or has no pieces: copy it anew")
-  if model.kind not in (UNIGRAM, BPE):
+  if model.trainer.model_type not in (UNIGRAM, BPE):
     raise UserError(
       f"{path} is a SentencePiece model of words or characters: unigram and BPE are read"
     )
@@ -77,52 +81,22 @@ def load(path: pathlib.Path) -> Model:
 
 def _parse(content: bytes) -> Model:
   proto = _MODEL.FromString(content)
-  trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
-  for part in (proto, trainer, normalizer, *proto.pieces):  # a field of a wrong type is skipped
-    for field in UnknownFieldSet(part):
+  for part in (proto, proto.trainer_spec, proto.normalizer_spec, *proto.pieces):
+    for field in UnknownFieldSet(part):  # the library puts fields of a wrong type there
       if field.field_number in part.DESCRIPTOR.fields_by_number:
         raise ValueError(f"field {field.field_number} has another type")
   if not all(piece.HasField("piece") for piece in proto.pieces):
     raise ValueError("a piece has no text")
-  return Model(
-    [Piece(piece.piece.decode(), _rounded(piece.score), piece.type) for piece in proto.pieces],
-    kind=trainer.model_type,
-    byte_fallback=trainer.byte_fallback,
-    charsmap=normalizer.precompiled_charsmap,
-    dummy_prefix=normalizer.add_dummy_prefix,
-    single_blanks=normalizer.remove_extra_whitespaces,
-  )
+  # nine digits identify a float32; tokenizers reads longer ones with an error in the last place
+  scores = [float(f"{piece.score:.9g}") for piece in proto.pieces]
+  pieces = [Piece(x.piece.decode(), score, x.type) for x, score in zip(proto.pieces, scores)]
+  return Model(pieces, proto.trainer_spec, proto.normalizer_spec)
 
 
-def _rounded(score: float) -> float:
-  """Returns a float32 with the nine digits that identify it: the tokenizers library reads longer
-  numbers of a JSON file with an error in the last place."""
-  return float(f"{score:.9g}")
-
-
-def _message_class():
-  """Returns the class of protocol buffers that MESSAGES describes."""
-
-  def field(name, number, kind, default):
-    if kind in MESSAGES:
-      label = "LABEL_REPEATED" if name == "pieces" else "LABEL_OPTIONAL"
-      return dict(name=name, number=number, label=label, type_name=f".spm.{kind}")
-    kind = f"TYPE_{kind}"
-    return dict(name=name, number=number, label="LABEL_OPTIONAL", type=kind, default_value=default)
-
-  file = descriptor_pb2.FileDescriptorProto(
-    name="spm.proto",
-    package="spm",
-    message_type=[
-      dict(name=name, field=[field(*row) for row in rows]) for name, rows in MESSAGES.items()
-    ],
-  )
-  pool = descriptor_pool.DescriptorPool()  # not the default one, whose names all libraries share
-  pool.AddSerializedFile(file.SerializeToString())
-  return message_factory.GetMessageClass(pool.FindMessageTypeByName("spm.Model"))
-
-
-_MODEL = _message_class()
+_POOL = descriptor_pool.DescriptorPool()  # not the default one, whose names all libraries share
+_FILE = text_format.Parse(PROTO, descriptor_pb2.FileDescriptorProto())
+_POOL.AddSerializedFile(_FILE.SerializeToString())
+_MODEL = message_factory.GetMessageClass(_POOL.FindMessageTypeByName("spm.Model"))
 
 
 def convert(
@@ -136,19 +110,16 @@ def convert(
   if pieces is None:
     pieces = [(piece.text, piece.score) for piece in model.pieces]
     unk = next((i for i, piece in enumerate(model.pieces) if piece.kind == UNKNOWN), None)
-  if model.kind == UNIGRAM:
-    inner = models.Unigram(list(pieces), unk_id=unk, byte_fallback=model.byte_fallback)
-  else:
+  fallback, is_bpe = model.trainer.byte_fallback, model.trainer.model_type == BPE
+  if is_bpe:
     vocab = {name: i for i, (name, _) in enumerate(pieces)}
-    inner = models.BPE(
-      vocab,
-      _merges(model, vocab),
-      unk_token=None if unk is None else pieces[unk][0],
-      fuse_unk=True,
-      byte_fallback=model.byte_fallback,
-    )
+    name = None if unk is None else pieces[unk][0]
+    merges = _merges(model, vocab)
+    inner = models.BPE(vocab, merges, unk_token=name, fuse_unk=True, byte_fallback=fallback)
+  else:
+    inner = models.Unigram(list(pieces), unk_id=unk, byte_fallback=fallback)
   tokenizer = tokenizers.Tokenizer(inner)
-  tokenizer.normalizer = normalizers.Sequence(list(_normalizers(model)))
+  tokenizer.normalizer = normalizers.Sequence(list(_normalizers(model.normalizer)))
   # splitting into words first is faster and gives the same pieces, unless one has a blank inside
   if not any(BLANK in piece.text[1:] for piece in model.pieces):
     tokenizer.pre_tokenizer = pre_tokenizers.Split(BLANK, "merged_with_next")
@@ -156,7 +127,7 @@ def convert(
   known = {name for name, _ in pieces}
   names = [piece.text for piece in model.pieces if piece.kind in (CONTROL, UNKNOWN)]
   # no merges lead to a user's symbols; in a unigram model their score of 0 makes them win
-  if model.kind == BPE:
+  if is_bpe:
     own = [piece.text for piece in model.pieces if piece.kind == USER_DEFINED]
     tokenizer.add_tokens([AddedToken(name, normalized=False) for name in own])
   tokenizer.add_special_tokens(
@@ -165,23 +136,23 @@ def convert(
   return tokenizer
 
 
-def _normalizers(model):
-  if model.charsmap:
-    yield normalizers.Precompiled(model.charsmap)
-  if model.single_blanks:
+def _normalizers(spec):
+  if spec.precompiled_charsmap:
+    yield normalizers.Precompiled(spec.precompiled_charsmap)
+  if spec.remove_extra_whitespaces:
     yield normalizers.Replace(Regex("^ +| +$"), "")
     yield normalizers.Replace(Regex(" {2,}"), " ")
-  if model.dummy_prefix:
+  if spec.add_dummy_prefix:
     yield normalizers.Prepend(BLANK)
   yield normalizers.Replace(" ", BLANK)
 
 
 def _decoders(model):
   yield decoders.Replace(BLANK, " ")
-  if model.byte_fallback:
+  if model.trainer.byte_fallback:
     yield decoders.ByteFallback()
   yield decoders.Fuse()
-  if model.dummy_prefix:
+  if model.normalizer.add_dummy_prefix:
     yield decoders.Strip(" ", 1, 0)
 
 

@@ -1,29 +1,17 @@
 """Reads the vocabulary files of a Hugging Face directory as `tokenizers.Tokenizer`s."""
 
-import json
 import pathlib
 import re
 from collections.abc import Mapping
 
 import tokenizers
-from tokenizers import (
-  AddedToken,
-  Regex,
-  decoders,
-  models,
-  normalizers,
-  pre_tokenizers,
-)
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
 from train.common import json_files
 from train.common.errors import UserError, as_user_error
 from train.data.pieces import ABSENT
 from train.interop import spm
 
-WORDPIECE = ("bert", "distilbert", "electra")
-BYTE_LEVEL = ("gpt2", "roberta", "bart")
-SPM_FILES = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "spm.model")
-SPM = ("t5", "mt5", "mbart", "pegasus", "llama")
 # fmt: off
 CODES = (  # the languages of mBART-50; the first 25 are mBART's
   "ar_AR", "cs_CZ", "de_DE", "en_XX", "es_XX", "et_EE", "fi_FI", "fr_XX", "gu_IN", "hi_IN",
@@ -37,21 +25,17 @@ CODES = (  # the languages of mBART-50; the first 25 are mBART's
 
 Inner = tokenizers.Tokenizer
 
-
 # The types of the fields that are read of tokenizer_config.json and the files beside it.
 SETTINGS = dict.fromkeys(
   ("bos_token", "cls_token", "eos_token", "mask_token", "pad_token", "sep_token", "unk_token"), str
 )
 SETTINGS |= dict.fromkeys(("src_lang", "tgt_lang", "tokenizer_class", "word_tokenizer_type"), str)
-SETTINGS |= dict.fromkeys(("decoder_start_token_id", "extra_ids", "forced_bos_token_id"), int)
 SETTINGS |= dict.fromkeys(
-  (
-    *("add_bos_token", "add_prefix_space", "do_basic_tokenize", "do_lower_case"),
-    *("force_bos_token_to_be_generated", "strip_accents", "tokenize_chinese_chars"),
-  ),
-  bool,
+  ("decoder_start_token_id", "extra_ids", "forced_bos_token_id", "offset"), int
 )
-SETTINGS |= dict(added_tokens_decoder=dict[str, dict], offset=int)
+SETTINGS |= dict.fromkeys(("add_bos_token", "add_prefix_space", "do_basic_tokenize"), bool)
+SETTINGS |= dict.fromkeys(("do_lower_case", "strip_accents", "tokenize_chinese_chars"), bool)
+SETTINGS |= dict(force_bos_token_to_be_generated=bool, added_tokens_decoder=dict[str, dict])
 ADDED = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word", "special"), bool)
 MOST_EXTRA = 10_000  # tokens that a number in tokenizer_config.json may add
 
@@ -89,53 +73,33 @@ def read(
     json_files.parse(text, path)  # names broken JSON better than the library does
     with as_user_error(f"{path} is not a tokenizer that can be read"):
       inner = Inner.from_str(text)
-      return _normalized(inner, settings), None, None
-  make, names = None, ()
-  if kind in WORDPIECE or kind == "esm":
-    make, names = _esm if kind == "esm" else _wordpiece, ("vocab.txt",)
-  elif kind in BYTE_LEVEL:
-    make, names = _byte_level, ("vocab.json", "merges.txt")
-  elif kind in SPM:
-    make = _SPM.get(kind, _plain)
-    names = next(((name,) for name in SPM_FILES if (folder / name).exists()), ())
-  if not names or any(not (folder / name).exists() for name in names):
-    raise UserError(_missing(folder, kind, names))
-  with as_user_error(f"{folder}: {', '.join(names)} make no tokenizer"):
-    inner = make(folder, settings, *(folder / name for name in names))
+      _follow_config(inner.normalizer, settings)
+      return inner, None, None
+  make, files = _MAKERS[kind]
+  paths = [
+    next((folder / name for name in names if (folder / name).exists()), None) for names in files
+  ]
+  if None in paths:
+    pickled = sorted(path.name for end in ("*.pkl", "*.pickle") for path in folder.glob(end))
+    why = f"; {', '.join(pickled)} is pickled, which is code and is not run" if pickled else ""
+    raise UserError(
+      f"{folder} has no tokenizer that can be read: neither tokenizer.json nor"
+      f" {', '.join(map(' or '.join, files))}{why}. Save it as tokenizer.json where it is in use:"
+      " AutoTokenizer.from_pretrained(..., use_fast=True).save_pretrained(...)"
+    )
+  with as_user_error(f"{folder}: {', '.join(path.name for path in paths)} make no tokenizer"):
+    inner = make(settings, *paths)
     _add_tokens(folder, inner, settings)
   return inner, None, None
 
 
-# Field of tokenizer_config.json -> argument of BertNormalizer.
-_BERT_NORMALIZER = dict(
-  do_lower_case="lowercase",
-  strip_accents="strip_accents",
-  tokenize_chinese_chars="handle_chinese_chars",
-)
-
-
-def _normalized(inner: Inner, settings: Mapping) -> Inner:
-  """Returns BERT's tokenizer normalized by tokenizer_config.json, which transformers prefers."""
-  parts = json.loads(inner.to_str())
-  normalizer = parts["normalizer"] or {}
-  changes = {ours: settings[key] for key, ours in _BERT_NORMALIZER.items() if key in settings}
-  if normalizer.get("type") != "BertNormalizer" or normalizer | changes == normalizer:
-    return inner
-  return Inner.from_str(json.dumps(parts | dict(normalizer=normalizer | changes)))
-
-
-def _missing(folder, kind, names) -> str:
-  if kind == "marian":
-    names = ("source.spm", "target.spm", "vocab.json")
-  elif kind in SPM:
-    names = (" or ".join(SPM_FILES),)
-  pickled = sorted(path.name for end in ("*.pkl", "*.pickle") for path in folder.glob(end))
-  why = f"; {', '.join(pickled)} is pickled, which is code and is not run" if pickled else ""
-  return (
-    f"{folder} has no tokenizer that can be read: neither tokenizer.json nor {', '.join(names)}"
-    f"{why}. Save it as tokenizer.json where it is in use: AutoTokenizer.from_pretrained(...,"
-    " use_fast=True).save_pretrained(...)"
-  )
+def _follow_config(normalizer, settings: Mapping) -> None:
+  """Changes BERT's normalizer as tokenizer_config.json has it, which transformers prefers."""
+  if isinstance(normalizer, normalizers.BertNormalizer):
+    normalizer.lowercase = settings.get("do_lower_case", normalizer.lowercase)
+    normalizer.strip_accents = settings.get("strip_accents", normalizer.strip_accents)
+    chinese = settings.get("tokenize_chinese_chars", normalizer.handle_chinese_chars)
+    normalizer.handle_chinese_chars = chinese
 
 
 def _lines(path) -> list[str]:
@@ -143,17 +107,21 @@ def _lines(path) -> list[str]:
   return text.removesuffix("\n").split("\n")
 
 
-def _wordpiece(folder, settings, path) -> Inner:
-  """Builds BERT's tokenizer; a line is a token. The later of two equal ones counts, as in
+def _vocabulary(path) -> dict[str, int]:
+  """Returns the ids of the tokens, one a line; the later of two equal ones counts, as in
   transformers."""
+  return {token: i for i, token in enumerate(_lines(path))}
+
+
+def _wordpiece(settings, path) -> Inner:
+  """Builds BERT's tokenizer."""
   japanese = settings.get("word_tokenizer_type", "basic") != "basic"
   if japanese or settings.get("do_basic_tokenize") is False:
     raise UserError(
-      f"{folder / 'tokenizer_config.json'}: word_tokenizer_type or do_basic_tokenize asks for a"
-      " split before WordPiece that is only supported in a tokenizer.json"
+      f"{path.with_name('tokenizer_config.json')}: word_tokenizer_type or do_basic_tokenize asks"
+      " for a split before WordPiece that is only supported in a tokenizer.json"
     )
-  vocab = {token.rstrip("\r"): i for i, token in enumerate(_lines(path))}
-  unk = settings.get("unk_token", "[UNK]")
+  vocab, unk = _vocabulary(path), settings.get("unk_token", "[UNK]")
   inner = Inner(models.WordPiece(vocab, unk_token=unk, max_input_chars_per_word=100))
   inner.normalizer = normalizers.BertNormalizer(
     clean_text=True,
@@ -168,10 +136,10 @@ def _wordpiece(folder, settings, path) -> Inner:
   return inner
 
 
-def _esm(folder, settings, path) -> Inner:
+def _esm(settings, path) -> Inner:
   """Builds the tokenizer of a protein's letters; what stands between known ones is one unknown
   token."""
-  vocab = {token: i for i, token in enumerate(_lines(path))}
+  vocab = _vocabulary(path)
   inner = Inner(models.WordLevel(vocab, unk_token=settings.get("unk_token", "<unk>")))
   names = [name for name in vocab if re.fullmatch(r"<\w+>", name)]
   letters = sorted(vocab.keys() - set(names), key=len, reverse=True)
@@ -182,7 +150,7 @@ def _esm(folder, settings, path) -> Inner:
   return inner
 
 
-def _byte_level(folder, settings, path, merges) -> Inner:
+def _byte_level(settings, path, merges) -> Inner:
   """Builds GPT-2's BPE of bytes."""
   vocab = json_files.read(path, dict[str, int])
   pairs = [line for line in _lines(merges) if line and not line.startswith("#version")]
@@ -224,20 +192,19 @@ def _add_tokens(folder, inner: Inner, settings) -> None:
       )
 
 
-def _plain(folder, settings, path) -> Inner:
+def _plain(settings, path) -> Inner:
   return spm.convert(spm.load(path))
 
 
-def _t5(folder, settings, path) -> Inner:
+def _t5(settings, path) -> Inner:
   """Builds T5's tokenizer: the pieces, then <extra_id_99> down to <extra_id_0>."""
-  inner = _plain(folder, settings, path)
-  count = settings.get("extra_ids", 100)
-  names = (f"<extra_id_{number}>" for number in reversed(range(count)))
+  inner = spm.convert(spm.load(path))
+  names = (f"<extra_id_{number}>" for number in reversed(range(settings.get("extra_ids", 100))))
   inner.add_special_tokens([name for name in names if inner.token_to_id(name) is None])
   return inner
 
 
-def _mbart(folder, settings, path) -> Inner:
+def _mbart(settings, path) -> Inner:
   """Builds mBART's tokenizer with fairseq's ids: four special tokens, the pieces with ids one
   larger, the languages, <mask>."""
   model = spm.load(path)
@@ -251,7 +218,7 @@ def _mbart(folder, settings, path) -> Inner:
   return inner
 
 
-def _pegasus(folder, settings, path) -> Inner:
+def _pegasus(settings, path) -> Inner:
   """Builds Pegasus' tokenizer, which has 103 tokens of pre-training between </s> and <unk>."""
   model, offset = spm.load(path), settings.get("offset", 103)
   names = ["<pad>", "</s>", "<mask_1>", "<mask_2>"] if offset else ["<pad>", "</s>"]
@@ -264,9 +231,6 @@ def _pegasus(folder, settings, path) -> Inner:
   inner = spm.convert(model, pieces, unk=unk + offset)
   inner.add_special_tokens(names)
   return inner
-
-
-_SPM = {"t5": _t5, "mt5": _t5, "mbart": _mbart, "pegasus": _pegasus}
 
 
 def _marian(folder) -> tuple[Inner, Inner, int]:
@@ -297,3 +261,18 @@ def _numbered(model: spm.Model, names: list[str]) -> Inner:
   inner.decoder = decoders.Sequence([decoders.Replace(ABSENT, ""), inner.decoder])
   inner.add_special_tokens(special)
   return inner
+
+
+# model_type -> the function that builds a tokenizer, and the names that each of its files may have
+_LINES, _MERGES = (("vocab.txt",),), (("vocab.json",), ("merges.txt",))
+_SPM = (("spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "spm.model"),)
+_MAKERS = {
+  **dict.fromkeys(("bert", "distilbert", "electra"), (_wordpiece, _LINES)),
+  "esm": (_esm, _LINES),
+  **dict.fromkeys(("gpt2", "roberta", "bart"), (_byte_level, _MERGES)),
+  **dict.fromkeys(("t5", "mt5"), (_t5, _SPM)),
+  "mbart": (_mbart, _SPM),
+  "pegasus": (_pegasus, _SPM),
+  "llama": (_plain, _SPM),
+  "marian": (None, (("source.spm",), ("target.spm",), ("vocab.json",))),  # `read` builds it
+}

@@ -53,8 +53,6 @@ FRAMINGS = {
   "pegasus": Framing(dict(_T5.names, mask="<mask_2>"), between=(), start="pad"),
 }
 _SEP = ("bert", "distilbert", "electra", "roberta")  # call the end of a text sep_token
-
-
 LANGUAGE = re.compile(r"[a-z]{2}_[A-Z]{2}")  # mBART's codes
 
 
@@ -113,9 +111,6 @@ def _roles(folder, config, settings, framing, ids) -> Roles:
       )
     return ids[role]
 
-  def frame(names):
-    return tuple(required(name) for name in names)
-
   ends = config.get("eos_token_id")
   if isinstance(ends, list) and len(ends) > 1:
     message = "%s: config.json has %d eos tokens %s; here outputs end with %s alone"
@@ -128,16 +123,14 @@ def _roles(folder, config, settings, framing, ids) -> Roles:
   eos = required("eos")
   both = {**config, **settings}  # the settings include generation_config.json
   forced = both.get("forced_bos_token_id", both.get("force_bos_token_to_be_generated") or None)
+  frames = ("first", "between", "source_first", "target_first")
   return Roles(
     pad=eos if ids.get("pad") is None else ids["pad"],
     eos=eos,
     start=start,
     unk=ids.get("unk"),
     mask=ids.get("mask"),
-    first=frame(framing.first),
-    between=frame(framing.between),
-    source_first=frame(framing.source_first),
-    target_first=frame(framing.target_first),
+    **{name: tuple(map(required, getattr(framing, name))) for name in frames},
     force=forced is not None,
     types=framing.types and (config.get("type_vocab_size") or 2) > 1,
   )
@@ -170,12 +163,16 @@ def _with_languages(folder, inner, config, settings, roles) -> Roles:
   return dataclasses.replace(roles, source_last=(source,), start=target)
 
 
+def _ids(roles: Roles) -> list[tuple[str, int]]:
+  """Returns the name and the id of each role; a role of several tokens has several."""
+  listed = {name: x if isinstance(x, tuple) else (x,) for name, x in vars(roles).items()}
+  return [(name, i) for name, ids in listed.items() for i in ids if type(i) is int]
+
+
 def _mark_special(inner: tokenizers.Tokenizer, roles: Roles) -> None:
   """Makes the tokens with a role special where the file does not."""
   added = inner.get_added_tokens_decoder()
-  used = {roles.pad, roles.eos, roles.start, roles.unk, roles.mask, *roles.first}
-  used |= {*roles.between, *roles.source_first, *roles.source_last, *roles.target_first}
-  for i in sorted(used - {None}):
+  for i in sorted({i for _, i in _ids(roles)}):
     name = inner.id_to_token(i) if 0 <= i <= LARGEST else None
     if name is not None and not (i in added and added[i].special):
       inner.add_special_tokens([added.get(i, name)])
@@ -206,8 +203,7 @@ def _without_unused(folder, tokenizer: Tokenizer, config) -> Tokenizer:
   BART fine-tuned without its mask is such a model."""
   rows, roles = config.get("vocab_size"), tokenizer.roles
   beyond = {i: name for name, i in tokenizer.specials.items() if rows is not None and i >= rows}
-  frames = {roles.pad, roles.eos, roles.start, roles.unk, *roles.first, *roles.between}
-  frames |= {*roles.source_first, *roles.source_last, *roles.target_first}
+  frames = {i for name, i in _ids(roles) if name != "mask"}
   if not beyond or frames & beyond.keys() or tokenizer.vocab_size - rows > len(beyond):
     return tokenizer
   names = ", ".join(beyond.values())
@@ -221,17 +217,13 @@ def _check(folder, tokenizer, config) -> None:
   rows = config.get("vocab_size")
   if rows is None:
     return
-  for field, value in dataclasses.asdict(tokenizer.roles).items():
-    if field == "types":
-      continue
-    for i in value if isinstance(value, tuple) else (value,):
-      if i is not None and not 0 <= i < rows:
-        raise UserError(
-          f"{folder}: the token for {field!r} has id {i}, and the model's table {rows} rows"
-          " (vocab_size in config.json): the two files do not belong together"
-        )
+  unfit = [
+    f"token for {name!r} has id {i}" for name, i in _ids(tokenizer.roles) if not 0 <= i < rows
+  ]
   if tokenizer.vocab_size > rows:
+    unfit.append(f"vocabulary has {tokenizer.vocab_size} tokens")
+  if unfit:
     raise UserError(
-      f"{folder}: the vocabulary has {tokenizer.vocab_size} tokens, and the model's table"
-      f" {rows} rows (vocab_size in config.json): the two files do not belong together"
+      f"{folder}: the {unfit[0]}, and the model's table {rows} rows (vocab_size in config.json):"
+      " the two files do not belong together"
     )

@@ -6,25 +6,21 @@ import pathlib
 import tokenizers
 from tokenizers.processors import TemplateProcessing
 
-from train.common.errors import UserError, choose
+from train.common.errors import UserError
 from train.common.files import write_atomically
 from train.data.roles import SPECIALS, Roles
 from train.data.tokenizer import Tokenizer
 from train.interop.tokenizers_in import LANGUAGE
 
-KINDS = ("encoder", "decoder", "encoder-decoder")
-
 
 def write(tokenizer: Tokenizer, folder: pathlib.Path, kind: str, max_len: int) -> None:
   """Writes tokenizer.json, tokenizer_config.json and special_tokens_map.json into `folder`.
 
-  kind: the model is an encoder, a decoder or an encoder-decoder. An encoder's text is framed by its
-  first tokens and eos, a decoder's by its first tokens alone, a source by the tokens of sources. A
-  foreign tokenizer keeps its own frame.
+  kind: "encoder", whose text is framed by its first tokens and eos; "decoder", by its first tokens
+  alone; "encoder-decoder", by the tokens of sources. A foreign tokenizer keeps its own frame.
   max_len: the tokens that the model can read.
   Raises UserError for a tokenizer with other pieces for targets, which tokenizer.json cannot hold.
   """
-  choose(dict.fromkeys(KINDS), kind, "kind of model")
   if tokenizer.targets_differ:
     raise UserError(
       "the tokenizer has other pieces for targets than for sources (Marian's), and tokenizer.json"
@@ -36,14 +32,14 @@ def write(tokenizer: Tokenizer, folder: pathlib.Path, kind: str, max_len: int) -
   if not tokenizer.foreign:
     inner = _absorbing_blanks(inner, tokenizer)
   names = _names(tokenizer, kind)
-  settings = {
-    "tokenizer_class": "PreTrainedTokenizerFast",
-    "model_max_length": max_len,
-    "model_input_names": ["input_ids", *["token_type_ids"] * roles.types, "attention_mask"],
-    "clean_up_tokenization_spaces": False,
+  settings = dict(
+    tokenizer_class="PreTrainedTokenizerFast",
+    model_max_length=max_len,
+    model_input_names=["input_ids", *["token_type_ids"] * roles.types, "attention_mask"],
+    clean_up_tokenization_spaces=False,
     **names,
-  }
-  settings |= _languages(inner, roles)
+    **_languages(inner, roles),
+  )
   write_atomically(folder / "tokenizer.json", inner.to_str(pretty=True))
   for name, content in (("tokenizer_config", settings), ("special_tokens_map", names)):
     text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"

@@ -8,15 +8,17 @@ import json
 import math
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 from absl import logging
+from flax import nnx
 
 from train.common import json_files
 from train.common.errors import UserError, as_user_error, indented
+from train.common.trees import flatten
 from train.interop.families import Family, Row
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -131,6 +133,12 @@ def check_sizes(tensors: Tensors, family: Family, model: Mapping, where) -> None
     raise UserError(f"{where}: {model['max_len']} positions; at most {MOST_POSITIONS} are read")
 
 
+def shapes(build: Callable) -> dict[str, tuple[int, ...]]:
+  """Returns path -> shape of the weights of the model that `build` returns."""
+  state = nnx.to_pure_dict(nnx.state(nnx.eval_shape(build)))
+  return {path: leaf.shape for path, leaf in flatten(state).items()}
+
+
 class Weight:
   """A weight of ours, which is made from its tensor when numpy asks for it."""
 
@@ -154,29 +162,20 @@ def to_ours(tensor: np.ndarray, row: Row, shape) -> np.ndarray:
 def to_theirs(weight: np.ndarray, row: Row) -> np.ndarray:
   """Returns a weight as a tensor, or as the row's part of one."""
   if row.how in ("linear", "conv"):
-    outputs = weight.shape[-1] if row.ours.endswith("out/kernel") else None
-    matrix = weight.reshape(-1, outputs) if outputs else weight.reshape(len(weight), -1)
+    shape = (-1, weight.shape[-1]) if row.ours.endswith("out/kernel") else (len(weight), -1)
+    matrix = weight.reshape(shape)
     return np.ascontiguousarray(matrix.T if row.how == "linear" else matrix)
   if row.how == "vector":
     return weight.reshape((1, -1) if row.theirs == "final_logits_bias" else -1)
   return weight
 
 
-def template(path: str) -> tuple[str, str]:
-  """Returns a weight's path with {} for its layer, and the layer's number ("" outside layers)."""
-  number = next(iter(re.findall(r"/blocks/(\d+)/", path)), "")
-  return re.sub(r"/blocks/\d+/", "/blocks/{}/", path), number
-
-
-def tensor_of(
-  family: Family, kind: str, gated: bool, path: str, prefix: str
-) -> tuple[str, Row] | None:
-  """Returns the name of the tensor for the weight at `path`, and its row; None if there is none."""
-  ours, number = template(path)
-  for row in family.rows_of(kind, gated):
-    if row.ours == ours:
-      return (prefix if row.body else "") + row.theirs.format(number), row
-  return None
+def _tensor_of(path: str, rows: Mapping[str, Row], prefix: str) -> tuple[str, Row]:
+  """Returns the name of the tensor for the weight at `path`, and its row; raises KeyError if there
+  is none."""
+  parts = re.split(r"(?<=/blocks/)(\d+)(?=/)", path)  # the number of a layer is the second
+  row = rows["{}".join(parts[::2])]
+  return (prefix if row.body else "") + row.theirs.format(*parts[1::2]), row
 
 
 def read(
@@ -188,38 +187,45 @@ def read(
   nothing here uses.
   """
   prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors.shapes) else ""
+  # names in the table have the prefix that a model with a head has
+  bare, rows = "" if prefix else family.prefix, family.rows_of(kind, gated)
+  copies = {
+    copy.removeprefix(bare): original.removeprefix(bare)
+    for copy, original in family.copies.items()
+    if copy.startswith(bare)
+  }
   ours, wrong, used = {}, [], set()
   for path, shape in shapes.items():
-    known = tensor_of(family, kind, gated, path, prefix)
-    if known is None:
-      raise UserError(f"{family.model_type} has no tensor for {path}, which config.json asks for")
-    name, row = known
+    try:
+      name, row = _tensor_of(path, rows, prefix)
+    except KeyError:
+      message = f"{family.model_type} has no tensor for {path}, which config.json asks for"
+      raise UserError(message) from None
     if name not in tensors:  # the file may have a copy of it instead
-      copies = [copy for copy in tensors.shapes if _original(copy, family, prefix) == name]
-      name = copies[0] if copies else name
+      name = next((copy for copy in tensors.shapes if copies.get(copy) == name), name)
     used.add(name)
-    if name == "final_logits_bias" and name not in tensors:
+    there = tensors.shapes.get(name, ())
+    size = math.prod(there) // (1 if row.part is None else 3)
+    if name not in tensors and name == "final_logits_bias":
       ours[path] = np.zeros(shape, np.float32)  # as in transformers
-      continue
-    if name not in tensors:
+    elif name not in tensors:
       wrong.append(f"{name} is not there")
-      continue
-    size = math.prod(tensors.shapes[name]) // (1 if row.part is None else 3)
-    if size != math.prod(shape) or (row.how == "same" and tensors.shapes[name] != shape):
-      wrong.append(f"{name} has shape {tensors.shapes[name]}, by config.json {shape} in all")
-      continue
-    ours[path] = Weight(tensors, name, row, shape)
+    elif size != math.prod(shape) or (row.how == "same" and there != shape):
+      wrong.append(f"{name} has shape {there}, by config.json {shape} in all")
+    else:
+      ours[path] = Weight(tensors, name, row, shape)
   unused = []
+  of_heads = {row.theirs for rows in family.heads.values() for row in rows if not row.body}
+  of_heads |= family.copies.keys()
   for name in sorted(tensors.shapes.keys() - used):
-    copied = _original(name, family, prefix)
     if re.search(family.computed, name):
       continue
-    if re.search(family.left_out, name) or (kind == "body" and _of_a_head(name, family)):
+    if re.search(family.left_out, name) or (kind == "body" and name in of_heads):
       unused.append(name)
-    elif copied is None:
+    elif name not in copies:
       wrong.append(f"{name} has no counterpart here")
-    elif copied in tensors and not np.array_equal(tensors[name], tensors[copied]):
-      wrong.append(f"{name} is to be a copy of {copied}, and is not")
+    elif copies[name] in tensors and not np.array_equal(tensors[name], tensors[copies[name]]):
+      wrong.append(f"{name} is to be a copy of {copies[name]}, and is not")
   if wrong:
     lines = indented(wrong, LISTED)
     raise UserError(f"{tensors.folder}: tensors do not fit a {family.model_type}:{lines}")
@@ -228,29 +234,15 @@ def read(
   return ours
 
 
-def _of_a_head(name: str, family: Family) -> bool:
-  """Returns whether the tensor belongs to one of the family's heads."""
-  rows = [row for rows in family.heads.values() for row in rows if not row.body]
-  return name in family.copies or any(name == row.theirs for row in rows)
-
-
-def _original(name: str, family: Family, prefix: str) -> str | None:
-  """Returns the tensor that this one repeats, or None. Names in the table have the prefix that a
-  model with a head has."""
-  if prefix:
-    return family.copies.get(name)
-  original = family.copies.get(family.prefix + name)
-  return original and original.removeprefix(family.prefix)
-
-
 def write(
   folder: pathlib.Path, family: Family, kind: str, model: Mapping, params: Mapping[str, np.ndarray]
 ) -> None:
   """Writes our weights (path -> array) as model.safetensors, in shards with an index if they are
   large. `model` has the fields of TransformerConfig."""
   parts, prefix = {}, "" if kind == "body" else family.prefix
+  rows = family.rows_of(kind, model["gated"])
   for path, weight in params.items():
-    name, row = tensor_of(family, kind, model["gated"], path, prefix)
+    name, row = _tensor_of(path, rows, prefix)
     parts.setdefault(name, {})[row.part or 0] = to_theirs(np.asarray(weight, np.float32), row)
   whole = {
     name: np.ascontiguousarray(np.concatenate([pieces[i] for i in sorted(pieces)], axis=-1))

@@ -2,17 +2,16 @@
 
 import dataclasses
 import json
+import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import jax
 import numpy as np
 from flax import nnx
 
 from model.config import TransformerConfig
 from model.transformer import Transformer
 from train.common.errors import UserError
-from train.common.trees import path_name
 from train.interop import weights
 from train.interop.directory import FAMILIES
 from train.interop.families import Family
@@ -39,10 +38,10 @@ class Fit:
   family: Family
   config: dict  # the part of config.json that describes the model
   model: dict  # the same as fields of TransformerConfig
-  lacks: tuple[str, ...]  # the fields of ours that config.json cannot express
+  lacks: tuple[str, ...]  # the settings of ours that config.json cannot express
 
 
-def fit(family: Family, model: Mapping, kind: str) -> Fit:
+def fit(family: Family, model: Mapping, kind: str, pool_activation: str) -> Fit:
   """Returns `model` (fields of TransformerConfig) written in a family's settings and read again.
 
   Biases and token types that the model has none of are zeros in a family that has them.
@@ -56,7 +55,7 @@ def fit(family: Family, model: Mapping, kind: str) -> Fit:
   for setting in family.settings:
     try:
       config |= dict.fromkeys(setting.theirs, setting.to_theirs(model[setting.ours]))
-    except (KeyError, StopIteration):
+    except KeyError:
       lost.append(setting.ours)
       config |= dict.fromkeys(setting.theirs, setting.default)
   config |= family.write(model)
@@ -64,12 +63,15 @@ def fit(family: Family, model: Mapping, kind: str) -> Fit:
   try:
     back = settings(config, family, tied, family.model_type)
   except UserError:  # two of the settings exclude one another
-    return Fit(family, config, {}, tuple(lost) or ("model",))
+    return Fit(family, config, {}, tuple(f"model.{field}" for field in lost) or ("model",))
   here, there = canonical(model, kind), canonical(back, kind)
   lacks = {field for field in here if here[field] != there[field]} | set(lost)
   if not model["bias"]:
     lacks -= {"bias"}
-  return Fit(family, config, back, tuple(sorted(lacks)))
+  lacks = [f"model.{field}" for field in sorted(lacks)]
+  if kind == "classification" and family.pool_activation != pool_activation:
+    lacks.append("task.pool_activation")
+  return Fit(family, config, back, tuple(lacks))
 
 
 def canonical(model: Mapping, kind: str) -> dict:
@@ -80,7 +82,7 @@ def canonical(model: Mapping, kind: str) -> dict:
     num_kv_heads=cfg.kv_heads,
     head_dim=cfg.head_size,
     embedding_dim=cfg.table_dim,
-    attention_scale=cfg.head_size**-0.5 if cfg.attention_scale is None else cfg.attention_scale,
+    attention_scale=cfg.scale,
     token_types=None,
   )
   used = dict(
@@ -109,41 +111,27 @@ def best(model: Mapping, kind: str, pool_activation: str, first: str = "") -> Fi
       f"model.name is {name!r}: all families of Hugging Face's models that are written here are"
       " Transformers, and none of them has its weights"
     )
-  fits = [fit(family, model, kind) for family in FAMILIES.values()]
-  if kind == "classification":
-    fits = [
-      fit
-      if fit.family.pool_activation == pool_activation
-      else dataclasses.replace(fit, lacks=(*fit.lacks, "task.pool_activation"))
-      for fit in fits
-    ]
+  fits = [fit(family, model, kind, pool_activation) for family in FAMILIES.values()]
   whole = [fit for fit in fits if not fit.lacks]
   if not whole:
     near = min(fits, key=lambda fit: ("task.name" in fit.lacks, len(fit.lacks)))
-    lacks = [
-      f"{field} {kind}" if field == "task.name" else f"model.{field} is {model.get(field)!r}"
-      for field in near.lacks
-      if field != "task.pool_activation"
-    ]
-    if "task.pool_activation" in near.lacks:
-      lacks.append(f"task.pool_activation is {pool_activation!r}")
+    values = {f"model.{field}": value for field, value in model.items()}
+    values |= {"task.name": kind, "task.pool_activation": pool_activation}
+    lacks = [f"{key} is {values[key]!r}" if key in values else key for key in near.lacks]
     raise UserError(
       f"no family of Hugging Face's models can express this one; the nearest,"
       f" {near.family.model_type}, has no counterpart of: {', '.join(lacks)}"
     )
-  return min(whole, key=lambda fit: (fit.family.model_type != first, _size(fit.model)))
+
+  def size(fit):
+    return sum(map(math.prod, _shapes(fit.model).values()))
+
+  return min(whole, key=lambda fit: (fit.family.model_type != first, size(fit)))
 
 
-def _size(model: Mapping) -> int:
-  return sum(int(np.prod(shape)) for shape in shapes(model).values())
-
-
-def shapes(model: Mapping) -> dict[str, tuple[int, ...]]:
+def _shapes(model: Mapping) -> dict[str, tuple[int, ...]]:
   """Returns path -> shape of the weights without a head."""
-  cfg = TransformerConfig(**model)
-  state = nnx.state(nnx.eval_shape(lambda: Transformer(cfg, rngs=nnx.Rngs(0))))
-  leaves = jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(state))
-  return {path_name(path): leaf.shape for path, leaf in leaves}
+  return weights.shapes(lambda: Transformer(TransformerConfig(**model), rngs=nnx.Rngs(0)))
 
 
 def write(
@@ -152,17 +140,12 @@ def write(
   kind: str,
   params: Mapping[str, np.ndarray],
   more: Mapping,
-  labels: Sequence[str] = (),
 ) -> list[str]:
   """Writes config.json (with `more`) and the tensors; returns the weights that are zeros because
   the model has none of them."""
-  config = fit.config | dict(more)
-  if labels:
-    config["id2label"] = {str(i): label for i, label in enumerate(labels)}
-    config["label2id"] = {label: i for i, label in enumerate(labels)}
-  text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
+  text = json.dumps(fit.config | dict(more), indent=2, sort_keys=True, ensure_ascii=False)
   (folder / "config.json").write_text(text + "\n", encoding="utf-8")
-  needed, params = shapes(fit.model), dict(params)
+  needed, params = _shapes(fit.model), dict(params)
   if any(row.ours == "output_bias" for row in fit.family.heads.get(kind, ())):
     needed["output_bias"] = (fit.model["vocab_size"],)
   else:

@@ -174,9 +174,7 @@ FORMATS = {"hf": as_hf, "ctranslate2": as_ctranslate2}
 def main(argv):
   parser = inference.parser(__doc__)
   parser.add_argument("--out", required=True, type=pathlib.Path, help="the folder to write")
-  parser.add_argument(
-    "--format", choices=FORMATS, default="hf", help="whose files to write (default: hf)"
-  )
+  parser.add_argument("--format", choices=FORMATS, default="hf", help="whose files (default: hf)")
   args = parser.parse_args(argv)
   FORMATS[args.format](args.workdir, args.checkpoint, args.out)
   print(args.out)

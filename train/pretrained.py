@@ -216,12 +216,8 @@ def init_from(params, tokenizer: Tokenizer, workdir: str, which: str, skip: Sequ
       f"init_from.workdir {workdir}: weights that do not match; patterns in init_from.skip allow"
       f" them:{indented(wrong)}"
     )
-
-  def take(path, x):
-    name = path_name(path)
-    return _place(theirs[name], x) if name in taken else x
-
-  return jax.tree_util.tree_map_with_path(take, params)
+  placed = {name: _place(theirs[name], ours[name]) for name in taken}
+  return jax.tree_util.tree_map_with_path(lambda path, x: placed.get(path_name(path), x), params)
 
 
 def _check_vocabulary(origin: Pretrained, tokenizer: Tokenizer) -> None:

@@ -126,9 +126,9 @@ LLAMA = Family(
   copies={"lm_head.weight": "model.embed_tokens.weight"},
   computed=r"rotary_emb\.inv_freq$",
   read=_rope,
-  write=lambda model: dict(
-    rope_parameters=dict(rope_type="default", rope_theta=model["rope_theta"])
-  ),
+  write=lambda model: {
+    "rope_parameters": dict(rope_type="default", rope_theta=model["rope_theta"])
+  },
 )
 
 FAMILIES = (GPT2, LLAMA)

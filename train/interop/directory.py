@@ -136,11 +136,9 @@ class Directory:
 
   @functools.cached_property
   def params(self) -> dict[str, weights.Weight]:
-    """Path -> weight, which is read when numpy asks for it.
-
-    The pooler of a model without a head is `head/dense`, as in a classifier.
-    """
-    shapes = weights.shapes(self.build)
+    """Path -> weight, which is read when numpy asks for it; a body's pooler is `head/dense`, as in
+    a classifier."""
+    shapes = weights.weight_shapes(self.build)
     pools = any(name.endswith("pooler.dense.weight") for name in self.tensors.shapes)
     if self.kind == "body" and pools and self.family.heads.get("body"):
       dim = self.model["dim"]
@@ -153,10 +151,8 @@ class Directory:
     return self.kind == "body" and "head/dense/kernel" in self.params
 
   def task(self, pair: bool = False) -> dict:
-    """Returns the section `task` of a run that only predicts, with the tokenizer object in it.
-
-    pair: a classifier reads two texts.
-    """
+    """Returns the section `task` of a run that only predicts, with the tokenizer object in it;
+    `pair`: a classifier reads two texts."""
     if pair and self.kind != "classification":
       raise UserError(f"--pair: hf:{self.path} is no classifier, its kind is {self.kind}")
     learned = self.model["positions"] == "learned"
@@ -193,8 +189,7 @@ class Directory:
     return common | dict(source_len=length)
 
   def _pooling(self) -> dict:
-    """Returns how a text becomes one vector, from the files of sentence-transformers if there are
-    any."""
+    """Returns how a text becomes one vector, by sentence-transformers' files if there are any."""
     file = self.path / "modules.json"
     modules = json_files.read(file, list[dict]) if file.exists() else []
     kinds = {str(module.get("type", "")).split(".")[-1] for module in modules}

@@ -1,7 +1,4 @@
-"""Tables of T5 and mT5, and of BART, mBART, Marian and Pegasus.
-
-The last four differ in norms and positions.
-"""
+"""Tables of T5, mT5, and BART, mBART, Marian and Pegasus, which differ in norms and positions."""
 
 import dataclasses
 import functools
@@ -49,11 +46,8 @@ def _t5_mlp(**names):
 
 
 def _t5_read(config, tensors, usual="relu", scaled=None):
-  """Returns the fields that T5's table cannot express.
-
-  scaled: the decoder's output is scaled by dim ** -0.5, as in T5 1.0 and not in 1.1; None: as
-  config.json has it.
-  """
+  """Returns the fields that T5's table cannot express. `scaled`: the decoder's output is scaled by
+  dim ** -0.5, as in T5 1.0 and not in 1.1; None: as config.json has it."""
   kind = config.get("feed_forward_proj", usual)
   activation, gated = FEED_FORWARD.get(kind, (kind, False))
   if scaled is None:
@@ -202,14 +196,12 @@ BART = Family(
   ),
   rows=tuple(_bart_rows()),
   heads=dict(translation=(Row("final_logits_bias", "output_bias", "vector", body=False),)),
-  copies={
-    "lm_head.weight": "model.shared.weight",
-    "model.encoder.embed_tokens.weight": "model.shared.weight",
-    "model.decoder.embed_tokens.weight": "model.shared.weight",
-  },
+  copies={"lm_head.weight": "model.shared.weight"}
+  | {f"model.{side}.embed_tokens.weight": "model.shared.weight" for side in SIDES},
 )
 
 _PRE = dict(normalize_before=True, add_final_layer_norm=True)
+_SINUSOIDAL = dict(normalize_embedding=False, static_position_embeddings=True)
 MBART = dataclasses.replace(
   BART,
   model_type="mbart",
@@ -223,12 +215,7 @@ MARIAN = dataclasses.replace(
   model_type="marian",
   classes={"MarianMTModel": "translation", "MarianModel": "translation"},
   constants=BART.constants | dict(positions="sinusoidal", position_offset=0, embedding_norm=False),
-  fixed=BART.fixed
-  | dict(
-    normalize_embedding=False,
-    static_position_embeddings=True,
-    share_encoder_decoder_embeddings=True,
-  ),
+  fixed=BART.fixed | _SINUSOIDAL | dict(share_encoder_decoder_embeddings=True),
   ignored=(*BART.ignored, "decoder_vocab_size"),
   computed=r"embed_positions\.weight$",
 )
@@ -248,7 +235,7 @@ PEGASUS = dataclasses.replace(
   model_type="pegasus",
   classes={"PegasusForConditionalGeneration": "translation", "PegasusModel": "translation"},
   constants=MARIAN.constants | dict(norm_position="pre"),
-  fixed=BART.fixed | _PRE | dict(normalize_embedding=False, static_position_embeddings=True),
+  fixed=BART.fixed | _SINUSOIDAL | _PRE,
 )
 
 FAMILIES = (T5, MT5, BART, MBART, MARIAN, PEGASUS)

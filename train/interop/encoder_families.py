@@ -1,7 +1,4 @@
-"""Tables of BERT, RoBERTa, DistilBERT, ELECTRA, and ESM.
-
-ESM's models have rotary positions, as our own encoders do.
-"""
+"""Tables of BERT, RoBERTa, DistilBERT, ELECTRA, and ESM, whose positions are rotary as our own."""
 
 import dataclasses
 

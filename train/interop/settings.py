@@ -45,25 +45,23 @@ TYPES = typing.get_type_hints(TransformerConfig)
 
 
 def settings(config: Mapping, family: Family, tensors, where) -> dict:
-  """Returns the fields of TransformerConfig for a config.json.
-
-  Raises UserError, which begins with `where`, for a field or a value that has no counterpart.
-  """
-  known = {*GENERIC, *NEUTRAL, *family.ignored, *family.fixed}
+  """Returns the fields of TransformerConfig for a config.json; raises UserError, which begins with
+  `where`, for a field or a value that has no counterpart."""
+  fixed = NEUTRAL | dict(family.fixed)
+  known = {*GENERIC, *fixed, *family.ignored}
   model = dict(family.constants)
   for setting in family.settings:
-    known |= set(setting.theirs)
-    values = [config.get(name, setting.default) for name in setting.theirs]
+    names = setting.theirs
+    known |= set(names)
+    values = [config.get(name, setting.default) for name in names]
     if any(value != values[0] for value in values):
-      pairs = " and ".join(f"{name} is {value}" for name, value in zip(setting.theirs, values))
+      pairs = " and ".join(f"{name} is {value}" for name, value in zip(names, values))
       raise UserError(f"{where}: {pairs}; here they are one number, model.{setting.ours}")
     try:
       model[setting.ours] = setting.to_ours(values[0])
     except (KeyError, TypeError):
-      raise UserError(
-        f"{where}: {setting.theirs[0]} is {values[0]!r}, which is not known here"
-      ) from None
-  fixed = NEUTRAL | dict(family.fixed)
+      message = f"{where}: {names[0]} is {values[0]!r}, which is not known here"
+      raise UserError(message) from None
   for name, value in fixed.items():
     if config.get(name, value) not in (value, value or None):
       raise UserError(f"{where}: {name} is {config[name]!r}; here there is only {value!r}")

@@ -159,10 +159,10 @@ def _decoders(model):
 def _merges(model: Model, vocab: Mapping[str, int]) -> list[tuple[str, str]]:
   """Returns the pairs that join to a piece, the best piece first, as SentencePiece merges them."""
   scores = {piece.text: piece.score for piece in model.pieces if piece.kind == NORMAL}
-  pairs = []
-  for whole, score in scores.items():
-    for place in range(1, len(whole)):
-      left, right = whole[:place], whole[place:]
-      if left in scores and right in scores:
-        pairs.append((-score, vocab[left], vocab[right], left, right))
+  pairs = [
+    (-score, vocab[left], vocab[right], left, right)
+    for whole, score in scores.items()
+    for place in range(1, len(whole))
+    if (left := whole[:place]) in scores and (right := whole[place:]) in scores
+  ]
   return [(left, right) for *_, left, right in sorted(pairs)]

@@ -62,10 +62,7 @@ def read(
   folder: pathlib.Path, kind: str, settings: Mapping
 ) -> tuple[Inner, Inner | None, int | None]:
   """Returns the tokenizer, another for targets or None, and the size of the vocabulary where it is
-  not the tokenizer's.
-
-  Raises UserError, which names the files it looks for, if there are none.
-  """
+  not the tokenizer's. Raises UserError, which names the files it looks for, if there are none."""
   if kind == "marian" and (folder / "source.spm").exists():
     return _marian(folder)
   if (path := folder / "tokenizer.json").exists():
@@ -108,8 +105,7 @@ def _lines(path) -> list[str]:
 
 
 def _vocabulary(path) -> dict[str, int]:
-  """Returns the ids of the tokens, one a line; the later of two equal ones counts, as in
-  transformers."""
+  """Returns token -> line; the later of two equal ones counts, as in transformers."""
   return {token: i for i, token in enumerate(_lines(path))}
 
 
@@ -137,8 +133,7 @@ def _wordpiece(settings, path) -> Inner:
 
 
 def _esm(settings, path) -> Inner:
-  """Builds the tokenizer of a protein's letters; what stands between known ones is one unknown
-  token."""
+  """Builds the tokenizer of a protein's letters; text between known ones is one unknown token."""
   vocab = _vocabulary(path)
   inner = Inner(models.WordLevel(vocab, unk_token=settings.get("unk_token", "<unk>")))
   names = [name for name in vocab if re.fullmatch(r"<\w+>", name)]
@@ -238,9 +233,7 @@ def _marian(folder) -> tuple[Inner, Inner, int]:
   ids of their pieces; a piece without one is unknown."""
   paths = [folder / name for name in ("source.spm", "target.spm", "vocab.json")]
   if missing := [path.name for path in paths if not path.exists()]:
-    raise UserError(
-      f"{folder} has no {', '.join(missing)}: copy it from where the others came from"
-    )
+    raise UserError(f"{folder} has no {', '.join(missing)}: copy it from where the others are from")
   vocab = json_files.read(paths[2], dict[str, int])
   if sorted(vocab.values()) != list(range(len(vocab))) or "<unk>" not in vocab:
     raise UserError(f"{paths[2]}: the ids must be 0 to {len(vocab) - 1}, and <unk> must have one")
@@ -264,11 +257,11 @@ def _numbered(model: spm.Model, names: list[str]) -> Inner:
 
 
 # model_type -> the function that builds a tokenizer, and the names that each of its files may have
-_LINES, _MERGES = (("vocab.txt",),), (("vocab.json",), ("merges.txt",))
+_WORDS, _MERGES = (("vocab.txt",),), (("vocab.json",), ("merges.txt",))
 _SPM = (("spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "spm.model"),)
 _MAKERS = {
-  **dict.fromkeys(("bert", "distilbert", "electra"), (_wordpiece, _LINES)),
-  "esm": (_esm, _LINES),
+  **dict.fromkeys(("bert", "distilbert", "electra"), (_wordpiece, _WORDS)),
+  "esm": (_esm, _WORDS),
   **dict.fromkeys(("gpt2", "roberta", "bart"), (_byte_level, _MERGES)),
   **dict.fromkeys(("t5", "mt5"), (_t5, _SPM)),
   "mbart": (_mbart, _SPM),

@@ -62,7 +62,6 @@ def read(folder: pathlib.Path, config: Mapping) -> Tokenizer:
   Raises UserError for a directory without one, for broken files, for unsupported kinds of files,
   and for ids beyond the model's embedding table.
   """
-  folder = pathlib.Path(folder)
   kind = config.get("model_type")
   framing = choose(FRAMINGS, kind, f"model_type in {folder / 'config.json'}")
   settings = files.settings(folder)
@@ -91,9 +90,8 @@ def _tokenizer(folder, kind, framing, config, settings) -> Tokenizer:
     roles = _as_processed(inner, roles, config)
   if kind == "mbart":
     roles = _with_languages(folder, inner, config, settings, roles)
-  _mark_special(inner, roles)
-  if target is not None:
-    _mark_special(target, roles)
+  for part in filter(None, (inner, target)):
+    _mark_special(part, roles)
   return _without_unused(folder, Tokenizer(inner, roles, target, size), config)
 
 

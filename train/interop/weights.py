@@ -1,7 +1,5 @@
-"""Converts the tensors of safetensors files to our weights and back, by the rows of a family.
-
-Every tensor and every weight must have its counterpart.
-"""
+"""Converts the tensors of safetensors files to our weights and back, one for one, by the rows of a
+family."""
 
 import contextlib
 import json
@@ -108,11 +106,8 @@ def _files(folder) -> list[pathlib.Path]:
 
 
 def check_sizes(tensors: Tensors, family: Family, model: Mapping, where) -> None:
-  """Raises UserError if a model (the fields of TransformerConfig) is larger than its tensors.
-
-  It must be called before anything is built. `read` names the tensors that do not fit a model of
-  reasonable size.
-  """
+  """Raises UserError if a model (the fields of TransformerConfig) is larger than its tensors; to be
+  called before it is built. `read` names the tensors that do not fit one of reasonable size."""
   for side in ("encoder", "decoder"):
     names = [row.theirs for row in family.rows if row.ours.startswith(f"{side}/blocks/")]
     layer = re.compile("|".join(re.escape(name).replace(r"\{\}", r"(\d{1,9})") for name in names))
@@ -133,7 +128,7 @@ def check_sizes(tensors: Tensors, family: Family, model: Mapping, where) -> None
     raise UserError(f"{where}: {model['max_len']} positions; at most {MOST_POSITIONS} are read")
 
 
-def shapes(build: Callable) -> dict[str, tuple[int, ...]]:
+def weight_shapes(build: Callable) -> dict[str, tuple[int, ...]]:
   """Returns path -> shape of the weights of the model that `build` returns."""
   state = nnx.to_pure_dict(nnx.state(nnx.eval_shape(build)))
   return {path: leaf.shape for path, leaf in flatten(state).items()}
@@ -171,8 +166,7 @@ def to_theirs(weight: np.ndarray, row: Row) -> np.ndarray:
 
 
 def _tensor_of(path: str, rows: Mapping[str, Row], prefix: str) -> tuple[str, Row]:
-  """Returns the name of the tensor for the weight at `path`, and its row; raises KeyError if there
-  is none."""
+  """Returns the tensor's name and the row for the weight at `path`; raises KeyError without one."""
   parts = re.split(r"(?<=/blocks/)(\d+)(?=/)", path)  # the number of a layer is the second
   row = rows["{}".join(parts[::2])]
   return (prefix if row.body else "") + row.theirs.format(*parts[1::2]), row
@@ -234,9 +228,7 @@ def read(
   return ours
 
 
-def write(
-  folder: pathlib.Path, family: Family, kind: str, model: Mapping, params: Mapping[str, np.ndarray]
-) -> None:
+def write(folder: pathlib.Path, family: Family, kind: str, model: Mapping, params: Mapping) -> None:
   """Writes our weights (path -> array) as model.safetensors, in shards with an index if they are
   large. `model` has the fields of TransformerConfig."""
   parts, prefix = {}, "" if kind == "body" else family.prefix

@@ -115,7 +115,7 @@ def best(model: Mapping, kind: str, pool_activation: str, first: str = "") -> Fi
   whole = [fit for fit in fits if not fit.lacks]
   if not whole:
     near = min(fits, key=lambda fit: ("task.name" in fit.lacks, len(fit.lacks)))
-    values = {f"model.{field}": value for field, value in model.items()}
+    values = {f"model.{key}": value for key, value in vars(TransformerConfig(**model)).items()}
     values |= {"task.name": kind, "task.pool_activation": pool_activation}
     lacks = [f"{key} is {values[key]!r}" if key in values else key for key in near.lacks]
     raise UserError(
@@ -131,18 +131,12 @@ def best(model: Mapping, kind: str, pool_activation: str, first: str = "") -> Fi
 
 def _shapes(model: Mapping) -> dict[str, tuple[int, ...]]:
   """Returns path -> shape of the weights without a head."""
-  return weights.shapes(lambda: Transformer(TransformerConfig(**model), rngs=nnx.Rngs(0)))
+  return weights.weight_shapes(lambda: Transformer(TransformerConfig(**model), rngs=nnx.Rngs(0)))
 
 
-def write(
-  folder: pathlib.Path,
-  fit: Fit,
-  kind: str,
-  params: Mapping[str, np.ndarray],
-  more: Mapping,
-) -> list[str]:
-  """Writes config.json (with `more`) and the tensors; returns the weights that are zeros because
-  the model has none of them."""
+def write(folder: pathlib.Path, fit: Fit, kind: str, params: Mapping, more: Mapping) -> list[str]:
+  """Writes config.json (with `more`) and the tensors of `params` (path -> array); returns the
+  weights that are zeros because the model has none of them."""
   text = json.dumps(fit.config | dict(more), indent=2, sort_keys=True, ensure_ascii=False)
   (folder / "config.json").write_text(text + "\n", encoding="utf-8")
   needed, params = _shapes(fit.model), dict(params)

@@ -119,12 +119,8 @@ def _wordpiece(settings, path) -> Inner:
     )
   vocab, unk = _vocabulary(path), settings.get("unk_token", "[UNK]")
   inner = Inner(models.WordPiece(vocab, unk_token=unk, max_input_chars_per_word=100))
-  inner.normalizer = normalizers.BertNormalizer(
-    clean_text=True,
-    handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
-    strip_accents=settings.get("strip_accents"),
-    lowercase=settings.get("do_lower_case", True),
-  )
+  inner.normalizer = normalizers.BertNormalizer()
+  _follow_config(inner.normalizer, settings)
   inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
   inner.decoder = decoders.WordPiece()
   names = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -154,8 +150,7 @@ def _byte_level(settings, path, merges) -> Inner:
   except Exception as error:  # the library raises plain Exception
     raise UserError(f"{merges} does not belong to {path}: {error}; copy both anew") from error
   inner = Inner(model)
-  blank = bool(settings.get("add_prefix_space", False))
-  inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=blank)
+  inner.pre_tokenizer = pre_tokenizers.ByteLevel(settings.get("add_prefix_space", False))
   inner.decoder = decoders.ByteLevel()
   names = ("<s>", "<pad>", "</s>", "<unk>", "<|endoftext|>")
   inner.add_special_tokens([name for name in names if name in vocab])

@@ -1,6 +1,5 @@
 """Multi-head attention: project to heads, attend by a pattern, project back."""
 
-import contextlib
 import contextvars
 from typing import NamedTuple
 
@@ -10,7 +9,7 @@ from flax import nnx
 
 from model import kernels, layers, patterns, positions
 from model.config import TransformerConfig
-from model.placement import constrain
+from model.placement import bind, constrain
 
 Pattern = patterns.FullAttention | patterns.ChunkedAttention | kernels.SplashAttention
 
@@ -85,11 +84,6 @@ def _write(cached_BSGK, new_BTGK, positions_BT):
 _OBSERVER = contextvars.ContextVar("observer", default=None)
 
 
-@contextlib.contextmanager
 def observe(observer):
   """Calls `observer(attention, q_BTHK, k_BSGK, v_BSGK, pattern)` at each attention in the body."""
-  token = _OBSERVER.set(observer)
-  try:
-    yield
-  finally:
-    _OBSERVER.reset(token)
+  return bind(_OBSERVER, observer)

@@ -9,6 +9,8 @@ Tasks and searches use a model by these methods, `logits`, and the `head` that a
 A model holds weights and nothing else: dropout takes its key as an argument, and no key means none.
 """
 
+import functools
+
 import jax.numpy as jnp
 from flax import nnx
 
@@ -29,19 +31,10 @@ class EncoderDecoder(nnx.Module):
     E, D = cfg.encoder_layers, cfg.decoder_layers
     self.encoder = make_stack(E, causal=False, cross=False) if E else None
     self.decoder = make_stack(D, causal=True, cross=both) if D else None
-    self.output = None if cfg.tie_output else self._output(rngs)
+    options = dict(use_bias=False, dot_general=matmul.product, rngs=rngs)
+    output = functools.partial(layers.dense, cfg, cfg.table_dim, cfg.vocab_size, **options)
+    self.output = None if cfg.tie_output else output()
     self.output_bias = nnx.Param(jnp.zeros(cfg.vocab_size)) if cfg.output_bias else None
-
-  def _output(self, rngs):
-    return nnx.Linear(
-      self.cfg.table_dim,
-      self.cfg.vocab_size,
-      use_bias=False,
-      dot_general=matmul.product,
-      kernel_init=layers.initializer(self.cfg.init_std),
-      dtype=self.cfg.dtype,
-      rngs=rngs,
-    )
 
   def logits(self, x_BTD):
     """Returns the logits [..., V], float32."""

@@ -8,13 +8,53 @@ POSITIONS = ("sinusoidal", "learned", "relative", "rotary", "alibi", "none")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def _check_depths(encoder: int, decoder: int) -> None:
-  if min(encoder, decoder) < 0 or encoder == decoder == 0:
-    raise ValueError(f"model.encoder_layers is {encoder}, model.decoder_layers {decoder}: one > 0")
+KNOWN = dict(
+  activation=layers.ACTIVATIONS,
+  norm=layers.NORMS,
+  norm_position=("pre", "post"),
+  positions=POSITIONS,
+  attention_impl=kernels.IMPLS,
+  remat=layers.REMAT,
+  dtype=DTYPES,
+)
+SMALLEST = dict(vocab_size=1, dim=1, num_heads=1, num_kv_heads=1, head_dim=1, mlp_dim=1, window=1)
+SMALLEST |= dict(embedding_dim=1, token_types=0, position_offset=0, global_tokens=0)
+RATES = ("dropout", "attention_dropout", "activation_dropout")
+
+
+class _Config:
+  """The checks and sizes that the models' settings share."""
+
+  def __post_init__(self):
+    given = vars(self)
+    for field, known in KNOWN.items():
+      if field in given and given[field] not in known:
+        raise ValueError(f"model.{field} is {given[field]!r}; known: {', '.join(known)}")
+    for field, least in SMALLEST.items():
+      if (size := given.get(field)) is not None and size < least:
+        raise ValueError(f"model.{field} is {size}; at least {least}")
+    for field in RATES:
+      if not 0 <= given.get(field, 0) < 1:
+        raise ValueError(f"model.{field} is {given[field]}; at least 0 and below 1")
+    encoder, decoder = self.encoder_layers, self.decoder_layers
+    if min(encoder, decoder) < 0 or encoder == decoder == 0:
+      raise ValueError(
+        f"model.encoder_layers is {encoder}, model.decoder_layers {decoder}: one > 0"
+      )
+
+  @property
+  def table_dim(self) -> int:
+    """The size of the words' vectors."""
+    return self.embedding_dim or self.dim
+
+  @property
+  def table_std(self) -> float:
+    """The standard deviation with which embedding tables start."""
+    return self.dim**-0.5 if self.init_std is None else self.init_std
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TransformerConfig:
+class TransformerConfig(_Config):
   """The settings of a Transformer; raises ValueError where they describe none."""
 
   vocab_size: int
@@ -60,32 +100,7 @@ class TransformerConfig:
   dtype: str = "float32"  # of activations; weights, norms, softmax and logits stay float32
 
   def __post_init__(self):
-    for field, known in (
-      ("activation", layers.ACTIVATIONS),
-      ("norm", layers.NORMS),
-      ("norm_position", ("pre", "post")),
-      ("positions", POSITIONS),
-      ("attention_impl", kernels.IMPLS),
-      ("remat", layers.REMAT),
-      ("dtype", DTYPES),
-    ):
-      if getattr(self, field) not in known:
-        raise ValueError(f"model.{field} is {getattr(self, field)!r}; known: {', '.join(known)}")
-    for field in (
-      "vocab_size",
-      "dim",
-      "num_heads",
-      "num_kv_heads",
-      "head_dim",
-      "mlp_dim",
-      "embedding_dim",
-      "window",
-    ):
-      if getattr(self, field) is not None and getattr(self, field) < 1:
-        raise ValueError(f"model.{field} is {getattr(self, field)}; at least 1")
-    for field in ("dropout", "attention_dropout", "activation_dropout"):
-      if not 0 <= getattr(self, field) < 1:
-        raise ValueError(f"model.{field} is {getattr(self, field)}; at least 0 and below 1")
+    super().__post_init__()
     if self.head_dim is None and self.dim % self.num_heads:
       raise ValueError(f"model.dim {self.dim} is no multiple of model.num_heads {self.num_heads}")
     if self.num_heads % self.kv_heads:
@@ -96,26 +111,12 @@ class TransformerConfig:
       raise ValueError(f"model.head_dim {self.head_size} is odd: rotary positions turn pairs")
     if self.positions == "relative" and self.relative_max_distance <= self.relative_buckets // 2:
       raise ValueError("model.relative_max_distance must be more than half of relative_buckets")
-    for field in ("token_types", "position_offset", "global_tokens"):
-      if getattr(self, field) < 0:
-        raise ValueError(f"model.{field} is {getattr(self, field)}; at least 0")
     if self.global_tokens and self.window is None:
       raise ValueError("model.global_tokens are what a window does not hide: set model.window")
     if self.decoder_layers and (self.token_types or self.table_dim != self.dim):
       raise ValueError("model.token_types and model.embedding_dim are an encoder's alone")
     if self.attention_dropout and not kernels.IMPLS[self.attention_impl].dropout:
       raise ValueError("model.attention_dropout needs model.attention_impl='einsum'")
-    _check_depths(self.encoder_layers, self.decoder_layers)
-
-  @property
-  def table_dim(self) -> int:
-    """The size of the words' vectors."""
-    return self.embedding_dim or self.dim
-
-  @property
-  def table_std(self) -> float:
-    """The standard deviation with which embedding tables start."""
-    return self.dim**-0.5 if self.init_std is None else self.init_std
 
   @property
   def kv_heads(self) -> int:
@@ -134,7 +135,7 @@ class TransformerConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LSTMConfig:
+class LSTMConfig(_Config):
   """The settings of an LSTM (model/lstm.py); raises ValueError where they describe none."""
 
   vocab_size: int
@@ -155,25 +156,9 @@ class LSTMConfig:
   norm = "layer"
   norm_eps = 1e-5
   logits_scale = 1.0
+  embedding_dim = None
 
   def __post_init__(self):
-    if self.dtype not in DTYPES:
-      raise ValueError(f"model.dtype is {self.dtype!r}; known: {', '.join(DTYPES)}")
-    for field in ("vocab_size", "dim"):
-      if getattr(self, field) < 1:
-        raise ValueError(f"model.{field} is {getattr(self, field)}; at least 1")
-    if not 0 <= self.dropout < 1:
-      raise ValueError(f"model.dropout is {self.dropout}; at least 0 and below 1")
+    super().__post_init__()
     if self.encoder_layers and self.bidirectional and self.dim % 2:
       raise ValueError(f"model.dim {self.dim} is odd: model.bidirectional halves it")
-    _check_depths(self.encoder_layers, self.decoder_layers)
-
-  @property
-  def table_dim(self) -> int:
-    """The size of the words' vectors."""
-    return self.dim
-
-  @property
-  def table_std(self) -> float:
-    """The standard deviation with which embedding tables start."""
-    return self.dim**-0.5 if self.init_std is None else self.init_std

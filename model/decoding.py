@@ -26,6 +26,17 @@ Step = Callable[[Array, Cache], tuple[Array, Cache]]
 _pick = jax.vmap(lambda rows, index: rows[index])  # a row's own index, for leaves of any rank
 
 
+class Limits(NamedTuple):
+  """The tokens around outputs, and the greatest lengths of outputs."""
+
+  max_len: int
+  limit_B: Array  # [B] int32: of each row, eos included; clipped to 1 ... max_len
+  bos: int
+  eos: int
+  pad: int
+  first_B: Array | None = None  # [B] int32: the token before the output; None: bos
+
+
 class Decoded(NamedTuple):
   """Hypotheses of each row, best score first; an empty slot is pad, length 0, score -inf."""
 
@@ -73,41 +84,18 @@ def prefill(step: Step, cache: Cache, prompt_BT: Array, length_B: Array) -> tupl
   return {**cache, "moving": moving}, _pick(prompt_BT, length_B - 1)
 
 
-def greedy(
-  step: Step,
-  cache: Cache,
-  *,
-  max_len: int,
-  limit_B: Array,
-  bos: int,
-  eos: int,
-  pad: int,
-  first_B: Array | None = None,
-) -> Decoded:
-  """Returns the hypothesis (N = 1) of the most probable token at each step.
-
-  The score is the log-probability. limit_B [B] is each row's greatest length, eos included, clipped
-  to 1 ... max_len; first_B [B] is the token before the output (default: bos).
-  """
-
-  def choose(t, log_BV):
-    return log_BV.argmax(-1)
-
-  return _follow(step, cache, choose, 1, max_len, limit_B, bos, eos, pad, first_B)
+def greedy(step: Step, cache: Cache, limits: Limits) -> Decoded:
+  """Returns the hypothesis (N = 1) of the most probable token at each step, by log-probability."""
+  return _follow(step, cache, lambda t, log_BV: log_BV.argmax(-1), 1, limits)
 
 
 def sample(
   step: Step,
   cache: Cache,
+  limits: Limits,
   key: Array,
   *,
   ids_B: Array,
-  max_len: int,
-  limit_B: Array,
-  bos: int,
-  eos: int,
-  pad: int,
-  first_B: Array | None = None,
   num_samples: int = 1,
   temperature: float = 1.0,
   top_k: int | None = None,
@@ -119,8 +107,8 @@ def sample(
   the top_k best and then to the fewest whose probability reaches top_p (Holtzman et al. 2020;
   tokens that tie at the edge all stay). Temperature 0 is greedy. A draw depends on the key, the
   row's id in ids_B [B] int32, the sample's number and the position, not on the batch (for a
-  threefry key: rbg bits change under vmap). limit_B and first_B are as in `greedy`. Raises
-  ValueError for a temperature, top_k or top_p outside its range.
+  threefry key: rbg bits change under vmap). Raises ValueError for a temperature, top_k or top_p
+  outside its range.
   """
   if temperature < 0 or not 0 < top_p <= 1 or (top_k is not None and top_k < 1):
     raise ValueError(
@@ -142,7 +130,7 @@ def sample(
     drawn_B = jax.vmap(jax.random.categorical)(step_key_B, scaled_BC)
     return drawn_B if token_BC is None else _pick(token_BC, drawn_B)
 
-  return _follow(step, cache, choose, num_samples, max_len, limit_B, bos, eos, pad, first_B)
+  return _follow(step, cache, choose, num_samples, limits)
 
 
 class _Search(NamedTuple):
@@ -158,13 +146,8 @@ class _Search(NamedTuple):
 def beam_search(
   step: Step,
   cache: Cache,
+  limits: Limits,
   *,
-  max_len: int,
-  limit_B: Array,
-  bos: int,
-  eos: int,
-  pad: int,
-  first_B: Array | None = None,
   num_beams: int,
   length_penalty: float,
   penalty: str = "wu",
@@ -184,10 +167,11 @@ def beam_search(
   is kept, which changes no result; "current" once num_beams are finished and no live beam would
   exceed the worst of them at its present length (transformers' early_stopping=False, which may miss
   longer, better outputs); "full" also as soon as num_beams are finished (early_stopping=True).
-  limit_B and first_B are as in `greedy`. Raises ValueError unless 1 <= num_return <= num_beams.
+  Raises ValueError unless 1 <= num_return <= num_beams.
   """
   if not 1 <= num_return <= num_beams:
     raise ValueError(f"num_return={num_return} must lie between 1 and num_beams={num_beams}")
+  max_len, limit_B, bos, eos, pad, first_B = limits
   B, N = len(limit_B), num_beams
   R = num_return if stop == "exact" else N  # finished hypotheses that are kept
   # each beam has one eos, so of the first 2N continuations at least N live on
@@ -249,8 +233,9 @@ def beam_search(
   return jax.tree.map(lambda x: x[:, :num_return], finished)
 
 
-def _follow(step, cache, choose, n, max_len, limit_B, bos, eos, pad, first_B) -> Decoded:
+def _follow(step, cache, choose, n, limits: Limits) -> Decoded:
   """Returns n hypotheses a row, each extended by `choose(t, log_BV) -> token_B`, best first."""
+  max_len, limit_B, bos, eos, pad, first_B = limits
   limit_B = jnp.repeat(jnp.clip(limit_B, 1, max_len), n)
   B = len(limit_B)
   cache = repeat_cache(cache, n)

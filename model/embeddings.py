@@ -36,11 +36,8 @@ class Embeddings(nnx.Module):
     self.positions = embedding_table(cfg, rows, rngs) if learned else None
     self.types = embedding_table(cfg, cfg.token_types, rngs) if types and cfg.token_types else None
     self.norm = layers.norm(cfg, cfg.table_dim, rngs=rngs) if cfg.embedding_norm else None
-    self.projection = self._projection(rngs) if cfg.table_dim != cfg.dim else None
-
-  def _projection(self, rngs):
-    cfg, init = self.cfg, layers.initializer(self.cfg.init_std)
-    return nnx.Linear(cfg.table_dim, cfg.dim, kernel_init=init, dtype=cfg.dtype, rngs=rngs)
+    narrow = cfg.table_dim != cfg.dim
+    self.projection = layers.dense(cfg, cfg.table_dim, cfg.dim, rngs=rngs) if narrow else None
 
   def __call__(self, x_BTD, positions_BT, types_BT=None, key=None):
     """Returns the states [B, T, D] that a stack reads; by default all words are of type 0."""

@@ -7,15 +7,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model import layers
-from model.config import TransformerConfig
 
 
 class MaskedLmHead(nnx.Module):
   """Dense, activation, norm (Devlin et al. 2019); the model's `logits` give words."""
 
-  def __init__(self, cfg: TransformerConfig, *, rngs: nnx.Rngs):
+  def __init__(self, cfg, *, rngs: nnx.Rngs):
     self.activation = cfg.activation
-    self.dense = _dense(cfg, cfg.table_dim, rngs)
+    self.dense = layers.dense(cfg, cfg.dim, cfg.table_dim, rngs=rngs)
     self.norm = layers.norm(cfg, cfg.table_dim, rngs=rngs)
 
   def __call__(self, x_BTD):
@@ -30,19 +29,10 @@ class LabelHead(nnx.Module):
   pooler); or "mean" of the segment. The last two are meant for a segment's first position only.
   """
 
-  def __init__(
-    self,
-    cfg: TransformerConfig,
-    num_labels: int,
-    *,
-    pool: str,
-    activation: str = "tanh",
-    rngs: nnx.Rngs,
-  ):
+  def __init__(self, cfg, num_labels: int, *, pool: str, activation: str = "tanh", rngs: nnx.Rngs):
     self.pool, self.activation, self.dropout = pool, activation, cfg.dropout
-    self.dense = _dense(cfg, cfg.dim, rngs) if pool == "first" else None
-    init = layers.initializer(cfg.init_std)
-    self.labels = nnx.Linear(cfg.dim, num_labels, kernel_init=init, dtype=jnp.float32, rngs=rngs)
+    self.dense = layers.dense(cfg, cfg.dim, cfg.dim, rngs=rngs) if pool == "first" else None
+    self.labels = layers.dense(cfg, cfg.dim, num_labels, dtype=jnp.float32, rngs=rngs)
 
   def __call__(self, x_BTD, segments_BT, key=None):
     """Returns [B, T, labels], float32."""
@@ -53,8 +43,3 @@ class LabelHead(nnx.Module):
     if self.dense is not None:
       x_BTD = layers.ACTIVATIONS[self.activation](self.dense(x_BTD))
     return self.labels(layers.dropout(x_BTD, self.dropout, key))
-
-
-def _dense(cfg, outputs, rngs):
-  init = layers.initializer(cfg.init_std)
-  return nnx.Linear(cfg.dim, outputs, kernel_init=init, dtype=cfg.dtype, rngs=rngs)

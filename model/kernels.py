@@ -89,10 +89,5 @@ class SplashAttention:
 def _block_sizes(queries: int, keys: int) -> splash.BlockSizes:
   q, kv = (next(block for block in BLOCKS if length % block == 0) for length in (queries, keys))
   return splash.BlockSizes(
-    block_q=q,
-    block_kv=kv,
-    block_q_dkv=q,
-    block_kv_dkv=kv,
-    block_q_dq=q,
-    block_kv_dq=kv,
+    block_q=q, block_kv=kv, block_q_dkv=q, block_kv_dkv=kv, block_q_dq=q, block_kv_dq=kv
   )

@@ -22,6 +22,7 @@ ACTIVATIONS = {
   "silu": jax.nn.silu,
   "tanh": jnp.tanh,
 }
+GLOROT = nnx.initializers.xavier_uniform()
 NORMS = {"layer": nnx.LayerNorm, "rms": nnx.RMSNorm}
 # What the forward pass keeps of each layer for the backward pass, which computes the rest again;
 # None: everything, and nothing is computed twice.
@@ -100,9 +101,15 @@ def norm(cfg, dim: int | None = None, *, rngs: nnx.Rngs):
   return NORMS[cfg.norm](dim or cfg.dim, epsilon=cfg.norm_eps, dtype=cfg.dtype, rngs=rngs)
 
 
-def initializer(std: float | None):
-  """Returns a normal initializer of that deviation; for None Glorot's uniform one."""
-  return nnx.initializers.xavier_uniform() if std is None else nnx.initializers.normal(std)
+def initializer(std: float | None, default=GLOROT):
+  """Returns a normal initializer of that deviation, or `default` for None."""
+  return default if std is None else nnx.initializers.normal(std)
+
+
+def dense(cfg, inputs: int, outputs: int, *, rngs: nnx.Rngs, **options) -> nnx.Linear:
+  """Builds a linear layer outside of the sublayers; `options` replace what the config sets."""
+  options = dict(kernel_init=initializer(cfg.init_std), dtype=cfg.dtype) | options
+  return nnx.Linear(inputs, outputs, rngs=rngs, **options)
 
 
 def linear(cfg, inputs, outputs, name: str, *, rngs: nnx.Rngs):

@@ -19,7 +19,7 @@ from model.base import EncoderDecoder, segments_of
 from model.config import LSTMConfig
 from model.embeddings import look_up
 from model.placement import constrain
-from model.recurrence import Block, State, initial_state, initializer
+from model.recurrence import UNIFORM, Block, State, initial_state
 
 
 class Memory(NamedTuple):
@@ -35,10 +35,8 @@ class Attention(nnx.Module):
 
   def __init__(self, cfg: LSTMConfig, *, rngs: nnx.Rngs):
     def linear(inputs, name):
-      init = layers.initializer(cfg.init_std)
       product = matmul.WeightProduct(name, saves_inputs=True)
-      options = dict(kernel_init=init, dot_general=product, dtype=cfg.dtype, rngs=rngs)
-      return nnx.Linear(inputs, cfg.dim, use_bias=False, **options)
+      return layers.dense(cfg, inputs, cfg.dim, use_bias=False, dot_general=product, rngs=rngs)
 
     self.general = linear(cfg.dim, "general/kernel")
     self.combine = linear(2 * cfg.dim, "combine/kernel")
@@ -61,16 +59,10 @@ class Stack(nnx.Module):
     self.blocks = nnx.List(
       [Block(cfg, bidirectional=bidirectional, rngs=rngs) for _ in range(depth)]
     )
-    first = functools.partial(
-      nnx.Linear,
-      cfg.dim,
-      depth * cfg.dim,
-      kernel_init=initializer(cfg.init_std),
-      dtype=cfg.dtype,
-      dot_general=matmul.WeightProduct("first/kernel", saves_inputs=True),
-      rngs=rngs,
-    )
-    self.first = first() if cross else None
+    product = matmul.WeightProduct("first/kernel", saves_inputs=True)
+    init = layers.initializer(cfg.init_std, UNIFORM)
+    options = dict(kernel_init=init, dot_general=product, rngs=rngs)
+    self.first = layers.dense(cfg, cfg.dim, depth * cfg.dim, **options) if cross else None
     self.attention = Attention(cfg, rngs=rngs) if cross else None
 
   def __call__(self, x_BTD, segments_BT, memory: Memory | None = None, key=None):

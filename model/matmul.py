@@ -1,6 +1,5 @@
 """Products of activations with a layer's weight, whose gradient is one product over all rows."""
 
-import contextlib
 import contextvars
 import dataclasses
 import math
@@ -54,17 +53,12 @@ def product(x, weight, dimension_numbers, precision=None, **more):
   return checkpoint_name(multiply(x, weight, count, precision), "product")
 
 
-@contextlib.contextmanager
 def use_autodiff():
   """Leaves gradients to autodiff until the block ends.
 
   JAX does not record the lines that led to an operation whose gradient is written out.
   """
-  token = _AUTODIFF.set(True)
-  try:
-    yield
-  finally:
-    _AUTODIFF.reset(token)
+  return placement.bind(_AUTODIFF, True)
 
 
 def _axes(x, count):

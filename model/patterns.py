@@ -95,10 +95,6 @@ class Chunks:
     first = jnp.repeat(x_BT[:, None, : self.first], self.count, axis=1)
     return jnp.concatenate([first, *near], axis=2)
 
-  def queries(self, tokens: Tokens) -> Tokens:
-    """Returns each chunk's queries."""
-    return tokens.map(self.own)
-
   def keys(self, tokens: Tokens) -> Tokens:
     """Returns each chunk's keys; the row's first tokens are padding where they stand twice."""
     inside = tokens._replace(segments=jnp.where(tokens.index < self.first, 0, tokens.segments))

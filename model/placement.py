@@ -54,11 +54,16 @@ def constrain(x, name: str):
   return _CURRENT.get().constrain(x, name)
 
 
-@contextlib.contextmanager
 def use(placement: Placement):
   """Makes `placement` the one in use until the block ends."""
-  token = _CURRENT.set(placement)
+  return bind(_CURRENT, placement)
+
+
+@contextlib.contextmanager
+def bind(variable: contextvars.ContextVar, value):
+  """Sets a context variable until the block ends."""
+  token = variable.set(value)
   try:
     yield
   finally:
-    _CURRENT.reset(token)
+    variable.reset(token)

@@ -45,12 +45,11 @@ def alibi(distance_BTS: jax.Array, num_heads: int) -> jax.Array:
 
   power = 2 ** math.floor(math.log2(num_heads))
   slope = slopes(power) + slopes(2 * power)[0::2][: num_heads - power]
-  return -jnp.array(slope)[:, None, None] * jnp.abs(distance_BTS[..., None, :, :]).astype(
-    jnp.float32
-  )
+  distance_BHTS = jnp.abs(distance_BTS[..., None, :, :]).astype(jnp.float32)
+  return -jnp.array(slope)[:, None, None] * distance_BHTS
 
 
-def bucket(distance: jax.Array, *, bidirectional: bool, num_buckets: int, max_distance: int):
+def bucket(distance: jax.Array, bidirectional: bool, num_buckets: int, max_distance: int):
   """Returns T5's bucket of a distance (key minus query): exact when near, logarithmic when far.
 
   All distances beyond max_distance share the last bucket (Raffel et al. 2020, section 2.1).
@@ -63,9 +62,8 @@ def bucket(distance: jax.Array, *, bidirectional: bool, num_buckets: int, max_di
   else:
     distance = jnp.maximum(-distance, 0)
   exact = num_buckets // 2
-  ratio = jnp.log(jnp.maximum(distance, 1).astype(jnp.float32) / exact) / math.log(
-    max_distance / exact
-  )
+  near = jnp.maximum(distance, 1).astype(jnp.float32)
+  ratio = jnp.log(near / exact) / math.log(max_distance / exact)
   far = exact + (ratio * (num_buckets - exact)).astype(jnp.int32)
   return offset + jnp.where(distance < exact, distance, jnp.minimum(far, num_buckets - 1))
 
@@ -81,10 +79,6 @@ class RelativeBias(nnx.Module):
 
   def __call__(self, distance_BTS: jax.Array) -> jax.Array:
     """Returns the bias [..., H, T, S], float32."""
-    bucket_BTS = bucket(
-      distance_BTS,
-      bidirectional=self.bidirectional,
-      num_buckets=self.num_buckets,
-      max_distance=self.max_distance,
-    )
+    settings = self.bidirectional, self.num_buckets, self.max_distance
+    bucket_BTS = bucket(distance_BTS, *settings)
     return jnp.moveaxis(self.embedding[...][bucket_BTS], -1, -3)

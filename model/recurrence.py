@@ -14,9 +14,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model import matmul
+from model import layers, matmul
 from model.config import LSTMConfig
 from model.placement import constrain
+
+UNIFORM = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # up to fan-in ** -0.5
 
 
 class State(NamedTuple):
@@ -99,12 +101,11 @@ class Direction(nnx.Module):
     def bias_init(key, shape, dtype):
       return jnp.zeros(shape, dtype).at[size : 2 * size].set(cfg.forget_bias)
 
-    linear = functools.partial(
-      nnx.Linear, kernel_init=initializer(cfg.init_std), dtype=cfg.dtype, rngs=rngs
-    )
+    options = dict(kernel_init=layers.initializer(cfg.init_std, UNIFORM), rngs=rngs)
     product = matmul.WeightProduct("input/kernel", saves_inputs=True)
-    self.input = linear(cfg.dim, 4 * size, bias_init=bias_init, dot_general=product)
-    self.recurrent = linear(size, 4 * size, use_bias=False)
+    biased = dict(bias_init=bias_init, dot_general=product)
+    self.input = layers.dense(cfg, cfg.dim, 4 * size, **options, **biased)
+    self.recurrent = layers.dense(cfg, size, 4 * size, use_bias=False, **options)
 
   def __call__(self, x_TBD, segments_TB, starts_TBD=None):
     """Returns the hidden states [T, B, D]; by default a segment's cell starts with 0."""
@@ -136,10 +137,3 @@ class Block(nnx.Module):
     if self.backward is not None:
       y_TBD = jnp.concatenate([y_TBD, self.backward(x_TBD, segments_TB)], axis=-1)
     return constrain(y_TBD.swapaxes(0, 1), "sublayer_input")
-
-
-def initializer(std: float | None):
-  """Returns a normal initializer of that deviation; for None uniform within fan-in ** -0.5."""
-  if std is not None:
-    return nnx.initializers.normal(std)
-  return nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")

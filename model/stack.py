@@ -121,7 +121,7 @@ class Stack(nnx.Module):
     chunks = patterns.cut(self.rule, tokens)
     if chunks is None:
       return self.full_attention(tokens, tokens)
-    bias = self.bias(chunks.queries(tokens), chunks.keys(tokens))
+    bias = self.bias(tokens.map(chunks.own), chunks.keys(tokens))
     first = tokens.map(lambda x_BT: x_BT[:, : chunks.first])
     first_bias = self.bias(first, tokens) if chunks.first else None
     return patterns.ChunkedAttention(chunks, bias, first_bias, self.dot_product)

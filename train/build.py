@@ -39,10 +39,13 @@ def build_model(cfg, task, seed: int, platform: str | None = None) -> Transforme
     config = make_config(vocab_size=size, **settings)
   except (TypeError, ValueError) as error:
     raise UserError(f"model: {error}") from error
-  if name == "lstm":
-    _check_lstm(task)
-  else:
+  if name == "transformer":
     config = _fit(config, task, platform)
+  elif task.prefix:
+    raise UserError(
+      "task.prefix: an lstm reads from left to right and cannot see a prefix whole; an"
+      " encoder-decoder can (configs/prefix.py:model=encoder_decoder), or a Transformer"
+    )
   for side, layers in (("source", config.encoder_layers), ("target", config.decoder_layers)):
     if bool(getattr(task, f"{side}_len")) != bool(layers):
       part = "encoder" if side == "source" else "decoder"
@@ -68,15 +71,6 @@ def check_names(name: str, settings) -> None:
         )
     near = did_you_mean(key, fields[name])
     raise UserError(f"model.{key}: model.name={name} has no such setting{near}")
-
-
-def _check_lstm(task):
-  """Raises UserError for a task that an LSTM cannot learn."""
-  if task.prefix:
-    raise UserError(
-      "task.prefix: an lstm reads from left to right and cannot see a prefix whole; an"
-      " encoder-decoder can (configs/prefix.py:model=encoder_decoder), or a Transformer"
-    )
 
 
 def _fit(config: TransformerConfig, task, platform) -> TransformerConfig:

@@ -1,5 +1,6 @@
 """Saves and restores what a run needs to continue exactly: weights, optimizer, data position."""
 
+import contextlib
 import os
 import pathlib
 import re
@@ -19,7 +20,7 @@ FORMAT = 2  # format 1 has no number of its own, and no `recent`
 LATER = {"recent"}  # parts of the state that format 1 lacks: they start as in a new run
 
 
-class Checkpoints:
+class Checkpoints(contextlib.AbstractContextManager):
   """The folder `checkpoints` of a run: the latest n, and the best k by a validation metric (Orbax).
 
   A checkpoint holds `params`, the weights to use; `optimizer`, the rest of the state; and `data`,
@@ -66,9 +67,6 @@ class Checkpoints:
       preservation_policy=policies.AnyPreservationPolicy(keep),
       cleanup_tmp_directories=clean,
     )
-
-  def __enter__(self):
-    return self
 
   def __exit__(self, *error):
     self.orbax.close()  # waits for a save in progress

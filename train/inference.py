@@ -38,17 +38,12 @@ def load_run(workdir, checkpoint: str, *, pair: bool = False) -> Run:
   mesh = sharding.make_mesh(dict(data=-1, fsdp=1, tensor=1))
   origin = pretrained.open(workdir)
   task = origin.task(pair)
-  graph, like = _blank(origin.model, task, mesh)
+  graph, shapes = nnx.split(nnx.eval_shape(lambda: build_model(origin.model, task, seed=0)))
+  shapes = dict(params=nnx.to_pure_dict(shapes))
+  like = sharding.abstract(shapes, sharding.place(shapes, mesh))["params"]
   params, steps = origin.place(checkpoint, like)
   logging.info("%s: checkpoint %s, steps %s", workdir, checkpoint, steps)
   return Run(origin.config, task, graph, params, mesh, steps)
-
-
-def _blank(model, task, mesh):
-  """Returns the model's graph, and its weights as shapes with shardings."""
-  graph, shapes = nnx.split(nnx.eval_shape(lambda: build_model(model, task, seed=0)))
-  shapes = dict(params=nnx.to_pure_dict(shapes))
-  return graph, sharding.abstract(shapes, sharding.place(shapes, mesh))["params"]
 
 
 class Predictor:

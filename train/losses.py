@@ -11,6 +11,8 @@ import jax.numpy as jnp
 
 from train.common.errors import UserError
 
+SUMS = ("loss", "nll", "accuracy")  # of cross_entropy
+
 
 def cross_entropy(logits_BTV, labels_BT, weights_BT, *, label_smoothing=0.0, z_loss=0.0):
   """Returns (sum, weight) of `loss` (to be minimized), `nll` (in nats) and `accuracy`.
@@ -18,13 +20,9 @@ def cross_entropy(logits_BTV, labels_BT, weights_BT, *, label_smoothing=0.0, z_l
   Smoothing spreads `label_smoothing` evenly over the whole vocabulary (Szegedy et al. 2016);
   z_loss * log(Z)^2 keeps the logits from drifting (Chowdhery et al. 2022, section 5).
   """
-  loss_BT, nll_BT, right_BT = token_losses(logits_BTV, labels_BT, label_smoothing, z_loss)
+  values = token_losses(logits_BTV, labels_BT, label_smoothing, z_loss)
   total = weights_BT.sum()
-  return {
-    "loss": ((loss_BT * weights_BT).sum(), total),
-    "nll": ((nll_BT * weights_BT).sum(), total),
-    "accuracy": ((right_BT * weights_BT).sum(), total),
-  }
+  return {name: ((x_BT * weights_BT).sum(), total) for name, x_BT in zip(SUMS, values)}
 
 
 def chunked(logits_of, x_BTD, labels_BT, weights_BT, chunks: int, **options):
@@ -49,7 +47,7 @@ def chunked(logits_of, x_BTD, labels_BT, weights_BT, chunks: int, **options):
   def add(sums, inputs):
     return jax.tree.map(jnp.add, sums, part(*inputs)), None
 
-  zeros = dict.fromkeys(("loss", "nll", "accuracy"), (jnp.float32(0.0), jnp.float32(0.0)))
+  zeros = dict.fromkeys(SUMS, (jnp.float32(0.0), jnp.float32(0.0)))
   return jax.lax.scan(add, zeros, tuple(map(parts, (x_BTD, labels_BT, weights_BT))))[0]
 
 

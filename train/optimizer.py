@@ -107,13 +107,7 @@ def _join(peak, warmup, then):
   return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), then], [warmup])
 
 
-SCHEDULES = {
-  "rsqrt": rsqrt,
-  "cosine": cosine,
-  "linear": linear,
-  "constant": constant,
-  "wsd": wsd,
-}
+SCHEDULES = dict(rsqrt=rsqrt, cosine=cosine, linear=linear, constant=constant, wsd=wsd)
 
 
 def build(optimizer, schedule, steps: int):
@@ -131,7 +125,6 @@ def build(optimizer, schedule, steps: int):
   make = choose(OPTIMIZERS, settings.pop("name"), "optimizer.name")
   clip_norm, no_decay = settings.pop("clip_norm"), settings.pop("no_decay")
   factors = _rates(settings.pop("rates"))
-  parameters = inspect.signature(make).parameters
   _check_pattern("no_decay", no_decay)
   settings = _known(settings, "optimizer", optimizer["name"], OPTIMIZERS)
 
@@ -140,9 +133,8 @@ def build(optimizer, schedule, steps: int):
       lambda path, _: re.search(no_decay, path_name(path)) is None, params
     )
 
-  for key in ("mask", "weight_decay_mask"):
-    if key in parameters:
-      settings[key] = decays
+  masks = inspect.signature(make).parameters.keys() & {"mask", "weight_decay_mask"}
+  settings |= dict.fromkeys(masks, decays)
   clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
   moving = [_scale_by_path(factors, lambda factor: float(factor > 0))] if factors else []
   scaled = [_scale_by_path(factors, float)] if factors else []

@@ -10,7 +10,7 @@ import re
 
 import jax
 import numpy as np
-from jax.experimental import mesh_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -160,10 +160,10 @@ def put_whole(batch, mesh):
 
 def abstract(tree, shardings):
   """Returns ShapeDtypeStructs of `tree` with `shardings`, one for all leaves or a matching tree."""
-  if isinstance(shardings, NamedSharding):
-    shardings = jax.tree.map(lambda _: shardings, tree)
   return jax.tree.map(
-    lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree, shardings
+    lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+    tree,
+    jax.tree.broadcast(shardings, tree),
   )
 
 
@@ -268,8 +268,4 @@ def _divides(mesh, axis, size) -> bool:
 
 def fetch(tree):
   """Returns each array as numpy, whole on every process."""
-  if jax.process_count() > 1:
-    from jax.experimental import multihost_utils
-
-    return multihost_utils.process_allgather(tree, tiled=True)
-  return jax.device_get(tree)
+  return multihost_utils.process_allgather(tree, tiled=True)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model.decoding import beam_search, greedy, length_weights, repeat_cache, sample
+from model.decoding import Limits, beam_search, greedy, length_weights, repeat_cache, sample
 
 PAD, BOS, EOS, A, B, C = range(6)
 MAX_LEN = 6
@@ -82,15 +82,18 @@ if jax.__version__.startswith("0.10."):
 
 
 @functools.cache
-def compiled(search, step, **settings):
-  return jax.jit(functools.partial(search, step, **settings), compiler_options=QUICK)
+def compiled(search, step, max_len, bos, eos, pad, **settings):
+  def run(cache, limit_B, **arrays):
+    return search(step, cache, Limits(max_len, limit_B, bos, eos, pad), **settings, **arrays)
+
+  return jax.jit(run, compiler_options=QUICK)
 
 
 def run(search, model, cache, limits, max_len=MAX_LEN, bos=BOS, eos=EOS, pad=PAD, **settings):
   """The search under jit, as numpy; arrays among the settings are traced."""
   arrays = {k: v for k, v in settings.items() if isinstance(v, jax.Array)}
   settings = {k: v for k, v in settings.items() if k not in arrays}
-  jitted = compiled(search, model.step, max_len=max_len, bos=bos, eos=eos, pad=pad, **settings)
+  jitted = compiled(search, model.step, max_len, bos, eos, pad, **settings)
   return jax.tree.map(np.asarray, jitted(cache, limit_B=jnp.array(limits, jnp.int32), **arrays))
 
 

@@ -186,7 +186,7 @@ def test_no_gradient_comes_from_the_future(both):
   assert (jacobian[np.tril_indices(T)] > 1e-6).all()
 
 
-ROLES = dict(max_len=8, limit_B=jnp.array([8, 5, 3]), bos=1, eos=2, pad=0)
+LIMITS = decoding.Limits(max_len=8, limit_B=jnp.array([8, 5, 3]), bos=1, eos=2, pad=0)
 
 
 @pytest.fixture(scope="module")
@@ -200,8 +200,8 @@ def searched():
 
 def test_one_beam_is_greedy(searched):
   model, *_, cache = searched
-  greedy = decoding.greedy(model.decode_step, cache, **ROLES)
-  beam = decoding.beam_search(model.decode_step, cache, num_beams=1, length_penalty=0.0, **ROLES)
+  greedy = decoding.greedy(model.decode_step, cache, LIMITS)
+  beam = decoding.beam_search(model.decode_step, cache, LIMITS, num_beams=1, length_penalty=0.0)
   for by_greedy, by_beam in zip(greedy, beam):
     np.testing.assert_allclose(by_greedy, by_beam, atol=1e-5)
 
@@ -210,7 +210,7 @@ def test_beams_keep_their_own_state(searched):
   """The log-probabilities of a search are those of the model, all at once."""
   model, memory, segments, cache = searched
   beams = decoding.beam_search(
-    model.decode_step, cache, num_beams=4, num_return=4, length_penalty=0.0, **ROLES
+    model.decode_step, cache, LIMITS, num_beams=4, num_return=4, length_penalty=0.0
   )
   assert len({tuple(row) for row in np.asarray(beams.tokens[0])}) == 4
   for n in range(4):

@@ -73,7 +73,7 @@ def test_chunks_see_each_pair_that_a_rule_lets_see_once(rule, prefix):
   if not chunked:
     return
   first = row.map(lambda x: x[:, : chunks.first])
-  bias = seen(chunks.queries(row), chunks.keys(row)), seen(first, row) if chunks.first else None
+  bias = seen(row.map(chunks.own), chunks.keys(row)), seen(first, row) if chunks.first else None
   pattern = patterns.ChunkedAttention(chunks, *bias, attend)
   values = np.broadcast_to(np.eye(LENGTH)[None, :, None], (2, LENGTH, 1, LENGTH))
   attended = np.asarray(pattern(values, values, values))[:, :, 0]

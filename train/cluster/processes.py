@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from train.cluster import rendezvous
-from train.common.errors import UserError
+from train.common.errors import UserError, as_user_error
 
 LAG = 2  # steps until a vote is read, so that no host waits for the step that has just begun
 
@@ -55,7 +55,7 @@ def together(args, config: str):
   # XLA's CPU backend has no collectives of its own between processes.
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
   if args.coordinator == "auto":
-    with _jax_errors():
+    with as_user_error("jax.distributed"):
       jax.distributed.initialize(initialization_timeout=args.start_timeout)
     _check_digests(config)
     yield
@@ -63,7 +63,7 @@ def together(args, config: str):
   host, port = _address(args)
   with rendezvous.Rendezvous(host, port + 1, args.process_count, args.process_index) as others:
     others.gather(config, args.start_timeout)
-    with _jax_errors():
+    with as_user_error("jax.distributed"):
       jax.distributed.initialize(
         args.coordinator,
         args.process_count,
@@ -94,15 +94,6 @@ def _address(args) -> tuple[str, int]:
       f"--process_index {index}: from 0 to {count - 1}, as --process_count is {count}"
     )
   return host.strip("[]"), int(port)
-
-
-@contextlib.contextmanager
-def _jax_errors():
-  """Turns the errors of jax.distributed into UserErrors."""
-  try:
-    yield
-  except (RuntimeError, ValueError) as error:
-    raise UserError(f"jax.distributed: {error}") from error
 
 
 def _check_digests(config: str) -> None:

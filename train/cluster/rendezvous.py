@@ -26,7 +26,7 @@ HELLO_SECONDS = 5  # from a connection to its whole first message
 POLL_SECONDS = 0.2  # between two attempts to reach process 0
 
 
-class Rendezvous:
+class Rendezvous(contextlib.AbstractContextManager):
   """A connection from process 0 to each other process."""
 
   def __init__(self, host: str, port: int, count: int, index: int):
@@ -34,9 +34,6 @@ class Rendezvous:
     self.connections: dict[int, socket.socket] = {}  # by process; process 0's in all others
     self.names: dict[int, str] = {}
     self.closed = False
-
-  def __enter__(self):
-    return self
 
   def __exit__(self, *error):
     self.closed = True
@@ -184,12 +181,13 @@ def processes(numbers) -> str:
 
 def _check_same(ours: str, theirs: str, index: int) -> None:
   here, there = (flat(workdir.frozen(json.loads(text))) for text in (ours, theirs))
-  keys = [key for key in sorted({*here, *there}) if here.get(key) != there.get(key)]
-  if keys:
-    pairs = (
-      f"{key} is {here.get(key)!r} in process 0 and {there.get(key)!r} there" for key in keys
-    )
-    raise UserError(f"process {index} has another config: {'; '.join(pairs)}")
+  differences = [
+    f"{key} is {here.get(key)!r} in process 0 and {there.get(key)!r} there"
+    for key in sorted({*here, *there})
+    if here.get(key) != there.get(key)
+  ]
+  if differences:
+    raise UserError(f"process {index} has another config: {'; '.join(differences)}")
 
 
 def _send(connection: socket.socket, message: dict) -> None:

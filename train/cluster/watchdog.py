@@ -1,5 +1,6 @@
 """Logs what each thread does when a run makes no progress."""
 
+import contextlib
 import pathlib
 import sys
 import threading
@@ -10,7 +11,7 @@ import jax
 from absl import logging
 
 
-class Watchdog:
+class Watchdog(contextlib.AbstractContextManager):
   """A thread that reports when nothing ended for `seconds` (0: never), with all threads' stacks.
 
   The stacks go to stacks.txt in the workdir, those of another process I to stacks-I.txt.
@@ -31,9 +32,6 @@ class Watchdog:
   def close(self) -> None:
     """Ends the thread."""
     self.closed.set()
-
-  def __enter__(self):
-    return self
 
   def __exit__(self, *_):
     self.close()

@@ -51,16 +51,9 @@ def _count_equation(equation, devices) -> int:
   if name == "pallas_call":
     estimate = params["cost_estimate"]
     return estimate.flops if estimate else 0
-  inner = [count(jaxpr, devices) for jaxpr in _jaxprs(params)]
+  inner = [count(jaxpr, devices) for jaxpr in core.jaxprs_in_params(params)]
   if name == "scan":
     return params["length"] * sum(inner)
   if name == "cond":
     return max(inner, default=0)
   return sum(inner) * (devices if name == "shard_map" else 1)
-
-
-def _jaxprs(params):
-  for value in params.values():
-    for item in value if isinstance(value, (tuple, list)) else [value]:
-      if isinstance(item, (core.ClosedJaxpr, core.Jaxpr)):
-        yield item

@@ -114,10 +114,7 @@ def devices(topology: Topology) -> list:
   gpu = kind == "h100"
   if gpu:
     arguments = dict(
-      platform="cuda",
-      topology_name="h100",
-      topology=f"1x1x{topology.count}",
-      target_config=H100,
+      platform="cuda", topology_name="h100", topology=f"1x1x{topology.count}", target_config=H100
     )
   else:
     arguments = dict(platform="tpu", topology_name=topology.name)

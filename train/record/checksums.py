@@ -4,6 +4,7 @@ Orbax's commit mark shows that a checkpoint was written whole, not that it still
 `checksums/STEP.json` in the workdir holds the size and SHA-256 of each file of a checkpoint.
 """
 
+import contextlib
 import hashlib
 import json
 import pathlib
@@ -57,10 +58,9 @@ def problems(checkpoint: pathlib.Path) -> list[str] | None:
   file = path_of(checkpoint)
   if not file.exists():
     return None
-  try:
+  written = None
+  with contextlib.suppress(UserError):
     written = json_files.read(file).get("files")
-  except UserError:
-    return [f"{file} is damaged itself"]
   if not json_files.fits(written, dict[str, list]) or {*map(len, written.values())} - {2}:
     return [f"{file} is damaged itself"]
   present, wrong = _contents(checkpoint), []

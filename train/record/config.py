@@ -102,8 +102,7 @@ def frozen(config: ConfigDict | dict) -> ConfigDict:
 
   JSON has one kind of sequence: so the copy equals itself read back from JSON.
   """
-  plain = config.to_dict() if isinstance(config, ConfigDict) else config
-  return ConfigDict({key: _frozen(value) for key, value in plain.items()}).lock()
+  return ConfigDict(_frozen(config.to_dict() if isinstance(config, ConfigDict) else config)).lock()
 
 
 def flat(config: ConfigDict | dict, prefix: str = "") -> dict[str, object]:
@@ -198,13 +197,9 @@ def inside(path: pathlib.Path, error: Exception) -> str:
   """Returns the place in the file and the error, for a message."""
   if isinstance(error, SyntaxError):
     return f"{error.filename} line {error.lineno}: {error.msg}"
-  frames = traceback.extract_tb(error.__traceback__)
-  lines = [frame.lineno for frame in frames if _same(frame.filename, path)]
+  frames, here = traceback.extract_tb(error.__traceback__), path.resolve()
+  lines = [frame.lineno for frame in frames if pathlib.Path(frame.filename).resolve() == here]
   return f"{path} line {lines[-1] if lines else '?'}: {type(error).__name__}: {error}"
-
-
-def _same(name, path):
-  return pathlib.Path(name).resolve() == path.resolve()
 
 
 def _unknown_file(path):
@@ -240,25 +235,23 @@ def _value(key, text, value, kind):
 
 
 def _sequence(text, value):
-  """Returns a tuple from "(1, 2)", "[1, 2]", "1,2" or "a,b"; ValueError for parts of another
-  type."""
-  parts = _literal(text)
+  """Returns a tuple from "(1, 2)", "[1, 2]", "1,2" or "a,b"; its parts have the type of `value`'s.
+
+  Raises ValueError for parts of another type.
+  """
+  kinds, parts = {type(part) for part in value or ()}, _literal(text)
   if isinstance(parts, str):
     parts = tuple(part.strip() for part in text.strip("()[]").split(",")) if text else ()
-    parts = parts if {type(part) for part in value or ()} == {str} else tuple(map(_literal, parts))
-  elif not isinstance(parts, (tuple, list)):
-    parts = (parts,)
-  kinds = {type(part) for part in value or ()}
-  if len(kinds) != 1:
-    return tuple(parts)
-  kind = kinds.pop()
-  if kind is float and {type(part) for part in parts} <= {int, float}:
-    return tuple(map(float, parts))
-  if kind is str:
+    parts = parts if kinds == {str} else tuple(map(_literal, parts))
+  parts = tuple(parts) if isinstance(parts, (tuple, list)) else (parts,)
+  present = {type(part) for part in parts}
+  if kinds == {str}:
     return tuple(map(str, parts))
-  if {type(part) for part in parts} - {kind}:
+  if kinds == {float} and present <= {int, float}:
+    return tuple(map(float, parts))
+  if len(kinds) == 1 and present - kinds:
     raise ValueError(text)
-  return tuple(parts)
+  return parts
 
 
 def _literal(text):

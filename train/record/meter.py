@@ -57,9 +57,8 @@ class Meter:
 
     Raises UserError if too many updates in a row were skipped.
     """
-    before, self.pending = self.pending, (step, sums, self.batches.delivered)
-    if before is not None:
-      self._read(*before)
+    self._flush()
+    self.pending = step, sums, self.batches.delivered
 
   def get_state(self) -> dict:
     """Returns the position in the data and the window so far, as JSON holds them."""
@@ -94,10 +93,8 @@ class Meter:
     values = means(self.total)
     if skipped == steps:
       values = dict.fromkeys(values, float("nan"))
-    if skipped:
-      values["skipped"] = float(skipped)
-    if spikes:
-      values["spikes"] = float(spikes)
+    counts = dict(skipped=skipped, spikes=spikes)
+    values |= {name: float(count) for name, count in counts.items() if count}
     values["tokens_per_second"] = (self.batches.tokens - self.tokens) / seconds
     values["step_ms"] = 1000 * statistics.median(self.step_seconds)
     values |= self.cost(values["step_ms"])

@@ -1,6 +1,5 @@
 """Reads configs of older runs: settings that they lack, and older names of settings."""
 
-import functools
 from collections.abc import Iterable
 
 from ml_collections import ConfigDict
@@ -61,9 +60,6 @@ def defaults(keys: Iterable[str]) -> dict[str, object]:
 
 def complete(config: ConfigDict) -> ConfigDict:
   """Returns the config of an older run with the settings of ADDED that it lacks."""
-  plain, known = config.to_dict(), flat(config)
-  for key, value in ADDED.items():
-    if key not in known:
-      *sections, last = key.split(".")
-      functools.reduce(dict.__getitem__, sections, plain)[last] = value
-  return frozen(plain)
+  config, known = ConfigDict(config.to_dict()), flat(config)
+  config.update_from_flattened_dict({key: ADDED[key] for key in ADDED if key not in known})
+  return frozen(config)

@@ -1,5 +1,6 @@
 """Writes an XProf trace of some steps of a run, which TensorBoard's profile plugin opens."""
 
+import contextlib
 import pathlib
 import re
 from collections.abc import Callable
@@ -26,7 +27,7 @@ def parse_steps(text: str, total: int) -> range:
   return range(first, last + 1)
 
 
-class Profile:
+class Profile(contextlib.AbstractContextManager):
   """A trace of the steps `steps` of a run, in the folder `profile` of its workdir.
 
   Process 0 alone writes it. On leaving the block, a trace that an interruption cut short is closed.
@@ -64,9 +65,6 @@ class Profile:
       return result
 
     return step
-
-  def __enter__(self):
-    return self
 
   def __exit__(self, *_):
     if self.running:

@@ -1,5 +1,6 @@
 """Opens the folder of a run: locks it, writes its config and run.json, refuses another run's."""
 
+import contextlib
 import dataclasses
 import fcntl
 import functools
@@ -28,7 +29,7 @@ MADE_OF_DATA = ("tokenizer.json", "labels.json")
 
 
 @dataclasses.dataclass
-class Workdir:
+class Workdir(contextlib.AbstractContextManager):
   """A run's folder, locked for this process until `close` or the process's end."""
 
   path: pathlib.Path
@@ -59,9 +60,6 @@ class Workdir:
     if self.lock is not None:
       os.close(self.lock)
       self.lock = None
-
-  def __enter__(self):
-    return self
 
   def __exit__(self, *_):
     self.close()
@@ -189,24 +187,21 @@ def _refuse_another(path, here, there):
   """Raises UserError for settings that differ and are not CHANGEABLE, or fewer steps than done."""
   here, there = flat(here), flat(there)
   there = older.defaults(here) | there
-  missing = object()
-  keys = [
-    key
+  rows = [
+    (key, *(repr(side[key]) if key in side else "(absent)" for side in (here, there)))
     for key in sorted(here.keys() | there.keys())
-    if repr(here.get(key, missing)) != repr(there.get(key, missing))
-    and not any(f"{key}.".startswith(f"{name}.") for name in CHANGEABLE + LENGTH)
+    if not any(f"{key}.".startswith(f"{name}.") for name in CHANGEABLE + LENGTH)
   ]
+  rows = [row for row in rows if row[1] != row[2]]
   done = max(checksums.steps(path / "checkpoints"), default=0)
-  if not keys and here.get("steps", done) < done:
+  if not rows and here.get("steps", done) < done:
     raise UserError(
       f"{path}: steps is {here['steps']}, and {done} are done: set it to {done} or more, or use"
       " another --workdir"
     )
-  if not keys:
+  if not rows:
     return
-  rows = [("key", "here", "there")]
-  for key in keys:
-    rows.append((key, *(repr(side[key]) if key in side else "(absent)" for side in (here, there))))
+  rows = [("key", "here", "there"), *rows]
   wide = [max(len(row[column]) for row in rows) for column in (0, 1)]
   table = "\n".join(f"  {a:<{wide[0]}}  {b:<{wide[1]}}  {c}" for a, b, c in rows)
   raise UserError(

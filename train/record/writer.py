@@ -1,5 +1,6 @@
 """Writes what a run logs: metrics.jsonl, TensorBoard files, a progress bar or lines, curves.png."""
 
+import contextlib
 import json
 import math
 import os
@@ -34,7 +35,7 @@ SCREEN = {
 COLUMNS = 110  # a training line leaves out the last metrics beyond it
 
 
-class Writer:
+class Writer(contextlib.AbstractContextManager):
   """The files and the screen of a run's metrics. A process that is not primary writes nothing."""
 
   def __init__(
@@ -102,9 +103,6 @@ class Writer:
     if self.board:
       self.board.close()
     curves.draw(self.path, by_metric(read_metrics(self.path)))
-
-  def __enter__(self):
-    return self
 
   def __exit__(self, *_):
     self.close()
@@ -188,11 +186,10 @@ def text_line(step: int, total: int | None, split: str, values: dict, left: str 
   """
   count = f"{step:>{len(str(total))}}/{total}" if total else str(step)
   start = f"step {count}  {split:<10}"
-  words = _words(values)
-  size = len(start) + sum(len(word) + 2 for word in words) + (len(left) + 2 if left else 0)
-  while split == "train" and size > COLUMNS and len(words) > 1:
-    size -= len(words.pop()) + 2
-  return "  ".join([start, *words, *([left] if left else [])])
+  words, end = _words(values), [left] if left else []
+  while split == "train" and len(words) > 1 and len("  ".join([start, *words, *end])) > COLUMNS:
+    words.pop()
+  return "  ".join([start, *words, *end])
 
 
 def number(value: float) -> str:

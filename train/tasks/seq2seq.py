@@ -154,33 +154,32 @@ def search(model, cache, batch, settings: Decoding, length_B, roles: Roles, firs
   before the outputs (None: the start)."""
   row_B, max_len = batch["row"], settings.longest(batch["source"].shape[1])
   limit_B = (settings.max_len_ratio * length_B + settings.max_len_extra).astype(np.int32)
-  common = dict(max_len=max_len, limit_B=limit_B, first_B=first_B)
-  common |= dict(bos=roles.start, eos=roles.eos, pad=roles.pad)
+  limits = decoding.Limits(max_len, limit_B, roles.start, roles.eos, roles.pad, first_B)
   if settings.temperature:
     outputs = decoding.sample(
       model.decode_step,
       cache,
+      limits,
       jax.random.key(settings.seed),
       ids_B=row_B,
       num_samples=settings.nbest,
       temperature=settings.temperature,
       top_k=settings.top_k or None,
       top_p=settings.top_p,
-      **common,
     )
   elif settings.beam == 1:
-    outputs = decoding.greedy(model.decode_step, cache, **common)
+    outputs = decoding.greedy(model.decode_step, cache, limits)
   else:
     outputs = decoding.beam_search(
       model.decode_step,
       cache,
+      limits,
       num_beams=settings.beam,
       num_return=settings.nbest,
       length_penalty=settings.length_penalty,
       penalty=settings.penalty,
       stop=settings.stop,
       before=len(roles.target_first) if roles.force else 0,
-      **common,
     )
   return dict(tokens=outputs.tokens, scores=outputs.scores, lengths=outputs.lengths, row=row_B)
 

@@ -55,10 +55,8 @@ class Stack(nnx.Module):
 
   def __init__(self, cfg: LSTMConfig, depth: int, *, causal: bool, cross: bool, rngs):
     self.dropout = cfg.dropout
-    bidirectional = cfg.bidirectional and not causal
-    self.blocks = nnx.List(
-      [Block(cfg, bidirectional=bidirectional, rngs=rngs) for _ in range(depth)]
-    )
+    both = cfg.bidirectional and not causal
+    self.blocks = nnx.List([Block(cfg, bidirectional=both, rngs=rngs) for _ in range(depth)])
     product = matmul.WeightProduct("first/kernel", saves_inputs=True)
     init = layers.initializer(cfg.init_std, UNIFORM)
     options = dict(kernel_init=init, dot_general=product, rngs=rngs)

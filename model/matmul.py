@@ -73,10 +73,6 @@ def _multiply(x, weight, count, precision):
 _product = jax.custom_vjp(_multiply, nondiff_argnums=(2, 3))
 
 
-def _forward(x, weight, count, precision):
-  return _multiply(x, weight, count, precision), (x, weight)
-
-
 def _backward(count, precision, saved, y):
   x, weight = saved
   rows = math.prod(x.shape[: x.ndim - count])
@@ -88,4 +84,4 @@ def _backward(count, precision, saved, y):
   return to_x, to_weight.reshape(weight.shape)
 
 
-_product.defvjp(_forward, _backward)
+_product.defvjp(lambda x, weight, *more: (_multiply(x, weight, *more), (x, weight)), _backward)

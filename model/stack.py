@@ -117,7 +117,8 @@ class Stack(nnx.Module):
       reach = None if self.cfg.window is None else self.cfg.window - 1
       after = 0 if self.rule.causal else reach
       if kernels.divides(tokens.segments.shape[1]):
-        return self._splash(tokens.segments, tokens.segments, reach, after)
+        segments = tokens.segments, tokens.segments
+        return kernels.SplashAttention(self.cfg.scale, *segments, reach, after)
     chunks = patterns.cut(self.rule, tokens)
     if chunks is None:
       return self.full_attention(tokens, tokens)
@@ -130,7 +131,8 @@ class Stack(nnx.Module):
     """Returns the encoder's states, to which tokens of the target attend in their own segment."""
     lengths = segments_BT.shape[1], segments_BS.shape[1]
     if self.cfg.attention_impl == "splash" and kernels.divides(*lengths):
-      return EncoderStates(states_BSD, self._splash(segments_BT, segments_BS))
+      splash = kernels.SplashAttention(self.cfg.scale, segments_BT, segments_BS)
+      return EncoderStates(states_BSD, splash)
     bias = masks.mask_bias(masks.same_segment(segments_BT, segments_BS))
     return EncoderStates(states_BSD, patterns.FullAttention(bias, self.dot_product))
 
@@ -155,9 +157,6 @@ class Stack(nnx.Module):
     return [
       nnx.merge(graph, jax.tree.map(operator.itemgetter(i), weights)) for i in range(self.depth)
     ]
-
-  def _splash(self, *arguments) -> kernels.SplashAttention:
-    return kernels.SplashAttention(self.cfg.scale, *arguments)
 
   def _last(self, x_BTD):
     return x_BTD if self.norm is None else self.norm(x_BTD)

@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
-from train.common.errors import UserError, indented
+from train.common.errors import UserError, choose, indented
 from train.common.trees import flatten
 from train.record import checksums
 
@@ -41,19 +41,15 @@ class Checkpoints(contextlib.AbstractContextManager):
   ):
     """clean: removes interrupted saves. Only the process that trains the run may set it, as any
     other process would remove the save in progress."""
-    if best_mode not in ("min", "max"):
-      raise UserError(f"checkpoint.best_mode is {best_mode!r}; known: min, max")
-    self.best_metric, self.best_mode = best_metric, best_mode
+    self.best_metric = best_metric
+    self.best = choose({"min": min, "max": max}, best_mode, "checkpoint.best_mode")
     policies = ocp.training.preservation_policies
-    keep = [policies.LatestN(keep_latest)]
-    if keep_best:
-      best = policies.BestN(
-        get_metric_fn=lambda metrics: metrics[best_metric],
-        reverse=best_mode == "min",
-        n=keep_best,
-        keep_checkpoints_without_metrics=False,
-      )
-      keep.append(best)
+    best = policies.BestN(
+      get_metric_fn=lambda metrics: metrics[best_metric],
+      reverse=best_mode == "min",
+      n=keep_best,
+      keep_checkpoints_without_metrics=False,
+    )
     registry = ocp.handlers.local_registry()
     registry.add(ocp.handlers.JsonHandler, checkpointable_name="data")
     context = ocp.Context()
@@ -64,7 +60,7 @@ class Checkpoints(contextlib.AbstractContextManager):
       self.directory,
       context=context,
       save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-      preservation_policy=policies.AnyPreservationPolicy(keep),
+      preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep_latest), best]),
       cleanup_tmp_directories=clean,
     )
 
@@ -100,10 +96,8 @@ class Checkpoints(contextlib.AbstractContextManager):
   def restore(self, state: Mapping, data) -> Mapping:
     """Returns the latest state, placed as `state` is, and passes its position to `data.set_state`.
 
-    Returns `state` itself where nothing was saved. Raises UserError if the shapes do not fit.
+    Raises UserError if the shapes do not fit.
     """
-    if self.latest is None:
-      return state
     self._check_shapes(self.latest, state["params"])
     parts = _parts(jax.tree.map(_abstract, state))
     saved = self._metadata(self.latest)["optimizer"]
@@ -130,18 +124,17 @@ class Checkpoints(contextlib.AbstractContextManager):
 
   def steps(self, which: str) -> list[int]:
     """Returns the saved steps that `which` names; raises UserError with all of them if none."""
-    saved = [info.step for info in self.orbax.checkpoints]
+    checkpoints = self.orbax.checkpoints
+    saved = [info.step for info in checkpoints]
     if not saved:
       raise UserError(f"{self.directory} holds no finished checkpoint")
     if which == "latest":
       return saved[-1:]
     if which == "best":
-      checkpoints = self.orbax.checkpoints
       scored = [info for info in checkpoints if self.best_metric in (info.metrics or {})]
       if not scored:
         raise UserError(f"no checkpoint in {self.directory} has a validation {self.best_metric}")
-      sign = 1 if self.best_mode == "min" else -1
-      return [min(scored, key=lambda info: sign * info.metrics[self.best_metric]).step]
+      return [self.best(scored, key=lambda info: info.metrics[self.best_metric]).step]
     if match := re.fullmatch(r"average:(\d+)", which):
       count = int(match[1])
       if not 1 <= count <= len(saved):
@@ -181,19 +174,17 @@ class Checkpoints(contextlib.AbstractContextManager):
     return saved.metadata
 
   def _check_shapes(self, step, params):
-    saved = flatten(self._metadata(step)["params"])
-    here = flatten(params)
-    wrong = [f"{name}: not in the checkpoint" for name in here.keys() - saved.keys()]
-    wrong += [f"{name}: only in the checkpoint" for name in saved.keys() - here.keys()]
-    wrong += [
-      f"{name}: {tuple(saved[name].shape)} in the checkpoint, {tuple(here[name].shape)} here"
-      for name in here.keys() & saved.keys()
-      if tuple(saved[name].shape) != tuple(here[name].shape)
+    saved, here = (
+      {name: tuple(x.shape) for name, x in flatten(tree).items()}
+      for tree in (self._metadata(step)["params"], params)
+    )
+    wrong = [
+      f"{name}: {saved.get(name, 'absent')} in the checkpoint, {here.get(name, 'absent')} here"
+      for name in sorted(saved.keys() | here.keys())
+      if saved.get(name) != here.get(name)
     ]
     if wrong:
-      raise UserError(
-        f"{self.directory / str(step)} does not fit this model:{indented(sorted(wrong))}"
-      )
+      raise UserError(f"{self.directory / str(step)} does not fit this model:{indented(wrong)}")
 
 
 def _parts(state):

@@ -57,37 +57,33 @@ class Evaluation:
     self.items = task.items(cfg.evaluate.split)  # a mistake in the split is named before training
     self.layout = tasks.layout(task, cfg.batch_size)
 
-  def loss_is_due(self, step: int) -> bool:
-    """Returns whether the loss is due after `step`: every `evaluate.every`, and at the end."""
-    return step % self.cfg.evaluate.every == 0 or step == self.cfg.steps
-
-  def scores_are_due(self, step: int) -> bool:
-    """Returns whether outputs are due to be decoded and scored after `step`."""
-    every = self.cfg.evaluate.decode_every
-    return every > 0 and (step % every == 0 or step == self.cfg.steps)
-
   def is_due(self, step: int) -> bool:
     """Returns whether a loss or decoded scores are due after `step`."""
-    return self.loss_is_due(step) or self.scores_are_due(step)
+    return any(self._due(step))
+
+  def _due(self, step) -> tuple[bool, bool]:
+    """Returns whether the loss and whether decoded scores are due; both are at the end."""
+    every, decode_every = self.cfg.evaluate.every, self.cfg.evaluate.decode_every
+    last = step == self.cfg.steps
+    return step % every == 0 or last, decode_every > 0 and (step % decode_every == 0 or last)
 
   def __call__(self, step: int, params) -> dict[str, float]:
     """Returns what is due after `step`, also to early stopping; decodes when that ends the run.
 
     Raises UserError where loss and scores are evaluated and checkpoint.best_metric is neither.
     """
-    values = {}
-    if self.loss_is_due(step):
+    values, (loss_due, scores_due) = {}, self._due(step)
+    if loss_due:
       values |= loss(self.eval_step, params, self.mesh, self._batches)
-    if self.scores_are_due(step):
+    if scores_due:
       values |= self._scores(params)
     metric, decode_every = self.cfg.checkpoint.best_metric, self.cfg.evaluate.decode_every
-    is_whole = self.loss_is_due(step) and (self.scores_are_due(step) or not decode_every)
-    if is_whole and metric not in values:
+    if loss_due and (scores_due or not decode_every) and metric not in values:
       raise UserError(
         f"checkpoint.best_metric is {metric!r}; an evaluation has {', '.join(values)}"
       )
     self.early_stopping.add(values)
-    if self.early_stopping.due and decode_every and not self.scores_are_due(step):
+    if self.early_stopping.due and decode_every and not scores_due:
       values |= self._scores(params)
     return values
 

@@ -27,12 +27,12 @@ def main(argv):
   args, unknown = parser.parse_known_args(rest)
   if unknown:
     raise UserError(f"unknown arguments: {' '.join(unknown)}; --help explains those there are")
-  if args.rerun and (texts or overrides):
-    raise UserError("--rerun takes the whole config from that run: leave out --config")
-  if args.rerun:
-    cfg = workdir.again(args.rerun)
-  else:
+  if not args.rerun:
     cfg = resolve.load(config.only(texts), overrides)
+  elif texts or overrides:
+    raise UserError("--rerun takes the whole config from that run: leave out --config")
+  else:
+    cfg = workdir.again(args.rerun)
   if args.json and not args.print_config:
     raise UserError("--json is the format of --print_config: give both")
   if args.print_config:

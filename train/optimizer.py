@@ -39,18 +39,19 @@ OPTIMIZERS = {
   "muon": functools.partial(optax.contrib.muon, muon_weight_dimension_numbers=_matrices),
   "sgd": optax.sgd,
 }
-OURS = {  # set here
-  *("learning_rate", "mask", "weight_decay_mask", "muon_weight_dimension_numbers"),
-  *("peak", "warmup", "steps"),
-}
+# Arguments that are set here.
+OURS = {"learning_rate", "mask", "weight_decay_mask", "muon_weight_dimension_numbers"}
+OURS |= {"peak", "warmup", "steps"}
 
 
 # Defaults of the config's sections. None: the default of optax, or of the schedule.
 OPTIMIZER = dict(
   name="adamw",
-  clip_norm=1.0,
-  no_decay=r"(bias|scale)$",
-  rates=(),  # ((pattern, factor), ...): of the learning rate, by weights' paths; 0 freezes them
+  clip_norm=1.0,  # 0: no clipping
+  no_decay=r"(bias|scale)$",  # a pattern for the paths of weights that do not decay
+  # (pattern, factor) pairs: a weight's learning rate is multiplied by the factor of the first
+  # pattern that matches its path; 0 freezes it
+  rates=(),
   b1=None,
   b2=None,
   eps=None,
@@ -113,12 +114,9 @@ SCHEDULES = dict(rsqrt=rsqrt, cosine=cosine, linear=linear, constant=constant, w
 def build(optimizer, schedule, steps: int):
   """Returns the optax transformation, and its learning rate as a function of the step.
 
-  The section `optimizer` has `name`, `clip_norm` (0: no clipping), `no_decay` (a pattern for the
-  paths of weights that do not decay), `rates` ((pattern, factor) pairs: a weight's learning rate is
-  multiplied by the factor of the first pattern that matches its path; 0 freezes it) and arguments
-  of optax's function. The section `schedule` has `name`, `peak`, `warmup_steps` and arguments of
-  the schedule. None leaves an argument at its default. An argument that only another optimizer
-  or schedule takes is logged; raises UserError for one that none takes.
+  The sections have the keys of OPTIMIZER and SCHEDULE, most of which are arguments of optax's
+  function or of the schedule, and others of these. An argument that only another optimizer or
+  schedule takes is logged; raises UserError for one that none takes.
   """
   rate = _schedule(dict(schedule), steps)
   settings = dict(optimizer)
@@ -216,8 +214,7 @@ def _schedule(settings, steps):
   if warmup > steps:
     raise UserError(f"schedule.warmup_steps {warmup} is more than steps {steps}")
   settings = _known(settings, "schedule", name, SCHEDULES)
-  missing = inspect.signature(make).parameters.keys() - OURS - settings.keys() - {"final"}
-  if missing:
+  if missing := inspect.signature(make).parameters.keys() - OURS - settings.keys() - {"final"}:
     raise UserError(f"schedule.{min(missing)} is missing: {name} needs it")
   try:
     return make(peak, warmup, steps, **settings)

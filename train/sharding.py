@@ -57,7 +57,6 @@ def make_mesh(sizes, devices=None) -> jax.sharding.Mesh:
     raise UserError(
       f"mesh {dict(zip(AXES, shape))}: the sizes must multiply to the {count} devices"
     )
-  kinds = (AxisType.Auto,) * len(AXES)
   if (slices := len({getattr(device, "slice_index", 0) for device in devices})) > 1:
     # A network joins slices, which is slower than the wires within: only batches are split over it.
     if shape[0] % slices:
@@ -73,7 +72,7 @@ def make_mesh(sizes, devices=None) -> jax.sharding.Mesh:
     grid = arrange()
   except NotImplementedError:  # an axis of 8 on a TPU's 4x4 is made of parts of its two axes
     grid = arrange(allow_split_physical_axes=True)
-  return jax.sharding.Mesh(grid, AXES, axis_types=kinds)
+  return jax.sharding.Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def put(batch, mesh):

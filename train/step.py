@@ -14,13 +14,8 @@ from train.state import RECENT
 
 def settings(cfg) -> dict:
   """Returns the arguments of make_train_step that a run's config sets."""
-  return dict(
-    microbatches=cfg.microbatches,
-    seed=cfg.seed,
-    ema=cfg.ema,
-    spike=cfg.spike,
-    skip_spikes=cfg.skip_spikes,
-  )
+  keys = ("microbatches", "seed", "ema", "spike", "skip_spikes")
+  return {key: getattr(cfg, key) for key in keys}
 
 
 def make_train_step(

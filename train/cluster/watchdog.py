@@ -29,12 +29,8 @@ class Watchdog(contextlib.AbstractContextManager):
     """Notes progress, such as "step 12"."""
     self.since, self.after = time.monotonic(), what
 
-  def close(self) -> None:
-    """Ends the thread."""
-    self.closed.set()
-
   def __exit__(self, *_):
-    self.close()
+    self.closed.set()
 
   def _watch(self):
     reported = None

@@ -57,12 +57,7 @@ def table(by_chips: dict[int, dict[str, float]]) -> Table:
   """Formats the projections of `project`."""
   table = Table("chips", "rows a step", "wire, ms", "a step, ms", "efficiency", "if all overlaps")
   for chips, projection in by_chips.items():
-    table.add_row(
-      f"{chips:,}",
-      f"{projection['rows']:,}",
-      f"{1e3 * projection['wire']:.1f}",
-      f"{1e3 * projection['seconds']:.1f}",
-      f"{projection['efficiency']:.1f}%",
-      f"{projection['best']:.1f}%",
-    )
+    times = (f"{1e3 * projection[key]:.1f}" for key in ("wire", "seconds"))
+    shares = (f"{projection[key]:.1f}%" for key in ("efficiency", "best"))
+    table.add_row(f"{chips:,}", f"{projection['rows']:,}", *times, *shares)
   return table

@@ -7,10 +7,8 @@ updates only a part, that part counts. Caches are ignored.
 from train.planning.operations import Operation
 
 # These move nothing, or call computations that are counted by themselves.
-FREE = {
-  *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota"),
-  *("while", "conditional", "call", "async-start", "async-done", "copy-done", "partition-id"),
-}
+FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota"}
+FREE |= {"while", "conditional", "call", "async-start", "async-done", "copy-done", "partition-id"}
 SLICES = ("dynamic-slice", "slice", "gather")
 
 

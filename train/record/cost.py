@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import resource
-import time
+import timeit
 from collections.abc import Callable, Sequence
 
 import jax
@@ -69,11 +69,9 @@ def cpu_peak(again: bool = False) -> float:
     with contextlib.suppress(UserError, KeyError):  # damaged: it is measured
       return float(json_files.read(file, dict[str, float])["matmul_flops"])
   product, x = jax.jit(jnp.matmul), jnp.ones((SIZE, SIZE), jnp.float32)
-  seconds = []
-  for _ in range(REPEATS + 1):  # the first one compiles
-    began = time.perf_counter()
-    product(x, x).block_until_ready()
-    seconds.append(time.perf_counter() - began)
+  seconds = timeit.repeat(  # the first one compiles
+    lambda: product(x, x).block_until_ready(), number=1, repeat=REPEATS + 1
+  )
   rate = 2 * SIZE**3 / min(seconds)
   write_atomically(file, json.dumps({"matmul_flops": rate}) + "\n")
   return rate

@@ -3,7 +3,6 @@
 import datetime
 import hashlib
 import importlib.metadata
-import os
 import pathlib
 import platform
 import subprocess
@@ -87,10 +86,6 @@ def differences(start: Mapping) -> list[str]:
 
 
 def _run_git(*words):
-  root = pathlib.Path(__file__).parents[2]
   # Without optional locks, so that this status makes no concurrent commit fail.
-  environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-  command = ["git", "-C", str(root), *words]
-  return subprocess.run(
-    command, capture_output=True, text=True, timeout=30, env=environment, check=True
-  ).stdout
+  command = ["git", "--no-optional-locks", "-C", str(pathlib.Path(__file__).parents[2]), *words]
+  return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout

@@ -20,10 +20,8 @@ from train.record import checksums, older, provenance
 from train.record.config import flat, frozen
 
 # Settings that a run may go on with another value of, which changes no number (up to rounding).
-CHANGEABLE = (
-  *("log_every", "tensorboard", "workers", "mesh", "parallelism", "microbatches", "max_skipped"),
-  *("watchdog_seconds", "model.remat", "task.loss_chunks"),
-)
+CHANGEABLE = ("log_every", "tensorboard", "workers", "mesh", "parallelism", "microbatches")
+CHANGEABLE += ("max_skipped", "watchdog_seconds", "model.remat", "task.loss_chunks")
 LENGTH = ("steps", "patience")  # of a run; it may go on with others, and the schedule follows steps
 MADE_OF_DATA = ("tokenizer.json", "labels.json")
 
@@ -237,9 +235,8 @@ def _write_starts(path, listed):
 
 
 def _no_run(path):
-  if not path.is_dir():
-    problem = "no such folder" if not path.exists() else "not a folder"
-  else:
+  problem = "not a folder" if path.exists() else "no such folder"
+  if path.is_dir():
     problem = "holds no run (config.json is not in it)"
   near = path if path.is_dir() else path.parent
   runs = {file.parent.name: file.parent for file in sorted(near.glob("*/config.json"))}

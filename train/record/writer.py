@@ -18,20 +18,10 @@ from train.record import curves
 
 # The fields of every line of metrics.jsonl, with their types; time is in seconds since 1970.
 FIXED = dict(step=int, split=str, time=float)
-# The first metrics on the screen in their order, with their names there; the others follow.
-SCREEN = {
-  "loss": "loss",
-  "accuracy": "accuracy",
-  "bleu": "bleu",
-  "chrf": "chrf",
-  "exact_match": "exact match",
-  "tokens_per_second": "tokens/s",
-  "step_ms": "ms/step",
-  "mfu": "mfu",
-  "learning_rate": "lr",
-  "grad_norm": "grad norm",
-  "perplexity": "ppl",
-}
+# The first metrics on the screen in their order; the others follow. SHORT: names there.
+FIRST = ("loss", "accuracy", "bleu", "chrf", "exact_match", "tokens_per_second", "step_ms", "mfu")
+FIRST += ("learning_rate", "grad_norm", "perplexity")
+SHORT = dict(tokens_per_second="tokens/s", step_ms="ms/step", learning_rate="lr", perplexity="ppl")
 COLUMNS = 110  # a training line leaves out the last metrics beyond it
 
 
@@ -211,9 +201,9 @@ def duration(seconds: float) -> str:
 
 
 def _words(values):
-  names = [name for name in SCREEN if name in values]
-  names += [name for name in values if name not in SCREEN]
-  return [f"{SCREEN.get(name, name.replace('_', ' '))} {number(values[name])}" for name in names]
+  names = [name for name in FIRST if name in values]
+  names += [name for name in values if name not in FIRST]
+  return [f"{SHORT.get(name, name.replace('_', ' '))} {number(values[name])}" for name in names]
 
 
 def _parsed(path, texts, check):

@@ -31,7 +31,7 @@ def test_a_silence_is_told_once_with_stacks(tmp_path, caplog):
   watchdog.ended("step 7")
   assert wait_for(lambda: len(caplog.records) == 2)
   assert "since step 7" in caplog.text
-  watchdog.close()
+  watchdog.closed.set()
   watchdog.thread.join(5)
   assert not watchdog.thread.is_alive()
 
@@ -57,7 +57,7 @@ def test_steps_that_end_in_time_are_not_told_nor_with_0(tmp_path, caplog):
   for step in range(10):
     time.sleep(0.05)
     watchdog.ended(f"step {step}")
-  watchdog.close()
-  never.close()
+  watchdog.closed.set()
+  never.closed.set()
   assert not caplog.records
   assert not list(tmp_path.iterdir())

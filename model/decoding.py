@@ -12,6 +12,7 @@ settings that are not arrays are static. The three searches share these rules:
 Axes: B batch, N hypotheses of an input, V vocabulary, T target length, C candidates.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -73,11 +74,7 @@ def prefill(step: Step, cache: Cache, prompt_BT: Array, length_B: Array) -> tupl
 
   def read(t, moving):
     _, after = step(prompt_BT[:, t], {**cache, "moving": moving})
-    more_B = t < length_B - 1
-
-    def keep(new, old):
-      return jnp.where(more_B.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-
+    keep = functools.partial(jax.vmap(jnp.where), t < length_B - 1)
     return jax.tree.map(keep, after["moving"], moving)
 
   moving = lax.fori_loop(0, prompt_BT.shape[1] - 1, read, cache["moving"])

@@ -5,7 +5,6 @@ block by block, so that masked blocks cost nothing. model/patterns.py calls cuDN
 """
 
 import dataclasses
-import functools
 from typing import NamedTuple
 
 import jax
@@ -67,27 +66,20 @@ class SplashAttention:
     """Returns [B, T, H, K]; TransformerConfig refuses attention dropout, so the key is not used."""
     del key
     shape = (q_BTHK.shape[1], k_BSGK.shape[1])
+    q, kv = (next(block for block in BLOCKS if length % block == 0) for length in shape)
+    sizes = splash.BlockSizes(
+      block_q=q, block_kv=kv, block_q_dkv=q, block_kv_dkv=kv, block_q_dq=q, block_kv_dq=kv
+    )
 
     def kernel(q_BHTK, k_BGSK, v_BGSK, segments_BT, segments_BS):
       mask = splash.LocalMask(shape, (self.before, self.after), 0)
       if (self.before, self.after) == (None, None):
         mask = splash.FullMask(shape)
-      attend = splash.make_splash_mha_single_device(
-        splash.MultiHeadMask([mask] * q_BHTK.shape[1]),
-        block_sizes=_block_sizes(*shape),
-        interpret=INTERPRET,
-      )
+      heads = splash.MultiHeadMask([mask] * q_BHTK.shape[1])
+      attend = splash.make_splash_mha_single_device(heads, block_sizes=sizes, interpret=INTERPRET)
       return jax.vmap(attend)(q_BHTK, k_BGSK, v_BGSK, splash.SegmentIds(segments_BT, segments_BS))
 
     heads_first = (x.swapaxes(1, 2) for x in (q_BTHK * self.scale, k_BSGK, v_BSGK))
     segments = self.query_segments, self.key_segments
     y_BHTK = placement.current().spread(kernel)(*heads_first, *segments)
     return y_BHTK.swapaxes(1, 2)
-
-
-@functools.cache
-def _block_sizes(queries: int, keys: int) -> splash.BlockSizes:
-  q, kv = (next(block for block in BLOCKS if length % block == 0) for length in (queries, keys))
-  return splash.BlockSizes(
-    block_q=q, block_kv=kv, block_q_dkv=q, block_kv_dkv=kv, block_q_dq=q, block_kv_dq=kv
-  )

@@ -113,12 +113,12 @@ class Stack(nnx.Module):
 
   def pattern(self, tokens: Tokens) -> Pattern:
     """Returns the self-attention of a row's tokens [B, T], all read at once."""
-    if self.cfg.attention_impl == "splash" and tokens.prefix is None:
-      reach = None if self.cfg.window is None else self.cfg.window - 1
+    segments, window = tokens.segments, self.cfg.window
+    whole_tiles = kernels.divides(segments.shape[1])
+    if self.cfg.attention_impl == "splash" and tokens.prefix is None and whole_tiles:
+      reach = None if window is None else window - 1
       after = 0 if self.rule.causal else reach
-      if kernels.divides(tokens.segments.shape[1]):
-        segments = tokens.segments, tokens.segments
-        return kernels.SplashAttention(self.cfg.scale, *segments, reach, after)
+      return kernels.SplashAttention(self.cfg.scale, segments, segments, reach, after)
     chunks = patterns.cut(self.rule, tokens)
     if chunks is None:
       return self.full_attention(tokens, tokens)

@@ -10,7 +10,7 @@ from model import kernels
 from model.config import LSTMConfig, TransformerConfig
 from model.lstm import LSTM
 from model.transformer import Transformer
-from train.common.errors import UserError, choose, did_you_mean
+from train.common.errors import UserError, as_user_error, choose, did_you_mean
 
 MODELS = {"transformer": (TransformerConfig, Transformer), "lstm": (LSTMConfig, LSTM)}
 
@@ -35,10 +35,8 @@ def build_model(cfg, task, seed: int, platform: str | None = None) -> Transforme
   size = settings.pop("vocab_size", None) or words
   if size < words:
     raise UserError(f"model.vocab_size is {size}, but the vocabulary has {words} tokens")
-  try:
+  with as_user_error("model"):
     config = make_config(vocab_size=size, **settings)
-  except (TypeError, ValueError) as error:
-    raise UserError(f"model: {error}") from error
   if name == "transformer":
     config = _fit(config, task, platform)
   elif task.prefix:

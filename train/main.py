@@ -72,30 +72,24 @@ def build_parser(config, processes) -> argparse.ArgumentParser:
     allow_abbrev=False,
   )
   config.add_arguments(parser)
-  group = parser.add_argument_group("run")
-  group.add_argument(
+  add = parser.add_argument_group("run").add_argument
+  add(
     "--workdir", metavar="DIR", help="the folder of the run: its checkpoints, metrics and records"
   )
-  group.add_argument(
-    "--rerun", metavar="DIR", help="takes the config of the run in DIR, from the first step on"
-  )
-  group.add_argument(
-    "--debug_nans", action="store_true", help="names the first operation that makes a NaN"
-  )
-  group.add_argument(
+  add("--rerun", metavar="DIR", help="takes the config of the run in DIR, from the first step on")
+  add("--debug_nans", action="store_true", help="names the first operation that makes a NaN")
+  add(
     "--profile_steps",
     metavar="FIRST:LAST",
     help="writes an XProf trace of these steps into the folder `profile` of the workdir",
   )
-  group = parser.add_argument_group("instead of a run")
-  group.add_argument(
+  add = parser.add_argument_group("instead of a run").add_argument
+  add(
     "--print_config",
     action="store_true",
     help="prints the whole config as it would run; a * marks what is not its default",
   )
-  group.add_argument(
-    "--json", action="store_true", help="prints it as JSON, as in the workdir's config.json"
-  )
+  add("--json", action="store_true", help="prints it as JSON, as in the workdir's config.json")
   processes.add_arguments(parser)
   return parser
 

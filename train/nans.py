@@ -37,8 +37,7 @@ def watch(train_step: Callable, task, graph, seed: int) -> Callable:
 
 
 def find(task, graph, params, batch, seed: int, step: int) -> str:
-  """Returns which operation made the first NaN in loss and gradient of a batch, or, if there is no
-  NaN, what is infinite."""
+  """Returns the operation that made a batch's first NaN, or what is infinite if there is none."""
   keys_B = row_keys(seed, step, 0, len(jax.tree.leaves(batch)[0]))
 
   def loss(params):

@@ -8,7 +8,7 @@ import jax
 import optax
 from absl import logging
 
-from train.common.errors import UserError, choose
+from train.common.errors import UserError, as_user_error, choose
 from train.common.trees import is_stacked, path_name
 
 
@@ -152,10 +152,8 @@ def _rates(pairs) -> list[tuple[str, float]]:
 
 
 def _check_pattern(key, pattern):
-  try:
+  with as_user_error(f"optimizer.{key}: {pattern!r} is no pattern"):
     re.compile(pattern)
-  except (re.error, TypeError) as error:
-    raise UserError(f"optimizer.{key}: {pattern!r} is no pattern: {error}") from error
 
 
 def accepted(table) -> dict[str, set[str]]:
@@ -216,7 +214,5 @@ def _schedule(settings, steps):
   settings = _known(settings, "schedule", name, SCHEDULES)
   if missing := inspect.signature(make).parameters.keys() - OURS - settings.keys() - {"final"}:
     raise UserError(f"schedule.{min(missing)} is missing: {name} needs it")
-  try:
+  with as_user_error("schedule"):
     return make(peak, warmup, steps, **settings)
-  except (TypeError, ValueError) as error:
-    raise UserError(f"schedule: {error}") from error

@@ -32,8 +32,7 @@ def stream(predictor, inputs: Iterable, size: int = CHUNK) -> Iterator[dict]:
 
 
 def read(path: str) -> Iterator[str]:
-  """Yields the lines of a file or, for "-", of standard input; raises UserError for other text than
-  UTF-8."""
+  """Yields the lines of a file or, for "-", of standard input; raises UserError if not UTF-8."""
   try:
     with contextlib.nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as file:
       for number, line in enumerate(file, 1):

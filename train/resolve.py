@@ -74,13 +74,10 @@ def defaults(cfg: Mapping) -> dict:
   """Returns the defaults of all sections, for the task and the model that `cfg` names."""
   name = cfg["model"].get("name", "transformer")  # older runs and Hugging Face's models have none
   settings, _ = choose(MODELS, name, "model.name")
-  model = {
-    field.name: None if field.name == "vocab_size" else field.default  # None: the tokenizer's
-    for field in dataclasses.fields(settings)
-  }
+  model = {field.name: field.default for field in dataclasses.fields(settings)}
   return RUN | dict(
     task=_task_defaults(cfg["task"]),
-    model=dict(name=name) | model,
+    model=dict(name=name) | model | dict(vocab_size=None),  # None: the tokenizer's
     optimizer=optimizer.OPTIMIZER,
     schedule=optimizer.SCHEDULE,
   )

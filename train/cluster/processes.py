@@ -25,18 +25,16 @@ LAG = 2  # steps until a vote is read, so that no host waits for the step that h
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags by which the processes of a run find each other."""
-  group = parser.add_argument_group("several processes")
-  group.add_argument(
+  add = parser.add_argument_group("several processes").add_argument
+  add(
     "--coordinator",
     metavar="HOST:PORT",
     help="the address of process 0; that port and the next are used. `auto`: from the environment"
     " of SLURM, GKE, Cloud TPU or Open MPI, as jax reads it",
   )
-  group.add_argument("--process_count", type=int, help="the number of processes")
-  group.add_argument("--process_index", type=int, help="the number of this process, from 0")
-  group.add_argument(
-    "--start_timeout", type=int, default=300, help="seconds to wait for the others"
-  )
+  add("--process_count", type=int, help="the number of processes")
+  add("--process_index", type=int, help="the number of this process, from 0")
+  add("--start_timeout", type=int, default=300, help="seconds to wait for the others")
 
 
 @contextlib.contextmanager
@@ -52,23 +50,21 @@ def together(args, config: str):
       raise UserError("--process_count and --process_index need --coordinator=HOST:PORT")
     yield
     return
+  timeout = args.start_timeout
   # XLA's CPU backend has no collectives of its own between processes.
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
   if args.coordinator == "auto":
     with as_user_error("jax.distributed"):
-      jax.distributed.initialize(initialization_timeout=args.start_timeout)
+      jax.distributed.initialize(initialization_timeout=timeout)
     _check_digests(config)
     yield
     return
   host, port = _address(args)
   with rendezvous.Rendezvous(host, port + 1, args.process_count, args.process_index) as others:
-    others.gather(config, args.start_timeout)
+    others.gather(config, timeout)
     with as_user_error("jax.distributed"):
       jax.distributed.initialize(
-        args.coordinator,
-        args.process_count,
-        args.process_index,
-        initialization_timeout=args.start_timeout,
+        args.coordinator, args.process_count, args.process_index, initialization_timeout=timeout
       )
     others.watch()
     yield

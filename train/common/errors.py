@@ -13,8 +13,7 @@ class UserError(Exception):
 
 
 class Help(UserError):
-  """A text that the user requested, such as the arguments of a config file: `main` prints it and
-  exits 0."""
+  """A requested text, such as a config file's arguments, which a command prints, exiting 0."""
 
 
 class NoSplit(UserError):

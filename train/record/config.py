@@ -227,7 +227,8 @@ def _value(key, text, value, kind):
     if kind in (tuple, list):
       return _sequence(text, value)
   except (KeyError, ValueError):
-    expected = _type_name(kind, value)
+    inner = {type(part).__name__ for part in value} if kind in (tuple, list) and value else set()
+    expected = f"{kind.__name__} of {inner.pop()}" if len(inner) == 1 else kind.__name__
     raise UserError(f"--config.{key}: expects {expected}, got {text!r}") from None
   if kind is not type(None):
     raise UserError(f"--config.{key}: a {kind.__name__} can't be set from the command line")
@@ -263,8 +264,3 @@ def _literal(text):
     return ast.literal_eval(text)
   except (ValueError, SyntaxError, MemoryError, RecursionError):
     return text
-
-
-def _type_name(kind, value):
-  inner = {type(part).__name__ for part in value} if kind in (tuple, list) and value else set()
-  return f"{kind.__name__} of {inner.pop()}" if len(inner) == 1 else kind.__name__

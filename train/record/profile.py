@@ -46,8 +46,6 @@ class Profile(contextlib.AbstractContextManager):
 
   def watch(self, train_step: Callable) -> Callable:
     """Returns `train_step`, which waits for the device before and after the traced steps."""
-    if not self.steps:
-      return train_step
 
     def step(state, batch):
       number, self.next = self.next, self.next + 1

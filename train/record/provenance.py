@@ -28,8 +28,7 @@ def describe_start(command: Sequence[str], config: str, devices: Sequence[str]) 
 
 
 def device_name(device) -> str:
-  """Returns the name of a jax.Device, with its kind if it is an accelerator: `cpu:0`, or
-  `NVIDIA H200, cuda:0`."""
+  """Returns the name of a jax.Device, an accelerator's with its kind: `NVIDIA H200, cuda:0`."""
   kind = device.device_kind
   return str(device) if kind == device.platform else f"{kind}, {device}"
 
@@ -48,12 +47,10 @@ def versions() -> dict[str, str | None]:
 def git() -> dict | None:
   """Returns {"commit", "dirty"} of this file's checkout, or None outside of git."""
   try:
-    return {
-      "commit": _run_git("rev-parse", "HEAD").strip(),
-      "dirty": bool(_run_git("status", "--porcelain")),
-    }
+    commit, changes = _run_git("rev-parse", "HEAD"), _run_git("status", "--porcelain")
   except (OSError, subprocess.SubprocessError):
     return None
+  return {"commit": commit.strip(), "dirty": bool(changes)}
 
 
 def patch() -> str:

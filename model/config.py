@@ -7,7 +7,7 @@ from model import kernels, layers
 POSITIONS = ("sinusoidal", "learned", "relative", "rotary", "alibi", "none")
 DTYPES = ("float32", "bfloat16", "float16")
 
-
+# Settings with a set of values, with a smallest value (None passes), and from 0 to below 1.
 KNOWN = dict(
   activation=layers.ACTIVATIONS,
   norm=layers.NORMS,

@@ -44,9 +44,8 @@ def alibi(distance_BTS: jax.Array, num_heads: int) -> jax.Array:
     return [2 ** (-8 * (i + 1) / n) for i in range(n)]
 
   power = 2 ** math.floor(math.log2(num_heads))
-  slope = slopes(power) + slopes(2 * power)[0::2][: num_heads - power]
-  distance_BHTS = jnp.abs(distance_BTS[..., None, :, :]).astype(jnp.float32)
-  return -jnp.array(slope)[:, None, None] * distance_BHTS
+  slope = jnp.array(slopes(power) + slopes(2 * power)[0::2][: num_heads - power])[:, None, None]
+  return -slope * jnp.abs(distance_BTS[..., None, :, :]).astype(jnp.float32)
 
 
 def bucket(distance: jax.Array, bidirectional: bool, num_buckets: int, max_distance: int):

@@ -35,10 +35,7 @@ def rotary(x_BTHK: jax.Array, positions_BT: jax.Array, theta: float) -> jax.Arra
 
 
 def alibi(distance_BTS: jax.Array, num_heads: int) -> jax.Array:
-  """Returns the bias [..., H, T, S], float32: minus a head's slope times the distance.
-
-  The slopes are those of Press et al. 2022, section 3.
-  """
+  """Returns [..., H, T, S], float32: minus slope times distance (Press et al. 2022, section 3)."""
 
   def slopes(n):
     return [2 ** (-8 * (i + 1) / n) for i in range(n)]

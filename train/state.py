@@ -28,10 +28,7 @@ def new_state(params, tx, ema: float = 0.0, spike: float = 0.0) -> dict:
 
 
 def init(cfg: ConfigDict, task, tx, mesh):
-  """Returns the model's graph and the state.
-
-  The state is created under jit in its final sharding: split weights never lie on one device.
-  """
+  """Returns the model's graph and the state, made sharded: split weights lie on no device whole."""
   graph, build, place = blueprint(cfg, task, tx, mesh)
   return graph, jax.jit(build, out_shardings=place)()
 

@@ -20,10 +20,7 @@ SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # half of a pair, perhaps a lone o
 
 
 def read(path: str | os.PathLike, of=dict, most: int = MOST_BYTES):
-  """Returns the value in a file, of the type `of` as in `fits`.
-
-  Raises UserError where there is no file or it holds anything else.
-  """
+  """Returns the value in a file, of the type `of` (see `fits`); raises UserError for any other."""
   return parse(read_text(path, most), path, of)
 
 

@@ -162,10 +162,7 @@ class SkippedUpdates:
 
 
 def means(sums: Mapping) -> dict[str, float]:
-  """Returns `name -> sum / weight` of `name -> (sum, weight)`, and the perplexity in place of nll.
-
-  It waits for the device.
-  """
+  """Returns name -> sum / weight, with the perplexity in place of nll; waits for the device."""
   sums = jax.device_get(sums)
   values = {name: float(total) / max(float(weight), 1e-9) for name, (total, weight) in sums.items()}
   if "nll" in values:

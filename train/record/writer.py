@@ -170,10 +170,7 @@ def drop_after(path: pathlib.Path, step: int) -> None:
 
 
 def text_line(step: int, total: int | None, split: str, values: dict, left: str = "") -> str:
-  """Returns `step  100/2000  train  loss 1.234  ...  3m20s left`.
-
-  A training line has at most COLUMNS characters.
-  """
+  """Returns `step  100/2000  train  loss 1.234  ...  3m20s left`, when training within COLUMNS."""
   count = f"{step:>{len(str(total))}}/{total}" if total else str(step)
   start = f"step {count}  {split:<10}"
   words, end = _words(values), [left] if left else []

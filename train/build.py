@@ -35,7 +35,7 @@ def build_model(cfg, task, seed: int, platform: str | None = None) -> Transforme
   size = settings.pop("vocab_size", None) or words
   if size < words:
     raise UserError(f"model.vocab_size is {size}, but the vocabulary has {words} tokens")
-  with as_user_error("model"):
+  with as_user_error("model", TypeError, ValueError):
     config = make_config(vocab_size=size, **settings)
   if name == "transformer":
     config = _fit(config, task, platform)

@@ -152,7 +152,7 @@ def _rates(pairs) -> list[tuple[str, float]]:
 
 
 def _check_pattern(key, pattern):
-  with as_user_error(f"optimizer.{key}: {pattern!r} is no pattern"):
+  with as_user_error(f"optimizer.{key}: {pattern!r} is no pattern", re.error, TypeError):
     re.compile(pattern)
 
 
@@ -214,5 +214,5 @@ def _schedule(settings, steps):
   settings = _known(settings, "schedule", name, SCHEDULES)
   if missing := inspect.signature(make).parameters.keys() - OURS - settings.keys() - {"final"}:
     raise UserError(f"schedule.{min(missing)} is missing: {name} needs it")
-  with as_user_error("schedule"):
+  with as_user_error("schedule", TypeError, ValueError):
     return make(peak, warmup, steps, **settings)

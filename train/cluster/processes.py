@@ -54,7 +54,7 @@ def together(args, config: str):
   # XLA's CPU backend has no collectives of its own between processes.
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
   if args.coordinator == "auto":
-    with as_user_error("jax.distributed"):
+    with as_user_error("jax.distributed", RuntimeError, ValueError):
       jax.distributed.initialize(initialization_timeout=timeout)
     _check_digests(config)
     yield
@@ -62,7 +62,7 @@ def together(args, config: str):
   host, port = _address(args)
   with rendezvous.Rendezvous(host, port + 1, args.process_count, args.process_index) as others:
     others.gather(config, timeout)
-    with as_user_error("jax.distributed"):
+    with as_user_error("jax.distributed", RuntimeError, ValueError):
       jax.distributed.initialize(
         args.coordinator, args.process_count, args.process_index, initialization_timeout=timeout
       )

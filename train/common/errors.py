@@ -21,17 +21,19 @@ class NoSplit(UserError):
 
 
 @contextlib.contextmanager
-def as_user_error(what: str) -> Iterator[None]:
-  """Raises a UserError that begins with `what` in place of any error of its block.
+def as_user_error(what: str, *kinds: type[Exception]) -> Iterator[None]:
+  """Raises a UserError that begins with `what` in place of errors of its block.
 
-  For libraries that read a user's file. A panic of Rust code, which is no Exception, counts too.
+  Without `kinds` any error counts, and a panic of Rust code, which is no Exception: libraries that
+  read a user's file raise what they like.
   """
   try:
     yield
   except UserError:
     raise
   except BaseException as error:
-    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+    panics = not kinds and type(error).__name__ == "PanicException"
+    if not isinstance(error, kinds or Exception) and not panics:
       raise
     raise UserError(f"{what}: {str(error) or type(error).__name__}") from error
 

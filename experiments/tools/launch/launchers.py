@@ -200,10 +200,15 @@ class SlurmTask:
     return DelayedSubmission(SlurmTask(self.run, self.paths))
 
 
+# Those of submitit for bad settings and a SLURM that refuses.
+SUBMIT_ERRORS = RuntimeError, ValueError, TypeError, NameError, OSError
+
+
 def submit(runs: Sequence[Run], done: set[str], paths: Paths, jobs: int, settings: str, name: str):
   """Submits an array of jobs to SLURM, and for runs that start from their weights a later array.
   `settings` are submitit's: timeout_min=600,gpus_per_node=1,..."""
-  with as_user_error("--launcher slurm needs pip install -r requirements-experiments.txt"):
+  needed = "--launcher slurm needs pip install -r requirements-experiments.txt"
+  with as_user_error(needed, ImportError):
     import submitit
   paths = Paths(paths.data, pathlib.Path(os.path.abspath(paths.root)))
   pairs = [part.partition("=") for part in settings.split(",") if part]
@@ -215,7 +220,7 @@ def submit(runs: Sequence[Run], done: set[str], paths: Paths, jobs: int, setting
     ready = [run for run in waiting if run.dependencies() <= done]
     if not ready:
       raise UserError(f"{waiting[0].name} starts from a run that is neither finished nor submitted")
-    with as_user_error("--launcher slurm"):
+    with as_user_error("--launcher slurm", *SUBMIT_ERRORS):
       executor = submitit.AutoExecutor(folder=paths.root / "slurm", cluster="slurm")
       if before:
         ids = ":".join(sorted({job.job_id.split("_")[0] for job in before}))

@@ -24,3 +24,11 @@ def test_an_error_or_a_panic_is_told(error):
 def test_the_end_of_the_program_is_not_and_a_user_error_stays_what_it_is(error):
   with pytest.raises(type(error) if isinstance(error, NoSplit) else error), as_user_error("a.json"):
     raise error
+
+
+def test_only_the_errors_that_are_expected_lose_their_traceback():
+  with pytest.raises(UserError, match="model: size"), as_user_error("model", TypeError, ValueError):
+    raise ValueError("size")
+  for error in (KeyError("x"), PanicException("x"), NoSplit("x")):
+    with pytest.raises(type(error)), as_user_error("model", TypeError, ValueError):
+      raise error

@@ -1,8 +1,8 @@
 """python -m experiments.compare runs/a runs/b [...] [--split test] [--out FOLDER]
 
 Compares runs with the first, the baseline: cost, results, the settings, code, devices and data in
-which they differ, whether their scores on a split differ by more than chance, and their curves. It
-takes seconds.
+which they differ, whether their scores on a split differ by more than chance, and their curves. A
+comparison takes seconds.
 
 The outputs are those that train.evaluate left in each run's folder. --out writes compare.md and
 compare.png; without it there are no curves. Nothing is written into the runs' folders.
@@ -30,7 +30,7 @@ UNKNOWN = "(unknown)"
 
 
 def numbers(runs: Sequence[TrainedRun], split: str) -> str:
-  """Tabulates what each run is, what it cost and what it reached."""
+  """Tabulates parameters, cost and results of each run."""
   costs, notes = [], []
   for run in runs:
     try:
@@ -82,14 +82,14 @@ device."""
 
 
 def _cells(values, style=number):
-  """Formats numbers; what is not known or no number has an empty cell."""
+  """Formats numbers; a value that is unknown or no number has an empty cell."""
   return [style(value) if isinstance(value, (int, float)) else "" for value in values]
 
 
 def differing_settings(configs: Sequence[ConfigDict]) -> list[tuple[str, ...]]:
   """Returns (key, its value in each config) of the keys that differ.
 
-  A key that is newer than a run is shown as absent, with the value by which that run goes.
+  A key that is newer than a run is shown as absent, with the value that the run uses.
   """
   configs = [flat(cfg) for cfg in configs]
   keys = sorted(set().union(*configs))
@@ -103,7 +103,7 @@ def differing_settings(configs: Sequence[ConfigDict]) -> list[tuple[str, ...]]:
 
 
 def differing_facts(runs: Sequence[TrainedRun]) -> list[tuple[str, ...]]:
-  """Returns (what, its value in each run.json) of what differs in code, packages, devices, data.
+  """Returns (fact, its value in each run.json) of the code, packages, devices and data that differ.
 
   A run that was started several times lists all of its values, in order.
   """
@@ -153,7 +153,7 @@ def document(runs: Sequence[TrainedRun], split: str, evaluation: str, samples: i
 
 
 def write(text: str, runs: Sequence[TrainedRun], folder: pathlib.Path, x: str) -> None:
-  """Writes compare.md and compare.png into the folder; UserError where that fails."""
+  """Writes compare.md and compare.png into the folder; raises UserError where that fails."""
   try:
     folder.mkdir(parents=True, exist_ok=True)
     if curves.draw(runs, folder / "compare.png", x):

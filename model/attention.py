@@ -1,4 +1,4 @@
-"""Multi-head attention: project to heads, attend by a pattern, project back."""
+"""Computes multi-head attention: projects to heads, attends by a pattern and projects back."""
 
 import contextvars
 from typing import NamedTuple
@@ -67,14 +67,14 @@ class Attention(nnx.Module):
     return constrain(self.key(x_BSD), "heads"), constrain(self.value(x_BSD), "heads")
 
   def attend(self, q_BTHK, k_BSGK, v_BSGK, pattern: Pattern, key=None):
-    """Returns [B, T, D]: the pattern's attention of all heads, projected."""
+    """Returns the projected attention [B, T, D] of all heads by the pattern."""
     if (observer := _OBSERVER.get()) is not None:
       observer(self, q_BTHK, k_BSGK, v_BSGK, pattern)
     return self.out(constrain(pattern(q_BTHK, k_BSGK, v_BSGK, key), "heads"))
 
 
 def _write(cached_BSGK, new_BTGK, positions_BT):
-  """Returns the cache [B, S, G, K] with one new token at its position, or with the first T."""
+  """Returns the cache [B, S, G, K] with a new token at its position, or with the first T tokens."""
   if new_BTGK.shape[1] > 1:
     return cached_BSGK.at[:, : new_BTGK.shape[1]].set(new_BTGK)
   here_BS = jnp.arange(cached_BSGK.shape[1]) == positions_BT

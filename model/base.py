@@ -1,4 +1,4 @@
-"""The parts that every model has beside its stacks: tables of vectors, and logits.
+"""Defines the parts that every model has beside its stacks: tables of vectors, and logits.
 
 Tasks and searches use a model by these methods, `logits`, and the `head` that a task adds:
   encode(source)            returns states [B, S, D]
@@ -6,7 +6,7 @@ Tasks and searches use a model by these methods, `logits`, and the `head` that a
   init_cache(memory)        returns an empty cache, every leaf [B, ...]
   prefill(prompt, cache)    returns the cache with all but the last token of a prompt
   decode_step(token, cache) returns logits [B, V] of the next token, and the cache one longer
-A model holds weights and nothing else: dropout takes its key as an argument, and no key means none.
+A model holds weights and nothing else: dropout takes its key as an argument and is off without one.
 """
 
 import functools
@@ -19,7 +19,7 @@ from model.embeddings import attend, embedding_table
 
 
 class EncoderDecoder(nnx.Module):
-  """Encoder and/or decoder with the tables of their words; subclasses give the stacks."""
+  """An encoder, a decoder or both, with the tables of their words; subclasses build the stacks."""
 
   def __init__(self, cfg, make_stack, *, rngs: nnx.Rngs):
     """Builds the weights; `make_stack(depth, causal=, cross=)` returns an encoder or a decoder."""
@@ -44,12 +44,12 @@ class EncoderDecoder(nnx.Module):
 
 
 def segments_of(ids_BT, segments=None):
-  """Returns the segments [B, T]; by default a row is one, up to its padding (id 0)."""
+  """Returns the segments [B, T]; by default a row is one segment, up to its padding (id 0)."""
   return (ids_BT > 0).astype(jnp.int32) if segments is None else segments
 
 
 def positions_of(ids_BT, positions=None):
-  """Returns the positions [B, T]; by default places in the row."""
+  """Returns the positions [B, T]; by default they are the places in the row."""
   if positions is None:
     positions = jnp.broadcast_to(jnp.arange(ids_BT.shape[1]), ids_BT.shape)
   return positions

@@ -1,4 +1,4 @@
-"""The settings of a Transformer and of an LSTM, with their defaults."""
+"""Defines the settings of a Transformer and of an LSTM, with their defaults."""
 
 import dataclasses
 
@@ -44,18 +44,18 @@ class _Config:
 
   @property
   def table_dim(self) -> int:
-    """The size of the words' vectors."""
+    """Returns the size of the words' vectors."""
     return self.embedding_dim or self.dim
 
   @property
   def table_std(self) -> float:
-    """The standard deviation with which embedding tables start."""
+    """Returns the standard deviation with which embedding tables start."""
     return self.dim**-0.5 if self.init_std is None else self.init_std
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerConfig(_Config):
-  """The settings of a Transformer; raises ValueError where they describe none."""
+  """The settings of a Transformer; raises ValueError where they describe no model."""
 
   vocab_size: int
   dim: int = 512
@@ -75,8 +75,8 @@ class TransformerConfig(_Config):
   token_types: int = 0  # of an encoder's words: a first and a second text (BERT); 0: no types
   bias: bool = True  # in attention and feed-forward
   positions: str = "sinusoidal"  # sinusoidal, learned, relative, rotary, alibi, none
-  max_len: int = 512  # learned positions there are
-  position_offset: int = 0  # rows of their table before the first position's (RoBERTa, BART: 2)
+  max_len: int = 512  # number of learned positions
+  position_offset: int = 0  # rows of that table before the first position's row (RoBERTa, BART: 2)
   relative_buckets: int = 32
   relative_max_distance: int = 128
   rope_theta: float = 10000.0
@@ -86,8 +86,8 @@ class TransformerConfig(_Config):
   embed_scale: bool = True  # embeddings times sqrt(dim)
   logits_scale: float = 1.0
   attention_scale: float | None = None  # None: head size ** -0.5 (T5: 1)
-  window: int | None = None  # a token attends to those less than so far from it; None: to all
-  global_tokens: int = 0  # the first so many of a row see all and are seen by all, window or not
+  window: int | None = None  # a token attends to tokens at less than this distance; None: to all
+  global_tokens: int = 0  # this many first tokens of a row attend to all and are attended to by all
   init_std: float | None = None  # None: Glorot uniform, embeddings dim ** -0.5
   dropout: float = 0.1  # on embeddings and on each sublayer's output
   attention_dropout: float = 0.0
@@ -120,23 +120,23 @@ class TransformerConfig(_Config):
 
   @property
   def kv_heads(self) -> int:
-    """The number of heads of keys and values."""
+    """Returns the number of heads of keys and values."""
     return self.num_kv_heads or self.num_heads
 
   @property
   def head_size(self) -> int:
-    """The size of a head's vectors."""
+    """Returns the size of a head's vectors."""
     return self.head_dim or self.dim // self.num_heads
 
   @property
   def scale(self) -> float:
-    """The factor of the logits of attention."""
+    """Returns the factor of the logits of attention."""
     return self.head_size**-0.5 if self.attention_scale is None else self.attention_scale
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LSTMConfig(_Config):
-  """The settings of an LSTM (model/lstm.py); raises ValueError where they describe none."""
+  """The settings of an LSTM (model/lstm.py); raises ValueError where they describe no model."""
 
   vocab_size: int
   dim: int = 512  # of states and of words' vectors

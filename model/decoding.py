@@ -1,4 +1,4 @@
-"""Greedy decoding, sampling and beam search with any model of the next token.
+"""Decodes greedily, by sampling or by beam search with any model of the next token.
 
 A model is a function `step(token_B, cache) -> (logits_BV, cache)`. Every leaf of the cache is
 [B, ...]; `cache["moving"]` changes with each token and follows its hypothesis, `cache["fixed"]` is
@@ -69,7 +69,7 @@ def length_weights(max_len: int, alpha: float, penalty="wu", before: int = 0) ->
 def prefill(step: Step, cache: Cache, prompt_BT: Array, length_B: Array) -> tuple[Cache, Array]:
   """Returns the cache with all but the last token of each prompt, and that last token [B].
 
-  It reads a token at a time. length_B [B] is at least 1; ids from there on are not read.
+  Prompts are read a token at a time. length_B [B] is at least 1; ids beyond are not read.
   """
 
   def read(t, moving):
@@ -156,9 +156,9 @@ def beam_search(
 
   `cache` has a row for each input. A hypothesis has the score log-probability / lp(length + before)
   ** length_penalty, where lp is one of PENALTIES and `before` counts tokens of the output that were
-  given. Each step ranks the continuations of all live beams. Those by eos among the first num_beams
-  are finished; the first num_beams that do not end live on, so beams never run out. One beam is
-  greedy search: it follows the first continuation only and ends when that is eos.
+  given. Each step ranks the continuations of all live beams. Continuations by eos among the first
+  num_beams are finished; the first num_beams without eos live on, so beams never run out. One beam
+  is greedy search: it follows the first continuation only and ends when that is eos.
 
   `stop` decides when a row ends: "exact" once no live beam can exceed the worst finished one that
   is kept, which changes no result; "current" once num_beams are finished and no live beam would

@@ -1,4 +1,4 @@
-"""Tables of vectors, and the embeddings of a stack: positions, types, a norm, a projection."""
+"""Builds tables of vectors and a stack's embeddings: positions, types, a norm, a projection."""
 
 import jax.numpy as jnp
 from flax import nnx

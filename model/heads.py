@@ -1,4 +1,4 @@
-"""Heads on an encoder's states: the masked-LM transform, and labels for tokens.
+"""Defines heads on an encoder's states: the masked-LM transform, and labels for tokens.
 
 A head is the model's attribute `head`, so that the body's weights keep their paths.
 """
@@ -10,7 +10,7 @@ from model import layers
 
 
 class MaskedLmHead(nnx.Module):
-  """Dense, activation, norm (Devlin et al. 2019); the model's `logits` give words."""
+  """A dense layer, activation and norm (Devlin et al. 2019), before the model's `logits`."""
 
   def __init__(self, cfg, *, rngs: nnx.Rngs):
     self.activation = cfg.activation
@@ -18,7 +18,7 @@ class MaskedLmHead(nnx.Module):
     self.norm = layers.norm(cfg, cfg.table_dim, rngs=rngs)
 
   def __call__(self, x_BTD):
-    """Returns [..., D], as wide as the words' vectors."""
+    """Returns the transformed states [..., D], as wide as the words' vectors."""
     return self.norm(layers.ACTIVATIONS[self.activation](self.dense(x_BTD)))
 
 
@@ -35,7 +35,7 @@ class LabelHead(nnx.Module):
     self.labels = layers.dense(cfg, cfg.dim, num_labels, dtype=jnp.float32, rngs=rngs)
 
   def __call__(self, x_BTD, segments_BT, key=None):
-    """Returns [B, T, labels], float32."""
+    """Returns the scores [B, T, labels], float32."""
     if self.pool == "mean":
       same_BTS = (segments_BT[:, :, None] == segments_BT[:, None, :]).astype(jnp.float32)
       share_BTS = same_BTS / same_BTS.sum(-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Attention kernels that never write the logits down: their abilities, and the one for TPUs.
+"""Defines the abilities of attention kernels, none of which stores the logits, and the TPU kernel.
 
 `SplashAttention` runs jax's Pallas kernel for TPUs, which computes segments, causal and local masks
 block by block, so that masked blocks cost nothing. model/patterns.py calls cuDNN's for NVIDIA.
@@ -14,7 +14,7 @@ from model import placement
 
 
 class Abilities(NamedTuple):
-  """The abilities of an `attention_impl`; "xla" takes the place of one that lacks any."""
+  """The abilities of an `attention_impl`; "xla" computes any model that needs others."""
 
   platforms: tuple[str, ...] = ()  # none: all
   dtypes: tuple[str, ...] = ()  # none: all
@@ -48,7 +48,7 @@ def lacks(cfg, platform: str) -> str:
 
 
 def divides(*lengths: int) -> bool:
-  """Returns whether rows of these lengths are whole tiles."""
+  """Returns whether rows of these lengths divide into whole tiles."""
   return not any(length % BLOCKS[-1] for length in lengths)
 
 
@@ -63,7 +63,7 @@ class SplashAttention:
   after: int | None = None
 
   def __call__(self, q_BTHK, k_BSGK, v_BSGK, key=None):
-    """Returns [B, T, H, K]; TransformerConfig refuses attention dropout, so the key is not used."""
+    """Returns the attention [B, T, H, K], without dropout, which TransformerConfig refuses."""
     del key
     shape = (q_BTHK.shape[1], k_BSGK.shape[1])
     q, kv = (next(block for block in BLOCKS if length % block == 0) for length in shape)

@@ -1,6 +1,6 @@
-"""Feed-forward networks, norms, softmax and dropout, from which every stack is built.
+"""Defines feed-forward networks, norms, softmax and dropout, from which every stack is built.
 
-Axis letters, the same in every file and in every einsum; a name ends in its axes:
+The axis letters are the same in every file and every einsum, and an array's name ends in its axes:
   B batch   T query (target) positions   S key (source) positions   D model
   H heads   G key/value groups   R query heads per group (H = G * R)   K head size
   F feed-forward   V vocabulary   N beams
@@ -35,7 +35,7 @@ REMAT = {
 
 
 def split(key: jax.Array | None, num: int):
-  """Returns `num` keys; for a key of each row [B], `num` such; for None (no dropout), Nones."""
+  """Splits a key, or a key for each row [B], into `num`; splits None (no dropout) into Nones."""
   if key is None:
     return (None,) * num
   if key.ndim == 0:
@@ -46,9 +46,9 @@ def split(key: jax.Array | None, num: int):
 def hash_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   """Returns a uint32 for each position, two rounds of a 32-bit finalizer over its index.
 
-  The index is that in the whole array or, with a key for each row (the first axis), in the row.
-  The bits are good enough to drop units, not for cryptography. Unlike threefry's they fuse into
-  their consumer, and each device computes only those of its own part.
+  The index counts in the whole array or, with a key for each row (the first axis), in the row. The
+  bits are good enough to drop units, not for cryptography. Unlike threefry's bits they fuse into
+  their consumer, and each device computes only its own part.
   """
 
   def mix(x):  # "lowbias32": Wellons, Prospecting for hash functions, 2018
@@ -133,7 +133,7 @@ def linear(cfg, inputs, outputs, name: str, *, rngs: nnx.Rngs):
 
 
 class FeedForward(nnx.Module):
-  """Position-wise network; gated: act(x W_gate) * (x W_up) (Shazeer 2020, GLU variants)."""
+  """A position-wise network; a gated one has act(x W_gate) * (x W_up) (Shazeer 2020, GLU)."""
 
   def __init__(self, cfg, *, rngs: nnx.Rngs):
     self.activation, self.dropout = cfg.activation, cfg.activation_dropout
@@ -143,7 +143,7 @@ class FeedForward(nnx.Module):
     self.down = linear(cfg, cfg.mlp_dim, cfg.dim, "mlp/down/kernel", rngs=rngs)
 
   def __call__(self, x_BTD, key=None):
-    """Returns [B, T, D]."""
+    """Returns the output [B, T, D]."""
     h_BTF = self.up(x_BTD)
     act = ACTIVATIONS[self.activation]
     h_BTF = act(h_BTF) if self.gate is None else act(self.gate(x_BTD)) * h_BTF

@@ -1,10 +1,10 @@
-"""The recurrent baseline: an LSTM encoder, a decoder, or both, with a Transformer's methods.
+"""Defines the recurrent baseline: an LSTM encoder, decoder, or both, with a Transformer's methods.
 
 A decoder attends to its encoder by the global attention of Luong et al. 2015, "Effective Approaches
-to Attention-based Neural Machine Translation", score `general`. Without input feeding the result of
-attention does not enter the recurrence, so that all positions attend at once. The decoder's first
+to Attention-based Neural Machine Translation", score `general`. Without input feeding, the result
+of attention does not enter the recurrence, so all positions attend at once. The decoder's first
 state is made of the mean of the encoder's states (Nematus, Sennrich et al. 2017), so `encode`
-returns [B, S, D] and no more. Dropout is Zaremba et al.'s (2014), between layers and not in time.
+returns [B, S, D] and nothing else. Dropout lies between layers, not in time (Zaremba et al. 2014).
 """
 
 import functools
@@ -31,7 +31,7 @@ class Memory(NamedTuple):
 
 
 class Attention(nnx.Module):
-  """Luong et al. 2015, equations 5, 7 and 8: tanh(W [context; x])."""
+  """The attention of Luong et al. 2015, equations 5, 7 and 8: tanh(W [context; x])."""
 
   def __init__(self, cfg: LSTMConfig, *, rngs: nnx.Rngs):
     def linear(inputs, name):
@@ -42,7 +42,7 @@ class Attention(nnx.Module):
     self.combine = linear(2 * cfg.dim, "combine/kernel")
 
   def __call__(self, x_BTD, memory: Memory):
-    """Returns [B, T, D]."""
+    """Returns the output [B, T, D]."""
     logits_BTS = jnp.einsum("BTD,BSD->BTS", x_BTD, memory.keys).astype(jnp.float32)
     logits_BTS = jnp.where(memory.mask, logits_BTS, masks.NEG_INF)
     weights_BTS = layers.softmax(logits_BTS, x_BTD.dtype)
@@ -51,7 +51,7 @@ class Attention(nnx.Module):
 
 
 class Stack(nnx.Module):
-  """Layers; in a decoder with an encoder also its attention and the layers' first states."""
+  """Layers; a decoder with an encoder also has attention and the layers' first states."""
 
   def __init__(self, cfg: LSTMConfig, depth: int, *, causal: bool, cross: bool, rngs):
     self.dropout = cfg.dropout
@@ -96,7 +96,7 @@ class Stack(nnx.Module):
 
 
 class LSTM(EncoderDecoder):
-  """Encoder and/or decoder with their embeddings; the methods are the Transformer's."""
+  """An encoder, a decoder or both, with their embeddings; the methods are the Transformer's."""
 
   def __init__(self, cfg: LSTMConfig, *, rngs: nnx.Rngs):
     super().__init__(cfg, functools.partial(Stack, cfg, rngs=rngs), rngs=rngs)
@@ -124,8 +124,8 @@ class LSTM(EncoderDecoder):
   ):
     """Returns the decoder's states [B, T, D], all positions at once.
 
-    A token depends on itself, on earlier ones of its segment and on the states of the encoder
-    `memory` there. Raises ValueError for a prefix, which is read whole before its first token.
+    A token depends on itself, on earlier tokens of its segment and on the encoder's states `memory`
+    of its segment. Raises ValueError for a prefix, which no recurrence can attend to as a whole.
     """
     del positions
     if prefix is not None:
@@ -149,8 +149,8 @@ class LSTM(EncoderDecoder):
   def prefill(self, prompt_BT, length_B, cache, *, prefix: bool = False):
     """Returns the cache with all but the last token of prompts [B, T], and that token [B].
 
-    length_B is at least 1; ids from there on are not read. train/build.py refuses an LSTM for
-    tasks with a prefix.
+    length_B is at least 1; ids beyond are not read. train/build.py refuses an LSTM for tasks with a
+    prefix.
     """
     del prefix
     return decoding.prefill(self.decode_step, cache, prompt_BT, length_B)

@@ -1,4 +1,4 @@
-"""Masks: which tokens attend to which, as arrays and as a bias on the logits of attention."""
+"""Computes which tokens attend to which, as a mask and as a bias on the logits of attention."""
 
 import dataclasses
 from typing import NamedTuple
@@ -23,7 +23,7 @@ class Tokens(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class MaskRule:
-  """A stack's self-attention: a token attends within its segment, and there as the fields say."""
+  """The rule of a stack's self-attention: a token attends in its segment, as the fields allow."""
 
   causal: bool  # to itself, to earlier tokens and to a prefix
   window: int | None  # to tokens less than `window` away; None: any distance
@@ -48,7 +48,7 @@ def same_segment(segments_BT, segments_BS) -> jax.Array:
 
 
 def distance(query: Tokens, key: Tokens) -> jax.Array:
-  """Returns [..., T, S], the key's index minus the query's."""
+  """Returns the distances [..., T, S]: the key's index minus the query's."""
   return _columns(key.index) - _rows(query.index)
 
 

@@ -1,4 +1,4 @@
-"""Products of activations with a layer's weight, whose gradient is one product over all rows."""
+"""Multiplies activations by a layer's weight, whose gradient is one product over all rows."""
 
 import contextvars
 import dataclasses
@@ -17,8 +17,8 @@ class WeightProduct:
   """A layer's `dot_general`: `product` with its weight as model/placement.py gathers it.
 
   `name` is the end of the weight's path. With `saves_inputs` the backward pass gathers the weight
-  again instead of keeping it gathered; without (under remat) the whole layer is computed again,
-  and the gathering with it.
+  again instead of keeping it gathered; without `saves_inputs` (under remat) the whole layer,
+  gathering included, is computed again.
   """
 
   name: str

@@ -1,11 +1,11 @@
-"""Attention patterns: given queries, keys and values, each computes the attention of a row.
+"""Defines attention patterns: given queries, keys and values, each computes a row's attention.
 
 `FullAttention` scores all pairs and masks. `ChunkedAttention` leaves out most of what a window
 masks, so that its cost grows with the length and not with its square (Beltagy et al. 2020,
 Longformer, section 3.1; Jiang et al. 2023, Mistral 7B); both return the same up to rounding. The
 third pattern is model/kernels.py's `SplashAttention`.
 
-Axes beside those of model/layers.py: W chunks of a row, C tokens of a chunk.
+The axes beside those of model/layers.py are W, chunks of a row, and C, tokens of a chunk.
 """
 
 import dataclasses
@@ -66,7 +66,7 @@ class FullAttention:
 class Chunks:
   """A row cut into chunks of `size` tokens.
 
-  The keys of a chunk are its own tokens, those of the chunks around it, and the first of the row.
+  A chunk's keys are its own tokens, those of the chunks around it, and the row's first tokens.
   """
 
   length: int  # of the row
@@ -81,7 +81,7 @@ class Chunks:
 
   @property
   def width(self) -> int:
-    """The number of keys of a query."""
+    """Returns the number of keys of a query."""
     return self.first + (self.before + 1 + self.after) * self.size
 
   def own(self, x_BT):

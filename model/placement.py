@@ -1,8 +1,8 @@
-"""Named places of a model, where the code that compiles it decides about layout.
+"""Names places of a model, at which the code that compiles the model decides about layout.
 
-`constrain(x, name)` marks an activation, as logical axis names do in T5X and Flax. A model computes
-the same function whatever is decided at these places, and by default nothing is. train/sharding.py
-decides for the devices of a run:
+`constrain(x, name)` marks an activation, as logical axis names do in T5X and Flax. No decision
+changes the function that a model computes, and by default none is made. train/sharding.py decides
+for the devices of a run:
 
 | name             | shape          | what it marks                                                |
 |------------------|----------------|--------------------------------------------------------------|
@@ -23,17 +23,17 @@ class Placement:
   gathers = False  # whether `gather` does anything
 
   def constrain(self, x, name: str):
-    """Returns the activation `x` of that name, in the layout it shall have."""
+    """Returns the activation `x` in the layout decided for `name`."""
     del name
     return x
 
   def gather(self, weight, name: str):
-    """Returns the weight whose path ends in `name`, as it is multiplied with."""
+    """Returns the weight whose path ends in `name`, laid out for its product."""
     del name
     return weight
 
   def spread(self, kernel):
-    """Returns `kernel` for arrays in any layout, which the compiler cannot derive for a kernel.
+    """Returns `kernel` for arrays in any layout; the compiler cannot lay out arrays for a kernel.
 
     The arrays lead with rows; of those with four axes the second is heads.
     """
@@ -55,13 +55,13 @@ def constrain(x, name: str):
 
 
 def use(placement: Placement):
-  """Makes `placement` the one in use until the block ends."""
+  """Uses `placement` until the block ends."""
   return bind(_CURRENT, placement)
 
 
 @contextlib.contextmanager
 def bind(variable: contextvars.ContextVar, value):
-  """Sets a context variable until the block ends."""
+  """Sets a context variable for the block."""
   token = variable.set(value)
   try:
     yield

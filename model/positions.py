@@ -1,4 +1,4 @@
-"""Positions: sinusoidal, relative (T5's buckets), rotary, ALiBi; learned ones are a table.
+"""Computes positions: sinusoidal, relative (T5's buckets), rotary, ALiBi (learned ones: a table).
 
 Sinusoidal and learned positions are added to the embeddings, rotary ones turn queries and keys, and
 the others are a bias on the logits of attention. Distances are differences of the index in a row,

@@ -1,4 +1,4 @@
-"""Layers of an LSTM (Hochreiter & Schmidhuber 1997; Gers et al. 2000 for the forget gates).
+"""Defines the layers of an LSTM (Hochreiter & Schmidhuber 1997; forget gates: Gers et al. 2000).
 
 A recurrence starts again with each segment, so packed rows are separate rows. The inputs of a layer
 are multiplied with its weights for all steps at once, outside of the loop.

@@ -1,4 +1,4 @@
-"""Blocks, and the stack of them that is an encoder or a decoder."""
+"""Defines the block, and the stack of blocks that is an encoder or a decoder."""
 
 import operator
 from typing import NamedTuple
@@ -24,7 +24,7 @@ class EncoderStates(NamedTuple):
 
 
 class Block(nnx.Module):
-  """Self-attention, cross-attention (in a decoder with an encoder), feed-forward."""
+  """Self-attention, cross-attention (in a decoder with an encoder) and a feed-forward network."""
 
   def __init__(self, cfg: TransformerConfig, *, cross: bool, rngs: nnx.Rngs):
     self.pre_norm, self.dropout = cfg.norm_position == "pre", cfg.dropout
@@ -37,7 +37,7 @@ class Block(nnx.Module):
   def __call__(
     self, x_BTD, pattern: Pattern, positions_BT, memory: Memory | None = None, cache=None, key=None
   ):
-    """Returns [B, T, D] and the layer's cache; with a cache its keys are attended to."""
+    """Returns the output [B, T, D] and the cache; with a cache, its keys are attended to."""
     keys = layers.split(key, 6)
     h_BTD = self._input(x_BTD, self.self_norm)
     y_BTD, cache = self.self_attention(h_BTD, pattern, positions_BT, cache, keys[0])
@@ -103,7 +103,7 @@ class Stack(nnx.Module):
   def extend(self, x_BTD, query: Tokens, key: Tokens, cache: list, memories: list[Memory | None]):
     """Returns the states [B, T, D] of new tokens, and the cache with them.
 
-    `cache` and `memories` have an entry for each layer; `key` are the tokens of the cache.
+    `cache` and `memories` have an entry for each layer; `key` holds the tokens of the cache.
     """
     pattern, new = self.full_attention(query, key), []
     for block, layer_cache, memory in zip(self.layers(), cache, memories):
@@ -112,7 +112,7 @@ class Stack(nnx.Module):
     return self._last(x_BTD), new
 
   def pattern(self, tokens: Tokens) -> Pattern:
-    """Returns the self-attention of a row's tokens [B, T], all read at once."""
+    """Returns the pattern of self-attention of rows of tokens [B, T] that are read at once."""
     segments, window = tokens.segments, self.cfg.window
     whole_tiles = kernels.divides(segments.shape[1])
     if self.cfg.attention_impl == "splash" and tokens.prefix is None and whole_tiles:
@@ -137,11 +137,11 @@ class Stack(nnx.Module):
     return EncoderStates(states_BSD, patterns.FullAttention(bias, self.dot_product))
 
   def full_attention(self, query: Tokens, key: Tokens) -> patterns.FullAttention:
-    """Returns self-attention over all pairs of a query and a key."""
+    """Returns the pattern of self-attention over all pairs of a query and a key."""
     return patterns.FullAttention(self.bias(query, key), self.dot_product)
 
   def bias(self, query: Tokens, key: Tokens) -> jax.Array:
-    """Returns [..., H or 1, T, S]: mask and distances as one bias on the logits of attention."""
+    """Returns mask and distances as one bias [..., H or 1, T, S] on the logits of attention."""
     bias = masks.mask_bias(self.rule(query, key))
     if self.relative is not None:
       bias = bias + self.relative(masks.distance(query, key))

@@ -1,4 +1,4 @@
-"""The Transformer (Vaswani et al. 2017): an encoder, a decoder, or both, from one block."""
+"""Defines the Transformer (Vaswani et al. 2017): an encoder, a decoder, or both, from one block."""
 
 import functools
 
@@ -14,7 +14,7 @@ from model.stack import Stack
 
 
 class Transformer(EncoderDecoder):
-  """Encoder and/or decoder with their embeddings."""
+  """An encoder, a decoder or both, with their embeddings."""
 
   def __init__(self, cfg: TransformerConfig, *, rngs: nnx.Rngs):
     super().__init__(cfg, functools.partial(Stack, cfg, rngs=rngs), rngs=rngs)
@@ -45,8 +45,8 @@ class Transformer(EncoderDecoder):
   ):
     """Returns the decoder's states [B, T, D], all positions at once.
 
-    Within its segment a token attends to itself, to earlier tokens and to those where `prefix`
-    [B, T] is not 0; it also attends to the encoder's states `memory` [B, S, D] of its segment.
+    Within its segment a token attends to itself, to earlier tokens and to all with a `prefix` [B,
+    T] of 1, and also to the encoder's states `memory` [B, S, D] of its segment.
     """
     segments_BT, positions_BT = segments_of(inputs_BT, segments), positions_of(inputs_BT, positions)
     embed_key, stack_key = layers.split(key, 2)
@@ -79,8 +79,8 @@ class Transformer(EncoderDecoder):
   def prefill(self, prompt_BT, length_B, cache, *, prefix: bool = False):
     """Returns the cache with all but the last token of prompts [B, T], and that token [B].
 
-    length_B is at least 1; ids from there on are not read. With `prefix` the tokens of a prompt
-    attend to all of it, as in a prefix language model.
+    length_B is at least 1; ids beyond are not read. With `prefix` the tokens of a prompt attend to
+    all of it, as in a prefix language model.
     """
     index_BS = _cache_index(cache)
     index_BT = index_BS[:, : prompt_BT.shape[1]]
@@ -99,7 +99,7 @@ class Transformer(EncoderDecoder):
     return self.logits(x_BTD)[:, 0], cache
 
   def _extend(self, ids_BT, query, key, cache, length_B):
-    """Returns the cache with the tokens `query`, `length_B` long then, and their states."""
+    """Returns the cache, `length_B` long with the tokens `query`, and the tokens' states."""
     x_BTD = self._embed(ids_BT, query.index)
     x_BTD, new = self.decoder.extend(x_BTD, query, key, cache["moving"]["layers"], cache["fixed"])
     return dict(moving=dict(length=length_B, layers=new), fixed=cache["fixed"]), x_BTD

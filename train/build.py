@@ -20,7 +20,7 @@ def build_model(cfg, task, seed: int, platform: str | None = None) -> Transforme
 
   Where the kernel of model.attention_impl cannot compute the model on `platform` (by default this
   process's), "xla" takes its place, which is logged. Raises UserError for settings that describe no
-  model, or none that the task can use.
+  model, or a model that the task cannot use.
   """
   settings, words = dict(cfg), task.tokenizer.vocab_size
   # Older runs and Hugging Face's models have no name: they are Transformers.
@@ -57,7 +57,7 @@ def build_model(cfg, task, seed: int, platform: str | None = None) -> Transforme
 
 
 def check_names(name: str, settings) -> None:
-  """Raises UserError for an unknown model, and for a setting that only another has, or none."""
+  """Raises UserError for an unknown model, and for a setting that this model does not have."""
   choose(MODELS, name, "model.name")
   fields = {key: {x.name for x in dataclasses.fields(make)} for key, (make, _) in MODELS.items()}
   for key in sorted(settings.keys() - fields[name]):

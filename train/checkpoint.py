@@ -39,8 +39,8 @@ class Checkpoints(contextlib.AbstractContextManager):
     best_mode: str = "min",
     clean: bool = False,
   ):
-    """clean: removes interrupted saves. Only the process that trains the run may set it, as any
-    other process would remove the save in progress."""
+    """Opens the folder. `clean` removes interrupted saves: only the process that trains the run may
+    set `clean`, as any other process would remove the save in progress."""
     self.best_metric = best_metric
     self.best = choose({"min": min, "max": max}, best_mode, "checkpoint.best_mode")
     policies = ocp.training.preservation_policies
@@ -90,7 +90,7 @@ class Checkpoints(contextlib.AbstractContextManager):
 
   @property
   def latest(self) -> int | None:
-    """The last saved step, or None."""
+    """Returns the last saved step, or None."""
     return self.orbax.latest.step if self.orbax.latest else None
 
   def restore(self, state: Mapping, data) -> Mapping:
@@ -123,7 +123,7 @@ class Checkpoints(contextlib.AbstractContextManager):
     return jax.tree.map(lambda *xs: sum(x.astype(jnp.float32) for x in xs) / len(xs), *loaded)
 
   def steps(self, which: str) -> list[int]:
-    """Returns the saved steps that `which` names; raises UserError with all of them if none."""
+    """Returns the saved steps that `which` names; raises UserError, with all steps, for none."""
     checkpoints = self.orbax.checkpoints
     saved = [info.step for info in checkpoints]
     if not saved:
@@ -198,7 +198,7 @@ def _abstract(x):
 
 
 def _on_host(x):
-  """Returns a numpy array of that shape, by which Orbax reads one; it takes no memory."""
+  """Returns a numpy array of that shape that takes no memory and makes Orbax read a numpy array."""
   return np.broadcast_to(np.zeros((), x.dtype), x.shape)
 
 

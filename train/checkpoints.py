@@ -43,7 +43,7 @@ def check(workdir: pathlib.Path, console: Console) -> bool:
 
 
 def diff(first: tuple[pathlib.Path, str], second: tuple[pathlib.Path, str], console) -> bool:
-  """Prints the weights in which two checkpoints, (workdir, which), differ; returns if none does."""
+  """Prints which weights of two checkpoints, (workdir, which), differ; returns True if none do."""
   trees = []
   for workdir, which in (first, second):
     with Checkpoints(workdir) as checkpoints:

@@ -1,4 +1,4 @@
-"""Evaluates weights on a split: loss, decoded outputs and scores; during a run, when it is due."""
+"""Evaluates weights on a split (loss, decoded outputs, scores), in a run at the due steps."""
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
@@ -40,7 +40,7 @@ class EarlyStopping:
     return bool(self.patience) and self.waited >= self.patience
 
   def __str__(self):
-    """The end of a message that names why a run ended; empty if early stopping is not due."""
+    """Returns the end of a message that a run ended; empty if early stopping is not due."""
     if not self.due:
       return ""
     best = f"{self.metric} better than {self.sign * self.best:.4g}"
@@ -68,9 +68,9 @@ class Evaluation:
     return step % every == 0 or last, decode_every > 0 and (step % decode_every == 0 or last)
 
   def __call__(self, step: int, params) -> dict[str, float]:
-    """Returns what is due after `step`, also to early stopping; decodes when that ends the run.
+    """Returns the loss and scores due after `step`; decodes too where early stopping ends the run.
 
-    Raises UserError where loss and scores are evaluated and checkpoint.best_metric is neither.
+    Raises UserError where an evaluation of loss and scores has no checkpoint.best_metric.
     """
     values, (loss_due, scores_due) = {}, self._due(step)
     if loss_due:
@@ -101,7 +101,7 @@ class Evaluation:
 
   @functools.cached_property
   def _batches(self) -> list[dict[str, np.ndarray]]:
-    # They stay in host memory, for each evaluation would tokenize and pack the same split again.
+    # The batches stay in host memory, as each evaluation would tokenize and pack the split again.
     return list(batches.eval_batches(self.items, self.layout))
 
   def _scores(self, params) -> dict[str, float]:

@@ -73,7 +73,7 @@ def _line(texts) -> str:
 def load(workdir, checkpoint: str = "latest", *, pair: bool = False, **decoding) -> Predictor:
   """Loads the run in `workdir`, or hf:DIR, with the settings of prediction changed by `decoding`.
 
-  pair: a classifier of hf:DIR reads two texts. The directory does not name how many it reads.
+  pair: a classifier of hf:DIR reads two texts. The directory does not record how many.
   """
   run = load_run(workdir, checkpoint, pair=pair)
   return Predictor(run, run.task.settings(**decoding))

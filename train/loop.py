@@ -1,4 +1,4 @@
-"""Trains a run: build, restore, step, log, evaluate, save."""
+"""Trains a run: builds, restores, steps, logs, evaluates and saves."""
 
 import time
 

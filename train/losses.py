@@ -1,4 +1,4 @@
-"""Losses as sums, `name -> (sum, weight)`.
+"""Computes losses as sums, `name -> (sum, weight)`.
 
 Sums add up over microbatches, devices and evaluation batches, up to rounding; only the update and
 `means` divide.

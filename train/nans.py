@@ -37,7 +37,7 @@ def watch(train_step: Callable, task, graph, seed: int) -> Callable:
 
 
 def find(task, graph, params, batch, seed: int, step: int) -> str:
-  """Returns the operation that made a batch's first NaN, or what is infinite if there is none."""
+  """Names the operation that made a batch's first NaN or, without a NaN, what is infinite."""
   keys_B = row_keys(seed, step, 0, len(jax.tree.leaves(batch)[0]))
 
   def loss(params):

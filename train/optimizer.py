@@ -68,7 +68,7 @@ SCHEDULE = dict(name="linear", peak=1e-3, warmup_steps=0, final=None, decay_step
 def rsqrt(peak, warmup, steps):
   """Returns linear warm-up to `peak`, then peak * sqrt(warmup / step).
 
-  Vaswani et al. 2017, section 5.3, have it with the peak dim**-0.5 * warmup**-0.5.
+  In Vaswani et al. 2017, section 5.3, the peak is dim**-0.5 * warmup**-0.5.
   """
 
   def schedule(step):
@@ -94,7 +94,7 @@ def constant(peak, warmup, steps):
 
 
 def wsd(peak, warmup, steps, decay_steps, final=0.0):
-  """Returns warm-up, `peak`, and a line down to `final` * peak over the last `decay_steps`.
+  """Returns linear warm-up, then `peak`, then a line to `final` * peak over the last `decay_steps`.
 
   Raises UserError where the steps after warm-up are fewer than `decay_steps`.
   """
@@ -114,9 +114,9 @@ SCHEDULES = dict(rsqrt=rsqrt, cosine=cosine, linear=linear, constant=constant, w
 def build(optimizer, schedule, steps: int):
   """Returns the optax transformation, and its learning rate as a function of the step.
 
-  The sections have the keys of OPTIMIZER and SCHEDULE, most of which are arguments of optax's
-  function or of the schedule, and others of these. An argument that only another optimizer or
-  schedule takes is logged; raises UserError for one that none takes.
+  The sections have the keys of OPTIMIZER and SCHEDULE, and further arguments of optax's function or
+  of the schedule. An argument that only another optimizer or schedule takes is logged; raises
+  UserError for an argument that none takes.
   """
   rate = _schedule(dict(schedule), steps)
   settings = dict(optimizer)
@@ -162,9 +162,8 @@ def accepted(table) -> dict[str, set[str]]:
 
 
 def _known(settings, section, name, table) -> dict:
-  """Returns the settings that `table[name]` takes, without those that are None.
-
-  A setting that only others of the table take is logged; raises UserError for one that none takes.
+  """Returns the settings that `table[name]` takes, without those that are None. A setting that only
+  others of the table take is logged; raises UserError for a setting that none takes.
   """
   taken = accepted(table)
   given = {key: value for key, value in settings.items() if value is not None}

@@ -5,7 +5,7 @@ it costs. Nothing runs: times are estimates, printed with their assumptions. No 
 shapes are the config's. TPUs (v5e, v5p, v6e) need requirements-tpu.txt, h100 needs
 requirements-cuda.txt, cpu:8 needs nothing. A compilation takes minutes.
 
-Where the step does not fit, or communication dominates, it tries settings that may help.
+Where the step does not fit, or communication dominates, the command tries settings that may help.
 """
 
 import collections
@@ -65,7 +65,7 @@ def warnings(plan: Plan, cfg: ConfigDict) -> list[str]:
 
 
 def alternatives(cfg: ConfigDict, count: int, parameters: float) -> list[dict]:
-  """Returns changes of the config that may make it fit or communicate less."""
+  """Returns changes of the config by which the step may fit or communicate less."""
   full, deep, sequence = {}, {}, {}
   if cfg.model.name == "transformer":
     full = {"model.remat": "full"}

@@ -45,7 +45,7 @@ def read(path: str) -> Iterator[str]:
 
 
 def parse(task, lines: Iterable[str], where: str) -> Iterator[Mapping]:
-  """Yields the lines as examples; raises UserError, which names the line, where one is none."""
+  """Yields the lines as examples; raises UserError, which names the line, for an unusable line."""
   for number, line in enumerate(lines, 1):
     try:
       yield task.example(line)

@@ -27,7 +27,7 @@ NO_DECODER = dict(decoder_layers=0, output_bias=False, tie_output=True)
 
 
 class Pretrained(Protocol):
-  """A trained model; everything is read when it is asked for."""
+  """A trained model, of which each part is read when it is needed."""
 
   name: str  # the run's folder, or hf:DIR
   config: Any  # the run's config; None for hf:DIR, which has no data
@@ -39,7 +39,7 @@ class Pretrained(Protocol):
 
   def weights(self, which: str) -> tuple[dict[str, Any], list[int]]:
     """Returns path -> array and the steps of the checkpoints `which` (latest, best, STEP,
-    average:N, average:STEP,...). The arrays of hf:DIR are read when numpy asks for them."""
+    average:N, average:STEP,...). The arrays of hf:DIR are read when numpy converts them."""
 
   def place(self, which: str, like) -> tuple[Any, list[int]]:
     """Returns the weights as a tree sharded as `like`, and the steps of the checkpoints."""
@@ -221,7 +221,7 @@ def init_from(params, tokenizer: Tokenizer, workdir: str, which: str, skip: Sequ
 
 
 def _check_vocabulary(origin: Pretrained, tokenizer: Tokenizer) -> None:
-  """Raises UserError if the origin's ids mean other tokens: equal shapes would hide it."""
+  """Raises UserError if the origin's ids mean other tokens: equal shapes would hide the error."""
   if origin.tokenizer and origin.tokenizer.fingerprint != tokenizer.fingerprint:
     raise UserError(
       f"init_from.workdir {origin.name}: its tokenizer is another than this run's. Take it too"

@@ -41,8 +41,8 @@ OPEN = ("data", "tokenizer")
 def load(text: str, overrides: Sequence[str] = ()) -> ConfigDict:
   """Returns the locked config of `text` ("FILE.py:arg=value,...") after `overrides` ("a.b=value").
 
-  The file is completed first, so an override can set every key there is. Lists become tuples, so
-  the config equals itself read back from JSON. Raises UserError for an unknown file, argument or
+  The file is completed first, so an override can set every key of the config. Lists become tuples,
+  so the config equals itself read back from JSON. Raises UserError for an unknown file, argument or
   key, for a value of the wrong type and for a missing key, and Help for the argument `help`.
   """
   written = config.read(text)
@@ -121,7 +121,7 @@ def _is_known(key: str) -> bool:
 
 
 def _fill(section: ConfigDict, usual: Mapping, prefix: str = "") -> None:
-  """Adds the keys that `section` lacks. A tokenizer with a name is whole."""
+  """Adds the keys that `section` lacks. A tokenizer with a name is complete."""
   for key, default in usual.items():
     if key not in section:
       section[key] = default

@@ -1,4 +1,4 @@
-"""Devices as a named mesh, and the layout of batches, weights and activations on it.
+"""Arranges devices as a named mesh, and lays out batches, weights and activations on the mesh.
 
 Weights are placed by their paths (RULES); the optimizer's moments end in the path of their weight
 and so are placed with it. Activations are placed where model/placement.py names them.
@@ -99,7 +99,7 @@ def put_by_device(batch, mesh):
 
 
 def by_rows(batch, mesh, processes=1):
-  """Returns the sharding of a batch of which each of `processes` gives as many rows.
+  """Returns the sharding of a batch to which each of `processes` gives equally many rows.
 
   Raises UserError where devices cannot share the rows.
   """
@@ -222,7 +222,7 @@ class ActivationSharding(Placement):
       split = all(x.shape[1] % tensor == 0 for x in arrays if x.ndim == 4)
       heads = "tensor" if split else None
       specs = tuple(P(ROWS, heads) if x.ndim == 4 else P(ROWS) for x in arrays)
-      # check_vma: a Pallas call does not say along which axes its results differ
+      # check_vma: a Pallas call does not declare along which axes its results differ
       return jax.shard_map(
         kernel, mesh=self.mesh, in_specs=specs, out_specs=P(ROWS, heads), check_vma=False
       )(*arrays)

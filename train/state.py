@@ -28,7 +28,7 @@ def new_state(params, tx, ema: float = 0.0, spike: float = 0.0) -> dict:
 
 
 def init(cfg: ConfigDict, task, tx, mesh):
-  """Returns the model's graph and the state, made sharded: split weights lie on no device whole."""
+  """Returns the model's graph and the state, made sharded: no device holds a whole split weight."""
   graph, build, place = blueprint(cfg, task, tx, mesh)
   return graph, jax.jit(build, out_shardings=place)()
 
@@ -46,7 +46,7 @@ def blueprint(cfg: ConfigDict, task, tx, mesh):
 
 
 def make_graph(cfg: ConfigDict, task, mesh):
-  """Returns the model's graph, from which, with weights, nnx.merge makes a model."""
+  """Returns the model's graph; nnx.merge makes a model of the graph and weights."""
   return nnx.split(nnx.eval_shape(_model_maker(cfg, task, mesh)))[0]
 
 

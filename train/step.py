@@ -1,4 +1,4 @@
-"""One update: sums the gradient over microbatches, divides once, and moves the weights."""
+"""Updates the weights: sums the gradient over microbatches, divides once, and moves the weights."""
 
 import functools
 

@@ -87,7 +87,7 @@ def forward(model, batch, inputs_BT=None, prefix_BT=None, look=weights) -> dict[
 
 
 def look(run, text: str, target: str | None = None) -> list[pictures.Kind]:
-  """Returns a model's attention by kind as it reads the text; UserError if it cannot read it."""
+  """Returns a model's attention by kind; raises UserError for a text that the model cannot read."""
   task = run.task.parts[run.task.main] if isinstance(run.task, Mixture) else run.task
   params = jax.device_get(run.params)  # one row: on one device
   given = make_inputs(task, run.graph, params, text, target)

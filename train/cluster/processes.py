@@ -1,8 +1,8 @@
 """Joins several processes to one run: they agree on the config, and stop when one of them dies.
 
-They meet at a socket of their own before jax's (rendezvous.py). jax names no process that is
-missing, and after a death its heartbeats (`heartbeat_timeout_seconds`, 100 s) end the others in a
-C++ stack without a name; the socket names the process within a second.
+The processes meet at a socket of their own before jax's (rendezvous.py). jax names no process that
+is missing, and after a death its heartbeats (`heartbeat_timeout_seconds`, 100 s) end the others in
+a C++ stack without a name; the socket names the process within a second.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @contextlib.contextmanager
 def together(args, config: str):
-  """Joins the processes of a run in jax's distributed runtime; one alone without --coordinator.
+  """Joins the processes of a run in jax's distributed runtime, if --coordinator is given.
 
   `config` is the config's JSON, the same in all processes. Raises UserError where arguments are
   missing, and where a process does not come in time or has another config. When a process dies
@@ -105,7 +105,7 @@ def _check_digests(config: str) -> None:
 class Vote:
   """The maximum of a number over all processes, as it was LAG calls ago.
 
-  Ctrl-C reaches processes in different steps. With a vote all save after the same step.
+  Ctrl-C reaches processes in different steps. With a vote all processes save after the same step.
   """
 
   def __init__(self, mesh):

@@ -1,4 +1,4 @@
-"""A socket at which the processes of a run meet, and by which each learns that another has died.
+"""Opens a socket where a run's processes meet, and by which each learns that another has died.
 
 Messages are lines of JSON. Process 0 listens. Each other process sends its number and its config;
 the answer is the host names of all processes, or an error. The connections stay open as long as the
@@ -41,7 +41,7 @@ class Rendezvous(contextlib.AbstractContextManager):
       connection.close()
 
   def gather(self, config: str, timeout: float) -> None:
-    """Returns when all processes have come with this config; raises UserError otherwise."""
+    """Returns when all processes have connected with this config; raises UserError otherwise."""
     deadline = time.monotonic() + timeout
     if self.index:
       self._join(config, deadline, timeout)
@@ -165,7 +165,7 @@ class Rendezvous(contextlib.AbstractContextManager):
     os._exit(GONE)  # the main thread may wait in a collective that never ends
 
   def leave(self) -> None:
-    """Sends the other processes that this one has finished."""
+    """Informs the other processes that this process has finished."""
     self._send_all(dict(left=self.index))
 
   def _send_all(self, message):
@@ -195,10 +195,10 @@ def _send(connection: socket.socket, message: dict) -> None:
 
 
 def _read(connection: socket.socket, deadline: float | None = None) -> dict:
-  """Returns one message, whole by `deadline` (of time.monotonic).
+  """Returns one message, which must be complete by `deadline` (of time.monotonic).
 
-  Raises TimeoutError if it is not, another OSError if the other end is closed, and ValueError if
-  what came is no message.
+  Raises TimeoutError for an incomplete message, another OSError for a closed connection, and
+  ValueError for bytes that are no message.
   """
   parts, size = [], 0
   while not parts or not parts[-1].endswith(b"\n"):

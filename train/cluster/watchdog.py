@@ -12,9 +12,9 @@ from absl import logging
 
 
 class Watchdog(contextlib.AbstractContextManager):
-  """A thread that reports when nothing ended for `seconds` (0: never), with all threads' stacks.
+  """A thread that reports when no step, evaluation or save ended for `seconds` (0: never).
 
-  The stacks go to stacks.txt in the workdir, those of another process I to stacks-I.txt.
+  All threads' stacks go to stacks.txt in the workdir, those of another process I to stacks-I.txt.
   """
 
   def __init__(self, workdir: pathlib.Path, seconds: float):

@@ -1,4 +1,4 @@
-"""Errors that a person can mend: a message in place of a traceback."""
+"""Defines errors that a person can mend: a message in place of a traceback."""
 
 import contextlib
 import difflib
@@ -25,7 +25,7 @@ def as_user_error(what: str, *kinds: type[Exception]) -> Iterator[None]:
   """Raises a UserError that begins with `what` in place of errors of its block.
 
   Without `kinds` any error counts, and a panic of Rust code, which is no Exception: libraries that
-  read a user's file raise what they like.
+  read a user's file raise errors of any class.
   """
   try:
     yield
@@ -50,14 +50,14 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def indented(lines: Iterable[str], most: int = 12) -> str:
-  """Returns the lines, each on an indented line of its own; of more than `most` the first."""
+  """Returns the lines, each on an indented line of its own, and only the first `most` of them."""
   lines = list(lines)
   more = [f"... and {len(lines) - most} more"] if len(lines) > most else []
   return "".join(f"\n  {line}" for line in [*lines[:most], *more])
 
 
 def choose(table: Mapping, name, key: str):
-  """Returns `table[name]`; raises UserError with the setting `key` and the known names if none."""
+  """Returns `table[name]`; raises UserError with `key` and the known names for another name."""
   if name not in table:
     hint = did_you_mean(str(name), table)
     raise UserError(f"{key} is {name!r}; known: {', '.join(table)}{hint}")

@@ -46,7 +46,7 @@ def new_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def write_atomically(path: str | os.PathLike, text: str) -> None:
-  """Writes `text` so that `path` holds all of the old or the new, whenever the machine stops."""
+  """Writes `text` so that `path` holds the whole old or new text, whenever the machine stops."""
   path = pathlib.Path(path)
   temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
   try:
@@ -70,10 +70,10 @@ DISK_MESSAGES = re.compile("|".join(re.escape(os.strerror(number)) for number in
 
 
 def disk_trouble(error: BaseException) -> str | None:
-  """Returns the file system's message if it is the reason for `error`, else None.
+  """Returns the file system's message if the file system caused `error`, else None.
 
-  Orbax and TensorStore wrap it in errors of their own, and their cleaning up may fail for the same
-  reason again.
+  Orbax and TensorStore wrap the cause in errors of their own, and their cleanup may fail for the
+  same reason again.
   """
   seen, waiting = set(), [error]
   while waiting:

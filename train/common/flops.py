@@ -1,4 +1,4 @@
-"""Counts the FLOPs of matrix products in a traced function, and holds what devices reach."""
+"""Counts the FLOPs of matrix products in a traced function, and lists the peaks of devices."""
 
 import math
 import re

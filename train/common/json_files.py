@@ -20,7 +20,7 @@ SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # half of a pair, perhaps a lone o
 
 
 def read(path: str | os.PathLike, of=dict, most: int = MOST_BYTES):
-  """Returns the value in a file, of the type `of` (see `fits`); raises UserError for any other."""
+  """Returns the value in a file, of the type `of` (see `fits`); raises UserError for others."""
   return parse(read_text(path, most), path, of)
 
 

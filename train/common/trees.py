@@ -46,7 +46,7 @@ def stack_layers(weights: Mapping) -> dict:
 
 
 def match_layers(weights: Mapping, others: Mapping) -> dict:
-  """Returns `weights`, stacked if `others` are, else each layer under its own path."""
+  """Returns `weights`, stacked if `others` are stacked, else each layer under its own path."""
   return (stack_layers if any(map(is_stacked, others)) else unstack_layers)(weights)
 
 

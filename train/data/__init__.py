@@ -1,4 +1,4 @@
-"""Turns files into batches, without jax. The walk of a batch, file by file:
+"""Turns files into batches, without jax. A batch passes through these files:
 
 1. sources.py opens a split by name: texts.py (documents, CoNLL, SQuAD), files.py (parallel text,
    TSV, JSON lines), records.py (TFDS), gettext_catalogs.py (with gettext_messages.py) or scan.py.

@@ -13,8 +13,8 @@ from absl import logging
 from train.common.errors import UserError
 
 POLICIES = {"error": "the first stops the run", "skip": "they are skipped, counted and logged"}
-# Bad records of each file that the log shows. As many may be bad in a split of any size: a share
-# alone would refuse a small split for a single bad record.
+# Bad records of each file that the log shows. A split of any size may have this many: a share alone
+# would refuse a small split for a single bad record.
 FEW = 5
 MAX_SHARE = 0.01  # of a split; a file with more bad records is probably of another format
 # The longest books have 15 million characters. A longer line comes from a file without line ends,

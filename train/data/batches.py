@@ -246,7 +246,7 @@ def eval_batches(items: Items, layout: Layout) -> Iterator[dict[str, np.ndarray]
 
 
 def requests(items: Items, rows: int, longest: int) -> Iterator[dict[str, np.ndarray]]:
-  """Yields batches to predict from: one source in a row, which has the smallest of a few widths.
+  """Yields batches to predict from: a row has one source and the smallest of a few widths.
 
   Each batch has `row` [rows]: the item's index, or -1 for a padding row.
   """

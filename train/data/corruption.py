@@ -118,7 +118,7 @@ def _split_randomly(total, count, rng):
 
 
 def hide(ids, chosen, mask: int, words: np.ndarray, rng) -> np.ndarray:
-  """Hides chosen tokens as Devlin et al. 2019: 80% become the mask, 10% a random one, 10% stay."""
+  """Hides chosen tokens as in Devlin et al. 2019: 80% become masks, 10% random tokens, 10% stay."""
   draw = rng.random(len(ids))
   random_ids = np.asarray(words)[rng.integers(len(words), size=len(ids))]
   hidden = np.where(draw < 0.8, mask, np.where(draw < 0.9, random_ids, ids))

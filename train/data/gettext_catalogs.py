@@ -215,7 +215,7 @@ def _word_key(source: str) -> str:
 
 @functools.cache  # every other split reads the training split's catalogs again
 def _read(catalog: Catalog) -> list[tuple[str, str, str]]:
-  """Returns English, translation and defect of each message of a catalog, in single blanks."""
+  """Returns English, translation and defect of each message of a catalog, with single blanks."""
   return [
     (" ".join(source.split()), " ".join(target.split()), defect)
     for source, target, defect in gettext_messages.read_messages(catalog.name, catalog.read())

@@ -3,7 +3,7 @@
 An example is a head, a body and eos. The head is the first special token and, for two texts, the
 first one with its separator. The body may be cut into windows, each of which repeats the head. A
 class is the label of the row's first token, a tag that of its word's first token, and an answer two
-marks at its ends: so all of them can be packed.
+marks at its ends, so items of all three kinds can be packed.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ class Encoded(NamedTuple):
 
 
 class Window(NamedTuple):
-  """A part of the body, and the part of it whose labels the window owns: each token has one."""
+  """A part of the body, and the tokens whose labels the window owns; each token has one owner."""
 
   start: int
   stop: int

@@ -46,10 +46,11 @@ def plan(
 
   `lengths_at(position)` is the item's length on each side: source, target. A side with a row length
   of 0 is absent. Carried positions come first, oldest first, then the stream from `position` on (to
-  `end`). Each goes into the first row with space on both sides; one without such a row is carried,
-  and the batch ends when as many are carried as it has rows. Delivered and carried positions
-  together are always exactly range(position). Raises ValueError for an item longer than a row, and
-  for one without a token on the target or, where targets are absent, the source.
+  `end`). Each item goes into the first row with space on both sides; an item without such a row is
+  carried, and the batch ends when as many items are carried as the batch has rows. Delivered and
+  carried positions together are always exactly range(position). Raises ValueError for an item
+  longer than a row, and for one without a token on the target or, where targets are absent, the
+  source.
   """
   source_left, target_left = np.full(rows, source_len), np.full(rows, target_len)
   filled: list[list[int]] = [[] for _ in range(rows)]

@@ -227,7 +227,7 @@ def open_bytes(path: pathlib.Path):
 
 
 class _LimitedGzip(gzip.GzipFile):
-  """A gzip file that is read through a buffer, so in parts, up to the limit."""
+  """A gzip file that is read in parts, through a buffer, up to the limit."""
 
   def read(self, size: int = BUFFER):
     content = super().read(size)

@@ -81,7 +81,7 @@ class Records(PickledByFields):
 
   def _number(self, index: int) -> int:
     """Returns the number of the record that holds example `index`."""
-    skipped = self.left_out  # in front of skipped[i] are skipped[i] - i examples
+    skipped = self.left_out  # skipped[i] - i examples lie before skipped[i]
     return index + bisect.bisect(range(len(skipped)), index, key=lambda i: skipped[i] - i)
 
   def _read(self, number: int) -> Example:

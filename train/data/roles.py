@@ -1,5 +1,5 @@
-"""Defines what a vocabulary's special tokens are for, and how tokenizer.json keeps this beside the
-library's own JSON."""
+"""Defines the roles of a vocabulary's special tokens, and how tokenizer.json keeps the roles beside
+the library's own JSON."""
 
 import dataclasses
 import json

@@ -84,7 +84,7 @@ class Tokenizer:
     return [self._replace_specials(encoding.ids) for encoding in encoded]
 
   def encode_words(self, words: Sequence[str]) -> list[list[int]]:
-    """Returns the ids of each word as inside a text."""
+    """Returns the ids of each word as it is encoded inside a text."""
     if self._pieces.needs_leading_blank:
       words = [word and f" {word}" for word in words]
     return self.encode_batch(words)

@@ -1,4 +1,4 @@
-"""Tables of GPT-2 and Llama."""
+"""Defines the tables of GPT-2 and Llama."""
 
 from train.common.errors import UserError
 from train.interop.families import Family, Row, activation, attention, field, linear, norm, same

@@ -1,4 +1,5 @@
-"""Reads a Hugging Face directory as what a run has: model, task, labels, tokenizer and weights."""
+"""Reads the parts of a run from a Hugging Face directory: model, task, labels, tokenizer,
+weights."""
 
 import dataclasses
 import functools
@@ -56,8 +57,8 @@ STOPS = {False: "current", True: "full", "never": "exact"}  # early_stopping -> 
 class Directory:
   """A folder with config.json, safetensors files and a tokenizer.
 
-  Everything is read when it is asked for. Raises UserError, which names file and field, for what is
-  broken or has no counterpart here.
+  Each part is read on its first access. Raises UserError, which names file and field, for a part
+  that is broken or has no counterpart here.
   """
 
   path: pathlib.Path
@@ -65,22 +66,22 @@ class Directory:
 
   @property
   def file(self) -> pathlib.Path:
-    """The path of config.json."""
+    """Returns the path of config.json."""
     return self.path / "config.json"
 
   @functools.cached_property
   def config(self) -> dict:
-    """The content of config.json."""
+    """Returns the content of config.json."""
     return json_of(self.file, FIELDS, needed=True)
 
   @functools.cached_property
   def family(self) -> Family:
-    """The family of config.json's `model_type`."""
+    """Returns the family of config.json's `model_type`."""
     return choose(FAMILIES, self.config.get("model_type"), f"{self.file}: model_type")
 
   @functools.cached_property
   def kind(self) -> str:
-    """The task that the model has a head for, one of families.KINDS."""
+    """Returns the task that the model has a head for, one of families.KINDS."""
     name = (self.config.get("architectures") or [None])[0]
     if self.as_body or name is None:  # old files name no class
       return "body"
@@ -88,17 +89,17 @@ class Directory:
 
   @functools.cached_property
   def tensors(self) -> weights.Tensors:
-    """The tensors of the safetensors files."""
+    """Returns the tensors of the safetensors files."""
     return weights.Tensors(self.path)
 
   @functools.cached_property
   def tokenizer(self) -> Tokenizer:
-    """The tokenizer, with the roles of its special tokens."""
+    """Returns the tokenizer, with the roles of its special tokens."""
     return tokenizers_in.read(self.path, self.config)
 
   @functools.cached_property
   def model(self) -> dict:
-    """The section `model` of a config."""
+    """Returns the section `model` of a config."""
     model = settings(self.config, self.family, self.tensors, self.file)
     weights.check_sizes(self.tensors, self.family, model, self.file)
     if self.kind not in ("mlm", "translation"):  # the others have no head with this bias
@@ -115,7 +116,7 @@ class Directory:
 
   @functools.cached_property
   def labels(self) -> tuple[str, ...]:
-    """The names of classes or tags, in the order of the head's outputs."""
+    """Returns the names of classes or tags, in the order of the head's outputs."""
     labels = self.config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
     if sorted(labels) != sorted(map(str, range(len(labels)))):
       raise UserError(f"{self.file}: id2label has the ids {list(labels)}; they must count from 0")
@@ -136,8 +137,8 @@ class Directory:
 
   @functools.cached_property
   def params(self) -> dict[str, weights.Weight]:
-    """Path -> weight, which is read when numpy asks for it; a body's pooler is `head/dense`, as in
-    a classifier."""
+    """Returns path -> weight, which is read when numpy converts it; a body's pooler is
+    `head/dense`, as in a classifier."""
     shapes = weights.weight_shapes(self.build)
     pools = any(name.endswith("pooler.dense.weight") for name in self.tensors.shapes)
     if self.kind == "body" and pools and self.family.heads.get("body"):
@@ -147,7 +148,7 @@ class Directory:
 
   @property
   def pooler(self) -> bool:
-    """True if the body has the dense layer that a classifier has in front of its labels."""
+    """Returns whether the body has the dense layer that a classifier has before its labels."""
     return self.kind == "body" and "head/dense/kernel" in self.params
 
   def task(self, pair: bool = False) -> dict:
@@ -214,7 +215,7 @@ class Directory:
 
   @functools.cached_property
   def generation(self) -> dict:
-    """The section `decoding`, from generation_config.json or else config.json."""
+    """Returns the section `decoding`, from generation_config.json or else config.json."""
     file = self.path / "generation_config.json"
     given = json_of(file, {}) or self.config
     json_files.check(given, file, GENERATION)

@@ -1,4 +1,4 @@
-"""Tables of T5, mT5, and BART, mBART, Marian and Pegasus, which differ in norms and positions."""
+"""Defines the tables of T5, mT5, BART, mBART, Marian and Pegasus; norms and positions differ."""
 
 import dataclasses
 import functools

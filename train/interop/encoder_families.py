@@ -1,4 +1,4 @@
-"""Tables of BERT, RoBERTa, DistilBERT, ELECTRA, and ESM, whose positions are rotary as our own."""
+"""Defines the tables of BERT, RoBERTa, DistilBERT, ELECTRA and ESM (with rotary positions)."""
 
 import dataclasses
 

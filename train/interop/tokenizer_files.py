@@ -41,8 +41,8 @@ MOST_EXTRA = 10_000  # tokens that a number in tokenizer_config.json may add
 
 
 def settings(folder: pathlib.Path) -> dict:
-  """Returns the fields of generation_config.json, special_tokens_map.json and tokenizer_config.json
-  together, the last file first; a token is its name."""
+  """Returns the merged fields of generation_config.json, special_tokens_map.json and
+  tokenizer_config.json, of which the last wins; a token is given by its name."""
   together = {}
   for name in ("generation_config", "special_tokens_map", "tokenizer_config"):
     if (path := folder / f"{name}.json").exists():

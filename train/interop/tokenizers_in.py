@@ -178,7 +178,7 @@ def _mark_special(inner: tokenizers.Tokenizer, roles: Roles) -> None:
 
 def _as_processed(inner, roles: Roles, config) -> Roles:
   """Returns the roles with the frame of tokenizer.json's own post-processor: not all models of a
-  family have its usual tokenizer."""
+  family have the family's usual tokenizer."""
   if inner.post_processor is None:
     return roles
   a, b = (inner.encode(text, add_special_tokens=False).ids for text in "ab")

@@ -135,7 +135,7 @@ def weight_shapes(build: Callable) -> dict[str, tuple[int, ...]]:
 
 
 class Weight:
-  """A weight of ours, which is made from its tensor when numpy asks for it."""
+  """A weight of ours, which is made from its tensor when numpy converts it."""
 
   dtype = np.dtype(np.float32)
 

@@ -44,7 +44,7 @@ class Fit:
 def fit(family: Family, model: Mapping, kind: str, pool_activation: str) -> Fit:
   """Returns `model` (fields of TransformerConfig) written in a family's settings and read again.
 
-  Biases and token types that the model has none of are zeros in a family that has them.
+  Biases and token types that only the family has are zeros.
   """
   model = dataclasses.asdict(TransformerConfig(**model))
   if kind not in family.classes.values():
@@ -136,7 +136,7 @@ def _shapes(model: Mapping) -> dict[str, tuple[int, ...]]:
 
 def write(folder: pathlib.Path, fit: Fit, kind: str, params: Mapping, more: Mapping) -> list[str]:
   """Writes config.json (with `more`) and the tensors of `params` (path -> array); returns the
-  weights that are zeros because the model has none of them."""
+  weights that are zeros because the model lacks them."""
   text = json.dumps(fit.config | dict(more), indent=2, sort_keys=True, ensure_ascii=False)
   (folder / "config.json").write_text(text + "\n", encoding="utf-8")
   needed, params = _shapes(fit.model), dict(params)

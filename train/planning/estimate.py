@@ -73,7 +73,7 @@ class Plan:
   @property
   def cycle_seconds(self) -> float | None:
     """Returns the seconds of the compiler's cycle estimates, without kernels and communication;
-    None if it estimates none."""
+    None if the compiler estimates none."""
     clock = self.topology.chip.clock
     return self.program.cycles / clock if clock and self.program.cycles else None
 
@@ -103,8 +103,8 @@ class Plan:
 def make_plan(cfg: ConfigDict, topology: chips.Topology) -> Plan:
   """Compiles the train step of `cfg` for the topology.
 
-  Raises UserError for a config that cannot run on it, and DoesNotFit where the compiler runs out
-  of memory. Where the compiler does not, the plan's `fits` may still be False.
+  Raises UserError for a config that cannot run on the topology, and DoesNotFit where the compiler
+  runs out of memory. A plan without such an error may still have `fits` False.
   """
   cfg = without_data(cfg)
   if cfg.parallelism != "jit":
@@ -164,7 +164,7 @@ def _compile(lowered, topology):
 
 
 def _bytes_needed(text) -> float:
-  """Returns the bytes that a step needs by XLA's error message, or NaN if it names none."""
+  """Returns the bytes that a step needs by XLA's error message, or NaN if it contains none."""
   # libtpu 0.0.52 writes either, after different passes.
   match = re.search(r"Used ([\d.]+)([KMGT]) of|\(([\d.]+)([KMGT])\) exceeds available", text)
   if not match:

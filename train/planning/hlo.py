@@ -22,7 +22,8 @@ KERNELS = ('custom_call_target="tpu_custom_call"', "__cudnn$fmha")
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-  """An exchange between devices. `bytes` are what each holds: of a gather or scatter the whole."""
+  """An exchange between devices; `bytes` counts what each holds, for a gather or scatter the
+  whole."""
 
   kind: str
   bytes: int
@@ -129,7 +130,7 @@ class _Reader:
 
 
 def _trips(attributes, condition) -> int | None:
-  """Returns how often a loop runs, or None if its text does not contain that."""
+  """Returns how often a loop runs, or None where the text has no number."""
   if known := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', attributes):
     return int(known[1])
   constants = [x for x in condition.values() if x.kind == "constant"]

@@ -30,7 +30,7 @@ class Operation:
 
   @functools.cached_property
   def size(self) -> int:
-    """Returns the bytes of the result, without a library call's workspace: caches hold that."""
+    """Returns the bytes of the result, without a library call's workspace, which caches hold."""
     workspace = r"\bs8\[\d+\]" if "custom_call_target" in self.attributes else r"$^"
     return sum(sizes(re.sub(workspace, "", self.shape)))
 

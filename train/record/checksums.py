@@ -1,6 +1,6 @@
-"""Checksums of checkpoints: a checkpoint that differs from what was written is set aside and named.
+"""Writes checksums of checkpoints, and sets aside and logs a checkpoint that no longer matches.
 
-Orbax's commit mark shows that a checkpoint was written whole, not that it still is. The file
+Orbax's commit mark shows that a checkpoint was written whole, not that it still is whole. The file
 `checksums/STEP.json` in the workdir holds the size and SHA-256 of each file of a checkpoint.
 """
 
@@ -21,7 +21,7 @@ COMMITTED = "commit_success.txt"  # Orbax's mark
 
 
 def path_of(checkpoint: pathlib.Path) -> pathlib.Path:
-  """Returns where the checksums of a checkpoint's folder are."""
+  """Returns the path of the checksums of a checkpoint's folder."""
   return checkpoint.parent.parent / "checksums" / f"{checkpoint.name}.json"
 
 
@@ -37,7 +37,7 @@ def is_step(name: str) -> bool:
 
 
 def write(checkpoints: pathlib.Path) -> None:
-  """Writes the checksums of committed checkpoints that have none; removes those of removed ones."""
+  """Writes the missing checksums of committed checkpoints; removes those of removed checkpoints."""
   present = steps(checkpoints)
   for step in present:
     file = path_of(checkpoints / str(step))

@@ -54,7 +54,7 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
 
 
 def only(texts: Sequence[str]) -> str:
-  """Returns the one value that `--config` has to have; UserError where it has none or several."""
+  """Returns the value of `--config`; raises UserError where there is none, or are several."""
   if len(texts) > 1:
     raise UserError(
       f"--config is given twice, {' and '.join(texts)}: give one, and changes as --config.KEY=VALUE"
@@ -100,7 +100,7 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
 def frozen(config: ConfigDict | dict) -> ConfigDict:
   """Returns a locked copy with references resolved and every list a tuple.
 
-  JSON has one kind of sequence: so the copy equals itself read back from JSON.
+  JSON has one kind of sequence, so only such a copy equals itself read back from JSON.
   """
   return ConfigDict(_frozen(config.to_dict() if isinstance(config, ConfigDict) else config)).lock()
 
@@ -117,7 +117,7 @@ def flat(config: ConfigDict | dict, prefix: str = "") -> dict[str, object]:
 
 
 def unknown_key(key: str, values: dict[str, object]) -> str:
-  """Returns the message that `key` is none of the dotted keys of `values`, with the nearest."""
+  """Returns the message that `key` is none of the dotted keys of `values`, with the nearest key."""
   kind = f"{key.rpartition('.')[0]}.name"
   named = f" ({kind} is {values[kind]!r})" if kind in values else ""
   near = _nearest_key(key, values)
@@ -125,7 +125,7 @@ def unknown_key(key: str, values: dict[str, object]) -> str:
 
 
 def _nearest_key(key: str, known: Iterable[str]) -> str | None:
-  """Returns the dotted key whose last part, and then as a whole, is most like `key`."""
+  """Returns the dotted key most like `key`, first in its last part, then as a whole."""
   ends = {name: name.rpartition(".")[2] for name in known}
   end = nearest(key.rpartition(".")[2], set(ends.values()))
   alike = [name for name in ends if ends[name] == end]
@@ -155,7 +155,7 @@ def unread_module(name: str, path: pathlib.Path):
 
 
 def _module(path):
-  """Returns the config file as a module; UserError names the line of a mistake inside it."""
+  """Returns the config file as a module; raises UserError, with the line, for a mistake inside."""
   if path.suffix != ".py" or not path.is_file():
     raise UserError(_unknown_file(path))
   spec, module = unread_module(f"config_file_{path.stem}", path)

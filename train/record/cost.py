@@ -24,7 +24,7 @@ class Cost:
   """Model FLOPs utilization (MFU) and peak memory of a run, for its log lines."""
 
   def __init__(self, forward_flops: Callable[[], int], devices: Sequence[jax.Device]):
-    """forward_flops: counts the FLOPs of a batch's forward pass. It is called once."""
+    """Takes `forward_flops`, which counts the FLOPs of a forward pass and is called once."""
     self.forward_flops, self.devices, self.measured_again = forward_flops, devices, False
 
   def __call__(self, step_ms: float) -> dict[str, float]:

@@ -41,7 +41,7 @@ def _draw(axes, name, splits, last):
 
 
 def make_panels(names: Sequence[str], loss: bool = True, x: str = "step", extra: float = 0.0):
-  """Returns a figure, and by name the axes of the loss's wide panel and of the small ones below it.
+  """Returns a figure, and by name the axes of the loss's wide panel and the small panels below.
 
   `extra` inches of height are left for a legend.
   """
@@ -60,7 +60,7 @@ def make_panels(names: Sequence[str], loss: bool = True, x: str = "step", extra:
 
 
 def finish(axes, name: str, values: Sequence[float]) -> None:
-  """Gives the panel of a metric its title and style; a loss of a wide range is on a log scale."""
+  """Gives the panel of a metric its title and style; a loss of a wide range has a log scale."""
   title = name.replace("_", " ")
   if name == "loss" and values and min(values) > 0 and max(values) > 30 * min(values):
     axes.set_yscale("log")

@@ -9,7 +9,7 @@ from train.record.config import flat, frozen
 # Settings that older runs lack, each with the value that continues such a run unchanged.
 ADDED = dict(ema=0.0, spike=3.0, skip_spikes=False, watchdog_seconds=600.0)
 ADDED |= {"model.name": "transformer"}
-ADDED_TO = {  # the same, in sections of each task
+ADDED_TO = {  # the same settings in the section of each task
   "data": {"on_bad_record": "error", "cutoff": 22},
   "decoding": dict(
     penalty="wu", stop="exact", temperature=0.0, top_k=0, top_p=1.0, nbest=1, seed=0

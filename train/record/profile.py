@@ -14,7 +14,7 @@ from train.common.errors import UserError
 def parse_steps(text: str, total: int) -> range:
   """Returns the steps that `--profile_steps FIRST:LAST` names, of a run of `total` steps.
 
-  Raises UserError where the text is none, the last comes before the first, or one is no step.
+  Raises UserError for another form, a last step before the first, or a step outside the run.
   """
   match = re.fullmatch(r"(\d+):(\d+)", text)
   if not match:
@@ -34,7 +34,7 @@ class Profile(contextlib.AbstractContextManager):
   """
 
   def __init__(self, workdir: pathlib.Path, steps: range, start: int):
-    """start: the step after which the run goes on. Raises UserError for a step up to it."""
+    """Raises UserError for a traced step up to `start`, the step after which the run goes on."""
     if steps and steps[0] <= start:
       raise UserError(
         f"--profile_steps {steps[0]}:{steps[-1]}: this run goes on after step {start}; profile"

@@ -9,7 +9,7 @@ MAX_COLUMN = 34  # of the usages of arguments
 
 
 def config(values: Mapping[str, object], defaults: Mapping[str, object]) -> str:
-  """Returns one line for each dotted key, by section; what is not its default is marked."""
+  """Returns one line for each dotted key, by section; a value that is not the default is marked."""
   groups: dict[str, list[str]] = {}
   for key in values:
     groups.setdefault(key.partition(".")[0] if "." in key else "", []).append(key)

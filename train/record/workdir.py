@@ -1,4 +1,4 @@
-"""Opens the folder of a run: locks it, writes its config and run.json, refuses another run's."""
+"""Opens the folder of a run: locks it, writes config and run.json, refuses another run's folder."""
 
 import contextlib
 import dataclasses
@@ -19,7 +19,7 @@ from train.common.files import write_atomically
 from train.record import checksums, older, provenance
 from train.record.config import flat, frozen
 
-# Settings that a run may go on with another value of, which changes no number (up to rounding).
+# Settings that may change when a run goes on, as they change no number (up to rounding).
 CHANGEABLE = ("log_every", "tensorboard", "workers", "mesh", "parallelism", "microbatches")
 CHANGEABLE += ("max_skipped", "watchdog_seconds", "model.remat", "task.loss_chunks")
 LENGTH = ("steps", "patience")  # of a run; it may go on with others, and the schedule follows steps
@@ -54,7 +54,7 @@ class Workdir(contextlib.AbstractContextManager):
       _write_starts(self.path, noted)
 
   def close(self) -> None:
-    """Lets another process use the folder."""
+    """Releases the folder to other processes."""
     if self.lock is not None:
       os.close(self.lock)
       self.lock = None
@@ -107,7 +107,7 @@ def open_run(
 def load_config(path: str | os.PathLike) -> ConfigDict:
   """Returns the locked config of the run in the folder `path`, as `config.load` returned it.
 
-  JSON has one kind of sequence: lists are tuples in it. Raises UserError where `path` holds no run.
+  Sequences are tuples in the config. Raises UserError where `path` holds no run.
   """
   path = pathlib.Path(path)
   file = path / "config.json"

@@ -26,7 +26,7 @@ COLUMNS = 110  # a training line leaves out the last metrics beyond it
 
 
 class Writer(contextlib.AbstractContextManager):
-  """The files and the screen of a run's metrics. A process that is not primary writes nothing."""
+  """Writes a run's metrics to files and screen; a process that is not primary writes nothing."""
 
   def __init__(
     self,
@@ -40,7 +40,7 @@ class Writer(contextlib.AbstractContextManager):
   ):
     """Drops the lines of metrics.jsonl after `start_step`, and goes on from there.
 
-    progress: shows a live bar instead of lines; None: if stderr is a terminal.
+    `progress` shows a live bar instead of lines; None shows the bar if stderr is a terminal.
     """
     self.path, self.primary, self.total_steps = pathlib.Path(workdir), primary, total_steps
     self.board = self.bar = None
@@ -158,7 +158,7 @@ def started_between(before: dict, line: dict) -> bool:
 
 
 def drop_after(path: pathlib.Path, step: int) -> None:
-  """Removes the lines of JSON in `path` after `step`; all of them for 0, a run that starts."""
+  """Removes the lines of JSON in `path` after `step`; for step 0 (a run that starts) all lines."""
   if not path.exists():
     return
   before = path.read_text(encoding="utf-8", errors="replace")
@@ -204,7 +204,7 @@ def _words(values):
 
 
 def _parsed(path, texts, check):
-  """Yields (text, line) of each line, but for a last one that is half-written.
+  """Yields (text, line) of each line except a last line that is half-written.
 
   `check(line)` raises UserError or ValueError for a broken line.
   """

@@ -1,4 +1,4 @@
-"""The tasks: what a run learns and how its model is used, built from a config's section.
+"""Builds tasks, which define what a run learns and how its model is used, from a config's section.
 
 base.py has the base of all tasks and the batch keys, windows.py and seq2seq.py the bases of tasks
 with an encoder and with a decoder.
@@ -56,7 +56,7 @@ def layout(task: Task, batch_size: int) -> Layout:
 def defaults(name: str) -> dict[str, Any]:
   """Returns the section of a task with every key but `data`, which has no default, as plain values.
 
-  Sections in it (tokenizer, decoding, reading) are whole, too.
+  The sections inside (tokenizer, decoding, reading) are complete too.
   """
   task, style = _class(name)
   section = dict(name=name, tokenizer=dict(task.default_tokenizer))
@@ -96,8 +96,8 @@ def build(cfg, workdir) -> Task:
 
 
 def make(settings, folder=None, shared=types.MappingProxyType({})) -> Task:
-  """Returns the task of a section that has the tokenizer itself, and of those settings of `shared`
-  that the task has a field for. Labels that the section lacks are the folder's."""
+  """Returns the task of a section whose tokenizer is an object, with the settings of `shared` for
+  which the task has a field. Labels that the section lacks come from the folder."""
   name = settings.pop("name")
   task, style = _class(name)
   for key, value in style.items():
@@ -121,8 +121,8 @@ def _class(name) -> tuple[type, dict[str, str]]:
 
 
 def _tokenizer(spec, data, folder) -> Tokenizer:
-  """Returns the folder's tokenizer. Without one it is saved first: another run's (name "file"), or
-  one trained on the texts of all `data`."""
+  """Returns the folder's tokenizer. If there is none, another run's (name "file") or a new
+  tokenizer, trained on the texts of all `data`, is saved first."""
   path = folder / "tokenizer.json"
   if not path.exists():
     if spec["name"] == "file":

@@ -1,4 +1,4 @@
-"""Defines tasks, an objective and a predictor each, and the batch keys they share with models.
+"""Defines tasks, each an objective and a predictor, and the batch keys they share with models.
 
 Values are int32 unless the table names another type:
 
@@ -75,8 +75,8 @@ class Settings:
     return []
 
   def changed(self, changes: Mapping, task: "Task", prefix: str = "--"):
-    """Returns the settings with `changes`; raises UserError for a key that is no field, as the
-    `prefix` writes it."""
+    """Returns the settings with `changes`; raises UserError, with `prefix` before the key, for a
+    key that is no field."""
     known = [field.name for field in dataclasses.fields(self)]
     for key in changes:
       if key not in known:
@@ -110,7 +110,7 @@ class Objective:
     return max(self.source_len, self.target_len)
 
   def examples(self, split: str) -> Sequence[Mapping[str, Any]]:
-    """Returns the examples of a split, mostly texts; raises NoSplit for one that is missing."""
+    """Returns the examples of a split, mostly texts; raises NoSplit for a missing split."""
     return sources.open_split(self.data, split, self.columns)
 
   def items(self, split: str) -> Items:
@@ -149,7 +149,7 @@ class Predictor:
     raise NotImplementedError
 
   def settings(self, **changes) -> Settings:
-    """Returns how to predict: the task's settings with `changes`, hashable, static under jit."""
+    """Returns the settings of prediction with `changes`: hashable, as they are static under jit."""
     return self.settings_class().changed(changes, self)
 
   def predict(self, model, batch, settings) -> dict[str, Any]:
@@ -157,8 +157,8 @@ class Predictor:
     raise NotImplementedError
 
   def outputs(self, examples, requests: Items, predictions, settings) -> list[dict]:
-    """Returns a dict for each example that JSON can hold, from the predictions for its requests
-    (in the order of `requests`). Its `text` is the answer in short."""
+    """Returns a dict for each example that JSON can hold, from the predictions for its requests (in
+    the order of `requests`). The key `text` holds the answer in short."""
     raise NotImplementedError
 
   def render(self, output: dict, *, scores: bool, colour: bool) -> str:

@@ -1,4 +1,4 @@
-"""Language modelling with a decoder alone: each token given those before it, or a prefix."""
+"""Predicts each token of a text given the tokens before it, or a prefix, by a decoder alone."""
 
 import dataclasses
 import math
@@ -19,7 +19,7 @@ SAMPLED = Decoding(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Causal(DecoderTask):
-  """Learns each token of a window given those before it.
+  """Learns each token of a window given the tokens before it.
 
   prefix: a random first part of each window is seen whole and not learned (prefix LM, Raffel et al.
   2020, figure 4).
@@ -52,7 +52,7 @@ class Causal(DecoderTask):
 
   def requests(self, examples):
     """Returns prompts with the tokens that begin a text in front, or the start token alone. A long
-    prompt loses its beginning, and the log reports how many are long."""
+    prompt loses its beginning, and the log reports how many prompts are too long."""
     roles = self.tokenizer.roles
     rows = self.tokenizer.encode_batch([example["text"] for example in examples])
     length = self.target_len - len(roles.first)

@@ -1,4 +1,4 @@
-"""Classes of texts or of pairs of texts, and numbers (regression), by an encoder."""
+"""Predicts classes of texts or of pairs of texts, and numbers (regression), by an encoder."""
 
 import dataclasses
 

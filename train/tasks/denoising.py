@@ -1,4 +1,4 @@
-"""Denoising documents with an encoder-decoder: spans, prefix LM, BERT-style, deshuffling (T5)."""
+"""Denoises documents with an encoder-decoder: spans, prefix LM, BERT-style, deshuffling (T5)."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -39,7 +39,7 @@ class Denoising(DecoderTask):
 
   @property
   def objective(self) -> documents.Denoise:
-    """Returns how windows become items; raises UserError where the vocabulary lacks the tokens."""
+    """Returns how windows become items; raises UserError if the vocabulary lacks special tokens."""
     tokenizer = self.tokenizer
     mask = tokenizer.mask if self.style in ("mask", "bert") else 0
     if self.style in ("spans", "iid") and not tokenizer.sentinels:

@@ -1,4 +1,4 @@
-"""Replaced-token detection with an encoder (ELECTRA: Clark et al. 2020)."""
+"""Detects replaced tokens with an encoder (ELECTRA: Clark et al. 2020)."""
 
 import dataclasses
 
@@ -17,8 +17,8 @@ from train.tasks.mlm import Mlm
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Electra(Mlm):
-  """Learns which words the generator has replaced: a small masked language model in the head, which
-  has the model's embeddings, learns along, and fills masks in prediction."""
+  """Learns which words the generator, a small masked language model in the head, has replaced. The
+  generator shares the model's embeddings, is trained along, and fills masks in prediction."""
 
   generator: float = 0.25  # heads and width of the generator, as a share of the model's
   detection_weight: float = 50.0
@@ -46,7 +46,7 @@ class Electra(Mlm):
     return model.head.generator
 
   def loss(self, model, batch, key):
-    """Returns the mean over tokens of detection's loss, weighted, and the generator's."""
+    """Returns the sum of the mean losses of detection, weighted, and of the generator."""
     generator_key, draw_key, body_key = layers.split(key, 3)
     logits_BTV, labels_BT, weights_BT, place_BT = self.hidden(model, batch, generator_key)
     words = losses.cross_entropy(logits_BTV, labels_BT, weights_BT)
@@ -69,7 +69,7 @@ class Electra(Mlm):
 
 
 def draw(key, numbers_BT, logits_BTV):
-  """Returns words [B, T] from the logits, each by its row's key (None: a fixed one) and number."""
+  """Draws words [B, T] from the logits, each by its row's key (None: a fixed key) and number."""
   keys_B = jnp.broadcast_to(jax.random.key(0) if key is None else key, len(numbers_BT))
   keys_BT = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)))(keys_B, numbers_BT)
   return jax.vmap(jax.vmap(jax.random.categorical))(keys_BT, logits_BTV)

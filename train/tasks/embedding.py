@@ -1,4 +1,4 @@
-"""A vector for each text, by an encoder without a head, to compare texts. It only predicts."""
+"""Predicts a vector for each text, by an encoder without a head, and learns nothing."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Several tasks, or one on several data sets, in one stream: pre-training with a bit of each."""
+"""Mixes several tasks, or one task on several data sets, in one stream."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -15,8 +15,8 @@ from train.tasks.base import HuggingFace, Task
 class Mixture:
   """Items of all parts, each with its share, in the same rows.
 
-  Evaluation takes the parts that have the split. What the mixture does not define itself (loss,
-  head, prediction) is its part `main`'s.
+  Evaluation takes the parts that have the split. The part `main` defines everything else: loss,
+  head and prediction.
   """
 
   main: str

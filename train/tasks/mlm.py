@@ -1,4 +1,4 @@
-"""Masked language modelling with an encoder (Devlin et al. 2019)."""
+"""Predicts masked words with an encoder (masked language modelling: Devlin et al. 2019)."""
 
 import dataclasses
 

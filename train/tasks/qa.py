@@ -1,4 +1,4 @@
-"""Answers as spans of a text, by an encoder that points at their ends (Devlin et al. 2019)."""
+"""Finds answers as spans of a text by an encoder that marks their ends (Devlin et al. 2019)."""
 
 import dataclasses
 import itertools
@@ -20,7 +20,7 @@ CANDIDATES = 20  # starts and ends of a window that are combined
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reading(Settings):
-  """The choice of answers."""
+  """The settings by which answers are chosen."""
 
   no_answer: bool = option(False, "a question may have no answer")
   threshold: float = option(0.0, "by how much no answer must score better than the best span")

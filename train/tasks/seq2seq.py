@@ -1,4 +1,4 @@
-"""The base of tasks with a decoder: it learns by teacher forcing and predicts by search."""
+"""Defines the base of tasks with a decoder, trained by teacher forcing, predicting by search."""
 
 import dataclasses
 import math
@@ -52,8 +52,8 @@ class Decoding(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecoderTask(Task):
-  """Tokens from a decoder, with an encoder unless source_len is 0. A subclass adds `items` and
-  `requests`. The methods here suit tasks whose output is the target alone."""
+  """A task whose decoder writes tokens, with an encoder unless source_len is 0. A subclass adds
+  `items` and `requests`. The methods here suit tasks whose output is the target alone."""
 
   label_smoothing: float = 0.0
   z_loss: float = 0.0
@@ -123,7 +123,7 @@ class DecoderTask(Task):
     return [output(prediction, self.tokenizer.decode) for prediction in predictions]
 
   def continuations(self, examples, predictions) -> list[dict]:
-    """Returns `output` for continuations of the examples' texts, with these in front."""
+    """Returns `output` of the examples' texts, each followed by its continuation."""
     starts = self.tokenizer.encode_batch([example["text"] for example in examples])
     return [
       output(prediction, lambda ids, start=start: self.tokenizer.decode([*start, *ids]))
@@ -131,7 +131,7 @@ class DecoderTask(Task):
     ]
 
   def render(self, output, *, scores, colour):
-    """Formats a line for each of the n best, after its log-probability (of beams length-penalized)
+    """Formats a line for each of the n best, after its log-probability (length-penalized for beams)
     if `scores`."""
     lines = output["nbest"]
     return "\n".join(f"{x['score']:.4f}\t{x['text']}" if scores else x["text"] for x in lines)

@@ -1,4 +1,4 @@
-"""A tag for each word, by an encoder: parts of speech, named entities."""
+"""Predicts a tag for each word, by an encoder: parts of speech, named entities."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Labelled data as text to text (Raffel et al. 2020, section 2.4): a decoder writes the labels."""
+"""Learns labels as text (text to text: Raffel et al. 2020, section 2.4): a decoder writes them."""
 
 import dataclasses
 import itertools

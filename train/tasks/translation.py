@@ -1,4 +1,4 @@
-"""Source text to target text: translation, and any other pair of sequences."""
+"""Learns a target text given a source text: translation, and any other pair of sequences."""
 
 import dataclasses
 

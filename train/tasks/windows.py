@@ -1,4 +1,4 @@
-"""The base of tasks with an encoder and labels, which reads long texts in overlapping windows."""
+"""Defines the base of tasks with an encoder and labels, for texts read in overlapping windows."""
 
 import collections
 import dataclasses
@@ -15,9 +15,9 @@ from train.tasks.base import BPE_WITH_MASK, Task, encode
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncoderTask(Task):
-  """Labels from an encoder with a head. A subclass adds `encoder`, which lays labels along tokens
-  (train/data/labelled.py), `head`, `predict`, `outputs` and `score`; `labels` and `label_smoothing`
-  where it has any labels, else `loss`."""
+  """A task that predicts labels by an encoder with a head. A subclass adds `encoder`, which lays
+  labels along tokens (train/data/labelled.py), `head`, `predict`, `outputs` and `score`, and with
+  labels also `labels` and `label_smoothing`, else `loss`."""
 
   source_len: int = 128  # tokens in a row, special ones included
   stride: int = 0  # tokens from one window's start to the next's; 0: long texts are truncated
@@ -49,8 +49,8 @@ class EncoderTask(Task):
     return model.head(encode(model, batch, body_key), batch["source_segments"], head_key)
 
   def loss(self, model, batch, key):
-    """Returns the loss of the labels with weight. The share of right ones is `right`, as `accuracy`
-    is a score: a percentage of whole examples."""
+    """Returns the loss of the labels with weight. The share of right labels is `right`, as
+    `accuracy` is a score: a percentage of whole examples."""
     logits_BSC = self.logits(model, batch, key)
     sums = losses.cross_entropy(
       logits_BSC, batch["labels"], batch["weights"], label_smoothing=self.label_smoothing
@@ -59,7 +59,7 @@ class EncoderTask(Task):
 
 
 def check_labels(split: str, labels: Iterable[str], known: Sequence[str]) -> None:
-  """Logs the unknown labels of a split with counts; raises UserError in the training split."""
+  """Logs the unknown labels of a split with counts; raises UserError for the training split."""
   count, commonest = unknown_labels(labels, known)
   if count:
     if split == "train":

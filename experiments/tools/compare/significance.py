@@ -166,7 +166,7 @@ SCORES = dict(
 
 
 def tests(judged: Sequence[Judged], samples: int) -> list[Test]:
-  """Compares each run with the first in every score; UserError where their references differ."""
+  """Compares each run with the first in every score; raises UserError if references differ."""
   for other in judged[1:]:
     _check_same_references(judged[0], other)
   results = [_test_bleu(judged, samples)] if judged[0].kind == "texts" else []

@@ -138,7 +138,7 @@ class TrainedRun:
 
 
 def read(paths: Sequence[str | os.PathLike]) -> list[TrainedRun]:
-  """Reads two or more runs; UserError for a folder that is given twice or holds no run."""
+  """Reads two or more runs; raises UserError for a folder that is given twice or holds no run."""
   paths = [pathlib.Path(path) for path in paths]
   if len(paths) < 2:
     raise UserError(f"{len(paths)} run to compare: give two folders or more")

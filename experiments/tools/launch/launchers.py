@@ -132,7 +132,7 @@ class Job:
 
   def _next(self):
     self.command = self.commands.pop(0)
-    # in a session of its own, so that Ctrl-C reaches it once, through `stop`
+    # in a session of its own, so that Ctrl-C reaches the session once, through `stop`
     how = dict(stdin=subprocess.DEVNULL, env=self.slot.environment, start_new_session=True)
     self.process = start(self.command, self.workdir / LOG, self.slot.cores, **how)
 

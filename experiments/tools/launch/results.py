@@ -118,7 +118,7 @@ def write_record(run: Run, folder: pathlib.Path, results: dict, seconds: float |
 
 
 def _plain(values):
-  """Leaves out folders and tables of classes."""
+  """Returns the values without folders and tables of classes."""
   kept = {key: x for key, x in values.items() if isinstance(x, (int, float, str, list))}
   return {key: x for key, x in kept.items() if key not in ("workdir", "split")}
 

@@ -1,4 +1,4 @@
-"""Compares our numbers with a paper's: is each within its tolerance, does each order hold?"""
+"""Compares our numbers with a paper's: each value by its tolerance, and each claimed order."""
 
 import re
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class Sample(NamedTuple):
 
 
 class Verdict(NamedTuple):
-  """A comparison. It is missed outside of the tolerance, or while a run of it is unfinished."""
+  """A comparison, missed outside of the tolerance or while one of its runs is unfinished."""
 
   expected: Value | Order
   samples: Sequence[Sample]  # one; of an order the greater first

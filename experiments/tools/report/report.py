@@ -107,7 +107,7 @@ def overview(folder: pathlib.Path) -> str:
 
 
 def with_results(folder: pathlib.Path) -> list[Experiment]:
-  """Loads the experiments of which results are stored; UserError for results of no experiment."""
+  """Loads the experiments with stored results; raises UserError for results of no experiment."""
   experiments = []
   for results_folder in sorted(x for x in (folder / "results").iterdir() if x.is_dir()):
     if results_folder.name == measured.FOLDER:

@@ -18,7 +18,7 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def show(text: str) -> None:
-  """Prints Markdown: rendered on a terminal, as it is elsewhere."""
+  """Prints Markdown, rendered on a terminal and unchanged elsewhere."""
   if not sys.stdout.isatty():
     print(text)
     return
@@ -36,7 +36,7 @@ def number(value: float | None) -> str:
 
 
 def mean(values: Sequence[float]) -> float | None:
-  """Returns the mean; None of no values."""
+  """Returns the mean, or None if there are no values."""
   return statistics.fmean(values) if values else None
 
 

@@ -33,7 +33,7 @@ TRIES = 5
 
 
 def open_storage(url: str):
-  """Opens an Optuna storage URL or journal:FILE; UserError of one line where that fails."""
+  """Opens an Optuna storage URL or journal:FILE; raises a UserError of one line on failure."""
   try:
     if url.startswith(JOURNAL):
       return JournalStorage(JournalFileBackend(url.removeprefix(JOURNAL)))
@@ -88,7 +88,8 @@ def storage_errors(url: str):
 
 def open_study(name: str, search: Search, storage, steps: tuple[int, int], make: bool = True):
   """Opens the study `name`, and creates it where it is missing and `make` is set. `steps` are those
-  of the first evaluation and of the whole run. Raises UserError for none and for another search."""
+  of the first evaluation and of the whole run. Raises UserError for a missing study or another
+  search's."""
   optuna.logging.set_verbosity(optuna.logging.ERROR)
   warnings.simplefilter("ignore", ExperimentalWarning)
   if not make and name not in optuna.get_all_study_names(storage):
@@ -119,7 +120,7 @@ def make_pruner(search: Search, steps: tuple[int, int]):
 
 
 def attempts(trials: Sequence[FrozenTrial]) -> dict[int, list[FrozenTrial]]:
-  """Groups Optuna's trials by number: one, and one more for each time it was put back."""
+  """Groups Optuna's trials by number: a trial, and another for each time it was put back."""
   by_number = {}
   for trial in trials:
     by_number.setdefault(original(trial), []).append(trial)

@@ -96,7 +96,7 @@ class Trial:
       self.end_training()
 
   def watch(self) -> bool:
-    """Waits until the training ends or has to; returns whether the trial is to be pruned."""
+    """Waits until the training ends or must end; returns whether the trial is to be pruned."""
     waits = False
     while not self.stop.status:
       self.beat()

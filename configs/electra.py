@@ -23,7 +23,7 @@ def get_config(arg=""):
   arg = common.parse(
     arg,
     data=Argument("data/prose", "a text file, folder or glob"),
-    size=Argument(tuple(SIZES), "of the model and its batches"),
+    size=Argument(tuple(SIZES), "size of the model and its batches"),
     init="",
     rate=Argument(0.15, "share of the tokens that the generator sees masked"),
     steps=2000,

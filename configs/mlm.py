@@ -25,7 +25,7 @@ def get_config(arg=""):
   arg = common.parse(
     arg,
     data=Argument("data/prose", "a text file, folder or glob"),
-    size=Argument(tuple(SIZES), "of the model and its batches"),
+    size=Argument(tuple(SIZES), "size of the model and its batches"),
     init="",
     rate=Argument(0.15, "share of the tokens to predict"),
     whole_words=Argument(False, "masks whole words"),

@@ -37,7 +37,7 @@ def get_config(arg=""):
   arg = common.parse(
     arg,
     data=Argument("data/prose", "a text file, folder or glob"),
-    size=Argument(tuple(SIZES), "of the model and its batches"),
+    size=Argument(tuple(SIZES), "size of the model and its batches"),
     init="",
     style=Argument(STYLES, "how texts are corrupted (Raffel et al., tables 4 to 7)"),
     rate=Argument(0.15, "share of the tokens that are corrupted"),

@@ -16,7 +16,7 @@ from configs.common import Argument
 def get_config(arg=""):
   arg = common.parse(
     arg,
-    size=Argument(("base", "big"), "of the model, as in the paper"),
+    size=Argument(("base", "big"), "size of the model, as in the paper"),
     data_dir="",
     small=False,
   )

@@ -174,7 +174,7 @@ def main(argv):
   args = parser.parse_args(argv)
   choose(curves.X, args.x, "--x")
   if args.samples < 1:
-    raise UserError(f"--samples {args.samples}: 1 or more")
+    raise UserError(f"--samples {args.samples}: must be at least 1")
   jax.config.update("jax_platforms", "cpu")  # models are traced here, not run
   runs = trained.read(args.runs)
   text = "\n\n".join(document(runs, args.split, args.evaluation, args.samples)) + "\n"

@@ -59,7 +59,7 @@ def main(argv, start=launchers.start) -> int:
   text, folder = paths.config(search.run), paths.root / "search"
   most = search.trials if args.trials is None else args.trials
   if min(most, args.jobs) < 1 or args.grace <= 0:
-    raise UserError("--trials and --jobs are at least 1, --grace is above 0")
+    raise UserError("--trials and --jobs must be at least 1, and --grace above 0")
   url = args.storage or f"sqlite:///{folder.absolute()}/study.db"
   if args.report and not args.storage and not (folder / "study.db").exists():
     raise UserError(f"{folder}: holds no study; start the search first")

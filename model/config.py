@@ -32,14 +32,14 @@ class _Config:
         raise ValueError(f"model.{field} is {given[field]!r}; known: {', '.join(known)}")
     for field, least in SMALLEST.items():
       if (size := given.get(field)) is not None and size < least:
-        raise ValueError(f"model.{field} is {size}; at least {least}")
+        raise ValueError(f"model.{field} is {size}; it must be at least {least}")
     for field in RATES:
       if not 0 <= given.get(field, 0) < 1:
-        raise ValueError(f"model.{field} is {given[field]}; at least 0 and below 1")
+        raise ValueError(f"model.{field} is {given[field]}; it must be at least 0 and below 1")
     encoder, decoder = self.encoder_layers, self.decoder_layers
     if min(encoder, decoder) < 0 or encoder == decoder == 0:
       raise ValueError(
-        f"model.encoder_layers is {encoder}, model.decoder_layers {decoder}: one > 0"
+        f"model.encoder_layers is {encoder}, model.decoder_layers {decoder}: set one above 0"
       )
 
   @property
@@ -112,9 +112,9 @@ class TransformerConfig(_Config):
     if self.positions == "relative" and self.relative_max_distance <= self.relative_buckets // 2:
       raise ValueError("model.relative_max_distance must be more than half of relative_buckets")
     if self.global_tokens and self.window is None:
-      raise ValueError("model.global_tokens are what a window does not hide: set model.window")
+      raise ValueError("model.global_tokens has an effect with a window alone: set model.window")
     if self.decoder_layers and (self.token_types or self.table_dim != self.dim):
-      raise ValueError("model.token_types and model.embedding_dim are an encoder's alone")
+      raise ValueError("model.token_types and model.embedding_dim need model.decoder_layers=0")
     if self.attention_dropout and not kernels.IMPLS[self.attention_impl].dropout:
       raise ValueError("model.attention_dropout needs model.attention_impl='einsum'")
 

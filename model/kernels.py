@@ -37,11 +37,11 @@ def lacks(cfg, platform: str) -> str:
   """Returns why `cfg.attention_impl` cannot compute `cfg` on `platform`; "" if it can."""
   impl = IMPLS[cfg.attention_impl]
   if impl.platforms and platform not in impl.platforms:
-    return f"it is for {impl.platforms[0]}, this is {platform}"
+    return f"it runs on {impl.platforms[0]}, not on {platform}"
   if impl.dtypes and cfg.dtype not in impl.dtypes:
-    return f"it computes in {' or '.join(impl.dtypes)}, model.dtype is {cfg.dtype}"
+    return f"it computes in {' or '.join(impl.dtypes)}, and model.dtype is {cfg.dtype}"
   if not impl.distances and cfg.positions in ("relative", "alibi"):
-    return f"it has no bias of distances, model.positions is {cfg.positions}"
+    return f"it has no bias of distances, and model.positions is {cfg.positions}"
   if not impl.global_tokens and cfg.global_tokens:
     return "it has no global tokens"
   return ""

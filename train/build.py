@@ -41,8 +41,8 @@ def build_model(cfg, task, seed: int, platform: str | None = None) -> Transforme
     config = _fit(config, task, platform)
   elif task.prefix:
     raise UserError(
-      "task.prefix: an lstm reads from left to right and cannot see a prefix whole; an"
-      " encoder-decoder can (configs/prefix.py:model=encoder_decoder), or a Transformer"
+      "task.prefix: an lstm reads from left to right and cannot attend to a whole prefix:"
+      " use an encoder-decoder (configs/prefix.py:model=encoder_decoder) or a Transformer"
     )
   for side, layers in (("source", config.encoder_layers), ("target", config.decoder_layers)):
     if bool(getattr(task, f"{side}_len")) != bool(layers):

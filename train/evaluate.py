@@ -33,7 +33,7 @@ def main(argv):
   run, changes = inference.load_run(args.workdir, args.checkpoint), inference.decoding_changes(args)
   settings = run.task.settings(**changes)
   if changes and not run.task.has_score:
-    raise UserError(f"--{min(changes)}: {run.cfg.task.name} has a loss alone, nothing is decoded")
+    raise UserError(f"--{min(changes)}: a {run.cfg.task.name} task has a loss and no score")
   results = dict(
     workdir=str(args.workdir), checkpoint=args.checkpoint, steps=run.steps, split=args.split
   )

@@ -72,7 +72,7 @@ def as_hf(workdir, checkpoint: str, out: pathlib.Path) -> None:
   out.rename(target)
   logging.info("%s: a %s (%s)", target, fit.family.model_type, fit.config["architectures"][0])
   if zeros:
-    logging.info("weights that the run has none of are zeros: %s", ", ".join(zeros))
+    logging.info("weights that the run lacks are written as zeros: %s", ", ".join(zeros))
 
 
 def _source(workdir, checkpoint) -> Source:

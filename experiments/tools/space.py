@@ -178,7 +178,7 @@ def make_builder(folder: pathlib.Path):
 
   def build(cfg):
     if cfg.batch_size < 1:
-      raise UserError(f"batch_size is {cfg.batch_size}; at least 1")
+      raise UserError(f"batch_size is {cfg.batch_size}; it must be at least 1")
     rate = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)[1]
     if not math.isfinite(float(rate(0))):
       raise UserError(f"schedule: the learning rate of step 0 is {float(rate(0))}")

@@ -327,7 +327,7 @@ def test_mistakes_are_told(experiment, tmp_path, monkeypatch):
     run.main([*experiment, "--only", "nothing"])
   with pytest.raises(UserError, match="no such experiment file"):
     runs.load(str(tmp_path / "other.py"))
-  with pytest.raises(UserError, match="--jobs 0: at least 1"):
+  with pytest.raises(UserError, match="--jobs 0: must be at least 1"):
     run.main([*experiment, "--jobs", "0"])
   (tmp_path / "mine.py").write_text(FILE.replace("schedule.warmup_steps", "schedule.warmup"))
   with pytest.raises(UserError, match=r"small: .*schedule\.warmup.*warmup_steps"):

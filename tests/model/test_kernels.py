@@ -84,12 +84,12 @@ def test_what_splash_cannot_do_in_a_row_is_done_without(rows):
     (dict(attention_impl="einsum"), "cpu", ""),
     (dict(attention_impl="xla"), "tpu", ""),
     (dict(attention_impl="splash"), "tpu", ""),
-    (dict(attention_impl="splash"), "cpu", "it is for tpu, this is cpu"),
+    (dict(attention_impl="splash"), "cpu", "it runs on tpu, not on cpu"),
     (dict(attention_impl="splash", positions="relative"), "tpu", "no bias of distances"),
     (dict(attention_impl="splash", window=4, global_tokens=1), "tpu", "no global tokens"),
     (dict(attention_impl="cudnn"), "gpu", "model.dtype is float32"),
     (dict(attention_impl="cudnn", dtype="bfloat16"), "gpu", ""),
-    (dict(attention_impl="cudnn", dtype="bfloat16"), "tpu", "it is for gpu, this is tpu"),
+    (dict(attention_impl="cudnn", dtype="bfloat16"), "tpu", "it runs on gpu, not on tpu"),
   ],
 )
 def test_what_a_kernel_lacks(settings, platform, message):

@@ -65,7 +65,7 @@ def test_a_variation_gives_what_transformers_gives_or_is_refused_by_name(name, t
   actual, refused = attempt(source, {key: value.astype(np.int32) for key, value in batch.items()})
   if refused:
     assert variation.note or name in REFUSED, refused
-    assert "config.json: " in refused or "is to be a copy of" in refused
+    assert "config.json: " in refused or "must be a copy of" in refused
     return
   with torch.no_grad():
     tensors = {key: torch.tensor(value) for key, value in batch.items()}

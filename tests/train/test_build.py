@@ -47,5 +47,5 @@ def test_settings_of_another_model_are_told(section, told):
 
 
 def test_a_prefix_is_nothing_for_an_lstm():
-  with pytest.raises(UserError, match=r"task.prefix: .* encoder-decoder can"):
+  with pytest.raises(UserError, match=r"task.prefix: .* use an encoder-decoder"):
     build_model(LSTM_OF, task(prefix=True), 0)

@@ -68,7 +68,7 @@ class Rendezvous(contextlib.AbstractContextManager):
         if count != self.count or index not in range(1, self.count):
           error = f"process 0 has --process_count={self.count}"
         elif index in self.connections:
-          error = f"there is a process {index} already"
+          error = f"another process has the index {index}"
         if error:
           _send(connection, dict(error=error))
           connection.close()
@@ -85,7 +85,7 @@ class Rendezvous(contextlib.AbstractContextManager):
     except TimeoutError:
       missing = sorted(set(range(self.count)) - {0, *self.connections})
       raise UserError(
-        f"{processes(missing)} of {self.count} did not come to {self.host}:{self.port} within"
+        f"{processes(missing)} of {self.count} did not connect to {self.host}:{self.port} within"
         f" {timeout:.0f} s (--start_timeout)"
       ) from None
 

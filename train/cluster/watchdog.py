@@ -39,10 +39,10 @@ class Watchdog(contextlib.AbstractContextManager):
         continue
       reported = self.since  # once for each silence
       with open(self.file, "a", encoding="utf-8") as file:
-        file.write(f"{time.ctime()}: nothing ended for {quiet:.0f} s, since {self.after}\n")
+        file.write(f"{time.ctime()}: no progress for {quiet:.0f} s, since {self.after}\n")
         file.write(stacks())
       logging.warning(
-        "nothing ended for %.0f s (watchdog_seconds), since %s; all threads' stacks are in %s",
+        "no progress for %.0f s (watchdog_seconds), since %s; all threads' stacks are in %s",
         quiet,
         self.after,
         self.file,

@@ -37,7 +37,7 @@ def read_bytes(path: str | os.PathLike, most: int = MOST_BYTES) -> bytes:
   path = pathlib.Path(path)
   try:
     if path.exists() and not path.is_file():  # a pipe or a device might never end
-      raise UserError(f"{path} is no file")
+      raise UserError(f"{path} is not a regular file")
     with open(path, "rb") as file:
       content = file.read(min(most, os.fstat(file.fileno()).st_size) + 1)
   except (OSError, ValueError) as error:  # ValueError: a zero in its name

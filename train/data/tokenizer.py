@@ -188,7 +188,7 @@ class Tokenizer:
       return self.specials[name]
     missing = f"the vocabulary has no {name}"
     if self.foreign:
-      raise UserError(f"{missing}, and it comes with the weights it was made for")
+      raise UserError(f"{missing}, and none can be added, as the vocabulary belongs to its weights")
     known = f" (it has {', '.join(self.languages)})" if LANGUAGE.match(f"{name} ") else ""
     raise UserError(f"{missing}{known}: train it with one, tokenizer.special=({name!r},)")
 

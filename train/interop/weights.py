@@ -46,7 +46,7 @@ class Tensors:
         slices = {stored: file.get_slice(stored) for stored in list(file.keys())}
       except (OSError, safetensors.SafetensorError) as error:
         raise UserError(
-          f"{path}: no whole safetensors file ({error}{_beyond(path)}); fetch it again"
+          f"{path}: not a complete safetensors file ({error}{_beyond(path)}); fetch it again"
         ) from error
       for stored, tensor in slices.items():
         # ESM and old BERTs have TensorFlow's names for the two weights of a norm
@@ -219,7 +219,7 @@ def read(
     elif name not in copies:
       wrong.append(f"{name} has no counterpart here")
     elif copies[name] in tensors and not np.array_equal(tensors[name], tensors[copies[name]]):
-      wrong.append(f"{name} is to be a copy of {copies[name]}, and is not")
+      wrong.append(f"{name} must be a copy of {copies[name]} and differs")
   if wrong:
     lines = indented(wrong, LISTED)
     raise UserError(f"{tensors.folder}: tensors do not fit a {family.model_type}:{lines}")

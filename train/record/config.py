@@ -164,7 +164,7 @@ def _module(path):
   except Exception as error:
     raise UserError(inside(path, error)) from error
   if not callable(getattr(module, "get_config", None)):
-    raise UserError(f"{path}: a config file defines get_config(arg), this one does not")
+    raise UserError(f"{path}: a config file must define get_config(arg)")
   return module
 
 

@@ -45,7 +45,7 @@ class Report:
   def note(self) -> str:
     """Returns the sentence that replaces a confusion matrix too wide for a table, or ""."""
     count = len(self.labels)
-    return f"The confusion of {count} labels is drawn only." if count > MOST_COLUMNS else ""
+    return f"The confusion of {count} labels is drawn, not printed." if count > MOST_COLUMNS else ""
 
 
 def class_report(predictions: Sequence[str], references: Sequence[str], kind="class") -> Report:

@@ -102,7 +102,7 @@ def make(settings, folder=None, shared=types.MappingProxyType({})) -> Task:
   task, style = _class(name)
   for key, value in style.items():
     if settings.setdefault(key, value) != value:
-      raise UserError(f"task.{key} is {settings[key]!r}: for another than {value!r} use span")
+      raise UserError(f"task.{key} is {settings[key]!r}: a {name} task has {value!r} (use span)")
   known = [field.name for field in dataclasses.fields(task)]
   if unknown := settings.keys() - set(known):
     key = min(unknown)
@@ -127,7 +127,7 @@ def _tokenizer(spec, data, folder) -> Tokenizer:
   if not path.exists():
     if spec["name"] == "file":
       if not spec.get("path"):
-        raise UserError("tokenizer.path is missing: it names the file of a tokenizer named file")
+        raise UserError("tokenizer.path is missing: a tokenizer named file is read from that path")
       Tokenizer.load(spec["path"]).save(path)
     else:
       splits = [sources.open_split(section, "train") for section in data]

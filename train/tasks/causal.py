@@ -59,7 +59,7 @@ class Causal(DecoderTask):
     if long := sum(len(ids) > length for ids in rows):
       logging.warning(
         f"of {len(rows)} inputs, {long} are longer than task.target_len={self.target_len} tokens"
-        " with bos: their end is read"
+        " with bos: only their end is read"
       )
     framed = [[*roles.first, *ids[max(len(ids) - length, 0) :]] for ids in rows]
     return Rows([row or [roles.start] for row in framed])
@@ -77,5 +77,5 @@ class Causal(DecoderTask):
 
   def hugging_face(self):
     if self.prefix:
-      raise UserError("task.prefix: no causal model of transformers sees a prefix whole")
+      raise UserError("task.prefix: no causal model of transformers attends to a whole prefix")
     return super().hugging_face()

@@ -90,7 +90,7 @@ class Classification(EncoderTask):
     """Formats the label and its probability, with `scores` all of them; or the number."""
     if self.regression:
       if scores:
-        raise UserError("--scores: a regression has none")
+        raise UserError("--scores: a regression has no probabilities")
       return output["text"]
     shown = list(output["probs"].items())[: None if scores else 1]
     return "\t".join(f"{label}\t{prob:.4f}" for label, prob in shown)
@@ -108,6 +108,6 @@ class Classification(EncoderTask):
 
   def hugging_face(self):
     if self.pool != "first":
-      raise UserError(f"task.pool={self.pool!r} has no counterpart: transformers pools the first")
+      raise UserError(f"task.pool={self.pool!r} has no counterpart in transformers")
     labels = ("value",) if self.regression else self.labels
     return HuggingFace("classification", labels, self.pool_activation)

@@ -23,14 +23,14 @@ class Reading(Settings):
   """The settings by which answers are chosen."""
 
   no_answer: bool = option(False, "a question may have no answer")
-  threshold: float = option(0.0, "by how much no answer must score better than the best span")
+  threshold: float = option(0.0, "score by which no answer must exceed the best span")
   max_answer: int = option(30, "tokens of an answer, at most")
   nbest: int = option(1, "answers to each question")
 
   def __post_init__(self):
     if not 1 <= self.nbest <= CANDIDATES or self.max_answer < 1:
       raise UserError(
-        f"nbest {self.nbest} must be 1 to {CANDIDATES}, and max_answer {self.max_answer} 1 or more"
+        f"nbest {self.nbest} must be 1 to {CANDIDATES}, and max_answer {self.max_answer} at least 1"
       )
 
 

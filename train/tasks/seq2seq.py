@@ -103,7 +103,7 @@ class DecoderTask(Task):
       useless, how = ("top_k", "top_p", "seed"), "does not sample (temperature 0)"
     for key in changes:
       if key in useless:
-        raise UserError(f"--{key} has no use, as decoding {how}: change that with --temperature")
+        raise UserError(f"--{key} has no effect, as decoding {how}: set --temperature")
     return settings
 
   def predict(self, model, batch, settings):

@@ -143,7 +143,7 @@ class Local:
 
   def __init__(self, runs: Sequence[Run], done: set[str], paths: Paths, jobs: int):
     if jobs < 1:
-      raise UserError(f"--jobs {jobs}: at least 1")
+      raise UserError(f"--jobs {jobs}: must be at least 1")
     self.paths, self.waiting, self.done = paths, list(runs), set(done)
     self.free = [Slot(number, jobs) for number in range(jobs)]
     self.running: dict[str, Job] = {}

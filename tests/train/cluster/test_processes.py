@@ -177,7 +177,7 @@ def test_another_config_is_told_by_both_with_what_differs(tmp_path):
 
 @pytest.mark.parametrize(
   "here, told",
-  [(0, "process 1 of 2 did not come to 127.0.0.1:"), (1, "process 0 at 127.0.0.1:")],
+  [(0, "process 1 of 2 did not connect to 127.0.0.1:"), (1, "process 0 at 127.0.0.1:")],
 )
 def test_a_process_that_does_not_come_is_named(here, told, tmp_path):
   run = Processes(tmp_path, 2, only=[here], timeout=1)
@@ -248,7 +248,10 @@ def test_who_drips_bytes_holds_process_0_no_longer_than_a_message_may_take(monke
   for thread in threads:
     thread.start()
   began = time.monotonic()
-  with Rendezvous("127.0.0.1", port, 2, 0) as here, pytest.raises(UserError, match="did not come"):
+  with (
+    Rendezvous("127.0.0.1", port, 2, 0) as here,
+    pytest.raises(UserError, match="did not connect"),
+  ):
     here.gather("{}", timeout=2)
   assert 1.5 < time.monotonic() - began < 60
   over.set()

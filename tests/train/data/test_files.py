@@ -227,7 +227,7 @@ def test_a_damaged_gz_is_reported(tmp_path, damage):
   path.write_bytes(
     {"cut": whole[:half], "flipped": whole[:half] + b"\0" * half, "plain": b"a\n"}[damage]
   )
-  with pytest.raises(UserError, match=r"x\.en\.gz: not a whole gzip file, it breaks after line"):
+  with pytest.raises(UserError, match=r"x\.en\.gz: not a complete gzip file, broken after line"):
     open_files({"text": str(path)})
 
 

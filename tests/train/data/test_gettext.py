@@ -128,7 +128,7 @@ def test_other_encodings_are_read(tmp_path):
     ("de.po", b'msgid "a\xff"\nmsgstr "b"\n', r"de\.po.* not a gettext catalog .*0xff"),
     ("de.mo", b"nothing of the kind", r"de\.mo: not a gettext catalog .*magic"),
     ("de.mo", b"\xde\x12\x04\x95\x00\x00", r"de\.mo: not a gettext catalog"),
-    ("de.whl", b"PK but no more", r"de\.whl: not a whole wheel .*; fetch it again"),
+    ("de.whl", b"PK but no more", r"de\.whl: not a complete wheel .*; fetch it again"),
   ],
 )
 def test_a_broken_file_is_reported_with_its_place(name, content, message, tmp_path):

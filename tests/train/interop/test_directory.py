@@ -180,7 +180,7 @@ def test_a_copy_that_differs_is_an_error(copy):
   save_file(tensors | {name: table}, folder / "model.safetensors")
   assert directory.Directory(folder).params
   save_file(tensors | {name: table + 1}, folder / "model.safetensors")
-  with pytest.raises(UserError, match=f"{name} is to be a copy"):
+  with pytest.raises(UserError, match=f"{name} must be a copy"):
     _ = directory.Directory(folder).params
 
 
@@ -188,7 +188,7 @@ def test_truncated_tensors_are_an_error(copy):
   folder = copy()
   path = folder / "model.safetensors"
   path.write_bytes(path.read_bytes()[:-100])
-  with pytest.raises(UserError, match=r"model\.safetensors: no whole safetensors file"):
+  with pytest.raises(UserError, match=r"model\.safetensors: not a complete safetensors file"):
     _ = directory.Directory(folder).params
 
 

@@ -63,7 +63,7 @@ def test_tensors_that_are_not_there_are_refused_before_any_is_made(tmp_path, hea
 @pytest.mark.parametrize("length", [2**63, 10**8 + 1, 10**7])
 def test_a_header_of_a_false_length_is_refused(tmp_path, length):
   written(tmp_path / "model.safetensors", {}, length=length)
-  with pytest.raises(UserError, match="no whole safetensors file"):
+  with pytest.raises(UserError, match="not a complete safetensors file"):
     Tensors(tmp_path)
 
 

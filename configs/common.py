@@ -1,4 +1,4 @@
-"""Parts that config files share: their arguments, splits of data, and the recipe of fine-tuning."""
+"""Defines what config files share: arguments, splits of data, and the recipe of fine-tuning."""
 
 import ast
 import dataclasses
@@ -35,7 +35,7 @@ class Argument:
 
   @property
   def value(self):
-    """The default."""
+    """Returns the default."""
     return self.default[0] if isinstance(self.default, tuple) else self.default
 
   def usage(self, name: str) -> str:

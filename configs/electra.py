@@ -1,10 +1,10 @@
 """python -m train.main --config configs/electra.py:data=DIR --workdir runs/electra
 
-Replaced-token detection (ELECTRA: Clark et al. 2020) on the texts of a folder or glob, the last
-fiftieth of each file held out: an encoder of about 10 million parameters learns which words a small
-masked language model has replaced. Fine-tuning takes its weights by init=RUN (configs/classify.py).
-size=small and size=base are the paper's (table 6), for accelerators: with steps=1000000,peak=5e-4
-and with steps=766000,peak=2e-4.
+Learns to detect replaced tokens (ELECTRA: Clark et al. 2020) on the texts of a folder or glob, with
+the last fiftieth of each file held out: an encoder of about 10 million parameters learns which
+words a small masked language model has replaced. Fine-tuning takes the encoder's weights by
+init=RUN (configs/classify.py). size=small and size=base are the paper's models (table 6), for
+accelerators; the paper trains them with steps=1000000,peak=5e-4 and with steps=766000,peak=2e-4.
 """
 
 from configs import common, sections

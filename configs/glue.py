@@ -1,7 +1,7 @@
 """python -m train.main --config configs/glue.py:name=rte,init=runs/mlm --workdir runs/rte
 
-A task of GLUE as TFDS prepared it (`glue/NAME`). The labels of its test split are secret, so the
-validation split serves as both.
+Learns a task of GLUE from the data as TFDS prepares them (`glue/NAME`). The labels of the test
+split are secret, so the validation split serves as both.
 
 Expected: Devlin et al. 2019, table 1, has the test scores of BERT (base: 79.6 on average).
 """

@@ -1,6 +1,6 @@
 """python -m train.main --config configs/mixture.py:data=DIR --workdir runs/mixture
 
-Translation mixed with denoising: Multi30k's captions (configs/multi30k.py, recipe quick), and
+Mixes translation with denoising: Multi30k's captions (configs/multi30k.py, recipe quick), and
 German captions with spans to fill in (Raffel et al. 2020, figure 2). Evaluation uses the same
 mixture; decoding and BLEU are those of translation.
 """

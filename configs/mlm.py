@@ -1,8 +1,8 @@
 """python -m train.main --config configs/mlm.py:data=DIR --workdir runs/mlm
 
-Masked language modelling (Devlin et al. 2019) with an encoder of about 10 million parameters on the
-texts of a folder or glob; the last fiftieth of each file is held out. size=base and size=large are
-BERT's, with its batches of 256 rows of 512 tokens, for accelerators (see train.plan).
+Trains a masked language model (Devlin et al. 2019), an encoder of about 10 million parameters, on
+the texts of a folder or glob; the last fiftieth of each file is held out. size=base and size=large
+are BERT's models with BERT's batches of 256 rows of 512 tokens, for accelerators (see train.plan).
 
 Time: 50 minutes of one CPU core for 1,600 updates of 16 rows on 3.3 million words of prose and
 plays with rate=0.3. Expected: a perplexity of 75.1 of the masked words

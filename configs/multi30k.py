@@ -1,7 +1,8 @@
 """python -m train.main --config configs/multi30k.py:data=DIR --workdir runs/multi30k
 
-Multi30k image captions, English to German. DIR holds `train.en.gz`, `train.de.gz`, ... (raw text),
-or with form=wu2021 the files that Wu et al. 2021 published (lowercased, tokenised, BPE pieces).
+Translates Multi30k's image captions from English to German. The folder holds `train.en.gz`,
+`train.de.gz`, ... (raw text), or with form=wu2021 the files that Wu et al. 2021 published
+(lowercased, tokenised, BPE pieces).
 
 recipe=quick. Time: 12 minutes on two CPU cores. Expected: 32 BLEU on test_2016_flickr (measured:
 33.4 cased sacreBLEU with beam 4; with 1,200 steps, in 15 minutes, 34.5). With model=lstm: 2 + 2

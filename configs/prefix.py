@@ -1,8 +1,8 @@
 """python -m train.main --config configs/prefix.py:data=DIR --workdir runs/prefix
 
-A prefix language model (Raffel et al. 2020): model=encoder_decoder encodes the beginning of each
-window and learns the rest; model=decoder does both with one stack, and attends to the beginning in
-both directions.
+Trains a prefix language model (Raffel et al. 2020). model=encoder_decoder encodes the beginning of
+each window and learns the rest; model=decoder does both with one stack, and attends to the
+beginning in both directions.
 """
 
 from configs import common, span

@@ -1,8 +1,8 @@
 """python -m train.main --config configs/qa.py:train=a.json,init=runs/mlm --workdir runs/qa
 
-Answers as spans of a text, from SQuAD's JSON (.gz or not); long texts are read in windows. Without
-a validation file the last tenth of train's articles is held out (of its paragraphs, if there are
-fewer than ten articles).
+Learns answers as spans of a text, from SQuAD's JSON (.gz or not); long texts are read in windows.
+Without a validation file, the last tenth of the training articles is held out (of the paragraphs,
+if there are fewer than ten articles).
 """
 
 from configs import common

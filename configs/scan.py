@@ -1,6 +1,6 @@
 """python -m train.main --config configs/scan.py --workdir runs/scan
 
-SCAN (Lake & Baroni 2018), from commands to actions. The data are made from its grammar.
+Learns SCAN (Lake & Baroni 2018): commands to actions, generated from a grammar.
 
 Time: 5 minutes on two CPU cores; with model=lstm a step takes 1.5 to 1.9 times as long.
 Expected: 99.5% exact match on the test commands of the simple split (measured: 99.57, greedy; with

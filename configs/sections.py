@@ -1,4 +1,4 @@
-"""Recipes of models and optimizers that several config files share.
+"""Defines recipes of models and optimizers that several config files share.
 
 A recipe has only what is not a default: train/resolve.py adds the rest.
 """

@@ -1,9 +1,9 @@
 """python -m train.main --config configs/span.py:data=DIR --workdir runs/span
 
-Denoising with an encoder-decoder (Raffel et al. 2020) of about 10 million parameters on the texts
-of a folder or glob; the last fiftieth of each file is held out. size=base, large, 3b and 11b are
-T5's, with batches of 2,048 rows of 512 tokens, the largest two with weights split over 32 devices:
-for accelerators (see train.plan).
+Learns denoising with an encoder-decoder (Raffel et al. 2020) of about 10 million parameters on the
+texts of a folder or glob; the last fiftieth of each file is held out. size=base, large, 3b and 11b
+are T5's models, with batches of 2,048 rows of 512 tokens, for accelerators (see train.plan); the
+largest two split their weights over 32 devices.
 
 Time: 14 minutes of one CPU core for 600 updates of 16 rows on 3.3 million words of prose and plays.
 Expected: a perplexity of 145.0.

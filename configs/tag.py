@@ -1,7 +1,7 @@
 """python -m train.main --config configs/tag.py:data=DIR,init=runs/mlm --workdir runs/tags
 
-A tag for each word: files train, dev and test in a folder, in columns (`word<TAB>tag`, CoNLL) or in
-CoNLL-U (its UPOS).
+Learns a tag for each word from the files train, dev and test of a folder, in columns
+(`word<TAB>tag`, CoNLL) or in CoNLL-U (of which UPOS is read).
 """
 
 from configs import common

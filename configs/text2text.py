@@ -1,7 +1,7 @@
 """python -m train.main --config configs/text2text.py:task=classify,data=DIR,init=runs/span \\
     --workdir runs/sst2_t2t
 
-Labelled data as text in, text out, with an encoder-decoder (Raffel et al. 2020, section 2.4): the
+Learns labelled data as text to text with an encoder-decoder (Raffel et al. 2020, section 2.4): the
 decoder writes the class, the number, the tags or the answer, greedily. The folder holds train.tsv,
 dev.tsv and test.tsv (`text<TAB>label`); train, dev and test in columns or CoNLL-U; or train.json,
 dev.json and test.json (SQuAD).

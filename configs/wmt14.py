@@ -1,7 +1,7 @@
 """python -m train.main --config configs/wmt14.py:size=base --workdir runs/wmt14_base
 
-WMT14 German-English through TensorFlow Datasets (`wmt14_translate/de-en`, English to German), the
-recipe of Vaswani et al. 2017, section 5.
+Translates WMT14 from English to German, read through TensorFlow Datasets (`wmt14_translate/de-en`),
+by the recipe of Vaswani et al. 2017, section 5.
 
 Time: days on 8 GPUs for 100,000 (base) or 300,000 (big) steps of 25,000 target tokens.
 Expected: their table 2, newstest2014, with checkpoints averaged and compounds split: base 27.3, big

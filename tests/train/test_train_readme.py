@@ -89,7 +89,7 @@ def rooms(kind: str) -> list[str]:
 
 
 def test_its_map_names_every_file_and_folder_once():
-  named = [name for kind in ("commands", "main path", "rooms") for name in rooms(kind)]
+  named = [name for kind in ("commands", "main path", "packages") for name in rooms(kind)]
   files = {path.name for path in FOLDER.glob("*.py")} - {"__init__.py"}
   folders = {f"{path.parent.name}/" for path in FOLDER.glob("*/__init__.py")}
   assert sorted(named) == sorted(files | folders)

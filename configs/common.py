@@ -183,8 +183,8 @@ def pretrain(arg, *, batch_size: int, vocab_size: int, task: dict, **more) -> Co
 def fine_tune(task: dict, arg, *, best_metric: str, decoder: bool = False) -> ConfigDict:
   """Returns a run on labelled data of an encoder, or with `decoder` of an encoder-decoder.
 
-  It starts from a pre-trained model (arg.init) or from random weights, with another run's tokenizer
-  (arg.tokenizer) or one trained on its own data.
+  The run starts from a pre-trained model (arg.init) or from random weights, with another run's
+  tokenizer (arg.tokenizer) or one trained on its own data.
   """
   if arg.init and arg.tokenizer:
     raise ValueError("init=RUN brings its tokenizer: tokenizer=RUN is for random weights")

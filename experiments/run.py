@@ -7,7 +7,7 @@ after any interruption. A run that starts from another's weights waits for it.
 --dry_run prints the commands. --report writes report.md and copies of the results under
 experiments/results, experiments/RESULTS.md, and report.html into the folder of the runs; without an
 experiment file it writes RESULTS.md alone. --check compares with the paper's numbers and exits 1
-where one is outside its tolerance. These three start no run.
+where one is outside its tolerance. These three flags start no run.
 """
 
 import pathlib

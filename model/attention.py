@@ -25,7 +25,7 @@ class Memory(NamedTuple):
 class Attention(nnx.Module):
   """Multi-head attention (Vaswani et al. 2017, section 3.2.2).
 
-  It is grouped-query attention where num_kv_heads < num_heads (Ainslie et al. 2023).
+  With num_kv_heads < num_heads it is grouped-query attention (Ainslie et al. 2023).
   """
 
   def __init__(self, cfg: TransformerConfig, *, rngs: nnx.Rngs):

@@ -114,8 +114,8 @@ class Checkpoints(contextlib.AbstractContextManager):
     """Returns the weights of `latest`, `best` or a step, or the mean weights of the last N
     checkpoints (`average:N`) or of some steps (`average:STEP,STEP,...`).
 
-    They are placed as `like` is, a tree of arrays or ShapeDtypeStructs with shardings. Without
-    `like` they are numpy arrays, whatever devices they were saved from.
+    The weights are placed as `like` is, a tree of arrays or ShapeDtypeStructs with shardings, and
+    without `like` are numpy arrays, whatever devices saved them.
     """
     loaded = [self._load_params(step, like) for step in self.steps(which)]
     if len(loaded) == 1:

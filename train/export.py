@@ -1,9 +1,10 @@
 """python -m train.export --workdir runs/sst2 --checkpoint best --out DIR [--format ctranslate2]
 
 Writes a trained run, or hf:DIR, as a Hugging Face directory (config.json, model.safetensors and a
-tokenizer) that `transformers` loads with its Auto classes. Its family is one that can express all
-settings of the run; if there is none, the error names the settings without a counterpart. --format
-ctranslate2 converts the result for CTranslate2 (needs ctranslate2, transformers and torch).
+tokenizer) that `transformers` loads with its Auto classes. The directory's family can express all
+settings of the run; without such a family, the error names the settings without a counterpart.
+--format ctranslate2 converts the result for CTranslate2 (needs ctranslate2, transformers and
+torch).
 """
 
 import importlib.util

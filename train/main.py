@@ -87,7 +87,7 @@ def build_parser(config, processes) -> argparse.ArgumentParser:
   add(
     "--print_config",
     action="store_true",
-    help="prints the whole config as it would run; a * marks what is not its default",
+    help="prints the whole config as it would run; a * marks a value that is not the default",
   )
   add("--json", action="store_true", help="prints it as JSON, as in the workdir's config.json")
   processes.add_arguments(parser)

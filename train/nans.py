@@ -21,8 +21,8 @@ SHOWN = 5  # lines of ours, weights
 def watch(train_step: Callable, task, graph, seed: int) -> Callable:
   """Returns `train_step`, which raises a UserError for an update that is skipped as not finite.
 
-  It waits for each step. The batch of such an update is computed again without microbatches, with
-  a check after each operation of loss and gradient.
+  The function waits for each step. The batch of such an update is computed again without
+  microbatches, with a check after each operation of loss and gradient.
   """
 
   def step(state, batch):

@@ -89,7 +89,7 @@ class _Run:
 
   def task(self, pair=False):
     if pair:
-      raise UserError("--pair is for hf:DIR; a run knows whether it classifies pairs")
+      raise UserError("--pair is for hf:DIR; the config of a run has this setting")
     return tasks.build(self.config.task, self.path)
 
 
@@ -224,9 +224,9 @@ def _check_vocabulary(origin: Pretrained, tokenizer: Tokenizer) -> None:
   """Raises UserError if the origin's ids mean other tokens: equal shapes would hide the error."""
   if origin.tokenizer and origin.tokenizer.fingerprint != tokenizer.fingerprint:
     raise UserError(
-      f"init_from.workdir {origin.name}: its tokenizer is another than this run's. Take it too"
-      f" (task.tokenizer=dict(name='file', path='{origin.tokenizer_path}'); configs do with"
-      f" init={origin.name}), or leave the embeddings (init_from.skip='embedding/embedding$')"
+      f"init_from.workdir {origin.name}: its tokenizer is not this run's. Take that one too"
+      f" (task.tokenizer=dict(name='file', path='{origin.tokenizer_path}'); configs do so by"
+      f" init={origin.name}), or skip the embeddings (init_from.skip='embedding/embedding$')"
     )
 
 

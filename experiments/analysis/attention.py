@@ -136,7 +136,7 @@ def make_inputs(task, graph, params, text: str, target: str | None) -> Inputs:
   if not task.target_len:
     return Inputs(batch, [], [], 0)
   if target is None:
-    # the model's best output, decoded as its config says, with forced first tokens
+    # the model's best output, decoded by its config, with forced first tokens
     output = jax.device_get(make_predict_step(task, graph)(params, batch, task.settings()))
     writes = [*roles.target_first] if task.source_len and roles.force else []
     writes += output["tokens"][0, 0, : output["lengths"][0, 0]].tolist()

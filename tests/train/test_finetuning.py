@@ -109,5 +109,5 @@ def test_weights_of_another_vocabulary_are_not_taken(mlm, corpus, tmp_path):
   changes = {"init_from.workdir": str(mlm[0]), "init_from.skip": ("^head/", "^output_bias")}
   changes["task.tokenizer.vocab_size"] = 440
   (tmp_path / "tokenizer.json").write_text("")  # of a start that saved nothing
-  with pytest.raises(UserError, match="its tokenizer is another than this run's"):
+  with pytest.raises(UserError, match="its tokenizer is not this run's"):
     train_config("tag.py:small,suffix=.conll,data={folder}", corpus, tmp_path, **changes)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 
 class UserError(Exception):
-  """A mistake of the user. Its message names what is wrong, where (file, line, key) and what to do.
+  """A mistake of the user; its message names what is wrong, where (file, line, key) and what to do.
 
   Every command prints the message and exits 2.
   """

@@ -61,7 +61,7 @@ def prepare(
 ) -> tuple[pathlib.Path, tuple[str, ...]]:
   """Returns the folder of the split's records, which TFDS can open, and the names of their fields.
 
-  The folder is named by the digest of the content. It is written if it is missing or damaged.
+  The folder is named by the digest of the content, and is written if it is missing or damaged.
 
   A split is a mapping from field to path or glob of line-aligned text, or one path or glob of .tsv
   (no header, exactly `columns`) or .jsonl (objects with the keys `columns`); any of them may be

@@ -19,8 +19,8 @@ class MixedItems:
   """The items of all parts, indexed one part after another.
 
   Each block of BLOCK positions in the stream holds every part as often as its rate demands, in
-  random order; a part's own items come in its own order, epoch by epoch. So the item at a position
-  is computed without the positions before it.
+  random order; a part's own items come in its own order, epoch by epoch. The item at a position is
+  therefore computed without earlier positions.
   """
 
   parts: Mapping[str, items.Items]

@@ -52,11 +52,11 @@ class Pieces:
     """Returns the number of bytes of text that a piece stands for.
 
     The sum over a text's pieces is the text's UTF-8 length for bytes, for characters (without the
-    unknown ones) and for GPT-2's pieces. It is 1 more for bpe and unigram, which put a blank in
-    front unless there is one. Each known word of a word tokenizer counts with one blank. The sum is
-    approximate for SentencePiece, which puts a blank in front and may drop and change characters,
-    and for WordPiece, where each piece that begins a word (punctuation too) counts with a blank and
-    accents are lost.
+    unknown ones) and for GPT-2's pieces. The sum is 1 more for bpe and unigram, which put a blank
+    in front unless there is one. Each known word of a word tokenizer counts with one blank. The sum
+    is approximate for SentencePiece, which puts a blank in front and may drop and change
+    characters, and for WordPiece, where each piece that begins a word (punctuation too) counts with
+    a blank and accents are lost.
     """
     if not self._foreign or self._bytes:
       return len(token) if self._bytes else len(token.encode()) + self._words

@@ -98,7 +98,7 @@ def field(theirs: str | tuple[str, ...], ours: str, default, *conversions: Calla
   return Setting((theirs,) if isinstance(theirs, str) else theirs, ours, default, *conversions)
 
 
-# Their names of activations -> ours; of several for one, the first is written.
+# Hugging Face's names of activations -> ours; of several for one, the first is written.
 ACTIVATIONS = {
   "relu": "relu",
   "gelu": "gelu",

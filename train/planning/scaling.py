@@ -28,8 +28,8 @@ def project(plan: Plan, rows: int) -> dict[int, dict[str, float]]:
 def _project_to(plan: Plan, rows: int, chips: int) -> dict[str, float] | None:
   """Returns a step's projection to so many chips, or None if the mesh cannot divide them.
 
-  The mesh grows along data alone. Its collectives along data run in longer rings, and between
-  slices at the network's speed.
+  The mesh grows along data alone: collectives along data run in longer rings, and between slices at
+  the network's speed.
   """
   chip = plan.topology.chip
   data, rest = divmod(chips, plan.mesh["fsdp"] * plan.mesh["tensor"])

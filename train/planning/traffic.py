@@ -6,7 +6,7 @@ updates only a part, that part counts. Caches are ignored.
 
 from train.planning.operations import Operation
 
-# These move nothing, or call computations that are counted by themselves.
+# These operations move nothing, or call computations that are counted by themselves.
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota"}
 FREE |= {"while", "conditional", "call", "async-start", "async-done", "copy-done", "partition-id"}
 SLICES = ("dynamic-slice", "slice", "gather")

@@ -61,7 +61,7 @@ class Cost:
 def cpu_peak(again: bool = False) -> float:
   """Returns the FLOP/s of XLA's float32 matrix product on this machine's cores.
 
-  It is measured once and kept in the cache folder; `again` measures and keeps it anew.
+  The rate is measured once and kept in the cache folder; `again` measures and keeps it anew.
   """
   cores = len(os.sched_getaffinity(0))
   file = cache_dir("speed") / f"{platform.node()}-{cores}-cores.json"

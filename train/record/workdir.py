@@ -175,7 +175,7 @@ def _lock(path):
       f"{path}: in use by {holder}. Wait for it, stop it, or use another --workdir"
     ) from None
   except OSError as error:
-    logging.warning("%s: this file system has no locks (%s); start one run in it", path, error)
+    logging.warning("%s: this file system has no locks (%s); start only one run in it", path, error)
   os.ftruncate(lock, 0)
   os.pwrite(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
   return lock

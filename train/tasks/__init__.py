@@ -77,8 +77,8 @@ def prediction_options() -> dict[str, list[dataclasses.Field]]:
 
 
 def build(cfg, workdir) -> Task:
-  """Returns the task of a config section. Its tokenizer and labels are the workdir's, made from the
-  training split first if they are missing."""
+  """Returns the task of a config section, with the tokenizer and labels of the workdir, which are
+  made from the training split first if they are missing."""
   settings, folder = cfg.to_dict(), pathlib.Path(workdir)
   if settings["name"] != "mixture":
     tokenizer = _tokenizer(settings.pop("tokenizer"), [settings["data"]], folder)

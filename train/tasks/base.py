@@ -188,7 +188,7 @@ class Task(Predictor, Objective):
   """An objective and a predictor in one dataclass, whose fields are the config's section.
 
   A subclass adds its settings as fields, `loss_key`, and the methods that raise NotImplementedError
-  in its bases. It has a loss and no score unless it adds `has_score` and `score`.
+  in its bases. A subclass without `has_score` and `score` has a loss alone.
   """
 
   def __post_init__(self):

@@ -200,13 +200,13 @@ class SlurmTask:
     return DelayedSubmission(SlurmTask(self.run, self.paths))
 
 
-# Those of submitit for bad settings and a SLURM that refuses.
+# What submitit raises for bad settings, and where SLURM refuses a job.
 SUBMIT_ERRORS = RuntimeError, ValueError, TypeError, NameError, OSError
 
 
 def submit(runs: Sequence[Run], done: set[str], paths: Paths, jobs: int, settings: str, name: str):
-  """Submits an array of jobs to SLURM, and for runs that start from their weights a later array.
-  `settings` are submitit's: timeout_min=600,gpus_per_node=1,..."""
+  """Submits an array of jobs to SLURM, and a later array for runs that start from these jobs'
+  weights. `settings` are submitit's: timeout_min=600,gpus_per_node=1,..."""
   needed = "--launcher slurm needs pip install -r requirements-experiments.txt"
   with as_user_error(needed, ImportError):
     import submitit

@@ -141,7 +141,7 @@ class Experiment:
 
 
 def load(path: str, scale: str = "small") -> Experiment:
-  """Reads an experiment file. Raises UserError where it is none, two runs share a name, a run
+  """Reads an experiment file. Raises UserError where the file is none, two runs share a name, a run
   starts from a run that does not precede it, or a pattern of EXPECTED matches no run."""
   file = pathlib.Path(path)
   if not file.is_file():

@@ -29,7 +29,7 @@ Row = list[tuple[int, int]]
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """The shape of a batch. At most one side has length 0: it is absent."""
+  """The shape of a batch. A side of length 0 is absent; at most one side is."""
 
   batch_size: int  # rows of the global batch, all processes together
   source_len: int
@@ -218,7 +218,7 @@ class Batches(Iterator, contextlib.AbstractContextManager):
     return {**self._state, "carried": list(self._state["carried"]), **self._identity}
 
   def set_state(self, state: Mapping) -> None:
-    """Moves to a saved position; raises UserError for one in other data or another order."""
+    """Moves to a saved position; raises UserError for a position in other data or another order."""
     for key, value in self._identity.items():
       if state[key] != value:
         raise UserError(

@@ -107,7 +107,7 @@ def check_rate(rate: float) -> None:
 
 
 def number_chosen(length: int, rate: float) -> int:
-  """Returns how many of `length` tokens are hidden: at least one, and not all."""
+  """Returns how many of `length` tokens are hidden: at least one token, and not all."""
   return min(max(round(length * rate), 1), length - 1)
 
 

@@ -171,8 +171,8 @@ def read_pairs(
   multilingual: bool,
   words: tuple[int, int],
 ) -> list[dict]:
-  """Reads the distinct pairs of the catalogs whose English is not in the `seen` ones, and logs how
-  many are left out, by reason."""
+  """Reads the distinct pairs of the catalogs whose English is not in `seen`, and logs how many are
+  left out, by reason."""
   seen_keys = {_word_key(source) for catalog in seen for source, _, _ in _read(catalog)}
   pairs, dropped = {}, collections.Counter()
   for catalog in catalogs:

@@ -20,7 +20,7 @@ def parse_number(label: str) -> float:
 class Classes(LabelLayout):
   """Lays out one or two texts, their class (without `labels`, a number) on the first token.
 
-  A missing label, and one that is not in `labels`, has weight 0.
+  A label that is missing, or is not in `labels`, has weight 0.
   """
 
   fields: tuple[str, ...]  # one text, or two

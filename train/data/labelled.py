@@ -1,4 +1,4 @@
-"""Makes items of labelled examples for an encoder (classes, tags, answers); long ones as windows.
+"""Makes items of labelled examples (classes, tags, answers) for an encoder, long ones as windows.
 
 An example is a head, a body and eos. The head is the first special token and, for two texts, the
 first one with its separator. The body may be cut into windows, each of which repeats the head. A

@@ -70,7 +70,7 @@ class Pieces:
   def starts_word(self, token: str) -> bool:
     """Returns True if a piece begins a word, which is a blank and the characters after it.
 
-    All pieces of a word tokenizer do, and all of WordPiece's that do not continue a word.
+    All pieces of a word tokenizer begin a word, and all of WordPiece's that do not continue one.
     """
     if self._continuation:
       return not token.startswith(self._continuation)

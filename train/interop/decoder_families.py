@@ -68,7 +68,7 @@ GPT2 = Family(
 
 def _rope(config, _):
   """Returns the base of rotary positions from `rope_parameters`, where newer files have it; raises
-  UserError for scaled ones."""
+  UserError for scaled positions."""
   given = config.get("rope_parameters") or {}
   for name in ("rope_parameters", "rope_scaling"):
     scaling = config.get(name) or {}

@@ -1,4 +1,4 @@
-"""Defines what a family of Hugging Face's models is: a table of tensors and one of settings.
+"""Defines what a family of Hugging Face's models is: a table of tensors and a table of settings.
 
 Each table serves to import and to export. A family is one value of config.json's `model_type`; the
 tables are in encoder_families.py, decoder_families.py and encoder_decoder_families.py.

@@ -105,7 +105,7 @@ def _lines(path) -> list[str]:
 
 
 def _vocabulary(path) -> dict[str, int]:
-  """Returns token -> line; the later of two equal ones counts, as in transformers."""
+  """Returns token -> line; the later of two equal tokens counts, as in transformers."""
   return {token: i for i, token in enumerate(_lines(path))}
 
 
@@ -129,7 +129,8 @@ def _wordpiece(settings, path) -> Inner:
 
 
 def _esm(settings, path) -> Inner:
-  """Builds the tokenizer of a protein's letters; text between known ones is one unknown token."""
+  """Builds the tokenizer of a protein's letters; text between known letters is one unknown
+  token."""
   vocab = _vocabulary(path)
   inner = Inner(models.WordLevel(vocab, unk_token=settings.get("unk_token", "<unk>")))
   names = [name for name in vocab if re.fullmatch(r"<\w+>", name)]
@@ -160,8 +161,8 @@ def _byte_level(settings, path, merges) -> Inner:
 
 
 def _add_tokens(folder, inner: Inner, settings) -> None:
-  """Adds the tokens of added_tokens.json and tokenizer_config.json; raises UserError if one gets
-  another id than it has there."""
+  """Adds the tokens of added_tokens.json and tokenizer_config.json; raises UserError if a token
+  gets an id other than the file's."""
   tokens = {}
   if (path := folder / "added_tokens.json").exists():
     added = json_files.read(path, dict[str, int])
@@ -225,7 +226,7 @@ def _pegasus(settings, path) -> Inner:
 
 def _marian(folder) -> tuple[Inner, Inner, int]:
   """Builds the tokenizers of sources and targets from two SentencePiece models. vocab.json has the
-  ids of their pieces; a piece without one is unknown."""
+  ids of their pieces; a piece without an id is unknown."""
   paths = [folder / name for name in ("source.spm", "target.spm", "vocab.json")]
   if missing := [path.name for path in paths if not path.exists()]:
     raise UserError(f"{folder} has no {', '.join(missing)}: copy it from where the others are from")

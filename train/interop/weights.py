@@ -106,8 +106,9 @@ def _files(folder) -> list[pathlib.Path]:
 
 
 def check_sizes(tensors: Tensors, family: Family, model: Mapping, where) -> None:
-  """Raises UserError if a model (the fields of TransformerConfig) is larger than its tensors; to be
-  called before it is built. `read` names the tensors that do not fit one of reasonable size."""
+  """Raises UserError if a model (the fields of TransformerConfig) is larger than its tensors; must
+  be called before the model is built. `read` names tensors that misfit a model of reasonable
+  size."""
   for side in ("encoder", "decoder"):
     names = [row.theirs for row in family.rows if row.ours.startswith(f"{side}/blocks/")]
     layer = re.compile("|".join(re.escape(name).replace(r"\{\}", r"(\d{1,9})") for name in names))

@@ -102,8 +102,8 @@ def canonical(model: Mapping, kind: str) -> dict:
 def best(model: Mapping, kind: str, pool_activation: str, first: str = "") -> Fit:
   """Returns the fit of the family that can express the model.
 
-  Of several it is `first` (a model_type), else the one with the fewest weights. Raises UserError,
-  which names the settings that the nearest family lacks, if there is none.
+  Of several families it is `first` (a model_type), else the family with the fewest weights. Raises
+  UserError, which names the settings that the nearest family lacks, if no family can.
   """
   model = dict(model)
   if (name := model.pop("name", "transformer")) != "transformer":

@@ -13,7 +13,7 @@ def tests(runs: Sequence[TrainedRun], split: str, evaluation: str, samples: int)
   """Tests whether the scores of each run differ from the first's by more than chance.
 
   `evaluation` is the name of what train.evaluate wrote, such as best-beam4; "" for the newest that
-  all runs have, or else each one's newest. Raises UserError where outputs have other references.
+  all runs have, or else each run's newest. Raises UserError where outputs have other references.
   """
   notes, available = [], {}
   for run in runs:

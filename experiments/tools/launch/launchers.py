@@ -49,7 +49,8 @@ def commands(run: Run, paths: Paths) -> list[list[str]]:
 
 
 def bind_to_parent(command: Sequence[str], cores: Sequence[int] = ()) -> list[str]:
-  """Returns the command as one that gets SIGTERM when this process dies; no cores: all of them."""
+  """Returns the command as one that gets SIGTERM when this process dies; without `cores` it may use
+  all cores."""
   python = [sys.executable, "-I", "-S", "-c", BIND, str(os.getpid())]
   return [*python, ",".join(map(str, cores)), *command]
 
@@ -178,7 +179,8 @@ class Local:
 
 
 class SlurmTask:
-  """The function that SLURM calls for a run; when its time is up it saves and is queued again."""
+  """The function that SLURM calls for a run; when the time is up, the run saves and is queued
+  again."""
 
   def __init__(self, run: Run, paths: Paths):
     self.run, self.paths, self.job = run, paths, None

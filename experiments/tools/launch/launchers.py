@@ -49,8 +49,7 @@ def commands(run: Run, paths: Paths) -> list[list[str]]:
 
 
 def bind_to_parent(command: Sequence[str], cores: Sequence[int] = ()) -> list[str]:
-  """Returns the command as one that gets SIGTERM when this process dies; without `cores` it may use
-  all cores."""
+  """Returns a command that gets SIGTERM when this process dies, on `cores` (none: on all)."""
   python = [sys.executable, "-I", "-S", "-c", BIND, str(os.getpid())]
   return [*python, ",".join(map(str, cores)), *command]
 

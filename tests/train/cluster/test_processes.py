@@ -54,7 +54,8 @@ class Processes:
     """only: starts no others. odd: more arguments of the last."""
     self.folder, port = folder, free_port()
     folder.mkdir(exist_ok=True)
-    environment = dict(os.environ, JAX_NUM_CPU_DEVICES=str(devices // count), XLA_FLAGS="")
+    flags = os.environ["SCRIPTORIUM_TEST_XLA_FLAGS"]
+    environment = dict(os.environ, JAX_NUM_CPU_DEVICES=str(devices // count), XLA_FLAGS=flags)
     self.running = {}
     for index in range(count) if only is None else only:
       command = [*(sys.executable, "-m", "train.main"), f"--workdir={folder / 'run'}", *RUN]
@@ -148,7 +149,8 @@ def test_processes_find_each_other_in_the_environment_of_slurm(tmp_path):
   command += ["--coordinator=auto", "--start_timeout=200"]
   running = []
   for index in map(str, range(2)):
-    own = dict(SLURM_PROCID=index, SLURM_LOCALID=index, JAX_NUM_CPU_DEVICES="2", XLA_FLAGS="")
+    own = dict(SLURM_PROCID=index, SLURM_LOCALID=index, JAX_NUM_CPU_DEVICES="2")
+    own |= dict(XLA_FLAGS=os.environ["SCRIPTORIUM_TEST_XLA_FLAGS"])
     with open(tmp_path / f"{index}.txt", "w", encoding="utf-8") as file:
       running.append(
         subprocess.Popen(command, stdout=file, stderr=file, env=dict(os.environ, **job, **own))

@@ -12,9 +12,7 @@ from train.record import workdir
 
 CONFIGS = [
   "scan.py:small",
-  "scan.py:small,model=lstm",
   "multi30k.py:small,data={folder}",
-  "catalogs.py:small,target=all,data={folder}",
   "wmt14.py:small",
   "mixture.py:small,data={folder}",
   "causal.py:small,data={folder}/prose/*.txt",
@@ -25,18 +23,12 @@ CONFIGS = [
   "classify.py:small,data={folder},dev=25%",
   "tag.py:small,data={folder},suffix=.conll",
   "qa.py:small,train={folder}/train.json,test={folder}/test.json",
-  "glue.py:small,name=cola",
   "text2text.py:small,data={folder}",
-]
-# A config file without an entry, a new one, is tried on the prose.
-CONFIGS += [
-  f"{name}.py:small,data={{folder}}/prose"
-  for name in listing.names()
-  if not any(text.startswith(f"{name}.py") for text in CONFIGS)
 ]
 # At `small` each does nearly what one of the above does.
 ALIKE = [
   "scan.py:small,split=length,positions=rotary",
+  "scan.py:small,model=lstm",
   "multi30k.py:small,model=lstm,data={folder}",
   "multi30k.py:small,recipe=tiny,form=wu2021,data={folder}",
   "wmt14.py:small,size=big",
@@ -47,7 +39,15 @@ ALIKE = [
   "electra.py:small,size=base,data={folder}/prose",
   "span.py:small,size=11b,data={folder}/prose",
   "span.py:small,data={folder}/prose,rate=0.5",
+  "catalogs.py:small,target=all,data={folder}",
+  "glue.py:small,name=cola",
   "glue.py:small,name=stsb",
+]
+# A config file without an entry, a new one, is tried on the prose.
+CONFIGS += [
+  f"{name}.py:small,data={{folder}}/prose"
+  for name in listing.names()
+  if not any(text.startswith(f"{name}.py") for text in CONFIGS + ALIKE)
 ]
 
 

@@ -32,7 +32,12 @@ SWITCHES = {
   "pre": dict(norm="rms", gated=True, activation="silu", bias=False, tie_output=False),
   "post": dict(share_embeddings=False, embedding_norm=True, output_bias=True, logits_scale=0.5),
 }
-every_kind = pytest.mark.parametrize("positions, norm_position", KINDS)
+# `make test` has each kind of positions with one place of the norms.
+FAST = {*zip(POSITIONS, itertools.cycle(("pre", "post")))}
+every_kind = pytest.mark.parametrize(
+  "positions, norm_position",
+  [pytest.param(*kind, marks=[] if kind in FAST else pytest.mark.slow) for kind in KINDS],
+)
 
 
 @functools.cache

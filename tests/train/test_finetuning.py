@@ -25,7 +25,10 @@ def electra(corpus, tmp_path_factory):
   return path, train_config("electra.py:small,data={folder}/prose", corpus, path)
 
 
-@pytest.mark.parametrize("base", ["mlm", "span", pytest.param("electra", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+  "base",
+  ["mlm", *(pytest.param(name, marks=pytest.mark.slow) for name in ("span", "electra"))],
+)
 def test_a_pre_trained_encoder_moves_under_a_new_head(base, corpus, request, tmp_path):
   path, before = request.getfixturevalue(base)
   changes = {"schedule.peak": 0.0, "seed": 1}

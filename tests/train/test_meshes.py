@@ -159,8 +159,15 @@ def test_a_tensor_parallel_gradient_gathers_nothing():
   assert sent.keys() == {("all-reduce", "tensor")}
 
 
-@pytest.mark.parametrize("remat", ["none", "full"])
-@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize(
+  "scan, remat",
+  [
+    (False, "none"),
+    (True, "full"),
+    pytest.param(False, "full", marks=pytest.mark.slow),
+    pytest.param(True, "none", marks=pytest.mark.slow),
+  ],
+)
 def test_fsdp_gathers_each_weight_when_it_is_used_and_then_forgets_it(scan, remat):
   """Once for the forward pass, once for the backward; never activations."""
   mesh = mesh_of(1, 8, 1)

@@ -97,7 +97,12 @@ def test_one_device_is_eight(batch, sizes, base):
 
 
 @pytest.mark.parametrize(
-  "microbatches, base", [(1, MODEL), (2, MODEL), (2, RECURRENT)], ids=["1", "2", "2, lstm"]
+  "microbatches, base",
+  [
+    (2, MODEL),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in [(1, MODEL), (2, RECURRENT)]),
+  ],
+  ids=["2", "1", "2, lstm"],
 )
 def test_pmap_is_jit(batch, microbatches, base):
   rows = jax.tree.map(lambda x: np.concatenate([x, x]), batch)

@@ -80,3 +80,10 @@ def test_the_map_names_files_that_are_there():
 
 def test_it_is_read_in_a_quarter_of_an_hour():
   assert len(README.splitlines()) <= 200
+
+
+def test_it_counts_the_checks_of_the_reports():
+  reports = [path.read_text(encoding="utf-8") for path in ROOT.glob("experiments/results/*/*/*.md")]
+  counts = [re.search(r"^Checks: (\d+) of (\d+) hold", text, re.MULTILINE) for text in reports]
+  held, checked = (sum(int(match[i]) for match in counts if match) for i in (1, 2))
+  assert f"| {held} of {checked} checks hold," in README

@@ -54,6 +54,9 @@ class Checkpoints(contextlib.AbstractContextManager):
     registry.add(ocp.handlers.JsonHandler, checkpointable_name="data")
     context = ocp.Context()
     context.checkpointables.registry = registry
+    # Replicas write slices of a weight side by side. XLA compiles a program for each shape, which
+    # takes longer than to write a small weight whole.
+    context.array.saving.min_slice_bytes_for_replica_parallel = 2**20
     self.writing, self.primary = False, jax.process_index() == 0
     self.directory = pathlib.Path(workdir).resolve() / "checkpoints"
     self.orbax = ocp.training.Checkpointer(

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 from absl import logging
 from flax import nnx
+from ml_collections import ConfigDict
 
 from model import kernels
 from model.config import LSTMConfig, TransformerConfig
@@ -54,6 +55,16 @@ def build_model(cfg, task, seed: int, platform: str | None = None) -> Transforme
   if (head := task.head(config, rngs)) is not None:
     model.head = head
   return model
+
+
+def without_kernels(cfg: ConfigDict) -> ConfigDict:
+  """Returns the config of a run with attention by einsum, whose FLOPs a trace counts, unlike those
+  of a kernel; returns `cfg` itself where that changes nothing."""
+  if cfg.model.name != "transformer" or cfg.model.attention_impl == "einsum":
+    return cfg
+  cfg = ConfigDict(cfg.to_dict())
+  cfg.model.attention_impl = "einsum"
+  return cfg
 
 
 def check_names(name: str, settings) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from train import sharding, tasks
+from train.build import without_kernels
 from train.common import flops
 from train.common.errors import UserError
 from train.data import batches
@@ -89,10 +90,8 @@ class Evaluation:
 
   def forward_flops(self, params) -> int:
     """Returns the FLOPs of the forward pass of a batch; evaluation reuses what is traced here."""
-    eval_step, cfg = self.eval_step, self.cfg
-    if cfg.model.name == "transformer" and cfg.model.attention_impl != "einsum":
-      cfg = ConfigDict(cfg.to_dict())  # a kernel's products cannot be counted
-      cfg.model.attention_impl = "einsum"
+    eval_step, cfg = self.eval_step, without_kernels(self.cfg)
+    if cfg is not self.cfg:
       eval_step = make_eval_step(self.task, make_graph(cfg, self.task, self.mesh))
     fill = batches.BatchBuilder(self.items, self.layout.source_len, self.layout.target_len)
     with sharding.activation_sharding(self.mesh):

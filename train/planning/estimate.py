@@ -14,6 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from train import optimizer, pretrained, sharding
+from train.build import without_kernels
 from train.common import flops
 from train.common.errors import UserError
 from train.data import batches
@@ -126,9 +127,9 @@ def make_plan(cfg: ConfigDict, topology: chips.Topology) -> Plan:
     compiled, text = _compile(traced.lower(), topology)
   seconds = time.monotonic() - began
   outside_kernels = whole = forward_flops(cfg, task, mesh, state, batch)
-  if cfg.model.name == "transformer" and cfg.model.attention_impl != "einsum":
-    cfg.model.attention_impl = "einsum"  # whose products are all traced
-    whole = forward_flops(cfg, task, mesh, state, batch)
+  counted = without_kernels(cfg)
+  if counted is not cfg:
+    whole = forward_flops(counted, task, mesh, state, batch)
   return Plan(
     topology=topology,
     mesh=dict(mesh.shape),

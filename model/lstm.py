@@ -23,7 +23,7 @@ from model.recurrence import UNIFORM, Block, State, initial_state
 
 
 class Memory(NamedTuple):
-  """The encoder's states as a decoder attends to them."""
+  """The encoder states that a decoder attends to."""
 
   states: jax.Array  # [B, S, D]
   keys: jax.Array  # [B, S, D]

@@ -14,7 +14,7 @@ _AUTODIFF = contextvars.ContextVar("autodiff", default=False)
 
 @dataclasses.dataclass(frozen=True)
 class WeightProduct:
-  """A layer's `dot_general`: `product` with its weight as model/placement.py gathers it.
+  """A layer's `dot_general`: `product`, after model/placement.py has gathered the weight.
 
   `name` is the end of the weight's path. With `saves_inputs` the backward pass gathers the weight
   again instead of keeping it gathered; without `saves_inputs` (under remat) the whole layer,

@@ -108,7 +108,7 @@ class Chunks:
 
 
 def cut(rule: MaskRule, tokens: Tokens) -> Chunks | None:
-  """Returns the chunks for the window of `rule`; None where all pairs are no more work."""
+  """Returns the chunks for the rule's window, or None if full attention costs no more."""
   if rule.window is None:
     return None
   ahead = not rule.causal or tokens.prefix is not None

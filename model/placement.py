@@ -1,4 +1,4 @@
-"""Names places of a model, at which the code that compiles the model decides about layout.
+"""Names the places in a model at which the code that compiles it may choose a layout.
 
 `constrain(x, name)` marks an activation, as logical axis names do in T5X and Flax. No decision
 changes the function that a model computes, and by default none is made. train/sharding.py decides

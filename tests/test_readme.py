@@ -6,6 +6,7 @@ import re
 import pytest
 
 from model import layers
+from tests.train.tasks import helpers
 from train import loop, resolve, tasks
 from train.data import sources
 from train.data.tokenizer_training import train_tokenizer
@@ -39,7 +40,7 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", README.partition("## Contributing"
 def examples(monkeypatch):
   """Registers what the examples define, as their text asks for."""
   assert len(EXAMPLES) == 3
-  names = {}
+  names = dict(ACTIVATIONS=layers.ACTIVATIONS)
   monkeypatch.setitem(layers.ACTIVATIONS, "relu2", None)  # so that it goes again
   for example in EXAMPLES:
     exec(example, names)
@@ -67,6 +68,15 @@ def test_the_example_of_an_objective_reverses_all_but_eos(examples, tmp_path):
   targets = [item["target"] for item in items.read(range(3), range(3))]
   assert [tokenizer.decode(ids[:-1]) for ids in targets] == [text[::-1] for text in texts]
   assert {ids[-1] for ids in targets} == {tokenizer.roles.eos}
+
+
+def test_the_example_of_an_objective_fits_the_tests_of_all_tasks(examples, tmp_path):
+  helpers.write_data(tmp_path)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(helpers.KINDS, "reversal", helpers.plain("reversal"))
+    task, _, params = helpers.build("reversal", tmp_path, tmp_path)
+  assert helpers.first_batch(task)["labels"].shape == (4, 24)
+  assert params
 
 
 def test_the_map_names_files_that_are_there():

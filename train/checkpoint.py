@@ -15,6 +15,7 @@ from orbax.checkpoint import v1 as ocp
 from train.common.errors import UserError, choose, indented
 from train.common.trees import flatten
 from train.record import checksums
+from train.record.workdir import load_config
 
 FORMAT = 2  # format 1 has no number of its own, and no `recent`
 LATER = {"recent"}  # parts of the state that format 1 lacks: they start as in a new run
@@ -126,7 +127,7 @@ class Checkpoints(contextlib.AbstractContextManager):
     return jax.tree.map(lambda *xs: sum(x.astype(jnp.float32) for x in xs) / len(xs), *loaded)
 
   def steps(self, which: str) -> list[int]:
-    """Returns the saved steps that `which` names; raises UserError, with all steps, for none."""
+    """Returns the saved steps that `which` selects; raises UserError, with all steps, for none."""
     checkpoints = self.orbax.checkpoints
     saved = [info.step for info in checkpoints]
     if not saved:
@@ -208,3 +209,8 @@ def _on_host(x):
 def checkpoint_policy(cfg: ConfigDict) -> dict:
   """Returns the settings of the section `checkpoint` that Checkpoints takes."""
   return {key: value for key, value in cfg.checkpoint.items() if key != "every"}
+
+
+def open_to_read(workdir: str | os.PathLike) -> Checkpoints:
+  """Returns the checkpoints of a run, of which `best` is best by the run's own metric."""
+  return Checkpoints(workdir, **checkpoint_policy(load_config(workdir)))

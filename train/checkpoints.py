@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from train.checkpoint import Checkpoints
+from train.checkpoint import Checkpoints, open_to_read
 from train.common import entry
 from train.common.errors import UserError
 from train.common.trees import flatten
@@ -46,7 +46,7 @@ def diff(first: tuple[pathlib.Path, str], second: tuple[pathlib.Path, str], cons
   """Prints which weights of two checkpoints, (workdir, which), differ; returns True if none do."""
   trees = []
   for workdir, which in (first, second):
-    with Checkpoints(workdir) as checkpoints:
+    with open_to_read(workdir) as checkpoints:
       weights = flatten(checkpoints.params(which))
     trees.append({name: np.asarray(x) for name, x in weights.items()})
   table = Table("weight", "the first", "the second", "largest difference")

@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 
 from train import tasks
-from train.checkpoint import Checkpoints, checkpoint_policy
+from train.checkpoint import open_to_read
 from train.common.errors import UserError, choose, indented
 from train.common.trees import flatten, match_layers, path_name
 from train.data.tokenizer import Tokenizer
@@ -80,11 +80,11 @@ class _Run:
   def weights(self, which):
     if not (self.path / "checkpoints").is_dir():
       raise UserError(f"init_from.workdir {self.name} holds no checkpoints")
-    with Checkpoints(self.path) as checkpoints:
+    with open_to_read(self.path) as checkpoints:
       return flatten(checkpoints.params(which)), checkpoints.steps(which)
 
   def place(self, which, like):
-    with Checkpoints(self.path, **checkpoint_policy(self.config)) as checkpoints:
+    with open_to_read(self.path) as checkpoints:
       return checkpoints.params(which, like), checkpoints.steps(which)
 
   def task(self, pair=False):

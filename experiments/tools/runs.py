@@ -22,9 +22,9 @@ Changes = Mapping[str, object]  # --config.KEY=VALUE
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """A training run and its evaluations. In `config`, {data} stands for the folder of the data sets
-  and {root} for that of this experiment's runs: `init={root}/NAME` starts from the weights of NAME
-  and waits for that run."""
+  """A training run and its evaluations. In `config`, {data} is the folder of the data sets and
+  {root} that of this experiment's runs: `init={root}/NAME` starts from the weights of the run NAME
+  and waits for it."""
 
   name: str
   config: str  # configs/NAME.py:arg=value

@@ -33,7 +33,7 @@ def read_text(path: str | os.PathLike, most: int = MOST_BYTES) -> str:
 
 
 def read_bytes(path: str | os.PathLike, most: int = MOST_BYTES) -> bytes:
-  """Returns the bytes of a file, at most `most`; raises UserError otherwise."""
+  """Returns the bytes of a file; raises UserError if it has more than `most` or can't be read."""
   path = pathlib.Path(path)
   try:
     if path.exists() and not path.is_file():  # a pipe or a device might never end

@@ -108,8 +108,8 @@ class Answers(LabelLayout):
     return {**marks, "weights": "float32", **types}
 
   def encode(self, examples):
-    """Encodes the examples; a label is the characters (from, to) of the body's tokens, and the
-    answer's first and last place in the body, None without an answer."""
+    """Encodes the examples. A label has the characters (from, to) of each token of the context, and
+    the indices of the answer's first and last token, or None without an answer."""
     heads = self.tokenizer.encode_batch([example["question"].strip() for example in examples])
     bodies = self.tokenizer.encode_offsets([example["context"] for example in examples])
     encoded, roles = [], self.tokenizer.roles

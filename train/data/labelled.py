@@ -67,8 +67,8 @@ class LabelLayout:
 
 
 def windows(length: int, size: int, stride: int) -> list[Window]:
-  """Returns windows of at most `size` tokens that begin every `stride` tokens, or every `size` if
-  that is less; with stride 0, the first window alone.
+  """Returns windows of at most `size` tokens that start every min(stride, size) tokens; with stride
+  0, the first window alone.
 
   Of two windows that overlap, each owns its half of the overlap, where its tokens see more context
   on both sides (Devlin et al. 2019's "maximum context").

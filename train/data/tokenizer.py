@@ -237,7 +237,7 @@ class Tokenizer:
 
   @functools.cached_property
   def byte_lengths(self) -> np.ndarray:
-    """Returns the bytes of text that each id stands for (Pieces.byte_length): int32 [V]."""
+    """Returns the number of UTF-8 bytes of each id's text (Pieces.byte_length), int32 [V]."""
     lengths = np.zeros(self.vocab_size, np.int32)
     for token, i in self._inner.get_vocab().items():
       if i not in self._special_ids:

@@ -137,7 +137,7 @@ class Directory:
 
   @functools.cached_property
   def params(self) -> dict[str, weights.Weight]:
-    """Returns path -> weight, which is read when numpy converts it; a body's pooler is
+    """Returns path -> weight, read when numpy converts it. The pooler of a model without a head is
     `head/dense`, as in a classifier."""
     shapes = weights.weight_shapes(self.build)
     pools = any(name.endswith("pooler.dense.weight") for name in self.tensors.shapes)

@@ -92,7 +92,7 @@ class Plan:
 
   @property
   def seconds(self) -> float:
-    """Returns the seconds of a step, in which nothing overlaps with communication."""
+    """Returns the seconds of a step if computation and communication do not overlap."""
     return self.computing_seconds + self.wire_seconds
 
   @property

@@ -22,8 +22,8 @@ KERNELS = ('custom_call_target="tpu_custom_call"', "__cudnn$fmha")
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-  """An exchange between devices; `bytes` counts what each holds, for a gather or scatter the
-  whole."""
+  """A collective operation. `bytes` is the size on each device; for all-gather and reduce-scatter,
+  that of the whole array."""
 
   kind: str
   bytes: int

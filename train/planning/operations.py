@@ -41,7 +41,7 @@ class Operation:
     return match[1] if match else ""
 
   def called(self, role: str = "to_apply|calls|called_computations") -> str | None:
-    """Returns the (first) computation that the attribute `role` names, or None."""
+    """Returns the first computation that the attribute `role` names, or None."""
     match = re.search(rf"\b(?:{role})=\{{?%?([\w.\-]+)", self.attributes)
     return match[1] if match else None
 

@@ -131,7 +131,7 @@ class TrainedRun:
     return {name: results for name, results in every.items() if results.get("split") == split}
 
   def outputs(self, split: str, name: str) -> dict[str, pathlib.Path]:
-    """Returns the files of an evaluation's outputs; those of a mixture by the name of the part."""
+    """Returns part -> file of an evaluation's outputs; the name of the only part is ""."""
     stems = {part: prefixed(part, f"{split}-{name}", "-") for part in task_settings(self.cfg)}
     files = {part: self.path / "evaluations" / f"{stem}.jsonl" for part, stem in stems.items()}
     return {part: file for part, file in files.items() if file.is_file()}

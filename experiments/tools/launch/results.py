@@ -33,7 +33,7 @@ class Paths:
     return self.root / run.name
 
   def config(self, run: Run) -> str:
-    """Returns the run's config with both folders filled in."""
+    """Returns the run's config with {data} and {root} replaced by the folders."""
     return run.config.replace("{data}", self.data).replace("{root}", str(self.root))
 
 

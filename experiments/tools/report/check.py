@@ -14,7 +14,7 @@ ORDERS = ("claim", "verdict", "greater", SPAN, "smaller", SPAN, "seeds", "runs")
 
 
 class Sample(NamedTuple):
-  """A metric of the runs whose names match a pattern."""
+  """The values of a metric in all runs whose names match a pattern."""
 
   values: Sequence[float]
   unfinished: Sequence[str]  # names and states
@@ -69,15 +69,15 @@ def _sample(pattern, metric, outcomes):
 
 
 def count(verdicts: Sequence[Verdict]) -> str:
-  """Formats how many verdicts hold."""
+  """Formats the number of checks that hold, as "6 of 7 hold"; returns "none" without checks."""
   checked = [verdict for verdict in verdicts if verdict.checked]
   hold = sum(not verdict.missed for verdict in checked)
   return f"{hold} of {len(checked)} hold" if checked else "none"
 
 
 def tabulate(verdicts: Sequence[Verdict]) -> tuple[list[list[list[str]]], list[str]]:
-  """Returns a table of values and one of orders, without empty ones, and the notes to which cells
-  refer by number: the sources and the reasons of misses."""
+  """Returns the tables of values and of orders that have rows, and the notes that cells refer to by
+  number: sources, and reasons of misses."""
   notes: list[str] = []
 
   def note(text):

@@ -43,7 +43,7 @@ class Record:
 
 
 def report(rows: Sequence[Sequence[str]], file: pathlib.Path | None, **fields) -> None:
-  """Prints a table and, if `file` is given, writes its record: `fields` are Record's others."""
+  """Prints a table and, if `file` is given, writes a Record of it with the other `fields`."""
   print(tables.markdown(rows))
   if file:
     commit = (provenance.git() or {}).get("commit", "unknown")
@@ -60,7 +60,7 @@ def machine() -> str:
 
 
 def read(folder: pathlib.Path) -> list[Record]:
-  """Reads the records in a folder of results, by section and file name."""
+  """Returns the records in a folder of results, sorted by section and file name."""
   records = []
   for file in sorted((folder / FOLDER).glob("*.json")):
     with as_user_error(f"{file}: is no record of a measured table"):

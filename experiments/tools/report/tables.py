@@ -41,7 +41,7 @@ def mean(values: Sequence[float]) -> float | None:
 
 
 def span(values: Sequence[float]) -> str:
-  """Formats the lowest and the highest of several values; one value has no span."""
+  """Formats the lowest and the highest value; returns "" for fewer than two values."""
   return f"{number(min(values))} to {number(max(values))}" if len(values) > 1 else ""
 
 

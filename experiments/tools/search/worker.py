@@ -144,7 +144,7 @@ class Trial:
     return False
 
   def refuse_metric(self, line) -> None:
-    """Raises UserError: the search's metric is not among those of an evaluation."""
+    """Marks the trial failed; raises UserError, as an evaluation lacks the search's metric."""
     metric = self.worker.search.metric
     known = [name for name in line if name not in ("step", "split", "time", "seconds")]
     studies.end(self.worker.study, self.trial, TrialState.FAIL, f"no {metric}")

@@ -21,12 +21,14 @@ class Position:
 
 @pytest.fixture
 def run(tmp_path):
-  """A workdir with checkpoints of three steps."""
-  with Checkpoints(tmp_path, keep_latest=3) as checkpoints:
-    for step in (1, 2, 3):
+  """A workdir with checkpoints of three steps; the second has the best score, the highest."""
+  policy = dict(keep_latest=3, best_metric="score", best_mode="max")
+  (tmp_path / "config.json").write_text(json.dumps(dict(checkpoint=policy)))
+  with Checkpoints(tmp_path, **policy) as checkpoints:
+    for step, score in ((1, 0.1), (2, 0.3), (3, 0.2)):
       params = {"w": jnp.full(1000, float(step)), "b": jnp.arange(3.0)}
       state = dict(step=jnp.int32(step), params=params, opt_state={"m": jnp.ones(1000)})
-      checkpoints.save(state, Position())
+      checkpoints.save(state, Position(), dict(score=score))
   return tmp_path
 
 
@@ -189,6 +191,10 @@ def test_diff_tells_which_weights_differ_and_by_how_much(run, capsys):
   assert status == 1
   assert "│ w │ (1000,) │ (1000,) │ 2 │" in told
   assert "│ b │" not in told  # it is the same
+
+
+def test_diff_takes_the_best_by_the_metric_of_the_run(run, capsys):
+  assert asked(capsys, "diff", f"{run}@best", f"{run}@2") == (0, "the same weights")
 
 
 @pytest.mark.parametrize("words", [["check", "/nowhere"], ["diff", "RUN"]])

@@ -138,11 +138,12 @@ KINDS = {
 
 
 def plain(name):
-  """Returns the entry of an objective on plain texts, with its defaults and short rows."""
+  """Returns the entry of an objective with its defaults and short rows, on texts or on pairs."""
   lengths = {key: 24 for key in ("source_len", "target_len") if key in defaults(name)}
   depths = {"encoder_layers": "source_len", "decoder_layers": "target_len"}
   depths = {layers: int(length in lengths) for layers, length in depths.items()}
-  return text, defaults(name) | lengths, depths
+  is_paired = {"source", "target"} <= {*tasks.TASKS[name].columns}
+  return pairs if is_paired else text, defaults(name) | lengths, depths
 
 
 # A new objective needs no entry. Translation is in the mixture, and an embedding learns nothing.

@@ -170,7 +170,9 @@ def main(argv):
   parser.add_argument("--evaluation", default="", help="such as best-beam4; else the newest")
   parser.add_argument("--samples", type=int, default=1000, help="of each bootstrap")
   parser.add_argument("--out", type=pathlib.Path, help="a folder for compare.md and compare.png")
-  parser.add_argument("--x", default="step", help="of the curves: step, tokens or seconds")
+  parser.add_argument(
+    "--x", default="step", help="the horizontal axis of the curves: step, tokens or seconds"
+  )
   args = parser.parse_args(argv)
   choose(curves.X, args.x, "--x")
   if args.samples < 1:

@@ -15,7 +15,6 @@ import re
 import shlex
 import sys
 import time
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
 from experiments.tools import runs
 from experiments.tools.launch import launchers, live, results
@@ -27,13 +26,15 @@ from train.common.errors import UserError
 
 
 def main(argv):
-  parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+  parser = entry.make_parser(__doc__)
   parser.add_argument("experiment", nargs="?", help="an experiment file; --report may omit it")
   parser.add_argument("--data", help="the folder with the data sets")
   parser.add_argument("--root", default="runs", type=pathlib.Path, help="the folder of all runs")
-  parser.add_argument("--scale", default="small", choices=runs.SCALES)
+  parser.add_argument("--scale", default="small", choices=runs.SCALES, help=runs.SCALE_HELP)
   parser.add_argument("--only", default="", help="a pattern for the names of runs")
-  parser.add_argument("--launcher", default="local", choices=("local", "slurm"))
+  parser.add_argument(
+    "--launcher", default="local", choices=("local", "slurm"), help="what starts the runs"
+  )
   parser.add_argument("--jobs", type=int, default=1, help="how many runs at once")
   parser.add_argument("--slurm", default="", help="submitit's settings: timeout_min=600,...")
   parser.add_argument("--dry_run", action="store_true", help="print the commands")

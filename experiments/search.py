@@ -24,19 +24,18 @@ from experiments.tools import runs, space
 from experiments.tools.launch import launchers, results
 from train import resolve
 from train.cluster.signals import StopSignal
+from train.common import entry
 from train.common.entry import INTERRUPTED, TERMINATED
 from train.common.errors import UserError
 
 
 def main(argv, start=launchers.start) -> int:
   """Returns the exit status. `start` starts a training, as launchers.start does."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-  )
-  parser.add_argument("experiment")
+  parser = entry.make_parser(__doc__)
+  parser.add_argument("experiment", help="an experiment file that defines SEARCH")
   parser.add_argument("--data", default="", help="the folder with the data sets")
   parser.add_argument("--root", default="runs", type=pathlib.Path, help="the folder of all runs")
-  parser.add_argument("--scale", default="small", choices=runs.SCALES)
+  parser.add_argument("--scale", default="small", choices=runs.SCALES, help=runs.SCALE_HELP)
   parser.add_argument("--storage", help="an Optuna storage URL, or journal:FILE")
   parser.add_argument("--trials", type=int, help="finished or pruned, of all workers together")
   parser.add_argument("--jobs", type=int, default=1, help="workers of this command")

@@ -6,16 +6,18 @@ Lists, checks and compares the checkpoints of runs. STEP is also best, or averag
 """
 
 import pathlib
+import sys
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from train.checkpoint import Checkpoints, open_to_read
 from train.common import entry
 from train.common.errors import UserError
 from train.common.trees import flatten
 from train.record import checksums
+from train.record.workdir import load_config
 
 
 def show_list(workdir: pathlib.Path, console: Console) -> None:
@@ -28,6 +30,7 @@ def show_list(workdir: pathlib.Path, console: Console) -> None:
       scores = "  ".join(f"{name} {value:.4g}" for name, value in (info.metrics or {}).items())
       has_checksums = "yes" if checksums.path_of(folder).exists() else "no"
       table.add_row(str(info.step), f"{size / 1e6:,.1f}", has_checksums, scores)
+  console.print(str(workdir), soft_wrap=True, highlight=False)
   console.print(table)
 
 
@@ -47,9 +50,9 @@ def diff(first: tuple[pathlib.Path, str], second: tuple[pathlib.Path, str], cons
   trees = []
   for workdir, which in (first, second):
     with open_to_read(workdir) as checkpoints:
-      weights = flatten(checkpoints.params(which))
+      weights = flatten(checkpoints.params(which or "latest"))
     trees.append({name: np.asarray(x) for name, x in weights.items()})
-  table = Table("weight", "the first", "the second", "largest difference")
+  table = Table(Column("weight", overflow="fold"), "the first", "the second", "largest difference")
   for name in sorted({*trees[0], *trees[1]}):
     a, b = trees[0].get(name), trees[1].get(name)
     largest = ""
@@ -67,9 +70,10 @@ def diff(first: tuple[pathlib.Path, str], second: tuple[pathlib.Path, str], cons
 def parse(text: str) -> tuple[pathlib.Path, str]:
   """Returns (workdir, which) of "DIR" or "DIR@STEP"."""
   folder, _, which = text.partition("@")
-  if not (path := pathlib.Path(folder)).joinpath("checkpoints").is_dir():
+  load_config(path := pathlib.Path(folder))  # names a folder that is no run's
+  if not checksums.steps(path / "checkpoints"):
     raise UserError(f"{path}: holds no checkpoints")
-  return path, which or "latest"
+  return path, which
 
 
 def main(argv) -> int:
@@ -79,13 +83,18 @@ def main(argv) -> int:
     choices=("list", "check", "diff"),
     help="lists checkpoints, checks their files, or compares the weights of two",
   )
-  parser.add_argument("runs", nargs="+", metavar="DIR[@STEP]", help="a run and a checkpoint of it")
+  parser.add_argument(
+    "runs", nargs="+", metavar="DIR[@STEP]", help="a run; for diff, with a checkpoint of it"
+  )
   args = parser.parse_args(argv)
-  runs, console = [parse(text) for text in args.runs], Console()
+  runs = [parse(text) for text in args.runs]
+  console = Console(width=None if sys.stdout.isatty() else 160)
   if args.command == "diff":
     if len(runs) != 2:
       raise UserError("diff compares two checkpoints: DIR@STEP DIR@STEP")
     return int(not diff(*runs, console))
+  if any(which for _, which in runs):
+    raise UserError(f"{args.command} takes whole runs: leave out @")
   sound = True
   for workdir, _ in runs:
     if args.command == "list":

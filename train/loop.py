@@ -135,7 +135,7 @@ def log_changed_steps(cfg: ConfigDict, workdir: Workdir, learning_rate) -> None:
   meaning = "the learning rates stay the same"
   if any(rate_before(step) != learning_rate(step) for step in (start, before - 1, before)):
     meaning = (
-      f"the learning rate at step {start} was {rate_before(start):.3g} and is now"
+      f"the learning rate of step {start + 1} was {rate_before(start):.3g} and is now"
       f" {learning_rate(start):.3g}, as if the run had been planned for {now} steps"
     )
   logging.warning(

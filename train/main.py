@@ -6,8 +6,6 @@ Trains the run that a config describes; the same command again resumes it from i
 `--config configs/scan.py:help` explains a config file and its arguments.
 """
 
-import argparse
-
 
 def main(argv):
   # Imported here: data workers import this module again, and need none of it.
@@ -20,7 +18,7 @@ def main(argv):
   from train.record import config, profile, provenance, rendering, workdir
 
   texts, overrides, rest = config.split(argv)
-  parser = build_parser(config, processes)
+  parser = build_parser()
   if not argv:
     parser.print_help()
     return 0
@@ -32,7 +30,7 @@ def main(argv):
   elif texts or overrides:
     raise UserError("--rerun takes the whole config from that run: leave out --config")
   else:
-    cfg = workdir.again(args.rerun)
+    cfg = resolve.load_again(args.rerun)
   if args.json and not args.print_config:
     raise UserError("--json is the format of --print_config: give both")
   if args.print_config:
@@ -62,21 +60,24 @@ def main(argv):
         raise
 
 
-def build_parser(config, processes) -> argparse.ArgumentParser:
+def build_parser():
   """Returns the parser of all flags but --config and --config.KEY, which its help explains too."""
-  parser = argparse.ArgumentParser(
-    prog="python -m train.main",
-    usage="%(prog)s --config FILE.py[:ARG=VALUE,...] --workdir DIR [options]",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  from train.cluster import processes
+  from train.common.entry import make_parser
+  from train.record import config
+
+  usage = "%(prog)s --config FILE.py[:ARG=VALUE,...] --workdir DIR [options]"
+  parser = make_parser(__doc__, prog="python -m train.main", usage=usage)
   config.add_arguments(parser)
   add = parser.add_argument_group("run").add_argument
   add(
     "--workdir", metavar="DIR", help="the folder of the run: its checkpoints, metrics and records"
   )
-  add("--rerun", metavar="DIR", help="takes the config of the run in DIR, from the first step on")
+  add(
+    "--rerun",
+    metavar="DIR",
+    help="starts a run with the config of the run in DIR, or goes on with it",
+  )
   add("--debug_nans", action="store_true", help="names the first operation that makes a NaN")
   add(
     "--profile_steps",

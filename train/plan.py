@@ -10,6 +10,7 @@ Where the step does not fit, or communication dominates, the command tries setti
 
 import collections
 import json
+import pathlib
 import sys
 
 from ml_collections import ConfigDict
@@ -203,6 +204,8 @@ def main(argv):
   args = parser.parse_args(rest)
   overrides += [f"mesh.{word}" for word in args.mesh.split(",") if word]
   cfg = resolve.load(config.only(texts), overrides)
+  if args.json and not pathlib.Path(args.json).parent.is_dir():
+    raise UserError(f"--json {args.json}: there is no folder {pathlib.Path(args.json).parent}")
   topology = chips.parse(args.topology, args.slices)
   chips.prepare(topology)
   console = Console(width=None if sys.stdout.isatty() else 110)

@@ -1,6 +1,7 @@
 """Fills in the defaults that a config file leaves out, and checks the result."""
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict
@@ -8,7 +9,7 @@ from ml_collections import ConfigDict
 from train import optimizer, pretrained, tasks
 from train.build import MODELS, check_names
 from train.common.errors import UserError, choose
-from train.record import config, older
+from train.record import config, older, workdir
 
 # The defaults of the run itself.
 RUN = dict(
@@ -60,13 +61,36 @@ def complete(written: ConfigDict) -> ConfigDict:
   cfg = _replaced(ConfigDict(written).unlock(), older.upgrade)
   _fill(cfg, dict(task={}, model={}))
   if "name" not in cfg.task:
-    raise UserError(f"task.name is missing; known: {', '.join(tasks.TASKS)}")
+    raise UserError(f"task.name is missing; known: {', '.join(tasks.NAMES)}")
   _fill(cfg, dict(task=_task_defaults(cfg.task)))
   cfg = _replaced(cfg, pretrained.resolve)
   _fill(cfg, defaults(cfg))
   values = config.flat(cfg)
   if missing := [key for key in REQUIRED if key not in values]:
+    check(cfg)  # it may be there with a typing mistake
     raise UserError(f"{missing[0]} is missing: it has no default")
+  return cfg
+
+
+def load_again(path: str | os.PathLike) -> ConfigDict:
+  """Returns the config of the run in `path`, to be run again.
+
+  Raises UserError where `path` holds no run, and where its config.json was changed so that a key is
+  unknown, missing or of the wrong type.
+  """
+  cfg = workdir.again(path)
+  try:
+    for section in ("task", "model"):
+      if section not in cfg:
+        raise UserError(f"the section {section} is missing")
+    check(cfg)
+    known = {*config.flat(defaults(cfg)), *REQUIRED}
+    later = older.defaults(known)
+    for key in sorted(known - config.flat(cfg).keys() - later.keys()):
+      if not any(section in OPEN for section in key.split(".")):
+        raise UserError(f"{key} is missing")
+  except UserError as error:
+    raise UserError(f"{path}/config.json: {error}; restore the file") from error
   return cfg
 
 
@@ -104,6 +128,8 @@ def _task_defaults(task: Mapping) -> dict:
     return tasks.defaults(task["name"]) | dict(data=DATA)
   shared = {field.name: field.default for field in dataclasses.fields(tasks.Mixture)}
   usual = {key: value for key, value in shared.items() if value is not dataclasses.MISSING}
+  if not isinstance(task.get("parts"), (Mapping, ConfigDict)):
+    raise UserError("task.parts is missing: a mixture's tasks by name, each with its share")
   parts = {
     name: {key: value for key, value in _task_defaults(part).items() if key not in shared}
     for name, part in task["parts"].items()

@@ -180,7 +180,13 @@ def main(argv):
   parser.add_argument("--target", help="the decoder's output; without an encoder, the continuation")
   parser.add_argument("--layer", type=int, help="shown first and large: 1, 2, ...; else the last")
   parser.add_argument("--head", type=int, default=1, help="shown first and large: 1, 2, ...")
-  parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("."), metavar="FOLDER")
+  parser.add_argument(
+    "--out",
+    type=pathlib.Path,
+    default=pathlib.Path("."),
+    metavar="FOLDER",
+    help="where the files are written",
+  )
   args = parser.parse_args(argv)
   run = inference.load_run(args.workdir, args.checkpoint)
   model = nnx.merge(run.graph, run.params)

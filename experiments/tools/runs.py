@@ -17,6 +17,7 @@ from train.common.errors import UserError
 from train.record.config import inside, unread_module
 
 SCALES = ("small", "full")
+SCALE_HELP = "small: what two CPU cores do in hours; full: the paper's size"
 Changes = Mapping[str, object]  # --config.KEY=VALUE
 
 

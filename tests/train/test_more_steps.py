@@ -83,11 +83,11 @@ def test_four_steps_and_four_more_are_eight_and_can_be_profiled(tmp_path):
 @pytest.mark.parametrize(
   "words, message",
   [
-    (["cosine"], "at step 4 was 0 and is now 0.0015"),
-    (["linear"], "at step 4 was 0 and is now 0.00133"),
+    (["cosine"], "of step 5 was 0 and is now 0.0015"),
+    (["linear"], "of step 5 was 0 and is now 0.00133"),
     (["rsqrt"], "stay the same"),
     (["constant"], "stay the same"),
-    (["wsd", "--config.schedule.decay_steps=2"], "at step 4 was 0 and is now 0.002"),
+    (["wsd", "--config.schedule.decay_steps=2"], "of step 5 was 0 and is now 0.002"),
   ],
 )
 def test_the_log_names_what_changes_of_a_schedule(words, message, tmp_path, caplog):

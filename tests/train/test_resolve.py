@@ -180,6 +180,19 @@ def test_a_missing_key_is_named(tmp_path, key):
   assert f"{key} is missing" in refusal(str(tmp_path / "c.py"))
 
 
+def test_a_required_key_with_a_typing_mistake_is_named_as_such(tmp_path):
+  sections = {key: value for key, value in LEAST.items() if key != "steps"} | dict(stepz=3)
+  (tmp_path / "c.py").write_text(
+    f"from ml_collections import ConfigDict\ndef get_config(): return ConfigDict({sections!r})\n"
+  )
+  assert "stepz" in (message := refusal(str(tmp_path / "c.py")))
+  assert "did you mean steps?" in message
+
+
+def test_a_mixture_without_parts_is_refused(write):
+  assert "task.parts is missing" in refusal(write(task=dict(name="mixture")))
+
+
 def test_print_config_has_every_key_and_marks_what_is_not_its_default(write, capsys, tmp_path):
   path = write(model=dict(dim=64))
   command = [f"--config={path}", "--config.task.label_smoothing=0.2", "--print_config"]
@@ -203,6 +216,29 @@ def test_print_config_of_a_run(write, capsys, tmp_path):
   workdir.open_run(tmp_path / "run", cfg, ["test"]).close()
   assert main.main(["--rerun", str(tmp_path / "run"), "--print_config", "--json"]) == 0
   assert capsys.readouterr().out == workdir.config_json(cfg)
+
+
+@pytest.mark.parametrize(
+  "change, word",
+  [
+    (lambda saved: saved["model"].pop("dim"), "model.dim is missing"),
+    (lambda saved: saved.pop("steps"), "steps is missing"),
+    (lambda saved: saved.pop("task"), "section task is missing"),
+    (lambda saved: saved.update(model=3), "model is 3, no section"),
+    (lambda saved: saved.update(stepz=3), "did you mean steps?"),
+    (lambda saved: saved["model"].update(dim="64"), "model.dim is '64'"),
+  ],
+)
+def test_a_changed_config_of_a_run_is_not_run_again(write, tmp_path, change, word):
+  workdir.open_run(tmp_path / "run", resolve.load(write()), ["test"]).close()
+  file = tmp_path / "run/config.json"
+  saved = json.loads(file.read_text())
+  change(saved)
+  file.write_text(json.dumps(saved))
+  with pytest.raises(UserError) as error:
+    main.main(["--rerun", str(tmp_path / "run"), "--print_config"])
+  assert str(file) in str(error.value)
+  assert word in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -37,10 +37,21 @@ def run(main) -> None:
     _leave(1)
 
 
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+  """Shows the description as it is, and the default of each flag that has one."""
+
+  def _get_help_string(self, action):
+    shows = action.option_strings and action.default not in (None, False, "", argparse.SUPPRESS)
+    return (action.help or "") + (" (default: %(default)s)" if shows else "")
+
+
 def make_parser(doc: str, **options) -> argparse.ArgumentParser:
-  """Returns the parser of a command's arguments, whose help shows the docstring as it is."""
-  raw = argparse.RawDescriptionHelpFormatter
-  return argparse.ArgumentParser(description=doc, formatter_class=raw, **options)
+  """Returns the parser of a command's arguments, which are not abbreviated."""
+  spec = sys.modules["__main__"].__spec__
+  options = dict(prog=f"python -m {spec.name}" if spec else None) | options
+  return argparse.ArgumentParser(
+    description=doc, formatter_class=_Formatter, allow_abbrev=False, **options
+  )
 
 
 def _leave(status: int):

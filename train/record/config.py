@@ -188,6 +188,8 @@ def _call(module, path, arg):
       raise UserError(inside(path, error)) from error
     hint = did_you_mean(error.word, error.known) if hasattr(error, "known") else ""
     raise UserError(f"{path}:{arg}: {error}{hint}") from error
+  if arg == "help":
+    raise Help(rendering.file_help(path, module.__doc__, ()))
   if not isinstance(config, ConfigDict):
     raise UserError(f"{path}: get_config returns a {type(config).__name__}, not a ConfigDict")
   return config

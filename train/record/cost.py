@@ -83,5 +83,5 @@ def peak_memory() -> dict[str, float]:
   stats = [device.memory_stats() or {} for device in jax.local_devices()]
   peaks = [stat["peak_bytes_in_use"] for stat in stats if "peak_bytes_in_use" in stat]
   on_devices = {"device_memory_gb": max(peaks) / 1e9} if peaks else {}
-  kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts in kB
-  return on_devices | {"host_memory_gb": kilobytes / 1e6}
+  kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux's unit
+  return on_devices | {"host_memory_gb": kibibytes * 1024 / 1e9}

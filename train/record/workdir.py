@@ -114,7 +114,11 @@ def load_config(path: str | os.PathLike) -> ConfigDict:
   if not file.is_file():
     raise UserError(_no_run(path))
   with as_user_error(f"{file}: no config is in it; restore or remove it"):
-    return frozen(older.upgrade(json_files.read(file)))
+    config = json_files.read(file)
+    for section in ("task", "model"):
+      if not isinstance(config.get(section, {}), dict):
+        raise UserError(f"{file}: {section} is {config[section]!r}, no section; restore the file")
+    return frozen(older.upgrade(config))
 
 
 def starts(path: str | os.PathLike) -> list[dict]:
@@ -240,5 +244,5 @@ def _no_run(path):
     problem = "holds no run (config.json is not in it)"
   near = path if path.is_dir() else path.parent
   runs = {file.parent.name: file.parent for file in sorted(near.glob("*/config.json"))}
-  close = nearest(path.name, runs) or next(iter(runs), None)
+  close = nearest(path.name, runs) or (near == path and next(iter(runs), None))
   return f"{path}: {problem}" + (f"; did you mean {runs[close]}?" if close else "")

@@ -45,6 +45,7 @@ TASKS = {
   "embedding": Embedding,
 }
 STYLES = {"prefix": "prefix", "denoise": "bert"}  # names of span tasks with a style of their own
+NAMES = (*TASKS, *STYLES, "mixture")
 
 
 def layout(task: Task, batch_size: int) -> Layout:
@@ -117,7 +118,7 @@ def _class(name) -> tuple[type, dict[str, str]]:
   """Returns the class of the task of that name, and the style that the name stands for."""
   if name in STYLES:
     return TASKS["span"], {"style": STYLES[name]}
-  return choose(TASKS, name, "task.name"), {}
+  return choose(dict.fromkeys(NAMES) | TASKS, name, "task.name"), {}
 
 
 def _tokenizer(spec, data, folder) -> Tokenizer:

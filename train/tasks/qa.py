@@ -23,7 +23,9 @@ class Reading(Settings):
   """The settings by which answers are chosen."""
 
   no_answer: bool = option(False, "a question may have no answer")
-  threshold: float = option(0.0, "score by which no answer must exceed the best span")
+  threshold: float = option(
+    0.0, "the answer is empty if its score exceeds the best span's by more than this"
+  )
   max_answer: int = option(30, "tokens of an answer, at most")
   nbest: int = option(1, "answers to each question")
 

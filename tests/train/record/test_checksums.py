@@ -197,7 +197,24 @@ def test_diff_takes_the_best_by_the_metric_of_the_run(run, capsys):
   assert asked(capsys, "diff", f"{run}@best", f"{run}@2") == (0, "the same weights")
 
 
-@pytest.mark.parametrize("words", [["check", "/nowhere"], ["diff", "RUN"]])
-def test_what_cannot_be_asked(words, run):
-  with pytest.raises(UserError, match=r"holds no checkpoints|diff compares two"):
+def test_list_names_the_run_and_diff_names_whole_weights(run, capsys):
+  assert asked(capsys, "list", run)[1].startswith(f"{run} ")
+  name = "/".join(["part"] * 20)
+  with Checkpoints(run, keep_latest=3) as saved:
+    for step in (4, 5):
+      state = dict(step=jnp.int32(step), params={name: jnp.full(3, step)}, opt_state={})
+      saved.save(state, Position())
+  assert name in "".join(re.findall(r"[\w/]+", asked(capsys, "diff", f"{run}@4", f"{run}@5")[1]))
+
+
+@pytest.mark.parametrize(
+  "words, message",
+  [
+    (["check", "/nowhere"], "no such folder"),
+    (["check", "RUN@3"], "leave out @"),
+    (["diff", "RUN"], "diff compares two"),
+  ],
+)
+def test_what_cannot_be_asked(words, message, run):
+  with pytest.raises(UserError, match=message):
     checkpoints.main([word.replace("RUN", str(run)) for word in words])

@@ -192,6 +192,15 @@ def test_help_of_a_file_without_arguments(tmp_path):
     load(f"{path}:help")
 
 
+def test_help_of_a_file_that_reads_its_argument_by_itself(tmp_path):
+  (tmp_path / "own.py").write_text(
+    '"""Explains itself."""\nfrom ml_collections import ConfigDict\n'
+    "def get_config(arg=''): return ConfigDict()\n"
+  )
+  with pytest.raises(Help, match="Explains itself"):
+    read(f"{tmp_path}/own.py:help")
+
+
 def test_the_config_is_locked_and_the_given_one_left_alone(file):
   config = load(str(file))
   with pytest.raises(AttributeError):

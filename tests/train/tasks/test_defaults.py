@@ -61,8 +61,9 @@ def test_every_setting_of_prediction_has_a_flag():
     assert issubclass(task.settings_class, Settings)
     assert flags >= {field.name for field in dataclasses.fields(task.settings_class)}
   assert "a question may have no answer" in " ".join(parser.format_help().split())
-  assert "sampling from so many of the likeliest tokens; 0: from all; words for a mask" in " ".join(
-    parser.format_help().split()
+  assert (
+    "sampling from so many of the likeliest tokens; 0: from all; words predicted for each mask"
+    in " ".join(parser.format_help().split())
   )
 
 

@@ -11,7 +11,10 @@ scale: both at BERT-base's size on DIR/books, and GLUE's SST-2; not run.
 from experiments.tools.runs import Order, Run, Value, evaluate_every, seeds
 
 # objective -> its metrics
-OBJECTIVES = {"electra": ("recall", "right", "perplexity"), "mlm": ("perplexity",)}
+OBJECTIVES = {
+  "electra": ("replaced_recall", "token_accuracy", "perplexity"),
+  "mlm": ("perplexity",),
+}
 SMALL = {
   "model.dim": 128,
   "model.num_heads": 4,
@@ -43,8 +46,8 @@ def runs(scale):
 
 
 def expected(scale):
-  yield Value("replaced tokens that are detected", "electra", "validation/recall")
-  yield Value("tokens judged right", "electra", "validation/right")
+  yield Value("replaced tokens that are detected", "electra", "validation/replaced_recall")
+  yield Value("tokens judged right", "electra", "validation/token_accuracy")
   ours, accuracy = [rf"tuned-{name}-seed\d" for name in OBJECTIVES], "test/accuracy"
   if scale == "full":
     accuracy = "validation/accuracy"

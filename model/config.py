@@ -1,6 +1,7 @@
 """Defines the settings of a Transformer and of an LSTM, with their defaults."""
 
 import dataclasses
+import math
 
 from model import kernels, layers
 
@@ -19,7 +20,17 @@ KNOWN = dict(
 )
 SMALLEST = dict(vocab_size=1, dim=1, num_heads=1, num_kv_heads=1, head_dim=1, mlp_dim=1, window=1)
 SMALLEST |= dict(embedding_dim=1, token_types=0, position_offset=0, global_tokens=0)
+SMALLEST |= dict(max_len=1, relative_buckets=2, relative_max_distance=1, norm_eps=0, init_std=0)
+LARGEST = 2**31 - 1  # a size is an int32
+POSITIVE = ("rope_theta", "logits_scale", "attention_scale")
 RATES = ("dropout", "attention_dropout", "activation_dropout")
+
+
+def _fits(value, kind) -> bool:
+  """Returns whether a value has a type such as float | None; a float may be given as an int."""
+  if type(value) is int and isinstance(0.0, kind):
+    return True
+  return isinstance(value, kind) and (not isinstance(value, bool) or kind is bool)
 
 
 class _Config:
@@ -27,12 +38,22 @@ class _Config:
 
   def __post_init__(self):
     given = vars(self)
+    for field in dataclasses.fields(self):
+      value = given[field.name]
+      if not _fits(value, field.type):
+        kind = getattr(field.type, "__name__", field.type)
+        raise TypeError(f"model.{field.name} is {value!r}: expects {kind}")
+      if isinstance(value, int | float) and not (math.isfinite(value) and abs(value) <= LARGEST):
+        raise ValueError(f"model.{field.name} is {value}: expects a number of at most {LARGEST}")
     for field, known in KNOWN.items():
       if field in given and given[field] not in known:
         raise ValueError(f"model.{field} is {given[field]!r}; known: {', '.join(known)}")
     for field, least in SMALLEST.items():
       if (size := given.get(field)) is not None and size < least:
         raise ValueError(f"model.{field} is {size}; it must be at least {least}")
+    for field in POSITIVE:
+      if (value := given.get(field)) is not None and value <= 0:
+        raise ValueError(f"model.{field} is {value}; it must be above 0")
     for field in RATES:
       if not 0 <= given.get(field, 0) < 1:
         raise ValueError(f"model.{field} is {given[field]}; it must be at least 0 and below 1")

@@ -80,6 +80,22 @@ def test_takes_a_step_at_small_and_reads_every_key(text, corpus, tmp_path):
   assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
+def choices(name):
+  """Yields the arguments of a config file with each of their choices, and also `small`."""
+  yield from ("", "small")
+  for usage, _ in listing.arguments(__import__(f"configs.{name}", fromlist=["get_config"])):
+    key, equals, values = usage.partition("=")
+    words = [f"{key}={value}" for value in values.split("|")] if "|" in values else []
+    for word in words or [key] * (not equals and key != "small"):
+      yield from (word, f"{word},small")
+
+
+@pytest.mark.parametrize("name", listing.names())
+def test_no_choice_of_a_config_is_refused(name):
+  for arguments in choices(name):
+    resolve.load(f"{ROOT}/configs/{name}.py:{arguments}")
+
+
 @pytest.mark.parametrize("split", [*scan.SPLITS, "length,cutoff=26"])
 def test_every_split_of_scan_is_there(split):
   data = resolve.load(f"{ROOT}/configs/scan.py:split={split}").task.data

@@ -23,21 +23,17 @@ def build_model(cfg, task, seed: int, platform: str | None = None) -> Transforme
   process's), "xla" takes its place, which is logged. Raises UserError for settings that describe no
   model, or a model that the task cannot use.
   """
-  settings, words = dict(cfg), task.tokenizer.vocab_size
-  # Older runs and Hugging Face's models have no name: they are Transformers.
-  name = settings.pop("name", "transformer")
-  check_names(name, settings)
-  make_config, make_model = MODELS[name]
-  if settings.get("positions") == "sinusoidal" and "position_offset" not in settings:
+  if cfg.get("positions") == "sinusoidal" and "position_offset" not in cfg:
     raise UserError(
       "model.positions: this run is of an older version, whose sinusoids had other wavelengths: use"
       " the commit in its run.json, or train it anew"
     )
-  size = settings.pop("vocab_size", None) or words
-  if size < words:
-    raise UserError(f"model.vocab_size is {size}, but the vocabulary has {words} tokens")
-  with as_user_error("model", TypeError, ValueError):
-    config = make_config(vocab_size=size, **settings)
+  words = task.tokenizer.vocab_size
+  name, config = model_config(cfg, words)
+  if config.vocab_size < words:
+    raise UserError(
+      f"model.vocab_size is {config.vocab_size}, but the vocabulary has {words} tokens"
+    )
   if name == "transformer":
     config = _fit(config, task, platform)
   elif task.prefix:
@@ -51,7 +47,7 @@ def build_model(cfg, task, seed: int, platform: str | None = None) -> Transforme
       needs = "needs" if not layers else "has no use for"
       raise UserError(f"model.{part}_layers is {layers}, but the task {needs} {part} layers")
   rngs = nnx.Rngs(seed)
-  model = make_model(config, rngs=rngs)
+  model = MODELS[name][1](config, rngs=rngs)
   if (head := task.head(config, rngs)) is not None:
     model.head = head
   return model
@@ -67,7 +63,21 @@ def without_kernels(cfg: ConfigDict) -> ConfigDict:
   return cfg
 
 
-def check_names(name: str, settings) -> None:
+def model_config(cfg, words: int = 1) -> tuple[str, TransformerConfig | LSTMConfig]:
+  """Returns the name and the settings of the model of the section `model`, for a vocabulary of
+  `words` tokens where the section has no vocab_size.
+
+  Raises UserError for settings that describe no model.
+  """
+  # Older runs and Hugging Face's models have no name: they are Transformers.
+  settings = dict(name="transformer") | dict(cfg)
+  name, size = settings.pop("name"), settings.pop("vocab_size", None)
+  _check_names(name, settings)
+  with as_user_error("model", TypeError, ValueError):
+    return name, MODELS[name][0](vocab_size=words if size is None else size, **settings)
+
+
+def _check_names(name: str, settings) -> None:
   """Raises UserError for an unknown model, and for a setting that this model does not have."""
   choose(MODELS, name, "model.name")
   fields = {key: {x.name for x in dataclasses.fields(make)} for key, (make, _) in MODELS.items()}

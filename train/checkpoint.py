@@ -14,7 +14,7 @@ from orbax.checkpoint import v1 as ocp
 
 from train.common.errors import UserError, choose, indented
 from train.common.trees import flatten
-from train.record import checksums
+from train.record import checksums, older
 from train.record.workdir import load_config
 
 FORMAT = 2  # format 1 has no number of its own, and no `recent`
@@ -46,7 +46,7 @@ class Checkpoints(contextlib.AbstractContextManager):
     self.best = choose({"min": min, "max": max}, best_mode, "checkpoint.best_mode")
     policies = ocp.training.preservation_policies
     best = policies.BestN(
-      get_metric_fn=lambda metrics: metrics[best_metric],
+      get_metric_fn=lambda metrics: older.metrics(metrics)[best_metric],
       reverse=best_mode == "min",
       n=keep_best,
       keep_checkpoints_without_metrics=False,
@@ -135,10 +135,11 @@ class Checkpoints(contextlib.AbstractContextManager):
     if which == "latest":
       return saved[-1:]
     if which == "best":
-      scored = [info for info in checkpoints if self.best_metric in (info.metrics or {})]
+      values = {info.step: older.metrics(info.metrics or {}) for info in checkpoints}
+      scored = [step for step in values if self.best_metric in values[step]]
       if not scored:
         raise UserError(f"no checkpoint in {self.directory} has a validation {self.best_metric}")
-      return [self.best(scored, key=lambda info: info.metrics[self.best_metric]).step]
+      return [self.best(scored, key=lambda step: values[step][self.best_metric])]
     if match := re.fullmatch(r"average:(\d+)", which):
       count = int(match[1])
       if not 1 <= count <= len(saved):

@@ -45,6 +45,7 @@ def train(
   if cfg.evaluate.decode_every:
     require_score(task)
   tx, learning_rate = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
+  optimizer.log_unused(cfg.optimizer, cfg.schedule)
   graph, state = init(cfg, task, tx, mesh)
   layout = tasks.layout(task, cfg.batch_size)
   batches = Batches(task.items("train"), layout, seed=cfg.seed, workers=cfg.workers)

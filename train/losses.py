@@ -11,11 +11,12 @@ import jax.numpy as jnp
 
 from train.common.errors import UserError
 
-SUMS = ("loss", "nll", "accuracy")  # of cross_entropy
+SUMS = ("loss", "nll", "right")  # of cross_entropy
+REPORTED = ("loss", "perplexity", "token_accuracy")  # what `means` in record/meter.py makes of SUMS
 
 
 def cross_entropy(logits_BTV, labels_BT, weights_BT, *, label_smoothing=0.0, z_loss=0.0):
-  """Returns (sum, weight) of `loss` (to be minimized), `nll` (in nats) and `accuracy`.
+  """Returns (sum, weight) of `loss` (to be minimized), `nll` (in nats) and `right` labels.
 
   Smoothing spreads `label_smoothing` evenly over the whole vocabulary (Szegedy et al. 2016);
   z_loss * log(Z)^2 keeps the logits from drifting (Chowdhery et al. 2022, section 5).

@@ -11,7 +11,7 @@ def main(argv):
   # Imported here: data workers import this module again, and need none of it.
   import jax
 
-  from train import loop, resolve
+  from train import loop, resolve, schema
   from train.cluster import processes
   from train.common.errors import UserError
   from train.common.files import disk_trouble
@@ -36,7 +36,7 @@ def main(argv):
   if args.print_config:
     text = workdir.config_json(cfg).rstrip()
     if not args.json:
-      text = rendering.config(config.flat(cfg), config.flat(resolve.defaults(cfg)))
+      text = rendering.config(config.flat(cfg), config.flat(schema.defaults(cfg)))
     print(text)
     return 0
   if not args.workdir:

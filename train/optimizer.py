@@ -115,8 +115,8 @@ def build(optimizer, schedule, steps: int):
   """Returns the optax transformation, and its learning rate as a function of the step.
 
   The sections have the keys of OPTIMIZER and SCHEDULE, and further arguments of optax's function or
-  of the schedule. An argument that only another optimizer or schedule takes is logged; raises
-  UserError for an argument that none takes.
+  of the schedule. An argument that only another optimizer or schedule takes has no effect; raises
+  UserError for an argument that none takes, and for a value that optax refuses.
   """
   rate = _schedule(dict(schedule), steps)
   settings = dict(optimizer)
@@ -136,7 +136,20 @@ def build(optimizer, schedule, steps: int):
   clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
   moving = [_scale_by_path(factors, lambda factor: float(factor > 0))] if factors else []
   scaled = [_scale_by_path(factors, float)] if factors else []
-  return optax.chain(*moving, *clip, make(rate, **settings), *scaled), rate
+  with as_user_error("optimizer", TypeError, ValueError):
+    return optax.chain(*moving, *clip, make(rate, **settings), *scaled), rate
+
+
+def log_unused(optimizer, schedule) -> None:
+  """Logs the settings of the two sections that only other optimizers or schedules take."""
+  for section, given, table in (
+    ("optimizer", optimizer, OPTIMIZERS),
+    ("schedule", schedule, SCHEDULES),
+  ):
+    taken, name = accepted(table), given["name"]
+    others = {key for names in taken.values() for key in names} - taken[name]
+    if unused := [key for key in given if key in others and given[key] is not None]:
+      logging.info("%s has no use for %s.%s", name, section, f", {section}.".join(unused))
 
 
 def _rates(pairs) -> list[tuple[str, float]]:
@@ -162,17 +175,14 @@ def accepted(table) -> dict[str, set[str]]:
 
 
 def _known(settings, section, name, table) -> dict:
-  """Returns the settings that `table[name]` takes, without those that are None. A setting that only
-  others of the table take is logged; raises UserError for a setting that none takes.
-  """
+  """Returns the settings that `table[name]` takes, without those that are None; raises UserError
+  for a setting that none of the table takes."""
   taken = accepted(table)
   given = {key: value for key, value in settings.items() if value is not None}
   for key in given:
     if not any(key in names for names in taken.values()):
       known = ", ".join(sorted(taken[name]))
       raise UserError(f"{section}.{key} is no argument of {name}: {known}")
-  if unused := [key for key in given if key not in taken[name]]:
-    logging.info("%s has no use for %s.%s", name, section, f", {section}.".join(unused))
   return {key: value for key, value in given.items() if key in taken[name]}
 
 

@@ -74,7 +74,7 @@ def test_sums_add_up_over_any_split():
     for rows in (slice(0, 1), slice(1, 3))
   ]
   added = jax.tree.map(lambda a, b: a + b, *parts)
-  assert whole.keys() == {"loss", "nll", "accuracy"}
+  assert whole.keys() == {"loss", "nll", "right"}
   for name, pair in whole.items():
     np.testing.assert_allclose(added[name], pair, rtol=1e-5)
     assert float(pair[1]) == float(WEIGHTS.sum())
@@ -84,7 +84,7 @@ def test_a_weight_counts_a_token_so_often():
   loss_BT, nll_BT = plain(LOGITS, 0.1, 0.0)
   right_BT = LOGITS.argmax(-1) == LABELS
   sums = cross_entropy(LOGITS, LABELS, WEIGHTS, label_smoothing=0.1)
-  for name, each_BT in (("loss", loss_BT), ("nll", nll_BT), ("accuracy", right_BT)):
+  for name, each_BT in (("loss", loss_BT), ("nll", nll_BT), ("right", right_BT)):
     np.testing.assert_allclose(sums[name][0], (each_BT * WEIGHTS).sum(), rtol=1e-5)
   gradient = jax.jit(jax.grad(lambda x: cross_entropy(x, LABELS, WEIGHTS)["loss"][0]))(LOGITS)
   assert (np.abs(gradient).max(-1) > 0).tolist() == (WEIGHTS > 0).tolist()
@@ -93,10 +93,10 @@ def test_a_weight_counts_a_token_so_often():
 def test_perfect_and_wrong_predictions():
   perfect = 50.0 * jax.nn.one_hot(LABELS, V)
   sums = cross_entropy(perfect, LABELS, WEIGHTS)
-  assert float(sums["accuracy"][0]) == float(WEIGHTS.sum())
+  assert float(sums["right"][0]) == float(WEIGHTS.sum())
   assert float(sums["nll"][0]) < 1e-6
   sums = cross_entropy(-perfect, LABELS, WEIGHTS)
-  assert float(sums["accuracy"][0]) == 0
+  assert float(sums["right"][0]) == 0
   assert float(sums["nll"][0]) > 50 * float(WEIGHTS.sum())
 
 

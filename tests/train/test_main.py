@@ -54,7 +54,7 @@ def weights(folder, which="latest"):
 
 def losses(folder):
   """(step, split) -> the numbers that do not depend on time."""
-  told = ("loss", "accuracy", "grad_norm", "perplexity", "learning_rate")
+  told = ("loss", "token_accuracy", "grad_norm", "perplexity", "learning_rate")
   lines = read_metrics(folder)
   assert len({(x["step"], x["split"]) for x in lines}) == len(lines), "a step is there twice"
   return {(x["step"], x["split"]): {k: x[k] for k in told if k in x} for x in lines}
@@ -490,14 +490,6 @@ def test_mistakes_in_prediction(arguments, told, whole):
   with pytest.raises(UserError) as error:
     predict.main([word.format(run=whole) for word in arguments])
   assert told in str(error.value)
-
-
-@pytest.mark.slow
-def test_a_best_metric_that_no_evaluation_tells_is_told_at_the_first(tmp_path, monkeypatch):
-  monkeypatch.chdir(ROOT)
-  wrong = ["--config.evaluate.every=1", "--config.checkpoint.best_metric=blue"]
-  with pytest.raises(UserError, match=r"best_metric is 'blue'; .* accuracy, loss"):
-    main.main([*TINY, *wrong, "--workdir", str(tmp_path)])
 
 
 def test_undecodable_input_names_file_and_line(whole, tmp_path):

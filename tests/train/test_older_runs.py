@@ -16,6 +16,7 @@ import pytest
 
 from train.checkpoint import Checkpoints
 from train.common.trees import flatten
+from train.record import older
 
 ROOT = pathlib.Path(__file__).parents[2]
 FIXTURES = ROOT / "tests" / "fixtures" / "formats" / "2"
@@ -56,8 +57,9 @@ def test_a_run_goes_on_as_it_went(kind, tmp_path):
     ]
     close(kind, json.loads((tmp_path / f"{kind}.json").read_text()), predictions)
   lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-  close(kind, [line for line in lines if line["step"] > 3], after["metrics"])
-  results = dict(after["results"], checkpoint="latest")
+  expected = [older.metrics(line) for line in after["metrics"]]
+  close(kind, [line for line in lines if line["step"] > 3], expected)
+  results = older.metrics(dict(after["results"], checkpoint="latest"))
   close(kind, json.loads((run / "results.json").read_text()), results)
   with Checkpoints(run, keep_latest=9) as checkpoints:
     weights = flatten(checkpoints.params("6"))

@@ -278,7 +278,8 @@ def test_every_optimizer_can_be_named_instead_of_a_configs(name, base, caplog):
 def test_what_an_optimizer_has_no_use_for_is_told(monkeypatch):
   told = []
   monkeypatch.setattr(optimizer.logging, "info", lambda text, *args: told.append(text % args))
-  optimizer.build(section(name="sgd", weight_decay=0.1, b1=0.9, b2=None), schedule(), 100)
+  given = section(name="sgd", weight_decay=0.1, b1=0.9, b2=None)
+  optimizer.log_unused(given, schedule())
   assert told[-1] == "sgd has no use for optimizer.b1, optimizer.weight_decay"
 
 

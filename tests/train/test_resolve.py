@@ -8,7 +8,20 @@ import json
 import pytest
 
 from model.config import LSTMConfig, TransformerConfig
-from train import checkpoints, evaluate, export, main, optimizer, plan, predict, resolve, tasks
+from train import (
+  checkpoints,
+  evaluate,
+  export,
+  loop,
+  main,
+  optimizer,
+  plan,
+  predict,
+  ranges,
+  resolve,
+  schema,
+  tasks,
+)
 from train.common.errors import Help, UserError
 from train.record import config, workdir
 from train.tasks.seq2seq import Decoding
@@ -82,8 +95,8 @@ def test_sections_that_are_left_out_are_completed(write):
   assert cfg.optimizer.to_dict() == optimizer.OPTIMIZER
   assert cfg.schedule.to_dict() == optimizer.SCHEDULE
   for name in ("mesh", "init_from"):
-    assert cfg[name].to_dict() == resolve.RUN[name]
-  assert cfg.checkpoint.to_dict() == resolve.RUN["checkpoint"] | dict(every=5)
+    assert cfg[name].to_dict() == schema.RUN[name]
+  assert cfg.checkpoint.to_dict() == schema.RUN["checkpoint"] | dict(every=5)
 
 
 @pytest.mark.parametrize("field", dataclasses.fields(Decoding), ids=lambda field: field.name)
@@ -162,6 +175,112 @@ def test_a_wrong_key_or_value_in_a_file_is_named(write, changes, words):
   path = write(**changes)
   message = refusal(path)
   assert not [word for word in [path, *words] if word not in message], message
+
+
+WRONG = """
+steps=0 steps=-5 steps=9999999999 seed=-1 seed=4294967296 batch_size=0 batch_size=-8 microbatches=0
+microbatches=-1 workers=-1 log_every=0 log_every=-1 ema=2 ema=-1 ema=nan spike=-1 max_skipped=-1
+watchdog_seconds=-1 watchdog_seconds=inf patience=-1 parallelism=foo mesh.data=-2 evaluate.every=0
+evaluate.every=-1 evaluate.decode_every=-1 evaluate.decode_examples=-1 checkpoint.every=0
+checkpoint.keep_latest=0 checkpoint.keep_latest=-1 checkpoint.keep_best=-1
+checkpoint.best_mode=least optimizer.name=foo optimizer.clip_norm=-1 optimizer.b1=5 optimizer.b2=1
+optimizer.eps=abc optimizer.eps=-1 optimizer.weight_decay=abc optimizer.mu_dtype=foo
+optimizer.nesterov=3 optimizer.momentum=2 optimizer.rates=abc optimizer.no_decay=( schedule.name=foo
+schedule.peak=-1 schedule.peak=nan schedule.warmup_steps=-1 schedule.warmup_steps=99
+schedule.final=-3 schedule.final=abc schedule.decay_steps=-1 schedule.decay_steps=2.5
+model.window=abc model.window=0 model.vocab_size=abc model.vocab_size=0 model.dim=-4 model.dim=7
+model.num_heads=0 model.norm_eps=-1 model.init_std=abc model.init_std=-1 model.attention_scale=abc
+model.dropout=1 model.dropout=nan model.max_len=0 model.rope_theta=0 model.encoder_layers=-1
+model.positions=rotory model.dtype=float64 model.attention_scale=nan model.mlp_dim=99999999999
+task.source_len=-3 task.decode_batch=0 task.label_smoothing=2 task.z_loss=-1 task.loss_chunks=0
+task.bleu_tokenizer=13b task.decoding.beam=0 task.decoding.max_len_extra=-100
+task.decoding.temperature=nan task.decoding.length_penalty=inf task.decoding.seed=-1
+init_from.which=best checkpoint.best_metric=los
+"""
+
+
+@pytest.mark.parametrize("override", WRONG.split())
+def test_a_value_that_cannot_be_is_refused_with_its_key(write, override):
+  key, value = override.split("=")
+  message = refusal(write(), [override])
+  assert key.rpartition(".")[2] in message
+  assert value in message or value.lstrip("-").isdigit()
+
+
+@pytest.mark.parametrize(
+  "changes, words",
+  [
+    (dict(name="span", style="span"), ["task.style is 'span'", "did you mean spans?"]),
+    (dict(name="mlm", rate=1.5), ["task.rate is 1.5", "above 0 and below 1"]),
+    (dict(name="electra", generator=0.0), ["task.generator is 0.0"]),
+    (dict(name="text_to_text", kind="class"), ["task.kind", "did you mean classes?"]),
+    (dict(name="qa", reading=dict(max_answer=0)), ["task.reading.max_answer is 0"]),
+    (dict(name="classification", pool="last"), ["task.pool is 'last'", "first, mean"]),
+  ],
+)
+def test_a_value_that_a_task_cannot_have_is_refused_before_its_data_is_read(write, changes, words):
+  message = refusal(write(changes))
+  assert not [word for word in words if word not in message], message
+
+
+def test_a_value_of_a_part_of_a_mixture_is_checked(write):
+  parts = dict(
+    a=dict(name="span", share=1.0, data={}, rate=0.1), b=dict(name="translation", data={})
+  )
+  task = dict(name="mixture", main="a", parts=parts, tokenizer=dict(name="word"), source_len=9)
+  for override in ("parts.a.rate=0.0", "parts.a.share=0.0", "parts.b.decoding.beam=0"):
+    assert f"task.{override.partition('=')[0]} is 0" in refusal(write(task), [f"task.{override}"])
+
+
+def test_every_range_and_choice_is_of_a_setting_and_allows_its_default():
+  defaults = config.flat(schema.RUN | schema.REQUIRED)
+  defaults |= config.flat(dict(optimizer=optimizer.OPTIMIZER, schedule=optimizer.SCHEDULE))
+  for name in tasks.NAMES[:-1]:
+    defaults |= {f"task.{key}": value for key, value in tasks.defaults(name).items()}
+  assert {*ranges.RANGES, *ranges.CHOICES, *ranges.TYPES} - {"task.share"} <= defaults.keys()
+  for key, value in defaults.items():
+    if key not in schema.REQUIRED and not key.startswith(("task.tokenizer", "task.decoding")):
+      ranges.check(key, value, None if value is None else type(value))
+
+
+def test_each_way_to_parallelize_is_a_choice():
+  assert loop.PUT.keys() == {*ranges.CHOICES["parallelism"]}
+
+
+@pytest.mark.parametrize(
+  "task, metric, words",
+  [
+    ("translation", "bleu", ["'bleu'", "set evaluate.decode_every"]),
+    ("translation", "blue", ["'blue'", "did you mean bleu?"]),
+    ("translation", "accuracy", ["reports loss, perplexity, token_accuracy"]),
+    ("classification", "acuracy", ["did you mean accuracy?"]),
+  ],
+)
+def test_a_best_metric_that_no_evaluation_reports_is_refused(write, task, metric, words):
+  override = [f"checkpoint.best_metric={metric}"]
+  message = refusal(write(dict(name=task)), override)
+  assert not [word for word in ["checkpoint.best_metric", *words] if word not in message], message
+
+
+def test_decoding_for_no_score_is_refused_before_data_is_read(write):
+  assert "decode_every is 5, and a mlm" in refusal(
+    write(dict(name="mlm")), ["evaluate.decode_every=5"]
+  )
+
+
+@pytest.mark.parametrize(
+  "task, before, now",
+  [
+    ("causal", "accuracy", "token_accuracy"),
+    ("qa", "right", "token_accuracy"),
+    ("electra", "recall", "replaced_recall"),
+    ("classification", "accuracy", "accuracy"),
+  ],
+)
+def test_an_older_name_of_a_metric_is_read(write, task, before, now):
+  evaluate = dict(every=5, decode_every=5 * (task == "classification"))
+  path = write(dict(name=task), checkpoint=dict(every=5, best_metric=before), evaluate=evaluate)
+  assert resolve.load(path).checkpoint.best_metric == now
 
 
 def test_a_setting_that_any_optimizer_has_may_be_in_a_file(write):

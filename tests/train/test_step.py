@@ -46,7 +46,7 @@ def take_step(batch, mesh=None, how="jit", **settings):
   return jax.device_get(state), jax.device_get(sums)
 
 
-SUMS = {"loss", "nll", "accuracy", "grad_norm", "skipped", "spikes"}
+SUMS = {"loss", "nll", "right", "grad_norm", "skipped", "spikes"}
 
 
 def assert_same(after, other):
@@ -246,15 +246,15 @@ def test_one_batch_is_learned_by_heart(batch):
     values.append(meter.means(sums))
   assert values[0]["loss"] > 2
   assert values[-1]["loss"] < 0.1
-  assert values[-1]["accuracy"] == 1
+  assert values[-1]["token_accuracy"] == 100
   assert int(state["step"]) == 100
 
 
 def test_means_divide_once_and_perplexity_is_exp_of_the_nll():
-  sums = dict(loss=(6.0, 4.0), nll=(5.0, 4.0), accuracy=(3.0, 4.0), grad_norm=(2.5, 1.0))
+  sums = dict(loss=(6.0, 4.0), nll=(5.0, 4.0), right=(3.0, 4.0), grad_norm=(2.5, 1.0))
   sums = jax.tree.map(jnp.float32, sums)
   values = meter.means(sums)
-  expected = dict(loss=1.5, accuracy=0.75, grad_norm=2.5, perplexity=math.exp(1.25))
+  expected = dict(loss=1.5, token_accuracy=75.0, grad_norm=2.5, perplexity=math.exp(1.25))
   assert values == pytest.approx(expected, rel=1e-6)
   assert all(type(value) is float for value in values.values())
   assert meter.means({"nll": (jnp.float32(1e9), jnp.float32(1.0))})["perplexity"] < math.inf

@@ -3,7 +3,8 @@
 import pathlib
 from collections.abc import Mapping, Sequence
 
-PANELS = ("accuracy", "exact_match", "bleu", "chrf", "learning_rate", "grad_norm")
+PANELS = ("accuracy", "token_accuracy", "exact_match", "bleu", "chrf")
+PANELS += ("learning_rate", "grad_norm")
 MOST_PANELS = 9
 # Each split has its own colour; colour-blind eyes can tell the three apart.
 COLOURS = {"train": "#2a78d6", "validation": "#eb6834", "test": "#1baf7a"}

@@ -13,7 +13,10 @@ import numpy as np
 from absl import logging
 
 from train.common.errors import UserError
+from train.record import older
 
+# Shares of labels among the sums, and the metrics that report them in percent.
+PERCENTAGES = {"right": "token_accuracy", "recalled": "replaced_recall"}
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
 
@@ -72,7 +75,7 @@ class Meter:
     self.batches.set_state(state)
     window = state.get("window", {})  # the oldest checkpoints have none, older ones no spikes
     if window:
-      window = {"spikes": [0.0, window["skipped"][1]]} | window
+      window = older.sums({"spikes": [0.0, window["skipped"][1]]} | window)
     self.total = {name: tuple(map(np.float32, pair)) for name, pair in window.items()} or None
     self.skipped.in_a_row = state.get("skipped", 0)
 
@@ -162,9 +165,14 @@ class SkippedUpdates:
 
 
 def means(sums: Mapping) -> dict[str, float]:
-  """Returns name -> sum / weight, with the perplexity in place of nll; waits for the device."""
+  """Returns name -> sum / weight; waits for the device.
+
+  The perplexity takes the place of nll, and PERCENTAGES have the names and units of scores.
+  """
   sums = jax.device_get(sums)
   values = {name: float(total) / max(float(weight), 1e-9) for name, (total, weight) in sums.items()}
+  for name in PERCENTAGES.keys() & values.keys():
+    values[PERCENTAGES[name]] = 100.0 * values.pop(name)
   if "nll" in values:
     values["perplexity"] = float(jnp.exp(min(values.pop("nll"), 80.0)))
   return values

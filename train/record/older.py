@@ -19,6 +19,10 @@ ADDED_TO = {  # the same settings in the section of each task
 # Older and present names of settings; IN_TASK: those of a task or of a part of a mixture.
 RENAMED = {"step": "parallelism"}
 RENAMED_IN_TASK = {"across": "cross_documents", "static": "fixed_masks"}
+# Tasks with a score `accuracy`; of the others it was the share of right labels, as `right` was of
+# these.
+WITH_ACCURACY = ("classification", "tagging", "text_to_text")
+SUMS = {"accuracy": "right", "recall": "recalled"}  # older and present names of a loss's sums
 NOT_IN_TEXT_TO_TEXT = ("lowercase_scores", "bleu_tokenizer", "piece_marker")
 
 
@@ -29,7 +33,39 @@ def upgrade(config: dict) -> dict:
     task = config["task"] = _upgrade_task(config["task"])
     if "parts" in task:
       task["parts"] = {name: _upgrade_task(part) for name, part in task["parts"].items()}
+    if isinstance(config.get("checkpoint"), dict):
+      config["checkpoint"] = _upgrade_metric(config["checkpoint"], task)
   return config
+
+
+def _upgrade_metric(checkpoint: dict, task: dict) -> dict:
+  """Returns the section `checkpoint` with the present name of its best_metric."""
+  name = task.get("parts", {}).get(task.get("main"), task).get("name")
+  metric = checkpoint.get("best_metric")
+  if metric == "right" or (metric == "accuracy" and name not in WITH_ACCURACY):
+    return checkpoint | dict(best_metric="token_accuracy")
+  if metric == "recall" and name == "electra":
+    return checkpoint | dict(best_metric="replaced_recall")
+  return checkpoint
+
+
+def metrics(values: dict) -> dict:
+  """Returns the metrics of an evaluation or a log line with their present names and units."""
+  old = "right" if "right" in values else "accuracy"
+  if old not in values or "token_accuracy" in values:
+    return values
+  if old == "accuracy" and "perplexity" not in values:
+    return values  # of decoded outputs alone: a score
+  values = {("token_accuracy" if name == old else name): x for name, x in values.items()}
+  values["token_accuracy"] *= 100.0
+  if "recall" in values and "precision" not in values:  # ELECTRA's, no score of tags
+    values["replaced_recall"] = 100.0 * values.pop("recall")
+  return values
+
+
+def sums(window: dict) -> dict:
+  """Returns the sums of an unfinished window of steps with their present names."""
+  return _rename(window, SUMS)
 
 
 def _upgrade_task(task: dict) -> dict:

@@ -14,13 +14,13 @@ from tensorboardX import SummaryWriter
 from train.common import json_files
 from train.common.errors import UserError
 from train.common.files import write_atomically
-from train.record import curves
+from train.record import curves, older
 
 # The fields of every line of metrics.jsonl, with their types; time is in seconds since 1970.
 FIXED = dict(step=int, split=str, time=float)
 # The first metrics on the screen in their order; the others follow. SHORT: names there.
-FIRST = ("loss", "accuracy", "bleu", "chrf", "exact_match", "tokens_per_second", "step_ms", "mfu")
-FIRST += ("learning_rate", "grad_norm", "perplexity")
+FIRST = ("loss", "accuracy", "token_accuracy", "bleu", "chrf", "exact_match")
+FIRST += ("tokens_per_second", "step_ms", "mfu", "learning_rate", "grad_norm", "perplexity")
 SHORT = dict(tokens_per_second="tokens/s", step_ms="ms/step", learning_rate="lr", perplexity="ppl")
 COLUMNS = 110  # a training line leaves out the last metrics beyond it
 
@@ -132,7 +132,7 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
   except OSError as error:
     raise UserError(f"{path}: can't be read: {error.strerror}") from error
   return [
-    {name: value if name in FIXED else float(value) for name, value in line.items()}
+    older.metrics({name: x if name in FIXED else float(x) for name, x in line.items()})
     for _, line in _parsed(path, texts, _has_metrics)
   ]
 

@@ -11,6 +11,16 @@ import numpy as np
 from train.common.errors import UserError
 
 Rows = Sequence[Sequence[str]]  # the tags of each text
+# kind of outputs -> the names of its scores that are numbers; of tags, BIO tags alone have the last
+# three
+NAMES = {
+  "texts": ("bleu", "chrf", "exact_match"),
+  "classes": ("accuracy", "macro_f1", "matthews"),
+  "regression": ("pearson", "spearman", "mse"),
+  "numbers": ("pearson", "spearman", "mse", "no_numbers"),
+  "tags": ("accuracy", "precision", "recall", "f1"),
+  "answers": ("exact_match", "f1"),
+}
 
 
 def texts(

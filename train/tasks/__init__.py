@@ -8,6 +8,7 @@ import dataclasses
 import json
 import pathlib
 import types
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -75,6 +76,30 @@ def prediction_options() -> dict[str, list[dataclasses.Field]]:
     for field in dataclasses.fields(settings):
       options.setdefault(field.name, []).append(field)
   return options
+
+
+def metric_names(section: Mapping) -> tuple[list[str], list[str]]:
+  """Returns the names of the losses and of the scores that an evaluation of a complete section
+  reports. Those of a mixture's part `main` have no prefix."""
+  if section["name"] != "mixture":
+    task = _class(section["name"])[0]
+    return list(task.loss_names(section)), list(task.score_names(section))
+  main, parts = section["main"], section["parts"]
+  losses, _ = metric_names(choose(parts, main, "task.main"))
+  names = {"" if name == main else f"{name}/": metric_names(parts[name])[1] for name in parts}
+  return losses, [prefix + score for prefix, scores in names.items() for score in scores]
+
+
+def check(section: Mapping, prefix: str = "task.") -> None:
+  """Raises UserError for settings of prediction in a complete section that are none."""
+  for name, part in section.get("parts", {}).items():
+    check(part, f"{prefix}parts.{name}.")
+  if section["name"] == "mixture":
+    return
+  task = _class(section["name"])[0]
+  for field in dataclasses.fields(task):
+    if isinstance(field.default, Settings):
+      field.default.changed(section[field.name], task, f"{prefix}{field.name}.")
 
 
 def build(cfg, workdir) -> Task:

@@ -26,6 +26,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from train import losses
+from train.common import intervals
 from train.common.errors import UserError, did_you_mean
 from train.data import sources
 from train.data.items import Items
@@ -61,14 +63,23 @@ class Rows:
     return [{"source": self.ids[index]} for index in indices]
 
 
-def option(default, text: str):
-  """Returns a field of settings with its default and the help text of its flag."""
-  return dataclasses.field(default=default, metadata={"help": text})
+def option(default, text: str, interval: str = "(-inf, inf)"):
+  """Returns a field of settings with its default, the help text of its flag, and its interval."""
+  return dataclasses.field(default=default, metadata={"help": text, "interval": interval})
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
   """Settings of prediction, none for most tasks. Subclasses add fields by `option`."""
+
+  def __post_init__(self):
+    """Raises UserError for a value of another type or outside its interval."""
+    for field in dataclasses.fields(self):
+      self._check(field, getattr(self, field.name), "")
+
+  @staticmethod
+  def _check(field, value, prefix):
+    intervals.check(prefix + field.name, value, field.type, field.metadata["interval"])
 
   def tag(self) -> list[str]:
     """Returns the parts that the settings add to the name of a file of outputs."""
@@ -76,15 +87,17 @@ class Settings:
 
   def changed(self, changes: Mapping, task: "Task", prefix: str = "--"):
     """Returns the settings with `changes`; raises UserError, with `prefix` before the key, for a
-    key that is no field."""
-    known = [field.name for field in dataclasses.fields(self)]
-    for key in changes:
+    key that is no field and for a value that the field does not take."""
+    known = {field.name: field for field in dataclasses.fields(self)}
+    for key, value in changes.items():
       if key not in known:
         there = f"it has {', '.join(known)}" if known else "it has none"
+        name = (task if isinstance(task, type) else type(task)).__name__
         raise UserError(
-          f"{prefix}{key}: a {type(task).__name__} task has no such setting of prediction ({there})"
+          f"{prefix}{key}: a {name} task has no such setting of prediction ({there})"
           + did_you_mean(key, known)
         )
+      self._check(known[key], value, prefix)
     return dataclasses.replace(self, **changes)
 
 
@@ -124,6 +137,11 @@ class Objective:
     no dropout, and equal batches have equal losses.
     """
     raise NotImplementedError
+
+  @classmethod
+  def loss_names(cls, section: Mapping) -> Sequence[str]:
+    """Returns the names under which an evaluation reports `loss` for a section of a config."""
+    return losses.REPORTED
 
   def head(self, cfg, rngs) -> Any:
     """Returns the module that becomes the model's `head`, or None where the model needs none."""
@@ -170,6 +188,11 @@ class Predictor:
     """Returns metrics of the outputs against the examples; raises UserError without `has_score`."""
     require_score(self)
 
+  @classmethod
+  def score_names(cls, section: Mapping) -> Sequence[str]:
+    """Returns the names of all metrics that `score` may return for a section of a config."""
+    return ()
+
   def report(self, outputs, examples) -> Report | None:
     """Returns precision, recall and confusion of each class, or None where there are no classes."""
 
@@ -188,7 +211,8 @@ class Task(Predictor, Objective):
   """An objective and a predictor in one dataclass, whose fields are the config's section.
 
   A subclass adds its settings as fields, `loss_key`, and the methods that raise NotImplementedError
-  in its bases. A subclass without `has_score` and `score` has a loss alone.
+  in its bases; `loss_names` where its loss has other names. A subclass without `has_score`, `score`
+  and `score_names` has a loss alone.
   """
 
   def __post_init__(self):

@@ -34,6 +34,10 @@ class Causal(DecoderTask):
   hf_kind = "causal"
   loss_name = "causal"
 
+  @classmethod
+  def loss_names(cls, section):
+    return (*super().loss_names(section), "bits_per_byte")
+
   @property
   def max_positions(self):
     return self.target_len + self.decoding.longest(self.target_len)

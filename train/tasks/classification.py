@@ -49,6 +49,14 @@ class Classification(EncoderTask):
     head = (self.labels, self.regression, self.pool, self.pool_activation)
     return ("classification", *head, self.label_smoothing)
 
+  @classmethod
+  def loss_names(cls, section):
+    return ("loss",) if section["regression"] else super().loss_names(section)
+
+  @classmethod
+  def score_names(cls, section):
+    return scores.NAMES["regression" if section["regression"] else "classes"]
+
   def head(self, cfg, rngs):
     count = 1 if self.regression else len(self.labels)
     return heads.LabelHead(cfg, count, pool=self.pool, activation=self.pool_activation, rngs=rngs)

@@ -28,6 +28,10 @@ class Electra(Mlm):
   def loss_key(self):
     return ("electra", self.rate, self.generator, self.detection_weight)
 
+  @classmethod
+  def loss_names(cls, section):
+    return (*super().loss_names(section), "replaced_recall")
+
   def head(self, cfg, rngs):
     if not isinstance(cfg, TransformerConfig):
       raise UserError("task.name=electra needs model.name=transformer, like its generator")
@@ -65,7 +69,7 @@ class Electra(Mlm):
     loss = self.detection_weight * (loss_BS * tokens_BS).sum() + words["loss"][0] / self.rate
     count, replaced = tokens_BS.sum(), (replaced_BS * tokens_BS).sum()
     sums = dict(loss=(loss, count), nll=words["nll"], right=(right_BS.sum(), count))
-    return sums | dict(recall=((right_BS * replaced_BS).sum(), replaced))
+    return sums | dict(recalled=((right_BS * replaced_BS).sum(), replaced))
 
 
 def draw(key, numbers_BT, logits_BTV):

@@ -19,11 +19,7 @@ from train.tasks.base import BPE_WITH_MASK, Rows, Settings, Task, encode, option
 class TopWords(Settings):
   """The number of words to offer for a mask."""
 
-  top_k: int = option(5, "words predicted for each mask")
-
-  def __post_init__(self):
-    if self.top_k < 1:
-      raise UserError(f"top_k is {self.top_k}: set 1 word or more")
+  top_k: int = option(5, "words predicted for each mask", "[1, inf)")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

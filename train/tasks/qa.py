@@ -26,14 +26,8 @@ class Reading(Settings):
   threshold: float = option(
     0.0, "the answer is empty if its score exceeds the best span's by more than this"
   )
-  max_answer: int = option(30, "tokens of an answer, at most")
-  nbest: int = option(1, "answers to each question")
-
-  def __post_init__(self):
-    if not 1 <= self.nbest <= CANDIDATES or self.max_answer < 1:
-      raise UserError(
-        f"nbest {self.nbest} must be 1 to {CANDIDATES}, and max_answer {self.max_answer} at least 1"
-      )
+  max_answer: int = option(30, "tokens of an answer, at most", "[1, inf)")
+  nbest: int = option(1, "answers to each question", f"[1, {CANDIDATES}]")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,6 +46,14 @@ class Qa(EncoderTask):
   @property
   def encoder(self) -> label_layout.Answers:
     return label_layout.Answers(self.tokenizer)
+
+  @classmethod
+  def loss_names(cls, section):
+    return ("loss", "token_accuracy")
+
+  @classmethod
+  def score_names(cls, section):
+    return scores.NAMES["answers"]
 
   def head(self, cfg, rngs):
     return heads.LabelHead(cfg, 2, pool="token", rngs=rngs)

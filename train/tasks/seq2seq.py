@@ -12,35 +12,54 @@ from absl import logging
 from model import decoding, layers
 from train import losses
 from train.common.errors import UserError, choose
+from train.common.intervals import SEEDS
 from train.data.roles import Roles
 from train.tasks.base import HuggingFace, Rows, Settings, Task, encode, option
+
+LEAST_TEMPERATURE = 1e-4  # logits divided by less leave float32
+MOST_TOKENS = 2**24  # rows x hypotheses x length of one decoding batch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Decoding(Settings):
   """The search for outputs: by beams (greedily with one), or by sampling with a temperature."""
 
-  beam: int = option(4, "beams; 1: greedy")
-  length_penalty: float = option(0.6, "exponent of the length penalty (Wu et al. 2016); 0: none")
+  beam: int = option(4, "beams; 1: greedy", "[1, 1000]")
+  length_penalty: float = option(
+    0.6, "exponent of the length penalty (Wu et al. 2016); 0: none", "[-10, 10]"
+  )
   penalty: str = option(
     "wu", f"formula that is raised to length_penalty: {', '.join(decoding.PENALTIES)}"
   )
   stop: str = option("exact", f"when beam search ends: {', '.join(decoding.STOPS)}")
-  temperature: float = option(0.0, "above 0: sampling in place of beams")
-  top_k: int = option(0, "sampling from so many of the likeliest tokens; 0: from all")
-  top_p: float = option(1.0, "sampling from the likeliest tokens of this total probability")
-  nbest: int = option(1, "outputs for each input")
-  max_len_ratio: float = option(1.0, "tokens of an output for each token of its source, at most")
-  max_len_extra: int = option(50, "additional tokens of an output, eos included")
-  seed: int = option(0, "seed of sampling")
+  temperature: float = option(0.0, "above 0: sampling in place of beams", "[0, 1000]")
+  top_k: int = option(0, "sampling from so many of the likeliest tokens; 0: from all", "[0, inf)")
+  top_p: float = option(
+    1.0, "sampling from the likeliest tokens of this total probability", "(0, 1]"
+  )
+  nbest: int = option(1, "outputs for each input", "[1, 1000]")
+  max_len_ratio: float = option(
+    1.0, "tokens of an output for each token of its source, at most", "[0, 1000]"
+  )
+  max_len_extra: int = option(50, "additional tokens of an output, eos included", "[0, 1000000]")
+  seed: int = option(0, "seed of sampling", SEEDS)
 
   def __post_init__(self):
-    if self.beam < 1 or self.nbest < 1 or (not self.temperature and self.nbest > self.beam):
-      raise UserError(f"nbest {self.nbest} and beam {self.beam}: 1 <= nbest <= beam")
+    super().__post_init__()
+    if not self.temperature and self.nbest > self.beam:
+      raise UserError(
+        f"nbest is {self.nbest} and beam {self.beam}: a search returns at most as many outputs as"
+        f" it has beams; set beam to {self.nbest} or more"
+      )
+    if 0 < self.temperature < LEAST_TEMPERATURE:
+      raise UserError(
+        f"temperature is {self.temperature}: expects 0, or {LEAST_TEMPERATURE} or more; beam=1"
+        " takes the likeliest token"
+      )
+    if not self.max_len_ratio and not self.max_len_extra:
+      raise UserError("max_len_ratio and max_len_extra are 0: no output would have a token")
     choose(decoding.PENALTIES, self.penalty, "decoding.penalty")
     choose(dict.fromkeys(decoding.STOPS), self.stop, "decoding.stop")
-    if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
-      raise UserError("temperature and top_k must be at least 0, top_p in (0, 1]")
 
   def tag(self):
     return ["sampled"] if self.temperature else [f"beam{self.beam}"]

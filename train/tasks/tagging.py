@@ -32,6 +32,10 @@ class Tagging(EncoderTask):
   def loss_key(self):
     return ("tagging", self.labels, self.label_smoothing)
 
+  @classmethod
+  def score_names(cls, section):
+    return scores.NAMES["tags"]
+
   def head(self, cfg, rngs):
     return heads.LabelHead(cfg, len(self.labels), pool="token", rngs=rngs)
 

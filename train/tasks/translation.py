@@ -52,6 +52,10 @@ class Translation(PairTask):
     super().__post_init__()
     choose(BLEU_TOKENIZERS, self.bleu_tokenizer, "task.bleu_tokenizer")
 
+  @classmethod
+  def score_names(cls, section):
+    return scores.NAMES["texts"]
+
   def example(self, text):
     """Returns a text as a source; raises UserError where the model translates into several
     languages and the text names none."""

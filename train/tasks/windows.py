@@ -17,7 +17,7 @@ from train.tasks.base import BPE_WITH_MASK, Task, encode
 class EncoderTask(Task):
   """A task that predicts labels by an encoder with a head. A subclass adds `encoder`, which lays
   labels along tokens (train/data/labelled.py), `head`, `predict`, `outputs` and `score`, and with
-  labels also `labels` and `label_smoothing`, else `loss`."""
+  labels also `labels` and `label_smoothing`, else `loss` and `loss_names`."""
 
   source_len: int = 128  # tokens in a row, special ones included
   stride: int = 0  # tokens from one window's start to the next's; 0: long texts are truncated
@@ -49,13 +49,11 @@ class EncoderTask(Task):
     return model.head(encode(model, batch, body_key), batch["source_segments"], head_key)
 
   def loss(self, model, batch, key):
-    """Returns the loss of the labels with weight. The share of right labels is `right`, as
-    `accuracy` is a score: a percentage of whole examples."""
+    """Returns the loss of the labels with weight."""
     logits_BSC = self.logits(model, batch, key)
-    sums = losses.cross_entropy(
+    return losses.cross_entropy(
       logits_BSC, batch["labels"], batch["weights"], label_smoothing=self.label_smoothing
     )
-    return {"loss": sums["loss"], "nll": sums["nll"], "right": sums["accuracy"]}
 
 
 def check_labels(split: str, labels: Iterable[str], known: Sequence[str]) -> None:

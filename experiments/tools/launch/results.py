@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from experiments.tools.runs import Estimate, Experiment, Run
 from train.common import json_files
 from train.common.files import write_atomically
-from train.record import provenance, workdir
+from train.record import older, provenance, workdir
 from train.record.writer import read_metrics, started_between
 
 RECORD = "experiment.json"  # in a run's folder
@@ -90,7 +90,13 @@ def read_record(run: Run, folder: pathlib.Path) -> dict | None:
   """Returns the record of exactly this run; None where it is unfinished or another run's."""
   file = folder / RECORD
   record = json_files.read(file) if file.is_file() else {}
-  return record if record.get("asked") == request(run) else None
+  return _present(record) if record.get("asked") == request(run) else None
+
+
+def _present(record: dict) -> dict:
+  """Returns a record whose results have the present names and units of metrics."""
+  results = {split: older.metrics(values) for split, values in record["results"].items()}
+  return record | dict(results=results)
 
 
 def write_record(run: Run, folder: pathlib.Path, results: dict, seconds: float | None) -> None:
@@ -141,7 +147,7 @@ def read_copy(run: Run, folder: pathlib.Path) -> Outcome | None:
   record = (json_files.read(file) if file.is_file() else {}).get(run.name, {})
   if record.get("asked") != request(run):
     return None
-  return Outcome(run, record, read_metrics(folder / f"{run.name}.jsonl"), "finished")
+  return Outcome(run, _present(record), read_metrics(folder / f"{run.name}.jsonl"), "finished")
 
 
 def collect(experiment: Experiment, paths: Paths | None) -> list[Outcome]:

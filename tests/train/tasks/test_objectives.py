@@ -21,11 +21,14 @@ from tests.train.tasks.helpers import (
   build,
   first_batch,
   layout,
+  mixed,
   split,
 )
 from train import losses, tasks
 from train.common.errors import UserError
 from train.data.batches import eval_batches
+from train.record import meter
+from train.scoring import scores
 from train.tasks import defaults
 
 
@@ -37,7 +40,7 @@ def test_masked_loss_is_that_of_the_logits_of_all_tokens(data, tmp_path):
     model.logits(model.head(x_BSD)), batch["labels"], jnp.asarray(batch["weights"])
   )
   sums = task.loss(model, batch, None)
-  for name in ("loss", "nll", "accuracy"):
+  for name in ("loss", "nll", "right"):
     np.testing.assert_allclose(sums[name], everywhere[name], rtol=1e-5)
 
 
@@ -216,3 +219,32 @@ def test_labels_that_training_has_and_the_config_has_not_are_named(data, tmp_pat
   other = dataclasses.replace(task, labels=("cat", "none"))
   with pytest.raises(UserError, match=r"task.labels are cat, none; training also has 'dog' \("):
     other.items("train")
+
+
+def answer(example):
+  """Returns an output that is right, as each kind of task writes it."""
+  text = example.get("label", example.get("target", "text"))
+  return dict(text=text, value=len(text), tags=list(example.get("tags", ())))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_task_declares_the_names_that_its_evaluation_reports(name, data, tmp_path):
+  task, graph, params = build(name, data, tmp_path)
+  batch = first_batch(task)
+  sums = jax.eval_shape(lambda: task.loss(nnx.merge(graph, params), batch, None))
+  section = KINDS[name][1] | dict(parts=mixed(data))
+  section = {key: section[key] for key in section if key != "parts" or name == "mixture"}
+  losses_of, scores_of = tasks.metric_names(section)
+  assert meter.means(dict.fromkeys(sums, (1.0, 1.0))).keys() == {*losses_of}
+  parts = task.scored_parts("train") if task.has_score else {}
+  assert bool(scores_of) == bool(parts)
+  for prefix, part in parts.items():
+    examples = list(part.examples("train"))
+    scored = part.score([answer(example) for example in examples], examples)
+    numbers = {f"{prefix}{key}" for key, x in scored.items() if not isinstance(x, str)}
+    assert numbers <= {*scores_of}
+    assert name == "tagging" or numbers == {*scores_of}
+
+
+def test_bio_tags_have_all_scores_of_tags():
+  assert scores.tags([["B-a"]], [["B-a"]]).keys() == {*scores.NAMES["tags"]}

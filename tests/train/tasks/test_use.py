@@ -515,7 +515,7 @@ def test_a_task_without_a_score_is_evaluated_without_decoding(kind, make, loaded
   folder, task = make(kind), loaded(kind).run.task
   results, report = evaluated(kind)
   assert results["perplexity"] == pytest.approx(np.exp(results["loss"]), rel=1e-4)
-  assert 0 <= results["accuracy"] <= 1
+  assert 0 <= results["token_accuracy"] <= 100
   assert report == ""
   assert [path.name for path in (folder / "evaluations").iterdir()] == ["test-latest.json"]
   if kind == "causal":

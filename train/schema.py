@@ -1,0 +1,156 @@
+"""Defines a run's settings with their defaults, and checks a config before anything is read."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+
+from ml_collections import ConfigDict
+
+from train import optimizer, ranges, tasks
+from train.build import MODELS, model_config
+from train.common.errors import UserError, choose, did_you_mean
+from train.record import config, older, workdir
+
+# The defaults of the run itself.
+RUN = dict(
+  seed=0,
+  parallelism="jit",  # or "pmap": data parallelism by hand
+  microbatches=1,
+  workers=0,  # processes that make batches; 0: a thread
+  ema=0.0,  # decay of the weights' moving average, which is then evaluated and exported; 0: none
+  spike=3.0,  # counts a loss above this multiple of the median of the last 100; 0: none
+  skip_spikes=False,  # skips the update of such a loss
+  max_skipped=10,  # skipped updates in a row, after which the run stops; 0: never
+  watchdog_seconds=600.0,  # without the end of a step, after which stacks are logged; 0: never
+  patience=0,  # evaluations without a better checkpoint.best_metric, after which it stops; 0: never
+  tensorboard=True,
+  # -1: the devices that are left. sequence: splits the residual stream along a row's tokens over
+  # the axis tensor (sequence parallelism).
+  mesh=dict(data=-1, fsdp=1, tensor=1, sequence=False),
+  evaluate=dict(split="validation", decode_every=0, decode_examples=0),
+  checkpoint=dict(keep_latest=1, keep_best=1, best_metric="loss", best_mode="min"),
+  init_from=dict(workdir="", which="latest", skip=()),
+)
+# Keys without a default, with their types.
+REQUIRED = dict.fromkeys(("steps", "batch_size", "log_every"), int)
+REQUIRED |= {"evaluate.every": int, "checkpoint.every": int}
+SECTIONS = ("task", "model", "optimizer", "schedule", "evaluate", "checkpoint")
+# A record that cannot be read is an "error", or "skip" leaves it out and counts it.
+DATA = dict(on_bad_record="error")
+# Sections whose other keys are checked where they are used: by the data's source and the tokenizer.
+OPEN = ("data", "tokenizer")
+
+
+def defaults(cfg: Mapping) -> dict:
+  """Returns the defaults of all sections, for the task and the model that `cfg` names."""
+  name = cfg["model"].get("name", "transformer")  # older runs and Hugging Face's models have none
+  settings, _ = choose(MODELS, name, "model.name")
+  model = {field.name: field.default for field in dataclasses.fields(settings)}
+  return RUN | dict(
+    task=task_defaults(cfg["task"]),
+    model=dict(name=name) | model | dict(vocab_size=None),  # None: the tokenizer's
+    optimizer=optimizer.OPTIMIZER,
+    schedule=optimizer.SCHEDULE,
+  )
+
+
+def check(cfg: ConfigDict) -> None:
+  """Raises UserError for what is wrong in a complete config: `check_keys`; a model, an optimizer, a
+  schedule or a decoding that cannot be built; a checkpoint.best_metric that no evaluation reports.
+  """
+  check_keys(cfg)
+  tasks.check(cfg.task.to_dict())
+  optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
+  if cfg.init_from.which != "latest" and not cfg.init_from.workdir:
+    raise UserError(
+      f"init_from.which is {cfg.init_from.which!r}, without an effect: set init_from.workdir too"
+    )
+  _check_metric(cfg)
+
+
+def check_keys(cfg: ConfigDict) -> None:
+  """Raises UserError for an unknown key, with the nearest, and for a value of another type or
+  outside its range. The types of the model's settings are those of its fields."""
+  values, known = config.flat(cfg), config.flat(defaults(cfg))
+  for key, value in values.items():
+    if key.startswith("model."):
+      continue
+    if key in known or _is_known(key):
+      kind = type(known[key]) if known.get(key) is not None else REQUIRED.get(key)
+      if not any(section in OPEN for section in key.split(".")[:-1]):
+        ranges.check(key, value, kind)
+    else:
+      names = {name: values.get(name) for name in (*known, *REQUIRED)}
+      raise UserError(f"{key}: {config.unknown_key(key, names)}")
+  model_config(cfg.model)
+
+
+def _check_metric(cfg) -> None:
+  """Raises UserError for a checkpoint.best_metric that no evaluation of the task reports."""
+  losses, scores = tasks.metric_names(cfg.task.to_dict())
+  metric, decodes = cfg.checkpoint.best_metric, cfg.evaluate.decode_every
+  if decodes and not scores:
+    raise UserError(
+      f"evaluate.decode_every is {decodes}, and a {cfg.task.name} task has a loss and no score: set"
+      " evaluate.decode_every=0"
+    )
+  if metric in losses or (decodes and metric in scores):
+    return
+  reported = (*losses, *scores) if decodes else losses
+  hint = did_you_mean(metric, (*losses, *scores))
+  if not decodes and metric in scores:
+    hint = "; set evaluate.decode_every too: scores come from decoding"
+  raise UserError(
+    f"checkpoint.best_metric is {metric!r}; an evaluation reports {', '.join(reported)}{hint}"
+  )
+
+
+def load_run(path: str | os.PathLike) -> ConfigDict:
+  """Returns the config of the run in the folder `path`.
+
+  Raises UserError where `path` holds no run, and where its config.json was changed so that a key is
+  unknown, missing, of the wrong type or out of range.
+  """
+  cfg = workdir.load_config(path)
+  try:
+    for section in SECTIONS:
+      if section not in cfg:
+        raise UserError(f"the section {section} is missing")
+      if not isinstance(cfg[section], ConfigDict):
+        raise UserError(f"{section} is {cfg[section]!r}: expects a section")
+    if "name" not in cfg.task:
+      raise UserError("task.name is missing")
+    whole = older.complete(cfg)
+    known = config.flat(defaults(whole)) | REQUIRED
+    later = older.defaults(known)
+    for key in sorted(known.keys() - config.flat(whole).keys() - later.keys()):
+      if not any(section in OPEN for section in key.split(".")):
+        raise UserError(f"{key} is missing")
+    check(whole)
+  except UserError as error:
+    raise UserError(f"{path}/config.json: {error}; restore the file") from error
+  return cfg
+
+
+def task_defaults(task: Mapping) -> dict:
+  """Returns the defaults of a task's section, and of those of the parts of a mixture."""
+  if task["name"] != "mixture":
+    return tasks.defaults(task["name"]) | dict(data=DATA)
+  shared = {field.name: field.default for field in dataclasses.fields(tasks.Mixture)}
+  usual = {key: value for key, value in shared.items() if value is not dataclasses.MISSING}
+  if not isinstance(task.get("parts"), (Mapping, ConfigDict)):
+    raise UserError("task.parts is missing: a mixture's tasks by name, each with its share")
+  parts = {
+    name: {key: value for key, value in task_defaults(part).items() if key not in shared}
+    for name, part in task["parts"].items()
+  }
+  return dict(name="mixture") | usual | dict(parts=parts)
+
+
+def _is_known(key: str) -> bool:
+  """Returns whether a key without a default may be in a config."""
+  *sections, last = key.split(".")
+  if sections == ["optimizer"]:
+    return any(last in names for names in optimizer.accepted(optimizer.OPTIMIZERS).values())
+  mixture = key == "task.main" or (sections[:2] == ["task", "parts"] and last == "share")
+  return key in REQUIRED or mixture or any(section in OPEN for section in sections)

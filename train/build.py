@@ -104,7 +104,8 @@ def _fit(config: TransformerConfig, task, platform) -> TransformerConfig:
   if config.positions == "learned" and task.max_positions > config.max_len:
     raise UserError(
       f"model.max_len {config.max_len} is less than the {task.max_positions} positions that"
-      " task.source_len, task.target_len and decoding may use: learned positions end there"
+      " task.source_len, task.target_len and decoding (max_len_ratio, max_len_extra) may use:"
+      " learned positions end there"
     )
   if config.global_tokens and task.pack:
     raise UserError(

@@ -30,7 +30,8 @@ def main(argv):
       f"{args.workdir} has no data to evaluate on: start a run from it (a config's init=), with"
       " steps=1,peak=0.0 if its weights are to stay the same"
     )
-  run, changes = inference.load_run(args.workdir, args.checkpoint), inference.decoding_changes(args)
+  changes = inference.decoding_changes(args)
+  run = inference.load_run(args.workdir, args.checkpoint, rows=args.batch_size, **changes)
   settings = run.task.settings(**changes)
   if changes and not run.task.has_score:
     raise UserError(f"--{min(changes)}: a {run.cfg.task.name} task has a loss and no score")

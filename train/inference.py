@@ -16,6 +16,8 @@ from train.common import entry
 from train.common.errors import UserError
 from train.step import make_predict_step
 
+ANSWERS = ("target", "label", "tags", "answers")  # fields that an example to predict from may lack
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -29,15 +31,19 @@ class Run:
   steps: list[int]
 
 
-def load_run(workdir, checkpoint: str, *, pair: bool = False) -> Run:
+def load_run(
+  workdir, checkpoint: str, *, pair: bool = False, rows: int | None = None, **decoding
+) -> Run:
   """Loads a run or hf:DIR onto all devices of this machine.
 
   checkpoint: latest, best, STEP, average:N or average:STEP,STEP,...; hf:DIR has "latest" alone.
-  pair: a classifier of hf:DIR reads two texts.
+  pair: a classifier of hf:DIR reads two texts. rows: of a batch to predict from (None: the task's).
+  `decoding` changes the settings of prediction; raises UserError where the model has fewer
+  positions than they need.
   """
   mesh = sharding.make_mesh(dict(data=-1, fsdp=1, tensor=1))
   origin = pretrained.open(workdir)
-  task = origin.task(pair)
+  task = origin.task(pair).configured(rows, **decoding)
   graph, shapes = nnx.split(nnx.eval_shape(lambda: build_model(origin.model, task, seed=0)))
   shapes = dict(params=nnx.to_pure_dict(shapes))
   like = sharding.abstract(shapes, sharding.place(shapes, mesh))["params"]
@@ -62,20 +68,31 @@ class Predictor:
     run = self.run
     if isinstance(inputs, str):
       raise UserError(f"{inputs!r} is one input: pass a list of inputs")
-    examples = [x if isinstance(x, Mapping) else run.task.example(_line(x)) for x in inputs]
+    examples = [_example(run.task, x) for x in inputs]
     return evaluation.decode(run.task, self.step, run.params, run.mesh, examples, self.settings)
 
 
-def _line(texts) -> str:
-  return texts if isinstance(texts, str) else "\t".join(texts)
+def _example(task, value) -> Mapping:
+  """Returns an input as an example; raises UserError for what is none."""
+  if isinstance(value, Mapping):
+    if missing := [key for key in task.columns if key not in value and key not in ANSWERS]:
+      raise UserError(f"the example {value!r} has no {missing[0]!r}, which this task reads")
+    return value
+  texts = [value] if isinstance(value, str) else value
+  if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+    raise UserError(f"{value!r} is no input: pass a text, a pair of texts or a dict")
+  return task.example("\t".join(texts))
 
 
-def load(workdir, checkpoint: str = "latest", *, pair: bool = False, **decoding) -> Predictor:
+def load(
+  workdir, checkpoint="latest", *, pair: bool = False, batch_size: int | None = None, **decoding
+) -> Predictor:
   """Loads the run in `workdir`, or hf:DIR, with the settings of prediction changed by `decoding`.
 
-  pair: a classifier of hf:DIR reads two texts. The directory does not record how many.
+  checkpoint: as in `load_run`, or a step's number. pair: a classifier of hf:DIR reads two texts.
+  The directory does not record how many. batch_size: inputs that are predicted at a time.
   """
-  run = load_run(workdir, checkpoint, pair=pair)
+  run = load_run(workdir, str(checkpoint), pair=pair, rows=batch_size, **decoding)
   return Predictor(run, run.task.settings(**decoding))
 
 
@@ -99,7 +116,8 @@ def parser(doc: str) -> argparse.ArgumentParser:
 
 
 def add_decoding(parser: argparse.ArgumentParser) -> None:
-  """Adds a flag for each setting of how the tasks predict (train/tasks)."""
+  """Adds a flag for each setting of how the tasks predict (train/tasks), and --batch_size."""
+  parser.add_argument("--batch_size", type=int, help="inputs that are predicted at a time")
   for name, fields in tasks.prediction_options().items():
     text = "; ".join(dict.fromkeys(field.metadata["help"] for field in fields))
     kind = fields[0].type

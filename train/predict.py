@@ -65,7 +65,9 @@ def main(argv):
   if bool(args.inputs) == bool(args.input):
     raise UserError("pass either texts as arguments, or --input FILE, or --input -")
   changes = inference.decoding_changes(args)
-  predictor = load(args.workdir, args.checkpoint, pair=args.pair, **changes)
+  predictor = load(
+    args.workdir, args.checkpoint, pair=args.pair, batch_size=args.batch_size, **changes
+  )
   task = predictor.run.task
   waits = args.input == "-" and sys.stdin.isatty()  # a person waits for each answer
   lines = read(args.input) if args.input else args.inputs

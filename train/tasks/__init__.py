@@ -29,6 +29,7 @@ from train.tasks.embedding import Embedding
 from train.tasks.mixture import Mixture
 from train.tasks.mlm import Mlm
 from train.tasks.qa import Qa
+from train.tasks.seq2seq import Decoding
 from train.tasks.tagging import Tagging
 from train.tasks.text_to_text import TextToText
 from train.tasks.translation import Translation
@@ -99,7 +100,10 @@ def check(section: Mapping, prefix: str = "task.") -> None:
   task = _class(section["name"])[0]
   for field in dataclasses.fields(task):
     if isinstance(field.default, Settings):
-      field.default.changed(section[field.name], task, f"{prefix}{field.name}.")
+      settings = field.default.changed(section[field.name], task, f"{prefix}{field.name}.")
+      if isinstance(settings, Decoding):
+        length = section.get("source_len") or section.get("target_len") or 0
+        settings.check_size(section["decode_batch"], length)
 
 
 def build(cfg, workdir) -> Task:

@@ -170,6 +170,12 @@ class Predictor:
     """Returns the settings of prediction with `changes`: hashable, as they are static under jit."""
     return self.settings_class().changed(changes, self)
 
+  def configured(self, rows: int | None = None, **changes) -> "Task":
+    """Returns the task with `settings(**changes)` as its own where it has a field for them, and
+    with requests of `rows` at a time (None: decode_batch)."""
+    self.settings(**changes)
+    return dataclasses.replace(self, decode_batch=self.decode_batch if rows is None else rows)
+
   def predict(self, model, batch, settings) -> dict[str, Any]:
     """Returns the predictions for a batch of requests, each array [B, ...]. Runs under jit."""
     raise NotImplementedError
@@ -217,6 +223,8 @@ class Task(Predictor, Objective):
 
   def __post_init__(self):
     """Completes fields of settings, which a config gives as a section with what differs."""
+    if self.decode_batch < 1:
+      raise UserError(f"{self.decode_batch} rows cannot be decoded at a time: set 1 or more")
     for field in dataclasses.fields(self):
       given = getattr(self, field.name)
       if isinstance(field.default, Settings) and isinstance(given, Mapping):

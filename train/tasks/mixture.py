@@ -75,6 +75,14 @@ class Mixture:
       if part.has_score and name in examples
     }
 
+  def configured(self, rows=None, **changes):
+    """Returns the mixture whose parts with a score, and `main`, are configured."""
+    parts = {
+      name: part.configured(rows, **changes) if part.has_score or name == self.main else part
+      for name, part in self.parts.items()
+    }
+    return dataclasses.replace(self, parts=parts)
+
   def hugging_face(self) -> HuggingFace:
     return HuggingFace("")
 

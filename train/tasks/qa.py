@@ -74,7 +74,10 @@ class Qa(EncoderTask):
     return jnp.where(batch["answerable"][..., None] > 0, logits_BSC, -1e9)
 
   def settings(self, **changes):
-    return self.reading.changed(changes, self)
+    settings = self.reading.changed(changes, self)
+    if "threshold" in changes and not settings.no_answer:
+      raise UserError("--threshold has no effect, as each question has an answer: set --no_answer")
+    return settings
 
   def example(self, text):
     """Returns a question and the text behind a tab as an example; raises UserError without one."""

@@ -17,6 +17,10 @@ from train.data.roles import Roles
 from train.tasks.base import HuggingFace, Rows, Settings, Task, encode, option
 
 LEAST_TEMPERATURE = 1e-4  # logits divided by less leave float32
+OF_BEAMS = ("length_penalty", "penalty", "stop")  # settings of a search by several beams
+NO_SAMPLING = "does not sample (temperature 0): set --temperature"
+SAMPLING = "samples (temperature above 0): leave it out, or set --temperature 0"
+GREEDY = "is greedy (one beam): set --beam 2 or more"
 MOST_TOKENS = 2**24  # rows x hypotheses x length of one decoding batch
 
 
@@ -64,6 +68,17 @@ class Decoding(Settings):
   def tag(self):
     return ["sampled"] if self.temperature else [f"beam{self.beam}"]
 
+  def check_size(self, rows: int, source_len: int) -> None:
+    """Raises UserError where a batch of `rows` requests would hold more than MOST_TOKENS."""
+    tokens = rows * max(self.beam, self.nbest) * self.longest(source_len)
+    if tokens > MOST_TOKENS:
+      raise UserError(
+        f"decoding {rows} rows with beam {self.beam}, nbest {self.nbest} and outputs of up to"
+        f" {self.longest(source_len):,} tokens takes {tokens:,} tokens at a time, more than"
+        f" {MOST_TOKENS:,}: lower max_len_ratio, max_len_extra, beam or the rows (--batch_size,"
+        " task.decode_batch)"
+      )
+
   def longest(self, source_len: int) -> int:
     """Returns the most tokens of an output for a source of `source_len` tokens."""
     return math.ceil(self.max_len_ratio * source_len + self.max_len_extra)
@@ -82,6 +97,10 @@ class DecoderTask(Task):
   settings_class = Decoding
   hf_kind = "translation"
   loss_name = "text to text"  # tasks with another loss have another name
+
+  def __post_init__(self):
+    super().__post_init__()
+    self.decoding.check_size(self.decode_batch, self.source_len or self.target_len)
 
   @property
   def loss_key(self):
@@ -116,14 +135,19 @@ class DecoderTask(Task):
     if "beam" in changes and "temperature" not in changes:
       changes = {**changes, "temperature": 0.0}
     settings = self.decoding.changed(changes, self)
+    useless = dict.fromkeys(("top_k", "top_p", "seed"), NO_SAMPLING)
     if settings.temperature:
-      useless, how = ("beam", "length_penalty", "penalty", "stop"), "samples (temperature above 0)"
-    else:
-      useless, how = ("top_k", "top_p", "seed"), "does not sample (temperature 0)"
+      useless = dict.fromkeys(("beam", *OF_BEAMS), SAMPLING)
+    elif settings.beam == 1:
+      useless |= dict.fromkeys(OF_BEAMS, GREEDY)
     for key in changes:
       if key in useless:
-        raise UserError(f"--{key} has no effect, as decoding {how}: set --temperature")
+        raise UserError(f"--{key} has no effect, as decoding {useless[key]}")
     return settings
+
+  def configured(self, rows=None, **changes):
+    decoding = self.settings(**changes)
+    return dataclasses.replace(super().configured(rows), decoding=decoding)
 
   def predict(self, model, batch, settings):
     """Returns what follows each source [B, S]: tokens [B, N, T], scores [B, N], lengths [B, N]."""

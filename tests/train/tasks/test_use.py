@@ -462,11 +462,27 @@ def test_samples_follow_temperature_and_beams_take_its_place(loaded):
     ("classes", ["--beam", "2", "x"], "--beam: a Classification"),
     ("tags", ["--temperature", "1", "x"], "--temperature: a Tagging"),
     ("qa", ["--top_k", "2", "a\tb"], "--top_k: a Qa"),
-    ("qa", ["--nbest", "99", "a\tb"], "1 to 20"),
+    ("qa", ["--nbest", "99", "a\tb"], "at most 20"),
     ("mlm", ["--nbest", "2", "a <mask>"], "--nbest: a Mlm"),
     ("mlm", ["--top_k", "9999", "a <mask>"], "the vocabulary has"),
     ("causal", ["--top_p", "0.5", "x"], "--top_p has no effect"),
-    ("causal", ["--temperature", "1", "--beam", "3", "x"], "--beam has no effect"),
+    ("causal", ["--temperature", "1", "--beam", "3", "x"], "samples (temperature above 0): leave"),
+    ("causal", ["--beam", "1", "--length_penalty", "1", "x"], "--length_penalty has no effect"),
+    ("causal", ["--beam", "1", "--stop", "full", "x"], "greedy (one beam): set --beam 2"),
+    ("causal", ["--beam", "2", "--nbest", "5", "x"], "set beam to 5 or more"),
+    ("causal", ["--beam", "2", "--length_penalty", "nan", "x"], "--length_penalty is nan"),
+    ("causal", ["--beam", "2", "--length_penalty", "1e9", "x"], "at most 10"),
+    ("causal", ["--beam", "100000", "x"], "--beam is 100000"),
+    ("causal", ["--temperature", "inf", "x"], "--temperature is inf"),
+    ("causal", ["--temperature", "1e-45", "x"], "temperature is 1e-45"),
+    ("causal", ["--temperature", "1", "--seed", "99999999999", "x"], "--seed is 99999999999"),
+    ("causal", ["--max_len_ratio", "nan", "x"], "--max_len_ratio is nan"),
+    ("causal", ["--max_len_ratio", "-5", "x"], "--max_len_ratio is -5"),
+    ("causal", ["--max_len_ratio", "0", "--max_len_extra", "0", "x"], "would have a token"),
+    ("causal", ["--max_len_extra", "-100", "x"], "--max_len_extra is -100"),
+    ("causal", ["--max_len_extra", "999999999", "x"], "--max_len_extra is 999999999"),
+    ("qa", ["--threshold", "1", "a\tb"], "--threshold has no effect"),
+    ("qa", ["--no_answer", "--threshold", "nan", "a\tb"], "--threshold is nan"),
     ("mlm", ["a <mask>", "no mask"], "text 2: 'no mask': write <mask>"),
     ("mlm", ["<mask>" + " a" * 30], "source_len=24"),
     ("pairs", ["one"], "a tab between"),
@@ -476,11 +492,52 @@ def test_samples_follow_temperature_and_beams_take_its_place(loaded):
 )
 def test_what_a_task_has_no_use_for_is_refused(kind, arguments, message, make, loaded, monkeypatch):
   monkeypatch.setattr(
-    predict, "load", lambda *_, pair, **changes: change_settings(loaded(kind), **changes)
+    predict,
+    "load",
+    lambda *_, pair, batch_size, **changes: change_settings(loaded(kind), **changes),
   )
   with pytest.raises(UserError) as error:
     predict.main(["--workdir", str(make(kind)), *arguments])
   assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+  "kind, value, message",
+  [
+    ("causal", 3, "3 is no input"),
+    ("causal", dict(source="a"), "has no 'text'"),
+    ("pairs", ("a", 3), "no input"),
+    ("qa", dict(question="a"), "has no 'context'"),
+    ("tags", None, "None is no input"),
+  ],
+)
+def test_what_is_no_input_is_named(kind, value, message, loaded):
+  with pytest.raises(UserError, match=message):
+    loaded(kind)([value])
+
+
+@pytest.mark.parametrize(
+  "changes, message",
+  [
+    (dict(max_len_extra=500), r"model.max_len \d+ is less than .*max_len_extra"),
+    (dict(beam="5"), "beam is '5': expects int"),
+    (dict(beam=None), "beam is None"),
+    (dict(temperature="hot"), "temperature is 'hot': expects float"),
+    (dict(beam=900, max_len_extra=900), "tokens at a time"),
+    (dict(batch_size=0), "0 rows"),
+    (dict(batch_size=10**9), "tokens at a time"),
+  ],
+)
+def test_settings_that_a_model_cannot_use_are_refused_before_it_is_built(changes, message):
+  with pytest.raises(UserError, match=message):
+    LOAD("hf:tests/fixtures/gpt2", **changes)
+
+
+def test_a_step_may_be_a_number_and_rows_may_be_few(make, loaded):
+  run = inference.load_run(make("causal"), "1", rows=3)
+  assert run.task.decode_batch == 3
+  few = LOAD(make("causal"), 1, batch_size=2)(TEXTS)
+  assert [x["text"] for x in few] == [x["text"] for x in loaded("causal")(TEXTS)]
 
 
 def test_a_line_that_is_no_input_is_named(make, loaded, tmp_path, monkeypatch):

@@ -12,10 +12,10 @@ import numpy as np
 from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
+from train import schema
 from train.common.errors import UserError, choose, indented
 from train.common.trees import flatten
 from train.record import checksums, older
-from train.record.workdir import load_config
 
 FORMAT = 2  # format 1 has no number of its own, and no `recent`
 LATER = {"recent"}  # parts of the state that format 1 lacks: they start as in a new run
@@ -44,9 +44,10 @@ class Checkpoints(contextlib.AbstractContextManager):
     set `clean`, as any other process would remove the save in progress."""
     self.best_metric = best_metric
     self.best = choose({"min": min, "max": max}, best_mode, "checkpoint.best_mode")
+    worst = float("inf" if best_mode == "min" else "-inf")  # of a save by another best_metric
     policies = ocp.training.preservation_policies
     best = policies.BestN(
-      get_metric_fn=lambda metrics: older.metrics(metrics)[best_metric],
+      get_metric_fn=lambda metrics: older.metrics(metrics).get(best_metric, worst),
       reverse=best_mode == "min",
       n=keep_best,
       keep_checkpoints_without_metrics=False,
@@ -154,6 +155,11 @@ class Checkpoints(contextlib.AbstractContextManager):
       f" steps {saved}"
     )
 
+  def shapes(self, which: str) -> dict[str, tuple[int, ...]]:
+    """Returns path -> shape of the weights of the last checkpoint that `which` selects."""
+    saved = self._metadata(self.steps(which)[-1])["params"]
+    return {name: tuple(x.shape) for name, x in flatten(saved).items()}
+
   def _load_params(self, step, like):
     if wrong := checksums.problems(self.directory / str(step)):
       raise UserError(
@@ -214,4 +220,4 @@ def checkpoint_policy(cfg: ConfigDict) -> dict:
 
 def open_to_read(workdir: str | os.PathLike) -> Checkpoints:
   """Returns the checkpoints of a run, of which `best` is best by the run's own metric."""
-  return Checkpoints(workdir, **checkpoint_policy(load_config(workdir)))
+  return Checkpoints(workdir, **checkpoint_policy(schema.load_run(workdir)))

@@ -12,12 +12,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 
+from train import schema
 from train.checkpoint import Checkpoints, open_to_read
 from train.common import entry
 from train.common.errors import UserError
 from train.common.trees import flatten
 from train.record import checksums
-from train.record.workdir import load_config
 
 
 def show_list(workdir: pathlib.Path, console: Console) -> None:
@@ -70,7 +70,7 @@ def diff(first: tuple[pathlib.Path, str], second: tuple[pathlib.Path, str], cons
 def parse(text: str) -> tuple[pathlib.Path, str]:
   """Returns (workdir, which) of "DIR" or "DIR@STEP"."""
   folder, _, which = text.partition("@")
-  load_config(path := pathlib.Path(folder))  # names a folder that is no run's
+  schema.load_run(path := pathlib.Path(folder))  # names a folder that is no run's
   if not checksums.steps(path / "checkpoints"):
     raise UserError(f"{path}: holds no checkpoints")
   return path, which

@@ -44,6 +44,7 @@ def load_run(
   mesh = sharding.make_mesh(dict(data=-1, fsdp=1, tensor=1))
   origin = pretrained.open(workdir)
   task = origin.task(pair).configured(rows, **decoding)
+  origin.check_sizes(checkpoint)
   graph, shapes = nnx.split(nnx.eval_shape(lambda: build_model(origin.model, task, seed=0)))
   shapes = dict(params=nnx.to_pure_dict(shapes))
   like = sharding.abstract(shapes, sharding.place(shapes, mesh))["params"]

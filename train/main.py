@@ -27,10 +27,12 @@ def main(argv):
     raise UserError(f"unknown arguments: {' '.join(unknown)}; --help explains those there are")
   if not args.rerun:
     cfg = resolve.load(config.only(texts), overrides)
-  elif texts or overrides:
-    raise UserError("--rerun takes the whole config from that run: leave out --config")
+  elif texts:
+    raise UserError(
+      "--rerun takes the config from that run: leave out --config; --config.KEY=VALUE changes it"
+    )
   else:
-    cfg = resolve.load_again(args.rerun)
+    cfg = resolve.load_again(args.rerun, overrides)
   if args.json and not args.print_config:
     raise UserError("--json is the format of --print_config: give both")
   if args.print_config:
@@ -47,7 +49,8 @@ def main(argv):
   with processes.together(args, workdir.config_json(cfg)):
     devices = [provenance.device_name(device) for device in jax.devices()]
     primary = jax.process_index() == 0
-    with workdir.open_run(args.workdir, cfg, command, devices, primary) as run:
+    defaults = config.flat(schema.defaults(cfg))
+    with workdir.open_run(args.workdir, cfg, command, devices, primary, defaults) as run:
       processes.wait_for_all("the first has opened the workdir")
       try:
         return loop.train(cfg, run, debug_nans=args.debug_nans, profile_steps=profile_steps)

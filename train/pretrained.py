@@ -12,17 +12,19 @@ import jax
 import numpy as np
 from absl import logging
 
-from train import tasks
+from train import schema, tasks
 from train.checkpoint import open_to_read
 from train.common.errors import UserError, choose, indented
 from train.common.trees import flatten, match_layers, path_name
 from train.data.tokenizer import Tokenizer
 from train.interop.directory import Directory
-from train.record.workdir import load_config
 
 PREFIX = "hf:"
 # Weights that belong to what a model was trained for, by patterns of their paths.
 HEAD = ("^head/", "^output_bias")
+# Sizes in the section `model` that are sides of weights, or at most their number.
+SIZES = ("dim", "mlp_dim", "num_heads", "head_dim", "embedding_dim", "vocab_size")
+SIZES += ("encoder_layers", "decoder_layers")
 NO_DECODER = dict(decoder_layers=0, output_bias=False, tie_output=True)
 
 
@@ -40,6 +42,9 @@ class Pretrained(Protocol):
   def weights(self, which: str) -> tuple[dict[str, Any], list[int]]:
     """Returns path -> array and the steps of the checkpoints `which` (latest, best, STEP,
     average:N, average:STEP,...). The arrays of hf:DIR are read when numpy converts them."""
+
+  def check_sizes(self, which: str) -> None:
+    """Raises UserError where the section `model` describes a larger model than is saved."""
 
   def place(self, which: str, like) -> tuple[Any, list[int]]:
     """Returns the weights as a tree sharded as `like`, and the steps of the checkpoints."""
@@ -66,7 +71,7 @@ class _Run:
 
   @functools.cached_property
   def config(self):
-    return load_config(self.path)
+    return schema.load_run(self.path)
 
   @property
   def model(self) -> dict:
@@ -82,6 +87,17 @@ class _Run:
       raise UserError(f"init_from.workdir {self.name} holds no checkpoints")
     with open_to_read(self.path) as checkpoints:
       return flatten(checkpoints.params(which)), checkpoints.steps(which)
+
+  def check_sizes(self, which):
+    with open_to_read(self.path) as checkpoints:
+      shapes = checkpoints.shapes(which)
+    largest = max([len(shapes), *(side for shape in shapes.values() for side in shape)])
+    for key in SIZES:
+      if (self.model.get(key) or 0) > largest:
+        raise UserError(
+          f"{self.path}/config.json: model.{key} is {self.model[key]}, and no side of a saved"
+          f" weight is above {largest}; restore the file"
+        )
 
   def place(self, which, like):
     with open_to_read(self.path) as checkpoints:
@@ -107,6 +123,9 @@ class _HuggingFace:
 
   def weights(self, which):
     return self.directory.params, []
+
+  def check_sizes(self, which):
+    """Does nothing: a directory's sizes are compared with its tensors as it is opened."""
 
   def place(self, which, like):
     if which != "latest":

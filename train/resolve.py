@@ -1,7 +1,7 @@
 """Joins a config file, the defaults and `--config.KEY=VALUE` to one checked config."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
@@ -30,12 +30,12 @@ def load(text: str, overrides: Sequence[str] = ()) -> ConfigDict:
 def complete(written: ConfigDict) -> ConfigDict:
   """Returns a config with the keys that `written` leaves out, and the model it inherits."""
   cfg = _replaced(ConfigDict(written).unlock(), older.upgrade)
-  _fill(cfg, dict(task={}, model={}))
+  schema.fill(cfg, dict(task={}, model={}))
   if "name" not in cfg.task:
     raise UserError(f"task.name is missing; known: {', '.join(tasks.NAMES)}")
-  _fill(cfg, dict(task=schema.task_defaults(cfg.task)))
+  schema.fill(cfg, dict(task=schema.task_defaults(cfg.task)))
   cfg = _replaced(cfg, pretrained.resolve)
-  _fill(cfg, schema.defaults(cfg))
+  schema.fill(cfg, schema.defaults(cfg))
   values = config.flat(cfg)
   if missing := [key for key in schema.REQUIRED if key not in values]:
     schema.check_keys(cfg)  # it may be there with a typing mistake
@@ -43,25 +43,16 @@ def complete(written: ConfigDict) -> ConfigDict:
   return cfg
 
 
-def load_again(path: str | os.PathLike) -> ConfigDict:
-  """Returns the config of the run in `path`, to be run again; the log names what differs now.
+def load_again(path: str | os.PathLike, overrides: Sequence[str] = ()) -> ConfigDict:
+  """Returns the config of the run in `path` after `overrides`, to be run again or to go on with.
 
-  Raises UserError as `schema.load_run` does.
+  The log names what differs now. Raises UserError as `schema.load_run` does, and for an override
+  that cannot be.
   """
   schema.load_run(path)
-  return workdir.again(path)
-
-
-def _fill(section: ConfigDict, usual: Mapping, prefix: str = "") -> None:
-  """Adds the keys that `section` lacks. A tokenizer with a name is complete."""
-  for key, default in usual.items():
-    if key not in section:
-      section[key] = default
-    elif isinstance(default, Mapping):
-      if not isinstance(section[key], ConfigDict):
-        raise UserError(f"{prefix}{key} is {section[key]!r}: expects a section, {key}=dict(...)")
-      if key != "tokenizer" or "name" not in section[key]:
-        _fill(section[key], default, f"{prefix}{key}.")
+  cfg = config.override(schema.complete(workdir.again(path)), overrides)
+  schema.check(cfg)
+  return cfg
 
 
 def _replaced(cfg: ConfigDict, change) -> ConfigDict:

@@ -54,6 +54,25 @@ def defaults(cfg: Mapping) -> dict:
   )
 
 
+def complete(cfg: ConfigDict) -> ConfigDict:
+  """Returns a locked config with the defaults of the keys that `cfg`, a run's, lacks."""
+  cfg = ConfigDict(cfg.to_dict())
+  fill(cfg, defaults(cfg))
+  return config.frozen(cfg)
+
+
+def fill(section: ConfigDict, usual: Mapping, prefix: str = "") -> None:
+  """Adds the keys that `section` lacks. A tokenizer with a name is complete."""
+  for key, default in usual.items():
+    if key not in section:
+      section[key] = default
+    elif isinstance(default, Mapping):
+      if not isinstance(section[key], ConfigDict):
+        raise UserError(f"{prefix}{key} is {section[key]!r}: expects a section, {key}=dict(...)")
+      if key != "tokenizer" or "name" not in section[key]:
+        fill(section[key], default, f"{prefix}{key}.")
+
+
 def check(cfg: ConfigDict) -> None:
   """Raises UserError for what is wrong in a complete config: `check_keys`; a model, an optimizer, a
   schedule or a decoding that cannot be built; a checkpoint.best_metric that no evaluation reports.
@@ -121,12 +140,14 @@ def load_run(path: str | os.PathLike) -> ConfigDict:
     if "name" not in cfg.task:
       raise UserError("task.name is missing")
     whole = older.complete(cfg)
+    filled = complete(whole)
     known = config.flat(defaults(whole)) | REQUIRED
     later = older.defaults(known)
-    for key in sorted(known.keys() - config.flat(whole).keys() - later.keys()):
+    missing = sorted(known.keys() - config.flat(whole).keys() - later.keys())
+    for key in () if workdir.is_unchanged(path) else missing:  # else an older version wrote it
       if not any(section in OPEN for section in key.split(".")):
         raise UserError(f"{key} is missing")
-    check(whole)
+    check(filled)
   except UserError as error:
     raise UserError(f"{path}/config.json: {error}; restore the file") from error
   return cfg

@@ -6,6 +6,7 @@ import dataclasses
 import json
 
 import pytest
+from ml_collections import ConfigDict
 
 from model.config import LSTMConfig, TransformerConfig
 from train import (
@@ -55,8 +56,12 @@ def write(tmp_path):
 
 
 def refusal(*args):
+  return refusal_of(resolve.load, *args)
+
+
+def refusal_of(function, *args):
   with pytest.raises(UserError) as error:
-    resolve.load(*args)
+    function(*args)
   return str(error.value)
 
 
@@ -346,18 +351,52 @@ def test_print_config_of_a_run(write, capsys, tmp_path):
     (lambda saved: saved.update(model=3), "model is 3, no section"),
     (lambda saved: saved.update(stepz=3), "did you mean steps?"),
     (lambda saved: saved["model"].update(dim="64"), "model.dim is '64'"),
+    (lambda saved: saved.clear(), "section task is missing"),
+    (lambda saved: saved.pop("model"), "section model is missing"),
+    (lambda saved: saved.pop("checkpoint"), "section checkpoint is missing"),
+    (lambda saved: saved["task"].pop("name"), "task.name is missing"),
+    (lambda saved: saved["task"].update(decoding=3), "task.decoding is 3: expects a section"),
+    (lambda saved: saved["task"]["decoding"].update(foo=3), "task.decoding.foo"),
+    (lambda saved: saved["task"]["decoding"].update(beam=10**6), "task.decoding.beam is 1000000"),
+    (lambda saved: saved["task"]["decoding"].update(beam=900, max_len_ratio=900), "at a time"),
+    (lambda saved: saved["model"].update(dimm=64), "did you mean dim?"),
+    (lambda saved: saved["model"].update(dim=10**11), "model.dim is 100000000000"),
+    (lambda saved: saved["checkpoint"].update(best_metric="los"), "did you mean loss?"),
   ],
 )
-def test_a_changed_config_of_a_run_is_not_run_again(write, tmp_path, change, word):
+@pytest.mark.parametrize("command", [main, predict, evaluate, export, checkpoints])
+def test_a_changed_config_of_a_run_is_not_used(write, tmp_path, change, word, command):
+  words = {
+    main: ["--rerun", "RUN", "--print_config"],
+    predict: ["--workdir", "RUN", "x"],
+    evaluate: ["--workdir", "RUN"],
+    export: ["--workdir", "RUN", "--out", "OUT"],
+    checkpoints: ["list", "RUN"],
+  }
+  arguments = [
+    word.replace("RUN", str(tmp_path / "run")).replace("OUT", str(tmp_path / "out"))
+    for word in words[command]
+  ]
   workdir.open_run(tmp_path / "run", resolve.load(write()), ["test"]).close()
   file = tmp_path / "run/config.json"
   saved = json.loads(file.read_text())
   change(saved)
   file.write_text(json.dumps(saved))
   with pytest.raises(UserError) as error:
-    main.main(["--rerun", str(tmp_path / "run"), "--print_config"])
+    command.main(arguments)
   assert str(file) in str(error.value)
   assert word in str(error.value)
+
+
+def test_a_run_with_a_setting_less_opens_if_its_config_is_as_it_was_written(write, tmp_path):
+  cfg = ConfigDict(resolve.load(write()).to_dict())
+  del cfg.model["logits_scale"], cfg["spike"]
+  with workdir.open_run(tmp_path / "run", cfg, ["test"]):
+    pass
+  assert "logits_scale" not in schema.load_run(tmp_path / "run").model
+  again = resolve.load_again(tmp_path / "run", ["steps=99"])
+  assert (again.model.logits_scale, again.spike, again.steps) == (1.0, 3.0, 99)
+  assert "steps is 0" in refusal_of(resolve.load_again, tmp_path / "run", ["steps=0"])
 
 
 @pytest.mark.parametrize(

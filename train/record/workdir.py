@@ -4,11 +4,13 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
+import hashlib
 import json
 import os
 import pathlib
 import socket
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 
 from absl import logging
 from ml_collections import ConfigDict
@@ -20,9 +22,25 @@ from train.record import checksums, older, provenance
 from train.record.config import flat, frozen
 
 # Settings that may change when a run goes on, as they change no number (up to rounding).
-CHANGEABLE = ("log_every", "tensorboard", "workers", "mesh", "parallelism", "microbatches")
-CHANGEABLE += ("max_skipped", "watchdog_seconds", "model.remat", "task.loss_chunks")
-LENGTH = ("steps", "patience")  # of a run; it may go on with others, and the schedule follows steps
+CHANGEABLE = (
+  "log_every",
+  "tensorboard",
+  "workers",
+  "mesh",
+  "parallelism",
+  "microbatches",
+  "max_skipped",
+)
+CHANGEABLE += ("watchdog_seconds", "model.remat", "task.loss_chunks")
+# Settings that may change too, with what a change means, which the log reports. The schedule
+# follows steps, as train/loop.py logs.
+CADENCE = {
+  "steps": "",
+  "log_every": "a line of training averages over the steps since the line before",
+  "patience": "the evaluations so far count too",
+  "evaluate": "it holds for the evaluations from here on",
+  "checkpoint": "it decides from here on which checkpoints are saved and which of all stay",
+}
 MADE_OF_DATA = ("tokenizer.json", "labels.json")
 
 
@@ -69,12 +87,14 @@ def open_run(
   command: Sequence[str],
   devices: Sequence[str] = (),
   primary: bool = True,
+  defaults: Mapping = types.MappingProxyType({}),
 ) -> Workdir:
   """Makes or continues the folder of the run of `config`, and writes this start into run.json.
 
-  Only the primary process locks and writes. Raises UserError where the folder is in use by a
-  living process, holds checkpoints of a run with another config or of more steps, or can't be
-  written to.
+  Only the primary process locks and writes. `defaults` holds, by dotted key, what continues the run
+  of a config.json without that key, unless the file was changed. Raises UserError where the folder
+  is in use by a living process, holds checkpoints of a run with another config or of more steps, or
+  can't be written to.
   """
   path = pathlib.Path(path)
   if not primary:
@@ -86,7 +106,7 @@ def open_run(
     try:
       if any(checksums.is_step(file.name) for file in path.glob("checkpoints/*")):
         before = load_config(path)
-        _refuse_another(path, frozen(config), before)
+        _refuse_another(path, frozen(config), before, defaults)
         checksums.set_damaged_aside(path)  # before `last_step` is first read
         workdir.steps_before = _steps_before(workdir, before)
       else:  # nothing of it is worth keeping, and what it made of its data may not fit
@@ -132,7 +152,20 @@ def starts(path: str | os.PathLike) -> list[dict]:
   for start in listed:
     json_files.check(start, file, provenance.FIELDS)
     json_files.check(start.get("git") or {}, f"{file}: git", provenance.GIT)
+    steps = start.get("steps")
+    if steps is not None and (len(steps) != 2 or start.get("after") is None):
+      raise UserError(
+        f"{file}: a start has steps {steps} and after {start.get('after')}; expected are `steps`"
+        " before and from this start on, and `after`, its first step; restore or remove the file"
+      )
   return listed
+
+
+def is_unchanged(path: str | os.PathLike) -> bool:
+  """Returns whether the run's config.json is the one that its last start wrote."""
+  content = (pathlib.Path(path) / "config.json").read_bytes()
+  recorded = [start.get("config_sha256") for start in starts(path)[-1:]]
+  return recorded == [hashlib.sha256(content).hexdigest()]
 
 
 def config_json(config: ConfigDict) -> str:
@@ -185,14 +218,16 @@ def _lock(path):
   return lock
 
 
-def _refuse_another(path, here, there):
-  """Raises UserError for settings that differ and are not CHANGEABLE, or fewer steps than done."""
+def _refuse_another(path, here, there, defaults):
+  """Raises UserError for settings that differ and may not change, or fewer steps than done; logs
+  those of CADENCE that differ."""
   here, there = flat(here), flat(there)
-  there = older.defaults(here) | there
+  later = {key: defaults[key] for key in here.keys() & defaults.keys() if is_unchanged(path)}
+  there = later | older.defaults(here) | there
   rows = [
     (key, *(repr(side[key]) if key in side else "(absent)" for side in (here, there)))
     for key in sorted(here.keys() | there.keys())
-    if not any(f"{key}.".startswith(f"{name}.") for name in CHANGEABLE + LENGTH)
+    if not any(f"{key}.".startswith(f"{name}.") for name in (*CHANGEABLE, *CADENCE))
   ]
   rows = [row for row in rows if row[1] != row[2]]
   done = max(checksums.steps(path / "checkpoints"), default=0)
@@ -202,6 +237,10 @@ def _refuse_another(path, here, there):
       " another --workdir"
     )
   if not rows:
+    for key in sorted(here.keys() & there.keys()):
+      meaning = CADENCE.get(key.partition(".")[0])
+      if meaning and here[key] != there[key]:
+        logging.warning("%s is %r, before it was %r: %s", key, here[key], there[key], meaning)
     return
   rows = [("key", "here", "there"), *rows]
   wide = [max(len(row[column]) for row in rows) for column in (0, 1)]
@@ -242,6 +281,8 @@ def _no_run(path):
   problem = "not a folder" if path.exists() else "no such folder"
   if path.is_dir():
     problem = "holds no run (config.json is not in it)"
+    if (path / "checkpoints").is_dir():
+      return f"{path}: config.json is missing beside the checkpoints; restore it"
   near = path if path.is_dir() else path.parent
   runs = {file.parent.name: file.parent for file in sorted(near.glob("*/config.json"))}
   close = nearest(path.name, runs) or (near == path and next(iter(runs), None))

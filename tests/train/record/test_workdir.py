@@ -210,6 +210,57 @@ def test_a_value_json_cannot_hold_is_told(tmp_path, value):
   assert "config key model.x" in refusal(workdir.open_run, tmp_path, bad, [])
 
 
+CADENCE = dict(evaluate=dict(every=5), checkpoint=dict(every=5, keep_best=1), log_every=5, seed=0)
+
+
+def test_steps_and_cadence_may_change_when_a_run_goes_on(tmp_path, caplog):
+  before = frozen(dict(CADENCE, steps=10, patience=0))
+  with workdir.open_run(tmp_path, before, []):
+    (tmp_path / "checkpoints" / "10").mkdir(parents=True)
+  words = ["steps=20", "patience=3", "evaluate.every=2", "checkpoint.keep_best=4", "log_every=1"]
+  with workdir.open_run(tmp_path, override(before, words), []):
+    pass
+  for key, now, was in (
+    ("patience", 3, 0),
+    ("evaluate.every", 2, 5),
+    ("checkpoint.keep_best", 4, 1),
+    ("log_every", 1, 5),
+  ):
+    assert f"{key} is {now}, before it was {was}: " in caplog.text
+  assert "seed" in refusal(workdir.open_run, tmp_path, override(before, ["seed=1"]), [])
+
+
+def test_a_setting_of_a_later_version_has_its_default_unless_the_config_was_changed(tmp_path):
+  before = frozen(dict(CADENCE, model=dict(dim=8)))
+  with workdir.open_run(tmp_path, before, []):
+    (tmp_path / "checkpoints" / "10").mkdir(parents=True)
+  now = frozen(dict(CADENCE, model=dict(dim=8, novel=0.5)))
+  assert "model.novel" in refusal(workdir.open_run, tmp_path, now, [])
+  other = frozen(dict(CADENCE, model=dict(dim=8, novel=0.7)))
+  defaults = {"model.novel": 0.5, "model.dim": 16}
+  assert "model.novel" in refusal(workdir.open_run, tmp_path, other, [], (), True, defaults)
+  file, text = tmp_path / "config.json", (tmp_path / "config.json").read_text()
+  file.write_text(text + " ")
+  assert "model.novel" in refusal(workdir.open_run, tmp_path, now, [], (), True, defaults)
+  file.write_text(text)
+  workdir.open_run(tmp_path, now, [], (), True, defaults).close()
+
+
+@pytest.mark.parametrize(
+  "start", [dict(steps=[30, 30]), dict(steps=[30], after=0), dict(steps=[], after=0)]
+)
+def test_a_start_with_wrong_steps_is_named(tmp_path, start):
+  (tmp_path / "run.json").write_text(json.dumps(dict(starts=[start])))
+  message = refusal(workdir.starts, tmp_path)
+  assert str(tmp_path / "run.json") in message
+  assert f"steps {start['steps']}" in message
+
+
+def test_a_missing_config_beside_checkpoints_is_named(tmp_path):
+  (tmp_path / "checkpoints").mkdir()
+  assert "config.json is missing beside" in refusal(workdir.load_config, tmp_path)
+
+
 def test_an_interrupted_write_leaves_the_old_text(tmp_path, monkeypatch):
   file = tmp_path / "a.json"
   files.write_atomically(file, "old")

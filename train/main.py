@@ -44,7 +44,7 @@ def main(argv):
   if not args.workdir:
     raise UserError("--workdir is missing: the folder for this run's checkpoints and metrics")
   steps = args.profile_steps
-  profile_steps = profile.parse_steps(steps, cfg.steps) if steps else range(0)
+  profile_steps = range(0) if steps is None else profile.parse_steps(steps, cfg.steps)
   command = ["python", "-m", "train.main", *argv]
   with processes.together(args, workdir.config_json(cfg)):
     devices = [provenance.device_name(device) for device in jax.devices()]

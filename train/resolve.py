@@ -1,13 +1,17 @@
 """Joins a config file, the defaults and `--config.KEY=VALUE` to one checked config."""
 
+import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict
 
 from train import pretrained, schema, tasks
 from train.common.errors import UserError
+from train.data.sources import SOURCES
 from train.record import config, older, workdir
+
+TOKENIZER = ("vocab_size", "special", "sentinels", "path")  # keys of some tokenizers
 
 
 def load(text: str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -19,7 +23,7 @@ def load(text: str, overrides: Sequence[str] = ()) -> ConfigDict:
   """
   written = config.read(text)
   try:
-    cfg = config.override(complete(written), overrides)
+    cfg = config.override(complete(written), overrides, _accepts)
     schema.check(cfg)
   except UserError as error:
     at = "" if str(error).startswith("--config.") else f"{text}: "
@@ -50,9 +54,17 @@ def load_again(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Config
   that cannot be.
   """
   schema.load_run(path)
-  cfg = config.override(schema.complete(workdir.again(path)), overrides)
+  cfg = config.override(schema.complete(workdir.again(path)), overrides, _accepts)
   schema.check(cfg)
   return cfg
+
+
+def _accepts(key: str, section: Mapping) -> bool:
+  """Returns whether a tokenizer, or the data's source, takes a key that its section lacks."""
+  *_, kind, last = f"..{key}".split(".")
+  source = SOURCES.get(section.get("name")) if kind == "data" else None
+  taken = inspect.signature(source).parameters if source else ()
+  return last in (TOKENIZER if kind == "tokenizer" else taken)
 
 
 def _replaced(cfg: ConfigDict, change) -> ConfigDict:

@@ -131,6 +131,8 @@ def load_run(path: str | os.PathLike) -> ConfigDict:
   unknown, missing, of the wrong type or out of range.
   """
   cfg = workdir.load_config(path)
+  if "model_type" in cfg:
+    raise UserError(f"{path} is a Hugging Face directory, no run's folder: write hf:{path}")
   try:
     for section in SECTIONS:
       if section not in cfg:

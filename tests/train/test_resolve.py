@@ -121,6 +121,16 @@ def test_a_tokenizer_with_a_name_is_whole_and_one_without_is_completed(write):
     assert cfg.task.tokenizer.to_dict() == expected
 
 
+def test_keys_that_a_tokenizer_or_a_source_takes_can_be_set_though_they_are_not_there(write):
+  path = write(dict(tokenizer=dict(name="char")))
+  words = ["tokenizer.name=bpe", "tokenizer.vocab_size=400", "data.cutoff=26"]
+  task = resolve.load(path, [f"task.{word}" for word in words]).task
+  assert task.tokenizer.to_dict() == dict(name="bpe", vocab_size=400)
+  assert task.data.cutoff == 26
+  for word in ("tokenizer.vocab_sze=4", "data.cutof=26", "data.paths=x"):
+    assert "no such key" in refusal(path, [f"task.{word}"])
+
+
 def test_references_between_fields_follow_an_override(tmp_path):
   (tmp_path / "c.py").write_text(
     "from ml_collections import ConfigDict\n\ndef get_config():\n"
@@ -311,6 +321,17 @@ def test_a_required_key_with_a_typing_mistake_is_named_as_such(tmp_path):
   )
   assert "stepz" in (message := refusal(str(tmp_path / "c.py")))
   assert "did you mean steps?" in message
+
+
+def test_a_hugging_face_directory_without_hf_is_named_as_such(write):
+  folder = "tests/fixtures/bert"
+  path = write(dict(name="mlm"), model=dict(inherit="encoder"), init_from=dict(workdir=folder))
+  assert f"write hf:{folder}" in refusal(path)
+
+
+def test_no_steps_to_profile_are_refused(write, tmp_path):
+  with pytest.raises(UserError, match="FIRST:LAST"):
+    main.main([f"--config={write()}", f"--workdir={tmp_path / 'x'}", "--profile_steps", ""])
 
 
 def test_a_mixture_without_parts_is_refused(write):

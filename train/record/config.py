@@ -8,7 +8,7 @@ import inspect
 import pathlib
 import re
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from ml_collections import ConfigDict
 
@@ -74,10 +74,15 @@ def read(text: str) -> ConfigDict:
   return _call(_module(path), path, arg)
 
 
-def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+def override(
+  config: ConfigDict,
+  overrides: Sequence[str],
+  accepts: Callable[[str, ConfigDict], bool] = lambda key, section: False,
+) -> ConfigDict:
   """Returns a locked copy of `config` with `overrides` ("a.b=value") applied; the last one wins.
 
-  Raises UserError for an unknown key and for a value of the wrong type.
+  `accepts(dotted key, its section)` returns whether a key may be set that is not there. Raises
+  UserError for an unknown key and for a value of the wrong type.
   """
   config = ConfigDict(config).unlock()  # keeps references between fields: they follow an override
   for item in overrides:
@@ -86,7 +91,10 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     section = config
     for part in sections:
       section = section[part] if isinstance(section, ConfigDict) and part in section else None
-    if not isinstance(section, ConfigDict) or last not in section:
+    is_section = isinstance(section, ConfigDict)
+    if is_section and last not in section and accepts(key, section):
+      section[last] = None
+    if not is_section or last not in section:
       raise UserError(f"--config.{key}: {unknown_key(key, flat(config))}")
     if isinstance(section[last], ConfigDict):
       inside = ", ".join(f"{key}.{name}" for name in sorted(section[last]))

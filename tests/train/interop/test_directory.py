@@ -16,9 +16,9 @@ from train.interop import directory
 
 # name -> settings of the searches whose results the fixtures hold
 SEARCHES = {
-  "greedy": dict(beam=1, length_penalty=0.0),
-  "beam": dict(beam=4, length_penalty=0.0),
-  "beam_length": dict(beam=4, length_penalty=1.0),
+  "greedy": dict(beam=1),
+  "beam": dict(beam=4, length_penalty=0.0, penalty="length"),
+  "beam_length": dict(beam=4, length_penalty=1.0, penalty="length"),
 }
 
 
@@ -66,7 +66,7 @@ def test_generations_are_equal_token_for_token(name, search):
   else:
     ids, mask = references["input_ids"], references["attention_mask"]
   assert [list(row) for row in rows] == [row[:n].tolist() for row, n in zip(ids, mask.sum(1))]
-  settings = task.settings(**SEARCHES[search], penalty="length", max_len_extra=24)
+  settings = task.settings(**SEARCHES[search], max_len_extra=24)
   batch = dict(source=ids * mask, source_segments=mask, row=np.arange(len(ids)))
   batch["source_positions"] = np.tile(np.arange(ids.shape[1]), (len(ids), 1))
   model, first = build(source), task.tokenizer.roles.target_first

@@ -101,6 +101,7 @@ class Objective:
   label_column = ""  # the one with labels, which are collected before training; "": there are none
   source_len = 0  # tokens in a row of the encoder; 0: there is no encoder
   target_len = 0  # tokens in a row of the decoder; 0: there is no decoder
+  most_hidden = 0  # tokens that a row of an encoder without targets predicts at most; 0: all
   prefix = False  # batches have a `prefix`
   loss_key: ClassVar[tuple]  # what the loss depends on; only tasks with equal keys can be mixed
 

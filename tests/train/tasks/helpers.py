@@ -165,10 +165,8 @@ def split(model, task):
 
 
 def layout(task, **changes):
-  return Layout(
-    **dict(batch_size=4, source_len=task.source_len, target_len=task.target_len, pack=True)
-    | changes
-  )
+  sizes = dict(batch_size=4, source_len=task.source_len, target_len=task.target_len, pack=True)
+  return Layout(**sizes | dict(most_hidden=task.most_hidden) | changes)
 
 
 def first_batch(task):

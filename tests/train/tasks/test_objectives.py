@@ -41,6 +41,17 @@ def test_masked_loss_is_that_of_the_logits_of_all_tokens(data, tmp_path):
     np.testing.assert_allclose(sums[name], everywhere[name], rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["mlm", "electra"])
+def test_short_texts_have_a_hidden_token_each_and_all_count(name, tmp_path):
+  (tmp_path / "train.txt").write_text("\n\n".join(["the cat sat", "dog ran"] * 20))
+  task, graph, params = build(name, tmp_path, tmp_path)
+  count = 0.0
+  for batch in eval_batches(task.items("train"), layout(task)):
+    assert (batch["weights"] > 0).sum() > 0
+    count += task.loss(nnx.merge(graph, params), batch, None)["nll"][1]
+  assert count == 40
+
+
 def test_bits_per_byte_divide_by_the_bytes_of_the_text(data, tmp_path):
   counts = {}
   for name in ("word", "char", "byte"):

@@ -138,14 +138,19 @@ def prose(pattern: str) -> dict:
   return dict(name="text", splits=splits, unit="file")
 
 
-def splits(folder: str, ending: str, dev: str) -> dict:
-  """Returns the files train, dev and test of a folder. dev "10%" holds out the last tenth of train
-  instead of a file."""
-  train, validation = f"{folder}/train{ending}", f"{folder}/{dev}{ending}"
-  if dev.endswith("%"):
-    share = 100 - int(dev.removesuffix("%"))
-    train, validation = f"{train}[:{share}%]", f"{train}[{share}%:]"
-  return dict(train=train, validation=validation, test=f"{folder}/test{ending}")
+def splits(folder: str, ending: str, dev: str, test: str = "test") -> dict:
+  """Returns the files train, dev and test of a folder. "10%" for dev or test holds out a tenth of
+  train instead of a file: test the last, dev the one before. Raises ValueError for other shares."""
+  train, stop, files = f"{folder}/train{ending}", 100, {}
+  for split, name in (("test", test), ("validation", dev)):
+    files[split] = f"{folder}/{name}{ending}"
+    if name.endswith("%"):
+      share = int(name[:-1]) if name[:-1].isdecimal() else 0
+      if not 0 < share < stop:
+        raise ValueError(f"{name} is no share of train to hold out; write dev=10% or test=10%")
+      files[split] = f"{train}[{stop - share}%:{stop}%]".replace(":100%]", ":]")
+      stop -= share
+  return dict(train=train if stop == 100 else f"{train}[:{stop}%]") | files
 
 
 def inherit(init: str, how: str = "model", changes=(), **start) -> dict:

@@ -171,6 +171,9 @@ class Predictor:
     """Returns metrics of the outputs against the examples; raises UserError without `has_score`."""
     require_score(self)
 
+  def check_metric(self, metric: str) -> None:
+    """Raises UserError if `score` would not have this metric for the labels that are known."""
+
   def report(self, outputs, examples) -> Report | None:
     """Returns precision, recall and confusion of each class, or None where there are no classes."""
 

@@ -7,7 +7,7 @@ from absl import logging
 
 from model import heads
 from train.data import label_layout
-from train.scoring import classes, scores
+from train.scoring import classes, schemes, scores
 from train.scoring.colour import colour_tags
 from train.tasks.base import HuggingFace
 from train.tasks.windows import EncoderTask
@@ -31,6 +31,14 @@ class Tagging(EncoderTask):
   @property
   def loss_key(self):
     return ("tagging", self.labels, self.label_smoothing)
+
+  def items(self, split):
+    if split == "train":
+      logging.info(schemes.describe(example["tags"] for example in self.examples(split)))
+    return super().items(split)
+
+  def check_metric(self, metric):
+    schemes.check_metric(metric, self.labels)
 
   def head(self, cfg, rngs):
     return heads.LabelHead(cfg, len(self.labels), pool="token", rngs=rngs)

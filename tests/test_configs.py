@@ -96,10 +96,10 @@ def test_parts_of_one_file_share_nothing(dev, test, expected):
 
 
 @pytest.mark.parametrize(
-  "dev, test", [("0%", "test"), ("x%", "test"), ("60%", "40%"), ("100%", "a")]
+  "dev, test", [("0%", "test"), ("x%", "test"), ("60%", "40%"), ("100%", "a"), ("a", "100%")]
 )
 def test_a_share_that_leaves_nothing_is_reported(dev, test):
-  with pytest.raises(ValueError, match="no share of train"):
+  with pytest.raises(ValueError, match="percentage that leaves some of train"):
     common.splits("d", ".c", dev, test)
 
 

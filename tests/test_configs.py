@@ -21,7 +21,7 @@ CONFIGS = [
   "mlm.py:small,data={folder}/prose,whole_words",
   "span.py:small,data={folder}/prose",
   "prefix.py:small,data={folder}/prose",
-  "classify.py:small,data={folder},dev=25%",
+  "classify.py:small,data={folder},dev=25%,class_weights=dog:2",
   "tag.py:small,data={folder},suffix=.conll,dev=20%,test=20%",
   "qa.py:small,train={folder}/train.json,test={folder}/test.json",
   "text2text.py:small,data={folder}",

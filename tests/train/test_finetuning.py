@@ -131,6 +131,15 @@ def test_a_metric_of_entities_is_refused_before_the_first_step(config, corpus, t
   assert not (run / "metrics.jsonl").exists()
 
 
+def test_a_split_whose_tags_lack_the_scheme_is_named(corpus, tmp_path, caplog):
+  for split in ("train", "dev", "test"):
+    lines = (corpus / f"{split}.conll").read_text()
+    lines = lines.replace("B-dog", "DOG") if split == "dev" else lines
+    (tmp_path / f"{split}.conll").write_text(lines)
+  train_config(f"tag.py:small,suffix=.conll,data={tmp_path}", corpus, tmp_path / "run")
+  assert "validation: The tags are of no scheme of entities (DOG)" in caplog.text
+
+
 def test_the_log_names_the_scheme_of_tags_and_accuracy_comes_with_f1(corpus, tmp_path, caplog):
   for split in ("train", "dev", "test"):
     lines = (corpus / f"{split}.conll").read_text().replace("B-dog", "U-dog")

@@ -1,6 +1,7 @@
 """Predicts a tag for each word, by an encoder: parts of speech, named entities."""
 
 import dataclasses
+import itertools
 
 import jax
 from absl import logging
@@ -33,8 +34,11 @@ class Tagging(EncoderTask):
     return ("tagging", self.labels, self.label_smoothing)
 
   def items(self, split):
+    rows = [example["tags"] for example in self.examples(split)]
     if split == "train":
-      logging.info(schemes.describe(example["tags"] for example in self.examples(split)))
+      logging.info(schemes.describe(rows))
+    elif schemes.has_scheme(self.labels) and not schemes.has_scheme(itertools.chain(*rows)):
+      logging.warning(f"{split}: {schemes.describe(rows)}")
     return super().items(split)
 
   def check_metric(self, metric):

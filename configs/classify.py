@@ -20,6 +20,7 @@ def get_config(arg=""):
     tokenizer="",
     pair=Argument(False, "classifies two texts"),
     regression=Argument(False, "labels are numbers"),
+    class_weights=Argument("", "weights in the loss: spam:3+ham:0.5, or balanced"),
     steps=400,
     peak=3e-4,
     pool=Argument(("first", "mean"), "the state to classify: the first token's or the mean"),
@@ -33,6 +34,7 @@ def get_config(arg=""):
     ),
     fields=fields,
     regression=arg.regression,
+    class_weights=arg.class_weights,
     pool=arg.pool,
   )
   return common.fine_tune(task, arg, best_metric="pearson" if arg.regression else "accuracy")

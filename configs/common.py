@@ -138,14 +138,25 @@ def prose(pattern: str) -> dict:
   return dict(name="text", splits=splits, unit="file")
 
 
-def splits(folder: str, ending: str, dev: str) -> dict:
-  """Returns the files train, dev and test of a folder. dev "10%" holds out the last tenth of train
-  instead of a file."""
-  train, validation = f"{folder}/train{ending}", f"{folder}/{dev}{ending}"
-  if dev.endswith("%"):
-    share = 100 - int(dev.removesuffix("%"))
-    train, validation = f"{train}[:{share}%]", f"{train}[{share}%:]"
-  return dict(train=train, validation=validation, test=f"{folder}/test{ending}")
+def splits(folder: str, ending: str, dev: str = "dev", test: str = "test") -> dict:
+  """Returns the files train, `dev` and `test` of a folder. A share such as "10%" holds out the end
+  of train: dev, then test."""
+  names = (name if name.endswith("%") else f"{folder}/{name}{ending}" for name in (dev, test))
+  return hold_out(f"{folder}/train{ending}", *names)
+
+
+def hold_out(train: str, validation: str, test: str) -> dict:
+  """Returns splits in which "10%" for validation or test is a part of train at its end."""
+  stop, parts = 100, {}
+  for split, name in (("test", test), ("validation", validation)):
+    parts[split] = name
+    if name.endswith("%"):
+      start = stop - (int(share) if (share := name.removesuffix("%")).isdecimal() else 100)
+      if not 0 < start < stop:
+        raise ValueError(f"{split} is {name}: give a whole percentage that leaves some of train")
+      parts[split] = f"{train}[{start}%:{stop}%]" if stop < 100 else f"{train}[{start}%:]"
+      stop = start
+  return dict(train=train if stop == 100 else f"{train}[:{stop}%]", **parts)
 
 
 def inherit(init: str, how: str = "model", changes=(), **start) -> dict:

@@ -37,6 +37,7 @@ def get_config(arg=""):
     data="data/sst2",
     suffix=Argument("", "the ending of the files (.conllu.gz, .json.gz); empty: the task's own"),
     dev=Argument("dev", "the validation file; 10% holds out the last tenth of train"),
+    test=Argument("test", "the test file; 10% holds out the last tenth of train, behind dev"),
     init="",
     tokenizer="",
     steps=400,
@@ -45,7 +46,7 @@ def get_config(arg=""):
   )
   source, suffix, patterns = SOURCES[arg.task]
   kind, best_metric, output_len = LABELS[arg.task]
-  splits = common.splits(arg.data, arg.suffix or suffix, arg.dev)
+  splits = common.splits(arg.data, arg.suffix or suffix, arg.dev, arg.test)
   options = dict(columns=("text", "label")) if source == "files" else {}
   task = dict(
     name="text_to_text",

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from configs import __main__ as listing
+from configs import common
 from tests.helpers import ROOT, load_config
 from train import loop, resolve
 from train.data import scan, sources
@@ -20,8 +21,8 @@ CONFIGS = [
   "mlm.py:small,data={folder}/prose,whole_words",
   "span.py:small,data={folder}/prose",
   "prefix.py:small,data={folder}/prose",
-  "classify.py:small,data={folder},dev=25%",
-  "tag.py:small,data={folder},suffix=.conll",
+  "classify.py:small,data={folder},dev=25%,class_weights=dog:2",
+  "tag.py:small,data={folder},suffix=.conll,dev=20%,test=20%",
   "qa.py:small,train={folder}/train.json,test={folder}/test.json",
   "text2text.py:small,data={folder}",
 ]
@@ -94,6 +95,28 @@ def choices(name):
 def test_no_choice_of_a_config_is_refused(name):
   for arguments in choices(name):
     resolve.load(f"{ROOT}/configs/{name}.py:{arguments}")
+
+
+@pytest.mark.parametrize(
+  "dev, test, expected",
+  [
+    ("dev", "test", ("d/train.c", "d/dev.c", "d/test.c")),
+    ("10%", "test", ("d/train.c[:90%]", "d/train.c[90%:]", "d/test.c")),
+    ("dev", "5%", ("d/train.c[:95%]", "d/dev.c", "d/train.c[95%:]")),
+    ("10%", "20%", ("d/train.c[:70%]", "d/train.c[70%:80%]", "d/train.c[80%:]")),
+  ],
+)
+def test_parts_of_one_file_share_nothing(dev, test, expected):
+  splits = common.splits("d", ".c", dev, test)
+  assert splits == dict(zip(("train", "validation", "test"), expected))
+
+
+@pytest.mark.parametrize(
+  "dev, test", [("0%", "test"), ("x%", "test"), ("60%", "40%"), ("100%", "a"), ("a", "100%")]
+)
+def test_a_share_that_leaves_nothing_is_reported(dev, test):
+  with pytest.raises(ValueError, match="percentage that leaves some of train"):
+    common.splits("d", ".c", dev, test)
 
 
 @pytest.mark.parametrize("split", [*scan.SPLITS, "length,cutoff=26"])

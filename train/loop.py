@@ -44,6 +44,7 @@ def train(
   task = pretrained.build_task(cfg.task, workdir.path)
   if cfg.evaluate.decode_every:
     require_score(task)
+    task.check_metric(cfg.checkpoint.best_metric)
   tx, learning_rate = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
   optimizer.log_unused(cfg.optimizer, cfg.schedule)
   graph, state = init(cfg, task, tx, mesh)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from tests.fuzz import hub
 from tests.train.data import po
 from train import tasks
-from train.data import bad_records, files, reading, sources, texts
+from train.data import bad_records, files, questions, reading, sentences, sources, texts
 from train.record import checksums, provenance, workdir, writer
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
@@ -48,6 +48,10 @@ SQUAD = dict(
     )
   ]
 )
+FLAT = [
+  dict(context="One two.", question="What?", answers=dict(text=["two"], answer_start=[4])),
+  dict(id=3, context="One two.", question="Who?", title="b"),
+]
 LINES = {
   "a.tsv": "one two\teins zwei\nthree\tdrei\r\n\u2028four\tvier\n".encode(),
   "a.jsonl": b'{"source": "a", "target": "b", "text": "c"}\n{"source": "", "target": ""}\n'
@@ -55,7 +59,10 @@ LINES = {
   "a.txt": "One two\nthree.\n\n  \nFour é,\nsix.\n".encode(),
   "a.conll": b"-DOCSTART- O\n\nEU NNP B-ORG\nrejects VBZ O\n\nPeter NNP B-PER\n",
   "a.conllu": b"# text\n1\tThe\tthe\tDET\n2-3\tx\t_\t_\n2\tcat\tcat\tNOUN\n",
+  "a.bio": "#\tx://x\t[9]\n1\tone\tO\tO\n1-2\tx\tO\tO\n# a = b\n\n#\t1\u00a0\tO\tO\n".encode(),
   "a.json": json.dumps(SQUAD).encode(),
+  "b.json": json.dumps(FLAT).encode(),
+  "questions.jsonl": "\n".join(map(json.dumps, FLAT)).encode(),
 }
 
 
@@ -64,8 +71,20 @@ def _lines():
   return [(LINES | packed, name) for name in (*LINES, *packed)]
 
 
+def _read_questions(path):
+  for question in questions.read_questions(path, 0, 100, ERROR):
+    for answer in question["answers"]:
+      assert question["context"].startswith(answer["text"], answer["answer_start"])
+  for question in questions.read_questions(path, 10, 90, ERROR, learnable=False):
+    assert type(question["id"]) is type(question["question"]) is str
+    assert all(type(x["answer_start"]) is int for x in question.get("answers", ()))
+
+
 def _read_lines(folder, name):
   path = folder / name
+  if name.startswith("questions"):
+    _read_questions(path)
+    return
   match reading.file_type(path):
     case ".tsv" | ".jsonl" as kind:
       rows = list(reading.READERS[kind]((path,), ("source", "target"), ERROR))
@@ -76,13 +95,12 @@ def _read_lines(folder, name):
         for document in texts.read_documents(path, unit, 10, 90, ERROR):
           assert type(document["text"]) is str
     case ".json":
-      for question in texts.read_questions(path, 0, 100, ERROR):
-        for answer in question["answers"]:
-          assert question["context"].startswith(answer["text"], answer["answer_start"])
+      _read_questions(path)
     case _:
-      for sentence in texts.read_sentences(path, 0, -1, ERROR):
-        assert len(sentence["words"]) == len(sentence["tags"])
-        assert all(sentence["words"])
+      for word, tag in ((0, -1), (1, 2)):
+        for sentence in sentences.read_sentences(path, word, tag, ERROR):
+          assert len(sentence["words"]) == len(sentence["tags"])
+          assert all(sentence["words"])
 
 
 def _catalogs():

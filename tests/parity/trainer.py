@@ -29,7 +29,7 @@ from experiments import minilm  # noqa: E402
 from train.data import sources  # noqa: E402
 from train.data.source import read_many  # noqa: E402
 from train.record.config import read as read_config  # noqa: E402
-from train.scoring import scores  # noqa: E402
+from train.scoring import schemes, scores  # noqa: E402
 
 IGNORED = -100  # torch's label of a token without a label
 
@@ -69,7 +69,7 @@ class Tags:
     self.tokenizer = tokenizer
     self.names = sorted({tag for example in train for tag in example["tags"]})
     self.number = {name: number for number, name in enumerate(self.names)}
-    self.best = "f1" if any(map(scores.is_bio, set(self.names) - {"O"})) else "accuracy"
+    self.best = "f1" if schemes.has_scheme(self.names) else "accuracy"
 
   def features(self, examples, training):
     features = []

@@ -5,6 +5,7 @@ import pytest
 
 from tests.helpers import load_config, train_config
 from train.common.errors import UserError
+from train.record.writer import read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +115,38 @@ def test_weights_of_another_vocabulary_are_not_taken(mlm, corpus, tmp_path):
   (tmp_path / "tokenizer.json").write_text("")  # of a start that saved nothing
   with pytest.raises(UserError, match="its tokenizer is not this run's"):
     train_config("tag.py:small,suffix=.conll,data={folder}", corpus, tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+  "config", ["tag.py:small,metric=f1,suffix=.conll,", "text2text.py:small,task=tag,suffix=.conll,"]
+)
+def test_a_metric_of_entities_is_refused_before_the_first_step(config, corpus, tmp_path):
+  for split in ("train", "dev", "test"):
+    lines = (corpus / f"{split}.conll").read_text().replace("B-dog", "NOUN")
+    (tmp_path / f"{split}.conll").write_text(lines)
+  changes = {"checkpoint.best_metric": "f1", "evaluate.decode_every": 2}
+  run = tmp_path / "run"
+  with pytest.raises(UserError, match=r"best_metric is 'f1'.*scheme.* NOUN;.*metric=accuracy"):
+    train_config(f"{config}data={tmp_path}", corpus, run, **changes)
+  assert not (run / "metrics.jsonl").exists()
+
+
+def test_a_split_whose_tags_lack_the_scheme_is_named(corpus, tmp_path, caplog):
+  for split in ("train", "dev", "test"):
+    lines = (corpus / f"{split}.conll").read_text()
+    lines = lines.replace("B-dog", "DOG") if split == "dev" else lines
+    (tmp_path / f"{split}.conll").write_text(lines)
+  train_config(f"tag.py:small,suffix=.conll,data={tmp_path}", corpus, tmp_path / "run")
+  assert "validation: The tags are of no scheme of entities (DOG)" in caplog.text
+
+
+def test_the_log_names_the_scheme_of_tags_and_accuracy_comes_with_f1(corpus, tmp_path, caplog):
+  for split in ("train", "dev", "test"):
+    lines = (corpus / f"{split}.conll").read_text().replace("B-dog", "U-dog")
+    (tmp_path / f"{split}.conll").write_text(lines)
+  changes = {"checkpoint.best_metric": "accuracy", "evaluate.decode_every": 2}
+  with caplog.at_level("INFO", "absl"):
+    train_config(f"tag.py:small,suffix=.conll,data={tmp_path}", corpus, tmp_path / "run", **changes)
+  assert caplog.text.count("The tags are BILOU:") == 1
+  (scored,) = [line for line in read_metrics(tmp_path / "run") if line["split"] == "validation"]
+  assert {"accuracy", "precision", "recall", "f1"} <= scored.keys()

@@ -1,7 +1,8 @@
 """Turns files into batches, without jax. A batch passes through these files:
 
-1. sources.py opens a split by name: texts.py (documents, CoNLL, SQuAD), files.py (parallel text,
-   TSV, JSON lines), records.py (TFDS), gettext_catalogs.py (with gettext_messages.py) or scan.py.
+1. sources.py opens a split by name: texts.py (documents), sentences.py (CoNLL), questions.py
+   (SQuAD), files.py (parallel text, TSV, JSON lines), records.py (TFDS), gettext_catalogs.py (with
+   gettext_messages.py) or scan.py.
    reading.py reads lines, bad_records.py counts broken ones, source.py has what sources share.
 2. tokenizer.py turns text into ids; tokenizer_training.py (with unigram.py) trains it, roles.py
    names its special tokens, pieces.py interprets its pieces.

@@ -5,6 +5,7 @@ A file that breaks off (a gzip file, a JSON document, a catalog, parallel files 
 is always an error, because the size of the loss is unknown.
 """
 
+import functools
 import multiprocessing
 from collections.abc import Iterable, Iterator
 
@@ -33,6 +34,7 @@ class BadRecords:
   def __init__(self, on_bad_record: str):
     self._skip = on_bad_record == "skip"
     self.counts: list[dict] = []  # one for each file, as in LEFT_OUT
+    self.rules: set[str] = set()  # those that older versions did not follow and that were applied
     self._first: list[str] = []
 
   def __call__(self, path, place: str, reason) -> None:
@@ -80,3 +82,10 @@ def report(name: str, count: dict) -> None:
     for message in count["first"]:
       logging.warning("skipped: %s", message)
     logging.warning(f"{count['records']:,} of {count['of']:,} records of {name} were skipped")
+
+
+@functools.cache
+def log_once(message: str) -> None:
+  """Logs a note about data, once in a process and not in data workers."""
+  if multiprocessing.parent_process() is None:
+    logging.warning("%s", message)

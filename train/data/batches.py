@@ -37,6 +37,7 @@ class Layout:
   pack: bool = True
   process_index: int = 0
   process_count: int = 1
+  most_hidden: int = 0  # tokens that an encoder's row can predict; 0: all
 
   @property
   def own_rows(self) -> slice:
@@ -51,7 +52,7 @@ class Layout:
   @property
   def row_limits(self) -> dict:
     """Returns the arguments of `packing.plan` that limit what a row holds."""
-    lengths = dict(source_len=self.source_len, target_len=self.target_len)
+    lengths = dict(source_len=self.source_len, target_len=self.target_len or self.most_hidden)
     return dict(rows=self.batch_size, max_per_row=None if self.pack else 1, **lengths)
 
 

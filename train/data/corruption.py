@@ -125,13 +125,19 @@ def hide(ids, chosen, mask: int, words: np.ndarray, rng) -> np.ndarray:
   return np.where(chosen, hidden, ids)
 
 
+def most_hidden(length: int, rate: float) -> int:
+  """Returns the most tokens of `length` that `choose_words` hides: `rate` of them, at least one."""
+  return max(1, int(length * rate))
+
+
 def choose_words(starts: np.ndarray, rate: float, rng) -> np.ndarray:
-  """Chooses whole words to hide, together at most `rate` of the tokens: bool per token.
+  """Chooses whole words to hide, together at most `rate` of the tokens or one: bool per token.
 
   `starts` is True for each token that begins a word. Words are taken in random order; a word that
-  would exceed the limit is skipped. If every token is a word, the choice is BERT's.
+  would exceed the limit is skipped. If every token is a word, the choice is BERT's. If no word is
+  within the limit, as many tokens in a row are hidden, since a window must teach something.
   """
-  limit = int(len(starts) * rate)
+  limit = most_hidden(len(starts), rate)
   word = np.cumsum(starts)
   word -= word[0]  # the tokens before the first start are a word too
   sizes = np.bincount(word)
@@ -142,4 +148,7 @@ def choose_words(starts: np.ndarray, rate: float, rng) -> np.ndarray:
       used += sizes[number]
       if used == limit:
         break
+  if not used:
+    place = rng.integers(len(starts) - limit + 1)
+    return (np.arange(len(starts)) >= place) & (np.arange(len(starts)) < place + limit)
   return chosen[word]

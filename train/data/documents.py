@@ -196,7 +196,8 @@ class Denoise:
 class MaskedLm:
   """Predicts the hidden tokens of an encoder's input, which special tokens frame.
 
-  The eos between two documents of a window is never hidden.
+  The eos between two documents of a window is never hidden. Although items have no target, its
+  length is given as the most tokens that are hidden, so that a row can limit them.
   """
 
   roles: Roles  # with a mask
@@ -207,7 +208,7 @@ class MaskedLm:
   ends = True
 
   def max_lengths(self, length: int) -> tuple[int, int]:
-    return length + len(self.roles.first) + 1, 0
+    return length + len(self.roles.first) + 1, corruption.most_hidden(length, self.rate)
 
   def __call__(self, ids, before, rng):
     del before

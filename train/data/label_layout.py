@@ -108,26 +108,31 @@ class Answers(LabelLayout):
     return {**marks, "weights": "float32", **types}
 
   def encode(self, examples):
-    """Encodes the examples. A label has the characters (from, to) of each token of the context, and
-    the indices of the answer's first and last token, or None without an answer."""
+    """Encodes the examples. A label has the characters (from, to) of each token of the context, the
+    indices of the answer's first and last token, or None without an answer, and False if the answer
+    is unknown or has no place in the context."""
     heads = self.tokenizer.encode_batch([example["question"].strip() for example in examples])
     bodies = self.tokenizer.encode_offsets([example["context"] for example in examples])
     encoded, roles = [], self.tokenizer.roles
     for example, head, (body, characters) in zip(examples, heads, bodies):
-      span = None
-      for answer in example.get("answers", ())[:1]:
+      span, answers = None, example.get("answers")
+      known = answers is not None and all(x["answer_start"] >= 0 for x in answers[:1])
+      for answer in answers[:1] if known else ():
         text = answer["text"].lstrip()
         first = answer["answer_start"] + len(answer["text"]) - len(text)
         last = first + len(text.rstrip())
         inside = [i for i, (a, b) in enumerate(characters) if a < last and b > first]
         span = (inside[0], inside[-1]) if inside and last > first else None
-      encoded.append(Encoded([*roles.first, *head, *roles.between], body, (characters, span)))
+      label = (characters, span, known)
+      encoded.append(Encoded([*roles.first, *head, *roles.between], body, label))
     return encoded
 
   def item(self, encoded, window):
-    rows, (_, span) = self.blank_item(encoded, window), encoded.label
-    rows["weights"][0] = rows["answerable"][0] = 1
-    rows["answerable"][len(encoded.head) : -1] = 1
+    rows, (_, span, known) = self.blank_item(encoded, window), encoded.label
+    rows["answerable"][0] = rows["answerable"][len(encoded.head) : -1] = 1
+    if not known:
+      return rows
+    rows["weights"][0] = 1
     first = last = 0
     if span is not None and window.start <= span[0] and span[1] < window.stop:
       first, last = (len(encoded.head) + place - window.start for place in span)

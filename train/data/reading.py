@@ -2,8 +2,8 @@
 and line.
 
 Lines end at "\\n" only (not at U+2028 and similar separators); one "\\r" before it and a byte order
-mark at the start of the file are stripped. A reader yields None in place of a bad record, which it
-reports to `bad` (bad_records.BadRecords).
+mark at a line's start, where a file or a part of a joined file begins, are stripped. A reader
+yields None in place of a bad record, which it reports to `bad` (bad_records.BadRecords).
 """
 
 import functools
@@ -29,6 +29,7 @@ PART = re.compile(r"(?P<path>.+)\[((?P<start>\d+)%)?:((?P<stop>\d+)%)?\]")
 # times.
 MOST_PACKED = 100_000_000  # bytes
 MOST_RATIO = 200  # times the file's own size
+BYTE_ORDER_MARK = "\ufeff"
 BUFFER = 1 << 17  # bytes that are unpacked at a time
 
 
@@ -109,6 +110,11 @@ def parse_part(split: str, splits) -> tuple[Mapping, int, int]:
   if not start < stop <= 100:
     raise UserError(f"data.splits.{split}: {pattern} is no part of a file, such as [:90%]")
   return {**splits, split: match["path"]}, start, stop
+
+
+def name_part(path: pathlib.Path, start: int, stop: int) -> str:
+  """Returns the name of the part of a file between two percentages."""
+  return str(path) if (start, stop) == (0, 100) else f"{path}[{start}%:{stop}%]"
 
 
 def file_digest(path: pathlib.Path) -> str:
@@ -246,4 +252,4 @@ def _decode(raw: bytes, path: pathlib.Path, number: int, bad: BadRecords) -> str
     place = f"line {number}, byte {error.start + 1}"
     reason = f"0x{raw[error.start]:02x} is not UTF-8; convert the file (iconv -t utf-8)"
     return bad(path, place, reason)
-  return text.removeprefix("\ufeff") if number == 1 else text
+  return text.removeprefix(BYTE_ORDER_MARK)

@@ -5,7 +5,16 @@ import inspect
 from collections.abc import Mapping, Sequence
 
 from train.common.errors import UserError, choose, did_you_mean
-from train.data import bad_records, files, gettext_catalogs, records, scan, texts
+from train.data import (
+  bad_records,
+  files,
+  gettext_catalogs,
+  questions,
+  records,
+  scan,
+  sentences,
+  texts,
+)
 from train.data.source import Source, digest, read_many
 
 
@@ -116,6 +125,6 @@ SOURCES = {
   "gettext": gettext_catalogs.open_gettext,
   "tfds": records.open_tfds,
   "text": texts.open_text,
-  "conll": texts.open_conll,
-  "squad": texts.open_squad,
+  "conll": sentences.open_conll,
+  "squad": questions.open_squad,
 }

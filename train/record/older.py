@@ -15,6 +15,7 @@ ADDED_TO = {  # the same settings in the section of each task
     penalty="wu", stop="exact", temperature=0.0, top_k=0, top_p=1.0, nbest=1, seed=0
   ),
   "reading": {"nbest": 1},
+  "task": {"class_weights": ""},
 }
 # Older and present names of settings; IN_TASK: those of a task or of a part of a mixture.
 RENAMED = {"step": "parallelism"}

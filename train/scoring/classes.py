@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from train.scoring.scores import Rows, is_bio, replace_non_bio, split_tags
+from train.scoring import schemes
+from train.scoring.schemes import Rows
+from train.scoring.scores import split_tags
 
 OTHER = "(other)"  # stands for predictions that are no class of the references
 MOST_COLUMNS = 20  # labels in a confusion matrix as text; a picture has space for more
@@ -69,16 +71,16 @@ def text_class_report(predictions: Sequence[str], references: Sequence[str]) -> 
 
 
 def tag_report(predictions: Rows, references: Rows) -> Report:
-  """Builds the report on kinds of entities (seqeval) if the tags are BIO, else on tags; the
-  confusion matrix is of tags."""
+  """Builds the report on kinds of entities (seqeval) if the tags have a scheme of entities, else on
+  tags; the confusion matrix is of tags."""
   flat = itertools.chain.from_iterable
   report = class_report(list(flat(predictions)), list(flat(references)), "tag")
-  if not all(map(is_bio, report.classes)):
+  if not schemes.has_scheme(report.classes):
     return report
   from seqeval import metrics
 
   kinds = metrics.classification_report(
-    list(map(list, references)), replace_non_bio(predictions), output_dict=True, zero_division=0
+    schemes.to_bioes(references), schemes.to_bioes(predictions), output_dict=True, zero_division=0
   )
   rows = {
     name: _row(row["precision"], row["recall"], row["f1-score"], row["support"])

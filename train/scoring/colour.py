@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from train.scoring.scores import is_bio
+from train.scoring import schemes
 
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "red")
 COLOURS += tuple(f"bright_{colour}" for colour in COLOURS)
@@ -19,13 +19,13 @@ def supports_colour() -> bool:
 def colour_tags(output: Mapping, labels: Sequence[str], scores: bool) -> str:
   """Formats the words of a tagging output with terminal codes.
 
-  BIO entities are coloured as wholes with their kind, other words one by one with their tags;
+  Entities are coloured as wholes with their kind, other words one by one with their tags;
   `scores` adds the probability of the least certain word.
   """
   from rich.console import Console
   from rich.text import Text
 
-  entities = all(map(is_bio, labels))
+  entities = schemes.has_scheme(labels)
   kinds = sorted({label[2:] if entities else label for label in labels} - {""})
   line = Text()
   for kind, first, stop in tag_spans(output["tags"], entities):
@@ -51,7 +51,7 @@ def tag_spans(tags: Sequence[str], entities: bool) -> list[tuple[str, int, int]]
   from seqeval.metrics.sequence_labeling import get_entities
 
   spans, place = [], 0
-  for kind, first, last in [*get_entities(list(tags)), ("", len(tags), 0)]:
+  for kind, first, last in [*get_entities(*schemes.to_bioes([tags])), ("", len(tags), 0)]:
     spans += [("", between, between + 1) for between in range(place, first)]
     place = max(place, last + 1)
     spans += [(kind, first, last + 1)] * bool(kind)

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from train.common.errors import UserError
+from train.scoring import schemes
+from train.scoring.schemes import Rows
 
-Rows = Sequence[Sequence[str]]  # the tags of each text
-# kind of outputs -> the names of its scores that are numbers; of tags, BIO tags alone have the last
+# kind of outputs -> the names of its scores that are numbers; tags of no scheme lack the last
 # three
 NAMES = {
   "texts": ("bleu", "chrf", "exact_match"),
@@ -71,29 +72,20 @@ def _correlation(statistic, predictions, references):
 
 
 def tags(predictions: Rows, references: Rows) -> dict:
-  """Returns the percentage of right tags; of BIO tags also seqeval's precision, recall and F1."""
+  """Returns the percentage of right tags; of tags with a scheme of entities (schemes.py) also
+  seqeval's precision, recall and F1."""
   pairs = [pair for rows in zip(predictions, references) for pair in zip(*rows, strict=True)]
   scores = dict(accuracy=100.0 * float(np.mean([a == b for a, b in pairs])))
-  if all(is_bio(tag) for _, tag in pairs):
+  if schemes.has_scheme(tag for _, tag in pairs):
     from seqeval import metrics
 
-    rows = list(map(list, references)), replace_non_bio(predictions)
+    rows = schemes.to_bioes(references), schemes.to_bioes(predictions)
     scores |= dict(
       precision=100.0 * metrics.precision_score(*rows, zero_division=0),
       recall=100.0 * metrics.recall_score(*rows, zero_division=0),
       f1=100.0 * metrics.f1_score(*rows, zero_division=0),
     )
   return scores
-
-
-def replace_non_bio(rows: Rows) -> list[list[str]]:
-  """Replaces the tags that are not BIO by O, because seqeval takes them for entities."""
-  return [[tag if is_bio(tag) else "O" for tag in row] for row in rows]
-
-
-def is_bio(tag: str) -> bool:
-  """Returns True for O and for tags such as B-PER, a place in an entity and the entity's kind."""
-  return tag == "O" or re.match(r"[BIES]-", tag) is not None
 
 
 def numbers_as_text(predictions: Sequence[str], references: Sequence[str]) -> dict:

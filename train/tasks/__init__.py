@@ -53,7 +53,8 @@ NAMES = (*TASKS, *STYLES, "mixture")
 def layout(task: Task, batch_size: int) -> Layout:
   """Returns the shape of the task's batches, which the processes share."""
   index, count = jax.process_index(), jax.process_count()
-  return Layout(batch_size, task.source_len, task.target_len, task.pack, index, count)
+  sizes = (batch_size, task.source_len, task.target_len, task.pack, index, count)
+  return Layout(*sizes, most_hidden=task.most_hidden)
 
 
 def defaults(name: str) -> dict[str, Any]:

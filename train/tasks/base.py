@@ -114,6 +114,7 @@ class Objective:
   label_column = ""  # the one with labels, which are collected before training; "": there are none
   source_len = 0  # tokens in a row of the encoder; 0: there is no encoder
   target_len = 0  # tokens in a row of the decoder; 0: there is no decoder
+  most_hidden = 0  # tokens that a row of an encoder without targets predicts at most; 0: all
   prefix = False  # batches have a `prefix`
   loss_key: ClassVar[tuple]  # what the loss depends on; only tasks with equal keys can be mixed
 
@@ -198,6 +199,9 @@ class Predictor:
   def score_names(cls, section: Mapping) -> Sequence[str]:
     """Returns the names of all metrics that `score` may return for a section of a config."""
     return ()
+
+  def check_metric(self, metric: str) -> None:
+    """Raises UserError if `score` would not have this metric for the labels that are known."""
 
   def report(self, outputs, examples) -> Report | None:
     """Returns precision, recall and confusion of each class, or None where there are no classes."""

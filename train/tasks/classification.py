@@ -1,14 +1,18 @@
 """Predicts classes of texts or of pairs of texts, and numbers (regression), by an encoder."""
 
 import dataclasses
+import functools
 
 import jax.numpy as jnp
 import numpy as np
 
 from model import heads, layers
+from train import losses
 from train.common.errors import UserError, choose
 from train.data import label_layout
+from train.data.source import read_many
 from train.scoring import classes, scores
+from train.tasks import class_weights
 from train.tasks.base import HuggingFace
 from train.tasks.windows import EncoderTask
 
@@ -25,6 +29,7 @@ class Classification(EncoderTask):
   pool: str = "first"  # see POOLS
   pool_activation: str = "tanh"  # after the first token's dense layer
   label_smoothing: float = 0.0
+  class_weights: str = ""  # in the loss: LABEL:NUMBER+LABEL:NUMBER, or "balanced"; "": all alike
 
   label_column = "label"
 
@@ -34,6 +39,10 @@ class Classification(EncoderTask):
     choose(layers.ACTIVATIONS, self.pool_activation, "task.pool_activation")
     if not 1 <= len(self.fields) <= 2:
       raise UserError(f"task.fields is {self.fields}: name the field of one text, or of two")
+    if self.class_weights and self.regression:
+      raise UserError("task.class_weights: a regression has no classes; set it to ''")
+    if self.class_weights and self.class_weights != class_weights.BALANCED:
+      class_weights.parse(self.class_weights, self.labels)
 
   @property
   def columns(self) -> tuple[str, ...]:
@@ -47,7 +56,16 @@ class Classification(EncoderTask):
   @property
   def loss_key(self):
     head = (self.labels, self.regression, self.pool, self.pool_activation)
-    return ("classification", *head, self.label_smoothing)
+    return ("classification", *head, self.label_smoothing, self.class_weights)
+
+  @functools.cached_property
+  def _label_weights(self) -> list[float]:
+    """Returns the weight of each label in the loss."""
+    if self.class_weights != class_weights.BALANCED:
+      return class_weights.parse(self.class_weights, self.labels)
+    training = self.examples("train")
+    examples = read_many(training, range(len(training)))
+    return class_weights.balance(self.labels, (example["label"] for example in examples))
 
   @classmethod
   def loss_names(cls, section):
@@ -62,11 +80,24 @@ class Classification(EncoderTask):
     return heads.LabelHead(cfg, count, pool=self.pool, activation=self.pool_activation, rngs=rngs)
 
   def loss(self, model, batch, key):
+    if self.class_weights:
+      return self._weighted_loss(model, batch, key)
     if not self.regression:
       return super().loss(model, batch, key)
     weights_BS = batch["weights"]
     error_BS = jnp.square(self.logits(model, batch, key)[..., 0] - batch["labels"])
     return {"loss": ((error_BS * weights_BS).sum(), weights_BS.sum())}
+
+  def _weighted_loss(self, model, batch, key):
+    """Returns the mean loss, in which an example counts as often as its label weighs; `nll` and
+    `right` are without these weights."""
+    logits_BSC, labels_BS = self.logits(model, batch, key), batch["labels"]
+    sums = losses.cross_entropy(logits_BSC, labels_BS, batch["weights"])
+    weights_BS = batch["weights"] * jnp.asarray(self._label_weights)[labels_BS]
+    weighted = losses.cross_entropy(
+      logits_BSC, labels_BS, weights_BS, label_smoothing=self.label_smoothing
+    )
+    return {"loss": weighted["loss"], "nll": sums["nll"], "right": sums["accuracy"]}
 
   def example(self, text):
     """Returns a text, or two with a tab between; raises UserError for another number of texts."""

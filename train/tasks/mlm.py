@@ -9,8 +9,7 @@ import numpy as np
 from model import heads
 from train import losses
 from train.common.errors import UserError
-from train.data import documents
-from train.data.corruption import check_rate
+from train.data import corruption, documents
 from train.data.tokenizer import MASK
 from train.tasks.base import BPE_WITH_MASK, Rows, Settings, Task, encode, option
 
@@ -27,7 +26,7 @@ class Mlm(Task):
   """Learns the tokens that a window hides: 80% are <mask>, 10% another word, 10% themselves."""
 
   source_len: int = 128  # tokens in a row; a window has two fewer, for bos and eos
-  rate: float = 0.15  # share of a window's tokens that are hidden, rounded down
+  rate: float = 0.15  # share of a window's tokens that are hidden, rounded down, but at least one
   whole_words: bool = False
   fixed_masks: bool = False  # the same tokens are hidden in every epoch
   cross_documents: bool = False  # windows run over the ends of documents
@@ -39,12 +38,16 @@ class Mlm(Task):
 
   def __post_init__(self):
     super().__post_init__()
-    check_rate(self.rate)
+    corruption.check_rate(self.rate)
     self.tokenizer.mask  # noqa: B018 (raises UserError without one)
 
   @property
   def loss_key(self):
     return ("mlm", self.rate)
+
+  @property
+  def most_hidden(self) -> int:
+    return corruption.most_hidden(self.source_len, self.rate)
 
   def head(self, cfg, rngs):
     return heads.MaskedLmHead(cfg, rngs=rngs)
@@ -67,9 +70,9 @@ class Mlm(Task):
 
     T is the most that a row can hide, so that no logits are computed for other tokens.
     """
-    network, most = self.network(model), max(1, int(self.rate * self.source_len))
+    network = self.network(model)
     x_BSD = encode(network, batch, key)
-    weights_BT, place_BT = jax.lax.top_k(batch["weights"], most)
+    weights_BT, place_BT = jax.lax.top_k(batch["weights"], self.most_hidden)
     x_BTD = jnp.take_along_axis(x_BSD, place_BT[..., None], axis=1)
     labels_BT = jnp.take_along_axis(batch["labels"], place_BT, axis=1)
     return model.logits(network.head(x_BTD)), labels_BT, weights_BT, place_BT

@@ -38,7 +38,7 @@ class Qa(EncoderTask):
   stride: int = 128
   reading: Mapping | Reading = Reading()
 
-  columns = ("question", "context", "answers")
+  columns = ("question", "context")
   loss_key = ("qa",)
   settings_class = Reading
   hf_kind = "qa"
@@ -54,6 +54,10 @@ class Qa(EncoderTask):
   @classmethod
   def score_names(cls, section):
     return scores.NAMES["answers"]
+
+  def items(self, split):
+    check_answers(self.examples(split), f"the split {split!r}")
+    return super().items(split)
 
   def head(self, cfg, rngs):
     return heads.LabelHead(cfg, 2, pool="token", rngs=rngs)
@@ -114,8 +118,18 @@ class Qa(EncoderTask):
     return "\n".join(lines)
 
   def score(self, outputs, examples):
+    check_answers(examples, "the data")
     references = [[answer["text"] for answer in example["answers"]] for example in examples]
     return scores.answers([output["text"] for output in outputs], references)
+
+
+def check_answers(examples, where: str) -> None:
+  """Raises UserError if an example has no `answers` to learn from or to compare with."""
+  if count := sum("answers" not in example for example in examples):
+    raise UserError(
+      f"{where} has no references: {count} of {len(examples)} questions have no 'answers'; give a"
+      " file with answers (an empty list for a question that has none), or use train.predict"
+    )
 
 
 def _spans(starts, ends, shift, longest):

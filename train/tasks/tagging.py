@@ -1,13 +1,14 @@
 """Predicts a tag for each word, by an encoder: parts of speech, named entities."""
 
 import dataclasses
+import itertools
 
 import jax
 from absl import logging
 
 from model import heads
 from train.data import label_layout
-from train.scoring import classes, scores
+from train.scoring import classes, schemes, scores
 from train.scoring.colour import colour_tags
 from train.tasks.base import HuggingFace
 from train.tasks.windows import EncoderTask
@@ -35,6 +36,17 @@ class Tagging(EncoderTask):
   @classmethod
   def score_names(cls, section):
     return scores.NAMES["tags"]
+
+  def items(self, split):
+    rows = [example["tags"] for example in self.examples(split)]
+    if split == "train":
+      logging.info(schemes.describe(rows))
+    elif schemes.has_scheme(self.labels) and not schemes.has_scheme(itertools.chain(*rows)):
+      logging.warning(f"{split}: {schemes.describe(rows)}")
+    return super().items(split)
+
+  def check_metric(self, metric):
+    schemes.check_metric(metric, self.labels)
 
   def head(self, cfg, rngs):
     return heads.LabelHead(cfg, len(self.labels), pool="token", rngs=rngs)

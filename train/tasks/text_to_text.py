@@ -8,7 +8,7 @@ from absl import logging
 
 from train.common.errors import NoSplit, choose
 from train.data.source import read_many
-from train.scoring import classes, scores
+from train.scoring import classes, schemes, scores
 from train.tasks.seq2seq import Decoding
 from train.tasks.translation import PairTask
 from train.tasks.windows import unknown_labels
@@ -53,6 +53,16 @@ class TextToText(PairTask):
       ]
     return KINDS[self.kind]([output["text"] for output in outputs], references)
 
+  def check_metric(self, metric):
+    if self.kind == "tags" and metric in schemes.ENTITIES:
+      schemes.check_metric(metric, self._known_labels(str.split))
+
+  def _known_labels(self, labels_of) -> set[str]:
+    """Returns the labels of the training split; raises NoSplit if there is none."""
+    training = self.examples("train")
+    targets = {example["target"] for example in read_many(training, range(len(training)))}
+    return {label for text in targets for label in labels_of(text)}
+
   def report(self, outputs, examples):
     """Returns the report of classes or tags; the log names labels that training does not have."""
     if self.kind not in REPORTS:
@@ -61,11 +71,9 @@ class TextToText(PairTask):
     references = [example["target"] for example in examples]
     report = make_report([output["text"] for output in outputs], references)
     try:
-      training = self.examples("train")
+      known = self._known_labels(labels_of)
     except NoSplit:
       return report
-    targets = {example["target"] for example in read_many(training, range(len(training)))}
-    known = {label for text in targets for label in labels_of(text)}
     count, commonest = unknown_labels(itertools.chain(*map(labels_of, references)), known)
     if count:
       logging.warning(f"{count} labels are none of the training split's {len(known)}: {commonest}")

@@ -14,7 +14,7 @@ import numpy as np
 
 from train.common import json_files
 from train.common.errors import UserError, as_user_error
-from train.scoring import scores
+from train.scoring import schemes, scores
 
 SEED = 12345  # sacreBLEU's; $SACREBLEU_SEED changes BLEU's, whose signature names it
 
@@ -125,12 +125,12 @@ def _score_equal(predictions, references):
 def _score_tags(predictions, references):
   pairs = [list(zip(*both, strict=True)) for both in zip(predictions, references)]
   scored = {"accuracy": _share([[sum(a == b for a, b in x), len(x)] for x in pairs])}
-  if all(scores.is_bio(tag) for row in references for tag in row):
+  if schemes.has_scheme(tag for row in references for tag in row):
     from seqeval.metrics.sequence_labeling import get_entities
 
     sets = [
-      (set(get_entities(a)), set(get_entities(list(b))))
-      for a, b in zip(scores.replace_non_bio(predictions), references)
+      (set(get_entities(a)), set(get_entities(b)))
+      for a, b in zip(schemes.to_bioes(predictions), schemes.to_bioes(references))
     ]
     # F1 = 2 x right / (predicted + in the references)
     scored["f1"] = _share([[2 * len(a & b), len(a) + len(b)] for a, b in sets])

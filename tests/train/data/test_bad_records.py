@@ -202,7 +202,7 @@ def test_bad_questions(tmp_path, warnings):
   def ask(name, question="Who?"):
     return {"id": name, "question": question, "answers": [{"text": "a", "answer_start": 0}]}
 
-  bad = [ask(1), ask("b", "\ud800"), {"id": "c", "question": "?", "answers": [{"text": "a"}]}]
+  bad = [ask(1.5), ask("b", "\ud800"), {"id": "c", "question": "?", "answers": [{"text": "a"}]}]
   paragraphs = [{"context": "a", "qas": [ask(str(n)) for n in range(30)] + bad}, {"context": 3}]
   data = {"data": [{"paragraphs": paragraphs}, {}]}
   (tmp_path / "x.json").write_text(json.dumps(data))
@@ -225,6 +225,10 @@ def test_a_worker_does_not_report_again(tmp_path, warnings, monkeypatch):
   write(tmp_path / "x.conll", "conll", range(40), {7: "columns"})
   source = open_kind(tmp_path, "conll", on_bad_record="skip")
   copy = pickle.loads(pickle.dumps(source))
+  assert LEFT_OUT
+  assert warnings
+  LEFT_OUT.clear()
+  warnings.clear()
   monkeypatch.setattr(multiprocessing, "parent_process", lambda: "this one")
   assert (len(copy), warnings) == (39, [])
   assert not LEFT_OUT

@@ -161,19 +161,52 @@ def test_bert_hides_80_10_10():
   starts=st.lists(st.booleans(), min_size=2, max_size=80), rate=st.floats(0.01, 0.99), seed=SEEDS
 )
 def test_a_word_is_hidden_wholly_or_not_at_all(starts, rate, seed):
-  starts = np.asarray(starts)
+  starts, limit = np.asarray(starts), max(1, int(len(starts) * rate))
   chosen = corruption.choose_words(starts, rate, np.random.default_rng(seed))
   words = np.split(chosen, np.flatnonzero(starts[1:]) + 1)
+  if min(map(len, words)) > limit:  # no word fits: as many tokens in a row
+    assert chosen.sum() == limit == np.ptp(np.flatnonzero(chosen)) + 1
+    return
   assert all(word.all() or not word.any() for word in words)
-  assert chosen.sum() <= len(starts) * rate
+  assert 1 <= chosen.sum() <= limit
   left = [len(word) for word in words if not word.any()]
-  assert not left or min(left) > int(len(starts) * rate) - chosen.sum()  # no more would fit
+  assert not left or min(left) > limit - chosen.sum()  # no more would fit
+
+
+def former_choice(starts, rate, rng):
+  """Chooses words by the rule that hid nothing in short windows."""
+  limit = int(len(starts) * rate)
+  word = np.cumsum(starts)
+  word -= word[0]
+  sizes = np.bincount(word)
+  chosen, used = np.zeros(len(sizes), bool), 0
+  for number in rng.permutation(len(sizes)):
+    if used + sizes[number] <= limit:
+      chosen[number] = True
+      used += sizes[number]
+      if used == limit:
+        break
+  return chosen[word]
+
+
+@given(
+  starts=st.lists(st.booleans(), min_size=1, max_size=40), rate=st.floats(0.01, 0.99), seed=SEEDS
+)
+def test_only_windows_that_hid_nothing_are_masked_otherwise_than_before(starts, rate, seed):
+  generators = [np.random.default_rng(seed) for _ in range(2)]
+  before = former_choice(np.asarray(starts), rate, generators[0])
+  chosen = corruption.choose_words(np.asarray(starts), rate, generators[1])
+  if before.any():
+    assert chosen.tolist() == before.tolist()
+    assert generators[0].random() == generators[1].random()  # so `hide` draws the same
+  else:
+    assert chosen.any()
 
 
 def test_words_of_one_token_are_hidden_at_exactly_the_rate():
-  for length in (3, 7, 100):
+  for length, count in ((1, 1), (3, 1), (7, 1), (100, 15)):
     chosen = corruption.choose_words(np.ones(length, bool), 0.15, np.random.default_rng(0))
-    assert chosen.sum() == int(length * 0.15)
+    assert chosen.sum() == count
 
 
 @pytest.mark.parametrize(

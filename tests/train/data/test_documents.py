@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.train.data.helpers import Docs, read_all
 from train.common import files
 from train.common.errors import UserError
-from train.data.batches import Batches, Layout
+from train.data.batches import Batches, Layout, eval_batches
 from train.data.corruption import Corruption
 from train.data.documents import Denoise, MaskedLm, NextToken, PrefixLm, Tokens, Windows
 from train.data.roles import BOS, EOS, UNK
@@ -142,6 +142,29 @@ def test_hidden_tokens_are_the_labels(seed, rate):
   assert item["weights"][[0, -1]].tolist() == [0, 0]
   assert np.where(weights, item["labels"][1:-1], item["source"][1:-1]).tolist() == ids.tolist()
   assert (item["labels"][1:-1][~weights] == 0).all()
+
+
+@pytest.mark.parametrize("fixed_masks", [True, False])
+@pytest.mark.parametrize("tokenizer", [WORDS, BYTES])
+@pytest.mark.parametrize("whole_words", [True, False])
+def test_each_window_hides_a_token(tokenizer, whole_words, fixed_masks):
+  starts = tokenizer.word_starts if whole_words else None
+  objective = MaskedLm(tokenizer.roles, tokenizer.words, 0.15, starts)
+  tokens = Tokens(Docs(["a b", "j i h", "a b c d e f", "abcdefghijabcdefghij c"]), tokenizer)
+  windows = Windows(tokens, 30, objective, fixed_masks=fixed_masks)
+  items = read_all(windows)
+  assert len(items) == 4
+  for item, most in zip(items, windows.lengths()[:, 1].tolist()):
+    assert 1 <= (item["weights"] > 0).sum() <= most
+
+
+def test_a_row_holds_no_more_hidden_tokens_than_the_loss_counts():
+  windows = Windows(Tokens(Docs(["a b", "c d e", "f g"] * 20), WORDS), 30, MASKED)
+  layout = Layout(2, 32, 0, most_hidden=5)
+  batches = list(eval_batches(windows, layout))
+  hidden = [int(count) for batch in batches for count in (batch["weights"] > 0).sum(1)]
+  assert sum(hidden) == 60
+  assert max(hidden) == 5
 
 
 @pytest.mark.parametrize("cross_documents", [True, False])

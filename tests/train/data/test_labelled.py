@@ -262,7 +262,8 @@ def test_the_marked_tokens_characters_are_the_answer(tokenizer, example, length,
   encoder = Answers(tokenizer)
   labelled = Labelled(ListSource([example]), encoder, length, min(stride, length - 2))
   (encoded,) = encoder.encode([example])
-  characters, span = encoded.label
+  characters, span, known = encoded.label
+  assert known
   wanted = example["answers"][0]["text"].strip()
   assert example["context"][characters[span[0]][0] : characters[span[1]][1]] == wanted
   for row, (_, window) in zip(read_all(labelled), labelled.index):
@@ -286,19 +287,28 @@ def test_characters_that_touch_an_answer_are_not_marked(tokenizer):
     "answers": [{"text": "zebra", "answer_start": 3}],
   }
   (encoded,) = Answers(tokenizer).encode([example])
-  characters, (first, last) = encoded.label
+  characters, (first, last), _ = encoded.label
   assert (characters[first][0], characters[last][1]) == (3, 8)
 
 
 def test_a_question_without_an_answer_points_at_the_first_token():
   examples = [
     EXAMPLE | {"answers": []},
-    {key: EXAMPLE[key] for key in ("question", "context")},
     EXAMPLE | {"answers": [{"text": "", "answer_start": 6}]},
   ]
   for row in read_all(Labelled(ListSource(examples), Answers(WORDS), 60)):
     assert (row["starts"].argmax(), row["ends"].argmax()) == (0, 0)
     assert (row["starts"].sum(), row["ends"].sum()) == (1, 1)
+
+
+def test_an_answer_that_is_unknown_or_without_a_place_has_no_loss():
+  examples = [
+    {key: EXAMPLE[key] for key in ("question", "context")},
+    EXAMPLE | {"answers": [{"text": "elsewhere", "answer_start": -1}]},
+  ]
+  for row in read_all(Labelled(ListSource(examples), Answers(WORDS), 60)):
+    assert (row["starts"].sum(), row["ends"].sum(), row["weights"].sum()) == (0, 0, 0)
+    assert row["answerable"].sum() > 1
 
 
 def test_a_long_question_leaves_half_of_the_row_to_a_long_text():

@@ -1,11 +1,9 @@
 """Sources in memory: files are read as written; errors name the place."""
 
 import gzip
-import itertools
 import json
 import pathlib
 import pickle
-import re
 
 import pytest
 from hypothesis import given
@@ -143,157 +141,6 @@ def test_wrong_specs_are_reported(tmp_path, spec, message):
     sources.open_split({"name": "text", **spec}, "train")
 
 
-# Sentences with tags
-
-
-def sentences(tmp_path, content, name="a.conll", **options):
-  (tmp_path / name).write_text(content)
-  found = read(tmp_path / name, "conll", **options)
-  return [list(zip(one["words"], one["tags"])) for one in found]
-
-
-@pytest.mark.parametrize("separator", ["", "\t", " ", "\t\t"])
-@pytest.mark.parametrize("between", ["\t", " ", "\tx\t"])
-def test_sentences_end_at_lines_without_text(tmp_path, separator, between):
-  rows = [["EU", "B-ORG"], ["#rejects", "O"], [], [], ["Peter", "B-PER"]]
-  lines = [between.join(row) if row else separator for row in rows]
-  expected = [[("EU", "B-ORG"), ("#rejects", "O")], [("Peter", "B-PER")]]
-  for end in ("", "\n", "\n\n"):
-    assert sentences(tmp_path, "\n".join(lines) + end) == expected
-
-
-def test_columns_are_chosen_and_document_starts_skipped(tmp_path):
-  content = "-DOCSTART- -X- O O\n\nU.N. NNP I-NP B-ORG\n\n"
-  assert sentences(tmp_path, content) == [[("U.N.", "B-ORG")]]
-  assert sentences(tmp_path, content, tag=1) == [[("U.N.", "NNP")]]
-  assert sentences(tmp_path, content, word=2, tag=1) == [[("I-NP", "NNP")]]
-
-
-CONLLU = """\
-# text = Don't go
-1-2\tDon't\t_\t_\t_
-1\tDo\tdo\tAUX\tVBP
-2\tn't\tnot\tPART\tRB
-2.1\tyou\tyou\tPRON\tPRP
-3\tgo\tgo\tVERB\tVB
-
-# text = Go on
-1\tGo on\tgo\tVERB\tVB
-"""
-
-
-@pytest.mark.parametrize("name", ["a.conllu", "a.conllu.gz"])
-def test_conllu_gives_its_words_and_nothing_else(tmp_path, name):
-  data = CONLLU.encode()
-  (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
-  found = [list(zip(one["words"], one["tags"])) for one in read(tmp_path / name, "conll")]
-  expected = [[("Do", "AUX"), ("n't", "PART"), ("go", "VERB")], [("Go on", "VERB")]]
-  assert found == expected
-
-
-@pytest.mark.parametrize(
-  "content, options, message",
-  [
-    ("EU B-ORG\nrejects\n", {}, "a.conll, line 2: columns 0 and -1 must be a word and its tag"),
-    ("EU B-ORG\n\nx\t\n", {}, "line 3: .*'x.t'"),
-    ("\tO\n", {}, "line 1"),
-    ("a b\n", {"tag": 2}, "line 1: columns 0 and 2"),
-    (CONLLU.replace("3\tgo", "three\tgo"), {"name": "a.conllu"}, "a.conllu, line 6: .*three"),
-    (CONLLU.replace("\tVERB\tVB\n\n", "\n\n"), {"name": "a.conllu"}, "a.conllu, line 6"),
-  ],
-)
-def test_a_word_without_a_tag_is_reported_with_its_line(tmp_path, content, options, message):
-  with pytest.raises(UserError, match=message):
-    sentences(tmp_path, content, **options)
-
-
-# Questions
-
-
-def read_squad(tmp_path, data, name="a.json"):
-  content = json.dumps({"version": "2.0", "data": data}).encode()
-  (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
-  return read(tmp_path / name, "squad")
-
-
-def article(*qas, context="The cat sat."):
-  return [{"title": "t", "paragraphs": [{"context": context, "qas": list(qas)}]}]
-
-
-def question(name, answers, **more):
-  answers = [{"text": text, "answer_start": start} for text, start in answers]
-  return {"id": name, "question": f"{name}?", "answers": answers, **more}
-
-
-@pytest.mark.parametrize("name", ["a.json", "a.json.gz"])
-def test_squads_two_versions_are_read(tmp_path, name):
-  none = question("c", [], is_impossible=True, plausible_answers=[{"text": "x"}])
-  data = article(
-    question("a", [("cat", 4), ("The cat", 0)]), question("b", [("sat", 8)])
-  ) + article(none, question("d", [("é", 1)], is_impossible=False), context=" é")
-  found = read_squad(tmp_path, data, name)
-  assert [one["id"] for one in found] == list("abcd")
-  cat = [{"text": "cat", "answer_start": 4}, {"text": "The cat", "answer_start": 0}]
-  assert found[0] == {"id": "a", "question": "a?", "context": "The cat sat.", "answers": cat}
-  assert [one["answers"] for one in found[2:]] == [[], [{"text": "é", "answer_start": 1}]]
-
-
-def test_an_answer_that_is_not_in_its_context_is_left_out_and_named(tmp_path, caplog):
-  data = article(
-    question("right", [("cat", 4)]),
-    question("shifted", [("cat", 5)]),
-    question("half", [("dog", 4), ("sat", 8)]),
-    question("negative", [("sat.", -4)]),
-  )
-  found = read_squad(tmp_path, data)
-  assert [one["id"] for one in found] == ["right", "half"]
-  assert found[1]["answers"] == [{"text": "sat", "answer_start": 8}]
-  assert re.search("3 questions .*: shifted, half, negative$", caplog.text)
-
-
-def without(record, key):
-  return {k: v for k, v in record.items() if k != key}
-
-
-QA = question("a", [("cat", 4)])
-
-
-@pytest.mark.parametrize(
-  "data, message",
-  [
-    ([{"title": "x"}], r"data\[0\]: SQuAD's JSON has a list 'paragraphs' here"),
-    ([{"paragraphs": [{"qas": []}]}], r"paragraphs\[0\]: .* a str 'context'"),
-    ([{"paragraphs": [{"context": "x"}]}], r"paragraphs\[0\]: .* a list 'qas'"),
-    ([{"paragraphs": ["x"]}], r"paragraphs\[0\]: .* 'context'"),
-    (article(QA, without(QA, "id")), r"qas\[1\]: .* 'id'"),
-    (article(without(QA, "question")), r"qas\[0\]: .* 'question'"),
-    (article(without(QA, "answers")), r"qas\[0\]: .* a list 'answers'"),
-    (article({**QA, "answers": [{"text": "cat"}]}), r"qas\[0\]: .* a int 'answer_start'"),
-    (article({**QA, "answers": [{"text": "cat", "answer_start": "4"}]}), "'answer_start'"),
-    ({"x": 1}, "a list 'data'"),
-  ],
-)
-def test_missing_parts_of_a_squad_file_are_reported(tmp_path, data, message):
-  with pytest.raises(UserError, match=f"a.json.*{message}"):
-    read_squad(tmp_path, data)
-
-
-@pytest.mark.parametrize(
-  "content, message",
-  [(b'{"data": [', "a.json: not JSON .*line 1"), (b"\xff", "not JSON"), (b"[]", "a list 'data'")],
-)
-def test_a_broken_squad_file_is_reported(tmp_path, content, message):
-  (tmp_path / "a.json").write_bytes(content)
-  with pytest.raises(UserError, match=message):
-    read(tmp_path / "a.json", "squad")
-  (tmp_path / "b.json.gz").write_bytes(gzip.compress(b'{"data": []}' * 50)[:-9])
-  with pytest.raises(UserError, match=r"b\.json\.gz: not JSON"):
-    read(tmp_path / "b.json.gz", "squad")
-  (tmp_path / "b.json.gz").write_bytes(gzip.compress(b'{"data": []}')[:10] + b"\xff" * 20)
-  with pytest.raises(UserError, match=r"b\.json\.gz: not JSON"):
-    read(tmp_path / "b.json.gz", "squad")
-
-
 # Real files
 
 
@@ -323,28 +170,6 @@ def test_published_files_have_their_published_counts():
       assert len(source) == count, (name, split)
       labels = {one["label"] for one in source._getitems(range(100))}
       assert 2 <= len(labels) <= (6 if name == "trec" else 2)
-
-
-@pytest.mark.parametrize("articles", [2, 10])
-def test_parts_of_questions_share_no_article_or_paragraph(articles, tmp_path):
-  paragraphs = []
-  for number in range(20):
-    asks = [
-      {"id": f"{number} {i}", "question": "what?", "answers": [{"text": "a", "answer_start": 0}]}
-      for i in range(number % 3)
-    ]
-    paragraphs.append({"context": f"a {number}", "qas": asks})
-  cuts = [0, 1, *(2 * number for number in range(2, articles)), 20]
-  groups = [paragraphs[start:stop] for start, stop in itertools.pairwise(cuts)]
-  squad = {"data": [{"paragraphs": group} for group in groups]}
-  (tmp_path / "a.json").write_text(json.dumps(squad))
-  parts = [read(f"{tmp_path}/a.json{part}", "squad") for part in ("[:90%]", "[90%:]", "")]
-  assert parts[0] + parts[1] == parts[2]
-  assert min(map(len, parts)) > 0
-  contexts = [{one["context"] for one in part} for part in parts]
-  assert not contexts[0] & contexts[1]
-  if articles == 10:  # the last article and nothing else
-    assert contexts[1] == {one["context"] for one in groups[-1] if one["qas"]}
 
 
 @pytest.mark.parametrize("name", ["b.txt", "b.txt.gz"])

@@ -151,11 +151,12 @@ TESTED = {section["name"] for _, section, _ in KINDS.values()} | {"translation",
 KINDS |= {name: plain(name) for name in tasks.TASKS if name not in TESTED}
 
 
-def build(name, data, folder, body=MODEL):
-  """Builds a task of KINDS; returns it with the graph and the weights of a model for it."""
+def build(name, data, folder, body=MODEL, **changes):
+  """Builds a task of KINDS with `changes`; returns it with the graph and the weights of a model."""
   source, section, model = KINDS[name]
   key = "parts" if name == "mixture" else "data"
-  task = tasks.build(ConfigDict(section | {key: source(data), "tokenizer": MASKS}), folder)
+  section = section | {key: source(data), "tokenizer": MASKS} | changes
+  task = tasks.build(ConfigDict(section), folder)
   return task, *split(body | model, task)
 
 
@@ -165,10 +166,8 @@ def split(model, task):
 
 
 def layout(task, **changes):
-  return Layout(
-    **dict(batch_size=4, source_len=task.source_len, target_len=task.target_len, pack=True)
-    | changes
-  )
+  sizes = dict(batch_size=4, source_len=task.source_len, target_len=task.target_len, pack=True)
+  return Layout(**sizes | dict(most_hidden=task.most_hidden) | changes)
 
 
 def first_batch(task):

@@ -29,7 +29,7 @@ from train.common.errors import UserError
 from train.data.batches import eval_batches
 from train.record import meter
 from train.scoring import scores
-from train.tasks import defaults
+from train.tasks import class_weights, defaults
 
 
 def test_masked_loss_is_that_of_the_logits_of_all_tokens(data, tmp_path):
@@ -42,6 +42,17 @@ def test_masked_loss_is_that_of_the_logits_of_all_tokens(data, tmp_path):
   sums = task.loss(model, batch, None)
   for name in ("loss", "nll", "right"):
     np.testing.assert_allclose(sums[name], everywhere[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mlm", "electra"])
+def test_short_texts_have_a_hidden_token_each_and_all_count(name, tmp_path):
+  (tmp_path / "train.txt").write_text("\n\n".join(["the cat sat", "dog ran"] * 20))
+  task, graph, params = build(name, tmp_path, tmp_path)
+  count = 0.0
+  for batch in eval_batches(task.items("train"), layout(task)):
+    assert (batch["weights"] > 0).sum() > 0
+    count += task.loss(nnx.merge(graph, params), batch, None)["nll"][1]
+  assert count == 40
 
 
 def test_bits_per_byte_divide_by_the_bytes_of_the_text(data, tmp_path):
@@ -133,6 +144,56 @@ def test_a_pooled_head_reads_its_own_segment():
   np.testing.assert_allclose(
     first(x_BTD, segments_BT)[0, 3], first(x_BTD[:, 3:6], jnp.ones((1, 3)))[0, 0], rtol=1e-5
   )
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("setting", ["the:3+a:0.5", "balanced"])
+def test_weights_of_classes_are_those_of_a_weighted_mean(setting, smoothing, data, tmp_path):
+  section = dict(class_weights=setting, label_smoothing=smoothing)
+  rows = ["the dog\tthe\n"] * 5 + ["a dog\ta\n", "dog\tnone\n", "cat\tnone\n"]
+  (tmp_path / "classes.tsv").write_text("".join(rows))
+  task, graph, params = build("classes", tmp_path, tmp_path, **section)
+  plain = dataclasses.replace(task, class_weights="")
+  model, batch = nnx.merge(graph, params), first_batch(task)
+  sums, before = (x.loss(model, batch, None) for x in (task, plain))
+  weights = {"a": 0.5, "none": 1.0, "the": 3.0}
+  if setting == "balanced":  # each of three labels has a third of the eight examples
+    weights = {"a": 8 / 3, "none": 8 / 6, "the": 8 / 15}
+  assert task.labels == ("a", "none", "the")
+  logits_NC = np.asarray(task.logits(model, batch), np.float64)[batch["weights"] > 0]
+  labels_N = batch["labels"][batch["weights"] > 0]
+  log_NC = logits_NC - np.log(np.exp(logits_NC).sum(-1, keepdims=True))
+  target_NC = (1 - smoothing) * np.eye(3)[labels_N] + smoothing / 3
+  weights_N = np.asarray([weights[task.labels[label]] for label in labels_N])
+  expected = (-(target_NC * log_NC).sum(-1) * weights_N).sum(), weights_N.sum()
+  np.testing.assert_allclose(sums["loss"], expected, rtol=1e-5)
+  for name in ("nll", "right"):  # are of examples, whatever they weigh
+    np.testing.assert_allclose(sums[name], before[name], rtol=1e-6)
+  assert sums["right"][1] == 8
+
+
+@pytest.mark.parametrize(
+  "setting, message",
+  [
+    ("thee:3", "no label is 'thee'; did you mean the.*known: a, none, the"),
+    ("the", "'the' is no label with its weight; write LABEL:NUMBER"),
+    ("the:0", "weight of 'the' is '0', no number above 0"),
+    ("the:x", "'x', no number"),
+    ("the:nan+a:2", "'nan', no number"),
+    ("the:inf", "'inf', no number"),
+  ],
+)
+def test_weights_of_no_class_are_reported(setting, message, tmp_path):
+  (tmp_path / "classes.tsv").write_text("the dog\tthe\na dog\ta\ncat\tnone\n")
+  with pytest.raises(UserError, match=f"task.class_weights is '.*{message}"):
+    build("classes", tmp_path, tmp_path, class_weights=setting)
+  (tmp_path / "numbers.tsv").write_text("the dog\t1\n")
+  with pytest.raises(UserError, match="a regression has no classes"):
+    build("regression", tmp_path, tmp_path, class_weights=setting)
+
+
+def test_a_label_may_hold_a_colon():
+  assert class_weights.parse("a:b:2", ("a", "a:b")) == [1.0, 2.0]
 
 
 @pytest.mark.parametrize(

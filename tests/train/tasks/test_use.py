@@ -449,6 +449,46 @@ def test_no_answer_is_given_if_it_wins_by_the_threshold(loaded):
     assert task.render(none, scores=False, colour=False) == "(no answer)"
 
 
+def test_a_test_file_without_answers_is_predicted_but_not_evaluated(loaded, tmp_path):
+  asked = [{"id": 1, "question": "the dog"}, {"question": "a cat"}]
+  squad = {"data": [{"paragraphs": [{"context": "the dog runs", "qas": asked}]}]}
+  (tmp_path / "a.json").write_text(json.dumps(squad))
+  predictor = loaded("qa")
+  data = dict(name="squad", splits=dict(test=str(tmp_path / "a.json")))
+  task = dataclasses.replace(predictor.run.task, data=data)
+  examples = list(task.examples("test"))
+  outputs = predictor(examples)
+  assert outputs == predictor(["the dog\tthe dog runs", "a cat\tthe dog runs"])
+  for evaluation in (lambda: task.items("test"), lambda: task.score(outputs, examples)):
+    with pytest.raises(UserError, match=r"no references: 2 of 2 questions .*train\.predict"):
+      evaluation()
+
+
+def test_answers_without_a_place_count_in_scores_and_not_in_the_loss(loaded, tmp_path):
+  task, context = loaded("qa").run.task, "the dog saw the dog"
+
+  def changed(*starts):
+    qas = [
+      {"id": f"{i}", "question": "what", "answers": [{"text": "dog", "answer_start": start}]}
+      for i, start in enumerate(starts)
+    ]
+    path = tmp_path / f"{len(starts)}.json"
+    path.write_text(json.dumps({"data": [{"paragraphs": [{"context": context, "qas": qas}]}]}))
+    data = dict(name="squad", splits=dict(train=str(path), test=str(path)))
+    return dataclasses.replace(task, data=data)
+
+  three, two = changed(4, 16, 0), changed(4, 16)  # no dog begins at 0, and there are two
+  assert [len(three.examples(split)) for split in ("train", "test")] == [2, 3]
+  outputs = [{"text": "dog"}, {"text": "saw"}, {"text": "dog"}]
+  scored = three.score(outputs, list(three.examples("test")))
+  assert scored["exact_match"] == pytest.approx(200 / 3)
+  weights = [
+    sum(batch["weights"].sum() for batch in eval_batches(x.items("test"), tasks.layout(x, 8)))
+    for x in (three, two)
+  ]
+  assert weights[0] == weights[1] > 0
+
+
 def test_samples_follow_temperature_and_beams_take_its_place(loaded):
   predictor = change_settings(loaded("causal"), temperature=1.0, nbest=3, top_p=0.9, seed=1)
   assert len(predictor(TEXTS[:1])[0]["nbest"]) == 3

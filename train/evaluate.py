@@ -21,7 +21,7 @@ from train.step import make_eval_step, make_predict_step
 
 
 def main(argv):
-  parser = inference.parser(__doc__)
+  parser = inference.parser(__doc__, "a run's folder")
   parser.add_argument("--split", default="test", help="a split of the run's data")
   inference.add_decoding(parser)
   args = parser.parse_args(argv)

@@ -97,8 +97,10 @@ def load(
   return Predictor(run, run.task.settings(**decoding))
 
 
-def parser(doc: str) -> argparse.ArgumentParser:
-  """Returns a parser with the arguments that every use of a run has."""
+def parser(
+  doc: str, model: str = "a run's folder, or hf:DIR, a Hugging Face directory"
+) -> argparse.ArgumentParser:
+  """Returns a parser with the arguments that every use of a run has; `model` is what it may use."""
   parser = entry.make_parser(doc)
   parser.add_argument(
     "--workdir",
@@ -106,7 +108,7 @@ def parser(doc: str) -> argparse.ArgumentParser:
     required=True,
     dest="workdir",
     type=pathlib.Path,
-    help="a run's folder, or hf:DIR, a Hugging Face directory",
+    help=model,
   )
   parser.add_argument(
     "--checkpoint",

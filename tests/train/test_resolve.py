@@ -329,6 +329,11 @@ def test_a_hugging_face_directory_without_hf_is_named_as_such(write):
   assert f"write hf:{folder}" in refusal(path)
 
 
+@pytest.mark.parametrize("path", ["configs", "nosuch/scn.py", "train", "model/scan.py"])
+def test_a_path_that_is_no_config_file_is_answered_with_those_there_are(path):
+  assert "configs has: catalogs.py, " in refusal(path)
+
+
 def test_no_steps_to_profile_are_refused(write, tmp_path):
   with pytest.raises(UserError, match="FIRST:LAST"):
     main.main([f"--config={write()}", f"--workdir={tmp_path / 'x'}", "--profile_steps", ""])

@@ -213,16 +213,21 @@ def inside(path: pathlib.Path, error: Exception) -> str:
 
 
 def _unknown_file(path):
-  folder = path.parent if path.parent.is_dir() else pathlib.Path("configs")
-  known = {
-    file.stem: file
-    for file in sorted(folder.glob("*.py"))
-    if re.search(r"^def get_config\(", file.read_text("utf-8", "replace"), re.MULTILINE)
-  }
+  for folder in (path, path.parent, pathlib.Path("configs")):
+    if known := _config_files(folder):
+      break
   names = ", ".join(file.name for file in known.values()) or "none"
   near = nearest(path.stem, known)
   hint = f"; did you mean {known[near]}?" if near else ""
   return f"{path}: no such config file; {folder} has: {names}{hint}"
+
+
+def _config_files(folder):
+  return {
+    file.stem: file
+    for file in sorted(folder.glob("*.py"))
+    if re.search(r"^def get_config\(", file.read_text("utf-8", "replace"), re.MULTILINE)
+  }
 
 
 def _value(key, text, value, kind):

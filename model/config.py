@@ -43,7 +43,9 @@ class _Config:
       if not _fits(value, field.type):
         kind = getattr(field.type, "__name__", field.type)
         raise TypeError(f"model.{field.name} is {value!r}: expects {kind}")
-      if isinstance(value, int | float) and not (math.isfinite(value) and abs(value) <= LARGEST):
+      if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"model.{field.name} is {value}: expects a finite number")
+      if isinstance(value, int) and value > LARGEST:
         raise ValueError(f"model.{field.name} is {value}: expects a number of at most {LARGEST}")
     for field, known in KNOWN.items():
       if field in given and given[field] not in known:

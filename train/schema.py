@@ -80,10 +80,6 @@ def check(cfg: ConfigDict) -> None:
   check_keys(cfg)
   tasks.check(cfg.task.to_dict())
   optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
-  if cfg.init_from.which != "latest" and not cfg.init_from.workdir:
-    raise UserError(
-      f"init_from.which is {cfg.init_from.which!r}, without an effect: set init_from.workdir too"
-    )
   _check_metric(cfg)
 
 

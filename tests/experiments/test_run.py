@@ -33,7 +33,8 @@ def runs(scale):
   told = dict(splits=("validation",), metrics=("exact_match",))
   yield Run("small", "configs/scan.py:small", changes, **told)
   yield Estimate("paper", "configs/scan.py:small", topology="cpu:2", metrics=("gigabytes", "chips"))
-  yield Run("broken", "configs/scan.py:small", {"steps": 2, "schedule.peak": "%s"})
+  changes = {"steps": 2, "schedule.warmup_steps": 1, "schedule.peak": "%s"}
+  yield Run("broken", "configs/scan.py:small", changes)
   yield Run("after", "configs/scan.py:small,split={root}/broken")
 '''
 

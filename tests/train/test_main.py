@@ -173,7 +173,9 @@ def test_a_run_is_run_again_from_its_folder(whole, tmp_path):
     assert before[key] == after[key]
   assert after["data"]["train"] != after["data"]["validation"]
   with pytest.raises(UserError, match="leave out --config"):
-    main.main(["--rerun", str(whole), "--config.seed=1", "--workdir", str(tmp_path / "other")])
+    main.main(["--rerun", str(whole), "--config=x.py", "--workdir", str(tmp_path / "other")])
+  with pytest.raises(UserError, match=r"(?s)holds another run.* seed"):
+    main.main(["--rerun", str(whole), "--config.seed=1", "--workdir", str(whole)])
 
 
 def test_a_finished_run_says_so(whole):

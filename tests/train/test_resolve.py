@@ -210,7 +210,7 @@ model.positions=rotory model.dtype=float64 model.attention_scale=nan model.mlp_d
 task.source_len=-3 task.decode_batch=0 task.label_smoothing=2 task.z_loss=-1 task.loss_chunks=0
 task.bleu_tokenizer=13b task.decoding.beam=0 task.decoding.max_len_extra=-100
 task.decoding.temperature=nan task.decoding.length_penalty=inf task.decoding.seed=-1
-init_from.which=best checkpoint.best_metric=los
+checkpoint.best_metric=los
 """
 
 

@@ -70,11 +70,10 @@ def test_the_example_of_an_objective_reverses_all_but_eos(examples, tmp_path):
   assert {ids[-1] for ids in targets} == {tokenizer.roles.eos}
 
 
-def test_the_example_of_an_objective_fits_the_tests_of_all_tasks(examples, tmp_path):
+def test_the_example_of_an_objective_fits_the_tests_of_all_tasks(examples, tmp_path, monkeypatch):
   helpers.write_data(tmp_path)
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(helpers.KINDS, "reversal", helpers.plain("reversal"))
-    task, _, params = helpers.build("reversal", tmp_path, tmp_path)
+  monkeypatch.setitem(helpers.KINDS, "reversal", helpers.plain("reversal"))
+  task, _, params = helpers.build("reversal", tmp_path, tmp_path)
   assert helpers.first_batch(task)["labels"].shape == (4, 24)
   assert params
 

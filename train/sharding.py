@@ -54,9 +54,10 @@ def make_mesh(sizes, devices=None) -> jax.sharding.Mesh:
   if -1 in shape:
     shape[shape.index(-1)] = count // max(1, int(np.prod([n for n in shape if n > 0])))
   if min(shape) < 1 or np.prod(shape) != count:
+    wanted = {axis: sizes[axis] for axis in AXES}
     raise UserError(
-      f"mesh { ({axis: sizes[axis] for axis in AXES}) }: the sizes must multiply to the {count}"
-      " devices; one of them may be -1, the devices that are left"
+      f"mesh {wanted}: the sizes must multiply to the {count} devices; one of them may be -1, the"
+      " devices that are left"
     )
   if (slices := len({getattr(device, "slice_index", 0) for device in devices})) > 1:
     # A network joins slices, which is slower than the wires within: only batches are split over it.

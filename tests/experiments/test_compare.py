@@ -472,7 +472,7 @@ def test_mistakes_are_told(tmp_path):
     ([a], "1 run to compare"),
     ([a, b, tmp_path / "link"], r"link is given twice \(first as .*a\)"),
     ([a, tmp_path], "holds no run"),
-    ([a, tmp_path / "c"], "c: no such folder"),
+    ([a, tmp_path / "c"], "c: no such folder$"),
     ([a, b, "--samples", "0"], "--samples 0"),
     ([a, b, "--x", "hours"], "--x is 'hours'; known: step, tokens, seconds"),
     ([a, b, "--out", a / "config.json"], "can't be written"),

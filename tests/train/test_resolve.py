@@ -305,22 +305,23 @@ def test_a_setting_that_any_optimizer_has_may_be_in_a_file(write):
 
 @pytest.mark.parametrize("key", ["steps", "evaluate.every", "task.name"])
 def test_a_missing_key_is_named(tmp_path, key):
-  sections = copy.deepcopy(LEAST)
   section, _, name = key.rpartition(".")
-  del (sections[section] if section else sections)[name]
-  (tmp_path / "c.py").write_text(
-    f"from ml_collections import ConfigDict\ndef get_config(): return ConfigDict({sections!r})\n"
-  )
-  assert f"{key} is missing" in refusal(str(tmp_path / "c.py"))
+  assert f"{key} is missing" in refusal(write_without(tmp_path, section, name))
 
 
 def test_a_required_key_with_a_typing_mistake_is_named_as_such(tmp_path):
-  sections = {key: value for key, value in LEAST.items() if key != "steps"} | dict(stepz=3)
-  (tmp_path / "c.py").write_text(
+  assert "stepz" in (message := refusal(write_without(tmp_path, "", "steps", stepz=3)))
+  assert "did you mean steps?" in message
+
+
+def write_without(folder, section, name, **more):
+  """Writes the least config file without a key and with more keys; returns its path."""
+  sections = copy.deepcopy(LEAST) | more
+  del (sections[section] if section else sections)[name]
+  (folder / "c.py").write_text(
     f"from ml_collections import ConfigDict\ndef get_config(): return ConfigDict({sections!r})\n"
   )
-  assert "stepz" in (message := refusal(str(tmp_path / "c.py")))
-  assert "did you mean steps?" in message
+  return str(folder / "c.py")
 
 
 def test_a_hugging_face_directory_without_hf_is_named_as_such(write):
@@ -341,6 +342,11 @@ def test_no_steps_to_profile_are_refused(write, tmp_path):
 
 def test_a_mixture_without_parts_is_refused(write):
   assert "task.parts is missing" in refusal(write(task=dict(name="mixture")))
+
+
+def test_a_mixture_is_no_part_of_a_mixture():
+  with pytest.raises(UserError, match="part of a mixture"):
+    tasks.make(dict(name="mixture", main="a", parts={}))
 
 
 def test_print_config_has_every_key_and_marks_what_is_not_its_default(write, capsys, tmp_path):

@@ -148,6 +148,8 @@ def _class(name) -> tuple[type, dict[str, str]]:
   """Returns the class of the task of that name, and the style that the name stands for."""
   if name in STYLES:
     return TASKS["span"], {"style": STYLES[name]}
+  if name == "mixture":  # `build` makes the outer one
+    raise UserError("task.parts: a part of a mixture can't be a mixture itself")
   return choose(dict.fromkeys(NAMES) | TASKS, name, "task.name"), {}
 
 

@@ -211,10 +211,15 @@ def test_list_names_the_run_and_diff_names_whole_weights(run, capsys):
   "words, message",
   [
     (["check", "/nowhere"], "no such folder"),
+    (["check", "EMPTY"], "holds no checkpoints"),
     (["check", "RUN@3"], "leave out @"),
     (["diff", "RUN"], "diff compares two"),
   ],
 )
 def test_what_cannot_be_asked(words, message, run):
+  empty = run / "empty"
+  empty.mkdir()
+  shutil.copy(run / "config.json", empty)
+  folders = {"RUN": str(run), "EMPTY": str(empty)}
   with pytest.raises(UserError, match=message):
-    checkpoints.main([word.replace("RUN", str(run)) for word in words])
+    checkpoints.main([re.sub("RUN|EMPTY", lambda m: folders[m[0]], word) for word in words])

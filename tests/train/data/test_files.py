@@ -80,10 +80,10 @@ def test_glob_reads_its_files_in_sorted_order(tmp_path):
   assert all(x["source"] == x["target"] for x in source)
 
 
-def test_only_newline_ends_a_line_and_carriage_return_and_byte_order_mark_go(tmp_path):
+def test_only_newline_ends_a_line_and_carriage_return_and_byte_order_marks_go(tmp_path):
   path = put(tmp_path / "x.txt", "\ufeffa\r\nb\rc\r\n\ufeffd\u2029e\x0c\n\nlast".encode())
   texts = [x["text"] for x in open_files({"text": path}, split="test")]
-  assert texts == ["a", "b\rc", "\ufeffd\u2029e\x0c", "", "last"]
+  assert texts == ["a", "b\rc", "d\u2029e\x0c", "", "last"]
 
 
 def test_blank_sides_are_dropped_and_counted_in_train_only(tmp_path, warnings):

@@ -81,11 +81,12 @@ class _Run:
     if not (self.path / "checkpoints").is_dir():
       raise UserError(f"init_from.workdir {self.name} holds no checkpoints")
     with open_to_read(self.path) as checkpoints:
-      return flatten(checkpoints.params(which)), checkpoints.steps(which)
+      params, steps = checkpoints.params(which)
+      return flatten(params), steps
 
   def place(self, which, like):
     with open_to_read(self.path) as checkpoints:
-      return checkpoints.params(which, like), checkpoints.steps(which)
+      return checkpoints.params(which, like)
 
   def task(self, pair=False):
     if pair:

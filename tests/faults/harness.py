@@ -228,7 +228,7 @@ class Run:
 
     with Checkpoints(self.workdir, keep_latest=99) as checkpoints:
       parts = dict(params=None, optimizer=None)
-      saved = checkpoints.orbax.load_checkpointables(checkpoints.latest, parts)
+      saved = checkpoints.load(checkpoints.latest, parts)
     return {name: np.asarray(x) for name, x in flatten(saved).items()}
 
   def _soon(self) -> int:

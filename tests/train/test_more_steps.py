@@ -42,7 +42,7 @@ def state(folder):
   """path -> numpy of the latest checkpoint's weights and optimizer state."""
   with Checkpoints(folder) as checkpoints:
     parts = dict.fromkeys(("params", "optimizer"))
-    saved = checkpoints.orbax.load_checkpointables(checkpoints.latest, parts)
+    saved = checkpoints.load(checkpoints.latest, parts)
   return {name: np.asarray(x) for name, x in flatten(saved).items()}
 
 

@@ -88,4 +88,4 @@ def train_config(text, folder, path, **changes):
   with workdir.open_run(path, cfg, ["test"]) as run:
     loop.train(cfg, run)
   with Checkpoints(path) as saved:
-    return {name: np.asarray(x) for name, x in flatten(saved.params("latest")[0]).items()}
+    return {name: np.asarray(x) for name, x in flatten(saved.params("latest")).items()}

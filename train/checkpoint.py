@@ -161,7 +161,11 @@ class Checkpoints(contextlib.AbstractContextManager):
       return dict(params=saved["params"], **optimizer)
     return dict(ema=saved["params"], **optimizer)
 
-  def params(self, which: str, like=None) -> tuple[Any, list[int]]:
+  def params(self, which: str, like=None):
+    """Returns the weights that `read` returns."""
+    return self.read(which, like)[0]
+
+  def read(self, which: str, like=None) -> tuple[Any, list[int]]:
     """Returns the weights of `latest`, `best` or a step, or the mean weights of the last N
     checkpoints (`average:N`) or of some steps (`average:STEP,STEP,...`), and the steps.
 

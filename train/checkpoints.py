@@ -50,7 +50,7 @@ def diff(first: tuple[pathlib.Path, str], second: tuple[pathlib.Path, str], cons
   trees = []
   for workdir, which in (first, second):
     with open_to_read(workdir) as checkpoints:
-      weights = flatten(checkpoints.params(which or "latest")[0])
+      weights = flatten(checkpoints.params(which or "latest"))
     trees.append({name: np.asarray(x) for name, x in weights.items()})
   table = Table(Column("weight", overflow="fold"), "the first", "the second", "largest difference")
   for name in sorted({*trees[0], *trees[1]}):

@@ -81,12 +81,12 @@ class _Run:
     if not (self.path / "checkpoints").is_dir():
       raise UserError(f"init_from.workdir {self.name} holds no checkpoints")
     with open_to_read(self.path) as checkpoints:
-      params, steps = checkpoints.params(which)
+      params, steps = checkpoints.read(which)
       return flatten(params), steps
 
   def place(self, which, like):
     with open_to_read(self.path) as checkpoints:
-      return checkpoints.params(which, like)
+      return checkpoints.read(which, like)
 
   def task(self, pair=False):
     if pair:

@@ -107,7 +107,7 @@ def test_damaged_ones_are_set_aside_until_one_is_sound(run, caplog):
   with Checkpoints(run) as checkpoints:
     with pytest.raises(UserError, match=r"3 is damaged: params/"):
       checkpoints.params("3")
-    params, steps = checkpoints.params("latest")  # as training would continue
+    params, steps = checkpoints.read("latest")  # as training would continue
     assert (steps, float(params["w"][0])) == ([1], 1)
   checksums.set_damaged_aside(run)
   assert checksums.steps(run / "checkpoints") == [1]
@@ -118,7 +118,7 @@ def test_damaged_ones_are_set_aside_until_one_is_sound(run, caplog):
   assert [file.name for file in files(run / "checksums")] == ["1.json"]
   with Checkpoints(run) as checkpoints:
     assert checkpoints.latest == 1
-    assert float(checkpoints.params("latest")[0]["w"][0]) == 1
+    assert float(checkpoints.params("latest")["w"][0]) == 1
   checksums.set_damaged_aside(run)  # nothing more to do
   assert checksums.steps(run / "checkpoints") == [1]
 
@@ -209,7 +209,7 @@ def test_what_is_removed_while_it_is_read_is_read_anew(run, monkeypatch):
       return load(self, step, parts)
 
     monkeypatch.setattr(Checkpoints, "load", lose)
-    params, steps = saved.params("latest")
+    params, steps = saved.read("latest")
     assert (steps, float(params["w"][0])) == ([2], 2)
     with pytest.raises(UserError, match=r"no checkpoint '3'; .* steps \[1, 2\]"):
       saved.params("3")

@@ -1,14 +1,19 @@
 """Saves and restores what a run needs to continue exactly: weights, optimizer, data position."""
 
 import contextlib
+import math
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
@@ -17,17 +22,19 @@ from train.common.errors import UserError, choose, indented
 from train.common.trees import flatten
 from train.record import checksums, older
 
-FORMAT = 2  # format 1 has no number of its own, and no `recent`
+FORMAT = 3  # 1 has no number of its own, and no `recent`; up to 2 checksums may be missing
 LATER = {"recent"}  # parts of the state that format 1 lacks: they start as in a new run
+TRIES = 20  # to read a checkpoint that the training removes meanwhile
 
 
 class Checkpoints(contextlib.AbstractContextManager):
-  """The folder `checkpoints` of a run: the latest n, and the best k by a validation metric (Orbax).
+  """The folder `checkpoints` of a run: the latest n, and the best k by a validation metric.
 
   A checkpoint holds `params`, the weights to use; `optimizer`, the rest of the state; and `data`,
   the position in the data as JSON. With a moving average of the weights, `params` is the average,
-  and `optimizer` holds the weights in training. Each part can be read alone. Saving is
-  asynchronous; a folder without Orbax's commit mark is an interrupted save and is never read.
+  and `optimizer` holds the weights in training. Each part can be read alone. Orbax writes it in the
+  background; it is finished when its record (record/checksums.py) is written too. Only then are
+  others removed, so that there is always a finished one.
   """
 
   def __init__(
@@ -42,73 +49,112 @@ class Checkpoints(contextlib.AbstractContextManager):
   ):
     """Opens the folder. `clean` removes interrupted saves: only the process that trains the run may
     set `clean`, as any other process would remove the save in progress."""
-    self.best_metric = best_metric
-    self.best = choose({"min": min, "max": max}, best_mode, "checkpoint.best_mode")
-    worst = float("inf" if best_mode == "min" else "-inf")  # of a save by another best_metric
-    policies = ocp.training.preservation_policies
-    best = policies.BestN(
-      get_metric_fn=lambda metrics: older.metrics(metrics).get(best_metric, worst),
-      reverse=best_mode == "min",
-      n=keep_best,
-      keep_checkpoints_without_metrics=False,
-    )
+    self.keep_latest, self.keep_best, self.best_metric = keep_latest, keep_best, best_metric
+    self.sign = choose({"min": 1, "max": -1}, best_mode, "checkpoint.best_mode")
     registry = ocp.handlers.local_registry()
     registry.add(ocp.handlers.JsonHandler, checkpointable_name="data")
-    context = ocp.Context()
-    context.checkpointables.registry = registry
+    self.context = ocp.Context()
+    self.context.checkpointables.registry = registry
     # Replicas write slices of a weight side by side. XLA compiles a program for each shape, which
     # takes longer than to write a small weight whole.
-    context.array.saving.min_slice_bytes_for_replica_parallel = 2**20
-    self.writing, self.primary = False, jax.process_index() == 0
+    self.context.array.saving.min_slice_bytes_for_replica_parallel = 2**20
     self.directory = pathlib.Path(workdir).resolve() / "checkpoints"
-    self.orbax = ocp.training.Checkpointer(
-      self.directory,
-      context=context,
-      save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-      preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep_latest), best]),
-      cleanup_tmp_directories=clean,
-    )
+    self.primary = jax.process_index() == 0
+    if clean and self.primary:
+      for interrupted in self.directory.glob("*.orbax-checkpoint-tmp*"):
+        shutil.rmtree(interrupted)
+      for path in (self.directory / str(step) for step in checksums.steps(self.directory)):
+        if not checksums.path_of(path).exists():  # of an older version, which wrote records later
+          checksums.write(path, scores=checksums.scores(path))
+    self.latest = max(checksums.steps(self.directory), default=None)  # that this process knows
+    self.worker, self.pending = ThreadPoolExecutor(1, "checkpoints"), []
 
   def __exit__(self, *error):
-    self.orbax.close()  # waits for a save in progress
-    self._write_checksums()
+    try:
+      self.wait()
+    finally:
+      self.worker.shutdown()
 
-  def _write_checksums(self):
-    if self.writing and self.primary:
-      checksums.write(self.directory)
+  def wait(self) -> None:
+    """Waits for the save in progress; raises its error."""
+    pending, self.pending = self.pending, []
+    for future in pending:
+      future.result()
 
-  def save(self, state: Mapping, data, metrics: Mapping | None = None) -> None:
-    """Starts writing `state` and `data.get_state()`; waits only for an earlier save."""
+  def save(self, state: Mapping, data, keep: bool = True) -> None:
+    """Starts writing `state` and `data.get_state()`; waits only for an earlier save.
+
+    Without `keep` it is there to resume from, until a later one is finished: it is none of the
+    latest or best. A second save of a step only makes it one to keep.
+    """
     step = int(state["step"])
     if self.latest == step:
+      if keep:
+        self._in_background(self._note, step, keep=True)
       return
-    self.orbax.wait()  # the checksums are those of the save before
-    self._write_checksums()
-    self.writing = True
-    if self.primary:  # a person may have removed this step's checkpoint, and not its checksums
-      checksums.path_of(self.directory / str(step)).unlink(missing_ok=True)
-    metrics = metrics if metrics and self.best_metric in metrics else None
+    self.wait()
     parts = _parts(state) | dict(data=data.get_state())
-    self.orbax.save_checkpointables_async(
-      step, parts, metrics=metrics, force=True, custom_metadata=dict(format=FORMAT)
-    )
+    with self.context:
+      saving = ocp.save_checkpointables_async(
+        self.directory / str(step), parts, custom_metadata=dict(format=FORMAT)
+      )
+    self.latest = step
+    self._in_background(self._finish, step, saving, keep)
 
-  @property
-  def latest(self) -> int | None:
-    """Returns the last saved step, or None."""
-    return self.orbax.latest.step if self.orbax.latest else None
+  def score(self, step: int, scores: Mapping[str, float]) -> None:
+    """Adds the scores of an evaluation to a checkpoint, if there is one of that step."""
+    finite = {name: float(value) for name, value in scores.items() if math.isfinite(value)}
+    self._in_background(self._note, step, scores=finite)
+
+  def _in_background(self, function, *args, **kwargs):
+    if self.primary or function == self._finish:
+      self.pending.append(self.worker.submit(function, *args, **kwargs))
+
+  def _finish(self, step, saving, keep):
+    saving.result()
+    if self.primary:
+      checksums.write(self.directory / str(step), keep=keep)
+      self._prune()
+
+  def _note(self, step, **facts):
+    checksums.note(self.directory / str(step), **facts)
+    self._prune()
+
+  def _prune(self):
+    """Removes finished checkpoints that are neither the newest, nor of the latest or the best."""
+    finished = checksums.steps(self.directory)
+    kept = [s for s in finished if checksums.read(self.directory / str(s)).get("keep", True)]
+    stays = {
+      *finished[-1:],
+      *kept[max(len(kept) - self.keep_latest, 0) :],
+      *self._ranked(kept)[: self.keep_best],
+    }
+    for step in finished:
+      if step not in stays:
+        checksums.remove(self.directory / str(step))
+
+  def _ranked(self, steps) -> list[int]:
+    """Returns those of the steps that have the metric, the best first, of equal ones the first."""
+    values = {step: self.scores(step).get(self.best_metric) for step in steps}
+    scored = [step for step in steps if values[step] is not None]
+    return sorted(scored, key=lambda step: self.sign * values[step])
+
+  def scores(self, step: int) -> dict[str, float]:
+    """Returns the scores of the checkpoint of a step, {} if it was not evaluated."""
+    return older.metrics(checksums.scores(self.directory / str(step)))
 
   def restore(self, state: Mapping, data) -> Mapping:
     """Returns the latest state, placed as `state` is, and passes its position to `data.set_state`.
 
     Raises UserError if the shapes do not fit.
     """
-    self._check_shapes(self.latest, state["params"])
+    path = self.directory / str(self.latest)
+    self._check_shapes(path, state["params"])
     parts = _parts(jax.tree.map(_abstract, state))
-    saved = self._metadata(self.latest)["optimizer"]
+    saved = self._metadata(path)["optimizer"]
     later = parts["optimizer"].keys() - saved.keys() & LATER
     parts["optimizer"] = {key: x for key, x in parts["optimizer"].items() if key not in later}
-    saved = self.orbax.load_checkpointables(self.latest, parts | dict(data=None))
+    saved = self.load(self.latest, parts | dict(data=None))
     data.set_state(saved["data"])
     optimizer = saved["optimizer"] | {key: state[key] for key in later}
     if "ema" not in state:
@@ -116,36 +162,63 @@ class Checkpoints(contextlib.AbstractContextManager):
     return dict(ema=saved["params"], **optimizer)
 
   def params(self, which: str, like=None):
+    """Returns the weights that `read` returns."""
+    return self.read(which, like)[0]
+
+  def read(self, which: str, like=None) -> tuple[Any, list[int]]:
     """Returns the weights of `latest`, `best` or a step, or the mean weights of the last N
-    checkpoints (`average:N`) or of some steps (`average:STEP,STEP,...`).
+    checkpoints (`average:N`) or of some steps (`average:STEP,STEP,...`), and the steps.
 
     The weights are placed as `like` is, a tree of arrays or ShapeDtypeStructs with shardings, and
-    without `like` are numpy arrays, whatever devices saved them.
+    without `like` are numpy arrays, whatever devices saved them. A training may remove checkpoints
+    meanwhile: others are read then. Raises UserError for a damaged checkpoint, but for `latest`
+    reads the one before it.
     """
-    loaded = [self._load_params(step, like) for step in self.steps(which)]
-    if len(loaded) == 1:
-      return loaded[0]
-    return jax.tree.map(lambda *xs: sum(x.astype(jnp.float32) for x in xs) / len(xs), *loaded)
+    damaged: dict[int, list[str]] = {}
+    for _ in range(TRIES):
+      steps = self.steps(which, damaged if which == "latest" else {})
+      try:
+        for step in steps:
+          if wrong := checksums.problems(self.directory / str(step)):
+            damaged[step] = wrong
+        if not damaged.keys() & set(steps):
+          return _mean([self._load_params(step, like) for step in steps]), steps
+      except Exception:
+        if all(step in checksums.steps(self.directory) for step in steps):
+          raise  # none was removed
+      damaged = {step: x for step, x in damaged.items() if (self.directory / str(step)).exists()}
+      for step in damaged.keys() & set(steps):
+        message = f"{self.directory / str(step)} is damaged: {'; '.join(damaged[step][:3])}"
+        if which != "latest":
+          raise UserError(
+            f"{message}. Choose another with --checkpoint; the run sets this one aside when it is"
+            " started again"
+          )
+        logging.error("%s. The checkpoint before it is read", message)
+    raise UserError(f"{self.directory}: {which} was removed {TRIES} times while it was read")
 
-  def steps(self, which: str) -> list[int]:
+  def steps(self, which: str, without: Collection[int] = ()) -> list[int]:
     """Returns the saved steps that `which` selects; raises UserError, with all steps, for none."""
-    checkpoints = self.orbax.checkpoints
-    saved = [info.step for info in checkpoints]
+    saved = [step for step in checksums.steps(self.directory) if step not in without]
+    if not saved and without:
+      raise UserError(f"{self.directory}: all checkpoints are damaged, steps {sorted(without)}")
     if not saved:
-      raise UserError(f"{self.directory} holds no finished checkpoint")
+      raise UserError(
+        f"{self.directory} holds no finished checkpoint; a run writes one every checkpoint.every"
+        " steps, and at its end"
+      )
     if which == "latest":
       return saved[-1:]
+    kept = [s for s in saved if checksums.read(self.directory / str(s)).get("keep", True)]
     if which == "best":
-      values = {info.step: older.metrics(info.metrics or {}) for info in checkpoints}
-      scored = [step for step in values if self.best_metric in values[step]]
-      if not scored:
+      if not (ranked := self._ranked(kept)):
         raise UserError(f"no checkpoint in {self.directory} has a validation {self.best_metric}")
-      return [self.best(scored, key=lambda step: values[step][self.best_metric])]
+      return ranked[:1]
     if match := re.fullmatch(r"average:(\d+)", which):
       count = int(match[1])
-      if not 1 <= count <= len(saved):
-        raise UserError(f"{which}: there are {len(saved)} checkpoints, steps {saved}")
-      return saved[-count:]
+      if not 1 <= count <= len(kept):
+        raise UserError(f"{which}: there are {len(kept)} checkpoints, steps {kept}")
+      return kept[-count:]
     words = which.removeprefix("average:").split(",")
     is_valid = len(words) == 1 or which.startswith("average:")
     if is_valid and all(checksums.is_step(word) and int(word) in saved for word in words):
@@ -156,38 +229,45 @@ class Checkpoints(contextlib.AbstractContextManager):
     )
 
   def shapes(self, which: str) -> dict[str, tuple[int, ...]]:
-    """Returns path -> shape of the weights of the last checkpoint that `which` selects."""
-    saved = self._metadata(self.steps(which)[-1])["params"]
+    """Returns path -> shape of the weights of the last checkpoint that `which` selects, or {} where
+    it is damaged or removed meanwhile: then `read` names the damage or takes another."""
+    path = self.directory / str(self.steps(which)[-1])
+    try:
+      saved = self._metadata(path)["params"]
+    except (OSError, ValueError, KeyError):
+      return {}
     return {name: tuple(x.shape) for name, x in flatten(saved).items()}
 
   def _load_params(self, step, like):
-    if wrong := checksums.problems(self.directory / str(step)):
-      raise UserError(
-        f"{self.directory / str(step)} is damaged: {'; '.join(wrong[:3])}. Choose another with"
-        " --checkpoint; the run sets this one aside when it is started again"
-      )
+    path = self.directory / str(step)
     if like is None:
-      abstract = jax.tree.map(_on_host, self._metadata(step)["params"])
+      abstract = jax.tree.map(_on_host, self._metadata(path)["params"])
     else:
-      self._check_shapes(step, like)
+      self._check_shapes(path, like)
       abstract = jax.tree.map(_abstract, like)
-    return self.orbax.load_checkpointables(step, dict(params=abstract))["params"]
+    return self.load(step, dict(params=abstract))["params"]
 
-  def _metadata(self, step):
+  def load(self, step: int, parts: Mapping) -> Mapping:
+    """Returns parts of the checkpoint of a step, placed as the trees in `parts` are."""
+    with self.context:
+      return ocp.load_checkpointables(self.directory / str(step), parts)
+
+  def _metadata(self, path):
     """Returns the shapes of what is saved; raises UserError for a newer format."""
-    saved = self.orbax.checkpointables_metadata(step)
+    with self.context:
+      saved = ocp.checkpointables_metadata(path)
     version = (saved.custom_metadata or {"format": 1})["format"]
     if version > FORMAT:
       raise UserError(
-        f"{self.directory / str(step)} has format {version}, and this code reads formats up to"
-        f" {FORMAT}: use a later version of the code"
+        f"{path} has format {version}, and this code reads formats up to {FORMAT}: use a later"
+        " version of the code"
       )
     return saved.metadata
 
-  def _check_shapes(self, step, params):
+  def _check_shapes(self, path, params):
     saved, here = (
       {name: tuple(x.shape) for name, x in flatten(tree).items()}
-      for tree in (self._metadata(step)["params"], params)
+      for tree in (self._metadata(path)["params"], params)
     )
     wrong = [
       f"{name}: {saved.get(name, 'absent')} in the checkpoint, {here.get(name, 'absent')} here"
@@ -195,7 +275,14 @@ class Checkpoints(contextlib.AbstractContextManager):
       if saved.get(name) != here.get(name)
     ]
     if wrong:
-      raise UserError(f"{self.directory / str(step)} does not fit this model:{indented(wrong)}")
+      raise UserError(f"{path} does not fit this model:{indented(wrong)}")
+
+
+def _mean(trees):
+  """Returns the mean of the trees in float32, or the only tree as it is."""
+  if len(trees) == 1:
+    return trees[0]
+  return jax.tree.map(lambda *xs: sum(x.astype(jnp.float32) for x in xs) / len(xs), *trees)
 
 
 def _parts(state):

@@ -24,12 +24,12 @@ def show_list(workdir: pathlib.Path, console: Console) -> None:
   """Prints step, size and validation scores of each checkpoint, and whether it has checksums."""
   table = Table("step", "MB", "checksums", "scores")
   with Checkpoints(workdir) as checkpoints:
-    for info in checkpoints.orbax.checkpoints:
-      folder = checkpoints.directory / str(info.step)
+    for step in checksums.committed(checkpoints.directory):
+      folder = checkpoints.directory / str(step)
       size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-      scores = "  ".join(f"{name} {value:.4g}" for name, value in (info.metrics or {}).items())
+      scores = "  ".join(f"{name} {value:.4g}" for name, value in checkpoints.scores(step).items())
       has_checksums = "yes" if checksums.path_of(folder).exists() else "no"
-      table.add_row(str(info.step), f"{size / 1e6:,.1f}", has_checksums, scores)
+      table.add_row(str(step), f"{size / 1e6:,.1f}", has_checksums, scores)
   console.print(str(workdir), soft_wrap=True, highlight=False)
   console.print(table)
 
@@ -37,10 +37,10 @@ def show_list(workdir: pathlib.Path, console: Console) -> None:
 def check(workdir: pathlib.Path, console: Console) -> bool:
   """Prints what is wrong with each checkpoint, and returns whether all are as they were written."""
   sound = True
-  for step in checksums.steps(workdir / "checkpoints"):
+  for step in checksums.committed(workdir / "checkpoints"):
     wrong = checksums.problems(workdir / "checkpoints" / str(step))
     sound &= not wrong
-    state = "no checksums, not checked" if wrong is None else "; ".join(wrong) or "sound"
+    state = "; ".join(wrong) or "sound"
     console.print(f"{workdir}: step {step}: {state}", soft_wrap=True, highlight=False)
   return sound
 

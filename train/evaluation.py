@@ -1,7 +1,7 @@
 """Evaluates weights on a split (loss, decoded outputs, scores), in a run at the due steps."""
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -62,22 +62,30 @@ class Evaluation:
     """Returns whether a loss or decoded scores are due after `step`."""
     return any(self._due(step))
 
+  def is_long(self, step: int) -> bool:
+    """Returns whether the evaluation after `step` decodes, or is the first, which tokenizes the
+    split and compiles: a run saves before it, as a batch of it may take longer than a person or a
+    cluster's scheduler waits."""
+    loss_due, scores_due = self._due(step)
+    return scores_due or (loss_due and "_batches" not in self.__dict__)
+
   def _due(self, step) -> tuple[bool, bool]:
     """Returns whether the loss and whether decoded scores are due; both are at the end."""
     every, decode_every = self.cfg.evaluate.every, self.cfg.evaluate.decode_every
     last = step == self.cfg.steps
     return step % every == 0 or last, decode_every > 0 and (step % decode_every == 0 or last)
 
-  def __call__(self, step: int, params) -> dict[str, float]:
+  def __call__(self, step: int, params, before_batch=lambda: None) -> dict[str, float]:
     """Returns the loss and scores due after `step`; decodes too where early stopping ends the run.
 
-    Raises UserError where an evaluation of loss and scores has no checkpoint.best_metric.
+    Calls `before_batch()` before each batch, which leaves the evaluation if it raises. Raises
+    UserError where an evaluation of loss and scores has no checkpoint.best_metric.
     """
     values, (loss_due, scores_due) = {}, self._due(step)
     if loss_due:
-      values |= loss(self.eval_step, params, self.mesh, self._batches)
+      values |= loss(self.eval_step, params, self.mesh, self._batches, before_batch)
     if scores_due:
-      values |= self._scores(params)
+      values |= self._scores(params, before_batch)
     metric, decode_every = self.cfg.checkpoint.best_metric, self.cfg.evaluate.decode_every
     if loss_due and (scores_due or not decode_every) and metric not in values:
       raise UserError(
@@ -85,7 +93,7 @@ class Evaluation:
       )
     self.early_stopping.add(values)
     if self.early_stopping.due and decode_every and not scores_due:
-      values |= self._scores(params)
+      values |= self._scores(params, before_batch)
     return values
 
   def forward_flops(self, params) -> int:
@@ -103,23 +111,34 @@ class Evaluation:
     # The batches stay in host memory, as each evaluation would tokenize and pack the split again.
     return list(batches.eval_batches(self.items, self.layout))
 
-  def _scores(self, params) -> dict[str, float]:
+  def _scores(self, params, before_batch) -> dict[str, float]:
     split, limit = self.cfg.evaluate.split, self.cfg.evaluate.decode_examples
-    values, _ = score(self.task, self.predict_step, params, self.mesh, split, {}, limit)
+    values, _ = score(
+      self.task, self.predict_step, params, self.mesh, split, {}, limit, before_batch
+    )
     return {name: value for name, value in values.items() if not isinstance(value, str)}
 
 
-def loss(eval_step, params, mesh, eval_batches: Iterable[Mapping]) -> dict[str, float]:
+def loss(
+  eval_step,
+  params,
+  mesh,
+  eval_batches: Iterable[Mapping],
+  before_batch: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
   """Returns the means of the task's losses and metrics over all batches."""
   total = None
   with sharding.activation_sharding(mesh):
     for batch in eval_batches:
+      before_batch()
       sums = jax.device_get(eval_step(params, sharding.put(batch, mesh)))
       total = sums if total is None else jax.tree.map(np.add, total, sums)
   return means(total)
 
 
-def decode(task, predict_step, params, mesh, examples: Sequence[Mapping], settings) -> list[dict]:
+def decode(
+  task, predict_step, params, mesh, examples: Sequence[Mapping], settings, before_batch=lambda: None
+) -> list[dict]:
   """Returns `task.outputs` of the examples, in order. No output depends on the other examples.
 
   All processes decode the same examples together and get the same outputs.
@@ -130,6 +149,7 @@ def decode(task, predict_step, params, mesh, examples: Sequence[Mapping], settin
   shards = mesh.shape["data"] * mesh.shape["fsdp"]
   rows = -(-task.decode_batch // shards) * shards
   for batch in batches.requests(requests, rows, task.source_len or task.target_len):
+    before_batch()
     with sharding.activation_sharding(mesh):
       predicted = predict_step(params, sharding.put_whole(batch, mesh), settings)
     predicted = sharding.fetch(predicted)
@@ -148,7 +168,14 @@ class Decoded(NamedTuple):
 
 
 def score(
-  task, predict_step, params, mesh, split: str, changes: Mapping, limit: int = 0
+  task,
+  predict_step,
+  params,
+  mesh,
+  split: str,
+  changes: Mapping,
+  limit: int = 0,
+  before_batch=lambda: None,
 ) -> tuple[dict, dict[str, Decoded]]:
   """Returns metrics from the first `limit` examples of a split (0: all), and what was decoded.
 
@@ -159,7 +186,8 @@ def score(
   for name, part in task.scored_parts(split).items():
     source = part.examples(split)
     examples = [source[i] for i in range(min(len(source), limit or len(source)))]
-    outputs = decode(part, predict_step, params, mesh, examples, part.settings(**changes))
+    settings = part.settings(**changes)
+    outputs = decode(part, predict_step, params, mesh, examples, settings, before_batch)
     for metric, value in part.score(outputs, examples).items():
       scores[prefixed(name, metric, "/")] = value
     decoded[name] = Decoded(part, outputs, examples)

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from train import nans, optimizer, pretrained, sharding, tasks
 from train.checkpoint import Checkpoints, checkpoint_policy
 from train.cluster import processes
-from train.cluster.signals import StopSignal
+from train.cluster.signals import Stopped, StopSignal
 from train.cluster.watchdog import Watchdog
 from train.common.entry import INTERRUPTED
 from train.common.errors import choose
@@ -21,7 +21,7 @@ from train.record.cost import Cost
 from train.record.meter import Meter, SkippedUpdates
 from train.record.profile import Profile
 from train.record.workdir import Workdir
-from train.record.writer import Writer, read_metrics
+from train.record.writer import FIXED, Writer, read_metrics
 from train.state import init, weights
 from train.step import make_train_step, settings
 from train.tasks.base import require_score
@@ -52,15 +52,17 @@ def train(
   batches = Batches(task.items("train"), layout, seed=cfg.seed, workers=cfg.workers)
   checkpoints = Checkpoints(workdir.path, clean=True, **checkpoint_policy(cfg))
   activations = sharding.activation_sharding(mesh, cfg.mesh.sequence)
-  with StopSignal() as stop, checkpoints, batches, activations, profile:
+  with checkpoints, batches, activations, profile:
     meter = Meter(batches, SkippedUpdates(workdir.path, cfg.max_skipped, primary))
     state = restore(cfg, task, state, checkpoints, meter)
-    early_stopping = restore_early_stopping(cfg, workdir)
-    if start >= cfg.steps or early_stopping.due:
+    lines = lines_before(cfg, workdir)
+    early_stopping = restore_early_stopping(cfg, workdir, lines)
+    evaluation = Evaluation(cfg, task, graph, mesh, early_stopping)
+    unevaluated = start and not restore_scores(start, lines, evaluation, checkpoints)
+    if not unevaluated and (start >= cfg.steps or early_stopping.due):
       logging.info("finished: %d of %d steps%s", start, cfg.steps, early_stopping)
       return 0
     log_changed_steps(cfg, workdir, learning_rate)
-    evaluation = Evaluation(cfg, task, graph, mesh, early_stopping)
     train_step = make_train_step(task, graph, tx, how=cfg.parallelism, **settings(cfg))
     train_step = profile.watch(meter.watch(train_step))
     if debug_nans:
@@ -71,36 +73,47 @@ def train(
       workdir.path, start, primary, total_steps=cfg.steps, tensorboard=cfg.tensorboard
     )
     meter.begin(Cost(lambda: evaluation.forward_flops(weights(state)), mesh.devices.flat))
-    with writer, watchdog:
-      for step in range(start + 1, cfg.steps + 1):
+    with writer, watchdog, StopSignal(doing=lambda: watchdog.doing) as stop:
+
+      def evaluate(step) -> int:
+        """Returns 0, or the exit status if a signal ended the evaluation."""
+
+        def before_batch():
+          watchdog.begin(f"a batch of the evaluation after step {step}")
+          if status := vote(stop.status):
+            raise Stopped(status)
+
+        with meter.paused():
+          began = time.perf_counter()
+          try:
+            scores = evaluation(step, weights(state), before_batch)
+          except Stopped as stopped:
+            return stopped.status
+          seconds = {"seconds": time.perf_counter() - began}
+          writer.write(step, cfg.evaluate.split, scores | seconds)
+          checkpoints.score(step, scores)
+        return 0
+
+      step, stopping = start, evaluate(start) if unevaluated else 0
+      while step < cfg.steps and not stopping and not early_stopping.due:
+        step += 1
+        watchdog.begin(f"step {step}")
         state, sums = train_step(state, put(next(batches), mesh))
         meter.add(step, sums)
-        watchdog.ended(f"step {step}")
-        last, stopping = step == cfg.steps, vote(stop.status)
-
-        if step % cfg.log_every == 0 or last:
+        stopping = vote(stop.status)
+        if step % cfg.log_every == 0 or step == cfg.steps:
           rate = float(learning_rate(step - 1))
           writer.write(step, "train", meter.values() | {"learning_rate": rate})
-
-        saving = step % cfg.checkpoint.every == 0 or last or stopping
-        if evaluation.is_due(step) or saving:
+        keep = step % cfg.checkpoint.every == 0 or step == cfg.steps
+        if keep or stopping or evaluation.is_long(step):
           with meter.paused():
-            began = time.perf_counter()
-            if scores := evaluation(step, weights(state)):
-              seconds = {"seconds": time.perf_counter() - began}
-              writer.write(step, cfg.evaluate.split, scores | seconds)
-            if saving or early_stopping.due:
-              checkpoints.save(state, meter, scores)
-          watchdog.ended(f"the evaluation or save after step {step}")
-
-        if early_stopping.due and not last:
-          logging.info("stopped after step %d%s", step, early_stopping)
-          return 0
-        if stopping and not last:
-          how = "interrupted" if stopping == INTERRUPTED else "terminated"
-          logging.info("%s: step %d is saved in %s", how, step, checkpoints.directory)
-          return stopping
-  return 0
+            watchdog.begin(f"the save after step {step}")
+            checkpoints.save(state, meter, keep)
+        if evaluation.is_due(step) and not stopping:
+          stopping = evaluate(step)
+      if stopping or early_stopping.due:
+        checkpoints.save(state, meter, keep=early_stopping.due)
+      return log_end(step, cfg, stopping, early_stopping, checkpoints)
 
 
 def restore(cfg: ConfigDict, task, state, checkpoints: Checkpoints, meter: Meter):
@@ -114,17 +127,59 @@ def restore(cfg: ConfigDict, task, state, checkpoints: Checkpoints, meter: Meter
   return state
 
 
-def restore_early_stopping(cfg: ConfigDict, workdir: Workdir) -> EarlyStopping:
+def lines_before(cfg: ConfigDict, workdir: Workdir) -> list[dict]:
+  """Returns the evaluations in metrics.jsonl up to the last saved step; logs what is missing."""
+  last = workdir.last_step
+  if not last:
+    return []
+  lines = [line for line in read_metrics(workdir.path, missing_ok=True) if line["step"] <= last]
+  reached = max((line["step"] for line in lines), default=0)
+  if reached < last - cfg.log_every:
+    logging.warning(
+      "%s has no line after step %d, and the run goes on after step %d: curves lack what is between"
+      " them, and early stopping does not count it",
+      workdir.path / "metrics.jsonl",
+      reached,
+      last,
+    )
+  return [line for line in lines if line["split"] == cfg.evaluate.split]
+
+
+def restore_early_stopping(cfg: ConfigDict, workdir: Workdir, lines: list[dict]) -> EarlyStopping:
   """Returns early stopping as it was after the last saved step.
 
   Evaluations before `steps` was last raised are not counted, so that a stopped run goes on.
   """
   stopping = EarlyStopping(cfg.patience, cfg.checkpoint.best_metric, cfg.checkpoint.best_mode)
-  for line in read_metrics(workdir.path) if workdir.last_step else ():
-    if line["split"] == cfg.evaluate.split and line["step"] <= workdir.last_step:
-      stopping.add(line)
-      if line["step"] <= workdir.raised_after:
-        stopping.waited = 0
+  for line in lines:
+    stopping.add(line)
+    if line["step"] <= workdir.raised_after:
+      stopping.waited = 0
+  return stopping
+
+
+def restore_scores(
+  step: int, lines: list[dict], evaluation: Evaluation, checkpoints: Checkpoints
+) -> bool:
+  """Returns whether no evaluation is due after `step` that was not made before an interruption.
+
+  The checkpoint gets the scores of a line that was written just before the interruption.
+  """
+  for line in lines:
+    if line["step"] == step:
+      names = line.keys() - FIXED.keys() - {"seconds"}
+      checkpoints.score(step, {name: line[name] for name in names})
+      return True
+  return not evaluation.is_due(step)
+
+
+def log_end(step, cfg: ConfigDict, stopping: int, early_stopping, checkpoints) -> int:
+  """Logs why a run ends before its last step; returns its exit status."""
+  if stopping:
+    how = "interrupted" if stopping == INTERRUPTED else "terminated"
+    logging.info("%s: step %d is saved in %s", how, step, checkpoints.directory)
+  elif step < cfg.steps:
+    logging.info("stopped after step %d%s", step, early_stopping)
   return stopping
 
 

@@ -86,11 +86,13 @@ class _Run:
     if not (self.path / "checkpoints").is_dir():
       raise UserError(f"init_from.workdir {self.name} holds no checkpoints")
     with open_to_read(self.path) as checkpoints:
-      return flatten(checkpoints.params(which)), checkpoints.steps(which)
+      params, steps = checkpoints.read(which)
+      return flatten(params), steps
 
   def check_sizes(self, which):
     with open_to_read(self.path) as checkpoints:
-      shapes = checkpoints.shapes(which)
+      if not (shapes := checkpoints.shapes(which)):
+        return
     largest = max([len(shapes), *(side for shape in shapes.values() for side in shape)])
     for key in SIZES:
       if (self.model.get(key) or 0) > largest:
@@ -101,7 +103,7 @@ class _Run:
 
   def place(self, which, like):
     with open_to_read(self.path) as checkpoints:
-      return checkpoints.params(which, like), checkpoints.steps(which)
+      return checkpoints.read(which, like)
 
   def task(self, pair=False):
     if pair:

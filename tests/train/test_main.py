@@ -98,8 +98,8 @@ def reached(folder, step):
 
 
 def saved(folder, step):
-  """Whether the checkpoint of `step` is committed."""
-  return (folder / "checkpoints" / str(step) / "commit_success.txt").exists
+  """Whether the checkpoint of `step` is finished."""
+  return (folder / "checksums" / f"{step}.json").exists
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ def state(folder):
   """path -> numpy of the latest checkpoint's weights and optimizer state."""
   with Checkpoints(folder) as checkpoints:
     parts = dict.fromkeys(("params", "optimizer"))
-    saved = checkpoints.orbax.load_checkpointables(checkpoints.latest, parts)
+    saved = checkpoints.load(checkpoints.latest, parts)
   return {name: np.asarray(x) for name, x in flatten(saved).items()}
 
 
@@ -80,6 +80,16 @@ def test_four_steps_and_four_more_are_eight_and_can_be_profiled(tmp_path):
   assert b"step_num" in trace.read_bytes()
 
 
+def finish(step, folder):
+  """Makes what shows that the checkpoint of a step is finished."""
+  for file in (
+    folder / f"checkpoints/{step}/commit_success.txt",
+    folder / f"checksums/{step}.json",
+  ):
+    file.parent.mkdir(parents=True)
+    file.touch()
+
+
 @pytest.mark.parametrize(
   "words, message",
   [
@@ -91,8 +101,7 @@ def test_four_steps_and_four_more_are_eight_and_can_be_profiled(tmp_path):
   ],
 )
 def test_the_log_names_what_changes_of_a_schedule(words, message, tmp_path, caplog):
-  (tmp_path / "checkpoints" / "4").mkdir(parents=True)
-  (tmp_path / "checkpoints" / "4" / "commit_success.txt").touch()
+  finish(4, tmp_path)
   cfg = config_of("--config.steps=8", f"--config.schedule.name={words[0]}", *words[1:])
   _, rate = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
   loop.log_changed_steps(cfg, workdir.Workdir(tmp_path, True, None, steps_before=4), rate)
@@ -105,8 +114,7 @@ def test_the_log_names_what_changes_of_a_schedule(words, message, tmp_path, capl
 
 def test_a_run_that_was_stopped_early_goes_on_with_more_steps(tmp_path):
   """The evaluations before it went on are not counted; the best value stays."""
-  (tmp_path / "checkpoints" / "8").mkdir(parents=True)
-  (tmp_path / "checkpoints" / "8" / "commit_success.txt").touch()
+  finish(8, tmp_path)
   lines = [dict(step=n, split="validation", time=0.0, loss=1.0 + n) for n in (2, 4, 6, 8, 10)]
   (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
   run, cfg = workdir.Workdir(tmp_path, True, None), config_of("--config.patience=3")
@@ -114,7 +122,7 @@ def test_a_run_that_was_stopped_early_goes_on_with_more_steps(tmp_path):
   def waited(*starts):
     listed = [dict(after=after, steps=steps) for after, steps in starts]
     (tmp_path / "run.json").write_text(json.dumps({"starts": listed}))
-    stopping = loop.restore_early_stopping(cfg, run)
+    stopping = loop.restore_early_stopping(cfg, run, loop.lines_before(cfg, run))
     assert stopping.best == 3.0
     return stopping.waited, stopping.due
 

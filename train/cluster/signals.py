@@ -1,29 +1,56 @@
 """Turns Ctrl-C and SIGTERM into a request to save and leave."""
 
+import os
 import signal
+import threading
 from collections.abc import Callable
 
 from absl import logging
 
 
+class Stopped(Exception):
+  """Leaves an evaluation; `status` is the exit status of the run."""
+
+  def __init__(self, status: int):
+    super().__init__(status)
+    self.status = status
+
+
 class StopSignal:
   """Notes Ctrl-C and SIGTERM inside its block; `status` is 0 before, then the exit status.
 
-  Without `on_signal`, a second Ctrl-C raises KeyboardInterrupt. Otherwise `on_signal` receives the
-  number of each signal, and SIGINT from the second on, and nothing is raised.
+  Without `on_signal`, a second Ctrl-C raises KeyboardInterrupt, and the log reports at once what
+  `doing()` names, for which the run waits: Python calls a handler only after a long call, such as
+  that of a compiled program. Otherwise `on_signal` receives the number of each signal, and SIGINT
+  from the second on, and nothing is raised.
   """
 
-  def __init__(self, on_signal: Callable[[int], None] | None = None):
-    self.status, self.on_signal = 0, on_signal
+  def __init__(
+    self,
+    on_signal: Callable[[int], None] | None = None,
+    doing: Callable[[], str] = lambda: "this step",
+  ):
+    self.status, self.on_signal, self.doing = 0, on_signal, doing
 
   def __enter__(self):
     numbers = (signal.SIGINT, signal.SIGTERM)
     self.handlers = {number: signal.signal(number, self._note) for number in numbers}
+    if not self.on_signal:
+      self.read_end, self.write_end = os.pipe()
+      os.set_blocking(self.write_end, False)
+      self.wakeup = signal.set_wakeup_fd(self.write_end, warn_on_full_buffer=False)
+      self.reporter = threading.Thread(target=self._report, name="signals", daemon=True)
+      self.reporter.start()
     return self
 
   def __exit__(self, *_):
     for number, handler in self.handlers.items():
       signal.signal(number, handler)
+    if not self.on_signal:
+      signal.set_wakeup_fd(self.wakeup)
+      os.close(self.write_end)  # which ends the thread
+      self.reporter.join()
+      os.close(self.read_end)
 
   def _note(self, number, _):
     again, self.status = self.status, self.status or 128 + number
@@ -31,5 +58,12 @@ class StopSignal:
       self.on_signal(signal.SIGINT if again else number)
     elif again and number == signal.SIGINT:
       raise KeyboardInterrupt
-    else:
-      logging.info("saving after this step; Ctrl-C again leaves at once")
+
+  def _report(self):
+    while received := os.read(self.read_end, 1):
+      if (number := received[0]) in self.handlers:
+        logging.info(
+          "%s: the run saves and leaves after %s; Ctrl-C again leaves at once",
+          signal.Signals(number).name,
+          self.doing(),
+        )

@@ -12,7 +12,8 @@ from absl import logging
 
 
 class Watchdog(contextlib.AbstractContextManager):
-  """A thread that reports when no step, evaluation or save ended for `seconds` (0: never).
+  """A thread that reports when a step, a batch of an evaluation or a save takes more than `seconds`
+  (0: never).
 
   All threads' stacks go to stacks.txt in the workdir, those of another process I to stacks-I.txt.
   """
@@ -20,14 +21,14 @@ class Watchdog(contextlib.AbstractContextManager):
   def __init__(self, workdir: pathlib.Path, seconds: float):
     name = f"stacks-{jax.process_index()}.txt" if jax.process_index() else "stacks.txt"
     self.file, self.seconds = pathlib.Path(workdir, name), seconds
-    self.since, self.after, self.closed = time.monotonic(), "the start", threading.Event()
+    self.since, self.doing, self.closed = time.monotonic(), "the start", threading.Event()
     self.thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
     if seconds:
       self.thread.start()
 
-  def ended(self, what: str) -> None:
-    """Notes progress, such as "step 12"."""
-    self.since, self.after = time.monotonic(), what
+  def begin(self, doing: str) -> None:
+    """Notes progress: what was before has ended, and `doing` begins, such as "step 12"."""
+    self.since, self.doing = time.monotonic(), doing
 
   def __exit__(self, *_):
     self.closed.set()
@@ -39,12 +40,12 @@ class Watchdog(contextlib.AbstractContextManager):
         continue
       reported = self.since  # once for each silence
       with open(self.file, "a", encoding="utf-8") as file:
-        file.write(f"{time.ctime()}: no progress for {quiet:.0f} s, since {self.after}\n")
+        file.write(f"{time.ctime()}: no progress for {quiet:.0f} s, in {self.doing}\n")
         file.write(stacks())
       logging.warning(
-        "no progress for %.0f s (watchdog_seconds), since %s; all threads' stacks are in %s",
+        "no progress for %.0f s (watchdog_seconds), in %s; all threads' stacks are in %s",
         quiet,
-        self.after,
+        self.doing,
         self.file,
       )
 

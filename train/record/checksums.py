@@ -1,14 +1,16 @@
-"""Writes checksums of checkpoints, and sets aside and logs a checkpoint that no longer matches.
+"""Writes a record of each finished checkpoint, and sets aside what no longer matches its record.
 
-Orbax's commit mark shows that a checkpoint was written whole, not that it still is whole. The file
-`checksums/STEP.json` in the workdir holds the size and SHA-256 of each file of a checkpoint.
+Orbax's commit mark shows that a checkpoint was written whole, not that it still is whole. The
+record `checksums/STEP.json` in the workdir has the size and SHA-256 of each file of a checkpoint,
+the scores of its evaluation, and whether the run keeps it. Without a record it is unfinished.
 """
 
-import contextlib
 import hashlib
 import json
 import pathlib
+import shutil
 import time
+from collections.abc import Mapping
 
 from absl import logging
 
@@ -16,19 +18,17 @@ from train.common import json_files
 from train.common.errors import UserError
 from train.common.files import write_atomically
 
-FORMAT = 1  # of a file of checksums
+FORMAT = 1  # of a record
 COMMITTED = "commit_success.txt"  # Orbax's mark
+METADATA = "_CHECKPOINT_METADATA"  # Orbax's file; its custom_metadata has the checkpoint's format
+UNRECORDED = 2  # checkpoints up to this format were finished before their checksums
+PARTS = ("params/_METADATA", "optimizer/_METADATA", "data/data.json")
+REMOVED = ".removed"  # the end of the name of a checkpoint that is being removed
 
 
 def path_of(checkpoint: pathlib.Path) -> pathlib.Path:
-  """Returns the path of the checksums of a checkpoint's folder."""
+  """Returns the path of the record of a checkpoint's folder."""
   return checkpoint.parent.parent / "checksums" / f"{checkpoint.name}.json"
-
-
-def steps(checkpoints: pathlib.Path) -> list[int]:
-  """Returns the steps of committed checkpoints, in order."""
-  marks = checkpoints.glob(f"*/{COMMITTED}")
-  return sorted(int(mark.parent.name) for mark in marks if is_step(mark.parent.name))
 
 
 def is_step(name: str) -> bool:
@@ -36,34 +36,78 @@ def is_step(name: str) -> bool:
   return name.isascii() and name.isdigit()  # "²" is a digit too, and no number
 
 
-def write(checkpoints: pathlib.Path) -> None:
-  """Writes the missing checksums of committed checkpoints; removes those of removed checkpoints."""
-  present = steps(checkpoints)
-  for step in present:
-    file = path_of(checkpoints / str(step))
-    if not file.exists():
-      file.parent.mkdir(exist_ok=True)
-      try:
-        files = _contents(checkpoints / str(step))
-      except FileNotFoundError:  # Orbax removes it at this moment, as there are newer ones
-        continue
-      write_atomically(file, json.dumps(dict(format=FORMAT, files=files), indent=1) + "\n")
-  for file in (checkpoints.parent / "checksums").glob("*.json"):
-    if is_step(file.stem) and int(file.stem) not in present:
-      file.unlink(missing_ok=True)
+def committed(checkpoints: pathlib.Path) -> list[int]:
+  """Returns the steps of checkpoints that Orbax has written whole, in order."""
+  marks = checkpoints.glob(f"*/{COMMITTED}")
+  return sorted(int(mark.parent.name) for mark in marks if is_step(mark.parent.name))
 
 
-def problems(checkpoint: pathlib.Path) -> list[str] | None:
-  """Returns what is wrong with the files of a checkpoint, or None if it has no checksums."""
+def steps(checkpoints: pathlib.Path) -> list[int]:
+  """Returns the steps of finished checkpoints, in order."""
+  return [step for step in committed(checkpoints) if is_finished(checkpoints / str(step))]
+
+
+def is_finished(checkpoint: pathlib.Path) -> bool:
+  """Returns whether a committed checkpoint has a record, or is of a format that may lack one."""
+  return path_of(checkpoint).exists() or _format(checkpoint) <= UNRECORDED
+
+
+def write(checkpoint: pathlib.Path, **facts) -> None:
+  """Writes the record of a committed checkpoint, with more facts."""
+  path_of(checkpoint).parent.mkdir(exist_ok=True)
+  _write(checkpoint, dict(format=FORMAT, files=_contents(checkpoint)) | facts)
+
+
+def note(checkpoint: pathlib.Path, **facts) -> None:
+  """Adds facts to the record of a checkpoint, if it has one."""
+  if record := read(checkpoint):
+    _write(checkpoint, record | facts)
+
+
+def read(checkpoint: pathlib.Path) -> dict:
+  """Returns the record of a checkpoint; {} if it is missing or damaged."""
+  try:
+    record = json_files.read(path_of(checkpoint))
+  except UserError:
+    return {}
+  files = record.get("files")
+  sound = json_files.fits(files, dict[str, list]) and not {*map(len, files.values())} - {2}
+  return record if sound else {}
+
+
+def scores(checkpoint: pathlib.Path) -> dict[str, float]:
+  """Returns the scores of a checkpoint, which older ones hold themselves; {} without scores."""
+  values = read(checkpoint).get("scores")
+  if values is None:
+    try:
+      values = json_files.read(checkpoint / "metrics" / "metrics")
+    except UserError:
+      return {}
+  return {name: value for name, value in dict(values).items() if isinstance(value, int | float)}
+
+
+def remove(checkpoint: pathlib.Path) -> None:
+  """Removes a checkpoint and its record; who reads meanwhile finds all of it or nothing."""
+  away = checkpoint.with_name(f"{checkpoint.name}-{time.time_ns()}{REMOVED}")
+  checkpoint.rename(away)
+  path_of(checkpoint).unlink(missing_ok=True)
+  shutil.rmtree(away)
+
+
+def problems(checkpoint: pathlib.Path, quick: bool = False) -> list[str]:
+  """Returns what is wrong with the files of a checkpoint; `quick` compares names and sizes alone.
+
+  Raises FileNotFoundError where the checkpoint is removed meanwhile.
+  """
   file = path_of(checkpoint)
   if not file.exists():
-    return None
-  written = None
-  with contextlib.suppress(UserError):
-    written = json_files.read(file).get("files")
-  if not json_files.fits(written, dict[str, list]) or {*map(len, written.values())} - {2}:
+    if _format(checkpoint) > UNRECORDED:
+      return ["it has no checksums: saving it was interrupted"]
+    return [f"{name} is missing" for name in PARTS if not (checkpoint / name).is_file()]
+  record = read(checkpoint)
+  if not record:
     return [f"{file} is damaged itself"]
-  present, wrong = _contents(checkpoint), []
+  written, present, wrong = record["files"], _contents(checkpoint, digests=not quick), []
   for name in sorted({*written, *present}):
     if name not in present:
       wrong.append(f"{name} is missing")
@@ -71,37 +115,58 @@ def problems(checkpoint: pathlib.Path) -> list[str] | None:
       wrong.append(f"{name} was added")
     elif present[name][0] != written[name][0]:
       wrong.append(f"{name} has {present[name][0]} bytes instead of {written[name][0]}")
-    elif present[name][1] != written[name][1]:
+    elif not quick and present[name][1] != written[name][1]:
       wrong.append(f"{name} has other bytes than were written")
   return wrong
 
 
 def set_damaged_aside(workdir: pathlib.Path) -> None:
-  """Moves the latest checkpoints to `damaged/` and logs them, until one is sound."""
-  checkpoints = workdir / "checkpoints"
-  for step in reversed(steps(checkpoints)):
+  """Moves unsound checkpoints to `damaged/` and logs them, and removes what was being removed.
+
+  The latest are read whole until one is sound; of those before it, names and sizes are compared.
+  """
+  checkpoints, sound = workdir / "checkpoints", False
+  for half_removed in checkpoints.glob(f"*{REMOVED}"):
+    shutil.rmtree(half_removed)
+  for step in reversed(committed(checkpoints)):
     checkpoint = checkpoints / str(step)
-    wrong = problems(checkpoint)
+    wrong = problems(checkpoint, quick=sound)
     if not wrong:
-      return
+      sound = True
+      continue
     aside = workdir / "damaged" / f"{step}-{time.time_ns()}"
     aside.parent.mkdir(exist_ok=True)
     checkpoint.rename(aside)
     path_of(checkpoint).unlink(missing_ok=True)
-    logging.error(
-      "%s is damaged (%s). It is moved to %s, and the run goes on from the checkpoint before",
-      checkpoint,
-      "; ".join(wrong[:3]),
-      aside,
-    )
+    going_on = "" if sound else ", and the run goes on from the checkpoint before"
+    reasons = "; ".join(wrong[:3])
+    logging.error("%s is damaged (%s). It is moved to %s%s", checkpoint, reasons, aside, going_on)
+  for file in (workdir / "checksums").glob("*.json"):
+    if is_step(file.stem) and not (checkpoints / file.stem).exists():
+      file.unlink()
 
 
-def _contents(folder: pathlib.Path) -> dict[str, tuple[int, str]]:
-  """Returns path in the folder -> size and SHA-256."""
+def _write(checkpoint: pathlib.Path, record: Mapping) -> None:
+  write_atomically(path_of(checkpoint), json.dumps(record, indent=1) + "\n")
+
+
+def _format(checkpoint: pathlib.Path) -> float:
+  """Returns the format of a checkpoint, 1 where it notes none, infinity where it is unreadable."""
+  try:
+    metadata = json.loads((checkpoint / METADATA).read_bytes())
+    return int((metadata.get("custom_metadata") or {"format": 1})["format"])
+  except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    return float("inf")
+
+
+def _contents(folder: pathlib.Path, digests: bool = True) -> dict[str, tuple[int, str]]:
+  """Returns path in the folder -> size and, with `digests`, SHA-256."""
   contents = {}
   for path in sorted(folder.rglob("*")):
     if path.is_file():
-      with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+      digest = ""
+      if digests:
+        with open(path, "rb") as file:
+          digest = hashlib.file_digest(file, "sha256").hexdigest()
       contents[path.relative_to(folder).as_posix()] = (path.stat().st_size, digest)
   return contents

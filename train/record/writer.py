@@ -120,13 +120,15 @@ class Writer(contextlib.AbstractContextManager):
     return duration(seconds_per_step * (self.total_steps - step)) + " left"
 
 
-def read_metrics(path: str | os.PathLike) -> list[dict]:
+def read_metrics(path: str | os.PathLike, missing_ok: bool = False) -> list[dict]:
   """Returns the lines of a metrics.jsonl, or of the one in the folder `path`; values are floats.
 
   A last line that a kill cut off is left out. Raises UserError for any other line that is broken.
   """
   path = pathlib.Path(path)
   path = path / "metrics.jsonl" if path.is_dir() else path
+  if missing_ok and not path.exists():
+    return []
   try:
     texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
   except OSError as error:

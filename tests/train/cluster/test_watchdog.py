@@ -23,14 +23,14 @@ def test_a_silence_is_told_once_with_stacks(tmp_path, caplog):
     return wait_for(lambda: caplog.records)
 
   assert hanging_in_here()
-  assert "since the start" in caplog.text
+  assert "in the start" in caplog.text
   text = file.read_text()
   assert "hanging_in_here" in text
   time.sleep(0.5)
   assert len(caplog.records) == 1
-  watchdog.ended("step 7")
+  watchdog.begin("step 7")
   assert wait_for(lambda: len(caplog.records) == 2)
-  assert "since step 7" in caplog.text
+  assert "in step 7" in caplog.text
   watchdog.closed.set()
   watchdog.thread.join(5)
   assert not watchdog.thread.is_alive()
@@ -56,7 +56,7 @@ def test_steps_that_end_in_time_are_not_told_nor_with_0(tmp_path, caplog):
   watchdog, never = Watchdog(tmp_path, 2.0), Watchdog(tmp_path, 0)
   for step in range(10):
     time.sleep(0.05)
-    watchdog.ended(f"step {step}")
+    watchdog.begin(f"step {step}")
   watchdog.closed.set()
   never.closed.set()
   assert not caplog.records

@@ -31,7 +31,8 @@ def run(tmp_path):
     for step, bleu in ((1, 0.1), (2, 0.3), (3, 0.2)):
       params = {"w": jnp.full(1000, float(step)), "b": jnp.arange(3.0)}
       state = dict(step=jnp.int32(step), params=params, opt_state={"m": jnp.ones(1000)})
-      checkpoints.save(state, Position(), dict(bleu=bleu))
+      checkpoints.save(state, Position())
+      checkpoints.score(step, dict(bleu=bleu))
   return tmp_path
 
 
@@ -106,8 +107,11 @@ def test_damaged_ones_are_set_aside_until_one_is_sound(run, caplog):
   for step in (2, 3):
     data = next(file for file in files(run / f"checkpoints/{step}/params") if "d" in file.parts)
     data.write_bytes(b"")
-  with Checkpoints(run) as checkpoints, pytest.raises(UserError, match=r"3 is damaged: params/"):
-    checkpoints.params("latest")
+  with Checkpoints(run) as checkpoints:
+    with pytest.raises(UserError, match=r"3 is damaged: params/"):
+      checkpoints.params("3")
+    params, steps = checkpoints.read("latest")  # as training would continue
+    assert (steps, float(params["w"][0])) == ([1], 1)
   checksums.set_damaged_aside(run)
   assert checksums.steps(run / "checkpoints") == [1]
   assert sorted(re.sub("-.*", "", folder.name) for folder in (run / "damaged").iterdir()) == [
@@ -134,12 +138,84 @@ def test_a_run_goes_on_after_the_last_sound_step(tmp_path):
     assert (run.last_step, run.steps_before, run.raised_after) == (2, 3, 2)
 
 
-def test_a_checkpoint_without_checksums_is_accepted(run):
-  """A kill between commit and checksums leaves one, and older runs have none."""
+def test_a_checkpoint_without_checksums_is_unfinished(run, caplog):
+  """A kill between commit and checksums leaves one."""
   (run / "checksums/3.json").unlink()
-  assert checksums.problems(run / "checkpoints/3") is None
+  with Checkpoints(run) as checkpoints:
+    assert checkpoints.steps("latest") == [2]
   checksums.set_damaged_aside(run)
-  assert checksums.steps(run / "checkpoints") == [1, 2, 3]
+  assert checksums.committed(run / "checkpoints") == [1, 2]
+  assert "3 is damaged (it has no checksums" in caplog.text
+
+
+def test_one_of_an_older_format_is_accepted_without_checksums_and_gets_them(run):
+  (run / "checksums/3.json").unlink()
+  file = run / "checkpoints/3" / checksums.METADATA
+  text = file.read_text()
+  file.write_text(text.replace('"format": 3', '"format": 2'))
+  assert file.read_text() != text
+  checksums.set_damaged_aside(run)
+  with Checkpoints(run, clean=True) as checkpoints:
+    assert checkpoints.latest == 3
+  assert checksums.problems(run / "checkpoints/3") == []
+  (run / "checksums/3.json").unlink()
+  (run / "checkpoints/3/params/_METADATA").unlink()
+  assert checksums.problems(run / "checkpoints/3") == ["params/_METADATA is missing"]
+
+
+def test_of_older_checkpoints_names_and_sizes_are_compared(run):
+  data = next(file for file in files(run / "checkpoints/1/params") if "d" in file.parts)
+  data.write_bytes(data.read_bytes()[:-1])
+  checksums.set_damaged_aside(run)
+  assert checksums.steps(run / "checkpoints") == [2, 3]
+
+
+def test_one_that_is_not_to_be_kept_is_there_until_the_next(run):
+  with Checkpoints(run, keep_latest=1, keep_best=1, best_metric="score") as saved:
+    for step, keep in ((4, False), (5, True), (6, False)):
+      state = dict(step=jnp.int32(step), params={"w": jnp.ones(3)}, opt_state={})
+      saved.save(state, Position(), keep)
+      saved.score(step, dict(score=-step))  # the lowest is the best
+      saved.wait()
+      assert step in checksums.steps(run / "checkpoints")
+    # 6 is the newest, 5 the latest and the best to be kept
+    assert checksums.steps(run / "checkpoints") == [5, 6]
+    assert saved.steps("best") == saved.steps("average:1") == [5]
+    saved.save(state, Position(), keep=True)  # the same step
+    saved.wait()
+    assert saved.steps("best") == [6]
+    assert checksums.steps(run / "checkpoints") == [6]
+
+
+def test_one_is_removed_when_another_is_finished(run, monkeypatch):
+  seen, write = [], checksums.write
+
+  def record(checkpoint, **facts):
+    seen.append(checksums.steps(run / "checkpoints"))
+    write(checkpoint, **facts)
+
+  monkeypatch.setattr(checksums, "write", record)
+  with Checkpoints(run, keep_latest=1) as saved:
+    for step in (4, 5):
+      state = dict(step=jnp.int32(step), params={"w": jnp.ones(3)}, opt_state={})
+      saved.save(state, Position())
+  assert seen == [[1, 2, 3], [4]]
+
+
+def test_what_is_removed_while_it_is_read_is_read_anew(run, monkeypatch):
+  with Checkpoints(run) as saved:
+    load = Checkpoints.load
+
+    def lose(self, step, parts):
+      if step == 3:
+        checksums.remove(run / "checkpoints/3")
+      return load(self, step, parts)
+
+    monkeypatch.setattr(Checkpoints, "load", lose)
+    params, steps = saved.read("latest")
+    assert (steps, float(params["w"][0])) == ([2], 2)
+    with pytest.raises(UserError, match=r"no checkpoint '3'; .* steps \[1, 2\]"):
+      saved.params("3")
 
 
 @pytest.mark.parametrize(
@@ -177,7 +253,7 @@ def test_check_names_what_is_damaged(run, capsys):
   status, told = asked(capsys, "check", run)
   assert status == 1
   assert "step 2: data/data.json is missing" in told
-  assert "step 1: no checksums" in told
+  assert "step 1: it has no checksums" in told
   assert "step 3: sound" in told
 
 

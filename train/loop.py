@@ -20,7 +20,7 @@ from train.evaluation import EarlyStopping, Evaluation
 from train.record.cost import Cost
 from train.record.meter import Meter, SkippedUpdates
 from train.record.profile import Profile
-from train.record.workdir import Workdir
+from train.record.workdir import Workdir, digests
 from train.record.writer import FIXED, Writer, read_metrics
 from train.state import init, weights
 from train.step import make_train_step, settings
@@ -42,6 +42,7 @@ def train(
   put = choose(PUT, cfg.parallelism, "parallelism")
   mesh = sharding.make_mesh(cfg.mesh)
   task = pretrained.build_task(cfg.task, workdir.path)
+  workdir.check_digests()
   if cfg.evaluate.decode_every:
     require_score(task)
     task.check_metric(cfg.checkpoint.best_metric)
@@ -204,7 +205,8 @@ def note_start(cfg: ConfigDict, workdir: Workdir, mesh, params, batches, evaluat
   """Logs model size, devices and steps, and records the data's fingerprints in run.json."""
   parameters, start = sum(x.size for x in jax.tree.leaves(params)), workdir.last_step
   data = {"train": batches.fingerprint, cfg.evaluate.split: evaluation.items.fingerprint}
-  workdir.note(data=data, left_out=LEFT_OUT, parameters=parameters)
+  files = digests(workdir.path)
+  workdir.note(data=data, files=files, left_out=LEFT_OUT, parameters=parameters)
   how = "going on after" if start else "starting before"
   logging.info(
     "%d parameters, %d devices, %s step %d of %d", parameters, mesh.size, how, start, cfg.steps

@@ -46,7 +46,7 @@ def main(argv):
   steps = args.profile_steps
   profile_steps = range(0) if steps is None else profile.parse_steps(steps, cfg.steps)
   command = ["python", "-m", "train.main", *argv]
-  with processes.together(args, workdir.config_json(cfg)):
+  with processes.together(args, workdir.config_json(cfg), cfg.watchdog_seconds):
     devices = [provenance.device_name(device) for device in jax.devices()]
     primary = jax.process_index() == 0
     defaults = config.flat(schema.defaults(cfg))

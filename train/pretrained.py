@@ -18,6 +18,7 @@ from train.common.errors import UserError, choose, indented
 from train.common.trees import flatten, match_layers, path_name
 from train.data.tokenizer import Tokenizer
 from train.interop.directory import Directory
+from train.record.workdir import check_digests
 
 PREFIX = "hf:"
 # Weights that belong to what a model was trained for, by patterns of their paths.
@@ -79,6 +80,7 @@ class _Run:
 
   @functools.cached_property
   def tokenizer(self) -> Tokenizer | None:
+    check_digests(self.path)
     path = pathlib.Path(self.tokenizer_path)
     return Tokenizer.load(path) if path.exists() else None
 
@@ -108,7 +110,8 @@ class _Run:
   def task(self, pair=False):
     if pair:
       raise UserError("--pair is for hf:DIR; the config of a run has this setting")
-    return tasks.build(self.config.task, self.path)
+    check_digests(self.path)
+    return tasks.build(self.config.task, self.path, write=False)
 
 
 class _HuggingFace:

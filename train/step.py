@@ -8,6 +8,7 @@ import optax
 from flax import nnx
 
 from model import placement
+from train.cluster.processes import compiled_by_all
 from train.common.errors import UserError
 from train.state import RECENT
 
@@ -106,8 +107,8 @@ def make_train_step(
       return update(state, *jax.lax.psum(totals(state, batch, first_row), "data"))
 
   if how == "jit":
-    return jax.jit(train_step, donate_argnums=0)
-  return jax.pmap(device_step, "data", in_axes=(None, 0), out_axes=None)
+    return compiled_by_all(jax.jit(train_step, donate_argnums=0))
+  return compiled_by_all(jax.pmap(device_step, "data", in_axes=(None, 0), out_axes=None))
 
 
 def row_keys(seed, step, first_row, rows):
@@ -118,7 +119,11 @@ def row_keys(seed, step, first_row, rows):
 
 def make_eval_step(task, graph):
   """Returns the compiled loss `params, batch -> sums`, without dropout."""
-  return jax.jit(lambda params, batch: task.loss(nnx.merge(graph, params), batch, None))
+
+  def eval_step(params, batch):
+    return task.loss(nnx.merge(graph, params), batch, None)
+
+  return compiled_by_all(jax.jit(eval_step))
 
 
 def make_predict_step(task, graph):
@@ -128,4 +133,4 @@ def make_predict_step(task, graph):
   def predict_step(params, batch, settings):
     return task.predict(nnx.merge(graph, params), batch, settings)
 
-  return predict_step
+  return compiled_by_all(predict_step)

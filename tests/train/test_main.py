@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from train import evaluate, loop, main, predict, resolve, sharding, tasks
+from train import evaluate, inference, loop, main, predict, resolve, sharding, tasks
 from train.checkpoint import Checkpoints
 from train.common import entry
 from train.common.errors import UserError
@@ -159,6 +159,29 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_run_goes_on_from_the_one_befo
   assert f"checkpoints/200 is damaged (params/ocdbt.process_0/d/{data.name} has other" in output
   assert "going on after step 160" in output
   assert_same_run(folder, whole)
+
+
+def test_only_training_makes_the_tokenizer_and_it_is_the_one_trained_with(whole, tmp_path):
+  folder = tmp_path / "run"
+  shutil.copytree(whole, folder)
+  path = folder / "tokenizer.json"
+  content = path.read_text()
+  path.write_text(content.replace("jump", "jumps"))
+  with pytest.raises(UserError, match=f"{path} is another"):
+    inference.load(folder)
+  code, output = finish(start(folder))
+  assert (code, f"error: {path} is another" in output) == (2, True), output
+  path.unlink()
+  with pytest.raises(UserError, match=f"{path} is missing"):
+    inference.load(folder)
+  assert not path.exists()
+  for file in ("run.json", "metrics.jsonl"):  # as of an older run
+    (folder / file).unlink()
+  with pytest.raises(UserError, match=f"{path} is missing.*only training"):
+    inference.load(folder)
+  assert not path.exists()
+  code, output = finish(start(folder))
+  assert (code, path.read_text()) == (0, content), output
 
 
 def test_a_run_is_run_again_from_its_folder(whole, tmp_path):

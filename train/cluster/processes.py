@@ -8,7 +8,10 @@ a C++ stack without a name; the socket names the process within a second.
 import argparse
 import collections
 import contextlib
+import dataclasses
+import functools
 import hashlib
+import math
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from orbax.checkpoint.multihost import get_barrier_sync_fn
 
 from train.cluster import rendezvous
 from train.common.errors import UserError, as_user_error
@@ -38,10 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 @contextlib.contextmanager
-def together(args, config: str):
+def together(args, config: str, watchdog_seconds: float = 0.0):
   """Joins the processes of a run in jax's distributed runtime, if --coordinator is given.
 
-  `config` is the config's JSON, the same in all processes. Raises UserError where arguments are
+  `config` is the config's JSON, the same in all processes. A process that hangs is named within
+  `watchdog_seconds` (0: rendezvous.QUIET_SECONDS). Raises UserError where arguments are
   missing, and where a process does not come in time or has another config. When a process dies
   later, the others name it and exit with rendezvous.GONE.
   """
@@ -51,6 +56,7 @@ def together(args, config: str):
     yield
     return
   timeout = args.start_timeout
+  wait_for_all.seconds = timeout
   # XLA's CPU backend has no collectives of its own between processes.
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
   if args.coordinator == "auto":
@@ -66,16 +72,55 @@ def together(args, config: str):
       jax.distributed.initialize(
         args.coordinator, args.process_count, args.process_index, initialization_timeout=timeout
       )
-    others.watch()
+    others.watch(min(watchdog_seconds or math.inf, rendezvous.QUIET_SECONDS))
     yield
     others.leave()
     jax.distributed.shutdown()
 
 
-def wait_for_all(what: str) -> None:
-  """Returns when all processes have reached this call, which `what` names."""
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(what)
+@dataclasses.dataclass
+class Barrier:
+  """Where processes wait for each other by jax's coordination service, without a collective."""
+
+  seconds: int = 300
+  passed: int = 0
+
+  def __call__(self, what: str) -> None:
+    """Returns when all processes have come here, after `what`; raises UserError after `seconds`."""
+    if jax.process_count() == 1:
+      return
+    self.passed += 1
+    with as_user_error(f"{what}: not by all processes in {self.seconds} s", RuntimeError):
+      get_barrier_sync_fn()(key=f"{what} {self.passed}", timeout_ms=1000 * self.seconds)
+
+
+wait_for_all = Barrier()  # `together` sets its seconds
+
+
+def compiled_by_all(function):
+  """Returns a jitted function that CPU processes run when all of them have compiled it.
+
+  Gloo, which joins them, waits 30 s for the others. Compilation may differ by more, as only
+  process 0 reads programs from jax's cache: its keys for a CPU differ by process, and no other
+  process writes.
+  """
+  if jax.process_count() == 1 or jax.default_backend() != "cpu":
+    return function
+  compiled = set()
+
+  @functools.wraps(function)
+  def call(*args, **kwargs):
+    leaves, structure = jax.tree.flatten(args)
+    kinds = ((getattr(x, "shape", x), getattr(x, "dtype", None)) for x in leaves)
+    key = (structure, str(kwargs), *kinds)
+    if key not in compiled:
+      function.lower(*args, **kwargs).compile()
+      compiled.add(key)
+      wait_for_all("compiled a program")
+    return function(*args, **kwargs)
+
+  call.lower, call.trace = function.lower, function.trace
+  return call
 
 
 def _address(args) -> tuple[str, int]:

@@ -2,7 +2,8 @@
 
 Messages are lines of JSON. Process 0 listens. Each other process sends its number and its config;
 the answer is the host names of all processes, or an error. The connections stay open as long as the
-run, and the system closes a dead process's end at once.
+run, and the system closes a dead process's end at once. A process that lives sends a beat every
+BEAT_SECONDS, so that one that hangs is named too.
 """
 
 import contextlib
@@ -24,6 +25,9 @@ GONE = 75  # exit status of a process whose peer died; sysexits.h's "try again l
 MESSAGE_BYTES = 1 << 24  # at most; a config is far shorter
 HELLO_SECONDS = 5  # from a connection to its whole first message
 POLL_SECONDS = 0.2  # between two attempts to reach process 0
+BEAT_SECONDS = 1.0
+QUIET_SECONDS = 30.0  # without a beat, after which a process is named
+LOST_SECONDS = 90.0  # without a beat, after which it is gone; jax ends all after 100 s
 
 
 class Rendezvous(contextlib.AbstractContextManager):
@@ -125,38 +129,67 @@ class Rendezvous(contextlib.AbstractContextManager):
           raise TimeoutError from error
         time.sleep(POLL_SECONDS)
 
-  def watch(self) -> None:
-    """Starts a thread that ends this process when another one has died."""
+  def watch(self, quiet_seconds: float = QUIET_SECONDS) -> None:
+    """Starts a thread that sends beats, names a process without a beat for `quiet_seconds`, and
+    ends this process when another one has died or sent none for LOST_SECONDS."""
     for connection in self.connections.values():
       connection.settimeout(None)
       connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
       for option, value in (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
         if hasattr(socket, option):  # not on every system
           connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    self.quiet_seconds = quiet_seconds
     threading.Thread(target=self._watch, daemon=True, name="peers").start()
 
   def _watch(self):
+    heard = dict.fromkeys(self.connections, time.monotonic())  # when, by process
+    quiet: set[int] = set()  # that were named
+    next_beat = time.monotonic()
     with selectors.DefaultSelector() as selector:
       for index, connection in self.connections.items():
         selector.register(connection, selectors.EVENT_READ, index)
       while selector.get_map():
-        for key, _ in selector.select():
-          try:
-            message = _read(key.fileobj)
-          except (OSError, ValueError):
-            message = dict(gone=key.data)
-          if self.closed:
-            return
-          selector.unregister(key.fileobj)
-          if "left" in message:
-            continue
-          self._send_all(message)
-          self._end(message["gone"])
+        for key, _ in selector.select(max(next_beat - time.monotonic(), 0)):
+          for message in _messages(key.fileobj) or [dict(gone=key.data)]:
+            if self.closed:
+              return
+            heard[key.data] = time.monotonic()
+            if "gone" in message:
+              self._end(message["gone"], message.get("silent", 0))
+            elif "quiet" in message:
+              self._warn(*message["quiet"])
+            elif "left" in message:
+              selector.unregister(key.fileobj)
+              del heard[key.data]
+              break
+        if time.monotonic() < next_beat:
+          continue
+        next_beat = time.monotonic() + BEAT_SECONDS
+        self._send_all(dict(beat=self.index))
+        for index, at in heard.items():
+          silent = time.monotonic() - at
+          if silent > LOST_SECONDS:
+            self._end(index, silent)
+          elif silent > self.quiet_seconds and index not in quiet:
+            self._send_all(dict(quiet=[index, silent]))
+            self._warn(index, silent)
+            quiet.add(index)
+          elif silent < BEAT_SECONDS:
+            quiet.discard(index)
 
-  def _end(self, gone):
+  def _warn(self, index, silent):
+    logging.warning(
+      "process %d of %d on %s has sent no sign of life for %.0f s: is it stopped, or its machine"
+      " overloaded? The others wait for it, %.0f s at most",
+      *(index, self.count, self.names[index], silent, LOST_SECONDS),
+    )
+
+  def _end(self, gone, silent):
+    self._send_all(dict(gone=gone, silent=silent))
     logging.flush()
+    what = f"has sent no sign of life for {silent:.0f} s" if silent else "is gone"
     print(
-      f"error: process {gone} of {self.count} on {self.names[gone]} is gone, so process"
+      f"error: process {gone} of {self.count} on {self.names[gone]} {what}, so process"
       f" {self.index} stops. Start all of them again with the same command: the run goes on from"
       " its last checkpoint",
       file=sys.stderr,
@@ -194,7 +227,16 @@ def _send(connection: socket.socket, message: dict) -> None:
   connection.sendall(json.dumps(message).encode() + b"\n")
 
 
-def _read(connection: socket.socket, deadline: float | None = None) -> dict:
+def _messages(connection: socket.socket) -> list[dict]:
+  """Returns the messages that have come, none where the connection is closed or they are not of
+  this program. A message is sent, and so comes, whole."""
+  try:
+    return [json.loads(line) for line in connection.recv(1 << 16).splitlines()]
+  except (OSError, ValueError):
+    return []
+
+
+def _read(connection: socket.socket, deadline: float) -> dict:
   """Returns one message, which must be complete by `deadline` (of time.monotonic).
 
   Raises TimeoutError for an incomplete message, another OSError for a closed connection, and
@@ -202,13 +244,12 @@ def _read(connection: socket.socket, deadline: float | None = None) -> dict:
   """
   parts, size = [], 0
   while not parts or not parts[-1].endswith(b"\n"):
-    if deadline is not None:
-      if (left := deadline - time.monotonic()) <= 0:
-        raise TimeoutError
-      connection.settimeout(left)
-    part = connection.recv(1 << 16)
-    if not part:
+    if (left := deadline - time.monotonic()) <= 0:
+      raise TimeoutError
+    connection.settimeout(left)
+    if not (part := connection.recv(1 << 16, socket.MSG_PEEK)):
       raise ConnectionError("closed")
+    part = connection.recv(part.find(b"\n") + 1 or len(part))  # no byte of the next message
     parts.append(part)
     size += len(part)
     if size > MESSAGE_BYTES:

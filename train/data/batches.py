@@ -100,6 +100,7 @@ def _build_in_worker(rows: list[Row]) -> dict[str, np.ndarray]:
 class _Planned:
   rows: list[Row]  # this process's
   positions: list[list[int]]  # of the items in all rows
+  tokens: int  # of all rows, on the target side if there is one
   state: dict  # the stream's, after this batch
   batch: Future[dict[str, np.ndarray]]
 
@@ -128,7 +129,7 @@ class Batches(Iterator, contextlib.AbstractContextManager):
     self._planner = ThreadPoolExecutor(1, "batches")
     self._pool = self._start_pool() if workers else self._planner
     self._queue: collections.deque[Future[_Planned]] = collections.deque()
-    self.tokens, self._capacity, self._restarted = 0, 0, False
+    self.tokens, self._count, self._restarted = 0, 0, False  # _count: batches
     self.stall_seconds = 0.0
     self._top_up()
 
@@ -148,7 +149,9 @@ class Batches(Iterator, contextlib.AbstractContextManager):
     limits = self._layout.row_limits
     rows, self._ahead = packing.plan(lambda i: self._at(i)[1:], self._ahead, **limits)
     own = [[(self._at(position)[0], position) for position in row] for row in rows[self._own_rows]]
-    return _Planned(own, rows, self._ahead, self._submit(own))
+    side = 2 if self._layout.target_len else 1
+    tokens = sum(self._at(position)[side] for row in rows for position in row)
+    return _Planned(own, rows, tokens, self._ahead, self._submit(own))
 
   def _submit(self, rows: list[Row]) -> Future[dict[str, np.ndarray]]:
     try:
@@ -191,10 +194,7 @@ class Batches(Iterator, contextlib.AbstractContextManager):
     self._state = planned.state
     self._delivered = planned.positions
     self.stall_seconds += time.perf_counter() - started
-    # this process's rows stand for those of all processes
-    segments = batch["segments" if self._layout.target_len else "source_segments"]
-    self.tokens += int((segments > 0).sum()) * self._layout.process_count
-    self._capacity += segments.size * self._layout.process_count
+    self.tokens, self._count = self.tokens + planned.tokens, self._count + 1
     return batch
 
   @property
@@ -207,7 +207,9 @@ class Batches(Iterator, contextlib.AbstractContextManager):
   @property
   def padding(self) -> float:
     """Returns the share of padding in the batches so far, on the target side if there is one."""
-    return 1 - self.tokens / self._capacity if self._capacity else 0.0
+    length = self._layout.target_len or self._layout.source_len
+    capacity = self._count * self._layout.batch_size * length
+    return 1 - self.tokens / capacity if capacity else 0.0
 
   @property
   def epoch(self) -> int:
@@ -215,8 +217,9 @@ class Batches(Iterator, contextlib.AbstractContextManager):
     return self._state["position"] // len(self._lengths)
 
   def get_state(self) -> dict:
-    """Returns the position after the last delivered batch, as JSON values."""
-    return {**self._state, "carried": list(self._state["carried"]), **self._identity}
+    """Returns the position after the last delivered batch, as JSON values, and what was counted."""
+    counted = dict(tokens=self.tokens, batches=self._count)
+    return {**self._state, "carried": list(self._state["carried"]), **self._identity, **counted}
 
   def set_state(self, state: Mapping) -> None:
     """Moves to a saved position; raises UserError for a position in other data or another order."""
@@ -231,6 +234,8 @@ class Batches(Iterator, contextlib.AbstractContextManager):
         future.result().batch.cancel()
     self._queue.clear()
     self._state = self._ahead = {key: state[key] for key in packing.START}
+    # older checkpoints counted nothing: the counts begin anew
+    self.tokens, self._count = state.get("tokens", 0), state.get("batches", 0)
     self._top_up()
 
   def __exit__(self, *error) -> None:

@@ -107,28 +107,31 @@ def check(section: Mapping, prefix: str = "task.") -> None:
         settings.check_size(section["decode_batch"], length)
 
 
-def build(cfg, workdir) -> Task:
-  """Returns the task of a config section, with the tokenizer and labels of the workdir, which are
-  made from the training split first if they are missing."""
+def build(cfg, workdir, write: bool = True) -> Task:
+  """Returns the task of a config section, with the tokenizer and labels of the workdir.
+
+  Where these files are missing, they are made from the training split first; without `write` that
+  is a UserError.
+  """
   settings, folder = cfg.to_dict(), pathlib.Path(workdir)
   if settings["name"] != "mixture":
-    tokenizer = _tokenizer(settings.pop("tokenizer"), [settings["data"]], folder)
-    return make(settings | {"tokenizer": tokenizer}, folder)
+    tokenizer = _tokenizer(settings.pop("tokenizer"), [settings["data"]], folder, write)
+    return make(settings | {"tokenizer": tokenizer}, folder, write=write)
   del settings["name"]
   main, parts, spec = (settings.pop(key) for key in ("main", "parts", "tokenizer"))
   for name, part in parts.items():
     if "share" not in part:
       raise UserError(f"task.parts.{name} has no `share`, its part of all items")
   shares = {name: part.pop("share") for name, part in parts.items()}
-  tokenizer = _tokenizer(spec, [part["data"] for part in parts.values()], folder)
+  tokenizer = _tokenizer(spec, [part["data"] for part in parts.values()], folder, write)
   shared = settings | {"tokenizer": tokenizer}
-  parts = {name: make(part, folder, shared) for name, part in parts.items()}
+  parts = {name: make(part, folder, shared, write) for name, part in parts.items()}
   return Mixture(main=main, shares=shares, parts=parts, **shared)
 
 
-def make(settings, folder=None, shared=types.MappingProxyType({})) -> Task:
+def make(settings, folder=None, shared=types.MappingProxyType({}), write: bool = True) -> Task:
   """Returns the task of a section whose tokenizer is an object, with the settings of `shared` for
-  which the task has a field. Labels that the section lacks come from the folder."""
+  which the task has a field. Labels that the section lacks come from the folder, see `build`."""
   name = settings.pop("name")
   task, style = _class(name)
   for key, value in style.items():
@@ -140,7 +143,7 @@ def make(settings, folder=None, shared=types.MappingProxyType({})) -> Task:
     raise UserError(f"task.{key}: a {name} task has no such setting{did_you_mean(key, known)}")
   settings = {key: value for key, value in shared.items() if key in known} | settings
   if task.label_column and not settings.get("labels") and not settings.get("regression"):
-    settings["labels"] = _labels(task, settings["data"], folder / "labels.json")
+    settings["labels"] = _labels(task, settings["data"], folder / "labels.json", write)
   return task(**settings)
 
 
@@ -153,11 +156,19 @@ def _class(name) -> tuple[type, dict[str, str]]:
   return choose(dict.fromkeys(NAMES) | TASKS, name, "task.name"), {}
 
 
-def _tokenizer(spec, data, folder) -> Tokenizer:
+def _is_to_write(path, write: bool) -> bool:
+  """Returns whether a file is missing; raises UserError if so without `write`."""
+  missing = not path.exists()
+  if missing and not write:
+    raise UserError(f"{path} is missing: restore it; only training makes it, of its data")
+  return missing
+
+
+def _tokenizer(spec, data, folder, write) -> Tokenizer:
   """Returns the folder's tokenizer. If there is none, another run's (name "file") or a new
   tokenizer, trained on the texts of all `data`, is saved first."""
   path = folder / "tokenizer.json"
-  if not path.exists():
+  if _is_to_write(path, write):
     if spec["name"] == "file":
       if not spec.get("path"):
         raise UserError("tokenizer.path is missing: a tokenizer named file is read from that path")
@@ -181,9 +192,9 @@ def _texts(source):
       yield " ".join(example["words"])
 
 
-def _labels(task, data, path) -> tuple[str, ...]:
+def _labels(task, data, path, write) -> tuple[str, ...]:
   """Returns the training split's labels, sorted, from a file that is written first if need be."""
-  if not path.exists():
+  if _is_to_write(path, write):
     source = sources.open_split(data, "train", (task.label_column,))
     labels = {label for example in source for label in task.labels_of(example)}
     write_atomically(path, json.dumps(sorted(labels), ensure_ascii=False) + "\n")

@@ -235,6 +235,100 @@ def test_a_stranger_at_the_port_is_sent_away(tmp_path):
     line.close()
 
 
+PEER = """
+import sys, time
+from train.cluster import rendezvous
+index, rendezvous.LOST_SECONDS = int(sys.argv[2]), float(sys.argv[3])
+peers = rendezvous.Rendezvous("127.0.0.1", int(sys.argv[1]), 3, index)
+peers.gather("{}", 60)
+peers.watch(quiet_seconds=1.5)
+print("joined", flush=True)
+time.sleep(120)
+"""
+
+
+@pytest.fixture
+def peers(tmp_path):
+  """Starts three processes that do nothing but watch each other; returns them and their output."""
+  started = []
+
+  def start(lost_seconds):
+    port = free_port()
+    files = [tmp_path / f"{index}.txt" for index in range(3)]
+    for index, path in enumerate(files):
+      command = [sys.executable, "-c", PEER, str(port), str(index), str(lost_seconds)]
+      with open(path, "w", encoding="utf-8") as file:
+        started.append(subprocess.Popen(command, stdout=file, stderr=file))
+    read_until(files, "joined")
+    return started, files
+
+  yield start
+  for process in started:
+    process.kill()
+    process.wait()
+
+
+def read_until(files, text):
+  deadline = time.monotonic() + 60
+  while not all(text in file.read_text(encoding="utf-8") for file in files):
+    assert time.monotonic() < deadline, [file.read_text(encoding="utf-8") for file in files]
+    time.sleep(0.05)
+
+
+@pytest.mark.parametrize("hanging", [0, 2])
+def test_a_process_that_hangs_is_named_by_all_others_and_may_go_on(hanging, peers):
+  running, files = peers(lost_seconds=60)
+  running[hanging].send_signal(signal.SIGSTOP)
+  others = [file for index, file in enumerate(files) if index != hanging]
+  read_until(others, f"process {hanging} of 3 on {socket.gethostname()} has sent no sign of life")
+  running[hanging].send_signal(signal.SIGCONT)
+  time.sleep(2)
+  assert [process.poll() for process in running] == [None] * 3
+
+
+@pytest.mark.parametrize("hanging", [0, 2])
+def test_a_process_that_hangs_too_long_is_gone(hanging, peers):
+  running, files = peers(lost_seconds=3)
+  running[hanging].send_signal(signal.SIGSTOP)
+  for index in {0, 1, 2} - {hanging}:
+    assert running[index].wait(60) == GONE
+    text = files[index].read_text(encoding="utf-8")
+    assert f"error: process {hanging} of 3 on " in text
+    assert " has sent no sign of life for" in text.splitlines()[-1]
+
+
+SLOW_TO_COMPILE = """
+import sys, time
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from train.cluster import processes
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+index = int(sys.argv[2])
+jax.distributed.initialize(f"127.0.0.1:{sys.argv[1]}", 2, index)
+mesh = Mesh(np.asarray(jax.devices()), "x")
+x = jax.make_array_from_callback((8,), NamedSharding(mesh, P("x")), lambda i: np.ones(8)[i])
+
+def total(x):
+  time.sleep(40 * index)  # while it is traced
+  return x.sum()
+
+print(processes.compiled_by_all(jax.jit(total, out_shardings=NamedSharding(mesh, P())))(x))
+"""
+
+
+@pytest.mark.slow
+def test_who_compiles_longer_than_gloo_waits_is_waited_for(tmp_path):
+  """Without `compiled_by_all` process 0 fails: "Gloo ... timed out" after 30 s."""
+  port, running = free_port(), []
+  for index in range(2):
+    command = [sys.executable, "-c", SLOW_TO_COMPILE, str(port), str(index)]
+    with open(tmp_path / f"{index}.txt", "w", encoding="utf-8") as file:
+      running.append(subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT))
+  assert [process.wait(200) for process in running] == [0, 0]
+  for index in range(2):
+    assert (tmp_path / f"{index}.txt").read_text(encoding="utf-8").splitlines()[-1] == "8.0"
+
+
 def test_who_drips_bytes_holds_process_0_no_longer_than_a_message_may_take(monkeypatch):
   """The limit holds for a whole message: each byte of it comes in time."""
   monkeypatch.setattr(rendezvous, "HELLO_SECONDS", 0.5)

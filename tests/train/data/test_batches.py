@@ -205,6 +205,19 @@ def test_padding_is_the_share_of_the_batches_so_far():
     assert batches.tokens == sum(batch["weights"].sum() for batch in delivered)
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_padding_goes_on_after_a_restart_with_any_number_of_processes(processes):
+  with stream() as batches:
+    take(batches, 4)
+    state = json.loads(json.dumps(batches.get_state()))
+    take(batches, 5)
+    expected = batches.padding, batches.tokens
+  with stream(process_index=processes - 1, process_count=processes) as again:
+    again.set_state(state)
+    take(again, 5)
+    assert (again.padding, again.tokens) == expected
+
+
 def test_all_waiting_is_stall_and_nothing_else():
   class Slow(Texts):
     def __getitem__(self, i):

@@ -113,6 +113,22 @@ def test_a_start_that_saved_nothing_is_forgotten(tmp_path):
   assert len(json.loads((tmp_path / "run.json").read_text())["starts"]) == 2
 
 
+@pytest.mark.parametrize("name", workdir.MADE_OF_DATA)
+def test_a_file_that_another_took_the_place_of_is_named(name, tmp_path):
+  for file in workdir.MADE_OF_DATA:
+    (tmp_path / file).write_text('["a", "b"]')
+  (tmp_path / "checkpoints" / "10").mkdir(parents=True)
+  (tmp_path / "config.json").write_text(workdir.config_json(config()))
+  with workdir.open_run(tmp_path, config(), []) as run:
+    workdir.check_digests(tmp_path)  # an older run has no digests
+    run.note(files=workdir.digests(tmp_path))
+    workdir.check_digests(tmp_path)
+  (tmp_path / name).write_text('["b", "a"]')
+  assert f"{tmp_path / name} is another" in refusal(workdir.check_digests, tmp_path)
+  (tmp_path / name).unlink()
+  assert f"{tmp_path / name} is missing" in refusal(workdir.check_digests, tmp_path)
+
+
 def test_another_run_is_refused_with_the_difference(tmp_path):
   saved(tmp_path)
   before = (tmp_path / "config.json").read_text(), (tmp_path / "run.json").read_text()

@@ -306,7 +306,7 @@ jax.config.update("jax_cpu_collectives_implementation", "gloo")
 index = int(sys.argv[2])
 jax.distributed.initialize(f"127.0.0.1:{sys.argv[1]}", 2, index)
 mesh = Mesh(np.asarray(jax.devices()), "x")
-x = jax.make_array_from_callback((8,), NamedSharding(mesh, P("x")), lambda i: np.ones(8)[i])
+x = jax.make_array_from_callback((16,), NamedSharding(mesh, P("x")), lambda i: np.ones(16)[i])
 
 def total(x):
   time.sleep(40 * index)  # while it is traced
@@ -326,7 +326,7 @@ def test_who_compiles_longer_than_gloo_waits_is_waited_for(tmp_path):
       running.append(subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT))
   assert [process.wait(200) for process in running] == [0, 0]
   for index in range(2):
-    assert (tmp_path / f"{index}.txt").read_text(encoding="utf-8").splitlines()[-1] == "8.0"
+    assert (tmp_path / f"{index}.txt").read_text(encoding="utf-8").splitlines()[-1] == "16.0"
 
 
 def test_who_drips_bytes_holds_process_0_no_longer_than_a_message_may_take(monkeypatch):

@@ -37,7 +37,7 @@ def read(path: str) -> Iterator[str]:
     with contextlib.nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as file:
       for number, line in enumerate(file, 1):
         try:
-          yield line.decode("utf-8").rstrip("\r\n")
+          yield line.decode("utf-8").removeprefix("\ufeff").rstrip("\r\n")
         except UnicodeDecodeError as error:
           raise UserError(f"{path}, line {number}: not UTF-8 ({error.reason})") from None
   except OSError as error:

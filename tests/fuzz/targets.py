@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from tests.fuzz import hub
 from tests.train.data import po
 from train import tasks
-from train.data import bad_records, files, reading, sources, texts
+from train.data import bad_records, files, reading, sources, tables, texts
 from train.record import checksums, provenance, workdir, writer
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
@@ -20,6 +20,7 @@ TEXTS = ("the quick é <mask> 北", "", "a\tb 12,345")
 
 
 ERROR = bad_records.BadRecords("error")
+FIELDS = ("source", "target")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +51,8 @@ SQUAD = dict(
 )
 LINES = {
   "a.tsv": "one two\teins zwei\nthree\tdrei\r\n\u2028four\tvier\n".encode(),
+  "a.csv": b'source,target,id\n"a ""b"", c",d,1\n"e\nf",,2\n\ng,h,3\n',
+  "b.csv": b'a,b\r\n"c",d\r\n',
   "a.jsonl": b'{"source": "a", "target": "b", "text": "c"}\n{"source": "", "target": ""}\n'
   b'{"source": "d", "target": "e", "text": ""}',
   "a.txt": "One two\nthree.\n\n  \nFour é,\nsix.\n".encode(),
@@ -67,10 +70,12 @@ def _lines():
 def _read_lines(folder, name):
   path = folder / name
   match reading.file_type(path):
-    case ".tsv" | ".jsonl" as kind:
-      rows = list(reading.READERS[kind]((path,), ("source", "target"), ERROR))
+    case ".tsv" | ".csv" | ".jsonl":
+      table = tables.find_table(path, FIELDS, False if name.startswith("b") else None)
+      rows = list(tables.read_rows(table, FIELDS, ERROR))
       assert all(len(row) == 2 and all(type(x) is str for x in row) for row in rows)
-      list(reading.READERS["aligned"]((path, folder / "a.tsv"), ("source", "target"), ERROR))
+      aligned = tables.Table("aligned", (path, folder / "a.tsv"))
+      list(tables.read_rows(aligned, FIELDS, ERROR))
     case ".txt":
       for unit in texts.UNITS:
         for document in texts.read_documents(path, unit, 10, 90, ERROR):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from absl import logging
 
 from train.common.errors import as_user_error, choose
-from train.data import reading
+from train.data import reading, tables
 from train.data.bad_records import MAX_RECORD_BYTES, BadRecords
 from train.data.source import PickledByFields, digest
 
@@ -83,7 +83,8 @@ def open_text(
 def read_documents(path: pathlib.Path, unit: str, start: int, stop: int, bad) -> list[dict]:
   """Reads a file's documents between two percentages, of its characters if it is one document."""
   if reading.file_type(path) == ".jsonl":
-    rows = bad.drop_bad(path, reading.READERS[".jsonl"]((path,), ("text",), bad))
+    table = tables.find_table(path, ("text",), None)
+    rows = bad.drop_bad(path, tables.read_rows(table, ("text",), bad))
     texts = [text for (text,) in rows]
   else:
     most = 2**62 if unit == "file" else MAX_RECORD_BYTES  # a file may be one line, as text8 is
@@ -223,6 +224,6 @@ def _part(record, key, kind):
 def _load_articles(path) -> list:
   # an error under every policy: the size of the loss is unknown
   with as_user_error(f"{path}: not JSON in SQuAD's format"), reading.open_bytes(path) as file:
-    content = json.loads(file.read().decode("utf-8"))
+    content = json.loads(file.read().decode("utf-8-sig"))
   with as_user_error(str(path)):
     return _part(content, "data", list)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from train.common.decimals import parse_decimal
 from train.common.errors import UserError
 
 Rows = Sequence[Sequence[str]]  # the tags of each text
@@ -95,15 +96,9 @@ def numbers_as_text(predictions: Sequence[str], references: Sequence[str]) -> di
 
 
 def parse_numbers(texts: Sequence[str]) -> np.ndarray:
-  """Returns the numbers that texts spell, NaN for a text that is no number."""
-
-  def parse(text):
-    try:
-      return float(text)
-    except ValueError:
-      return math.nan
-
-  return np.asarray([parse(text) for text in texts])
+  """Returns the numbers that texts spell, NaN for a text that is no finite decimal number."""
+  values = map(parse_decimal, texts)
+  return np.asarray([math.nan if value is None else value for value in values])
 
 
 def tags_as_text(predictions: Sequence[str], references: Sequence[str]) -> dict:

@@ -10,7 +10,7 @@ from train.common.errors import UserError, choose
 from train.data import label_layout
 from train.scoring import classes, scores
 from train.tasks.base import HuggingFace
-from train.tasks.windows import EncoderTask
+from train.tasks.windows import EncoderTask, check_numbers
 
 POOLS = {"first": "the first token's state, as in BERT", "mean": "the mean of all states"}
 
@@ -48,6 +48,11 @@ class Classification(EncoderTask):
   def loss_key(self):
     head = (self.labels, self.regression, self.pool, self.pool_activation)
     return ("classification", *head, self.label_smoothing)
+
+  def items(self, split):
+    if self.regression:
+      check_numbers(self.data, split, (example["label"] for example in self.examples(split)))
+    return super().items(split)
 
   def head(self, cfg, rngs):
     count = 1 if self.regression else len(self.labels)
@@ -98,7 +103,9 @@ class Classification(EncoderTask):
   def score(self, outputs, examples):
     labels = [example["label"] for example in examples]
     if self.regression:
-      return scores.numbers([output["value"] for output in outputs], list(map(float, labels)))
+      return scores.numbers(
+        [output["value"] for output in outputs], list(map(label_layout.parse_number, labels))
+      )
     return scores.classes([output["text"] for output in outputs], labels)
 
   def report(self, outputs, examples):

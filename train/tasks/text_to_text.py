@@ -11,7 +11,7 @@ from train.data.source import read_many
 from train.scoring import classes, scores
 from train.tasks.seq2seq import Decoding
 from train.tasks.translation import PairTask
-from train.tasks.windows import unknown_labels
+from train.tasks.windows import check_numbers, unknown_labels
 
 KINDS = {
   "classes": scores.classes,
@@ -39,6 +39,11 @@ class TextToText(PairTask):
   def __post_init__(self):
     super().__post_init__()
     choose(KINDS, self.kind, "task.kind")
+
+  def items(self, split):
+    if self.kind == "numbers":
+      check_numbers(self.data, split, (example["target"] for example in self.examples(split)))
+    return super().items(split)
 
   def loss(self, model, batch, key):
     sums = super().loss(model, batch, key)

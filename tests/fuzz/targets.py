@@ -51,9 +51,9 @@ SQUAD = dict(
 )
 LINES = {
   "a.tsv": "one two\teins zwei\nthree\tdrei\r\n\u2028four\tvier\n".encode(),
-  "a.csv": b'source,target,id\n"a ""b"", c",d,1\n"e\nf",,2\n\ng,h,3\n',
-  "b.csv": b'a,b\r\n"c",d\r\n',
-  "a.jsonl": b'{"source": "a", "target": "b", "text": "c"}\n{"source": "", "target": ""}\n'
+  "a.csv": b'source,target,id\n"a ""b"", c\ne",d,1\n',  # all have three lines
+  "b.csv": b'a,b\r\n\n"c",d\r\n',
+  "a.jsonl": b'{"source": "a", "target": "b", "text": "c"}\n{"source": 1.5, "target": true}\n'
   b'{"source": "d", "target": "e", "text": ""}',
   "a.txt": "One two\nthree.\n\n  \nFour é,\nsix.\n".encode(),
   "a.conll": b"-DOCSTART- O\n\nEU NNP B-ORG\nrejects VBZ O\n\nPeter NNP B-PER\n",

@@ -21,6 +21,7 @@ from train.common.errors import UserError
 from train.common.files import cache_dir, new_folder
 from train.data import bad_records, reading
 from train.data.bad_records import BadRecords
+from train.data.label_names import NamedLabels, name_labels
 from train.data.reading import file_digest, file_type, find_files
 from train.data.records import Records
 from train.data.source import digest
@@ -46,16 +47,19 @@ def open_files(
   splits,
   columns=FIELDS,
   header: bool | None = None,
+  label_names: str | None = None,
   on_bad_record: str = "error",
-) -> Records:
-  """Opens the rows of a split's files; "train.tsv[:90%]" is that part of the rows, in order."""
+) -> Records | NamedLabels:
+  """Opens the rows of a split's files; "train.tsv[:90%]" is that part of the rows, in order. The
+  file `label_names` has a name on line N for the label N, from 0."""
   splits, start, stop = reading.parse_part(split, splits)
   part = "" if (start, stop) == (0, 100) else f"[{start}%:{stop}%]"
   # all parts of a file are parts of the same records, so blank ones are dropped from each
   folder, fields = prepare(split, splits, columns, bool(part), on_bad_record, header)
   remedy = "run the same command again, which writes the cache anew from your files"
   names = dict(zip(fields, fields))
-  return Records(str(folder), SPLIT + part, names, folder.name + part, remedy)
+  rows = Records(str(folder), SPLIT + part, names, folder.name + part, remedy)
+  return name_labels(rows, label_names) if label_names else rows
 
 
 def prepare(

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import pickle
 
 import pytest
 
@@ -172,3 +173,49 @@ def test_plain_tables_keep_their_fingerprint(tmp_path):
     assert open_table(tmp_path / name, content).fingerprint == fingerprint
   plain = open_table(tmp_path / "x.tsv", "text\tlabel\nb\ty\n", header=False).fingerprint
   assert open_table(tmp_path / "x.tsv", "text\tlabel\nb\ty\n").fingerprint != plain
+
+
+# Names of labels
+
+
+def test_labels_from_0_on_have_the_names_of_a_file(tmp_path):
+  (tmp_path / "labels.txt").write_text("\ufeffbad\ngood\n\n", encoding="utf-8")
+  names, content = str(tmp_path / "labels.txt"), "a\t1\nb\t0\nc\tgood\n"
+  plain = open_table(tmp_path / "x.tsv", content)
+  source = open_table(tmp_path / "x.tsv", content, label_names=names)
+  assert rows(source) == [("a", "good"), ("b", "bad"), ("c", "good")]
+  assert source._getitems([1]) == [{"text": "b", "label": "bad"}]
+  assert source.names == ("bad", "good")
+  assert pickle.loads(pickle.dumps(source))[0] == source[0]
+  (tmp_path / "labels.txt").write_text("bad\nfine\n")
+  renamed = open_table(tmp_path / "x.tsv", "a\t1\n", label_names=names)
+  assert len({plain.fingerprint, source.fingerprint, renamed.fingerprint}) == 3
+
+
+@pytest.mark.parametrize(
+  "names, message",
+  [
+    ("bad\n", r"labels.txt names the classes 0 to 0.*'1'"),
+    ("bad\n\ngood\n", r"labels.txt, line 2: a blank line"),
+    ("bad\nbad\n", r"labels.txt, line 2: the name 'bad' is there twice"),
+  ],
+)
+def test_names_that_do_not_fit_are_refused(tmp_path, names, message):
+  (tmp_path / "labels.txt").write_text(names)
+  with pytest.raises(UserError, match=message):
+    rows(open_table(tmp_path / "x.tsv", "a\t1\n", label_names=str(tmp_path / "labels.txt")))
+
+
+# Parts
+
+
+def test_aligned_files_have_parts_too(tmp_path):
+  for name in ("a", "b"):
+    (tmp_path / name).write_text("".join(f"{name}{i}\n" for i in range(10)))
+  paths = dict(source=f"{tmp_path}/a[80%:]", target=f"{tmp_path}/b[80%:]")
+  spec = dict(name="files", splits={"test": paths})
+  expected = [("a8", "b8"), ("a9", "b9")]
+  assert rows(sources.open_split(spec, "test")) == expected
+  spec["splits"]["test"]["target"] = f"{tmp_path}/b"
+  with pytest.raises(UserError, match="need the same part of each"):
+    sources.open_split(spec, "test")

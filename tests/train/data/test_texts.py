@@ -294,6 +294,17 @@ def test_a_broken_squad_file_is_reported(tmp_path, content, message):
     read(tmp_path / "b.json.gz", "squad")
 
 
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path):
+  mark = "\ufeff".encode()
+  data = json.dumps({"data": article(QA)}).encode()
+  (tmp_path / "a.json").write_bytes(mark + data)
+  assert [one["id"] for one in read(tmp_path / "a.json", "squad")] == ["a"]
+  (tmp_path / "a.conll").write_bytes(mark + b"a X\n\n" + mark + b"b Y\n")
+  assert [one["words"] for one in read(tmp_path / "a.conll", "conll")] == [["a"], ["b"]]
+  (tmp_path / "a.txt").write_bytes(mark + b"a\n" + mark + b"b\n")
+  assert [one["text"] for one in read(tmp_path / "a.txt", "text")] == ["a\nb"]
+
+
 # Real files
 
 

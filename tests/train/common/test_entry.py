@@ -1,0 +1,24 @@
+"""Arguments of commands name paths in the home folder."""
+
+import pytest
+
+from train.common import entry
+
+
+@pytest.mark.parametrize(
+  "word, expected",
+  [
+    ("--workdir=~/x", "--workdir=/home/me/x"),
+    ("--out=~", "--out=/home/me"),
+    ("--model=hf:~/x", "--model=hf:/home/me/x"),
+    ("--config=~/a.py:data=~/b", "--config=/home/me/a.py:data=~/b"),
+    ("--config.init_from.workdir=~/x", "--config.init_from.workdir=~/x"),
+    ("--workdir=x~/y", "--workdir=x~/y"),
+    ("a = ~/b", "a = ~/b"),
+    ("~/text", "~/text"),
+    ("--scores", "--scores"),
+  ],
+)
+def test_a_path_in_the_home_folder_is_expanded(monkeypatch, word, expected):
+  monkeypatch.setenv("HOME", "/home/me")
+  assert entry.expand_home(word) == expected

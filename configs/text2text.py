@@ -3,8 +3,8 @@
 
 Learns labelled data as text to text with an encoder-decoder (Raffel et al. 2020, section 2.4): the
 decoder writes the class, the number, the tags or the answer, greedily. The folder holds train.tsv,
-dev.tsv and test.tsv (`text<TAB>label`); train, dev and test in columns or CoNLL-U; or train.json,
-dev.json and test.json (SQuAD).
+dev.tsv and test.tsv (`text<TAB>label`; or .csv or .jsonl, or one file as in configs/classify.py);
+train, dev and test in columns or CoNLL-U; or train.json, dev.json and test.json (SQuAD).
 """
 
 from configs import common
@@ -12,8 +12,8 @@ from configs.common import Argument
 
 # The source, its files' ending, and how examples are written.
 SOURCES = {
-  "classify": ("files", ".tsv", dict(source="classify: {text}", target="{label}")),
-  "regress": ("files", ".tsv", dict(source="regress: {text}", target="{label}")),
+  "classify": ("files", common.TABLES, dict(source="classify: {text}", target="{label}")),
+  "regress": ("files", common.TABLES, dict(source="regress: {text}", target="{label}")),
   "tag": ("conll", ".conllu.gz", dict(source="tag: {words}", target="{tags}")),
   "qa": (
     "squad",
@@ -34,9 +34,11 @@ def get_config(arg=""):
   arg = common.parse(
     arg,
     task=Argument(tuple(SOURCES), "the kind of labels"),
-    data="data/sst2",
+    data=Argument("data/sst2", "a folder, or one file"),
     suffix=Argument("", "the ending of the files (.conllu.gz, .json.gz); empty: the task's own"),
     dev=Argument("dev", "the validation file; 10% holds out the last tenth of train"),
+    test=Argument("test", "the test file; 10% holds out the last tenth of train, behind dev"),
+    columns=Argument("", "names or numbers of the columns in a table: review+sentiment, 2+1"),
     init="",
     tokenizer="",
     steps=400,
@@ -45,8 +47,12 @@ def get_config(arg=""):
   )
   source, suffix, patterns = SOURCES[arg.task]
   kind, best_metric, output_len = LABELS[arg.task]
-  splits = common.splits(arg.data, arg.suffix or suffix, arg.dev)
-  options = dict(columns=("text", "label")) if source == "files" else {}
+  splits = common.splits(arg.data, arg.suffix or suffix, arg.dev, arg.test)
+  options = {}
+  if source == "files":
+    options = dict(columns=common.columns(arg.columns, ("text", "label")))
+  elif arg.columns:
+    raise ValueError(f"columns={arg.columns} is for tables: task=classify or task=regress")
   task = dict(
     name="text_to_text",
     data=dict(name="formatted", of=dict(name=source, splits=splits) | options, **patterns),

@@ -8,10 +8,10 @@ from train.common import entry
 @pytest.mark.parametrize(
   "word, expected",
   [
-    ("--workdir=~/x", "--workdir=/home/me/x"),
-    ("--out=~", "--out=/home/me"),
-    ("--model=hf:~/x", "--model=hf:/home/me/x"),
-    ("--config=~/a.py:data=~/b", "--config=/home/me/a.py:data=~/b"),
+    ("--workdir=~/x", "--workdir=/elsewhere/x"),
+    ("--out=~", "--out=/elsewhere"),
+    ("--model=hf:~/x", "--model=hf:/elsewhere/x"),
+    ("--config=~/a.py:data=~/b", "--config=/elsewhere/a.py:data=~/b"),
     ("--config.init_from.workdir=~/x", "--config.init_from.workdir=~/x"),
     ("--workdir=x~/y", "--workdir=x~/y"),
     ("a = ~/b", "a = ~/b"),
@@ -20,5 +20,5 @@ from train.common import entry
   ],
 )
 def test_a_path_in_the_home_folder_is_expanded(monkeypatch, word, expected):
-  monkeypatch.setenv("HOME", "/home/me")
+  monkeypatch.setenv("HOME", "/elsewhere")
   assert entry.expand_home(word) == expected

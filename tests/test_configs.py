@@ -154,6 +154,12 @@ def test_parallel_text_is_a_table_two_files_or_a_folder():
   assert splits["test"]["source"] == "DIR/test_2016_flickr.de.gz"
 
 
+def test_summaries_are_scored_by_rouge():
+  task = resolve.load(f"{ROOT}/configs/text2text.py:task=summarize,data=a.csv").task
+  assert task.kind == "summaries"
+  assert task.data.of.columns == ("text", "summary")
+
+
 @pytest.mark.parametrize(
   "text, message",
   [

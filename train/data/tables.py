@@ -24,9 +24,10 @@ DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}  # of CSV, the common
 # What headers call the columns; the first name that a header has is taken.
 ALIASES = {
   "text": "sentence1 premise question1 text_a text1 sentence review content document comment tweet"
-  " message body utterance question query headline title",
+  " message body utterance question query article dialogue headline title",
   "text_pair": "sentence2 hypothesis question2 text_b text2 sentence document passage context",
   "label": "labels class category target sentiment score rating stars topic intent emotion",
+  "summary": "highlights abstract tldr target",
   "source": "src input",
   "target": "tgt output",
 }

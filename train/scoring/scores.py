@@ -11,6 +11,7 @@ import numpy as np
 from train.common.decimals import parse_decimal
 from train.common.errors import UserError
 
+ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 Rows = Sequence[Sequence[str]]  # the tags of each text
 
 
@@ -126,6 +127,19 @@ def answers(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> 
     exact.append(max(float(_normalise(prediction) == _normalise(gold)) for gold in golds))
     f1.append(max(_word_f1(prediction, gold) for gold in golds))
   return dict(exact_match=100.0 * float(np.mean(exact)), f1=100.0 * float(np.mean(f1)))
+
+
+def summaries(predictions: Sequence[str], references: Sequence[str]) -> dict:
+  """Returns the mean F1 in percent of ROUGE-1, ROUGE-2, ROUGE-L and, for texts with a sentence on
+  each line, ROUGE-Lsum, by rouge-score with stemming (Lin 2004; Raffel et al. 2020).
+
+  Words are of ASCII letters and digits there.
+  """
+  from rouge_score import rouge_scorer  # imported late: a second
+
+  scorer = rouge_scorer.RougeScorer(ROUGE, use_stemmer=True)
+  rows = [scorer.score(gold, text) for gold, text in zip(references, predictions, strict=True)]
+  return {name: 100.0 * float(np.mean([row[name].fmeasure for row in rows])) for name in ROUGE}
 
 
 def _normalise(text):

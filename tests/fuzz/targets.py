@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 
 from tests.fuzz import hub
 from tests.train.data import po
+from tests.train.data.helpers import Docs
 from train import tasks
-from train.data import bad_records, files, reading, sources, tables, texts
+from train.data import bad_records, files, label_names, reading, sources, tables, texts
 from train.record import checksums, provenance, workdir, writer
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
@@ -58,6 +59,7 @@ LINES = {
   "a.txt": "One two\nthree.\n\n  \nFour é,\nsix.\n".encode(),
   "a.conll": b"-DOCSTART- O\n\nEU NNP B-ORG\nrejects VBZ O\n\nPeter NNP B-PER\n",
   "a.conllu": b"# text\n1\tThe\tthe\tDET\n2-3\tx\t_\t_\n2\tcat\tcat\tNOUN\n",
+  "a.labels": b"bad\nvery good\r\n\n",
   "a.json": json.dumps(SQUAD).encode(),
 }
 
@@ -76,6 +78,8 @@ def _read_lines(folder, name):
       assert all(len(row) == 2 and all(type(x) is str for x in row) for row in rows)
       aligned = tables.Table("aligned", (path, folder / "a.tsv"))
       list(tables.read_rows(aligned, FIELDS, ERROR))
+    case ".labels":
+      assert all(label_names.name_labels(Docs(["a"]), str(path)).names)
     case ".txt":
       for unit in texts.UNITS:
         for document in texts.read_documents(path, unit, 10, 90, ERROR):

@@ -4,6 +4,7 @@ Columns are picked by name or number. A reader yields None in place of a bad rec
 reports to `bad` (bad_records.BadRecords).
 """
 
+import contextlib
 import csv
 import functools
 import itertools
@@ -34,6 +35,9 @@ ALIASES = {
 
 
 Rows = Iterator[tuple[int, Row | None]]  # each with the line where it begins
+
+
+csv.field_size_limit(MAX_RECORD_BYTES)  # characters; a quote that is not closed takes in the rest
 
 
 class Table(NamedTuple):
@@ -123,14 +127,14 @@ def _delimiter(path, columns: int) -> str:
   """Returns the first of DELIMITERS that parts the first line of a CSV file into enough columns."""
   first = next((line for line in read_lines(path, BadRecords("skip")) if line), "")
   for delimiter in DELIMITERS:
-    if len(next(csv.reader([first], delimiter=delimiter), [])) >= max(columns, 2):
-      return delimiter
+    with contextlib.suppress(csv.Error):  # the reader of all rows reports it
+      if len(next(csv.reader([first], delimiter=delimiter), [])) >= max(columns, 2):
+        return delimiter
   return ","
 
 
 def _csv_rows(path, delimiter, bad, lines) -> Rows:
   """Yields the rows of a CSV file with the line where each begins; that of a blank line is []."""
-  csv.field_size_limit(MAX_RECORD_BYTES)
   lines = _BadAsBlank(lines)
   reader = csv.reader(lines, delimiter=delimiter, strict=True)
   while True:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from train import pretrained
 from train.common import entry
 
 
@@ -22,3 +23,10 @@ from train.common import entry
 def test_a_path_in_the_home_folder_is_expanded(monkeypatch, word, expected):
   monkeypatch.setenv("HOME", "/elsewhere")
   assert entry.expand_home(word) == expected
+
+
+def test_a_run_may_be_in_the_home_folder(monkeypatch, tmp_path):
+  (tmp_path / "run").mkdir()
+  (tmp_path / "run" / "config.json").write_text('{"task": {}, "model": {"dim": 8}}')
+  monkeypatch.setenv("HOME", str(tmp_path))
+  assert pretrained.open("~/run").model["dim"] == 8

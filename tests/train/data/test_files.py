@@ -206,6 +206,7 @@ def test_writers_at_the_same_time_do_not_clash(tmp_path):
     ({"x.tsv": b"a\tb\n\nc\n"}, r"x\.tsv, line 3: 1 tab-separated columns"),
     ({"x.csv": b'a,b\n"a\nb,c\n'}, r"x\.csv, line 2: not CSV \(a quote is not closed\)"),
     ({"x.csv": b'a,b\n"a\nb",c,d\n'}, r"x\.csv, line 2: 3 comma-separated columns, not the 2"),
+    ({"x.csv": b"a\rb,c\n"}, r"x\.csv, line 1: not CSV \(new-line character"),
     ({"x.csv": b"a,b\n\xff,d\n"}, r"x\.csv, line 2, byte 1: 0xff is not UTF-8"),
     ({"x.jsonl": b'{"source": "a", "target": "b"}\n{"so\n'}, r"x\.jsonl, line 2, column \d+: not"),
     ({"x.jsonl": b"[1]\n"}, r"x\.jsonl, line 1: a JSON object is needed, not list"),

@@ -88,3 +88,15 @@ def test_many_labels_alone_are_no_mistake(folder, rows):
 def test_a_regression_has_no_classes(folder):
   rows = [f"same\t{i}" for i in range(30)]
   assert len(build(put(folder, rows), folder, regression=True).items("train").lengths()) == 30
+
+
+# Names
+
+
+def test_labels_are_in_the_order_of_their_names(folder):
+  (folder / "labels.txt").write_text("very bad\nfair\nexcellent\n")
+  spec = put(folder, ["a dog\t2", "a cat\t0", "a\t2"]) | dict(label_names=f"{folder}/labels.txt")
+  task = build(spec, folder)
+  assert task.labels == ("very bad", "fair", "excellent")
+  assert [item["labels"][0] for item in task.items("train").read(range(3), range(3))] == [2, 0, 2]
+  assert task.hugging_face().labels == task.labels

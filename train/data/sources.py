@@ -53,6 +53,14 @@ def open_split(spec: Mapping[str, object], split: str, needs: Sequence[str] = ()
   return source
 
 
+def find_line(spec: Mapping[str, object], split: str, cell: str) -> str | None:
+  """Returns the file and line of a cell's first row, None where the source has no such files."""
+  options = {key: value for key, value in spec.get("of", spec).items() if key != "name"}
+  return (
+    files.find_line(split, cell, **options) if spec.get("of", spec)["name"] == "files" else None
+  )
+
+
 @dataclasses.dataclass(frozen=True)
 class Formatted:
   """The examples of another source, rendered as text by patterns for a text-to-text model.

@@ -6,6 +6,7 @@ with an encoder and with a decoder.
 
 import dataclasses
 import json
+import os
 import pathlib
 import types
 from collections.abc import Mapping
@@ -161,13 +162,14 @@ def _tokenizer(spec, data, folder) -> Tokenizer:
     if spec["name"] == "file":
       if not spec.get("path"):
         raise UserError("tokenizer.path is missing: a tokenizer named file is read from that path")
-      Tokenizer.load(spec["path"]).save(path)
+      Tokenizer.load(os.path.expanduser(spec["path"])).save(path)
     else:
       splits = [sources.open_split(section, "train") for section in data]
       train_tokenizer(spec, (text for split in splits for text in _texts(split))).save(path)
   return Tokenizer.load(path)
 
 
+FEW_EXAMPLES = 20  # with fewer, each label may well be of one example
 NO_TEXTS = ("id", "label")  # fields that a tokenizer need not learn
 
 
@@ -181,10 +183,30 @@ def _texts(source):
       yield " ".join(example["words"])
 
 
+def _check_swapped(source, labels) -> None:
+  """Raises UserError where most labels are unlike all others while another field repeats."""
+  count = len(source)
+  if count < FEW_EXAMPLES or 2 * len(labels) <= count:
+    return
+  for field in source[0].keys() - {"label"}:
+    values = {example[field] for example in source}
+    if 2 * len(values) <= count:
+      raise UserError(
+        f"data: {count} training examples have {len(labels)} different labels, such as"
+        f" {min(labels)[:80]!r}, and {len(values)} different values of {field!r}: the columns are"
+        " probably swapped. Name them in the order of the file in data.columns, or give"
+        " columns=2+1 to configs/classify.py"
+      )
+
+
 def _labels(task, data, path) -> tuple[str, ...]:
-  """Returns the training split's labels, sorted, from a file that is written first if need be."""
+  """Returns the training split's labels from a file that is written first if need be: in the order
+  of their names (label_names.py), else sorted."""
   if not path.exists():
     source = sources.open_split(data, "train", (task.label_column,))
     labels = {label for example in source for label in task.labels_of(example)}
-    write_atomically(path, json.dumps(sorted(labels), ensure_ascii=False) + "\n")
+    if task.label_column == "label":
+      _check_swapped(source, labels)
+    ordered = getattr(source, "names", None) or sorted(labels)
+    write_atomically(path, json.dumps(ordered, ensure_ascii=False) + "\n")
   return tuple(json_files.read(path, list[str]))

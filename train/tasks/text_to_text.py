@@ -1,23 +1,25 @@
 """Learns labels as text (text to text: Raffel et al. 2020, section 2.4): a decoder writes them."""
 
 import dataclasses
+import importlib.util
 import itertools
 from collections.abc import Mapping
 
 from absl import logging
 
-from train.common.errors import NoSplit, choose
+from train.common.errors import NoSplit, UserError, choose
 from train.data.source import read_many
 from train.scoring import classes, schemes, scores
 from train.tasks.seq2seq import Decoding
 from train.tasks.translation import PairTask
-from train.tasks.windows import unknown_labels
+from train.tasks.windows import check_numbers, unknown_labels
 
 KINDS = {
   "classes": scores.classes,
   "numbers": scores.numbers_as_text,
   "tags": scores.tags_as_text,
   "answers": scores.answers,
+  "summaries": scores.summaries,
 }
 # kind -> how outputs are reported, and the labels of a text
 REPORTS = {
@@ -29,7 +31,7 @@ SHORT = Decoding(beam=1, length_penalty=0.0, max_len_ratio=0.0, max_len_extra=8)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextToText(PairTask):
-  """Pairs whose targets are labels of a kind, and are scored as such."""
+  """Pairs whose targets are labels of a kind, or summaries, and are scored as such."""
 
   kind: str = "classes"  # see KINDS
   source_len: int = 128
@@ -39,6 +41,15 @@ class TextToText(PairTask):
   def __post_init__(self):
     super().__post_init__()
     choose(KINDS, self.kind, "task.kind")
+    if self.kind == "summaries" and not importlib.util.find_spec("rouge_score"):
+      raise UserError(
+        "task.kind='summaries' needs rouge-score: pip install -r requirements-experiments.txt"
+      )
+
+  def items(self, split):
+    if self.kind == "numbers":
+      check_numbers(self.data, split, (example["target"] for example in self.examples(split)))
+    return super().items(split)
 
   @classmethod
   def score_names(cls, section):

@@ -2,8 +2,10 @@
 
 import pytest
 
+from tests.helpers import load_config
 from train import pretrained
 from train.common import entry
+from train.record import workdir
 
 
 @pytest.mark.parametrize(
@@ -27,6 +29,7 @@ def test_a_path_in_the_home_folder_is_expanded(monkeypatch, word, expected):
 
 def test_a_run_may_be_in_the_home_folder(monkeypatch, tmp_path):
   (tmp_path / "run").mkdir()
-  (tmp_path / "run" / "config.json").write_text('{"task": {}, "model": {"dim": 8}}')
+  cfg = load_config("scan.py:small", "nowhere")
+  (tmp_path / "run" / "config.json").write_text(workdir.config_json(cfg))
   monkeypatch.setenv("HOME", str(tmp_path))
-  assert pretrained.open("~/run").model["dim"] == 8
+  assert pretrained.open("~/run").model == cfg.model.to_dict()

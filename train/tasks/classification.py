@@ -102,7 +102,7 @@ class Classification(EncoderTask):
     weighted = losses.cross_entropy(
       logits_BSC, labels_BS, weights_BS, label_smoothing=self.label_smoothing
     )
-    return {"loss": weighted["loss"], "nll": sums["nll"], "right": sums["accuracy"]}
+    return {"loss": weighted["loss"], "nll": sums["nll"], "right": sums["right"]}
 
   def example(self, text):
     """Returns a text, or two with a tab between; raises UserError for another number of texts."""

@@ -98,10 +98,6 @@ class DecoderTask(Task):
   hf_kind = "translation"
   loss_name = "text to text"  # tasks with another loss have another name
 
-  def __post_init__(self):
-    super().__post_init__()
-    self.decoding.check_size(self.decode_batch, self.source_len or self.target_len)
-
   @property
   def loss_key(self):
     return (self.loss_name, self.label_smoothing, self.z_loss, self.loss_chunks)
@@ -146,8 +142,9 @@ class DecoderTask(Task):
     return settings
 
   def configured(self, rows=None, **changes):
-    decoding = self.settings(**changes)
-    return dataclasses.replace(super().configured(rows), decoding=decoding)
+    task = dataclasses.replace(super().configured(rows), decoding=self.settings(**changes))
+    task.decoding.check_size(task.decode_batch, task.source_len or task.target_len)
+    return task
 
   def predict(self, model, batch, settings):
     """Returns what follows each source [B, S]: tokens [B, N, T], scores [B, N], lengths [B, N]."""

@@ -80,8 +80,9 @@ def test_glob_reads_its_files_in_sorted_order(tmp_path):
   assert all(x["source"] == x["target"] for x in source)
 
 
-def test_only_newline_ends_a_line_and_carriage_return_and_byte_order_mark_go(tmp_path):
-  path = put(tmp_path / "x.txt", "\ufeffa\r\nb\rc\r\nd\ufeff\u2029e\x0c\n\nlast".encode())
+def test_only_newline_ends_a_line_and_carriage_return_and_byte_order_marks_go(tmp_path):
+  content = "\ufeffa\r\nb\rc\r\n\ufeffd\ufeff\u2029e\x0c\n\nlast"
+  path = put(tmp_path / "x.txt", content.encode())
   texts = [x["text"] for x in open_files({"text": path}, split="test")]
   assert texts == ["a", "b\rc", "d\ufeff\u2029e\x0c", "", "last"]
 

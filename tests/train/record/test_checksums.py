@@ -8,6 +8,7 @@ import shutil
 import jax.numpy as jnp
 import pytest
 
+from tests.helpers import FIXTURES
 from train import checkpoints
 from train.checkpoint import Checkpoints
 from train.common.errors import UserError
@@ -22,13 +23,15 @@ class Position:
 @pytest.fixture
 def run(tmp_path):
   """A workdir with checkpoints of three steps; the second has the best score, the highest."""
-  policy = dict(keep_latest=3, best_metric="score", best_mode="max")
-  (tmp_path / "config.json").write_text(json.dumps(dict(checkpoint=policy)))
+  policy = dict(keep_latest=3, best_metric="bleu", best_mode="max")
+  cfg = json.loads((FIXTURES / "formats" / "2" / "translation" / "config.json").read_text())
+  cfg["checkpoint"] |= policy
+  (tmp_path / "config.json").write_text(json.dumps(cfg))
   with Checkpoints(tmp_path, **policy) as checkpoints:
-    for step, score in ((1, 0.1), (2, 0.3), (3, 0.2)):
+    for step, bleu in ((1, 0.1), (2, 0.3), (3, 0.2)):
       params = {"w": jnp.full(1000, float(step)), "b": jnp.arange(3.0)}
       state = dict(step=jnp.int32(step), params=params, opt_state={"m": jnp.ones(1000)})
-      checkpoints.save(state, Position(), dict(score=score))
+      checkpoints.save(state, Position(), dict(bleu=bleu))
   return tmp_path
 
 

@@ -1,6 +1,7 @@
 """Scores predictions against references on the host, with the field's own libraries."""
 
 import collections
+import importlib.util
 import math
 import re
 import string
@@ -131,12 +132,22 @@ def answers(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> 
   return dict(exact_match=100.0 * float(np.mean(exact)), f1=100.0 * float(np.mean(f1)))
 
 
+def check_rouge() -> None:
+  """Raises UserError if rouge-score is not installed, which scores of summaries need."""
+  if importlib.util.find_spec("rouge_score") is None:
+    raise UserError(
+      "the scores of task.kind='summaries' need rouge-score: pip install -r"
+      " requirements-experiments.txt, or set evaluate.decode_every=0"
+    )
+
+
 def summaries(predictions: Sequence[str], references: Sequence[str]) -> dict:
   """Returns the mean F1 in percent of ROUGE-1, ROUGE-2, ROUGE-L and, for texts with a sentence on
   each line, ROUGE-Lsum, by rouge-score with stemming (Lin 2004; Raffel et al. 2020).
 
   Words are of ASCII letters and digits there.
   """
+  check_rouge()
   from rouge_score import rouge_scorer  # imported late: a second
 
   names = NAMES["summaries"]

@@ -21,6 +21,7 @@ from train.data import sources
 from train.data.batches import Layout
 from train.data.tokenizer import Tokenizer
 from train.data.tokenizer_training import train_tokenizer
+from train.scoring import scores
 from train.tasks.base import Settings, Task
 from train.tasks.causal import Causal
 from train.tasks.classification import Classification
@@ -106,6 +107,13 @@ def check(section: Mapping, prefix: str = "task.") -> None:
       if isinstance(settings, Decoding):
         length = section.get("source_len") or section.get("target_len") or 0
         settings.check_size(section["decode_batch"], length)
+
+
+def check_packages(section: Mapping) -> None:
+  """Raises UserError if a package is missing that the scores of a complete section need."""
+  sections = (section, *section.get("parts", {}).values())
+  if any(each.get("kind") == "summaries" for each in sections):
+    scores.check_rouge()
 
 
 def build(cfg, workdir) -> Task:

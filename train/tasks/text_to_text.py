@@ -1,13 +1,12 @@
 """Learns labels as text (text to text: Raffel et al. 2020, section 2.4): a decoder writes them."""
 
 import dataclasses
-import importlib.util
 import itertools
 from collections.abc import Mapping
 
 from absl import logging
 
-from train.common.errors import NoSplit, UserError, choose
+from train.common.errors import NoSplit, choose
 from train.data.source import read_many
 from train.scoring import classes, schemes, scores
 from train.tasks.seq2seq import Decoding
@@ -41,10 +40,6 @@ class TextToText(PairTask):
   def __post_init__(self):
     super().__post_init__()
     choose(KINDS, self.kind, "task.kind")
-    if self.kind == "summaries" and not importlib.util.find_spec("rouge_score"):
-      raise UserError(
-        "task.kind='summaries' needs rouge-score: pip install -r requirements-experiments.txt"
-      )
 
   def items(self, split):
     if self.kind == "numbers":

@@ -4,9 +4,12 @@ import json
 
 import pytest
 
+from tests.helpers import load_config
 from tests.train.tasks import helpers
+from train import loop
 from train.common.decimals import parse_decimal
 from train.common.errors import UserError
+from train.record.workdir import Workdir
 
 
 def put(folder, rows, name="x.tsv"):
@@ -26,6 +29,18 @@ def build(spec, folder, **changes):
 def folder(tmp_path):
   (tmp_path / "run").mkdir()
   return tmp_path
+
+
+def test_a_missing_package_of_scores_is_named_before_the_data(monkeypatch, tmp_path):
+  section = dict(name="text_to_text", kind="summaries")
+  cfg = load_config("text2text.py:small,task=summarize,data=nowhere.csv", "nowhere")
+  helpers.tasks.check_packages(dict(section, kind="classes"))
+  monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+  for wrong in (section, dict(name="mixture", parts=dict(a=section))):
+    with pytest.raises(UserError, match=r"rouge-score: pip install -r requirements"):
+      helpers.tasks.check_packages(wrong)
+  with pytest.raises(UserError, match="rouge-score"):
+    loop.train(cfg, Workdir(tmp_path, True, None))
 
 
 # Numbers

@@ -14,8 +14,9 @@ from train.record import config, older, workdir
 TOKENIZER = ("vocab_size", "special", "sentinels", "path")  # keys of some tokenizers
 
 
-def load(text: str, overrides: Sequence[str] = ()) -> ConfigDict:
-  """Returns the locked config of `text` ("FILE.py:arg=value,...") after `overrides` ("a.b=value").
+def load(text: str, overrides: Sequence[str] = (), check=schema.check) -> ConfigDict:
+  """Returns the locked config of `text` ("FILE.py:arg=value,...") after `overrides` ("a.b=value")
+  and the `check` of the whole.
 
   The file is completed first, so an override can set every key of the config. Lists become tuples,
   so the config equals itself read back from JSON. Raises UserError for an unknown file, argument or
@@ -24,7 +25,7 @@ def load(text: str, overrides: Sequence[str] = ()) -> ConfigDict:
   written = config.read(text)
   try:
     cfg = config.override(complete(written), overrides, _accepts)
-    schema.check(cfg)
+    check(cfg)
   except UserError as error:
     at = "" if str(error).startswith("--config.") else f"{text}: "
     raise UserError(f"{at}{error}") from error

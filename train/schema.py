@@ -78,6 +78,7 @@ def check(cfg: ConfigDict) -> None:
   schedule or a decoding that cannot be built; a checkpoint.best_metric that no evaluation reports.
   """
   check_keys(cfg)
+  model_config(cfg.model)
   tasks.check(cfg.task.to_dict())
   optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
   _check_metric(cfg)
@@ -85,7 +86,7 @@ def check(cfg: ConfigDict) -> None:
 
 def check_keys(cfg: ConfigDict) -> None:
   """Raises UserError for an unknown key, with the nearest, and for a value of another type or
-  outside its range. The types of the model's settings are those of its fields."""
+  outside its range. `model_config` checks the model's settings."""
   values, known = config.flat(cfg), config.flat(defaults(cfg))
   for key, value in values.items():
     if key.startswith("model."):
@@ -97,7 +98,6 @@ def check_keys(cfg: ConfigDict) -> None:
     else:
       names = {name: values.get(name) for name in (*known, *REQUIRED)}
       raise UserError(f"{key}: {config.unknown_key(key, names)}")
-  model_config(cfg.model)
 
 
 def _check_metric(cfg) -> None:

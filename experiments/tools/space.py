@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from experiments.tools import runs
 from experiments.tools.runs import Run
-from train import optimizer, pretrained, resolve, sharding
+from train import optimizer, pretrained, resolve, schema, sharding
 from train.build import build_model
 from train.common.errors import UserError, choose
 from train.record import config
@@ -137,10 +137,13 @@ def check(search: Search, text: str) -> ConfigDict:
     if problem := choices.problem():
       raise UserError(f"SEARCH: space[{key!r}]: {problem}")
 
-  def load(params):
-    return resolve.load(text, runs.overrides(with_values(search, params)))
+  def load(params, check=schema.check):
+    return resolve.load(text, runs.overrides(with_values(search, params)), check)
 
-  def check_ends(build, others):
+  def load_keys(params):  # of values that may fit together only with those of other keys
+    return load(params, schema.check_keys)
+
+  def check_ends(load, build, others):
     for key, choices in search.space.items():
       rest = ", ".join(f"{name}={value}" for name, value in others.items() if name != key)
       rest = f" (with {rest})" if rest else ""
@@ -150,8 +153,8 @@ def check(search: Search, text: str) -> ConfigDict:
         except (UserError, ValueError) as error:
           raise UserError(f"SEARCH: space[{key!r}] may be {value!r}{rest}, but {error}") from error
 
-  known = config.flat(load({}))
-  check_ends(lambda cfg: None, {})  # each alone, before it is combined with a wrong one
+  known = config.flat(load_keys({}))
+  check_ends(load_keys, lambda cfg: None, {})  # each alone, before it is combined with a wrong one
   # the others as the run has them, where the space allows that
   usual = {
     key: known[key] if known[key] in choices else choices.ends()[0]
@@ -160,7 +163,7 @@ def check(search: Search, text: str) -> ConfigDict:
   with tempfile.TemporaryDirectory() as folder:
     build, cfg = make_builder(pathlib.Path(folder)), load(usual)
     build(cfg)
-    check_ends(build, usual)
+    check_ends(load, build, usual)
   return cfg
 
 

@@ -129,7 +129,7 @@ def test_what_cannot_run_is_told_before_the_first_trial(tried, told, here):
   [
     (dict(mode="maxx"), "SEARCH: mode is 'maxx'; known: min, max"),
     (dict(pruner="medium"), "did you mean median"),
-    (dict(run=runs.Run("a", "", {"model.num_heads": 5})), "^model: .*no multiple"),
+    (dict(run=runs.Run("a", "", {"model.num_heads": 5})), "model: .*no multiple"),
     (dict(run=runs.Run("a", "", {"model.heads": 5})), "no such key"),
   ],
 )

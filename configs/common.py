@@ -12,7 +12,10 @@ from configs.sections import ADAMW, ENCODER, SMALL
 
 MASKED = dict(name="bpe", vocab_size=8000, special=("<mask>",))  # a tokenizer with <mask>
 
-TABLES = (".tsv", ".csv", ".jsonl")  # endings of tables; each may be packed (.gz)
+# Endings of files, the usual one first. Each may be packed (.gz).
+TABLES = (".tsv", ".csv", ".jsonl")
+TAGS = (".conllu.gz", ".conllu", ".conll", ".bio", ".tsv")
+QUESTIONS = (".json", ".jsonl")
 
 MESH = dict()  # older config files add their changes to it
 

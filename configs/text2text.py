@@ -16,10 +16,10 @@ SOURCES = {
   "classify": ("files", common.TABLES, dict(source="classify: {text}", target="{label}")),
   "regress": ("files", common.TABLES, dict(source="regress: {text}", target="{label}")),
   "summarize": ("files", common.TABLES, dict(source="summarize: {text}", target="{summary}")),
-  "tag": ("conll", ".conllu.gz", dict(source="tag: {words}", target="{tags}")),
+  "tag": ("conll", common.TAGS, dict(source="tag: {words}", target="{tags}")),
   "qa": (
     "squad",
-    ".json",
+    common.QUESTIONS,
     dict(source="question: {question} context: {context}", target="{answers}"),
   ),
 }
@@ -39,7 +39,7 @@ def get_config(arg=""):
     arg,
     task=Argument(tuple(SOURCES), "the kind of labels"),
     data=Argument("data/sst2", "a folder, or one file"),
-    suffix=Argument("", "the ending of the files (.conllu.gz, .json.gz); empty: the task's own"),
+    suffix=Argument("", "the ending of the files (.json.gz); empty: the one that train has"),
     dev=Argument("dev", "the validation file; 10% holds out the last tenth of train"),
     test=Argument("test", "the test file; 10% holds out the last tenth of train, behind dev"),
     columns=Argument("", "names or numbers of the columns in a table: review+sentiment, 2+1"),

@@ -163,6 +163,19 @@ def test_a_folder_may_hold_other_tables_and_names_of_labels(tmp_path, ending):
   assert "label_names" not in data_of(f"classify.py:data={tmp_path},regression")
 
 
+def test_tags_and_questions_may_be_in_one_file_or_files_of_another_ending(tmp_path):
+  assert data_of("tag.py:data=DIR")["splits"]["train"] == "DIR/train.conllu.gz"
+  for text in ("tag.py:", "text2text.py:task=tag,"):
+    data = data_of(f"{text}data=a/x.conll")
+    assert data.get("of", data)["splits"] == dict(
+      train="a/x.conll[:80%]", validation="a/x.conll[80%:90%]", test="a/x.conll[90%:]"
+    )
+  (tmp_path / "train.bio").touch()
+  assert data_of(f"tag.py:data={tmp_path}")["splits"]["test"] == f"{tmp_path}/test.bio"
+  squad = data_of("text2text.py:task=qa,data=a/x.jsonl.gz,test=b.json")["of"]["splits"]
+  assert squad == dict(train="a/x.jsonl.gz[:90%]", validation="a/x.jsonl.gz[90%:]", test="b.json")
+
+
 @pytest.mark.parametrize("text", ["classify.py:", "text2text.py:task=classify,"])
 def test_one_table_is_cut_into_train_validation_and_test(text):
   data = data_of(f"{text}data=a/x.csv,columns=review+stars,test=5%")

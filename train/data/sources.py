@@ -55,10 +55,10 @@ def open_split(spec: Mapping[str, object], split: str, needs: Sequence[str] = ()
 
 def find_line(spec: Mapping[str, object], split: str, cell: str) -> str | None:
   """Returns the file and line of a cell's first row, None where the source has no such files."""
-  options = {key: value for key, value in spec.get("of", spec).items() if key != "name"}
-  return (
-    files.find_line(split, cell, **options) if spec.get("of", spec)["name"] == "files" else None
-  )
+  spec = spec.get("of", spec)
+  if spec["name"] != "files":
+    return None
+  return files.find_line(split, cell, **{key: spec[key] for key in spec if key != "name"})
 
 
 @dataclasses.dataclass(frozen=True)

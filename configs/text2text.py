@@ -2,10 +2,11 @@
     --workdir runs/sst2_t2t
 
 Learns labelled data as text to text with an encoder-decoder (Raffel et al. 2020, section 2.4): the
-decoder writes the class, the number, the summary (scored by ROUGE), the tags or the answer,
-greedily. The folder holds train.tsv, dev.tsv and test.tsv (`text<TAB>label`, `text<TAB>summary`; or
-.csv or .jsonl, or one file as in configs/classify.py); train, dev and test in columns or CoNLL-U;
-or train.json, dev.json and test.json (SQuAD).
+decoder writes the class, the number, the summary, the tags or the answer, greedily. The folder
+holds train.tsv, dev.tsv and test.tsv (`text<TAB>label`, `text<TAB>summary`; or .csv or .jsonl, or
+one file as in configs/classify.py); train, dev and test in columns or CoNLL-U; or train.json,
+dev.json and test.json (SQuAD). Summaries are scored by ROUGE, which requirements-experiments.txt
+installs.
 """
 
 from configs import common

@@ -2,14 +2,20 @@
 
 import ast
 import dataclasses
+import os
 import types
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from ml_collections import ConfigDict
 
 from configs.sections import ADAMW, ENCODER, SMALL
 
 MASKED = dict(name="bpe", vocab_size=8000, special=("<mask>",))  # a tokenizer with <mask>
+
+# Endings of files, the usual one first. Each may be packed (.gz).
+TABLES = (".tsv", ".csv", ".jsonl")
+TAGS = (".conllu.gz", ".conllu", ".conll", ".bio", ".tsv")
+QUESTIONS = (".json", ".jsonl")
 
 MESH = dict()  # older config files add their changes to it
 
@@ -138,11 +144,25 @@ def prose(pattern: str) -> dict:
   return dict(name="text", splits=splits, unit="file")
 
 
-def splits(folder: str, ending: str, dev: str = "dev", test: str = "test") -> dict:
-  """Returns the files train, `dev` and `test` of a folder. A share such as "10%" holds out the end
-  of train: dev, then test."""
-  names = (name if name.endswith("%") else f"{folder}/{name}{ending}" for name in (dev, test))
-  return hold_out(f"{folder}/train{ending}", *names)
+def splits(data: str, endings: str | Sequence[str], dev: str = "dev", test: str = "test") -> dict:
+  """Returns the files train, `dev` and `test` of a folder, with the first of the endings that its
+  train has. If `data` is itself a file with one of the endings, dev and test are parts of it (10%
+  by default) or other files. A share such as "10%" holds out the end of train: dev, then test.
+  """
+  endings = (endings,) if isinstance(endings, str) else endings
+  if is_file(data, endings):
+    files = {"dev": "10%", "test": "10%"}
+    return hold_out(data, files.get(dev, dev), files.get(test, test))
+  forms = [*endings, *(f"{ending}.gz" for ending in endings)]
+  there = (form for form in forms if os.path.exists(os.path.expanduser(f"{data}/train{form}")))
+  ending = next(there, forms[0])
+  names = (name if name.endswith("%") else f"{data}/{name}{ending}" for name in (dev, test))
+  return hold_out(f"{data}/train{ending}", *names)
+
+
+def is_file(data: str, endings: Sequence[str]) -> bool:
+  """Returns whether `data` names a file (or a glob) with one of the endings, perhaps packed."""
+  return data.removesuffix(".gz").endswith(tuple(ending.removesuffix(".gz") for ending in endings))
 
 
 def hold_out(train: str, validation: str, test: str) -> dict:
@@ -157,6 +177,23 @@ def hold_out(train: str, validation: str, test: str) -> dict:
       parts[split] = f"{train}[{start}%:{stop}%]" if stop < 100 else f"{train}[{start}%:]"
       stop = start
   return dict(train=train if stop == 100 else f"{train}[:{stop}%]", **parts)
+
+
+def table(arg, fields: Sequence[str]) -> dict:
+  """Returns the source of a table's fields, from the arguments data, dev, test, columns, header."""
+  files = splits(arg.data, TABLES, arg.dev, arg.test)
+  header = {} if arg.header == "auto" else dict(header=arg.header == "yes")
+  return dict(name="files", splits=files, columns=columns(arg.columns, fields), **header)
+
+
+def columns(names: str, fields: Sequence[str]) -> Sequence[str] | dict[str, str]:
+  """Returns where a table has the fields: in this order, or as "review+sentiment" or "2+1" names or
+  numbers the columns."""
+  if not names:
+    return fields
+  if len(listed := names.split("+")) != len(fields):
+    raise ValueError(f"columns={names}: give {len(fields)} with + between: {'+'.join(fields)}")
+  return dict(zip(fields, listed))
 
 
 def inherit(init: str, how: str = "model", changes=(), **start) -> dict:

@@ -2,7 +2,9 @@
 
 Translates Multi30k's image captions from English to German. The folder holds `train.en.gz`,
 `train.de.gz`, ... (raw text), or with form=wu2021 the files that Wu et al. 2021 published
-(lowercased, tokenised, BPE pieces).
+(lowercased, tokenised, BPE pieces). Other data: data=pairs.csv,source=en,target=fr names columns of
+a table (.csv, .tsv, .jsonl), source=a.en,target=a.fr two line-aligned files, and source=fr with a
+folder another language there. dev=5%,test=5% holds out the end of train.
 
 recipe=quick. Time: 12 minutes on two CPU cores. Expected: 32 BLEU on test_2016_flickr (measured:
 33.4 cased sacreBLEU with beam 4; with 1,200 steps, in 15 minutes, 34.5). With model=lstm: 2 + 2
@@ -14,6 +16,8 @@ validation loss, the last 10 checkpoints averaged. Time: 3 hours on a CPU core (
 minutes on an H200. Expected: with form=wu2021 41.02 BLEU on test2016, as theirs (measured: 41.3,
 mean of three seeds; on raw text 40.2 cased): experiments/wu2021_multi30k.py.
 """
+
+import os
 
 from configs import common, sections
 from configs.common import Argument
@@ -43,17 +47,17 @@ def get_config(arg=""):
     recipe=Argument(("quick", "tiny"), "the most BLEU in 12 minutes, or Wu et al. 2021"),
     model=("transformer", "lstm"),
     form=Argument(("raw", "wu2021"), "raw text, or the files of Wu et al. 2021"),
+    source=Argument("", "the source: a language (en), a column of a table, or a file"),
+    target=Argument("", "the target likewise (de)"),
+    dev=Argument("", "the validation file of the folder, or a share of train: 10%"),
+    test=Argument("", "the test file likewise"),
     init="",
     small=False,
   )
   if arg.model == "lstm" and (arg.recipe == "tiny" or arg.init):
     raise ValueError("model=lstm goes with recipe=quick and random weights")
-  files = {
-    split: dict(source=f"{arg.data}/{name}.en.gz", target=f"{arg.data}/{name}.de.gz")
-    for split, name in FILES[arg.form].items()
-  }
   cfg = tiny() if arg.recipe == "tiny" else quick()
-  cfg.task.name, cfg.task.data = "translation", dict(name="files", splits=files)
+  cfg.task.name, cfg.task.data = "translation", dict(name="files", **pairs(arg))
   if arg.small:
     cfg.steps, cfg.batch_size, cfg.log_every = 20, 8, 5
     cfg.schedule.warmup_steps = 5
@@ -71,6 +75,48 @@ def get_config(arg=""):
     start = common.inherit(arg.init)
     cfg.model, cfg.init_from = start["model"], start["init_from"]
   return cfg
+
+
+def pairs(arg):
+  """Returns the splits of the data, and the columns of a table."""
+  if common.is_file(arg.data, common.TABLES):
+    if bool(arg.source) != bool(arg.target):
+      raise ValueError("name both columns of a table, source= and target=, or none")
+    columns = {"source": arg.source, "target": arg.target} if arg.source else ("source", "target")
+    splits = common.splits(arg.data, common.TABLES, arg.dev or "10%", arg.test or "10%")
+    return dict(splits=splits, columns=columns)
+  ends = {"source": arg.source or "en", "target": arg.target or "de"}
+  are_files = ["/" in end or "." in end for end in ends.values()]
+  if any(are_files) and not all(are_files):
+    raise ValueError(f"source={ends['source']},target={ends['target']}: give two files")
+  sides = {
+    side: parts_of_file(arg, end) if all(are_files) else parts_of_folder(arg, end)
+    for side, end in ends.items()
+  }
+  splits = {split: {side: sides[side][split] for side in sides} for split in sides["source"]}
+  return dict(splits=splits)
+
+
+def parts_of_file(arg, path):
+  """Returns the splits of one of two line-aligned files, all parts of it."""
+  dev, test = arg.dev or "10%", arg.test or "10%"
+  if not (dev.endswith("%") and test.endswith("%")):
+    raise ValueError("with source=FILE and target=FILE, dev and test are shares, such as dev=5%")
+  return common.hold_out(path, dev, test)
+
+
+def parts_of_folder(arg, language):
+  """Returns the files of a language in the folder; they end in .gz unless only others are there."""
+  names = dict(FILES[arg.form])
+  names |= {"validation": arg.dev or names["validation"], "test": arg.test or names["test"]}
+
+  def path(name):
+    forms = (f"{arg.data}/{name}.{language}.gz", f"{arg.data}/{name}.{language}")
+    return next((form for form in forms if os.path.isfile(os.path.expanduser(form))), forms[0])
+
+  files = {split: name if name.endswith("%") else path(name) for split, name in names.items()}
+  parts = common.hold_out(files["train"], files["validation"], files["test"])
+  return files | parts
 
 
 def quick():

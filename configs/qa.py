@@ -13,8 +13,9 @@ def get_config(arg=""):
   arg = common.parse(
     arg,
     train=Argument("data/squad/train.json", "the training file"),
-    validation=Argument("", "the validation file; empty: the last tenth of train"),
-    test=Argument("data/squad/dev.json", "the test file"),
+    validation=Argument("", "the validation file; empty: a part of train"),
+    dev=Argument("10%", "the part of train for validation, without a validation file"),
+    test=Argument("data/squad/dev.json", "the test file; 10% holds out the last tenth of train"),
     init="",
     tokenizer="",
     no_answer=Argument(False, "questions may have no answer (SQuAD 2.0)"),
@@ -22,9 +23,7 @@ def get_config(arg=""):
     peak=3e-4,
     small=False,
   )
-  splits = dict(train=arg.train, validation=arg.validation, test=arg.test)
-  if not arg.validation:
-    splits |= dict(train=f"{arg.train}[:90%]", validation=f"{arg.train}[90%:]")
+  splits = common.hold_out(arg.train, arg.validation or arg.dev, arg.test)
   task = dict(
     name="qa",
     data=dict(name="squad", splits=splits),

@@ -1,8 +1,8 @@
 """python -m train.main --config configs/tag.py:data=DIR,init=runs/mlm --workdir runs/tags
 
 Learns a tag for each word from the files train, dev and test of a folder, in columns
-(`word<TAB>tag`, CoNLL) or in CoNLL-U (of which UPOS is read). dev=10%,test=10% makes all three of
-the file train.
+(`word<TAB>tag`, CoNLL) or in CoNLL-U (of which UPOS is read). data=tags.conll reads one file, of
+which the last two tenths are validation and test; dev=10%,test=10% does so with the file train.
 """
 
 from configs import common
@@ -12,8 +12,10 @@ from configs.common import Argument
 def get_config(arg=""):
   arg = common.parse(
     arg,
-    data="data/ud_ewt",
-    suffix=Argument(".conllu.gz", "the ending of the files"),
+    data=Argument(
+      "data/ud_ewt", "a folder, or one file (.conllu, .conll, .bio, .tsv, or with .gz)"
+    ),
+    suffix=Argument("", "the ending of the files; empty: the one that train has"),
     dev=Argument("dev", "the validation file; 10% holds out the last tenth of train"),
     test=Argument("test", "the test file; 10% holds out the last tenth of train, behind dev"),
     metric=Argument(("accuracy", "f1"), "the score to choose a checkpoint by; f1: of entities"),
@@ -23,6 +25,6 @@ def get_config(arg=""):
     peak=3e-4,
     small=False,
   )
-  splits = common.splits(arg.data, arg.suffix, arg.dev, arg.test)
+  splits = common.splits(arg.data, arg.suffix or common.TAGS, arg.dev, arg.test)
   task = dict(name="tagging", data=dict(name="conll", splits=splits, word=0, tag=-1), stride=96)
   return common.fine_tune(task, arg, best_metric=arg.metric)

@@ -2,9 +2,11 @@
     --workdir runs/sst2_t2t
 
 Learns labelled data as text to text with an encoder-decoder (Raffel et al. 2020, section 2.4): the
-decoder writes the class, the number, the tags or the answer, greedily. The folder holds train.tsv,
-dev.tsv and test.tsv (`text<TAB>label`); train, dev and test in columns or CoNLL-U; or train.json,
-dev.json and test.json (SQuAD).
+decoder writes the class, the number, the summary, the tags or the answer, greedily. The folder
+holds train.tsv, dev.tsv and test.tsv (`text<TAB>label`, `text<TAB>summary`; or .csv or .jsonl, or
+one file as in configs/classify.py); train, dev and test in columns or CoNLL-U; or train.json,
+dev.json and test.json (SQuAD). Summaries are scored by ROUGE, which requirements-experiments.txt
+installs.
 """
 
 from configs import common
@@ -12,21 +14,24 @@ from configs.common import Argument
 
 # The source, its files' ending, and how examples are written.
 SOURCES = {
-  "classify": ("files", ".tsv", dict(source="classify: {text}", target="{label}")),
-  "regress": ("files", ".tsv", dict(source="regress: {text}", target="{label}")),
-  "tag": ("conll", ".conllu.gz", dict(source="tag: {words}", target="{tags}")),
+  "classify": ("files", common.TABLES, dict(source="classify: {text}", target="{label}")),
+  "regress": ("files", common.TABLES, dict(source="regress: {text}", target="{label}")),
+  "summarize": ("files", common.TABLES, dict(source="summarize: {text}", target="{summary}")),
+  "tag": ("conll", common.TAGS, dict(source="tag: {words}", target="{tags}")),
   "qa": (
     "squad",
-    ".json",
+    common.QUESTIONS,
     dict(source="question: {question} context: {context}", target="{answers}"),
   ),
 }
-# The kind of label, the metric that chooses a checkpoint, and the most tokens of an output.
+# The kind of label, the metric that chooses a checkpoint, and the most tokens of a source, a target
+# and an output.
 LABELS = {
-  "classify": ("classes", "accuracy", 8),
-  "regress": ("numbers", "pearson", 8),
-  "tag": ("tags", "accuracy", 128),
-  "qa": ("answers", "f1", 32),
+  "classify": ("classes", "accuracy", 128, 32, 8),
+  "regress": ("numbers", "pearson", 128, 32, 8),
+  "summarize": ("summaries", "rougeL", 512, 128, 128),
+  "tag": ("tags", "accuracy", 128, 128, 128),
+  "qa": ("answers", "f1", 256, 32, 32),
 }
 
 
@@ -34,10 +39,11 @@ def get_config(arg=""):
   arg = common.parse(
     arg,
     task=Argument(tuple(SOURCES), "the kind of labels"),
-    data="data/sst2",
-    suffix=Argument("", "the ending of the files (.conllu.gz, .json.gz); empty: the task's own"),
+    data=Argument("data/sst2", "a folder, or one file"),
+    suffix=Argument("", "the ending of the files (.json.gz); empty: the one that train has"),
     dev=Argument("dev", "the validation file; 10% holds out the last tenth of train"),
     test=Argument("test", "the test file; 10% holds out the last tenth of train, behind dev"),
+    columns=Argument("", "names or numbers of the columns in a table: review+sentiment, 2+1"),
     init="",
     tokenizer="",
     steps=400,
@@ -45,14 +51,19 @@ def get_config(arg=""):
     small=False,
   )
   source, suffix, patterns = SOURCES[arg.task]
-  kind, best_metric, output_len = LABELS[arg.task]
+  kind, best_metric, source_len, target_len, output_len = LABELS[arg.task]
   splits = common.splits(arg.data, arg.suffix or suffix, arg.dev, arg.test)
-  options = dict(columns=("text", "label")) if source == "files" else {}
+  options = {}
+  if source == "files":
+    fields = ("text", "summary" if arg.task == "summarize" else "label")
+    options = dict(columns=common.columns(arg.columns, fields))
+  elif arg.columns:
+    raise ValueError(f"columns={arg.columns} is for tables, not for task={arg.task}")
   task = dict(
     name="text_to_text",
     data=dict(name="formatted", of=dict(name=source, splits=splits) | options, **patterns),
-    source_len=256 if arg.task == "qa" else 128,
-    target_len=128 if arg.task == "tag" else 32,
+    source_len=source_len,
+    target_len=target_len,
     kind=kind,
     decoding=dict(max_len_extra=output_len),
   )

@@ -60,6 +60,8 @@ def write_data(folder):
       ask = {"id": f"{name}{number}", "question": sentence(rng), "answers": [answer]}
       paragraphs.append({"context": line, "qas": [ask]})
     (folder / f"{name}.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+  rows = [f'{n},"{sentence(rng)},\n{sentence(rng)}",{n % 2}\n' for n in range(40)]
+  (folder / "reviews.csv").write_text("id,review,stars\n" + "".join(rows))
   write_wheels(folder, rng)
 
 

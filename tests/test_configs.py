@@ -8,6 +8,7 @@ from configs import __main__ as listing
 from configs import common
 from tests.helpers import ROOT, load_config
 from train import loop, resolve
+from train.common.errors import UserError
 from train.data import scan, sources
 from train.record import workdir
 
@@ -22,6 +23,7 @@ CONFIGS = [
   "span.py:small,data={folder}/prose",
   "prefix.py:small,data={folder}/prose",
   "classify.py:small,data={folder},dev=25%,class_weights=dog:2",
+  "classify.py:small,data={folder}/reviews.csv,columns=review+stars",
   "tag.py:small,data={folder},suffix=.conll,dev=20%,test=20%",
   "qa.py:small,train={folder}/train.json,test={folder}/test.json",
   "text2text.py:small,data={folder}",
@@ -129,6 +131,103 @@ def test_every_split_of_scan_is_there(split):
   ends = [tuple(source[index].values()) for index in (0, len(source) - 1)]
   assert ends == [expected[0], expected[-1]]
   assert len(source) == len(expected)
+
+
+def data_of(text):
+  return resolve.load(f"{ROOT}/configs/{text}").task.data.to_dict()
+
+
+def test_a_folder_is_read_as_ever():
+  data = data_of("classify.py:data=DIR")
+  assert data["splits"] == {x: f"DIR/{y}.tsv" for x, y in SPLITS.items()}
+  assert data["columns"] == ("text", "label")
+  data = data_of("multi30k.py:data=DIR")
+  assert data["splits"]["train"] == dict(source="DIR/train.en.gz", target="DIR/train.de.gz")
+  assert set(data["splits"]) == {"train", "validation", "test", "test_2017", "mscoco"}
+
+
+SPLITS = dict(train="train", validation="dev", test="test")
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".tsv.gz"])
+def test_a_folder_may_hold_other_tables_and_names_of_labels(tmp_path, ending):
+  for name in ("train" + ending, "labels.txt"):
+    (tmp_path / name).touch()
+  data = data_of(f"classify.py:data={tmp_path},dev=20%")
+  assert data["splits"] == dict(
+    train=f"{tmp_path}/train{ending}[:80%]",
+    validation=f"{tmp_path}/train{ending}[80%:]",
+    test=f"{tmp_path}/test{ending}",
+  )
+  assert data["label_names"] == f"{tmp_path}/labels.txt"
+  assert "label_names" not in data_of(f"classify.py:data={tmp_path},regression")
+
+
+def test_tags_and_questions_may_be_in_one_file_or_files_of_another_ending(tmp_path):
+  assert data_of("tag.py:data=DIR")["splits"]["train"] == "DIR/train.conllu.gz"
+  for text in ("tag.py:", "text2text.py:task=tag,"):
+    data = data_of(f"{text}data=a/x.conll")
+    assert data.get("of", data)["splits"] == dict(
+      train="a/x.conll[:80%]", validation="a/x.conll[80%:90%]", test="a/x.conll[90%:]"
+    )
+  (tmp_path / "train.bio").touch()
+  assert data_of(f"tag.py:data={tmp_path}")["splits"]["test"] == f"{tmp_path}/test.bio"
+  squad = data_of("text2text.py:task=qa,data=a/x.jsonl.gz,test=b.json")["of"]["splits"]
+  assert squad == dict(train="a/x.jsonl.gz[:90%]", validation="a/x.jsonl.gz[90%:]", test="b.json")
+
+
+@pytest.mark.parametrize("text", ["classify.py:", "text2text.py:task=classify,"])
+def test_one_table_is_cut_into_train_validation_and_test(text):
+  data = data_of(f"{text}data=a/x.csv,columns=review+stars,test=5%")
+  data = data.get("of", data)
+  assert data["columns"] == dict(text="review", label="stars")
+  assert data["splits"] == dict(
+    train="a/x.csv[:85%]", validation="a/x.csv[85%:95%]", test="a/x.csv[95%:]"
+  )
+
+
+def test_every_fine_tuning_holds_out_a_share():
+  assert data_of("qa.py:train=a.json,dev=20%")["splits"] == dict(
+    train="a.json[:80%]", validation="a.json[80%:]", test="data/squad/dev.json"
+  )
+  squad = data_of("text2text.py:task=qa,data=DIR,dev=10%,test=10%")["of"]["splits"]
+  assert squad["validation"] == "DIR/train.json[80%:90%]"
+
+
+def test_parallel_text_is_a_table_two_files_or_a_folder():
+  data = data_of("multi30k.py:data=x.csv,source=en,target=fr")
+  assert data["columns"] == dict(source="en", target="fr")
+  assert data["splits"]["test"] == "x.csv[90%:]"
+  splits = data_of("multi30k.py:source=a/x.en,target=a/x.fr,dev=5%,test=5%")["splits"]
+  assert splits["train"] == dict(source="a/x.en[:90%]", target="a/x.fr[:90%]")
+  assert splits["validation"] == dict(source="a/x.en[90%:95%]", target="a/x.fr[90%:95%]")
+  splits = data_of("multi30k.py:data=DIR,source=de,target=cs,dev=10%")["splits"]
+  assert splits["validation"]["target"] == "DIR/train.cs.gz[90%:]"
+  assert splits["test"]["source"] == "DIR/test_2016_flickr.de.gz"
+
+
+def test_summaries_are_scored_by_rouge():
+  task = resolve.load(f"{ROOT}/configs/text2text.py:task=summarize,data=a.csv").task
+  assert task.kind == "summaries"
+  assert task.data.of.columns == ("text", "summary")
+
+
+@pytest.mark.parametrize(
+  "text, message",
+  [
+    ("classify.py:columns=a", r"columns=a: give 2 with \+ between: text\+label"),
+    ("classify.py:dev=100%", "validation is 100%"),
+    ("classify.py:dev=x%", "validation is x%"),
+    ("classify.py:data=a.csv,dev=60%,test=60%", "validation is 60%"),
+    ("text2text.py:task=qa,columns=a+b", "columns=a.b is for tables"),
+    ("multi30k.py:source=a/x.en", "give two files"),
+    ("multi30k.py:data=x.csv,source=en", "name both columns"),
+    ("multi30k.py:source=a.en,target=a.de,dev=b.en", "dev and test are shares"),
+  ],
+)
+def test_arguments_that_name_no_data_are_refused(text, message):
+  with pytest.raises(UserError, match=message):
+    data_of(text)
 
 
 def test_the_readme_lists_every_config_with_its_arguments():

@@ -35,6 +35,7 @@ def main(argv):
   settings = run.task.settings(**changes)
   if changes and not run.task.has_score:
     raise UserError(f"--{min(changes)}: a {run.cfg.task.name} task has a loss and no score")
+  tasks.check_packages(run.cfg.task.to_dict())
   results = dict(
     workdir=str(args.workdir), checkpoint=args.checkpoint, steps=run.steps, split=args.split
   )

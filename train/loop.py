@@ -41,6 +41,8 @@ def train(
   profile = Profile(workdir.path, profile_steps, start)
   put = choose(PUT, cfg.parallelism, "parallelism")
   mesh = sharding.make_mesh(cfg.mesh)
+  if cfg.evaluate.decode_every:
+    tasks.check_packages(cfg.task.to_dict())
   task = pretrained.build_task(cfg.task, workdir.path)
   workdir.check_digests()
   if cfg.evaluate.decode_every:

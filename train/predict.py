@@ -4,8 +4,9 @@ python -m train.predict --model hf:DIR "I love Python."   (a Hugging Face direct
 Prints the prediction of a trained run for each input, in the order of the inputs. An input is a
 text. A pair to classify is "text<TAB>text", a question "question<TAB>context", and <mask> or [MASK]
 stands for a word to predict. An input has one line of output, N with --nbest N, and one more for
-each mask. --scores adds (log-)probabilities, --jsonl prints everything as JSON lines. Tags are
-coloured on a terminal (unless NO_COLOR is set).
+each mask. Line ends of an output are printed as \\n and \\r. --scores adds (log-)probabilities,
+--jsonl prints everything as JSON lines, with line ends as they are. Tags are coloured on a terminal
+(unless NO_COLOR is set).
 """
 
 import contextlib
@@ -37,7 +38,7 @@ def read(path: str) -> Iterator[str]:
     with contextlib.nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as file:
       for number, line in enumerate(file, 1):
         try:
-          yield line.decode("utf-8").rstrip("\r\n")
+          yield line.decode("utf-8").removeprefix("\ufeff").rstrip("\r\n")
         except UnicodeDecodeError as error:
           raise UserError(f"{path}, line {number}: not UTF-8 ({error.reason})") from None
   except OSError as error:
@@ -51,6 +52,15 @@ def parse(task, lines: Iterable[str], where: str) -> Iterator[Mapping]:
       yield task.example(line)
     except UserError as error:
       raise UserError(f"{where} {number}: {error}") from None
+
+
+def on_one_line(value):
+  """Returns an output, or a part of one, whose texts have \\n and \\r in place of line ends."""
+  if isinstance(value, str):
+    return value.replace("\n", "\\n").replace("\r", "\\r")
+  if isinstance(value, dict):
+    return {key: on_one_line(part) for key, part in value.items()}
+  return list(map(on_one_line, value)) if isinstance(value, (list, tuple)) else value
 
 
 def main(argv):
@@ -74,7 +84,8 @@ def main(argv):
   examples = parse(task, lines, f"{args.input}, line" if args.input else "text")
   render = functools.partial(task.render, scores=args.scores, colour=colour.supports_colour())
   for output in stream(predictor, examples, 1 if waits else CHUNK):
-    print(json.dumps(output, ensure_ascii=False) if args.jsonl else render(output), flush=True)
+    text = json.dumps(output, ensure_ascii=False) if args.jsonl else render(on_one_line(output))
+    print(text, flush=True)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ class _Run:
   kind = property(operator.attrgetter("config.task.name"))
 
   def __init__(self, name: str):
-    self.name, self.path = name, pathlib.Path(name)
+    self.name, self.path = name, pathlib.Path(name).expanduser()
     self.tokenizer_path = f"{name}/tokenizer.json"
 
   @functools.cached_property
@@ -81,7 +81,7 @@ class _Run:
   @functools.cached_property
   def tokenizer(self) -> Tokenizer | None:
     check_digests(self.path)
-    path = pathlib.Path(self.tokenizer_path)
+    path = self.path / "tokenizer.json"
     return Tokenizer.load(path) if path.exists() else None
 
   def weights(self, which):

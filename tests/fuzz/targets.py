@@ -11,8 +11,19 @@ from collections.abc import Callable, Mapping
 
 from tests.fuzz import hub
 from tests.train.data import po
+from tests.train.data.helpers import Docs
 from train import tasks
-from train.data import bad_records, files, questions, reading, sentences, sources, texts
+from train.data import (
+  bad_records,
+  files,
+  label_names,
+  questions,
+  reading,
+  sentences,
+  sources,
+  tables,
+  texts,
+)
 from train.record import checksums, provenance, workdir, writer
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
@@ -20,6 +31,7 @@ TEXTS = ("the quick é <mask> 北", "", "a\tb 12,345")
 
 
 ERROR = bad_records.BadRecords("error")
+FIELDS = ("source", "target")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,12 +66,15 @@ FLAT = [
 ]
 LINES = {
   "a.tsv": "one two\teins zwei\nthree\tdrei\r\n\u2028four\tvier\n".encode(),
-  "a.jsonl": b'{"source": "a", "target": "b", "text": "c"}\n{"source": "", "target": ""}\n'
+  "a.csv": b'source,target,id\n"a ""b"", c\ne",d,1\n',  # all have three lines
+  "b.csv": b'a,b\r\n\n"c",d\r\n',
+  "a.jsonl": b'{"source": "a", "target": "b", "text": "c"}\n{"source": 1.5, "target": true}\n'
   b'{"source": "d", "target": "e", "text": ""}',
   "a.txt": "One two\nthree.\n\n  \nFour é,\nsix.\n".encode(),
   "a.conll": b"-DOCSTART- O\n\nEU NNP B-ORG\nrejects VBZ O\n\nPeter NNP B-PER\n",
   "a.conllu": b"# text\n1\tThe\tthe\tDET\n2-3\tx\t_\t_\n2\tcat\tcat\tNOUN\n",
   "a.bio": "#\tx://x\t[9]\n1\tone\tO\tO\n1-2\tx\tO\tO\n# a = b\n\n#\t1\u00a0\tO\tO\n".encode(),
+  "a.labels": b"bad\nvery good\r\n\n",
   "a.json": json.dumps(SQUAD).encode(),
   "b.json": json.dumps(FLAT).encode(),
   "questions.jsonl": "\n".join(map(json.dumps, FLAT)).encode(),
@@ -86,10 +101,14 @@ def _read_lines(folder, name):
     _read_questions(path)
     return
   match reading.file_type(path):
-    case ".tsv" | ".jsonl" as kind:
-      rows = list(reading.READERS[kind]((path,), ("source", "target"), ERROR))
+    case ".tsv" | ".csv" | ".jsonl":
+      table = tables.find_table(path, FIELDS, False if name.startswith("b") else None)
+      rows = list(tables.read_rows(table, FIELDS, ERROR))
       assert all(len(row) == 2 and all(type(x) is str for x in row) for row in rows)
-      list(reading.READERS["aligned"]((path, folder / "a.tsv"), ("source", "target"), ERROR))
+      aligned = tables.Table("aligned", (path, folder / "a.tsv"))
+      list(tables.read_rows(aligned, FIELDS, ERROR))
+    case ".labels":
+      assert all(label_names.name_labels(Docs(["a"]), str(path)).names)
     case ".txt":
       for unit in texts.UNITS:
         for document in texts.read_documents(path, unit, 10, 90, ERROR):

@@ -21,7 +21,7 @@ def run(main) -> None:
   set_logging()
   set_compile_cache()
   try:
-    sys.exit(main(sys.argv[1:]) or 0)
+    sys.exit(main(list(map(expand_home, sys.argv[1:]))) or 0)
   except Help as text:
     print(text)
   except UserError as error:
@@ -35,6 +35,16 @@ def run(main) -> None:
   except Exception:
     traceback.print_exc()
     _leave(1)
+
+
+def expand_home(word: str) -> str:
+  """Returns an argument with the home folder in place of "~" in --FLAG=~/PATH, which shells leave.
+  Paths in --config.KEY=VALUE are expanded where they are read."""
+  flag, equals, path = word.partition("=")
+  if not equals or not flag.startswith("--") or flag.startswith("--config."):
+    return word
+  prefix = "hf:" if path.startswith("hf:") else ""
+  return f"{flag}={prefix}{os.path.expanduser(path.removeprefix(prefix))}"
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):

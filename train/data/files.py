@@ -21,9 +21,11 @@ from train.common.errors import UserError
 from train.common.files import cache_dir, new_folder
 from train.data import bad_records, reading
 from train.data.bad_records import BadRecords
-from train.data.reading import READERS, Row, file_digest, file_type, find_files
+from train.data.label_names import NamedLabels, name_labels
+from train.data.reading import file_digest, file_type, find_files
 from train.data.records import Records
 from train.data.source import digest
+from train.data.tables import ENDINGS, Row, Table, find_table, number_rows, read_rows
 
 FORMAT_VERSION = "1.0.0"  # part of the cache's key: raise it when the written records change
 DATASET = "text_files"
@@ -36,46 +38,56 @@ SHARDS_BEFORE_DOUBLING = 64
 # A file in each cached folder: how many rows were dropped, the bad records, and the files' digests.
 NOTE = "written.json"
 
-Table = tuple[str, tuple[pathlib.Path, ...]]  # a key of READERS and its files
+FIELDS = ("source", "target")
 
 
 def open_files(
-  split: str, /, splits, columns=("source", "target"), on_bad_record: str = "error"
-) -> Records:
-  """Opens the rows of a split's files; "train.tsv[:90%]" is that part of the rows, in order."""
+  split: str,
+  /,
+  splits,
+  columns=FIELDS,
+  header: bool | None = None,
+  label_names: str | None = None,
+  on_bad_record: str = "error",
+) -> Records | NamedLabels:
+  """Opens the rows of a split's files; "train.tsv[:90%]" is that part of the rows, in order. The
+  file `label_names` has a name on line N for the label N, from 0."""
   splits, start, stop = reading.parse_part(split, splits)
   part = "" if (start, stop) == (0, 100) else f"[{start}%:{stop}%]"
   # all parts of a file are parts of the same records, so blank ones are dropped from each
-  folder, fields = prepare(split, splits, columns, bool(part), on_bad_record)
+  folder, fields = prepare(split, splits, columns, bool(part), on_bad_record, header)
   remedy = "run the same command again, which writes the cache anew from your files"
   names = dict(zip(fields, fields))
-  return Records(str(folder), SPLIT + part, names, folder.name + part, remedy)
+  rows = Records(str(folder), SPLIT + part, names, folder.name + part, remedy)
+  return name_labels(rows, label_names) if label_names else rows
 
 
 def prepare(
   split: str,
   splits: Mapping[str, object],
-  columns: Sequence[str] = ("source", "target"),
+  columns: Sequence[str] | Mapping[str, str] = FIELDS,
   drop_blank: bool = False,
   on_bad_record: str = "error",
+  header: bool | None = None,
 ) -> tuple[pathlib.Path, tuple[str, ...]]:
   """Returns the folder of the split's records, which TFDS can open, and the names of their fields.
 
   The folder is named by the digest of the content, and is written if it is missing or damaged.
 
-  A split is a mapping from field to path or glob of line-aligned text, or one path or glob of .tsv
-  (no header, exactly `columns`) or .jsonl (objects with the keys `columns`); any of them may be
-  .gz. Rows with a blank field are dropped from "train", and with `drop_blank` from any split; else
-  they are kept, so that scores line up with references. Raises UserError that names file and line
-  for anything that cannot be read, unless `on_bad_record` is "skip".
+  A split is a mapping from field to path or glob of line-aligned text, or one path or glob of .csv,
+  .tsv or .jsonl (objects with the keys `columns`); any of them may be .gz. tables.find_table
+  describes `columns` and `header`. Rows with a blank field are dropped from "train", and with
+  `drop_blank` from any split; else they are kept, so that scores line up with references. Raises
+  UserError that names file and line for anything that cannot be read, unless `on_bad_record` is
+  "skip".
   """
   where = f"data.splits.{split}"
-  fields, tables = _find_tables(where, reading.get_split(split, splits), tuple(columns))
+  fields, tables = _find_tables(where, reading.get_split(split, splits), columns, header)
   names = set(fields)
   if not fields or len(names) < len(fields) or "" in names or "/" in "".join(fields):
     raise UserError(f"{where}: fields {fields} must be distinct, not empty and without '/'")
   drop_blank = drop_blank or split == "train"
-  content = [[kind, *map(file_digest, paths)] for kind, paths in tables]
+  content = [[x.kind, *map(file_digest, x.paths), *x.key(fields)] for x in tables]
   policy = [on_bad_record] if on_bad_record != "error" else []
   key = [FORMAT_VERSION, fields, drop_blank, content, *policy]
   folder = cache_dir("files") / digest(json.dumps(key))
@@ -90,17 +102,28 @@ def prepare(
     with new_folder(folder) as partial:
       _write_records(partial, fields, _read_rows(where, tables, fields, bad), drop_blank)
       note = _write_note(partial, bad.counts)
-  for (_, paths), count in zip(tables, note["left_out"], strict=True):
-    bad_records.report(_join(paths), count)
+  for table, count in zip(tables, note["left_out"], strict=True):
+    bad_records.report(_join(table.paths), count)
   if note["dropped"]:
     logging.warning("%s: %d examples with a blank field were dropped", where, note["dropped"])
   return folder, fields
 
 
 def _read_rows(where: str, tables: list[Table], fields, bad: BadRecords) -> Iterator[Row]:
-  for kind, paths in tables:
-    yield from bad.drop_bad(_join(paths), READERS[kind](paths, fields, bad))
+  for table in tables:
+    yield from bad.drop_bad(_join(table.paths), read_rows(table, fields, bad))
   bad.check_limit(where)
+
+
+def find_line(split: str, cell: str, *, splits, columns=FIELDS, header=None, **_) -> str | None:
+  """Returns the file and line of the first row with this cell, None if no row has it."""
+  splits, _, _ = reading.parse_part(split, splits)
+  fields, tables = _find_tables(f"data.splits.{split}", splits[split], columns, header)
+  for table in tables:
+    for number, row in number_rows(table, fields, BadRecords("skip")):
+      if row is not None and cell in row:
+        return f"{_join(table.paths)}, line {number}"
+  return None
 
 
 def _join(paths) -> str:
@@ -126,17 +149,17 @@ def _read_note(folder: pathlib.Path) -> dict | None:
     return None
 
 
-def _find_tables(where: str, value, columns: tuple[str, ...]):
+def _find_tables(where: str, value, columns, header) -> tuple[tuple[str, ...], list[Table]]:
   """Returns the field names and the tables of a split's value in the config."""
   if isinstance(value, str):
-    tables = [(file_type(path), (path,)) for path in find_files(where, value)]
-    for kind, (path,) in tables:
-      if kind not in (".tsv", ".jsonl"):
+    paths = find_files(where, value)
+    for path in paths:
+      if file_type(path) not in ENDINGS:
         raise UserError(
-          f"{where}: {path} must end in .tsv or .jsonl (or either with .gz); "
-          'give parallel text as {"source": PATH, "target": PATH}'
+          f"{where}: {path} must end in {' or '.join(ENDINGS)} (or one of them with .gz);"
+          ' give parallel text as {"source": PATH, "target": PATH}'
         )
-    return columns, tables
+    return tuple(columns), [find_table(path, columns, header) for path in paths]
   if not isinstance(value, Mapping) or not all(isinstance(v, str) for v in value.values()):
     raise UserError(
       f"{where} is {value!r}; it must be one path, or a mapping from field to path, "
@@ -146,7 +169,7 @@ def _find_tables(where: str, value, columns: tuple[str, ...]):
   if len({len(matches) for matches in paths.values()}) > 1:
     counts = ", ".join(f"{value[field]} matches {len(paths[field])}" for field in paths)
     raise UserError(f"{where}: each field needs the same number of files, but {counts}")
-  return tuple(value), [("aligned", row) for row in zip(*paths.values())]
+  return tuple(value), [Table("aligned", row) for row in zip(*paths.values())]
 
 
 def _write_records(folder: pathlib.Path, fields, rows: Iterable[Row], drop_blank: bool) -> None:
@@ -165,7 +188,11 @@ def _write_records(folder: pathlib.Path, fields, rows: Iterable[Row], drop_blank
     lengths.append(count)
   dropped = next(number) - sum(lengths)
   if not lengths:
-    raise UserError(f"all {dropped} training examples have a blank field ({fields})")
+    raise UserError(
+      f"all {dropped} training examples have a blank field ({fields})"
+      if dropped
+      else "the files have no example (a first line that names the columns is none)"
+    )
   template = tfds.core.ShardedFileTemplate(
     dataset_name=DATASET, data_dir=folder, split=SPLIT, filetype_suffix="array_record"
   )

@@ -4,16 +4,16 @@ import dataclasses
 import types
 from collections.abc import Mapping
 
+from train.common.decimals import parse_decimal
 from train.common.errors import UserError
 from train.data.labelled import Encoded, LabelLayout
 
 
 def parse_number(label: str) -> float:
-  """Returns a regression's label; raises UserError if it is no number."""
-  try:
-    return float(label)
-  except ValueError:
-    raise UserError(f"a label is {label!r}: task.regression needs numbers") from None
+  """Returns a regression's label; raises UserError if it is no finite decimal number."""
+  if (number := parse_decimal(label)) is None:
+    raise UserError(f"a label is {label!r}: task.regression needs numbers such as -0.5")
+  return number
 
 
 @dataclasses.dataclass(frozen=True)

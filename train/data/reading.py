@@ -12,18 +12,15 @@ import gzip
 import hashlib
 import importlib.util
 import io
-import itertools
-import json
 import os
 import pathlib
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from train.common.errors import NoSplit, UserError, did_you_mean
 from train.data.bad_records import MAX_RECORD_BYTES, BadRecords
 
-Row = Sequence[str]
 PART = re.compile(r"(?P<path>.+)\[((?P<start>\d+)%)?:((?P<stop>\d+)%)?\]")
 # A gzip file may expand to the larger of these. Prose expands 3 to 4 times, a repeated line 1,000
 # times.
@@ -102,13 +99,21 @@ def get_split(split: str, splits):
 
 
 def parse_part(split: str, splits) -> tuple[Mapping, int, int]:
-  """Returns `splits` with PATH for "PATH[10%:90%]", and both percentages, by default 0 and 100."""
-  pattern = get_split(split, splits)
-  if not isinstance(pattern, str) or not (match := PART.fullmatch(pattern)):
+  """Returns `splits` with PATH for "PATH[10%:90%]", and both percentages, by default 0 and 100. The
+  paths of line-aligned files have the same part."""
+  value = get_split(split, splits)
+  if isinstance(value, Mapping) and value:
+    parts = [parse_part(f"{split}.{key}", {f"{split}.{key}": value[key]}) for key in value]
+    (start, stop), *others = {part[1:] for part in parts}
+    if others:
+      raise UserError(f"data.splits.{split}: line-aligned files need the same part of each")
+    paths = {key: path for key, (named, *_) in zip(value, parts) for path in named.values()}
+    return {**splits, split: paths}, start, stop
+  if not isinstance(value, str) or not (match := PART.fullmatch(value)):
     return splits, 0, 100
   start, stop = int(match["start"] or 0), int(match["stop"] or 100)
   if not start < stop <= 100:
-    raise UserError(f"data.splits.{split}: {pattern} is no part of a file, such as [:90%]")
+    raise UserError(f"data.splits.{split}: {value} is no part of a file, such as [:90%]")
   return {**splits, split: match["path"]}, start, stop
 
 
@@ -133,66 +138,12 @@ def _file_digest(path: str, size: int, mtime_ns: int) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_aligned(paths: tuple[pathlib.Path, ...], fields, bad) -> Iterator[Row | None]:
-  end = object()
-  for row in itertools.zip_longest(*(read_lines(path, bad) for path in paths), fillvalue=end):
-    if end in row:
-      counts = ", ".join(f"{path} has {sum(1 for _ in read_lines(path, bad))}" for path in paths)
-      raise UserError(f"line-aligned files must have as many lines as each other, but {counts}")
-    yield None if None in row else row
-
-
-def _read_table(parse: Callable, paths: tuple[pathlib.Path, ...], columns: tuple[str, ...], bad):
-  (path,) = paths
-  for number, text in enumerate(read_lines(path, bad), 1):
-    place, row = f"line {number}", None
-    try:
-      row = None if text is None else parse(text, columns)
-    except json.JSONDecodeError as error:
-      bad(path, f"{place}, column {error.colno}", f"not JSON ({error.msg}); correct it")
-    except (ValueError, RecursionError) as error:
-      bad(path, place, f"{error}; correct it")
-    yield row
-
-
-def _parse_tsv_row(text: str, columns: tuple[str, ...]) -> Row:
-  cells = text.split("\t")
-  if len(cells) != len(columns):
-    names = ", ".join(columns)
-    raise ValueError(
-      f"{len(cells)} tab-separated columns, not the {len(columns)} ({names}) of `columns`"
-    )
-  return cells
-
-
-def _parse_json_row(text: str, keys: tuple[str, ...]) -> Row:
-  """Returns the texts under `keys` of a JSON object; raises ValueError if one is missing."""
-  record = json.loads(text)
-  if not isinstance(record, dict):
-    raise ValueError(f"a JSON object is needed, not {type(record).__name__}")
-  for key in keys:
-    if key not in record:
-      raise ValueError(f"no key {key!r}{did_you_mean(key, record)}")
-    if not isinstance(record[key], str):
-      raise ValueError(f"{key!r} must be text, not {type(record[key]).__name__}")
-    encode_utf8(key, record[key])
-  return [record[key] for key in keys]
-
-
 def encode_utf8(key: str, text: str) -> bytes:
   """Returns the text as UTF-8; raises UnicodeError for half a surrogate pair, which JSON allows."""
   try:
     return text.encode()
   except UnicodeEncodeError:
     raise UnicodeError(f"{key!r} holds half a surrogate pair, which is no text") from None
-
-
-# Readers take the paths of one table, the names of its columns and BadRecords, and yield rows.
-READERS = {
-  "aligned": _read_aligned,
-  ".tsv": functools.partial(_read_table, _parse_tsv_row),
-  ".jsonl": functools.partial(_read_table, _parse_json_row),
-}
 
 
 def read_lines(

@@ -53,6 +53,14 @@ def open_split(spec: Mapping[str, object], split: str, needs: Sequence[str] = ()
   return source
 
 
+def find_line(spec: Mapping[str, object], split: str, cell: str) -> str | None:
+  """Returns the file and line of a cell's first row, None where the source has no such files."""
+  spec = spec.get("of", spec)
+  if spec["name"] != "files":
+    return None
+  return files.find_line(split, cell, **{key: spec[key] for key in spec if key != "name"})
+
+
 @dataclasses.dataclass(frozen=True)
 class Formatted:
   """The examples of another source, rendered as text by patterns for a text-to-text model.

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 
 from train.common.errors import choose
-from train.data import reading
+from train.data import reading, tables
 from train.data.bad_records import MAX_RECORD_BYTES, BadRecords
 from train.data.source import PickledByFields, digest
 
@@ -95,7 +95,8 @@ def open_text(
 def read_documents(path: pathlib.Path, unit: str, start: int, stop: int, bad) -> list[dict]:
   """Reads a file's documents between two percentages, of its characters if it is one document."""
   if reading.file_type(path) == ".jsonl":
-    rows = bad.drop_bad(path, reading.READERS[".jsonl"]((path,), ("text",), bad))
+    table = tables.find_table(path, ("text",), None)
+    rows = bad.drop_bad(path, tables.read_rows(table, ("text",), bad))
     texts = [text for (text,) in rows]
   else:
     most = 2**62 if unit == "file" else MAX_RECORD_BYTES  # a file may be one line, as text8 is

@@ -20,7 +20,8 @@ from train.data.roles import MASK, OWN, SPECIALS, Roles, check, from_json, to_js
 
 MASKS = (MASK, "[MASK]")  # spellings of the mask in texts
 SENTINELS = re.compile(rf"{METASPACE}?<extra_(?:id_)?(\d+)>")  # ours and T5's
-LANGUAGE = re.compile(r"(<2[\w-]+>|>>[^<>\s]+<<) ")  # the target language at a source's start
+# The target language at a source's start; Marian's needs no blank after it.
+LANGUAGE = re.compile(r"(<2[\w-]+>|>>[^<>\s]+<<)( |(?<=<<))")
 
 
 class Tokenizer:
@@ -207,10 +208,17 @@ class Tokenizer:
     token; raises UserError for a language that is not in the vocabulary."""
     if self.foreign and not self.languages:
       return self.encode_batch(texts)
-    names = [match[1] if (match := LANGUAGE.match(text)) else "" for text in texts]
-    firsts = [[self.id(name)] if name else [] for name in names]
-    plain = [text.removeprefix(f"{name} ") if name else text for name, text in zip(names, texts)]
-    return [[*first, *row] for first, row in zip(firsts, self.encode_batch(plain))]
+    parts = list(map(self.split_language, texts))
+    firsts = [[self.id(name)] if name else [] for name, _ in parts]
+    rows = self.encode_batch([text for _, text in parts])
+    return [[*first, *row] for first, row in zip(firsts, rows)]
+
+  def split_language(self, text: str) -> tuple[str, str]:
+    """Returns the language at a source's start, "" if there is none, and the text behind it."""
+    match = LANGUAGE.match(text)
+    if match and (match[2] or match[1] in self.specials):
+      return match[1], text[match.end() :]
+    return "", text
 
   @property
   def languages(self) -> tuple[str, ...]:

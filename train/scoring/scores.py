@@ -1,6 +1,7 @@
 """Scores predictions against references on the host, with the field's own libraries."""
 
 import collections
+import importlib.util
 import math
 import re
 import string
@@ -8,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from train.common.decimals import parse_decimal
 from train.common.errors import UserError
 from train.scoring import schemes
 from train.scoring.schemes import Rows
@@ -21,6 +23,7 @@ NAMES = {
   "numbers": ("pearson", "spearman", "mse", "no_numbers"),
   "tags": ("accuracy", "precision", "recall", "f1"),
   "answers": ("exact_match", "f1"),
+  "summaries": ("rouge1", "rouge2", "rougeL", "rougeLsum"),
 }
 
 
@@ -97,15 +100,9 @@ def numbers_as_text(predictions: Sequence[str], references: Sequence[str]) -> di
 
 
 def parse_numbers(texts: Sequence[str]) -> np.ndarray:
-  """Returns the numbers that texts spell, NaN for a text that is no number."""
-
-  def parse(text):
-    try:
-      return float(text)
-    except ValueError:
-      return math.nan
-
-  return np.asarray([parse(text) for text in texts])
+  """Returns the numbers that texts spell, NaN for a text that is no finite decimal number."""
+  values = map(parse_decimal, texts)
+  return np.asarray([math.nan if value is None else value for value in values])
 
 
 def tags_as_text(predictions: Sequence[str], references: Sequence[str]) -> dict:
@@ -133,6 +130,30 @@ def answers(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> 
     exact.append(max(float(_normalise(prediction) == _normalise(gold)) for gold in golds))
     f1.append(max(_word_f1(prediction, gold) for gold in golds))
   return dict(exact_match=100.0 * float(np.mean(exact)), f1=100.0 * float(np.mean(f1)))
+
+
+def check_rouge() -> None:
+  """Raises UserError if rouge-score is not installed, which scores of summaries need."""
+  if importlib.util.find_spec("rouge_score") is None:
+    raise UserError(
+      "the scores of task.kind='summaries' need rouge-score: pip install -r"
+      " requirements-experiments.txt, or set evaluate.decode_every=0"
+    )
+
+
+def summaries(predictions: Sequence[str], references: Sequence[str]) -> dict:
+  """Returns the mean F1 in percent of ROUGE-1, ROUGE-2, ROUGE-L and, for texts with a sentence on
+  each line, ROUGE-Lsum, by rouge-score with stemming (Lin 2004; Raffel et al. 2020).
+
+  Words are of ASCII letters and digits there.
+  """
+  check_rouge()
+  from rouge_score import rouge_scorer  # imported late: a second
+
+  names = NAMES["summaries"]
+  scorer = rouge_scorer.RougeScorer(names, use_stemmer=True)
+  rows = [scorer.score(gold, text) for gold, text in zip(references, predictions, strict=True)]
+  return {name: 100.0 * float(np.mean([row[name].fmeasure for row in rows])) for name in names}
 
 
 def _normalise(text):

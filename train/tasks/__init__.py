@@ -6,6 +6,7 @@ with an encoder and with a decoder.
 
 import dataclasses
 import json
+import os
 import pathlib
 import types
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from train.data import sources
 from train.data.batches import Layout
 from train.data.tokenizer import Tokenizer
 from train.data.tokenizer_training import train_tokenizer
+from train.scoring import scores
 from train.tasks.base import Settings, Task
 from train.tasks.causal import Causal
 from train.tasks.classification import Classification
@@ -107,6 +109,13 @@ def check(section: Mapping, prefix: str = "task.") -> None:
         settings.check_size(section["decode_batch"], length)
 
 
+def check_packages(section: Mapping) -> None:
+  """Raises UserError if a package is missing that the scores of a complete section need."""
+  sections = (section, *section.get("parts", {}).values())
+  if any(each.get("kind") == "summaries" for each in sections):
+    scores.check_rouge()
+
+
 def build(cfg, workdir, write: bool = True) -> Task:
   """Returns the task of a config section, with the tokenizer and labels of the workdir.
 
@@ -172,13 +181,14 @@ def _tokenizer(spec, data, folder, write) -> Tokenizer:
     if spec["name"] == "file":
       if not spec.get("path"):
         raise UserError("tokenizer.path is missing: a tokenizer named file is read from that path")
-      Tokenizer.load(spec["path"]).save(path)
+      Tokenizer.load(os.path.expanduser(spec["path"])).save(path)
     else:
       splits = [sources.open_split(section, "train") for section in data]
       train_tokenizer(spec, (text for split in splits for text in _texts(split))).save(path)
   return Tokenizer.load(path)
 
 
+FEW_EXAMPLES = 20  # with fewer, each label may well be of one example
 NO_TEXTS = ("id", "label")  # fields that a tokenizer need not learn
 
 
@@ -192,10 +202,30 @@ def _texts(source):
       yield " ".join(example["words"])
 
 
+def _check_swapped(source, labels) -> None:
+  """Raises UserError where most labels are unlike all others while another field repeats."""
+  count = len(source)
+  if count < FEW_EXAMPLES or 2 * len(labels) <= count:
+    return
+  for field in source[0].keys() - {"label"}:
+    values = {example[field] for example in source}
+    if 2 * len(values) <= count:
+      raise UserError(
+        f"data: {count} training examples have {len(labels)} different labels, such as"
+        f" {min(labels)[:80]!r}, and {len(values)} different values of {field!r}: the columns are"
+        " probably swapped. Name them in the order of the file in data.columns, or give"
+        " columns=2+1 to configs/classify.py"
+      )
+
+
 def _labels(task, data, path, write) -> tuple[str, ...]:
-  """Returns the training split's labels, sorted, from a file that is written first if need be."""
+  """Returns the training split's labels from a file that is written first if need be: in the order
+  of their names (label_names.py), else sorted."""
   if _is_to_write(path, write):
     source = sources.open_split(data, "train", (task.label_column,))
     labels = {label for example in source for label in task.labels_of(example)}
-    write_atomically(path, json.dumps(sorted(labels), ensure_ascii=False) + "\n")
+    if task.label_column == "label":
+      _check_swapped(source, labels)
+    ordered = getattr(source, "names", None) or sorted(labels)
+    write_atomically(path, json.dumps(ordered, ensure_ascii=False) + "\n")
   return tuple(json_files.read(path, list[str]))

@@ -14,7 +14,7 @@ from train.data.source import read_many
 from train.scoring import classes, scores
 from train.tasks import class_weights
 from train.tasks.base import HuggingFace
-from train.tasks.windows import EncoderTask
+from train.tasks.windows import EncoderTask, check_numbers
 
 POOLS = {"first": "the first token's state, as in BERT", "mean": "the mean of all states"}
 
@@ -74,6 +74,11 @@ class Classification(EncoderTask):
   @classmethod
   def score_names(cls, section):
     return scores.NAMES["regression" if section["regression"] else "classes"]
+
+  def items(self, split):
+    if self.regression:
+      check_numbers(self.data, split, (example["label"] for example in self.examples(split)))
+    return super().items(split)
 
   def head(self, cfg, rngs):
     count = 1 if self.regression else len(self.labels)
@@ -137,7 +142,9 @@ class Classification(EncoderTask):
   def score(self, outputs, examples):
     labels = [example["label"] for example in examples]
     if self.regression:
-      return scores.numbers([output["value"] for output in outputs], list(map(float, labels)))
+      return scores.numbers(
+        [output["value"] for output in outputs], list(map(label_layout.parse_number, labels))
+      )
     return scores.classes([output["text"] for output in outputs], labels)
 
   def report(self, outputs, examples):

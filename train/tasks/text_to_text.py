@@ -11,13 +11,14 @@ from train.data.source import read_many
 from train.scoring import classes, schemes, scores
 from train.tasks.seq2seq import Decoding
 from train.tasks.translation import PairTask
-from train.tasks.windows import unknown_labels
+from train.tasks.windows import check_numbers, unknown_labels
 
 KINDS = {
   "classes": scores.classes,
   "numbers": scores.numbers_as_text,
   "tags": scores.tags_as_text,
   "answers": scores.answers,
+  "summaries": scores.summaries,
 }
 # kind -> how outputs are reported, and the labels of a text
 REPORTS = {
@@ -29,7 +30,7 @@ SHORT = Decoding(beam=1, length_penalty=0.0, max_len_ratio=0.0, max_len_extra=8)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextToText(PairTask):
-  """Pairs whose targets are labels of a kind, and are scored as such."""
+  """Pairs whose targets are labels of a kind, or summaries, and are scored as such."""
 
   kind: str = "classes"  # see KINDS
   source_len: int = 128
@@ -39,6 +40,11 @@ class TextToText(PairTask):
   def __post_init__(self):
     super().__post_init__()
     choose(KINDS, self.kind, "task.kind")
+
+  def items(self, split):
+    if self.kind == "numbers":
+      check_numbers(self.data, split, (example["target"] for example in self.examples(split)))
+    return super().items(split)
 
   @classmethod
   def score_names(cls, section):

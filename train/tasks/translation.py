@@ -60,7 +60,7 @@ class Translation(PairTask):
     """Returns a text as a source; raises UserError where the model translates into several
     languages and the text names none."""
     languages = self.tokenizer.languages
-    if languages and not text.startswith(tuple(f"{name} " for name in languages)):
+    if languages and self.tokenizer.split_language(text)[0] not in languages:
       raise UserError(f"{text!r}: begin with the target language, one of {', '.join(languages)}")
     return {"source": text}
 

@@ -2,14 +2,15 @@
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from absl import logging
 
 from model import layers
 from train import losses
+from train.common.decimals import parse_decimal
 from train.common.errors import UserError
-from train.data import labelled
+from train.data import labelled, sources
 from train.tasks.base import BPE_WITH_MASK, Task, encode
 
 
@@ -66,6 +67,17 @@ def check_labels(split: str, labels: Iterable[str], known: Sequence[str]) -> Non
       f"{split}: {count} labels are none of the training split's {len(known)}: they have no loss"
       f" and count as wrong: {commonest}"
     )
+
+
+def check_numbers(data: Mapping, split: str, labels: Iterable[str]) -> None:
+  """Raises UserError, with file and line, for a label that is no finite decimal number."""
+  for number, label in enumerate(labels, 1):
+    if parse_decimal(label) is None:
+      place = sources.find_line(data, split, label) or f"{split}, example {number}"
+      raise UserError(
+        f"{place}: the label {label!r} is no decimal number, such as -0.5; correct it or leave the"
+        " example out"
+      )
 
 
 def unknown_labels(labels: Iterable[str], known: Iterable[str]) -> tuple[int, str]:

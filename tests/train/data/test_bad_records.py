@@ -62,7 +62,7 @@ KINDS = {
       "digits": (b'{"n": ' + b"1" * 5000 + b"}", "4300 digits"),
       "no object": (b"[1]", "a JSON object is needed, not list"),
       "no field": (b'{"source": "a", "tagret": "b"}', "no key 'target'; did you mean tagret"),
-      "type": (b'{"source": "a", "target": 1}', "'target' must be text, not int"),
+      "type": (b'{"source": "a", "target": {}}', "'target' must be text.*not dict"),
       "surrogate": (b'{"source": "a", "target": "\\ud800"}', "half a surrogate pair"),
       "bytes": NOT_UTF8,
       "long": TOO_LONG,
@@ -79,7 +79,7 @@ KINDS = {
     "x.jsonl",
     {"name": "text"},
     '{{"text": "a{}"}}',
-    {"type": (b'{"text": 3}', "'text' must be text, not int"), "bytes": NOT_UTF8},
+    {"type": (b'{"text": null}', "'text' must be text.*not null"), "bytes": NOT_UTF8},
   ),
   "conll": (
     "x.conll",

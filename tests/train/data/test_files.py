@@ -81,9 +81,10 @@ def test_glob_reads_its_files_in_sorted_order(tmp_path):
 
 
 def test_only_newline_ends_a_line_and_carriage_return_and_byte_order_marks_go(tmp_path):
-  path = put(tmp_path / "x.txt", "\ufeffa\r\nb\rc\r\n\ufeffd\u2029e\x0c\n\nlast".encode())
+  content = "\ufeffa\r\nb\rc\r\n\ufeffd\ufeff\u2029e\x0c\n\nlast"
+  path = put(tmp_path / "x.txt", content.encode())
   texts = [x["text"] for x in open_files({"text": path}, split="test")]
-  assert texts == ["a", "b\rc", "d\u2029e\x0c", "", "last"]
+  assert texts == ["a", "b\rc", "d\ufeff\u2029e\x0c", "", "last"]
 
 
 def test_blank_sides_are_dropped_and_counted_in_train_only(tmp_path, warnings):
@@ -203,13 +204,18 @@ def test_writers_at_the_same_time_do_not_clash(tmp_path):
     ({"train.en.gz": b""}, r"train\.en\.gz is empty"),
     ({"train.en": b"a\nb\xff\n"}, r"train\.en, line 2, byte 2: 0xff is not UTF-8"),
     ({"x.tsv": b"a\tb\na\tb\tc\n"}, r"x\.tsv, line 2: 3 tab-separated columns, not the 2"),
-    ({"x.tsv": b"a\tb\n\n"}, r"x\.tsv, line 2: 1 tab-separated columns"),
+    ({"x.tsv": b"a\tb\n\nc\n"}, r"x\.tsv, line 3: 1 tab-separated columns"),
+    ({"x.csv": b'a,b\n"a\nb,c\n'}, r"x\.csv, line 2: not CSV \(a quote is not closed\)"),
+    ({"x.csv": b'a,b\n"a\nb",c,d\n'}, r"x\.csv, line 2: 3 comma-separated columns, not the 2"),
+    ({"x.csv": b"a\rb,c\n"}, r"x\.csv, line 1: not CSV \(new-line character"),
+    ({"x.csv": b"a,b\n\xff,d\n"}, r"x\.csv, line 2, byte 1: 0xff is not UTF-8"),
     ({"x.jsonl": b'{"source": "a", "target": "b"}\n{"so\n'}, r"x\.jsonl, line 2, column \d+: not"),
     ({"x.jsonl": b"[1]\n"}, r"x\.jsonl, line 1: a JSON object is needed, not list"),
     ({"x.jsonl": b'{"source": "a", "tagret": "b"}\n'}, r"line 1: no key 'target'.*mean tagret"),
-    ({"x.jsonl": b'{"source": "a", "target": 1}\n'}, r"line 1: 'target' must be text, not int"),
+    ({"x.jsonl": b'{"source": "a", "target": [1]}\n'}, r"line 1: 'target' must be text.*not list"),
+    ({"x.jsonl": b'\n{"source": "a", "target": null}'}, r"line 2: 'target' must be .*not null"),
     ({"x.jsonl": b'{"source": "a", "target": "\\ud800"}\n'}, r"line 1: 'target' holds half"),
-    ({"x.txt": b"a\n"}, r"x\.txt must end in \.tsv or \.jsonl"),
+    ({"x.txt": b"a\n"}, r"x\.txt must end in \.tsv or \.csv or \.jsonl"),
   ],
 )
 def test_bad_content_is_reported_with_file_and_line(tmp_path, names, message):

@@ -80,6 +80,12 @@ def test_files_come_from_folders_globs_lists_and_packages(tmp_path, monkeypatch)
   assert documents("package:some_plays/plays[:50%]") == ["b.", "d.tx", "deep"]
 
 
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path):
+  mark = "\ufeff"
+  (tmp_path / "a.txt").write_text(f"{mark}a\n{mark}b\n", encoding="utf-8")
+  assert documents(tmp_path / "a.txt") == ["a\nb"]
+
+
 LINES = st.lists(st.sampled_from(["a", "bc", "déf", "日本"]), min_size=1, max_size=40)
 
 

@@ -338,7 +338,9 @@ def test_marian_numbers_the_pieces_of_two_models_by_one_vocabulary(tmp_path, tra
   assert 1 in one.encode_batch(["the cat"])[0]  # pieces, and not in vocab.json
   assert one.vocab_size == len(vocab)
   assert one.words.max() < len(vocab) - 1
-  assert one.encode_sources([">>fra<< a dog"]) == [[2, *one.encode_batch(["a dog"])[0]]]
+  for text in (">>fra<< a dog", ">>fra<<a dog"):
+    assert one.encode_sources([text]) == [[2, *one.encode_batch(["a dog"])[0]]]
+  assert one.encode_sources([">>deu<<a dog"]) == one.encode_batch([">>deu<<a dog"])
   assert one.languages == (">>fra<<",)
   (ids,) = one.encode_targets(["A dog ran"])
   assert one.decode([*ids, 0, 5]) == "A dog ran"

@@ -130,3 +130,13 @@ def test_texts_that_are_the_same_are_perfect():
   assert scored["exact_match"] == 50
   assert 50 < scored["bleu"] < 100
   assert scores.texts([t.upper() for t in texts], texts, lowercase=True)["bleu"] > 99.9
+
+
+def test_summaries_have_the_f1_of_rouge():
+  pytest.importorskip("rouge_score", reason="requirements-experiments.txt")
+  scored = scores.summaries(["the cats sat", "a\nb c"], ["the cat ran", "b c\na"])
+  # 2 of 3 words by their stems and all 3, 1 of 2 pairs and 1 of 2, 2 of 3 in order and 2 of 3;
+  # line by line all three
+  expected = {"rouge1": 250 / 3, "rouge2": 50, "rougeL": 200 / 3, "rougeLsum": 250 / 3}
+  assert scored == pytest.approx(expected)
+  assert set(scores.summaries([""], ["the cat"]).values()) == {0}

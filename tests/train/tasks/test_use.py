@@ -580,6 +580,30 @@ def test_a_step_may_be_a_number_and_rows_may_be_few(make, loaded):
   assert [x["text"] for x in few] == [x["text"] for x in loaded("causal")(TEXTS)]
 
 
+def test_line_ends_in_an_output_are_escaped_but_in_json(make, loaded, capsys, monkeypatch):
+  """An input has one line of output."""
+
+  class Verse:
+    run = loaded("causal").run
+
+    def __call__(self, inputs):
+      best = dict(text="a\nb\r\nc", score=-1.0)
+      return [best | dict(nbest=[best]) for _ in inputs]
+
+  monkeypatch.setattr(predict, "load", lambda *_, **__: Verse())
+  where = ["--workdir", str(make("causal")), "x", "y"]
+  predict.main(where)
+  assert capsys.readouterr().out == "a\\nb\\r\\nc\n" * 2
+  predict.main([*where, "--jsonl"])
+  texts = [json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()]
+  assert texts == ["a\nb\r\nc"] * 2
+
+
+def test_a_byte_order_mark_is_no_part_of_an_input(tmp_path):
+  (tmp_path / "joined").write_bytes("\ufeffa\r\nb\n\ufeffc".encode())
+  assert list(predict.read(str(tmp_path / "joined"))) == ["a", "b", "c"]
+
+
 def test_a_line_that_is_no_input_is_named(make, loaded, tmp_path, monkeypatch):
   monkeypatch.setattr(predict, "load", lambda *_, **__: loaded("qa"))
   (tmp_path / "questions").write_text("who\ta man\nwho\n")

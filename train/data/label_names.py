@@ -1,0 +1,52 @@
+"""Gives names to labels that are numbers from 0: line N of a file, from 0, names class N."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from train.common.errors import UserError
+from train.data.bad_records import BadRecords
+from train.data.reading import find_files, read_lines
+from train.data.source import Example, PickledByFields, Source, digest, read_many
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedLabels(PickledByFields):
+  """The examples of another source with the name of each `label`, which may be a name already."""
+
+  of: Source
+  path: str
+  names: tuple[str, ...]
+  fingerprint: str
+
+  def __len__(self) -> int:
+    return len(self.of)
+
+  def __getitem__(self, index: int) -> Example:
+    return self._named(self.of[index])
+
+  def _getitems(self, indices: Sequence[int]) -> list[Example]:
+    return [self._named(example) for example in read_many(self.of, indices)]
+
+  def _named(self, example: Mapping[str, str]) -> Example:
+    label = example["label"]
+    if label.isdecimal() and int(label) < len(self.names):
+      return example | {"label": self.names[int(label)]}
+    if label not in self.names:
+      raise UserError(
+        f"{self.path} names the classes 0 to {len(self.names) - 1}, and an example has the label"
+        f" {label!r}: add its name, or remove the file"
+      )
+    return example
+
+
+def name_labels(source: Source, path: str) -> NamedLabels:
+  """Returns the source with names from a file; raises UserError for a blank or repeated name."""
+  (file,) = find_files("data.label_names", path)
+  names = [line.strip() for line in read_lines(file, BadRecords("error"))]
+  while names and not names[-1]:
+    names.pop()
+  for number, name in enumerate(names, 1):
+    if not name or name in names[: number - 1]:
+      problem = f"the name {name!r} is there twice" if name else "a blank line is no name"
+      raise UserError(f"{file}, line {number}: {problem}; give a name for each class")
+  return NamedLabels(source, str(file), tuple(names), digest(source.fingerprint, *names))

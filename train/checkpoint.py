@@ -11,13 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
 from train import schema
+from train.common import trees
 from train.common.errors import UserError, choose, indented
 from train.common.trees import flatten
 from train.record import checksums, older
@@ -150,7 +149,7 @@ class Checkpoints(contextlib.AbstractContextManager):
     """
     path = self.directory / str(self.latest)
     self._check_shapes(path, state["params"])
-    parts = _parts(jax.tree.map(_abstract, state))
+    parts = _parts(jax.tree.map(trees.abstract, state))
     saved = self._metadata(path)["optimizer"]
     later = parts["optimizer"].keys() - saved.keys() & LATER
     parts["optimizer"] = {key: x for key, x in parts["optimizer"].items() if key not in later}
@@ -182,7 +181,7 @@ class Checkpoints(contextlib.AbstractContextManager):
           if wrong := checksums.problems(self.directory / str(step)):
             damaged[step] = wrong
         if not damaged.keys() & set(steps):
-          return _mean([self._load_params(step, like) for step in steps]), steps
+          return trees.mean([self._load_params(step, like) for step in steps]), steps
       except Exception:
         if all(step in checksums.steps(self.directory) for step in steps):
           raise  # none was removed
@@ -241,10 +240,10 @@ class Checkpoints(contextlib.AbstractContextManager):
   def _load_params(self, step, like):
     path = self.directory / str(step)
     if like is None:
-      abstract = jax.tree.map(_on_host, self._metadata(path)["params"])
+      abstract = jax.tree.map(trees.on_host, self._metadata(path)["params"])
     else:
       self._check_shapes(path, like)
-      abstract = jax.tree.map(_abstract, like)
+      abstract = jax.tree.map(trees.abstract, like)
     return self.load(step, dict(params=abstract))["params"]
 
   def load(self, step: int, parts: Mapping) -> Mapping:
@@ -278,26 +277,10 @@ class Checkpoints(contextlib.AbstractContextManager):
       raise UserError(f"{path} does not fit this model:{indented(wrong)}")
 
 
-def _mean(trees):
-  """Returns the mean of the trees in float32, or the only tree as it is."""
-  if len(trees) == 1:
-    return trees[0]
-  return jax.tree.map(lambda *xs: sum(x.astype(jnp.float32) for x in xs) / len(xs), *trees)
-
-
 def _parts(state):
   """Returns the state as it is saved: the weights to use, and the rest."""
   use = "ema" if "ema" in state else "params"
   return dict(params=state[use], optimizer={key: x for key, x in state.items() if key != use})
-
-
-def _abstract(x):
-  return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))
-
-
-def _on_host(x):
-  """Returns a numpy array of that shape that takes no memory and makes Orbax read a numpy array."""
-  return np.broadcast_to(np.zeros((), x.dtype), x.shape)
 
 
 def checkpoint_policy(cfg: ConfigDict) -> dict:

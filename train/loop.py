@@ -17,10 +17,11 @@ from train.common.errors import choose
 from train.data.bad_records import LEFT_OUT
 from train.data.batches import Batches
 from train.evaluation import EarlyStopping, Evaluation
+from train.record import data_files
 from train.record.cost import Cost
 from train.record.meter import Meter, SkippedUpdates
 from train.record.profile import Profile
-from train.record.workdir import Workdir, digests
+from train.record.workdir import Workdir
 from train.record.writer import FIXED, Writer, read_metrics
 from train.state import init, weights
 from train.step import make_train_step, settings
@@ -44,7 +45,8 @@ def train(
   if cfg.evaluate.decode_every:
     tasks.check_packages(cfg.task.to_dict())
   task = pretrained.build_task(cfg.task, workdir.path)
-  workdir.check_digests()
+  if start:
+    data_files.check(workdir.path)
   if cfg.evaluate.decode_every:
     require_score(task)
     task.check_metric(cfg.checkpoint.best_metric)
@@ -207,7 +209,7 @@ def note_start(cfg: ConfigDict, workdir: Workdir, mesh, params, batches, evaluat
   """Logs model size, devices and steps, and records the data's fingerprints in run.json."""
   parameters, start = sum(x.size for x in jax.tree.leaves(params)), workdir.last_step
   data = {"train": batches.fingerprint, cfg.evaluate.split: evaluation.items.fingerprint}
-  files = digests(workdir.path)
+  files = data_files.digests(workdir.path)
   workdir.note(data=data, files=files, left_out=LEFT_OUT, parameters=parameters)
   how = "going on after" if start else "starting before"
   logging.info(

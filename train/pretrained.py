@@ -18,7 +18,7 @@ from train.common.errors import UserError, choose, indented
 from train.common.trees import flatten, match_layers, path_name
 from train.data.tokenizer import Tokenizer
 from train.interop.directory import Directory
-from train.record.workdir import check_digests
+from train.record import data_files
 
 PREFIX = "hf:"
 # Weights that belong to what a model was trained for, by patterns of their paths.
@@ -80,7 +80,7 @@ class _Run:
 
   @functools.cached_property
   def tokenizer(self) -> Tokenizer | None:
-    check_digests(self.path)
+    data_files.check(self.path)
     path = self.path / "tokenizer.json"
     return Tokenizer.load(path) if path.exists() else None
 
@@ -110,7 +110,7 @@ class _Run:
   def task(self, pair=False):
     if pair:
       raise UserError("--pair is for hf:DIR; the config of a run has this setting")
-    check_digests(self.path)
+    data_files.check(self.path)
     return tasks.build(self.config.task, self.path, write=False)
 
 

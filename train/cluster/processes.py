@@ -80,7 +80,7 @@ def together(args, config: str, watchdog_seconds: float = 0.0):
 
 @dataclasses.dataclass
 class Barrier:
-  """Where processes wait for each other by jax's coordination service, without a collective."""
+  """Lets processes wait for each other by jax's coordination service, without a collective."""
 
   seconds: int = 300
   passed: int = 0

@@ -6,9 +6,10 @@ are stacked along a leading axis (encoder/blocks/...).
 
 import collections
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 _ONE = re.compile(r"(^|.*/)blocks/(\d+)/(.*)")
@@ -58,3 +59,20 @@ def flatten(tree) -> dict:
 def path_name(path) -> str:
   """Returns a tree path as one string: `encoder/blocks/0/self_attention/query/kernel`."""
   return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
+
+
+def mean(trees: Sequence):
+  """Returns the mean of trees in float32, or the only tree as it is."""
+  if len(trees) == 1:
+    return trees[0]
+  return jax.tree.map(lambda *xs: sum(x.astype(jnp.float32) for x in xs) / len(xs), *trees)
+
+
+def abstract(x) -> jax.ShapeDtypeStruct:
+  """Returns the shape, type and sharding of an array."""
+  return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))
+
+
+def on_host(x) -> np.ndarray:
+  """Returns a numpy array of that shape that takes no memory and makes Orbax read a numpy array."""
+  return np.broadcast_to(np.zeros((), x.dtype), x.shape)

@@ -64,11 +64,6 @@ class Workdir(contextlib.AbstractContextManager):
     planned = (start for start in starts(self.path) if start.get("steps"))
     return max((x["after"] for x in planned if x["steps"][0] < x["steps"][-1]), default=0)
 
-  def check_digests(self) -> None:
-    """Raises UserError as the function `check_digests` does, where there is a checkpoint."""
-    if self.last_step:
-      check_digests(self.path)
-
   def note(self, **facts) -> None:
     """Adds facts to this start in run.json."""
     if self.primary:
@@ -164,28 +159,6 @@ def starts(path: str | os.PathLike) -> list[dict]:
         " before and from this start on, and `after`, its first step; restore or remove the file"
       )
   return listed
-
-
-def digests(path: str | os.PathLike) -> dict[str, str]:
-  """Returns name -> SHA-256 of the files that a run makes of its data, as far as they exist."""
-  files = [pathlib.Path(path) / name for name in MADE_OF_DATA]
-  return {
-    file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.exists()
-  }
-
-
-def check_digests(path: str | os.PathLike) -> None:
-  """Raises UserError where a file that the run made of its data is not the one that it trained
-  with: then ids would stand for other words or labels."""
-  recorded = [start["files"] for start in starts(path) if "files" in start][-1:]
-  here = digests(path)
-  for name, digest in recorded[0].items() if recorded else ():
-    if here.get(name) != digest:
-      what = "another than the run was trained with" if name in here else "missing"
-      raise UserError(
-        f"{pathlib.Path(path) / name} is {what} (its SHA-256 in run.json: {digest[:12]}...):"
-        " restore it"
-      )
 
 
 def is_unchanged(path: str | os.PathLike) -> bool:

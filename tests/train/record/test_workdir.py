@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from train.common import files
 from train.common.errors import UserError
-from train.record import provenance, workdir
+from train.record import data_files, provenance, workdir
 from train.record.config import frozen, override
 
 PLAIN = {"seed": 0, "log_every": 10, "data": {"workers": 2, "langs": ("en", "de")}, "lr": 1.0}
@@ -120,13 +120,13 @@ def test_a_file_that_another_took_the_place_of_is_named(name, tmp_path):
   (tmp_path / "checkpoints" / "10").mkdir(parents=True)
   (tmp_path / "config.json").write_text(workdir.config_json(config()))
   with workdir.open_run(tmp_path, config(), []) as run:
-    workdir.check_digests(tmp_path)  # an older run has no digests
-    run.note(files=workdir.digests(tmp_path))
-    workdir.check_digests(tmp_path)
+    data_files.check(tmp_path)  # an older run has no digests
+    run.note(files=data_files.digests(tmp_path))
+    data_files.check(tmp_path)
   (tmp_path / name).write_text('["b", "a"]')
-  assert f"{tmp_path / name} is another" in refusal(workdir.check_digests, tmp_path)
+  assert f"{tmp_path / name} is another" in refusal(data_files.check, tmp_path)
   (tmp_path / name).unlink()
-  assert f"{tmp_path / name} is missing" in refusal(workdir.check_digests, tmp_path)
+  assert f"{tmp_path / name} is missing" in refusal(data_files.check, tmp_path)
 
 
 def test_another_run_is_refused_with_the_difference(tmp_path):

@@ -11,7 +11,7 @@ import jax
 from absl import flags, logging
 
 from train.common.errors import Help, UserError
-from train.common.files import cache_dir
+from train.common.files import cache_dir, disk_trouble
 
 INTERRUPTED, TERMINATED = 130, 143  # exit status after Ctrl-C and SIGTERM, as shells count
 
@@ -32,7 +32,10 @@ def run(main) -> None:
   except KeyboardInterrupt:
     print("interrupted", file=sys.stderr)
     _leave(INTERRUPTED)
-  except Exception:
+  except Exception as error:
+    if trouble := disk_trouble(error):
+      print(f"error: {trouble}. Mend that and run the same command again", file=sys.stderr)
+      _leave(2)
     traceback.print_exc()
     _leave(1)
 
@@ -81,6 +84,8 @@ def set_logging() -> None:
   handler, ours = logging.get_absl_handler(), str(pathlib.Path(__file__).parent.parent)
   handler.setFormatter(None)
   handler.addFilter(lambda r: r.levelno > stdlib_logging.INFO or r.pathname.startswith(ours))
+  # A failed save's stacks: its error is raised where the run waits for the save.
+  handler.addFilter(lambda r: "orbax/checkpoint/_src/futures" not in r.pathname)
 
 
 def set_compile_cache() -> None:

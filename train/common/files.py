@@ -1,24 +1,52 @@
 """Writes files and folders so that a kill leaves none half-written, and finds the cache."""
 
+import atexit
 import contextlib
 import errno
+import functools
 import os
 import pathlib
 import re
 import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
+
+from absl import logging
 
 STALE_SECONDS = 24 * 3600  # the writer of an older half-written folder was killed
 
 
 def cache_dir(*parts: str) -> pathlib.Path:
-  """Returns a folder under $SCRIPTORIUM_CACHE (else ~/.cache/scriptorium), and makes it."""
-  root = os.environ.get("SCRIPTORIUM_CACHE") or pathlib.Path.home() / ".cache" / "scriptorium"
-  path = pathlib.Path(root, *parts)
+  """Returns a folder under $SCRIPTORIUM_CACHE (else ~/.cache/scriptorium), and makes it.
+
+  Where that can't be written to, the folder is a temporary one, which goes with this process.
+  """
+  root = os.environ.get("SCRIPTORIUM_CACHE") or "~/.cache/scriptorium"
+  path = pathlib.Path(_writable(root), *parts)
   path.mkdir(parents=True, exist_ok=True)
   return path
+
+
+@functools.cache
+def _writable(root: str) -> pathlib.Path:
+  """Returns `root` if it can be written to, else a temporary folder; logs that."""
+  try:
+    path = pathlib.Path(root).expanduser()  # RuntimeError: there is no home
+    path.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=path).close()
+    return path
+  except (OSError, RuntimeError) as error:
+    logging.warning(
+      "the cache %s can't be used (%s): data and programs are prepared anew by each command; set"
+      " SCRIPTORIUM_CACHE to a folder that can be written to",
+      root,
+      error,
+    )
+  temporary = tempfile.TemporaryDirectory(prefix="scriptorium-")
+  atexit.register(temporary.cleanup)
+  return pathlib.Path(temporary.name)
 
 
 @contextlib.contextmanager
@@ -66,6 +94,8 @@ def write_atomically(path: str | os.PathLike, text: str) -> None:
 
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES}
+DISK_ERRORS |= {errno.EMFILE, errno.ENFILE, errno.EFBIG}
+LIMITS = {os.strerror(errno.EMFILE): "ulimit -n", os.strerror(errno.EFBIG): "ulimit -f"}
 DISK_MESSAGES = re.compile("|".join(re.escape(os.strerror(number)) for number in DISK_ERRORS))
 
 
@@ -82,8 +112,15 @@ def disk_trouble(error: BaseException) -> str | None:
       continue
     seen.add(id(cause))
     if isinstance(cause, OSError) and cause.errno in DISK_ERRORS:
-      return os.strerror(cause.errno) + (f": {cause.filename}" if cause.filename else "")
+      return _with_limit(os.strerror(cause.errno)) + (
+        f": {cause.filename}" if cause.filename else ""
+      )
     if match := DISK_MESSAGES.search(str(cause)):
-      return match[0]
+      return _with_limit(match[0])
     waiting += [cause.__cause__, cause.__context__, *getattr(cause, "exceptions", ())]
   return None
+
+
+def _with_limit(message: str) -> str:
+  """Returns the system's message with the name of the limit that was reached, if it is one."""
+  return f"{message} ({LIMITS[message]})" if message in LIMITS else message

@@ -1,5 +1,6 @@
 """Trains a run: builds, restores, steps, logs, evaluates and saves."""
 
+import os
 import time
 
 import jax
@@ -78,7 +79,17 @@ def train(
       workdir.path, start, primary, total_steps=cfg.steps, tensorboard=cfg.tensorboard
     )
     meter.begin(Cost(lambda: evaluation.forward_flops(weights(state)), mesh.devices.flat))
-    with writer, watchdog, StopSignal(doing=lambda: watchdog.doing) as stop:
+    step = done = start  # done: those whose result is in `state`
+
+    def leave(status):
+      """Ends the process, whatever the main thread does, where its last step is saved."""
+      if done == (checkpoints.latest or 0):
+        checkpoints.wait()
+        log_end(done, cfg, status, early_stopping, checkpoints)
+        logging.flush()
+        os._exit(status)
+
+    with writer, watchdog, StopSignal(doing=lambda: watchdog.doing, leave=leave) as stop:
 
       def evaluate(step) -> int:
         """Returns 0, or the exit status if a signal ended the evaluation."""
@@ -88,6 +99,7 @@ def train(
           if status := vote(stop.status):
             raise Stopped(status)
 
+        watchdog.begin(f"the evaluation after step {step}")
         with meter.paused():
           began = time.perf_counter()
           try:
@@ -99,11 +111,12 @@ def train(
           checkpoints.score(step, scores)
         return 0
 
-      step, stopping = start, evaluate(start) if unevaluated else 0
+      stopping = evaluate(start) if unevaluated else 0
       while step < cfg.steps and not stopping and not early_stopping.due:
         step += 1
         watchdog.begin(f"step {step}")
         state, sums = train_step(state, put(next(batches), mesh))
+        done = step
         meter.add(step, sums)
         stopping = vote(stop.status)
         if step % cfg.log_every == 0 or step == cfg.steps:
@@ -182,7 +195,8 @@ def log_end(step, cfg: ConfigDict, stopping: int, early_stopping, checkpoints) -
   """Logs why a run ends before its last step; returns its exit status."""
   if stopping:
     how = "interrupted" if stopping == INTERRUPTED else "terminated"
-    logging.info("%s: step %d is saved in %s", how, step, checkpoints.directory)
+    saved = f"step {step} is saved in {checkpoints.directory}" if step else "nothing was done yet"
+    logging.info("%s: %s", how, saved)
   elif step < cfg.steps:
     logging.info("stopped after step %d%s", step, early_stopping)
   return stopping

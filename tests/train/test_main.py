@@ -68,10 +68,10 @@ def assert_same_run(one, other):
     np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
-def start(folder, *more, config=TINY):
+def start(folder, *more, config=TINY, program=("-m", "train.main")):
   """The real command in a process of its own, on one device."""
   env = os.environ | {"XLA_FLAGS": os.environ["SCRIPTORIUM_TEST_XLA_FLAGS"]}
-  command = [sys.executable, "-m", "train.main", *config, *more, "--workdir", str(folder)]
+  command = [sys.executable, *program, *config, *more, "--workdir", str(folder)]
   return subprocess.Popen(
     command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
   )
@@ -145,6 +145,31 @@ def test_sigterm_saves_and_exits_143(tmp_path):
   assert code == entry.TERMINATED == 128 + signal.SIGTERM, output
   (step,) = re.findall(r"terminated: step (\d+) is saved in", output)
   assert saved(tmp_path, step)()
+
+
+HANGS = """
+import time
+from train import evaluation, main
+from train.cluster import signals
+from train.common import entry
+signals.LEAVE_SECONDS = 1.0
+evaluation.loss = lambda *_: time.sleep(600)
+entry.run(main.main)
+"""
+
+
+def test_an_evaluation_that_does_not_end_is_left_and_its_step_is_saved(tmp_path):
+  process = start(tmp_path, program=("-c", HANGS))
+  when(saved(tmp_path, 40), process)
+  process.send_signal(signal.SIGTERM)
+  began = time.monotonic()
+  code, output = finish(process)
+  assert code == entry.TERMINATED, output
+  assert time.monotonic() - began < 30
+  assert "SIGTERM: the run saves and leaves after the evaluation after step 40" in output
+  assert output.splitlines()[-1].endswith(f"terminated: step 40 is saved in {tmp_path}/checkpoints")
+  code, output = finish(start(tmp_path))
+  assert "going on after step 40" in output
 
 
 def test_a_damaged_checkpoint_is_set_aside_and_the_run_goes_on_from_the_one_before(whole, tmp_path):

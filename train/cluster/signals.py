@@ -1,11 +1,14 @@
 """Turns Ctrl-C and SIGTERM into a request to save and leave."""
 
 import os
+import select
 import signal
 import threading
 from collections.abc import Callable
 
 from absl import logging
+
+LEAVE_SECONDS = 8.0  # from a signal; a cluster kills 30 s after it, and a save takes some of them
 
 
 class Stopped(Exception):
@@ -21,16 +24,20 @@ class StopSignal:
 
   Without `on_signal`, a second Ctrl-C raises KeyboardInterrupt, and the log reports at once what
   `doing()` names, for which the run waits: Python calls a handler only after a long call, such as
-  that of a compiled program. Otherwise `on_signal` receives the number of each signal, and SIGINT
-  from the second on, and nothing is raised.
+  that of a compiled program or the compiler. From LEAVE_SECONDS on `leave(status)` is called every
+  second, in a thread of its own, and may end the process where nothing would be lost.
+
+  Otherwise `on_signal` receives the number of each signal, and SIGINT from the second on, and
+  nothing is raised.
   """
 
   def __init__(
     self,
     on_signal: Callable[[int], None] | None = None,
     doing: Callable[[], str] = lambda: "this step",
+    leave: Callable[[int], None] = lambda status: None,
   ):
-    self.status, self.on_signal, self.doing = 0, on_signal, doing
+    self.status, self.on_signal, self.doing, self.leave = 0, on_signal, doing, leave
 
   def __enter__(self):
     numbers = (signal.SIGINT, signal.SIGTERM)
@@ -60,8 +67,15 @@ class StopSignal:
       raise KeyboardInterrupt
 
   def _report(self):
-    while received := os.read(self.read_end, 1):
-      if (number := received[0]) in self.handlers:
+    status, seconds = 0, None  # until `leave` is called
+    while True:
+      if not select.select([self.read_end], [], [], seconds)[0]:
+        self.leave(status)
+        seconds = 1.0
+      elif not (received := os.read(self.read_end, 1)):
+        return
+      elif (number := received[0]) in self.handlers:
+        status, seconds = status or 128 + number, LEAVE_SECONDS
         logging.info(
           "%s: the run saves and leaves after %s; Ctrl-C again leaves at once",
           signal.Signals(number).name,

@@ -30,6 +30,11 @@ BYTE_ORDER_MARK = "\ufeff"
 BUFFER = 1 << 17  # bytes that are unpacked at a time
 
 
+def is_dangling(path: pathlib.Path) -> bool:
+  """Returns whether a path is a link to a file that does not exist."""
+  return path.is_symlink() and not path.exists()
+
+
 def file_type(path: pathlib.Path) -> str:
   """Returns the file name's ending without .gz."""
   return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
@@ -52,8 +57,10 @@ def find_files(where: str, pattern: str, suffixes: Sequence[str] = ()) -> list[p
     problem = f"{path} has no {' or '.join(suffixes)} file (.gz or not)"
   elif any(mark in pattern for mark in "*?["):
     matches = map(pathlib.Path, sorted(glob.glob(str(path), recursive=True)))
-    matches = [match for match in matches if match.is_file()]
+    matches = [match for match in matches if match.is_file() or is_dangling(match)]
     problem = f"no file matches {pattern}; check the folder and the pattern"
+  elif is_dangling(path):
+    matches = [path]
   elif path.parent.is_dir():
     names = [sibling.name for sibling in path.parent.iterdir()]
     matches, problem = [], f"there is no file {path}{did_you_mean(path.name, names)}"
@@ -61,6 +68,8 @@ def find_files(where: str, pattern: str, suffixes: Sequence[str] = ()) -> list[p
     matches, problem = [], f"there is no {path}, nor a folder {path.parent}"
   if not matches:
     raise UserError(f"{where}: {problem}")
+  for link in filter(is_dangling, matches):
+    raise UserError(f"{where}: {link} is a link to {link.readlink()}, which does not exist")
   return matches
 
 

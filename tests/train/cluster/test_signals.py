@@ -2,9 +2,11 @@
 
 import os
 import signal
+import time
 
 import pytest
 
+from train.cluster import signals
 from train.cluster.signals import StopSignal
 
 
@@ -32,3 +34,14 @@ def test_a_reaction_gets_each_signal_and_sigint_from_the_second_on():
       send(number)
   assert numbers == [signal.SIGTERM, signal.SIGINT, signal.SIGINT]
   assert stop.status == 143
+
+
+def test_a_main_thread_in_a_long_call_is_left_after_a_while(monkeypatch):
+  monkeypatch.setattr(signals, "LEAVE_SECONDS", 0.2)
+  statuses = []
+  with StopSignal(leave=statuses.append) as stop:
+    time.sleep(0.4)
+    assert not statuses
+    send(signal.SIGTERM)
+    time.sleep(1.6)  # 0.2, then once a second
+    assert statuses == [stop.status] * 2 == [143] * 2

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 
 from train.common.errors import UserError
 from train.common.files import cache_dir
-from train.data import files, sources
+from train.data import files, reading, sources
 
 ENGLISH = ["jump twice", "a line\u2028with a separator", "  edges ", "tab\there", "last"]
 GERMAN = ["zweimal springen", "Größe\x0b\x85", "ß", "x", "ende"]
@@ -85,6 +85,14 @@ def test_only_newline_ends_a_line_and_carriage_return_and_byte_order_marks_go(tm
   path = put(tmp_path / "x.txt", content.encode())
   texts = [x["text"] for x in open_files({"text": path}, split="test")]
   assert texts == ["a", "b\rc", "d\ufeff\u2029e\x0c", "", "last"]
+
+
+@pytest.mark.parametrize("pattern", ["y.txt", "*.txt", ""])
+def test_a_link_to_a_file_that_is_gone_is_named(tmp_path, pattern):
+  put(tmp_path / "x.txt", ["a"])
+  (tmp_path / "y.txt").symlink_to(tmp_path / "gone")
+  with pytest.raises(UserError, match=r"y\.txt is a link to .*/gone, which does not exist"):
+    reading.find_files("data", str(tmp_path / pattern), (".txt",))
 
 
 def test_blank_sides_are_dropped_and_counted_in_train_only(tmp_path, warnings):

@@ -107,6 +107,7 @@ def test_links_in_the_folder_are_followed_as_of_hugging_faces_cache(tmp_path):
     ("bert_mlm", dict(intermediate_size=2 * 10**9), "mlp_dim is 2000000000, and"),
     ("bert_mlm", dict(hidden_size="8"), "hidden_size is '8'; it must be int"),
     ("bert_mlm", dict(layer_norm_eps=float("nan")), "layer_norm_eps is nan"),
+    ("bert_mlm", dict(layer_norm_eps=-1.0), "norm_eps is -1.0; it must be at least 0"),
     ("bert_mlm", dict(id2label=[1]), "id2label is"),
     ("bert_mlm", dict(architectures={"a": 1}), "architectures is"),
     ("pegasus", dict(max_position_embeddings=2 * 10**9), "2000000000 positions"),

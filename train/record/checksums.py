@@ -2,7 +2,8 @@
 
 Orbax's commit mark shows that a checkpoint was written whole, not that it still is whole. The
 record `checksums/STEP.json` in the workdir has the size and SHA-256 of each file of a checkpoint,
-the scores of its evaluation, and whether the run keeps it. Without a record it is unfinished.
+the scores of its evaluation, whether the run keeps it, and a digest of all that. Without a record a
+checkpoint is unfinished.
 """
 
 import hashlib
@@ -72,7 +73,8 @@ def read(checkpoint: pathlib.Path) -> dict:
     return {}
   files = record.get("files")
   sound = json_files.fits(files, dict[str, list]) and not {*map(len, files.values())} - {2}
-  return record if sound else {}
+  digest = record.pop("sha256", None)  # older records have none
+  return record if sound and digest in (None, _digest(record)) else {}
 
 
 def scores(checkpoint: pathlib.Path) -> dict[str, float]:
@@ -147,7 +149,12 @@ def set_damaged_aside(workdir: pathlib.Path) -> None:
 
 
 def _write(checkpoint: pathlib.Path, record: Mapping) -> None:
-  write_atomically(path_of(checkpoint), json.dumps(record, indent=1) + "\n")
+  text = json.dumps(dict(record) | dict(sha256=_digest(record)), indent=1)
+  write_atomically(path_of(checkpoint), text + "\n")
+
+
+def _digest(record: Mapping) -> str:
+  return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _format(checkpoint: pathlib.Path) -> float:

@@ -98,6 +98,30 @@ def test_whatever_happens_to_a_file_is_seen(hurt, run):
   assert checksums.problems(folder) == []
 
 
+@pytest.mark.parametrize("recorded", [True, False])
+def test_no_flipped_bit_gives_other_weights(recorded, run):
+  """100 single bits of the last checkpoint, finished or not, and of its record."""
+  rng, record = random.Random(0), run / "checksums/3.json"
+  if not recorded:  # killed before it was written
+    record.unlink()
+  tried = [file for file in files(run / "checkpoints/3") if file.stat().st_size]
+  tried += [record] * recorded
+  for _ in range(100):
+    file = rng.choice(tried)
+    before = file.read_bytes()
+    content = bytearray(before)
+    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    file.write_bytes(content)
+    policy = dict(keep_latest=3, best_metric="bleu", best_mode="max")
+    with Checkpoints(run, **policy) as checkpoints:
+      params, (step,) = checkpoints.read("latest")
+      assert set(params["w"].tolist()) == {float(step)}
+      assert step == 2 or file.name == checksums.COMMITTED
+      (best,) = checkpoints.read("best")[1]
+      assert best == 2
+    file.write_bytes(before)
+
+
 def test_a_file_too_many_is_seen(run):
   (run / "checkpoints/3/params/more").write_text("x")
   assert checksums.problems(run / "checkpoints/3") == ["params/more was added"]

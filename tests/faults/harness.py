@@ -20,7 +20,7 @@ import time
 import numpy as np
 
 ROOT = pathlib.Path(__file__).parents[2]
-STEPS, EVERY = 40, 3
+STEPS, EVERY, EVALUATE, DECODE = 40, 3, 10, 20
 TIMED = {"time", "tokens_per_second", "stall_share", "padding_share", "compiles", "seconds"}
 TIMED |= {"step_ms", "mfu", "recompiles", "host_memory_gb", "device_memory_gb"}
 DAY = 86_400
@@ -81,7 +81,7 @@ class Run:
       ema=0.9,
       log_every=1,
       tensorboard=False,
-      **{"checkpoint.every": EVERY, "evaluate.every": 10, "evaluate.decode_every": 20},
+      **{"checkpoint.every": EVERY, "evaluate.every": EVALUATE, "evaluate.decode_every": DECODE},
     )
     command = [sys.executable, "-m", "train.main", "--workdir", str(self.workdir)]
     command += [f"--config=configs/mixture.py:small,data={self.data}"]
@@ -127,6 +127,58 @@ class Run:
       cached = any((self.folder / "cache").rglob("*"))
       self.where["as data was cached or the tokenizer trained" if cached else "before that"] += 1
     return True
+
+  def kill_evaluating(self) -> bool:
+    """SIGKILL after the line of a step that is evaluated, before the line of the evaluation."""
+    return self._kill_between("evaluating", EVALUATE, self._is_evaluating)
+
+  def kill_decoding(self) -> bool:
+    """The same, after a step whose evaluation decodes too."""
+    return self._kill_between("evaluating and decoding", DECODE, self._is_evaluating)
+
+  def kill_sealing(self) -> bool:
+    """SIGKILL when Orbax has finished a checkpoint and its record is not written yet."""
+    return self._kill_between("sealing", EVERY, lambda step: self._unrecorded())
+
+  def flip(self) -> bool:
+    """SIGKILL, then another bit in a file of the last checkpoint, which may have no record."""
+    process = self.start()
+    if not self._reach(process, self._soon()):
+      return False
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    saved = sorted(
+      self.workdir.glob("checkpoints/*/commit_success.txt"), key=lambda x: int(x.parent.name)
+    )
+    if saved:
+      files = [x for x in saved[-1].parent.rglob("*") if x.is_file() and x.stat().st_size]
+      file = self.rng.choice(sorted(files))
+      content = bytearray(file.read_bytes())
+      content[self.rng.randrange(len(content))] ^= 1 << self.rng.randrange(8)
+      file.write_bytes(content)
+    return self._note("SIGKILL, a bit flipped", self.step())
+
+  def _kill_between(self, what, every, is_there) -> bool:
+    """Kills a random moment after `is_there(step)` of the next step that is a multiple of `every`;
+    counts whether it still held then."""
+    process, step = self.start(), (self.step() // every + 1) * every
+    if step > STEPS or not self._reach(process, step):
+      return self._stop(process) and False
+    while not (before := is_there(step)) and self.step() <= step and process.poll() is None:
+      time.sleep(0.0005)
+    time.sleep(self.rng.choice([0, 0, 0.01, 0.1, 0.3]) if before and what != "sealing" else 0)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    self.where[what if is_there(step) else f"after {what}"] += 1
+    return self._note(f"SIGKILL, {what}", self.step())
+
+  def _is_evaluating(self, step) -> bool:
+    splits = {line["split"] for line in self.lines() if line["step"] == step}
+    return splits == {"train"} and self.step() == step
+
+  def _unrecorded(self) -> bool:
+    finished = {file.parent.name for file in self.workdir.glob("checkpoints/*/commit_success.txt")}
+    return bool(finished - {file.stem for file in self.workdir.glob("checksums/*.json")})
 
   def clock_back(self, within: float) -> bool:
     """A start a day before the one before, killed."""

@@ -1,4 +1,4 @@
-"""python -m tests.faults.soak [--kills 50] [--others 5] [--steps 10000] [--seed 0]     (make soak)
+"""python -m tests.faults.soak [--kills 100] [--others 5] [--steps 10000] [--seed 0]     (make soak)
 
 Interrupts and damages runs until each kind of fault was tried as often as asked, and reports
 whether every run ended as one that was left alone.
@@ -17,6 +17,7 @@ from tests.faults import harness
 
 OTHERS = (
   *("terminate", "interrupt", "kill_worker", "start_twice", "clock_back"),
+  *("kill_evaluating", "kill_decoding", "kill_sealing", "flip"),
   *("fill_disk", "make_read_only"),
 )
 MOUNTED = {"fill_disk", "make_read_only"}
@@ -70,7 +71,7 @@ def main():
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("--kills", type=int, default=50)
+  parser.add_argument("--kills", type=int, default=100)
   parser.add_argument("--others", type=int, default=5, help="of each other kind")
   parser.add_argument("--steps", type=int, default=10_000, help="of the run whose memory is told")
   parser.add_argument("--seed", type=int, default=0)

@@ -23,6 +23,15 @@ def test_hurt_in_every_way_it_is_the_same_run(tmp_path):
 
 
 @pytest.mark.slow
+def test_killed_as_it_evaluates_decodes_and_seals_and_with_a_flipped_bit(tmp_path):
+  ways = ("kill_evaluating", "kill_decoding", "kill_sealing", "flip", "flip")
+  runs = soak.endure(tmp_path, collections.Counter(ways), seed=2)
+  assert sum(len(steps) for run in runs for steps in run.lost.values()) >= len(ways)
+  where = sum((run.where for run in runs), collections.Counter())
+  assert any(what in where for what in ("evaluating", "evaluating and decoding", "sealing")), where
+
+
+@pytest.mark.slow
 def test_and_in_the_other_ways(tmp_path):
   ways = ("interrupt", "start_twice", "clock_back", "make_read_only", "kill")
   runs = soak.endure(tmp_path, collections.Counter(ways), seed=1)

@@ -17,6 +17,7 @@ from train.common.errors import choose
 from train.data.bad_records import LEFT_OUT
 from train.data.batches import Batches
 from train.evaluation import EarlyStopping, Evaluation
+from train.record.config import flat
 from train.record.cost import Cost
 from train.record.meter import Meter, SkippedUpdates
 from train.record.profile import Profile
@@ -67,9 +68,8 @@ def train(
       train_step = nans.watch(train_step, task, graph, cfg.seed)
     note_start(cfg, workdir, mesh, state["params"], batches, evaluation)
     vote, watchdog = processes.Vote(mesh), Watchdog(workdir.path, cfg.watchdog_seconds)
-    writer = Writer(
-      workdir.path, start, primary, total_steps=cfg.steps, tensorboard=cfg.tensorboard
-    )
+    options = dict(total_steps=cfg.steps, loggers=cfg.loggers, config=flat(cfg))
+    writer = Writer(workdir.path, start, primary, **options)
     meter.begin(Cost(lambda: evaluation.forward_flops(weights(state)), mesh.devices.flat))
     with writer, watchdog:
       for step in range(start + 1, cfg.steps + 1):

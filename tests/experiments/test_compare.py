@@ -506,7 +506,7 @@ def test_names_are_as_short_as_tells_them_apart(tmp_path):
 def two_runs(tmp_path_factory):
   """A trained run, and its copy with another seed."""
   folder = tmp_path_factory.mktemp("runs")
-  changes = ["steps=10", "log_every=5", "schedule.warmup_steps=2", "tensorboard=False"]
+  changes = ["steps=10", "log_every=5", "schedule.warmup_steps=2", "loggers=()"]
   changes += ["task.data.holdout=20", "task.decoding.max_len_extra=4", "evaluate.decode_every=0"]
   changes += ["evaluate.every=5", "checkpoint.every=5"]
   cfg = resolve.load("configs/scan.py:small", changes)

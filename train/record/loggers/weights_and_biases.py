@@ -7,7 +7,8 @@ from collections.abc import Mapping
 class WeightsAndBiases:
   """A run of Weights & Biases, in the project $WANDB_PROJECT, else scriptorium.
 
-  $WANDB_MODE=offline writes into the folder `wandb` of the workdir, for `wandb sync`.
+  $WANDB_MODE=offline writes into the folder `wandb` of the workdir, for `wandb sync`. Its process
+  writes and sends every few seconds: a kill -9 loses what it still holds.
   """
 
   def __init__(self, folder, config: Mapping, run: str | None, start_step: int):

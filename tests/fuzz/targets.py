@@ -14,6 +14,7 @@ from tests.train.data import po
 from train import tasks
 from train.data import bad_records, files, questions, reading, sentences, sources, texts
 from train.record import checksums, provenance, workdir, writer
+from train.record.loggers import registry
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 TEXTS = ("the quick é <mask> 北", "", "a\tb 12,345")
@@ -157,6 +158,7 @@ def _run():
     "metrics.jsonl": "".join(json.dumps(x) + "\n" for x in metrics).encode(),
     "skipped.jsonl": b'{"step": 1, "examples": [[1]]}\n{"step": 2, "examples": [[1]]}\n',
     "checksums/3.json": json.dumps(written).encode(),
+    "loggers.json": b'{"wandb": {"run": "a1", "steps": {"train": 2, "validation": 1}}}',
     "labels.json": b'["a", "b"]',
     "checkpoints/3/a": b"a",
     "checkpoints/3/commit_success.txt": b"",
@@ -180,6 +182,10 @@ def _read_run(folder, name):
       writer.drop_after(folder / name, 1)
     case "skipped.jsonl":
       writer.drop_after(folder / name, 1)
+    case "loggers.json":
+      for state in registry.read(folder / name).values():
+        assert type(state["run"]) is str
+        assert all(type(step) is int for step in state["steps"].values())
     case "labels.json":
       assert all(type(x) is str for x in tasks._labels(None, None, folder / name))
     case _:

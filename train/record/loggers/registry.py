@@ -51,7 +51,7 @@ class Loggers:
     `config` holds the settings by dotted key. A run that starts at step 0 is a new one everywhere.
     """
     self.file = pathlib.Path(folder) / FILE
-    self.sent = _read(self.file) if start_step else {}
+    self.sent = read(self.file) if start_step else {}
     self.open = {}
     for name in names:
       run = self.sent.get(name, {}).get("run")
@@ -101,8 +101,9 @@ class Loggers:
       self.file.unlink(missing_ok=True)
 
 
-def _read(file):
-  """Returns {logger: {"run", "steps": {split: the last step sent}}} of a loggers.json."""
+def read(file: pathlib.Path) -> dict[str, dict]:
+  """Returns {logger: {"run", "steps": {split: the last step sent}}} of a loggers.json; raises
+  UserError for another content."""
   sent = json_files.read(file) if file.exists() else {}
   for name, state in sent.items():
     if not json_files.fits(state, dict) or not (

@@ -18,7 +18,8 @@ from ml_collections import ConfigDict
 
 from experiments.tools.compare import cost, curves, outputs, trained
 from experiments.tools.compare.trained import TrainedRun
-from experiments.tools.report import tables
+from experiments.tools.report import blocks, tables
+from experiments.tools.runs import folder
 from train.common import entry
 from train.common.errors import UserError, choose
 from train.common.files import write_atomically
@@ -129,27 +130,29 @@ def _facts(start):
 def document(runs: Sequence[TrainedRun], split: str, evaluation: str, samples: int) -> list[str]:
   """Returns blocks of Markdown; long checksums are shortened."""
   names = [run.name for run in runs]
-  blocks = [f"# {' and '.join(names)}"]
+  parts = [f"# {' and '.join(names)}"]
   tasks = dict.fromkeys(run.cfg.task.name for run in runs)
   if len(tasks) > 1:
     common = ", ".join(curves.shared(runs)) or "none"
-    blocks.append(f"The tasks differ ({', '.join(tasks)}). Validation metrics in common: {common}.")
-  blocks += ["## Numbers", numbers(runs, split), NUMBERS, "## Settings that differ"]
+    parts.append(f"The tasks differ ({', '.join(tasks)}). Validation metrics in common: {common}.")
+  if len(trained.by_vocabulary(runs)) > 1:
+    parts.append("**Tasks or vocabularies differ**: losses and perplexities cannot be compared.")
+  parts += ["## Numbers", numbers(runs, split), NUMBERS, "## Settings that differ"]
   rows = differing_settings([run.cfg for run in runs])
   rows = [[key, *(f"`{value}`" for value in values)] for key, *values in rows]
   table = tables.markdown([["setting", *names], *rows])
-  blocks += [table if rows else "All settings are the same."]
-  blocks += ["## Code, packages, devices and data that differ"]
+  parts += [table if rows else "All settings are the same."]
+  parts += ["## Code, packages, devices and data that differ"]
   facts = differing_facts(runs)
   rows = [[re.sub(r"\b([0-9a-f]{12})[0-9a-f]{28,}", r"\1", cell) for cell in row] for row in facts]
   table = tables.markdown([["what", *names], *rows])
-  blocks += [table if rows else "Code, packages, devices and data are the same."]
+  parts += [table if rows else "Code, packages, devices and data are the same."]
   data = [set(row[1:]) - {UNKNOWN} for row in facts if row[0].startswith("data, ")]
   if any(len(checksums) > 1 for checksums in data):
-    blocks += ["**The data are not the same**: losses and scores may be of other examples."]
+    parts += ["**The data are not the same**: losses and scores may be of other examples."]
   if split != "none":
-    blocks += [f"## Scores on {split}", outputs.tests(runs, split, evaluation, samples)]
-  return blocks
+    parts += [f"## Scores on {split}", outputs.tests(runs, split, evaluation, samples)]
+  return parts
 
 
 def write(text: str, runs: Sequence[TrainedRun], folder: pathlib.Path, x: str) -> None:
@@ -165,11 +168,12 @@ def write(text: str, runs: Sequence[TrainedRun], folder: pathlib.Path, x: str) -
 
 def main(argv):
   parser = entry.make_parser(__doc__)
-  parser.add_argument("runs", nargs="+", metavar="DIR", help="a run's folder; first the baseline")
+  add = parser.add_argument
+  add("runs", nargs="+", type=folder, metavar="DIR", help="a run's folder; first the baseline")
   parser.add_argument("--split", default="test", help="of outputs and scores; none: leave them out")
   parser.add_argument("--evaluation", default="", help="such as best-beam4; else the newest")
   parser.add_argument("--samples", type=int, default=1000, help="of each bootstrap")
-  parser.add_argument("--out", type=pathlib.Path, help="a folder for compare.md and compare.png")
+  parser.add_argument("--out", type=folder, help="a folder for compare.md and compare.png")
   parser.add_argument(
     "--x", default="step", help="the horizontal axis of the curves: step, tokens or seconds"
   )
@@ -179,7 +183,8 @@ def main(argv):
     raise UserError(f"--samples {args.samples}: must be at least 1")
   jax.config.update("jax_platforms", "cpu")  # models are traced here, not run
   runs = trained.read(args.runs)
-  text = "\n\n".join(document(runs, args.split, args.evaluation, args.samples)) + "\n"
+  parts = document(runs, args.split, args.evaluation, args.samples)
+  text = blocks.join(map(blocks.escape, parts))
   tables.show(text)
   if args.out:
     write(text, runs, args.out, args.x)

@@ -5,8 +5,9 @@ into a shell. Finished runs are skipped and interrupted ones resumed, so the sam
 after any interruption. A run that starts from another's weights waits for it.
 
 --dry_run prints the commands. --report writes report.md and copies of the results under
-experiments/results, experiments/RESULTS.md, and report.html into the folder of the runs; without an
-experiment file it writes RESULTS.md alone. --check compares with the paper's numbers and exits 1
+experiments/results, experiments/RESULTS.md, and report.html into the folder of the runs; of an
+experiment that README.md does not list, the reports alone, into the folder of the runs; without an
+experiment file RESULTS.md alone. --check compares with the paper's numbers and exits 1
 where one is outside its tolerance. These three flags start no run.
 """
 
@@ -29,7 +30,7 @@ def main(argv):
   parser = entry.make_parser(__doc__)
   parser.add_argument("experiment", nargs="?", help="an experiment file; --report may omit it")
   parser.add_argument("--data", help="the folder with the data sets")
-  parser.add_argument("--root", default="runs", type=pathlib.Path, help="the folder of all runs")
+  parser.add_argument("--root", default="runs", type=runs.folder, help="the folder of all runs")
   parser.add_argument("--scale", default="small", choices=runs.SCALES, help=runs.SCALE_HELP)
   parser.add_argument("--only", default="", help="a pattern for the names of runs")
   parser.add_argument(
@@ -98,7 +99,8 @@ def check_configs(chosen, paths) -> None:
 def _report(experiment, paths, args):
   outcomes = results.collect(experiment, paths)
   if args.report:
-    outcomes = results.save_copies(experiment, outcomes)
+    if experiment.listed:
+      outcomes = results.save_copies(experiment, outcomes)
     for path in report.write(experiment, outcomes, paths.root):
       print(path)
   verdicts = check.verdicts(experiment.expected, outcomes)

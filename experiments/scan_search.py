@@ -14,7 +14,7 @@ STEPS = {"small": 200, "full": 1500}
 def runs(scale):
   steps = STEPS[scale]
   changes = {"steps": steps, "batch_size": 16, "schedule.warmup_steps": steps // 10}
-  changes |= {"model.dim": 64, "model.mlp_dim": 128, "log_every": 25, "tensorboard": False}
+  changes |= {"model.dim": 64, "model.mlp_dim": 128, "log_every": 25, "loggers": ()}
   changes |= evaluate_every(steps // 8) | {"evaluate.decode_every": 0}
   yield Run("scan", "configs/scan.py:split=simple", changes, metrics=("accuracy",))
 

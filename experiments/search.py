@@ -13,7 +13,6 @@ that several machines share. --report prints the results so far and starts no tr
 
 import argparse
 import importlib.util
-import pathlib
 import subprocess
 import sys
 import time
@@ -34,7 +33,7 @@ def main(argv, start=launchers.start) -> int:
   parser = entry.make_parser(__doc__)
   parser.add_argument("experiment", help="an experiment file that defines SEARCH")
   parser.add_argument("--data", default="", help="the folder with the data sets")
-  parser.add_argument("--root", default="runs", type=pathlib.Path, help="the folder of all runs")
+  parser.add_argument("--root", default="runs", type=runs.folder, help="the folder of all runs")
   parser.add_argument("--scale", default="small", choices=runs.SCALES, help=runs.SCALE_HELP)
   parser.add_argument("--storage", help="an Optuna storage URL, or journal:FILE")
   parser.add_argument("--trials", type=int, help="finished or pruned, of all workers together")

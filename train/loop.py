@@ -19,6 +19,7 @@ from train.data.bad_records import LEFT_OUT
 from train.data.batches import Batches
 from train.evaluation import EarlyStopping, Evaluation
 from train.record import data_files
+from train.record.config import flat
 from train.record.cost import Cost
 from train.record.meter import Meter, SkippedUpdates
 from train.record.profile import Profile
@@ -75,9 +76,8 @@ def train(
       train_step = nans.watch(train_step, task, graph, cfg.seed)
     note_start(cfg, workdir, mesh, state["params"], batches, evaluation)
     vote, watchdog = processes.Vote(mesh), Watchdog(workdir.path, cfg.watchdog_seconds)
-    writer = Writer(
-      workdir.path, start, primary, total_steps=cfg.steps, tensorboard=cfg.tensorboard
-    )
+    options = dict(total_steps=cfg.steps, loggers=cfg.loggers, config=flat(cfg))
+    writer = Writer(workdir.path, start, primary, **options)
     meter.begin(Cost(lambda: evaluation.forward_flops(weights(state)), mesh.devices.flat))
     step = done = start  # done: those whose result is in `state`
 

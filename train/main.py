@@ -16,6 +16,7 @@ def main(argv):
   from train.common.errors import UserError
   from train.common.files import disk_trouble
   from train.record import config, profile, provenance, rendering, workdir
+  from train.record.loggers import registry
 
   texts, overrides, rest = config.split(argv)
   parser = build_parser()
@@ -43,6 +44,7 @@ def main(argv):
     return 0
   if not args.workdir:
     raise UserError("--workdir is missing: the folder for this run's checkpoints and metrics")
+  registry.check_packages(cfg.loggers)
   steps = args.profile_steps
   profile_steps = range(0) if steps is None else profile.parse_steps(steps, cfg.steps)
   command = ["python", "-m", "train.main", *argv]

@@ -24,7 +24,7 @@ def load(text: str, overrides: Sequence[str] = (), check=schema.check) -> Config
   """
   written = config.read(text)
   try:
-    cfg = config.override(complete(written), overrides, _accepts)
+    cfg = _override(complete(written), overrides)
     check(cfg)
   except UserError as error:
     at = "" if str(error).startswith("--config.") else f"{text}: "
@@ -55,9 +55,13 @@ def load_again(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Config
   that cannot be.
   """
   schema.load_run(path)
-  cfg = config.override(schema.complete(workdir.again(path)), overrides, _accepts)
+  cfg = _override(schema.complete(workdir.again(path)), overrides)
   schema.check(cfg)
   return cfg
+
+
+def _override(cfg: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+  return config.override(cfg, [older.override(text) for text in overrides], _accepts)
 
 
 def _accepts(key: str, section: Mapping) -> bool:

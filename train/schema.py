@@ -10,6 +10,7 @@ from train import optimizer, ranges, tasks
 from train.build import MODELS, model_config
 from train.common.errors import UserError, choose, did_you_mean
 from train.record import config, older, workdir
+from train.record.loggers import registry
 
 # The defaults of the run itself.
 RUN = dict(
@@ -23,7 +24,7 @@ RUN = dict(
   max_skipped=10,  # skipped updates in a row, after which the run stops; 0: never
   watchdog_seconds=600.0,  # without the end of a step, after which stacks are logged; 0: never
   patience=0,  # evaluations without a better checkpoint.best_metric, after which it stops; 0: never
-  tensorboard=True,
+  loggers=("tensorboard",),  # also "wandb" and "mlflow"
   # -1: the devices that are left. sequence: splits the residual stream along a row's tokens over
   # the axis tensor (sequence parallelism).
   mesh=dict(data=-1, fsdp=1, tensor=1, sequence=False),
@@ -74,10 +75,12 @@ def fill(section: ConfigDict, usual: Mapping, prefix: str = "") -> None:
 
 
 def check(cfg: ConfigDict) -> None:
-  """Raises UserError for what is wrong in a complete config: `check_keys`; a model, an optimizer, a
-  schedule or a decoding that cannot be built; a checkpoint.best_metric that no evaluation reports.
+  """Raises UserError for what is wrong in a complete config: `check_keys`; an unknown logger; a
+  model, an optimizer, a schedule or a decoding that cannot be built; a checkpoint.best_metric that
+  no evaluation reports.
   """
   check_keys(cfg)
+  registry.check(cfg.loggers)
   model_config(cfg.model)
   tasks.check(cfg.task.to_dict())
   optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)

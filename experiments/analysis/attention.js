@@ -104,7 +104,7 @@ function refill() {
   $("overview").replaceChildren(caption, heading, ...lines);
   const most = innerWidth > 760 ? 420 : 9999;
   const room = Math.min(document.documentElement.clientWidth - 32, most) - 44;
-  const thumb = Math.max(10, Math.min(52, Math.floor(room / H) - 6));
+  const thumb = Math.max(18, Math.min(52, Math.floor(room / H) - 6));
   $("overview").style.setProperty("--thumb", `${thumb}px`);
   $("overview").classList.toggle("few", Math.max(T, S) <= thumb);
   draw();
@@ -262,6 +262,9 @@ function draw() {
   });
   (matrix ? drawMatrix : drawLines)();
   describe();
+  for (const box of document.querySelectorAll(".scroll")) {
+    box.nextElementSibling.hidden = box.hidden || box.scrollWidth <= box.clientWidth;
+  }
 }
 
 function cellAt(event) {

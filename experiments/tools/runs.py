@@ -81,6 +81,22 @@ class Order:
   why: str = ""
 
 
+def check_name(name: str, what: str) -> None:
+  """Raises UserError for a name of `what` that is no plain folder name, such as "..", "-rf", ""."""
+  if not re.fullmatch(r"[\w+][\w.+-]*", name):
+    raise UserError(
+      f"{what}: {name!r} cannot name a folder: begin with a letter or digit, and use letters,"
+      " digits, ._+-"
+    )
+
+
+def folder(text: str) -> pathlib.Path:
+  """Returns a command's folder; raises UserError for an empty name or one like an option."""
+  if not text or text.startswith("-"):
+    raise UserError(f"{text!r} cannot name a folder of a command: write ./{text}")
+  return pathlib.Path(text)
+
+
 def group_name(name: str, ending: str = "") -> str:
   """Returns a run's name with `ending` in place of -seedN: the group of runs that are averaged."""
   return re.sub(r"-seed\d+$", ending, name)
@@ -140,6 +156,12 @@ class Experiment:
     """Returns the folder of the committed copies of its results."""
     return self.folder / "results" / self.name / self.scale
 
+  @property
+  def listed(self) -> bool:
+    """Returns whether README.md beside the file links to it; the results of others are private."""
+    readme = self.folder / "README.md"
+    return readme.is_file() and f"({self.name}.py)" in readme.read_text(encoding="utf-8")
+
 
 def load(path: str, scale: str = "small") -> Experiment:
   """Reads an experiment file. Raises UserError where the file is none, two runs share a name, a run
@@ -147,6 +169,7 @@ def load(path: str, scale: str = "small") -> Experiment:
   file = pathlib.Path(path)
   if not file.is_file():
     raise UserError(f"{path}: no such experiment file")
+  check_name(file.stem, path)
   spec, module = unread_module(file.stem, file)
   try:
     spec.loader.exec_module(module)
@@ -163,8 +186,7 @@ def load(path: str, scale: str = "small") -> Experiment:
     raise UserError(inside(file, error)) from error
   names = [run.name for run in runs]
   for index, run in enumerate(runs):
-    if not re.fullmatch(r"[\w.+-]+", run.name):
-      raise UserError(f"{path}: {run.name!r} cannot name a folder: use letters, digits, ._+-")
+    check_name(run.name, path)
     if run.name in names[:index]:
       raise UserError(f"{path}: two runs have the name {run.name}")
     if missing := run.dependencies() - set(names[:index]):

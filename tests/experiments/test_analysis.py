@@ -24,7 +24,7 @@ def runs(tmp_path_factory):
       "schedule.warmup_steps=1",
       "evaluate.every=2",
       "checkpoint.every=2",
-      "tensorboard=False",
+      "loggers=()",
     ]
     cfg = resolve.load(f"configs/{name}.py:small,data={folder}/prose", changes)
     with open_run(folder / name, cfg, []) as run:

@@ -426,6 +426,29 @@ def test_pieces_are_shown_as_cut():
   assert characters.render_tokens(characters.encode_batch(["a b"])[0]) == ["a", "\u2581", "b"]
 
 
+def dumped(page, folder):
+  """Returns the text of the element <pre> of a page in a browser."""
+  browser = [
+    "chromium",
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    f"--user-data-dir={folder / 'profile'}",
+    "--virtual-time-budget=5000",
+    "--dump-dom",
+    page.as_uri(),
+  ]
+  done = subprocess.run(browser, capture_output=True, text=True, timeout=120, check=True)
+  text = re.search(r"<pre>(.*?)</pre>", done.stdout, re.DOTALL)[1]
+  assert text, done.stderr
+  return text
+
+
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium: apt-get install chromium")
 @pytest.mark.parametrize("width", [360, 1280])
 def test_a_browser_shows_it(hostile, tmp_path, width):
@@ -462,24 +485,7 @@ def test_a_browser_shows_it(hostile, tmp_path, width):
     f"<iframe src='{inner.as_uri()}' style='width:{width}px;height:900px;border:0'></iframe>",
     encoding="utf-8",
   )
-  browser = [
-    "chromium",
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    f"--user-data-dir={tmp_path / 'profile'}",
-    "--virtual-time-budget=5000",
-    "--dump-dom",
-    outer.as_uri(),
-  ]
-  done = subprocess.run(browser, capture_output=True, text=True, timeout=120, check=True)
-  text = re.search(r"<pre>(.*?)</pre>", done.stdout, re.DOTALL)[1]
-  assert text, done.stderr
+  text = dumped(outer, tmp_path)
   found = json.loads(html.unescape(text))
   assert found["window"] == width
   assert found["width"] <= width
@@ -488,3 +494,32 @@ def test_a_browser_shows_it(hostile, tmp_path, width):
   assert found["told"][1::3] == found["told"][2::3] == [True] * 6
   assert all("attends to" in line for line in found["told"][0::3])
   assert found["tokens"][-1] == "</s>"
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium: apt-get install chromium")
+@pytest.mark.parametrize("heads, more", [(4, False), (32, True)])
+def test_a_phone_is_shown_that_there_are_more_heads(tmp_path, heads, more):
+  tokens = ["a", "b", "</s>"]
+  kind = pictures.Kind("self-attention", "", tokens, tokens, np.ones((2, heads, 3, 3)) / 3)
+  page = pictures.page(pictures.Picture("run", "a b", [kind], 1, 1))
+  script = """
+    const box = $("overview").parentElement, hint = box.nextElementSibling;
+    const last = [...document.querySelectorAll(".thumb")].pop();
+    const before = last.getBoundingClientRect().right;
+    box.scrollLeft = 9999;
+    parent.postMessage({ hint: hint.offsetHeight > 0 && hint.textContent.includes("more heads"),
+      width: document.documentElement.scrollWidth, before,
+      after: last.getBoundingClientRect().right }, "*");
+  """
+  inner = tmp_path / "inner.html"
+  inner.write_text(page.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8")
+  outer = tmp_path / "outer.html"
+  outer.write_text(
+    "<pre></pre><script>onmessage = e => {"
+    "document.querySelector('pre').textContent = JSON.stringify(e.data)}</script>"
+    f"<iframe src='{inner.as_uri()}' style='width:390px;height:900px;border:0'></iframe>"
+  )
+  seen = json.loads(html.unescape(dumped(outer, tmp_path)))
+  assert seen["width"] <= 390
+  assert seen["hint"] == more == (seen["before"] > 390)
+  assert seen["after"] <= 390

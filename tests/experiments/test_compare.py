@@ -16,7 +16,8 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from experiments import compare
-from experiments.tools.compare import cost, significance, trained
+from experiments.tools.compare import cost, curves, significance, trained
+from experiments.tools.report import blocks
 from train import evaluate, loop, pretrained, resolve
 from train.build import build_model
 from train.checkpoint import Checkpoints
@@ -474,6 +475,8 @@ def test_mistakes_are_told(tmp_path):
     ([a, tmp_path], "holds no run"),
     ([a, tmp_path / "c"], "c: no such folder$"),
     ([a, b, "--samples", "0"], "--samples 0"),
+    ([a, ""], "'' cannot name a folder"),
+    ([a, b, "--out="], "'' cannot name a folder"),
     ([a, b, "--x", "hours"], "--x is 'hours'; known: step, tokens, seconds"),
     ([a, b, "--out", a / "config.json"], "can't be written"),
   ):
@@ -491,6 +494,41 @@ def test_mistakes_are_told(tmp_path):
     compare.main([str(a), str(b)])
 
 
+def test_losses_of_other_vocabularies_have_other_axes(tmp_path, capsys, monkeypatch):
+  lines = [line(10, "validation", loss=3.0, perplexity=20.0, bits_per_byte=1.0)]
+  for name, tokenizer in dict(a="{}", b="{}", c="[]").items():
+    write(tmp_path / name, LM, lines)
+    (tmp_path / name / "tokenizer.json").write_text(tokenizer)
+  seen, panel = [], curves._panel
+  monkeypatch.setattr(
+    curves, "_panel", lambda axes, *rest: seen.append((axes, *rest[1:3])) or panel(axes, *rest)
+  )
+  folders = [tmp_path / name for name in "abc"]
+  text = compared(capsys, *folders, "--split", "none", "--out", tmp_path / "out")
+  assert "vocabularies differ" in text
+  drawn = {(name, *group) for _, group, name in seen}
+  assert drawn == {
+    *(("loss", "a", "b"), ("loss", "c"), ("perplexity", "a", "b"), ("perplexity", "c")),
+    ("bits_per_byte", "a", "b", "c"),
+  }
+  titles = [axes.get_title(loc="left") for axes, *_ in seen]
+  assert {"loss of a, b", "perplexity of c", "bits per byte"} < set(titles)
+  (tmp_path / "c" / "tokenizer.json").write_text("{}")
+  assert "vocabularies differ" not in compared(capsys, *folders, "--split", "none")
+
+
+def test_no_text_of_a_run_is_html(tmp_path, capsys):
+  folder = tmp_path / "<script>x"
+  text = compared(
+    capsys,
+    write(folder, starts=[start(devices=["<script>d"])]),
+    write(tmp_path / "b"),
+    *("--out", tmp_path / "out"),
+  )
+  assert text.startswith("# &lt;script>x and b")
+  assert not blocks._has_html((tmp_path / "out/compare.md").read_text())
+
+
 def test_names_are_as_short_as_tells_them_apart(tmp_path):
   for folder in ("x", "y"):
     (tmp_path / folder).mkdir()
@@ -506,7 +544,7 @@ def test_names_are_as_short_as_tells_them_apart(tmp_path):
 def two_runs(tmp_path_factory):
   """A trained run, and its copy with another seed."""
   folder = tmp_path_factory.mktemp("runs")
-  changes = ["steps=10", "log_every=5", "schedule.warmup_steps=2", "tensorboard=False"]
+  changes = ["steps=10", "log_every=5", "schedule.warmup_steps=2", "loggers=()"]
   changes += ["task.data.holdout=20", "task.decoding.max_len_extra=4", "evaluate.decode_every=0"]
   changes += ["evaluate.every=5", "checkpoint.every=5"]
   cfg = resolve.load("configs/scan.py:small", changes)

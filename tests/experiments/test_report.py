@@ -13,6 +13,8 @@ import types
 import xml.etree.ElementTree
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from experiments import run
 from experiments.tools import runs
@@ -126,6 +128,7 @@ def test_tables_point_to_their_notes():
 @pytest.fixture
 def experiment(tmp_path):
   (tmp_path / "mine.py").write_text("def runs(scale): return ()")
+  (tmp_path / "README.md").write_text("[mine.py](mine.py)")
   experiment = Experiment(
     "mine", "small", types.SimpleNamespace(__doc__=DOC), tuple(RUNS), EXPECTED, tmp_path
   )
@@ -299,7 +302,9 @@ def test_a_report_is_what_its_copies_say(file):
   experiment = runs.load(str(FOLDER / f"{name}.py"), scale)
   there = results.collect(experiment, None)
   curves = plots.draw_curves(there) is not None
-  parts = report.summary(experiment, there) + report.details(experiment, there, curves)
+  parts = report.summary(experiment, there, experiment.copies) + report.details(
+    experiment, there, curves
+  )
   assert (file.parent / "report.md").read_text(encoding="utf-8") == blocks.join(parts)
 
 
@@ -318,12 +323,19 @@ MEASURE = """<!doctype html><title>measures</title>
 frame.addEventListener("load", () => {{
   const inside = frame.contentDocument, seen = inside.scrollingElement;
   const broken = [...inside.images].filter(one => !one.naturalWidth).length;
-  document.title = [seen.scrollWidth, seen.clientWidth, inside.images.length, broken].join(" ");
+  const tables = [...inside.querySelectorAll("table")];
+  const gaps = tables.slice(1).map((x, i) =>
+    x.getBoundingClientRect().top - tables[i].getBoundingClientRect().bottom);
+  const looks = frame.contentWindow.getComputedStyle(tables[0]);
+  const hinted = tables.filter(x => x.scrollWidth > x.clientWidth).length;
+  const attachment = looks.backgroundAttachment.replaceAll(", ", "-");
+  document.title = [seen.scrollWidth, seen.clientWidth, inside.images.length, broken,
+    Math.round(Math.min(...gaps)), hinted, attachment].join(" ");
 }})</script>"""  # a window cannot be as small as a phone, a frame can
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium to render pages with")
-@pytest.mark.parametrize("width", [1280, 360])
+@pytest.mark.parametrize("width", [1280, 390, 360])
 def test_a_browser_shows_a_page_without_scrolling_it_sideways(experiment, tmp_path, width):
   page = write(experiment, all_outcomes())[1].read_text(encoding="utf-8")
   file = tmp_path / "measured.html"
@@ -332,12 +344,123 @@ def test_a_browser_shows_a_page_without_scrolling_it_sideways(experiment, tmp_pa
   options += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=3000"]
   command = [CHROMIUM, *options, "--dump-dom", file.as_uri()]
   told = subprocess.run(command, capture_output=True, text=True, timeout=120)
-  title = re.search(r"<title>(\d+) (\d+) (\d+) (\d+)</title>", told.stdout)
+  title = re.search(r"<title>(\d+) (\d+) (\d+) (\d+) (-?\d+) (\d+) ([a-z-]+)</title>", told.stdout)
   assert title, told.stderr[-2000:]
-  wide, inner, images, broken = map(int, title.groups())
+  wide, inner, images, broken, gap, scrolled = map(int, title.groups()[:-1])
+  assert gap >= 10
+  assert (scrolled > 0) == (width < 500)
+  assert title[7] == "local-local-scroll-scroll-scroll"  # a shadow where a wide table goes on
   assert width - 20 <= inner <= width  # less a scroll bar
   assert wide <= inner
   assert (images, broken) == (1, 0)
+
+
+def test_columns_of_numbers_and_their_headings_are_aligned_to_the_right():
+  rows = [["run", "mean", "span", "state", "version", "none"]]
+  rows += [["a", "1,234.50", "1.00 to 2.50", "6 of 7", "0.10.2", ""], ["b", "", "", "", "", ""]]
+  rows += [["c", "-2.0e-05", "81 ± 1", "3", "3", ""]]
+  text = tables.markdown(rows)
+  assert text.splitlines()[1] == "|---|---:|---:|---|---|---|"
+  page = blocks.to_html(f"# t\n\n{text}", {})
+  right = re.findall(r'<(t[hd]) style="text-align:right">([^<]*)<', page)
+  assert right[:4] == [("th", "mean"), ("th", "span"), ("td", "1,234.50"), ("td", "1.00 to 2.50")]
+  assert tables.markdown([["a", "b"]]).splitlines()[1] == "|---|---|"
+
+
+RAW = (
+  "a <script>alert(1)</script> <img src=x onerror=y> </p> <!-- c --> <?php ?> 1 < 2 <http://a.b>"
+)
+
+
+def has_tags(text):
+  return blocks._has_html(text)
+
+
+@pytest.mark.parametrize(
+  "text, escaped",
+  [
+    ("1 < 2 and <https://a.b>", "1 < 2 and <https://a.b>"),
+    ("`<b>` <b>", "`<b>` &lt;b>"),
+    ("``a`<b>`` <i>", "``a`<b>`` &lt;i>"),
+    ("```\n<b>\n```\n<b>", "```\n<b>\n```\n&lt;b>"),
+    ("\\`<script>\\`", "\\`&lt;script>\\`"),
+    ("`a\n\n<script>`", "`a\n\n&lt;script>`"),
+  ],
+)
+def test_tags_become_text_and_those_in_code_stay(text, escaped):
+  assert blocks.escape(text) == escaped
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+  st.lists(st.sampled_from(["<b>", "</p", "<!-- ", "`", "```", "~~~", "\\", "\n", " ", "|", "a"]))
+)
+def test_nothing_escaped_is_html(parts):
+  assert not has_tags(blocks.escape("".join(parts)))
+
+
+def test_no_text_of_a_run_is_html(experiment):
+  (experiment.copies / "NOTES.md").write_text(f"{RAW}\n\n<script>\nalert(2)\n</script>\n")
+  record = dict(commit="<script>c</script>", devices=["<script>d</script>"])
+  several = [*all_outcomes()[:-1], outcome(RUNS[-1], 1.0, **record)]
+  claims = [Value("<b>v", "alone", RAW, 3.0, RAW, tolerance=1.0, why=RAW)]
+  changed = dataclasses.replace(experiment, expected=claims)
+  text_file, page_file = write(changed, several)
+  text = text_file.read_text(encoding="utf-8")
+  kept = re.sub(r"<details><summary>\d+ commands</summary>|</details>", "", text)
+  assert not has_tags(kept)
+  assert not has_tags(report.overview(experiment.folder))
+  page = Page(page_file.read_text(encoding="utf-8"))
+  assert not {"script", "b"} & {tag for tag, _ in page.tags}
+  words = "".join(page.words)
+  for part in ("<script>alert(1)", "<script>c", "<script>d", "<b>v", "1 < 2"):
+    assert part in words
+  code = blocks.code(["```", "<script>"])
+  assert not has_tags(code)
+
+
+def test_an_experiment_without_a_docstring_has_no_empty_block(experiment):
+  bare = dataclasses.replace(experiment, module=types.SimpleNamespace(__doc__=None))
+  parts = report.summary(bare, all_outcomes(), bare.copies)
+  assert not any(re.fullmatch(r"`+\s*`+", part) for part in parts)
+  assert re.search(r"scale\n\nUNFINISHED", blocks.join(parts))
+
+
+def test_a_private_experiment_writes_into_the_folder_of_its_runs_alone(tmp_path, capsys):
+  """A user's own file in the folder experiments that README.md does not list, or elsewhere."""
+  (tmp_path / "README.md").write_text("[other.py](other.py)")
+  (tmp_path / "mine.py").write_text(FILE.format(paper=50.0))
+  (one,) = runs.load(str(tmp_path / "mine.py")).runs
+  folder = tmp_path / "runs" / "mine" / "small"
+  (folder / "a").mkdir(parents=True)
+  (folder / "a" / results.RECORD).write_text(json.dumps(outcome(one, 50.5).record))
+  (folder / "NOTES.md").write_text("My notes.")
+  before = sorted(tmp_path.iterdir())
+  run.main([str(tmp_path / "mine.py"), "--root", str(tmp_path / "runs"), "--report"])
+  assert sorted(tmp_path.iterdir()) == before
+  assert {"report.md", "report.html"} < {file.name for file in folder.iterdir()}
+  assert "My notes." in (folder / "report.html").read_text()
+  assert "RESULTS" not in capsys.readouterr().out
+
+
+def test_losses_of_other_vocabularies_have_other_axes():
+  texts = dict(
+    big="configs/causal.py:data={data}/prose",
+    little="configs/causal.py:data={data}/prose,vocab_size=100",
+    other="configs/causal.py:data={data}/code",
+    changed="configs/causal.py:data={data}/prose",
+    tuned="configs/causal.py:data={data}/trec,init={root}/little",
+    classes="configs/classify.py:data={data}/trec,init={root}/little",
+  )
+  changes = {"changed": {"task.tokenizer.vocab_size": 100}}
+  several = [outcome(Run(x, text, changes.get(x, {})), 1.0) for x, text in texts.items()]
+  scales = {x.run.name: plots.scale(x.run, several) for x in several}
+  panels = [sorted(names) for names in plots._panels(scales).values()]
+  assert panels == [["big"], ["changed", "little", "tuned"], ["other"], ["classes"]]
+  drawn = plots.draw_curves(several).decode()
+  assert len(re.findall(r">[^<>]*\bloss<", drawn)) == 4
+  assert drawn.count(">accuracy<") == 1
+  assert plots.draw_curves(several[:1]).decode().count(">loss<") == 1
 
 
 def test_a_cell_with_a_bar_stays_one_cell():

@@ -14,7 +14,7 @@ import types
 
 import pytest
 
-from experiments import run
+from experiments import run, search
 from experiments.tools import runs
 from experiments.tools.launch import launchers, live, results
 from experiments.tools.report import tables
@@ -307,6 +307,11 @@ def test_axes_of_a_sweep():
     ("def runs(scale):\n  yield Run(name)", r"one\.py line 3: NameError: name 'name'"),
     (r'def runs(scale): yield Run("a", "configs/scan.py"); yield Run("a", "x")', "two runs"),
     (r'def runs(scale): yield Run("a/b", "configs/scan.py")', "'a/b' cannot name a folder"),
+    (r'def runs(scale): yield Run("..", "configs/scan.py")', "'..' cannot name a folder"),
+    (r'def runs(scale): yield Run("-rf", "configs/scan.py")', "'-rf' cannot name a folder"),
+    (r'def runs(scale): yield Run("", "configs/scan.py")', "'' cannot name a folder"),
+    (r'def runs(scale): yield Run("../../a", "configs/scan.py")', "'../../a' cannot name a folder"),
+    (r'def runs(scale): yield Run(".git", "configs/scan.py")', "'.git' cannot name a folder"),
     (
       r'def runs(scale): yield Run("a", "x:init={root}/b")',
       "a starts from b, which no earlier run",
@@ -321,6 +326,22 @@ def test_a_file_that_is_no_experiment(tmp_path, text, told):
   (tmp_path / "one.py").write_text(f"from experiments.tools.runs import Run, Value\n{text}\n")
   with pytest.raises(UserError, match=told):
     runs.load(str(tmp_path / "one.py"))
+
+
+@pytest.mark.parametrize("name", ["-rf", "...", ".hidden", "a b"])
+def test_an_experiment_whose_name_cannot_be_a_folder(tmp_path, name):
+  file = tmp_path / f"{name}.py"
+  file.write_text("raise AssertionError('read')")
+  with pytest.raises(UserError, match="cannot name a folder"):
+    runs.load(str(file))
+
+
+@pytest.mark.parametrize("command", [run.main, search.main])
+@pytest.mark.parametrize("root", ["", "-rf"])
+def test_a_root_that_is_empty_or_an_option(command, root):
+  with pytest.raises(UserError, match=f"'{root}' cannot name a folder") as error:
+    command(["experiments/scan_search.py", f"--root={root}"])
+  assert "\n" not in str(error.value)
 
 
 def test_mistakes_are_told(experiment, tmp_path, monkeypatch):

@@ -30,7 +30,7 @@ from train.record.writer import read_metrics
 from train.resolve import load
 
 ROOT = pathlib.Path(__file__).parents[2]
-CHANGES = {"task.data.holdout": 20, "evaluate.decode_every": 0, "tensorboard": False}
+CHANGES = {"task.data.holdout": 20, "evaluate.decode_every": 0, "loggers": ()}
 CHANGES |= {"schedule.warmup_steps": 1, "log_every": 5}
 FILE = f"""
 from experiments.tools.runs import Run

@@ -21,7 +21,7 @@ from experiments.tools.runs import Run
 from experiments.tools.space import Float, Search
 
 CHANGES = {"steps": 10, "evaluate.every": 5, "checkpoint.every": 5, "evaluate.decode_every": 0}
-CHANGES |= {"task.data.holdout": 20, "tensorboard": False, "schedule.warmup_steps": 1}
+CHANGES |= {"task.data.holdout": 20, "loggers": (), "schedule.warmup_steps": 1}
 CHANGES |= {"log_every": 5}
 
 def runs(scale):

@@ -21,7 +21,7 @@ from experiments.tools.runs import Run
 def runs(scale):
   changes = {"steps": 2, "schedule.warmup_steps": 1, "evaluate.every": 2}
   changes |= {"evaluate.decode_every": 0}
-  yield Run("first", "configs/scan.py:small", changes | {"tensorboard": False}, splits=())
+  yield Run("first", "configs/scan.py:small", changes | {"loggers": ()}, splits=())
   yield Run("other", "configs/scan.py:small", splits=())
   yield Run("second", "configs/scan.py:small,split={root}/first", splits=())
 """

@@ -80,7 +80,7 @@ class Run:
       microbatches=2,
       ema=0.9,
       log_every=1,
-      tensorboard=False,
+      loggers=(),
       **{"checkpoint.every": EVERY, "evaluate.every": EVALUATE, "evaluate.decode_every": DECODE},
     )
     command = [sys.executable, "-m", "train.main", "--workdir", str(self.workdir)]

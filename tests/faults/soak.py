@@ -58,7 +58,7 @@ def endure(folder: pathlib.Path, wanted: collections.Counter, seed: int) -> list
 def memory(folder: pathlib.Path, steps: int) -> list[tuple[int, float]]:
   """The most memory a run of so many steps had taken, in GB, after each tenth of it."""
   command = f"-m train.main --config configs/scan.py:small --workdir {folder}".split()
-  changes = dict(steps=steps, log_every=steps // 10, tensorboard=False)
+  changes = dict(steps=steps, log_every=steps // 10, loggers=())
   for key in ("evaluate.every", "evaluate.decode_every", "checkpoint.every"):
     changes[key] = steps // 20
   command += [f"--config.{key}={value}" for key, value in changes.items()]

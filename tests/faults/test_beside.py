@@ -27,23 +27,19 @@ def test_two_minutes_of_predictions_beside_a_training_have_no_failure(tmp_path):
     "--config.checkpoint.best_mode=min",
     f"--workdir={tmp_path}",
   ]
-  log = open(tmp_path.parent / "log.txt", "w", encoding="utf-8")
-  training = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
-  try:
-    while not any(tmp_path.glob("checksums/*.json")):
-      assert training.poll() is None
-      time.sleep(0.1)
-    began, steps = time.monotonic(), []
-    while time.monotonic() - began < SECONDS:
-      run = inference.load_run(str(tmp_path), "latest")
-      steps += run.steps
-      if (tmp_path / "metrics.jsonl").read_text().count('"validation"'):
-        inference.load_run(str(tmp_path), "best")
-    one = [sys.executable, "-m", "train.predict", "--workdir", str(tmp_path), "jump twice"]
-    assert subprocess.run(one, cwd=ROOT, env=environment).returncode == 0
-  finally:
-    training.kill()
-    training.wait()
-    log.close()
+  with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL) as training:
+    try:
+      while not any(tmp_path.glob("checksums/*.json")):
+        assert training.poll() is None
+        time.sleep(0.1)
+      began, steps = time.monotonic(), []
+      while time.monotonic() - began < SECONDS:
+        steps += inference.load_run(str(tmp_path), "latest").steps
+        if '"validation"' in (tmp_path / "metrics.jsonl").read_text():
+          inference.load_run(str(tmp_path), "best")
+      one = [sys.executable, "-m", "train.predict", "--workdir", str(tmp_path), "jump twice"]
+      assert subprocess.run(one, cwd=ROOT, env=environment).returncode == 0
+    finally:
+      training.kill()
   assert steps == sorted(steps)
   assert len(set(steps)) > 20

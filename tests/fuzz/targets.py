@@ -25,6 +25,7 @@ from train.data import (
   texts,
 )
 from train.record import checksums, provenance, workdir, writer
+from train.record.loggers import registry
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 TEXTS = ("the quick é <mask> 北", "", "a\tb 12,345")
@@ -176,6 +177,7 @@ def _run():
     "metrics.jsonl": "".join(json.dumps(x) + "\n" for x in metrics).encode(),
     "skipped.jsonl": b'{"step": 1, "examples": [[1]]}\n{"step": 2, "examples": [[1]]}\n',
     "checksums/3.json": json.dumps(written).encode(),
+    "loggers.json": b'{"wandb": {"run": "a1", "steps": {"train": 2, "validation": 1}}}',
     "labels.json": b'["a", "b"]',
     "checkpoints/3/a": b"a",
     "checkpoints/3/commit_success.txt": b"",
@@ -199,8 +201,12 @@ def _read_run(folder, name):
       writer.drop_after(folder / name, 1)
     case "skipped.jsonl":
       writer.drop_after(folder / name, 1)
+    case "loggers.json":
+      for state in registry.read(folder / name).values():
+        assert type(state["run"]) is str
+        assert all(type(step) is int for step in state["steps"].values())
     case "labels.json":
-      assert all(type(x) is str for x in tasks._labels(None, None, folder / name))
+      assert all(type(x) is str for x in tasks._labels(None, None, folder / name, write=False))
     case _:
       assert checksums.steps(folder / "checkpoints") == [3]
       assert all(type(x) is str for x in checksums.problems(folder / "checkpoints" / "3") or ())

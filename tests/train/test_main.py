@@ -336,9 +336,10 @@ def test_latest_and_best_are_both_kept(tmp_path):
     for step, loss in ((1, 0.5), (2, 0.1), (3, 0.7), (4, 0.8), (5, 0.9)):
       params = {"w": jax.numpy.full(3, float(step))}
       state = dict(step=jax.numpy.int32(step), params=params, opt_state=())
-      checkpoints.save(state, Position(), {"loss": loss})
+      checkpoints.save(state, Position())
+      checkpoints.score(step, {"loss": loss})
   with Checkpoints(tmp_path) as checkpoints:
-    assert [info.step for info in checkpoints.orbax.checkpoints] == [2, 4, 5]
+    assert checkpoints.steps("average:3") == [2, 4, 5]
     assert checkpoints.steps("best") == [2]
     with pytest.raises(UserError, match=r"steps \[2, 4, 5\]"):
       checkpoints.steps("3")

@@ -23,7 +23,7 @@ RUN = (
   "--config.checkpoint.best_mode=min",
   "--config.schedule.name=constant",
   "--config.schedule.warmup_steps=2",
-  "--config.tensorboard=False",
+  "--config.loggers=()",
 )
 
 

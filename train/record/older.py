@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
-from train.record.config import flat, frozen
+from train.record.config import BOOLS, flat, frozen
 
 # Settings that older runs lack, each with the value that continues such a run unchanged.
 ADDED = dict(ema=0.0, spike=3.0, skip_spikes=False, watchdog_seconds=600.0)
@@ -30,6 +30,8 @@ NOT_IN_TEXT_TO_TEXT = ("lowercase_scores", "bleu_tokenizer", "piece_marker")
 def upgrade(config: dict) -> dict:
   """Returns the config of an older run with the present names of its settings."""
   config = _rename(config, RENAMED)
+  if isinstance(config.get("tensorboard"), bool) and "loggers" not in config:
+    config["loggers"] = ("tensorboard",) * config.pop("tensorboard")
   if "task" in config:
     task = config["task"] = _upgrade_task(config["task"])
     if "parts" in task:
@@ -37,6 +39,14 @@ def upgrade(config: dict) -> dict:
     if isinstance(config.get("checkpoint"), dict):
       config["checkpoint"] = _upgrade_metric(config["checkpoint"], task)
   return config
+
+
+def override(text: str) -> str:
+  """Returns an override, KEY=VALUE, of an older setting as one of the present setting."""
+  key, _, value = text.partition("=")
+  if key != "tensorboard" or value.lower() not in BOOLS:
+    return text
+  return "loggers=" + "tensorboard" * BOOLS[value.lower()]
 
 
 def _upgrade_metric(checkpoint: dict, task: dict) -> dict:

@@ -24,7 +24,7 @@ from train.record.config import flat, frozen
 # Settings that may change when a run goes on, as they change no number (up to rounding).
 CHANGEABLE = (
   "log_every",
-  "tensorboard",
+  "loggers",
   "workers",
   "mesh",
   "parallelism",

@@ -1,4 +1,4 @@
-"""Writes what a run logs: metrics.jsonl, TensorBoard files, a progress bar or lines, curves.png."""
+"""Writes what a run logs: metrics.jsonl, the loggers, a progress bar or lines, curves.png."""
 
 import contextlib
 import json
@@ -7,14 +7,14 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Sequence
-
-from tensorboardX import SummaryWriter
+import types
+from collections.abc import Mapping, Sequence
 
 from train.common import json_files
 from train.common.errors import UserError
 from train.common.files import write_atomically
 from train.record import curves, older
+from train.record.loggers.registry import Loggers
 
 # The fields of every line of metrics.jsonl, with their types; time is in seconds since 1970.
 FIXED = dict(step=int, split=str, time=float)
@@ -26,7 +26,7 @@ COLUMNS = 110  # a training line leaves out the last metrics beyond it
 
 
 class Writer(contextlib.AbstractContextManager):
-  """Writes a run's metrics to files and screen; a process that is not primary writes nothing."""
+  """Writes a run's metrics to files, loggers and screen; only the primary process writes."""
 
   def __init__(
     self,
@@ -36,35 +36,28 @@ class Writer(contextlib.AbstractContextManager):
     progress: bool | None = None,
     *,
     total_steps: int | None = None,
-    tensorboard: bool = True,
+    loggers: Sequence[str] = ("tensorboard",),
+    config: Mapping = types.MappingProxyType({}),
   ):
     """Drops the lines of metrics.jsonl after `start_step`, and goes on from there.
 
     `progress` shows a live bar instead of lines; None shows the bar if stderr is a terminal.
+    `loggers` get the metrics too, and `config`, the settings by dotted key.
     """
     self.path, self.primary, self.total_steps = pathlib.Path(workdir), primary, total_steps
-    self.board = self.bar = None
+    self.bar = None
     self.pace = None  # (step, seconds) of the first training line, after compilation
     if not primary:
       return
     for name in ("metrics.jsonl", "skipped.jsonl"):
       drop_after(self.path / name, start_step)
     self.lines = open(self.path / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
-    if tensorboard:
-      # TensorBoard drops what an earlier start wrote after its last checkpoint.
-      purge = start_step + 1 if start_step else 0
-      # The suffix gives two starts in the same second a file each.
-      self.board = SummaryWriter(
-        str(self.path / "tensorboard"),
-        purge_step=purge,
-        flush_secs=10,
-        filename_suffix=f".{time.time_ns()}",
-      )
+    self.loggers = Loggers(self.path, loggers, config, start_step)
     if sys.stderr.isatty() if progress is None else progress:
       self.bar, self.task = _bar(start_step, total_steps)
 
   def write(self, step: int, split: str, values: dict[str, float]) -> None:
-    """Adds a line to metrics.jsonl and a point to each TensorBoard curve `split/name`; shows it.
+    """Adds a line to metrics.jsonl, passes the values to the loggers, and shows them.
 
     NaN and infinity, which JSON lacks, are written as "nan", "inf", "-inf"; `read_metrics` returns
     them as floats. Raises ValueError for a metric called step, split or time.
@@ -78,24 +71,22 @@ class Writer(contextlib.AbstractContextManager):
     line |= {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
     self.lines.write(json.dumps(line, allow_nan=False) + "\n")
     self.lines.flush()
-    if self.board:
-      for name, value in values.items():
-        self.board.add_scalar(f"{split}/{name}", value, step)
+    self.loggers.write(step, split, values)
     self._show(step, split, values)
 
-  def close(self) -> None:
-    """Ends the bar, closes the files and draws curves.png; a second close does nothing."""
+  def close(self, failed: bool = False) -> None:
+    """Ends the bar, closes files and loggers and draws curves.png; a second close does nothing."""
     if not self.primary or self.lines.closed:
       return
     self.lines.close()
     if self.bar:
       self.bar.stop()
-    if self.board:
-      self.board.close()
-    curves.draw(self.path, by_metric(read_metrics(self.path)))
+    lines = read_metrics(self.path)
+    self.loggers.close(last_scores(lines), failed)
+    curves.draw(self.path, by_metric(lines))
 
-  def __exit__(self, *_):
-    self.close()
+  def __exit__(self, kind, *_):
+    self.close(failed=kind is not None)
 
   def _show(self, step, split, values):
     left = self._left(step) if split == "train" else ""
@@ -149,6 +140,17 @@ def by_metric(lines: Sequence[dict]) -> dict[str, dict]:
         steps.append(line["step"])
         values.append(value)
   return curves
+
+
+def last_scores(lines: Sequence[dict]) -> dict[str, float]:
+  """Returns {split/metric: value} of the last evaluation of each split."""
+  last = {line["split"]: line for line in lines if line["split"] != "train"}
+  return {
+    f"{split}/{name}": value
+    for split, line in last.items()
+    for name, value in line.items()
+    if name not in FIXED
+  }
 
 
 def started_between(before: dict, line: dict) -> bool:

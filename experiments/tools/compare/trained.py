@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import functools
+import hashlib
 import itertools
 import math
 import os
@@ -19,6 +20,7 @@ from train.evaluation import EarlyStopping, prefixed
 from train.record import workdir
 from train.record.writer import FIXED, read_metrics
 
+OF_LABELS = ("classification", "tagging")  # their losses know no vocabulary
 # The fields of a start in run.json that are read here
 FIELDS = dict(time=str, devices=list[str], data=dict[str, str])
 
@@ -156,6 +158,21 @@ def read(paths: Sequence[str | os.PathLike]) -> list[TrainedRun]:
     lines = read_metrics(path) if (path / "metrics.jsonl").exists() else []
     runs.append(TrainedRun(path, name, cfg, starts, times, lines))
   return runs
+
+
+def by_vocabulary(runs: Sequence[TrainedRun]) -> list[list[TrainedRun]]:
+  """Groups runs whose losses and perplexities can be compared: those of one task with labels, and
+  others with the same tokenizer.json, or without one the same settings of their tokenizers."""
+  groups = {}
+  for run in runs:
+    tokenizers = [task.get("tokenizer") for task in task_settings(run.cfg).values()]
+    key = repr((tokenizers, run.cfg.model.get("vocab_size")))
+    if run.cfg.task.name in OF_LABELS:
+      key = run.cfg.task.name
+    elif (file := run.path / "tokenizer.json").is_file():
+      key = hashlib.sha256(file.read_bytes()).hexdigest()
+    groups.setdefault(key, []).append(run)
+  return list(groups.values())
 
 
 def _names(paths):

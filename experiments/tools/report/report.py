@@ -22,14 +22,19 @@ CURVES = "curves.svg"
 
 def write(experiment: Experiment, outcomes: Sequence[Outcome], root: pathlib.Path) -> list:
   """Writes the report of an experiment and returns the files: report.md and its curves beside the
-  copies of the results, report.html in `root`, the folder of the runs, and RESULTS.md."""
-  folder, svg = experiment.copies, plots.draw_curves(outcomes)
+  copies of the results, report.html in `root`, the folder of the runs, and RESULTS.md. The files of
+  a private experiment are all in `root`."""
+  folder, svg = experiment.copies if experiment.listed else root, plots.draw_curves(outcomes)
+  folder.mkdir(parents=True, exist_ok=True)
   (folder / CURVES).unlink(missing_ok=True)
   if svg:
     (folder / CURVES).write_bytes(svg)
-  text = blocks.join(summary(experiment, outcomes) + details(experiment, outcomes, bool(svg)))
+  parts = summary(experiment, outcomes, folder) + details(experiment, outcomes, bool(svg))
+  text = blocks.join(parts)
   write_atomically(folder / "report.md", text)
-  files = [folder / "report.md", write_overview(experiment.folder)]
+  files = [folder / "report.md"]
+  if experiment.listed:
+    files.append(write_overview(experiment.folder))
   if root.is_dir():  # else there are copies alone
     page = blocks.to_html(text, {CURVES: svg} if svg else {})
     write_atomically(root / "report.html", page)
@@ -43,8 +48,11 @@ def write_overview(folder: pathlib.Path) -> pathlib.Path:
   return folder / "RESULTS.md"
 
 
-def summary(experiment: Experiment, outcomes: Sequence[Outcome], level: int = 1) -> list[str]:
-  """Returns blocks: a heading of `level`, description, state, the numbers of the paper and ours."""
+def summary(
+  experiment: Experiment, outcomes: Sequence[Outcome], folder: pathlib.Path, level: int = 1
+) -> list[str]:
+  """Returns blocks: a heading of `level`, description, state, the numbers of the paper and ours,
+  and the NOTES.md of the report's folder."""
   command, _, rest = (experiment.module.__doc__ or "").strip().partition("\n")
   left = [f"{x.run.name} ({x.state})" for x in outcomes if not x.finished]
   state = f"{len(outcomes) - len(left)} of {len(outcomes)} runs are finished."
@@ -53,15 +61,15 @@ def summary(experiment: Experiment, outcomes: Sequence[Outcome], level: int = 1)
     state = f"UNFINISHED: {state} Left: {', '.join(left[:5])}{more}."
   heading = "#" * level
   parts = [f"{heading} {experiment.name}, {experiment.scale} scale"]
-  parts += [blocks.code([command]), rest.strip(), state]
+  parts += [blocks.code([command]) if command else "", rest.strip(), state]
   if verdicts := check.verdicts(experiment.expected, outcomes):
     tabulated, notes = check.tabulate(verdicts)
     parts += [f"{heading}# Comparison", f"Checks: {check.count(verdicts)}."]
     parts += map(tables.markdown, tabulated)
     parts.append("\n".join(f"- [{number}] {note}" for number, note in enumerate(notes, 1)))
-  if (notes := experiment.copies / "NOTES.md").is_file():
+  if (notes := folder / "NOTES.md").is_file():
     parts += [f"{heading}# Notes", notes.read_text(encoding="utf-8").strip()]
-  return parts
+  return [blocks.escape(part) for part in parts]
 
 
 def details(experiment: Experiment, outcomes: Sequence[Outcome], curves: bool) -> list[str]:
@@ -95,14 +103,15 @@ def overview(folder: pathlib.Path) -> str:
   for experiment in with_results(folder):
     outcomes = results.collect(experiment, None)
     link = f"[report.md]({experiment.copies.relative_to(folder).as_posix()}/report.md)"
-    parts += [*summary(experiment, outcomes, level=2), link]
+    parts += [*summary(experiment, outcomes, experiment.copies, level=2), link]
     finished = sum(outcome.finished for outcome in outcomes)
     checks = check.count(check.verdicts(experiment.expected, outcomes))
     counts = [f"{finished} of {len(outcomes)}", checks]
     index.append([experiment.name, experiment.scale, *counts, link])
   records = measured.read(folder / "results")
   for section, several in itertools.groupby(records, key=lambda record: record.section):
-    parts += [f"## {section}", *(block for record in several for block in record.blocks())]
+    several = (block for record in several for block in record.blocks())
+    parts += map(blocks.escape, [f"## {section}", *several])
   return blocks.join(["# Results", INTRODUCTION, tables.markdown(index), *parts])
 
 

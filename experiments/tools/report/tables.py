@@ -1,20 +1,30 @@
 """Formats tables of results as Markdown and prints Markdown on a terminal."""
 
+import re
 import statistics
 import sys
 from collections.abc import Sequence
 
 from experiments.tools.launch.results import Outcome
+from experiments.tools.report import blocks
 from experiments.tools.runs import group_name
+
+NUMBER = r"[-+]?\d[\d,]*(\.\d+)?(e[-+]?\d+)?%?"
+NUMERIC = re.compile(rf"({NUMBER}( (±|to) {NUMBER})?|nan)?")
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-  """Formats a table, whose first row is the heading, as Markdown."""
+  """Formats a table, whose first row is the heading, as Markdown; columns of numbers, with their
+  headings, are aligned to the right."""
 
   def line(cells):
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+    cells = (cell.replace("|", "\\|").replace("\n", " ") for cell in cells)
+    return "| " + " | ".join(map(blocks.escape, cells)) + " |"
 
-  return "\n".join([line(rows[0]), "|" + "---|" * len(rows[0]), *map(line, rows[1:])])
+  columns = list(zip(*rows[1:])) or [()] * len(rows[0])
+  numeric = [any(cells) and all(map(NUMERIC.fullmatch, cells)) for cells in columns]
+  rule = "".join("---:|" if right else "---|" for right in numeric)
+  return "\n".join([line(rows[0]), f"|{rule}", *map(line, rows[1:])])
 
 
 def show(text: str) -> None:

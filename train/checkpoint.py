@@ -75,10 +75,10 @@ class Checkpoints(contextlib.AbstractContextManager):
       self.worker.shutdown()
 
   def wait(self) -> None:
-    """Waits for the save in progress; raises its error."""
-    pending, self.pending = self.pending, []
-    for future in pending:
+    """Waits for the save in progress; raises its error. Several threads may wait."""
+    for future in tuple(self.pending):
       future.result()
+    self.pending = [future for future in self.pending if not future.done()]
 
   def save(self, state: Mapping, data, keep: bool = True) -> None:
     """Starts writing `state` and `data.get_state()`; waits only for an earlier save.

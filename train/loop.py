@@ -131,6 +131,8 @@ def train(
           stopping = evaluate(step)
       if stopping or early_stopping.due:
         checkpoints.save(state, meter, keep=early_stopping.due)
+      watchdog.begin("the last save")
+      checkpoints.wait()
       return log_end(step, cfg, stopping, early_stopping, checkpoints)
 
 

@@ -4,6 +4,8 @@ import json
 import random
 import re
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jax.numpy as jnp
 import pytest
@@ -326,3 +328,23 @@ def test_what_cannot_be_asked(words, message, run):
   folders = {"RUN": str(run), "EMPTY": str(empty)}
   with pytest.raises(UserError, match=message):
     checkpoints.main([re.sub("RUN|EMPTY", lambda m: folders[m[0]], word) for word in words])
+
+
+def test_whoever_waits_for_a_save_returns_when_it_is_finished(tmp_path, monkeypatch):
+  """The main thread and the one that leaves after a signal may wait for the same save."""
+
+  def write_slowly(path, **facts):
+    time.sleep(0.5)
+    write(path, **facts)
+
+  write = checksums.write
+  monkeypatch.setattr(checksums, "write", write_slowly)
+  with Checkpoints(tmp_path) as saved:
+    saved.save(dict(step=jnp.int32(1), params={"w": jnp.ones(3)}, opt_state={}), Position())
+
+    def wait():
+      saved.wait()
+      return (tmp_path / "checksums/1.json").exists()
+
+    with ThreadPoolExecutor(2) as threads:
+      assert all(waited.result() for waited in [threads.submit(wait) for _ in range(2)])

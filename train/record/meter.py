@@ -41,11 +41,19 @@ class Meter:
     self._start_window()
 
   def watch(self, train_step: Callable) -> Callable:
-    """Returns `train_step`, with a warning when it is compiled again after the first log line."""
+    """Returns `train_step`, which logs its compilation, in the first step, and warns when it is
+    compiled again after the first log line."""
+    compiled = False
 
     def step(state, batch):
-      before = self.compiles
+      nonlocal compiled
+      before, began = self.compiles, time.perf_counter()
+      if not compiled:
+        logging.info("compiling the train step, or reading it from the cache")
       result = train_step(state, batch)
+      if not compiled:
+        logging.info("compiled or read in %.1f s", time.perf_counter() - began)
+        compiled = True
       if self.compiles > before and self.logged:
         self.recompiles += 1
         if self.recompiles == 1:

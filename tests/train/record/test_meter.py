@@ -131,6 +131,7 @@ def test_a_step_is_timed_without_what_runs_between_steps(tmp_path):
 
 
 def test_a_step_that_is_compiled_again_is_counted_and_its_shapes_are_logged_once(tmp_path, caplog):
+  caplog.set_level("INFO", logger="absl")
   meter = Meter(Data(), SkippedUpdates(tmp_path, limit=3))
   sums = {name: (np.float32(0), np.float32(1)) for name in ("loss", "skipped", "spikes")}
   step = meter.watch(jax.jit(lambda state, batch: (state + batch["inputs"].sum(), sums)))
@@ -140,6 +141,8 @@ def test_a_step_that_is_compiled_again_is_counted_and_its_shapes_are_logged_once
 
   update(2)
   update(4)  # before the first line, compilations are expected
+  logged = [record.getMessage() for record in caplog.records]
+  assert [line[:9] for line in logged] == ["compiling", "compiled "]
   assert meter.values()["recompiles"] == 0
   for rows in (4, 5, 6):
     update(rows)

@@ -543,6 +543,39 @@ def test_mistakes_in_prediction(arguments, told, whole):
   assert told in str(error.value)
 
 
+@pytest.mark.parametrize("key, value", [("dim", 10**6), ("decoder_layers", 10**5)])
+def test_a_model_larger_than_what_is_saved_is_refused_before_it_is_built(
+  key, value, whole, tmp_path, monkeypatch
+):
+  folder = tmp_path / "run"
+  shutil.copytree(whole, folder)
+  cfg = json.loads((folder / "config.json").read_text())
+  cfg["model"][key] = value
+  (folder / "config.json").write_text(json.dumps(cfg))
+  monkeypatch.setattr(inference, "build_model", None)
+  with pytest.raises(UserError, match=rf"config\.json: model\.{key} is {value}, and no side of"):
+    predict.main(["--workdir", str(folder), "walk"])
+
+
+@pytest.mark.parametrize("kept", [None, 40])
+def test_a_run_goes_on_without_lines_of_metrics_and_names_them(kept, whole, tmp_path):
+  """The weights are those of a run that has all lines; kept: the last step with a line."""
+  folder = tmp_path / "run"
+  shutil.copytree(whole, folder)
+  (folder / "checkpoints/200").rename(tmp_path / "200")
+  (folder / "checksums/200.json").unlink()
+  file = folder / "metrics.jsonl"
+  lines = file.read_text().splitlines(keepends=True)
+  file.write_text("".join(line for line in lines if kept and json.loads(line)["step"] <= kept))
+  if not kept:
+    file.unlink()
+  code, output = finish(start(folder))
+  assert code == 0, output
+  assert f"metrics.jsonl has no line after step {kept or 0}, and the run goes on after" in output
+  for name, x in weights(whole).items():
+    np.testing.assert_array_equal(x, weights(folder)[name])
+
+
 def test_undecodable_input_names_file_and_line(whole, tmp_path):
   file = tmp_path / "input.txt"
   file.write_bytes(b"walk\njump \xff twice\n")

@@ -145,9 +145,7 @@ def decode(
   """
   requests = task.requests(examples)
   predictions: list = [None] * len(requests.lengths())
-  # The fixed batch, rounded up so that the devices share it evenly.
-  shards = mesh.shape["data"] * mesh.shape["fsdp"]
-  rows = -(-task.decode_batch // shards) * shards
+  rows = rounded_up(task.decode_batch, mesh)
   for batch in batches.requests(requests, rows, task.source_len or task.target_len):
     before_batch()
     with sharding.activation_sharding(mesh):
@@ -157,6 +155,12 @@ def decode(
       if number >= 0:
         predictions[number] = {name: values[row] for name, values in predicted.items()}
   return task.outputs(examples, requests, predictions, settings)
+
+
+def rounded_up(rows: int, mesh) -> int:
+  """Returns the rows of a batch that the devices share evenly, at least `rows`."""
+  shards = mesh.shape["data"] * mesh.shape["fsdp"]
+  return -(-rows // shards) * shards
 
 
 class Decoded(NamedTuple):

@@ -14,9 +14,8 @@ from train import evaluation, pretrained, sharding, tasks
 from train.build import build_model
 from train.common import entry
 from train.common.errors import UserError
+from train.data import given
 from train.step import make_predict_step
-
-ANSWERS = ("target", "label", "tags", "answers")  # fields that an example to predict from may lack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +72,34 @@ class Predictor:
     return evaluation.decode(run.task, self.step, run.params, run.mesh, examples, self.settings)
 
 
+def on_file(task, file: str, columns: str = ""):
+  """Returns the task with a file as its split given.SPLIT, which its other settings read as they
+  read the data of the run; of a mixture the part `main` has the file."""
+  if isinstance(task, tasks.Mixture):
+    main = on_file(main_part(task), file, columns)
+    return dataclasses.replace(task, parts={**task.parts, task.main: main})
+  labels = task.labels if task.label_column == "label" and not task.data else ()
+  data = given.describe(file, task.data, task.columns, columns, labels)
+  return dataclasses.replace(task, data=data)
+
+
+def main_part(task):
+  """Returns the part of a mixture that predicts, or the task itself if it is none."""
+  return task.parts[task.main] if isinstance(task, tasks.Mixture) else task
+
+
+def limited(task, split: str, count: int):
+  """Returns the task with only the first `count` examples of a split, or of each part's."""
+  if isinstance(task, tasks.Mixture):
+    parts = {name: limited(part, split, count) for name, part in task.parts.items()}
+    return dataclasses.replace(task, parts=parts)
+  return dataclasses.replace(task, data={**task.data, "limit": {split: count}})
+
+
 def _example(task, value) -> Mapping:
   """Returns an input as an example; raises UserError for what is none."""
   if isinstance(value, Mapping):
-    if missing := [key for key in task.columns if key not in value and key not in ANSWERS]:
+    if missing := [key for key in task.columns if key not in value and key not in given.ANSWERS]:
       raise UserError(f"the example {value!r} has no {missing[0]!r}, which this task reads")
     return value
   texts = [value] if isinstance(value, str) else value
@@ -120,12 +143,34 @@ def parser(
 
 def add_decoding(parser: argparse.ArgumentParser) -> None:
   """Adds a flag for each setting of how the tasks predict (train/tasks), and --batch_size."""
-  parser.add_argument("--batch_size", type=int, help="inputs that are predicted at a time")
+  parser.add_argument("--batch_size", type=int, help="inputs or rows that are computed at a time")
   for name, fields in tasks.prediction_options().items():
     text = "; ".join(dict.fromkeys(field.metadata["help"] for field in fields))
     kind = fields[0].type
     parsed = dict(action="store_true") if kind is bool else dict(type=kind)
     parser.add_argument(f"--{name}", default=None, help=text, **parsed)
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags that name other data than a run's, and --pair."""
+  parser.add_argument(
+    "--data",
+    metavar="FILE",
+    help="a file in a form that configs read: .tsv, .csv, .jsonl, CoNLL, SQuAD's JSON, texts, or"
+    " source=FILE,target=FILE; a part of it is FILE[:10%%]",
+  )
+  parser.add_argument(
+    "--columns", default="", help="names or numbers of the columns in FILE: review+sentiment, 2+1"
+  )
+  parser.add_argument("--limit", type=_positive, metavar="N", help="the first N examples alone")
+  parser.add_argument("--pair", action="store_true", help="a classifier of hf:DIR reads two texts")
+
+
+def _positive(text: str) -> int:
+  """Returns a number from 1; argparse makes a ValueError a message."""
+  if (number := int(text)) < 1:
+    raise argparse.ArgumentTypeError(f"{text}: give a number from 1")
+  return number
 
 
 def decoding_changes(args) -> dict:

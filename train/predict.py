@@ -1,5 +1,6 @@
 """python -m train.predict --workdir runs/scan "jump twice"   (or --input FILE, --input -)
 python -m train.predict --model hf:DIR "I love Python."   (a Hugging Face directory)
+python -m train.predict --workdir runs/reviews --data reviews.csv --columns text+stars --limit 100
 
 Prints the prediction of a trained run for each input, in the order of the inputs. An input is a
 text. A pair to classify is "text<TAB>text", a question "question<TAB>context", and <mask> or [MASK]
@@ -19,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from train import inference
 from train.common import entry
 from train.common.errors import UserError
+from train.data import given
 from train.inference import load
 from train.scoring import colour
 
@@ -54,6 +56,20 @@ def parse(task, lines: Iterable[str], where: str) -> Iterator[Mapping]:
       raise UserError(f"{where} {number}: {error}") from None
 
 
+def read_data(task, file: str, columns: str) -> Iterable[Mapping]:
+  """Returns the examples of a file in a form that the task's configs read, with or without answers.
+
+  Raises UserError for a file of plain text.
+  """
+  task = inference.on_file(inference.main_part(task), file, columns)
+  if task.data["name"] == "text" and given.file_types(file) != {".jsonl"}:
+    raise UserError(f"--data {file} is a text without examples; --input {file} reads its lines")
+  source = given.open_inputs(task.data)
+  if task.columns != ("text",):
+    return source
+  return parse(task, (example["text"] for example in source), f"{file}, example")
+
+
 def on_one_line(value):
   """Returns an output, or a part of one, whose texts have \\n and \\r in place of line ends."""
   if isinstance(value, str):
@@ -67,21 +83,27 @@ def main(argv):
   parser = inference.parser(__doc__)
   parser.add_argument("inputs", nargs="*", metavar="TEXT", help="an input; several are a batch")
   parser.add_argument("--input", help="a file with an input on each line; - is standard input")
+  inference.add_data(parser)
   parser.add_argument("--scores", action="store_true", help="prints scores or probabilities too")
   parser.add_argument("--jsonl", action="store_true", help="prints a JSON object for each input")
-  parser.add_argument("--pair", action="store_true", help="a classifier of hf:DIR reads two texts")
   inference.add_decoding(parser)
   args = parser.parse_args(argv)
-  if bool(args.inputs) == bool(args.input):
-    raise UserError("pass either texts as arguments, or --input FILE, or --input -")
+  if sum(map(bool, (args.inputs, args.input, args.data))) != 1:
+    raise UserError(
+      "pass either texts as arguments, or --input FILE (a line an input), --input -, or --data FILE"
+    )
   changes = inference.decoding_changes(args)
   predictor = load(
     args.workdir, args.checkpoint, pair=args.pair, batch_size=args.batch_size, **changes
   )
   task = predictor.run.task
   waits = args.input == "-" and sys.stdin.isatty()  # a person waits for each answer
-  lines = read(args.input) if args.input else args.inputs
-  examples = parse(task, lines, f"{args.input}, line" if args.input else "text")
+  if args.data:
+    examples = read_data(task, args.data, args.columns)
+  else:
+    lines = read(args.input) if args.input else args.inputs
+    examples = parse(task, lines, f"{args.input}, line" if args.input else "text")
+  examples = itertools.islice(examples, args.limit)
   render = functools.partial(task.render, scores=args.scores, colour=colour.supports_colour())
   for output in stream(predictor, examples, 1 if waits else CHUNK):
     text = json.dumps(output, ensure_ascii=False) if args.jsonl else render(on_one_line(output))

@@ -449,6 +449,7 @@ COMMANDS = re.findall(r"python -m (train\.(?:predict|evaluate)) ([^>`\n]*)", REA
 @pytest.mark.parametrize("module, words", COMMANDS, ids=lambda x: x[:60])
 def test_readme_command(module, words, whole, tmp_path, monkeypatch, capsys):
   (tmp_path / "captions.en").write_text("\n".join(INPUTS) + "\n")
+  (tmp_path / "reviews.csv").write_text("label,review\nneutral,a dog\npositive,two men\n")
   split = scan.split_pairs
   monkeypatch.setattr(scan, "split_pairs", lambda *args, **more: split(*args, **more)[:64])
   monkeypatch.chdir(tmp_path)

@@ -47,11 +47,12 @@ def open_files(
   splits,
   columns=FIELDS,
   header: bool | None = None,
-  label_names: str | None = None,
+  label_names: str | Sequence[str] | None = None,
   on_bad_record: str = "error",
 ) -> Records | NamedLabels:
-  """Opens the rows of a split's files; "train.tsv[:90%]" is that part of the rows, in order. The
-  file `label_names` has a name on line N for the label N, from 0."""
+  """Opens the rows of a split's files; "train.tsv[:90%]" is that part of the rows, in order.
+
+  `label_names` is a file that has a name on line N for the label N, from 0, or a list of names."""
   splits, start, stop = reading.parse_part(split, splits)
   part = "" if (start, stop) == (0, 100) else f"[{start}%:{stop}%]"
   # all parts of a file are parts of the same records, so blank ones are dropped from each

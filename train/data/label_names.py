@@ -1,4 +1,5 @@
-"""Gives names to labels that are numbers from 0: line N of a file, from 0, names class N."""
+"""Gives names to labels that are numbers from 0: line N of a file, from 0, names class N, or name N
+of a list."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -11,10 +12,13 @@ from train.data.source import Example, PickledByFields, Source, digest, read_man
 
 @dataclasses.dataclass(frozen=True)
 class NamedLabels(PickledByFields):
-  """The examples of another source with the name of each `label`, which may be a name already."""
+  """The examples of another source with the name of each `label`, which may be a name already.
+
+  Raises UserError for another label if the names are those of a file.
+  """
 
   of: Source
-  path: str
+  path: str  # the file; "": the names come from a model
   names: tuple[str, ...]
   fingerprint: str
 
@@ -31,7 +35,7 @@ class NamedLabels(PickledByFields):
     label = example["label"]
     if label.isdecimal() and int(label) < len(self.names):
       return example | {"label": self.names[int(label)]}
-    if label not in self.names:
+    if self.path and label not in self.names:
       raise UserError(
         f"{self.path} names the classes 0 to {len(self.names) - 1}, and an example has the label"
         f" {label!r}: add its name, or remove the file"
@@ -39,8 +43,11 @@ class NamedLabels(PickledByFields):
     return example
 
 
-def name_labels(source: Source, path: str) -> NamedLabels:
-  """Returns the source with names from a file; raises UserError for a blank or repeated name."""
+def name_labels(source: Source, path: str | Sequence[str]) -> NamedLabels:
+  """Returns the source with names from a file, or from a list of them; raises UserError for a blank
+  or repeated name in a file."""
+  if not isinstance(path, str):
+    return NamedLabels(source, "", tuple(path), digest(source.fingerprint, *path))
   (file,) = find_files("data.label_names", path)
   names = [line.strip() for line in read_lines(file, BadRecords("error"))]
   while names and not names[-1]:

@@ -21,12 +21,14 @@ from train.data.source import Source, digest, read_many
 def open_split(spec: Mapping[str, object], split: str, needs: Sequence[str] = ()) -> Source:
   """Opens the examples of one split; spec["name"] is a key of SOURCES, the rest are its options.
 
+  Each source has the option `limit`, split -> number: only so many first examples are read.
+
   Raises UserError for an unknown name, option or split, for data that cannot be read (with
   on_bad_record="skip": for more than a few bad records), and for examples without one of the fields
   that the task `needs`.
   """
   options = dict(spec)
-  name = options.pop("name", None)
+  name, limit = options.pop("name", None), options.pop("limit", None) or {}
   open_source = choose(SOURCES, name, "data.name")
   choose(bad_records.POLICIES, options.get("on_bad_record", "error"), "data.on_bad_record")
   _, *parameters = inspect.signature(open_source).parameters.values()
@@ -43,6 +45,8 @@ def open_split(spec: Mapping[str, object], split: str, needs: Sequence[str] = ()
     if parameter.default is parameter.empty and parameter.name not in options:
       raise UserError(f"data.{parameter.name} is missing: source {name!r} needs it")
   source = open_source(split, **options)
+  if split in limit:
+    source = First(source, limit[split], digest(source.fingerprint, "first", limit[split]))
   example = source[0] if needs and len(source) else dict.fromkeys(needs)
   for field in needs:
     if field not in example:
@@ -59,6 +63,26 @@ def find_line(spec: Mapping[str, object], split: str, cell: str) -> str | None:
   if spec["name"] != "files":
     return None
   return files.find_line(split, cell, **{key: spec[key] for key in spec if key != "name"})
+
+
+@dataclasses.dataclass(frozen=True)
+class First:
+  """The first examples of another source, at most `count`."""
+
+  of: Source
+  count: int
+  fingerprint: str
+
+  def __len__(self) -> int:
+    return min(len(self.of), self.count)
+
+  def __getitem__(self, index: int) -> dict:
+    if index >= len(self):  # ends an iteration
+      raise IndexError(index)
+    return self.of[index]
+
+  def _getitems(self, indices: Sequence[int]) -> list[dict]:
+    return read_many(self.of, indices)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -94,7 +94,8 @@ def find_table(path: pathlib.Path, columns: Sequence[str] | Mapping, header: boo
     there = [cell.strip() for cell in cells]
     raise UserError(
       f"{path}, line 1: no column {missing!r}{did_you_mean(missing, there)}; the first line has"
-      f" {', '.join(map(repr, there))[:500]}. Without names, give numbers from 1 in data.columns"
+      f" {', '.join(map(repr, there))[:500]}. Without names, give numbers from 1 (columns=2+1,"
+      " --columns 2+1 or data.columns)"
     )
   return Table(kind, (path,), tuple(range(len(names))), len(names))
 

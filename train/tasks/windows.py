@@ -69,6 +69,20 @@ def check_labels(split: str, labels: Iterable[str], known: Sequence[str]) -> Non
     )
 
 
+def check_any_known(task, split: str, file: str) -> None:
+  """Raises UserError where the model knows none of the labels in a file."""
+  known = getattr(task, "labels", ())
+  if not known:
+    return
+  labels = [label for example in task.examples(split) for label in task.labels_of(example)]
+  count, commonest = unknown_labels(labels, known)
+  if labels and count == len(labels):
+    raise UserError(
+      f"{file}: the model knows none of the labels, {commonest}; it has {', '.join(known)[:500]}."
+      " Name the columns, --columns TEXT+LABEL, or correct the labels"
+    )
+
+
 def check_numbers(data: Mapping, split: str, labels: Iterable[str]) -> None:
   """Raises UserError, with file and line, for a label that is no finite decimal number."""
   for number, label in enumerate(labels, 1):

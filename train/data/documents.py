@@ -6,6 +6,8 @@ through a memory map: a window costs a copy of its tokens, however long its docu
 
 import dataclasses
 import functools
+import itertools
+import operator
 import types
 from collections.abc import Mapping
 from typing import Protocol
@@ -48,16 +50,20 @@ class Tokens(PickledByFields):  # a worker process maps the file itself
     return folder
 
   def _write(self, folder):
-    starts, empty, eos = [0], [], self.tokenizer.roles.eos
+    starts, empty, eos = [0], [], np.int32(self.tokenizer.roles.eos).tobytes()
     with open(folder / "ids", "wb") as file:
       for first, examples in read_in_chunks(self.source):
-        texts = [example["text"] for example in examples]
-        for index, ids in enumerate(self.tokenizer.encode_batch(texts), first):
-          if ids:
-            file.write(np.asarray([*ids, eos], np.int32).tobytes())
-            starts.append(starts[-1] + len(ids) + 1)
+        encoded = self.tokenizer.encode_parts([example["text"] for example in examples])
+        for number, parts in itertools.groupby(encoded, key=operator.itemgetter(0)):
+          length = 0
+          for _, ids in parts:
+            file.write(np.asarray(ids, np.int32).tobytes())
+            length += len(ids)
+          if length:
+            file.write(eos)
+            starts.append(starts[-1] + length + 1)
           else:
-            empty.append(index)
+            empty.append(first + number)
     if empty:
       examples = ", ".join(map(str, empty[:5])) + (", ..." if len(empty) > 5 else "")
       logging.warning(

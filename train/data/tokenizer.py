@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import tokenizers
@@ -15,6 +15,7 @@ from tokenizers import decoders, pre_tokenizers
 from train.common import json_files
 from train.common.errors import UserError, as_user_error
 from train.common.files import write_atomically
+from train.data import long_texts
 from train.data.pieces import BLANKS, METASPACE, Pieces, encode_with_absent
 from train.data.roles import MASK, OWN, SPECIALS, Roles, check, from_json, to_json
 
@@ -72,13 +73,19 @@ class Tokenizer:
 
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
     """Returns the ids of each text without special tokens around it."""
-    return self._encode(self._inner, texts)
+    return long_texts.join(self.encode_parts(texts), len(texts))
 
   def encode_targets(self, texts: Sequence[str]) -> list[list[int]]:
     """Returns the ids of each target text."""
-    return self._encode(self._target or self._inner, texts)
+    return long_texts.join(self.encode_parts(texts, self._target), len(texts))
 
-  def _encode(self, inner, texts):
+  def encode_parts(self, texts: Sequence[str], inner=None) -> Iterator[tuple[int, list[int]]]:
+    """Yields the ids of each text's parts with the text's number (long_texts.encode)."""
+    first = functools.partial(self._encode_whole, inner or self._inner)
+    later = functools.partial(self._encode_whole, self._inner_part) if self.blank_first else first
+    return long_texts.encode(texts, first, later)
+
+  def _encode_whole(self, inner, texts):
     if self.targets_differ:
       return list(map(self._replace_specials, encode_with_absent(inner, texts, self.roles.unk)))
     encoded = inner.encode_batch_fast(texts, add_special_tokens=False)

@@ -1,6 +1,7 @@
 """Trains tokenizers of five kinds; equal texts give an equal tokenizer in every process."""
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -8,14 +9,17 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from train.common.errors import UserError, choose
-from train.data import unigram
+from train.data import long_texts, unigram
 from train.data.roles import MASK, SPECIALS, UNK
 from train.data.tokenizer import Tokenizer
 
 SENTINEL = "<extra_{}>"
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())  # one printable character for each byte
-# Unigram training sees the most frequent words only, which bounds its memory to about 1 GB.
-SEED_WORDS = 100_000
+# Unigram training sees the most frequent words only, which bounds its memory to about 1 GB: some
+# 300 bytes for each byte of different words, of which a word of European languages has 10.
+SEED_WORDS, SEED_BYTES = 100_000, 3_000_000
+LONGEST_WORD = 1024  # bytes of a word in unigram training; a longer one is cut
+WORD = re.compile(r"\S+")  # finds the words of str.split() one by one
 # str.split() also splits at the four separators U+001C..1F, which the regex class \s leaves out
 BLANK = tokenizers.Regex(r"[\s\x1c-\x1f]+")
 
@@ -79,7 +83,7 @@ def _sort_by_frequency(counts: Counter, specials=()) -> list[str]:
 
 
 def _train_word(texts: Iterator[str], specials) -> tokenizers.Tokenizer:
-  counts = Counter(word for text in texts for word in text.split())
+  counts = Counter(match[0] for text in texts for match in WORD.finditer(text))
   vocab = _number(specials, _sort_by_frequency(counts, specials))
   model = models.WordLevel(vocab, unk_token=SPECIALS[UNK])
   return _assemble(model, pre_tokenizers.Split(BLANK, "removed"), None, specials)
@@ -112,19 +116,39 @@ def _train_bpe(texts: Iterator[str], specials, vocab_size: int) -> tokenizers.To
   trainer = trainers.BpeTrainer(
     vocab_size=vocab_size, special_tokens=specials, initial_alphabet=ALPHABET, show_progress=False
   )
-  inner.train_from_iterator(texts, trainer)
+  encoding = inner.pre_tokenizer
+  inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+  blank_first = (text if text.startswith(" ") else f" {text}" for text in texts if text)
+  inner.train_from_iterator(_cut(blank_first), trainer)
+  inner.pre_tokenizer = encoding
   return inner
 
 
+def _cut(texts: Iterable[str]) -> Iterator[str]:
+  return itertools.chain.from_iterable(map(long_texts.cut_for_training, texts))
+
+
 def _train_unigram(texts: Iterator[str], specials, vocab_size: int) -> tokenizers.Tokenizer:
-  split = pre_tokenizers.ByteLevel(add_prefix_space=True).pre_tokenize_str
-  words, counts = Counter(word for text in texts for word in text.split()), Counter()
-  for word in _sort_by_frequency(words)[:SEED_WORDS]:
-    for part, _ in split(" " + word):
-      counts[part] += words[word]
+  words = Counter(match[0] for text in texts for match in WORD.finditer(text))
+  counts, size = Counter(), 0
+  most_frequent = _sort_by_frequency(words)[:SEED_WORDS]
+  for part, count in ((part, words[word]) for word in most_frequent for part in _split(word)):
+    size += 0 if part in counts else len(part)
+    if size > SEED_BYTES:
+      break
+    counts[part] += count
   pieces = unigram.train_pieces(counts, vocab_size - len(specials), ALPHABET)
   vocab = [(special, 0.0) for special in specials] + pieces
   return _assemble_bytelevel(models.Unigram(vocab, unk_id=UNK, byte_fallback=False), specials)
+
+
+def _split(word: str) -> Iterator[str]:
+  """Yields the parts of a word with a blank in front that pieces do not cross."""
+  split = pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str
+  for text in long_texts.cut_for_training(f" {word}"):
+    for part, _ in split(text):
+      for start in range(0, len(part), LONGEST_WORD):
+        yield part[start : start + LONGEST_WORD]
 
 
 KINDS: dict[str, Callable] = {

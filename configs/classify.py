@@ -4,6 +4,8 @@ Learns classes of texts from the files train.tsv, dev.tsv and test.tsv of a fold
 `text<TAB>label` for each example (SST-2, TREC), or .csv, or .jsonl with the keys text and label.
 data=reviews.csv reads one file, of which the last two tenths are validation and test. With pair, a
 line is `text<TAB>text<TAB>label`; with regression, labels are numbers. A header is recognised.
+With multi_label, the column labels has any number of labels, `spam,urgent`, or in .jsonl a list.
+With targets=price+quality, the columns price and quality have numbers to predict.
 Where labels are numbers from 0, a file labels.txt beside the data has the name of each on a line.
 
 The encoder is that of init=RUN, or the same as in configs/mlm.py with random weights.
@@ -27,22 +29,45 @@ def get_config(arg=""):
     tokenizer="",
     pair=Argument(False, "classifies two texts"),
     regression=Argument(False, "labels are numbers"),
+    multi_label=Argument(False, "a text has any number of labels"),
+    separator=Argument(",", "what stands between the labels of a cell"),
+    targets=Argument("", "the columns of numbers to predict, with + between"),
     class_weights=Argument("", "weights in the loss: spam:3+ham:0.5, or balanced"),
     steps=400,
     peak=3e-4,
     pool=Argument(("first", "mean"), "the state to classify: the first token's or the mean"),
     small=False,
   )
+  if sum(map(bool, (arg.regression, arg.multi_label, arg.targets))) > 1:
+    raise ValueError("regression, multi_label and targets exclude each other: give one of them")
+  if arg.class_weights and (arg.regression or arg.targets):
+    raise ValueError("class_weights: a regression has no classes")
   fields = ("text", "text_pair") if arg.pair else ("text",)
+  task, metric = objective(arg, fields)
+  return common.fine_tune(task | dict(fields=fields, pool=arg.pool), arg, best_metric=metric)
+
+
+def objective(arg, fields) -> tuple[dict, str]:
+  """Returns the settings by which texts in `fields` get labels or numbers, and the best metric."""
+  if arg.multi_label:
+    data = common.table(arg, (*fields, "labels"))
+    weights = dict(separator=arg.separator, class_weights=arg.class_weights)
+    return dict(name="multi_label", data=data, **weights), "micro_f1"
+  if arg.targets:
+    targets = tuple(arg.targets.split("+"))
+    columns = {field: field for field in fields} | {
+      f"label_{i}": name for i, name in enumerate(targets)
+    }
+    data = common.table(arg, tuple(columns))
+    named = data["columns"] if arg.columns else columns
+    return dict(name="numbers", data=data | dict(columns=named), targets=targets), "pearson"
   task = dict(
     name="classification",
     data=common.table(arg, (*fields, "label")) | label_names(arg),
-    fields=fields,
     regression=arg.regression,
     class_weights=arg.class_weights,
-    pool=arg.pool,
   )
-  return common.fine_tune(task, arg, best_metric="pearson" if arg.regression else "accuracy")
+  return task, "pearson" if arg.regression else "accuracy"
 
 
 def label_names(arg) -> dict:

@@ -216,6 +216,8 @@ def test_summaries_are_scored_by_rouge():
   "text, message",
   [
     ("classify.py:columns=a", r"columns=a: give 2 with \+ between: text\+label"),
+    ("classify.py:multi_label,regression", "exclude each other"),
+    ("classify.py:targets=a+b,class_weights=x:2", "a regression has no classes"),
     ("classify.py:dev=100%", "validation is 100%"),
     ("classify.py:dev=x%", "validation is x%"),
     ("classify.py:data=a.csv,dev=60%,test=60%", "validation is 60%"),

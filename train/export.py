@@ -52,8 +52,8 @@ def as_hf(workdir, checkpoint: str, out: pathlib.Path) -> None:
   out.mkdir(parents=True)
   ids = _special_ids(source, fit.family.model_type)
   more = ids | dict(is_encoder_decoder="decoder_start_token_id" in ids)
-  if task.kind == "classification" and len(task.labels) == 1:
-    more["problem_type"] = "regression"
+  if task.problem:
+    more["problem_type"] = task.problem
   if task.labels:
     more["id2label"] = {str(i): label for i, label in enumerate(task.labels)}
     more["label2id"] = {label: i for i, label in enumerate(task.labels)}
@@ -82,7 +82,8 @@ def _source(workdir, checkpoint) -> Source:
     labels = origin.labels if kind in ("classification", "tagging") else ()
     generates = kind in ("causal", "translation")
     decoding = seq2seq.Decoding(**origin.generation) if generates else None
-    task = HuggingFace(kind, labels, origin.family.pool_activation, decoding)
+    problem = origin.problem if kind == "classification" else ""
+    task = HuggingFace(kind, labels, origin.family.pool_activation, decoding, problem)
     return Source(origin.model, origin.params, origin.tokenizer, task, origin)
   run = inference.load_run(workdir, checkpoint)
   task, tokenizer, start = run.task.hugging_face(), run.task.tokenizer, run.cfg.init_from.workdir

@@ -99,7 +99,8 @@ def limited(task, split: str, count: int):
 def _example(task, value) -> Mapping:
   """Returns an input as an example; raises UserError for what is none."""
   if isinstance(value, Mapping):
-    if missing := [key for key in task.columns if key not in value and key not in given.ANSWERS]:
+    read = [key for key in task.columns if key.split("_")[0] not in given.ANSWERS]
+    if missing := [key for key in read if key not in value]:
       raise UserError(f"the example {value!r} has no {missing[0]!r}, which this task reads")
     return value
   texts = [value] if isinstance(value, str) else value

@@ -181,7 +181,7 @@ def resolve(config: Mapping) -> dict:
   if inherit == "encoder":
     model = origin.model | NO_DECODER | changes
     start = dict(which=body, skip=(*HEAD, "^decoder/", "^output/"))
-    if task["name"] == "classification" and origin.directory:
+    if "pool_activation" in task and origin.directory:
       directory = open(origin.name, body=True).directory
       task["pool_activation"] = directory.family.pool_activation
       if directory.pooler and task["pool"] == "first":

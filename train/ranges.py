@@ -9,7 +9,7 @@ from train.common import intervals
 from train.common.errors import choose
 from train.common.intervals import SEEDS
 from train.data import corruption
-from train.tasks.classification import POOLS
+from train.tasks.pooled import POOLS
 from train.tasks.text_to_text import KINDS
 from train.tasks.translation import BLEU_TOKENIZERS
 

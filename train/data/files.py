@@ -25,7 +25,7 @@ from train.data.label_names import NamedLabels, name_labels
 from train.data.reading import file_digest, file_type, find_files
 from train.data.records import Records
 from train.data.source import digest
-from train.data.tables import ENDINGS, Row, Table, find_table, number_rows, read_rows
+from train.data.tables import ENDINGS, LIST, Row, Table, find_table, number_rows, read_rows
 
 FORMAT_VERSION = "1.0.0"  # part of the cache's key: raise it when the written records change
 DATASET = "text_files"
@@ -112,8 +112,15 @@ def prepare(
 
 def _read_rows(where: str, tables: list[Table], fields, bad: BadRecords) -> Iterator[Row]:
   for table in tables:
-    yield from bad.drop_bad(_join(table.paths), read_rows(table, fields, bad))
+    rows = bad.drop_bad(_join(table.paths), read_rows(table, fields, bad))
+    yield from rows if LIST not in fields else _mark_empty(rows, fields.index(LIST))
   bad.check_limit(where)
+
+
+def _mark_empty(rows: Iterator[Row], place: int) -> Iterator[Row]:
+  """Replaces a blank cell of LIST by an empty list, as training drops rows with a blank field."""
+  for row in rows:
+    yield row if row[place].strip() else [*row[:place], "[]", *row[place + 1 :]]
 
 
 def find_line(split: str, cell: str, *, splits, columns=FIELDS, header=None, **_) -> str | None:

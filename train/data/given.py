@@ -12,7 +12,7 @@ from train.data.source import Source, digest
 SPLIT = "data"  # the name of the split
 PAIR = re.compile(r"source=(?P<source>.+),target=(?P<target>.+)")
 WITH_SPLITS = ("files", "text", "conll", "squad")  # sources whose option `splits` names files
-ANSWERS = ("target", "label", "tags", "answers", "summary")  # fields that inputs may lack
+ANSWERS = ("target", "label", "labels", "tags", "answers", "summary")  # fields that inputs may lack
 
 
 def describe(

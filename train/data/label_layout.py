@@ -43,8 +43,11 @@ class Classes(LabelLayout):
     heads = [[*roles.first] for _ in examples]
     for texts in first:
       heads = [[*head, *ids, *roles.between] for head, ids in zip(heads, texts)]
-    labels = [example.get("label") for example in examples]
-    return list(map(Encoded, heads, bodies, labels))
+    return list(map(Encoded, heads, bodies, map(self.label_of, examples)))
+
+  def label_of(self, example):
+    """Returns an example's label, None without one."""
+    return example.get("label")
 
   def item(self, encoded, window):
     rows, label = self.blank_item(encoded, window), encoded.label

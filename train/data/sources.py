@@ -30,6 +30,8 @@ def open_split(spec: Mapping[str, object], split: str, needs: Sequence[str] = ()
   options = dict(spec)
   name, limit = options.pop("name", None), options.pop("limit", None) or {}
   open_source = choose(SOURCES, name, "data.name")
+  if name == "blank":
+    options["fields"] = tuple(needs)
   choose(bad_records.POLICIES, options.get("on_bad_record", "error"), "data.on_bad_record")
   _, *parameters = inspect.signature(open_source).parameters.values()
   known = [parameter.name for parameter in parameters if parameter.kind != parameter.VAR_KEYWORD]
@@ -141,12 +143,13 @@ def _open_formatted(
 
 TEXT_FIELDS = ("source", "target", "text", "text_pair", "id", "question", "context")
 ANSWER = dict(text="a", answer_start=0)
-BLANK = dict.fromkeys(TEXT_FIELDS, "a") | dict(label="0", words=["a"], tags=["O"], answers=[ANSWER])
+BLANK = dict.fromkeys(TEXT_FIELDS, "a")
+BLANK |= dict(label="0", labels="a", words=["a"], tags=["O"], answers=[ANSWER])
 
 
-def _open_blank(split: str, /) -> texts.InMemory:
+def _open_blank(split: str, /, fields: Sequence[str] = ()) -> texts.InMemory:
   del split
-  return texts.InMemory(list, ([BLANK],), "blank")
+  return texts.InMemory(list, ([dict.fromkeys(fields, "0") | BLANK],), "blank")
 
 
 SOURCES = {

@@ -28,10 +28,14 @@ ALIASES = {
   " message body utterance question query article dialogue headline title",
   "text_pair": "sentence2 hypothesis question2 text_b text2 sentence document passage context",
   "label": "labels class category target sentiment score rating stars topic intent emotion",
+  "labels": "label classes categories tags topics genres emotions",
   "summary": "highlights abstract tldr target",
   "source": "src input",
   "target": "tgt output",
 }
+
+
+LIST = "labels"  # the field whose cell may hold several labels, or none
 
 
 Rows = Iterator[tuple[int, Row | None]]  # each with the line where it begins
@@ -221,7 +225,7 @@ def _read_jsonl(table: Table, fields, bad):
       continue
     place, row = f"line {number}", None
     try:
-      row = None if text is None else _parse_json_row(text, table.picks)
+      row = None if text is None else _parse_json_row(text, table.picks, fields)
     except json.JSONDecodeError as error:
       bad(path, f"{place}, column {error.colno}", f"not JSON ({error.msg}); correct it")
     except (ValueError, RecursionError) as error:
@@ -240,15 +244,19 @@ def _parse_int(text: str) -> _Number:
   return _Number(text)
 
 
-def _parse_json_row(text: str, keys: Sequence[str]) -> Row:
-  """Returns the texts under `keys` of a JSON object, where a number or a boolean is its JSON text;
-  raises ValueError for a missing key and for any other value."""
+def _parse_json_row(text: str, keys: Sequence[str], fields: Sequence[str]) -> Row:
+  """Returns the texts under `keys` of a JSON object, where a number, a boolean and, in the field
+  LIST, a list of texts is its JSON text; raises ValueError for a missing key and other values."""
   record = json.loads(text, parse_int=_parse_int, parse_float=_Number)
   if not isinstance(record, dict):
     raise ValueError(f"a JSON object is needed, not {type(record).__name__}")
-  for key in keys:
+  for key, field in zip(keys, fields, strict=True):
     if key not in record:
       raise ValueError(f"no key {key!r}{did_you_mean(key, record)}")
+    if field == LIST and isinstance(record[key], list):
+      if not all(isinstance(label, str) for label in record[key]):
+        raise ValueError(f"{key!r} must be a list of texts")
+      record[key] = json.dumps(record[key], ensure_ascii=False)
     if isinstance(record[key], bool):
       record[key] = json.dumps(record[key])
     if not isinstance(record[key], str):

@@ -164,17 +164,7 @@ class Directory:
         raise UserError(f"hf:{self.path} is a decoder without a head, which predicts nothing")
       return common | dict(name="embedding", source_len=length) | self._pooling()
     if self.kind == "classification":
-      problem, regression = self.config.get("problem_type"), len(self.labels) == 1
-      if problem == "multi_label_classification":
-        raise UserError(f"{self.file}: problem_type is {problem}; here an example has one label")
-      if problem == "regression" and not regression:
-        raise UserError(
-          f"{self.file}: problem_type is regression with {len(self.labels)} labels; here a"
-          " regression has one number"
-        )
-      common |= dict(
-        labels=() if regression else self.labels,
-        regression=regression,
+      common |= self._classes() | dict(
         fields=("text", "text_pair") if pair else ("text",),
         pool_activation=self.family.pool_activation,
       )
@@ -188,6 +178,23 @@ class Directory:
     if self.kind == "translation":
       return common | dict(source_len=length, target_len=length, decoding=self.generation)
     return common | dict(source_len=length)
+
+  @property
+  def problem(self) -> str:
+    """Returns what a classifier's labels are, in transformers' words, "" for one class a text."""
+    problem = self.config.get("problem_type")
+    if problem == "multi_label_classification":
+      return problem
+    return "regression" if problem == "regression" or len(self.labels) == 1 else ""
+
+  def _classes(self) -> dict:
+    """Returns a classifier's objective with its labels."""
+    if self.problem == "multi_label_classification":
+      return dict(name="multi_label", labels=self.labels)
+    if self.problem == "regression" and len(self.labels) > 1:
+      return dict(name="numbers", targets=self.labels)
+    regression = self.problem == "regression"
+    return dict(labels=() if regression else self.labels, regression=regression)
 
   def _pooling(self) -> dict:
     """Returns how a text becomes one vector, by sentence-transformers' files if there are any."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from train.scoring import schemes
 from train.scoring.schemes import Rows
-from train.scoring.scores import split_tags
+from train.scoring.scores import count_labels, split_tags
 
 OTHER = "(other)"  # stands for predictions that are no class of the references
 MOST_COLUMNS = 20  # labels in a confusion matrix as text; a picture has space for more
@@ -62,6 +62,20 @@ def class_report(predictions: Sequence[str], references: Sequence[str], kind="cl
   labels = sorted({*references, *predictions})
   counts = metrics.confusion_matrix(references, predictions, labels=labels)
   return Report(kind, rows, labels, counts)
+
+
+def label_set_report(predictions, references) -> Report:
+  """Builds the report on the labels of examples that may have several; it has no confusion."""
+  right, predicted, present = count_labels(predictions, references)
+  rows = {}
+  for label in sorted(present):
+    shares = (
+      right[label] / max(predicted[label], 1),
+      right[label] / present[label],
+      2 * right[label] / (predicted[label] + present[label]),
+    )
+    rows[label] = _row(*shares, present[label])
+  return Report("label", rows)
 
 
 def text_class_report(predictions: Sequence[str], references: Sequence[str]) -> Report:

@@ -2,10 +2,11 @@
 
 import collections
 import importlib.util
+import itertools
 import math
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from train.scoring.schemes import Rows
 NAMES = {
   "texts": ("bleu", "chrf", "exact_match"),
   "classes": ("accuracy", "macro_f1", "matthews"),
+  "label sets": ("micro_f1", "macro_f1", "exact_match"),
   "regression": ("pearson", "spearman", "mse"),
   "numbers": ("pearson", "spearman", "mse", "no_numbers"),
   "tags": ("accuracy", "precision", "recall", "f1"),
@@ -55,6 +57,35 @@ def classes(predictions: Sequence[str], references: Sequence[str]) -> dict:
     macro_f1=100.0 * f1,
     matthews=100.0 * metrics.matthews_corrcoef(references, predictions),
   )
+
+
+def label_sets(
+  predictions: Sequence[Collection[str]], references: Sequence[Collection[str]]
+) -> dict:
+  """Returns in percent the F1 of all decisions together (micro), the mean of the F1 of the labels
+  that occur in the references (macro), and exact matches of whole sets (subset accuracy)."""
+  right, predicted, present = count_labels(predictions, references)
+  f1 = {label: 2 * right[label] / (present[label] + predicted[label]) for label in present}
+  total = predicted.total() + present.total()
+  return dict(
+    micro_f1=200.0 * right.total() / max(total, 1),
+    macro_f1=100.0 * sum(f1.values()) / max(len(f1), 1),
+    exact_match=100.0 * float(np.mean([set(a) == set(b) for a, b in zip(predictions, references)])),
+  )
+
+
+def count_labels(predictions, references) -> list[collections.Counter]:
+  """Returns how often each label is right, predicted, and in the references."""
+  rows = [(set(a), set(b)) for a, b in zip(predictions, references, strict=True)]
+  sets = zip(*((a & b, a, b) for a, b in rows))
+  return [collections.Counter(itertools.chain.from_iterable(column)) for column in sets]
+
+
+def mean_of_columns(each: Mapping[str, Mapping[str, float]]) -> dict:
+  """Returns the mean of each score over all columns, and the score of each as SCORE_COLUMN."""
+  names = NAMES["regression"]
+  means = {name: float(np.mean([row[name] for row in each.values()])) for name in names}
+  return means | {f"{name}_{column}": row[name] for column, row in each.items() for name in names}
 
 
 def numbers(predictions: Sequence[float], references: Sequence[float]) -> dict:

@@ -30,6 +30,8 @@ from train.tasks.electra import Electra
 from train.tasks.embedding import Embedding
 from train.tasks.mixture import Mixture
 from train.tasks.mlm import Mlm
+from train.tasks.multi_label import MultiLabel
+from train.tasks.numbers import Numbers
 from train.tasks.qa import Qa
 from train.tasks.seq2seq import Decoding
 from train.tasks.tagging import Tagging
@@ -44,6 +46,8 @@ TASKS = {
   "causal": Causal,
   "span": Denoising,
   "classification": Classification,
+  "multi_label": MultiLabel,
+  "numbers": Numbers,
   "tagging": Tagging,
   "qa": Qa,
   "embedding": Embedding,
@@ -152,7 +156,7 @@ def make(settings, folder=None, shared=types.MappingProxyType({}), write: bool =
     raise UserError(f"task.{key}: a {name} task has no such setting{did_you_mean(key, known)}")
   settings = {key: value for key, value in shared.items() if key in known} | settings
   if task.label_column and not settings.get("labels") and not settings.get("regression"):
-    settings["labels"] = _labels(task, settings["data"], folder / "labels.json", write)
+    settings["labels"] = _labels(task, settings, folder / "labels.json", write)
   return task(**settings)
 
 
@@ -189,14 +193,14 @@ def _tokenizer(spec, data, folder, write) -> Tokenizer:
 
 
 FEW_EXAMPLES = 20  # with fewer, each label may well be of one example
-NO_TEXTS = ("id", "label")  # fields that a tokenizer need not learn
+NO_TEXTS = ("id", "label", "labels")  # fields that a tokenizer need not learn, "label_0" neither
 
 
 def _texts(source):
   """Yields the texts of a source's examples."""
   for example in source:
     for key, text in example.items():
-      if isinstance(text, str) and key not in NO_TEXTS:
+      if isinstance(text, str) and key.split("_")[0] not in NO_TEXTS:
         yield text
     if "words" in example:
       yield " ".join(example["words"])
@@ -218,12 +222,12 @@ def _check_swapped(source, labels) -> None:
       )
 
 
-def _labels(task, data, path, write) -> tuple[str, ...]:
+def _labels(task, section, path, write) -> tuple[str, ...]:
   """Returns the training split's labels from a file that is written first if need be: in the order
   of their names (label_names.py), else sorted."""
   if _is_to_write(path, write):
-    source = sources.open_split(data, "train", (task.label_column,))
-    labels = {label for example in source for label in task.labels_of(example)}
+    source = sources.open_split(section["data"], "train", (task.label_column,))
+    labels = task.find_labels(source, section)
     if task.label_column == "label":
       _check_swapped(source, labels)
     ordered = getattr(source, "names", None) or sorted(labels)

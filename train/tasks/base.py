@@ -14,6 +14,8 @@ Values are int32 unless the table names another type:
 | prefix           | [B, T] | 1 on tokens to which their whole segment attends                 |
 | labels           | [B, T] | tokens to predict; [B, S] where there is no decoder              |
 | weights          | [B, T] | float32 weight of each label, 0 on padding; [B, S] likewise      |
+| labels_0, ...    | [B, S] | bits of 31 labels each, or float32 numbers, on a text's first    |
+|                  |        | token (tasks multi_label and numbers)                            |
 | starts, ends     | [B, S] | 1 on the first and on the last token of the answer               |
 | answerable       | [B, S] | 1 where an answer may lie                                        |
 | row              | [B]    | number of the request, -1 for a row of padding; in requests only |
@@ -45,6 +47,7 @@ class HuggingFace(NamedTuple):
   labels: tuple[str, ...] = ()
   pool_activation: str = "tanh"  # after the dense layer of a classifier
   decoding: Any = None  # a seq2seq.Decoding, where outputs are generated
+  problem: str = ""  # a classifier's problem_type; "": one class a text
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,28 +6,22 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 
-from model import heads, layers
 from train import losses
-from train.common.errors import UserError, choose
+from train.common.errors import UserError
 from train.data import label_layout
 from train.data.source import read_many
 from train.scoring import classes, scores
 from train.tasks import class_weights
-from train.tasks.base import HuggingFace
-from train.tasks.windows import EncoderTask, check_numbers
-
-POOLS = {"first": "the first token's state, as in BERT", "mean": "the mean of all states"}
+from train.tasks.pooled import PooledTask
+from train.tasks.windows import check_numbers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Classification(EncoderTask):
+class Classification(PooledTask):
   """Learns `label` given one or two fields of text."""
 
   labels: tuple[str, ...] = ()  # (): those of the training split
-  fields: tuple[str, ...] = ("text",)  # one, or two for pairs
   regression: bool = False  # labels are numbers
-  pool: str = "first"  # see POOLS
-  pool_activation: str = "tanh"  # after the first token's dense layer
   label_smoothing: float = 0.0
   class_weights: str = ""  # in the loss: LABEL:NUMBER+LABEL:NUMBER, or "balanced"; "": all alike
 
@@ -35,10 +29,6 @@ class Classification(EncoderTask):
 
   def __post_init__(self):
     super().__post_init__()
-    choose(POOLS, self.pool, "task.pool")
-    choose(layers.ACTIVATIONS, self.pool_activation, "task.pool_activation")
-    if not 1 <= len(self.fields) <= 2:
-      raise UserError(f"task.fields is {self.fields}: name the field of one text, or of two")
     if self.class_weights and self.regression:
       raise UserError("task.class_weights: a regression has no classes; set it to ''")
     if self.class_weights and self.class_weights != class_weights.BALANCED:
@@ -57,6 +47,14 @@ class Classification(EncoderTask):
   def loss_key(self):
     head = (self.labels, self.regression, self.pool, self.pool_activation)
     return ("classification", *head, self.label_smoothing, self.class_weights)
+
+  @property
+  def outputs_of_head(self):
+    return ("value",) if self.regression else self.labels
+
+  @property
+  def hf_problem(self):
+    return "regression" if self.regression else ""
 
   @functools.cached_property
   def _label_weights(self) -> list[float]:
@@ -80,10 +78,6 @@ class Classification(EncoderTask):
       check_numbers(self.data, split, (example["label"] for example in self.examples(split)))
     return super().items(split)
 
-  def head(self, cfg, rngs):
-    count = 1 if self.regression else len(self.labels)
-    return heads.LabelHead(cfg, count, pool=self.pool, activation=self.pool_activation, rngs=rngs)
-
   def loss(self, model, batch, key):
     if self.class_weights:
       return self._weighted_loss(model, batch, key)
@@ -104,25 +98,9 @@ class Classification(EncoderTask):
     )
     return {"loss": weighted["loss"], "nll": sums["nll"], "right": sums["right"]}
 
-  def example(self, text):
-    """Returns a text, or two with a tab between; raises UserError for another number of texts."""
-    texts = text.split("\t") if len(self.fields) > 1 else [text]
-    if len(texts) != len(self.fields):
-      raise UserError(f"{text!r}: give two texts ({', '.join(self.fields)}) with a tab between")
-    return dict(zip(self.fields, texts))
-
-  def predict(self, model, batch, settings):
-    return {"logits": self.logits(model, batch)[:, 0]}
-
-  def outputs(self, examples, requests, predictions, settings):
+  def output(self, logits, settings):
     """Returns the label as `text` and all of them in `probs`, the best first, or the number as
-    `value`, from the mean of a text's windows."""
-    windows = [[] for _ in examples]
-    for (number, _), prediction in zip(requests.index, predictions):
-      windows[number].append(prediction["logits"])
-    return [self._output(np.mean(logits, axis=0)) for logits in windows]
-
-  def _output(self, logits):
+    `value`."""
     if self.regression:
       return dict(text=f"{logits[0]:.4f}", value=float(logits[0]))
     probs = np.exp(logits - logits.max())
@@ -151,9 +129,3 @@ class Classification(EncoderTask):
     if self.regression:
       return None
     return classes.class_report([x["text"] for x in outputs], [x["label"] for x in examples])
-
-  def hugging_face(self):
-    if self.pool != "first":
-      raise UserError(f"task.pool={self.pool!r} has no counterpart in transformers")
-    labels = ("value",) if self.regression else self.labels
-    return HuggingFace("classification", labels, self.pool_activation)

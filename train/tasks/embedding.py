@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from train.common.errors import UserError, choose
 from train.tasks.base import Rows, Task, encode
-from train.tasks.classification import POOLS
+from train.tasks.pooled import POOLS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

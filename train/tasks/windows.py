@@ -27,11 +27,14 @@ class EncoderTask(Task):
   default_tokenizer = BPE_WITH_MASK
   has_score = True
 
+  def labels_of(self, example) -> Sequence[str]:
+    """Returns the labels that an example has under `label_column`."""
+    return _list_labels(example[self.label_column])
+
   @classmethod
-  def labels_of(cls, example) -> Sequence[str]:
-    """Returns the labels that an example has under `label_column`: a list of them, or one."""
-    labels = example[cls.label_column]
-    return [labels] if isinstance(labels, str) else labels
+  def find_labels(cls, source, section: Mapping) -> set[str]:
+    """Returns the labels of a source's examples for the task of a section."""
+    return {label for example in source for label in _list_labels(example[cls.label_column])}
 
   def items(self, split):
     examples = self.examples(split)
@@ -55,6 +58,10 @@ class EncoderTask(Task):
     return losses.cross_entropy(
       logits_BSC, batch["labels"], batch["weights"], label_smoothing=self.label_smoothing
     )
+
+
+def _list_labels(labels: str | Sequence[str]) -> Sequence[str]:
+  return [labels] if isinstance(labels, str) else labels
 
 
 def check_labels(split: str, labels: Iterable[str], known: Sequence[str]) -> None:

@@ -39,6 +39,10 @@ def write_data(folder):
   (folder / "classes.tsv").write_text("".join(rows))
   rows = [f"{' '.join(line)}\t{len(line) / 4}\n" for line in lines]
   (folder / "numbers.tsv").write_text("".join(rows))
+  rows = [f"{' '.join(line)}\t{','.join(sorted({*line} & {*NOUNS}))}\n" for line in lines]
+  (folder / "sets.tsv").write_text("".join(rows))
+  rows = [f"{' '.join(line)}\t{len(line) / 4}\t{line.count('a')}\n" for line in lines]
+  (folder / "vectors.tsv").write_text("text\tsize\tarticles\n" + "".join(rows))
   rows = ["".join(f"{word}\t{TAGS[word]}\n" for word in line) for line in lines]
   (folder / "tags.conll").write_text("\n".join(rows))
   paragraphs = []
@@ -55,8 +59,11 @@ def text(folder):
   return dict(name="text", splits=dict(train=f"{folder}/train.txt"), unit="paragraph")
 
 
-def table(path):
-  return dict(name="files", splits=dict(train=str(path)), columns=("text", "label"))
+def table(path, columns=("text", "label")):
+  return dict(name="files", splits=dict(train=str(path)), columns=columns)
+
+
+TARGETS = {"text": "text", "label_0": "size", "label_1": "articles"}
 
 
 def pairs(folder):
@@ -122,6 +129,16 @@ KINDS = {
   "regression": (
     lambda folder: table(folder / "numbers.tsv"),
     defaults("classification") | dict(source_len=24, regression=True),
+    ENCODER,
+  ),
+  "label sets": (
+    lambda folder: table(folder / "sets.tsv", ("text", "labels")),
+    defaults("multi_label") | dict(source_len=24),
+    ENCODER,
+  ),
+  "vectors": (
+    lambda folder: table(folder / "vectors.tsv", TARGETS),
+    defaults("numbers") | dict(source_len=24, targets=("size", "articles")),
     ENCODER,
   ),
   "tagging": (

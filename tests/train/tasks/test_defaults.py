@@ -23,10 +23,9 @@ MASKS = train_tokenizer(dict(name="byte", special=("<mask>",), sentinels=100), [
 def test_the_defaults_make_the_task_that_its_class_makes(name):
   defaults, task = tasks.defaults(name), tasks.TASKS[name]
   needed = dict(data={}, tokenizer=MASKS)
-  if "labels" in defaults:
-    needed["labels"] = ("a", "b")
+  needed |= dict.fromkeys(defaults.keys() & {"labels", "targets"}, ("a", "b"))
   assert tasks.make(defaults | needed) == task(**needed)
-  for nested in defaults.keys() & {"decoding", "reading"}:
+  for nested in defaults.keys() & {"decoding", "reading", "choice"}:
     assert defaults[nested].keys() == {x.name for x in dataclasses.fields(task.settings_class)}
   assert defaults.keys() == {"name"} | {x.name for x in dataclasses.fields(task)} - {"data"}
 

@@ -285,7 +285,9 @@ def test_labels_that_training_has_and_the_config_has_not_are_named(data, tmp_pat
 def answer(example):
   """Returns an output that is right, as each kind of task writes it."""
   text = example.get("label", example.get("target", "text"))
-  return dict(text=text, value=len(text), tags=list(example.get("tags", ())))
+  values = dict(size=1.0, articles=2.0)
+  tags = list(example.get("tags", ()))
+  return dict(text=text, value=len(text), tags=tags, labels=["dog"], values=values)
 
 
 @pytest.mark.parametrize("name", KINDS)

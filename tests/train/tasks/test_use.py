@@ -14,7 +14,7 @@ import pytest
 from flax import nnx
 
 from configs import common, sections
-from tests.train.tasks.helpers import BOTH, DECODER, ENCODER, MASKS, MODEL, WORDS
+from tests.train.tasks.helpers import BOTH, DECODER, ENCODER, MASKS, MODEL, NOUNS, WORDS
 from train import evaluate, inference, predict, resolve, tasks
 from train.build import build_model
 from train.checkpoint import Checkpoints
@@ -50,6 +50,12 @@ def write(folder):
     (folder / f"{split}.tsv").write_text("".join(rows))
     rows = [f"{text}\t{len(text) / 30}\n" for text in texts]
     (folder / f"{split}_numbers.tsv").write_text("".join(rows))
+    rows = [
+      f"{text}\t{','.join(sorted({*words} & {*NOUNS}))}\n" for text, words in zip(texts, lines)
+    ]
+    (folder / f"{split}_sets.tsv").write_text("".join(rows))
+    rows = [f"{text}\t{len(text) / 30}\t{text.count('a')}\n" for text in texts]
+    (folder / f"{split}_vectors.tsv").write_text("text\tsize\tletters\n" + "".join(rows))
     rows = [f"{text}\t{text.upper()}\n" for text in texts]
     (folder / f"{split}_upper.tsv").write_text("".join(rows))
     names = {"dog": "B-PET", "cat": "B-PET", "house": "B-LOC", "green": "I-LOC"}
@@ -91,6 +97,8 @@ def mixed(folder):
     name="mixture", main="translation", parts=parts, source_len=24, target_len=24, pack=True
   )
 
+
+TARGETS = {"text": "text", "label_0": "size", "label_1": "letters"}
 
 # kind -> (the task, what differs in the model, inputs)
 TEXTS = ["the dog runs", "a red cat", "two", "the green house sees a man"]
@@ -142,6 +150,22 @@ KINDS = {
     lambda f: (
       defaults("classification")
       | dict(data=table(f, "_numbers.tsv", ("text", "label")), source_len=24, regression=True)
+    ),
+    ENCODER,
+    TEXTS,
+  ),
+  "label sets": (
+    lambda f: (
+      defaults("multi_label")
+      | dict(data=table(f, "_sets.tsv", ("text", "labels")), source_len=12, stride=4)
+    ),
+    ENCODER,
+    TEXTS,
+  ),
+  "vectors": (
+    lambda f: (
+      defaults("numbers")
+      | dict(data=table(f, "_vectors.tsv", TARGETS), source_len=24, targets=("size", "letters"))
     ),
     ENCODER,
     TEXTS,

@@ -1,0 +1,68 @@
+"""Defines the base of tasks that predict one vector of numbers for a text or a pair of texts."""
+
+import dataclasses
+
+import numpy as np
+
+from model import heads, layers
+from train.common.errors import UserError, choose
+from train.tasks.base import HuggingFace
+from train.tasks.windows import EncoderTask
+
+POOLS = {"first": "the first token's state, as in BERT", "mean": "the mean of all states"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PooledTask(EncoderTask):
+  """Predicts logits from one or two fields of text. A subclass adds `outputs_of_head`, `output`,
+  `score` and, for transformers, `hf_problem`."""
+
+  fields: tuple[str, ...] = ("text",)  # one, or two for pairs
+  pool: str = "first"  # see POOLS
+  pool_activation: str = "tanh"  # after the first token's dense layer
+
+  hf_kind = "classification"
+  hf_problem = ""  # transformers' problem_type; "": by the number of labels
+
+  def __post_init__(self):
+    super().__post_init__()
+    choose(POOLS, self.pool, "task.pool")
+    choose(layers.ACTIVATIONS, self.pool_activation, "task.pool_activation")
+    if not 1 <= len(self.fields) <= 2:
+      raise UserError(f"task.fields is {self.fields}: name the field of one text, or of two")
+
+  @property
+  def outputs_of_head(self) -> tuple[str, ...]:
+    """Returns the names of the logits."""
+    return self.labels
+
+  def output(self, logits: np.ndarray, settings) -> dict:
+    """Returns the output for the logits [C] of an example."""
+    raise NotImplementedError
+
+  def head(self, cfg, rngs):
+    count = len(self.outputs_of_head)
+    return heads.LabelHead(cfg, count, pool=self.pool, activation=self.pool_activation, rngs=rngs)
+
+  def example(self, text):
+    """Returns a text, or two with a tab between; raises UserError for another number of texts."""
+    texts = text.split("\t") if len(self.fields) > 1 else [text]
+    if len(texts) != len(self.fields):
+      raise UserError(f"{text!r}: give two texts ({', '.join(self.fields)}) with a tab between")
+    return dict(zip(self.fields, texts))
+
+  def predict(self, model, batch, settings):
+    return {"logits": self.logits(model, batch)[:, 0]}
+
+  def outputs(self, examples, requests, predictions, settings):
+    """Returns `output` of each example, from the mean of the logits of a text's windows."""
+    windows = [[] for _ in examples]
+    for (number, _), prediction in zip(requests.index, predictions):
+      windows[number].append(prediction["logits"])
+    return [self.output(np.mean(logits, axis=0), settings) for logits in windows]
+
+  def hugging_face(self):
+    if self.pool != "first":
+      raise UserError(f"task.pool={self.pool!r} has no counterpart in transformers")
+    labels, activation = self.outputs_of_head, self.pool_activation
+    return HuggingFace(self.hf_kind, labels, activation, problem=self.hf_problem)

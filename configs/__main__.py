@@ -3,6 +3,7 @@
 Writes the list of config files and their arguments in configs/README.md.
 """
 
+import argparse
 import importlib
 import pathlib
 
@@ -49,4 +50,5 @@ def updated(readme: str) -> str:
 
 
 if __name__ == "__main__":
+  argparse.ArgumentParser(prog="python -m configs", description=__doc__).parse_args()
   README.write_text(updated(README.read_text(encoding="utf-8")), encoding="utf-8")

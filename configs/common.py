@@ -82,8 +82,10 @@ def parse(text: str, /, **arguments) -> types.SimpleNamespace:
   values, seen = {name: argument.value for name, argument in table.items()}, set()
   for item in filter(None, (part.strip() for part in text.split(","))):
     name, equals, word = (part.strip() for part in item.partition("="))
-    if item == "help":
+    if name == "help" and not word:
       raise Help([(argument.usage(key), argument.meaning) for key, argument in table.items()])
+    if not name:
+      raise ValueError(f"{item!r} names no argument: write NAME=VALUE")
     if name not in table:
       raise _unknown(name, table)
     if name in seen:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from absl import logging
 from ml_collections import ConfigDict
 
-from train import nans, optimizer, pretrained, sharding, tasks
+from train import nans, optimizer, pretrained, sharding, shares, tasks
 from train.checkpoint import Checkpoints, checkpoint_policy
 from train.cluster import processes
 from train.cluster.signals import Stopped, StopSignal
@@ -49,6 +49,7 @@ def train(
   task = pretrained.build_task(cfg.task, workdir.path)
   if start:
     data_files.check(workdir.path)
+  cfg = shares.find_steps(cfg, task, workdir)
   if cfg.evaluate.decode_every:
     require_score(task)
     task.check_metric(cfg.checkpoint.best_metric)

@@ -9,9 +9,11 @@ Trains the run that a config describes; the same command again resumes it from i
 
 def main(argv):
   # Imported here: data workers import this module again, and need none of it.
+  import pathlib
+
   import jax
 
-  from train import loop, resolve, schema
+  from train import loop, resolve, schema, shares
   from train.cluster import processes
   from train.common.errors import UserError
   from train.common.files import disk_trouble
@@ -34,6 +36,8 @@ def main(argv):
     )
   else:
     cfg = resolve.load_again(args.rerun, overrides)
+  if not (args.workdir and pathlib.Path(args.workdir, "tokenizer.json").exists()):
+    schema.check_tokenizer(cfg)
   if args.json and not args.print_config:
     raise UserError("--json is the format of --print_config: give both")
   if args.print_config:
@@ -45,8 +49,10 @@ def main(argv):
   if not args.workdir:
     raise UserError("--workdir is missing: the folder for this run's checkpoints and metrics")
   registry.check_packages(cfg.loggers)
+  cfg = shares.resume(cfg, pathlib.Path(args.workdir))
   steps = args.profile_steps
-  profile_steps = range(0) if steps is None else profile.parse_steps(steps, cfg.steps)
+  last = cfg.steps or schema.UNKNOWN_STEPS
+  profile_steps = range(0) if steps is None else profile.parse_steps(steps, last)
   command = ["python", "-m", "train.main", *argv]
   with processes.together(args, workdir.config_json(cfg), cfg.watchdog_seconds):
     devices = [provenance.device_name(device) for device in jax.devices()]

@@ -204,6 +204,8 @@ def main(argv):
   args = parser.parse_args(rest)
   overrides += [f"mesh.{word}" for word in args.mesh.split(",") if word]
   cfg = resolve.load(config.only(texts), overrides)
+  if not cfg.steps:
+    raise UserError("the steps of epochs are known once a run reads its data: give steps to plan")
   if args.json and not pathlib.Path(args.json).parent.is_dir():
     raise UserError(f"--json {args.json}: there is no folder {pathlib.Path(args.json).parent}")
   topology = chips.parse(args.topology, args.slices)

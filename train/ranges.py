@@ -16,6 +16,7 @@ from train.tasks.translation import BLEU_TOKENIZERS
 # The intervals of numbers. The keys of a part of a mixture are those of the section `task`.
 RANGES = {
   "steps": "[1, inf)",
+  "epochs": "[0, inf)",
   "seed": SEEDS,
   "batch_size": "[1, inf)",
   "microbatches": "[1, inf)",

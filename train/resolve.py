@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict
 
-from train import pretrained, schema, tasks
+from train import pretrained, schema, shares, tasks
 from train.common.errors import UserError
 from train.data.sources import SOURCES
 from train.record import config, older, workdir
@@ -42,6 +42,10 @@ def complete(written: ConfigDict) -> ConfigDict:
   cfg = _replaced(cfg, pretrained.resolve)
   schema.fill(cfg, schema.defaults(cfg))
   values = config.flat(cfg)
+  if written.get("epochs"):
+    if "steps" in written:
+      raise UserError("epochs and steps both say how long a run is: leave one out")
+    values["steps"] = cfg.steps = 0  # until the data are read
   if missing := [key for key in schema.REQUIRED if key not in values]:
     schema.check_keys(cfg)  # it may be there with a typing mistake
     raise UserError(f"{missing[0]} is missing: it has no default")
@@ -60,8 +64,17 @@ def load_again(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Config
   return cfg
 
 
-def _override(cfg: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
-  return config.override(cfg, [older.override(text) for text in overrides], _accepts)
+def _override(whole: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+  """Returns the config after `overrides`, with numbers of steps for shares of steps."""
+  whole, planned = ConfigDict(whole).unlock(), whole.steps
+  overrides = [older.override(text) for text in overrides]
+  for item in overrides:
+    key = item.partition("=")[0]
+    section, _, last = key.rpartition(".")
+    if key in shares.SHARES and "=" in item:  # an int may become a share, and a share an int
+      (whole[section] if section else whole)[last] = None
+  cfg = shares.count_with_epochs(config.override(whole, overrides, _accepts), overrides)
+  return shares.fit(shares.settle(cfg, cfg.steps), planned, overrides) if cfg.steps else cfg
 
 
 def _accepts(key: str, section: Mapping) -> bool:

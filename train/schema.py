@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from train import optimizer, ranges, tasks
+from train import optimizer, ranges, shares, tasks
 from train.build import MODELS, model_config
 from train.common.errors import UserError, choose, did_you_mean
 from train.record import config, older, workdir
@@ -16,6 +16,7 @@ from train.record.loggers import registry
 RUN = dict(
   seed=0,
   parallelism="jit",  # or "pmap": data parallelism by hand
+  epochs=0.0,  # passes over the training data in place of `steps`; 0: steps
   microbatches=1,
   workers=0,  # processes that make batches; 0: a thread
   ema=0.0,  # decay of the weights' moving average, which is then evaluated and exported; 0: none
@@ -36,6 +37,8 @@ RUN = dict(
 REQUIRED = dict.fromkeys(("steps", "batch_size", "log_every"), int)
 REQUIRED |= {"evaluate.every": int, "checkpoint.every": int}
 SECTIONS = ("task", "model", "optimizer", "schedule", "evaluate", "checkpoint")
+MOST_TOKENS = 2**28  # of a batch, on one side
+UNKNOWN_STEPS = 10**6  # of a run of epochs, where settings are checked before its data are read
 # A record that cannot be read is an "error", or "skip" leaves it out and counts it.
 DATA = dict(on_bad_record="error")
 # Sections whose other keys are checked where they are used: by the data's source and the tokenizer.
@@ -81,8 +84,10 @@ def check(cfg: ConfigDict) -> None:
   """
   check_keys(cfg)
   registry.check(cfg.loggers)
+  _check_batch(cfg)
   model_config(cfg.model)
   tasks.check(cfg.task.to_dict())
+  cfg = shares.settle(cfg, cfg.steps or UNKNOWN_STEPS)
   optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
   _check_metric(cfg)
 
@@ -96,11 +101,41 @@ def check_keys(cfg: ConfigDict) -> None:
       continue
     if key in known or _is_known(key):
       kind = type(known[key]) if known.get(key) is not None else REQUIRED.get(key)
-      if not any(section in OPEN for section in key.split(".")[:-1]):
+      later = shares.is_share(key, value) or (
+        key == "steps" and value == 0 and values.get("epochs")
+      )
+      if not later and not any(section in OPEN for section in key.split(".")[:-1]):
         ranges.check(key, value, kind)
     else:
       names = {name: values.get(name) for name in (*known, *REQUIRED)}
       raise UserError(f"{key}: {config.unknown_key(key, names)}")
+
+
+def _check_batch(cfg: ConfigDict) -> None:
+  """Raises UserError for a batch of more than MOST_TOKENS tokens, which no memory holds."""
+  parts = dict(cfg.task.get("parts", {}))
+  for name, section in {"": cfg.task, **parts}.items():
+    for side in ("source_len", "target_len", "length"):
+      length = section.get(side) or 0
+      if cfg.batch_size * length > MOST_TOKENS:
+        key = f"task.parts.{name}.{side}" if name else f"task.{side}"
+        raise UserError(
+          f"{key} is {length} and batch_size {cfg.batch_size}: a batch of {cfg.batch_size * length}"
+          f" tokens is more than the {MOST_TOKENS} that are possible; lower one of them"
+        )
+
+
+def check_tokenizer(cfg: ConfigDict) -> None:
+  """Raises UserError where the tokenizer is to be read from a file that is not there."""
+  spec = cfg.task.tokenizer
+  path = str(spec.get("path") or "")
+  if spec.get("name") != "file" or not path or path.startswith("hf:"):
+    return
+  if not os.path.isfile(os.path.expanduser(path)):
+    raise UserError(
+      f"task.tokenizer.path: there is no file {path}; it is the tokenizer.json of a run's folder"
+      " (tokenizer=RUN of a config)"
+    )
 
 
 def _check_metric(cfg) -> None:

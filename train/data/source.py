@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import hashlib
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
@@ -16,6 +17,7 @@ from train.common.errors import UserError
 from train.common.files import cache_dir
 
 CHUNK = 1024  # examples read at a time
+SECONDS = 10  # between two lines of progress
 Example = dict[str, str]
 
 
@@ -48,10 +50,15 @@ def read_many(source: Source, indices: Sequence[int]) -> list[Example]:
 
 def read_in_chunks(source: Source) -> Iterator[tuple[int, list[Example]]]:
   """Yields all examples, CHUNK at a time with the index of the first, and logs the progress."""
+  began = shown = time.monotonic()
   for first in range(0, len(source), CHUNK):
-    stop = min(first + CHUNK, len(source))
+    stop, now = min(first + CHUNK, len(source)), time.monotonic()
     yield first, read_many(source, range(first, stop))
-    logging.log_every_n_seconds(logging.INFO, "encoded %d of %d examples", 10, stop, len(source))
+    if now - shown > SECONDS:
+      shown = now
+      logging.info("encoded %d of %d examples", first, len(source))
+  if shown > began:
+    logging.info("encoded all %d examples in %.0f s", len(source), time.monotonic() - began)
 
 
 def cached_lengths(source: Source, key: str, measure: Callable) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import difflib
 import importlib.machinery
 import importlib.util
 import inspect
@@ -16,6 +17,13 @@ from train.common.errors import Help, UserError, did_you_mean, nearest
 from train.record import rendering
 
 BOOLS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+ALIKE = 0.65  # the least likeness of a key that a message names in place of an unknown one
+# Names that other programs give settings; "" stands for an argument of config files, and no key.
+MEANT = dict.fromkeys(("lr", "learning_rate", "max_lr", "peak_lr"), "schedule.peak")
+MEANT |= dict.fromkeys(("warmup", "warmup_ratio", "warm_up"), "schedule.warmup_steps")
+MEANT |= dict.fromkeys(("layers", "num_layers", "n_layers"), "model.encoder_layers")
+MEANT |= dict(max_steps="steps", num_epochs="epochs", metric="checkpoint.best_metric")
+MEANT |= dict.fromkeys(("init", "data", "columns", "dev", "test", "labels"), "")
 USAGE = "--config configs/NAME.py[:ARG=VALUE,...] [--config.KEY=VALUE ...]"
 
 
@@ -133,11 +141,22 @@ def unknown_key(key: str, values: dict[str, object]) -> str:
 
 
 def _nearest_key(key: str, known: Iterable[str]) -> str | None:
-  """Returns the dotted key most like `key`, first in its last part, then as a whole."""
-  ends = {name: name.rpartition(".")[2] for name in known}
-  end = nearest(key.rpartition(".")[2], set(ends.values()))
-  alike = [name for name in ends if ends[name] == end]
-  return nearest(key, alike) or nearest(key, ends) or next(iter(alike), None)
+  """Returns the dotted key that `key` stands for, by MEANT or by its last part, or None. A key
+  without a section may stand for a whole one: eval_every for evaluate.every."""
+  last, known = key.rpartition(".")[2], list(known)
+  if last in MEANT:
+    return MEANT[last] if MEANT[last] in known else None
+
+  def alike(name):
+    whole = 0.0 if "." in key else _ratio(key, name.replace(".", "_"))
+    return max(_ratio(last, name.rpartition(".")[2]), whole), _ratio(key, name)
+
+  best = max(known, key=alike, default="")
+  return best if best and alike(best)[0] >= ALIKE else None
+
+
+def _ratio(a: str, b: str) -> float:
+  return difflib.SequenceMatcher(None, a, b).ratio()
 
 
 def _frozen(value):

@@ -36,6 +36,7 @@ CHANGEABLE += ("watchdog_seconds", "model.remat", "task.loss_chunks")
 # follows steps, as train/loop.py logs.
 CADENCE = {
   "steps": "",
+  "epochs": "",
   "log_every": "a line of training averages over the steps since the line before",
   "patience": "the evaluations so far count too",
   "evaluate": "it holds for the evaluations from here on",
@@ -70,6 +71,14 @@ class Workdir(contextlib.AbstractContextManager):
       noted = starts(self.path)
       noted[-1].update(facts)
       _write_starts(self.path, noted)
+
+  def record_config(self, config: ConfigDict) -> None:
+    """Writes the config with the number of steps that was found for its epochs."""
+    if self.primary:
+      text = config_json(config)
+      write_atomically(self.path / "config.json", text)
+      steps = [self.steps_before or config.steps, config.steps]
+      self.note(config_sha256=hashlib.sha256(text.encode()).hexdigest(), steps=steps)
 
   def close(self) -> None:
     """Releases the folder to other processes."""
@@ -231,7 +240,7 @@ def _refuse_another(path, here, there, defaults):
   ]
   rows = [row for row in rows if row[1] != row[2]]
   done = max(checksums.steps(path / "checkpoints"), default=0)
-  if not rows and here.get("steps", done) < done:
+  if not rows and 0 < here.get("steps", done) < done:  # 0: known later, of epochs
     raise UserError(
       f"{path}: steps is {here['steps']}, and {done} are done: set it to {done} or more, or use"
       " another --workdir"

@@ -10,6 +10,8 @@ import time
 import types
 from collections.abc import Mapping, Sequence
 
+from absl import logging
+
 from train.common import json_files
 from train.common.errors import UserError
 from train.common.files import write_atomically
@@ -55,6 +57,8 @@ class Writer(contextlib.AbstractContextManager):
     self.loggers = Loggers(self.path, loggers, config, start_step)
     if sys.stderr.isatty() if progress is None else progress:
       self.bar, self.task = _bar(start_step, total_steps)
+      # the bar stands in for sys.stderr and prints lines above itself; the log has to use it too
+      self.log_stream = _send_log_to(sys.stderr)
 
   def write(self, step: int, split: str, values: dict[str, float]) -> None:
     """Adds a line to metrics.jsonl, passes the values to the loggers, and shows them.
@@ -81,6 +85,8 @@ class Writer(contextlib.AbstractContextManager):
     self.lines.close()
     if self.bar:
       self.bar.stop()
+      if self.log_stream:
+        _send_log_to(self.log_stream)
     lines = read_metrics(self.path)
     self.loggers.close(last_scores(lines), failed)
     curves.draw(self.path, by_metric(lines))
@@ -232,6 +238,11 @@ def _has(line, types):
 def _has_metrics(line):
   _has(line, FIXED | dict.fromkeys(line.keys() - FIXED.keys(), float | str))
   [float(value) for name, value in line.items() if name not in FIXED]
+
+
+def _send_log_to(stream):
+  """Lets the log write to the stream; returns the former one, or None if it is the same."""
+  return logging.get_absl_handler().python_handler.setStream(stream)
 
 
 def _bar(start_step, total_steps):

@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ from flax import nnx
 
 from train import evaluation, pretrained, sharding, tasks
 from train.build import build_model
-from train.common import entry
+from train.common import entry, intervals
 from train.common.errors import UserError
 from train.data import given
 from train.step import make_predict_step
@@ -40,6 +40,10 @@ def load_run(
   `decoding` changes the settings of prediction; raises UserError where the model has fewer
   positions than they need.
   """
+  if not isinstance(pair, bool):
+    raise UserError(f"pair is {pair!r}: expects True or False")
+  if rows is not None:
+    intervals.check("batch_size", rows, int, "[1, inf)")
   mesh = sharding.make_mesh(dict(data=-1, fsdp=1, tensor=1))
   origin = pretrained.open(workdir)
   task = origin.task(pair).configured(rows, **decoding)
@@ -66,8 +70,10 @@ class Predictor:
     example of the task's data.
     """
     run = self.run
-    if isinstance(inputs, str):
+    if isinstance(inputs, str | Mapping):
       raise UserError(f"{inputs!r} is one input: pass a list of inputs")
+    if not isinstance(inputs, Iterable):
+      raise UserError(f"{inputs!r} is no list of inputs: pass a list of texts, pairs or dicts")
     examples = [_example(run.task, x) for x in inputs]
     return evaluation.decode(run.task, self.step, run.params, run.mesh, examples, self.settings)
 
@@ -102,9 +108,17 @@ def _example(task, value) -> Mapping:
     read = [key for key in task.columns if key.split("_")[0] not in given.ANSWERS]
     if missing := [key for key in read if key not in value]:
       raise UserError(f"the example {value!r} has no {missing[0]!r}, which this task reads")
+    for key in task.columns:
+      texts = value.get(key, "") if key == "words" else [value.get(key, "")]
+      is_list = isinstance(texts, Sequence) and not isinstance(texts, str)
+      if key not in ANSWERS and not (is_list and all(isinstance(text, str) for text in texts)):
+        kind = "a list of texts" if key == "words" else "a text"
+        raise UserError(f"the example {value!r}: {key!r} must be {kind}")
     return value
   texts = [value] if isinstance(value, str) else value
-  if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+  if (
+    not isinstance(texts, Sequence) or not texts or not all(isinstance(text, str) for text in texts)
+  ):
     raise UserError(f"{value!r} is no input: pass a text, a pair of texts or a dict")
   return task.example("\t".join(texts))
 

@@ -588,7 +588,7 @@ def test_what_is_no_input_is_named(kind, value, message, loaded):
     (dict(beam=None), "beam is None"),
     (dict(temperature="hot"), "temperature is 'hot': expects float"),
     (dict(beam=900, max_len_extra=900), "tokens at a time"),
-    (dict(batch_size=0), "0 rows"),
+    (dict(batch_size=0), "batch_size is 0"),
     (dict(batch_size=10**9), "tokens at a time"),
   ],
 )

@@ -108,10 +108,10 @@ def _example(task, value) -> Mapping:
     read = [key for key in task.columns if key.split("_")[0] not in given.ANSWERS]
     if missing := [key for key in read if key not in value]:
       raise UserError(f"the example {value!r} has no {missing[0]!r}, which this task reads")
-    for key in task.columns:
+    for key in read:
       texts = value.get(key, "") if key == "words" else [value.get(key, "")]
       is_list = isinstance(texts, Sequence) and not isinstance(texts, str)
-      if key not in ANSWERS and not (is_list and all(isinstance(text, str) for text in texts)):
+      if not (is_list and all(isinstance(text, str) for text in texts)):
         kind = "a list of texts" if key == "words" else "a text"
         raise UserError(f"the example {value!r}: {key!r} must be {kind}")
     return value

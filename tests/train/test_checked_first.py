@@ -13,7 +13,6 @@ from train import main, resolve
 from train.common.errors import Help, UserError
 from train.data import source
 from train.record import writer
-from train.record.meter import Meter
 
 
 def test_a_tokenizer_that_is_not_there_is_refused_by_print_config(tmp_path):
@@ -81,24 +80,11 @@ def test_encoding_says_when_it_ends(caplog, monkeypatch):
   assert not caplog.messages
 
 
-def test_compilation_is_logged_before_it_and_after_it_once(caplog):
-  caplog.set_level(stdlib_logging.INFO, logger="absl")
-  seen = []
-  meter = Meter(type("", (), dict(tokens=0, stall_seconds=0.0))(), None)
-  step = meter.watch(lambda *_: seen.append(len(caplog.messages)))
-  step(None, {})
-  step(None, {})
-  assert seen[0] == 1
-  first, second = caplog.messages
-  assert first.startswith("compiling the train step")
-  assert second.startswith("the train step is compiled (")
-
-
 def test_log_lines_go_above_the_bar_and_not_through_it(tmp_path, monkeypatch):
   monkeypatch.setenv("FORCE_COLOR", "1")  # makes a terminal of standard error for the bar
   handler = logging.get_absl_handler().python_handler
   before = handler.stream
-  out = writer.Writer(tmp_path, 0, progress=True, total_steps=20, tensorboard=False)
+  out = writer.Writer(tmp_path, 0, progress=True, total_steps=20, loggers=())
   assert handler.stream is sys.stderr is not before
   out.close()
   assert handler.stream is before

@@ -174,11 +174,12 @@ def main(argv):
   parser.add_argument("--evaluation", default="", help="such as best-beam4; else the newest")
   parser.add_argument("--samples", type=int, default=1000, help="of each bootstrap")
   parser.add_argument("--out", type=folder, help="a folder for compare.md and compare.png")
-  parser.add_argument(
-    "--x", default="step", help="the horizontal axis of the curves: step, tokens or seconds"
-  )
+  parser.add_argument("--x", help="the curves' horizontal axis: step (else), tokens or seconds")
   args = parser.parse_args(argv)
-  choose(curves.X, args.x, "--x")
+  if args.x:
+    choose(curves.X, args.x, "--x")
+    if not args.out:
+      raise UserError("--x is of the curves, which are drawn into a folder: give --out DIR too")
   if args.samples < 1:
     raise UserError(f"--samples {args.samples}: must be at least 1")
   jax.config.update("jax_platforms", "cpu")  # models are traced here, not run
@@ -187,7 +188,7 @@ def main(argv):
   text = blocks.join(map(blocks.escape, parts))
   tables.show(text)
   if args.out:
-    write(text, runs, args.out, args.x)
+    write(text, runs, args.out, args.x or "step")
 
 
 if __name__ == "__main__":

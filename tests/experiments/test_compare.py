@@ -477,6 +477,7 @@ def test_mistakes_are_told(tmp_path):
     ([a, b, "--samples", "0"], "--samples 0"),
     ([a, ""], "'' cannot name a folder"),
     ([a, b, "--out="], "'' cannot name a folder"),
+    ([a, b, "--x", "tokens"], "--x is of the curves.*give --out DIR"),
     ([a, b, "--x", "hours"], "--x is 'hours'; known: step, tokens, seconds"),
     ([a, b, "--out", a / "config.json"], "can't be written"),
   ):

@@ -155,10 +155,13 @@ def splits(data: str, endings: str | Sequence[str], dev: str = "dev", test: str 
   if is_file(data, endings):
     files = {"dev": "10%", "test": "10%"}
     return hold_out(data, files.get(dev, dev), files.get(test, test))
+  if os.path.isfile(os.path.expanduser(data)):
+    raise ValueError(f"data={data}: a file ends in {', '.join(endings)}, or is a folder of such")
   forms = [*endings, *(f"{ending}.gz" for ending in endings)]
   there = (form for form in forms if os.path.exists(os.path.expanduser(f"{data}/train{form}")))
   ending = next(there, forms[0])
-  names = (name if name.endswith("%") else f"{data}/{name}{ending}" for name in (dev, test))
+  shares = [name.endswith("%") or name.isdecimal() for name in (dev, test)]
+  names = (name if share else f"{data}/{name}{ending}" for name, share in zip((dev, test), shares))
   return hold_out(f"{data}/train{ending}", *names)
 
 
@@ -172,6 +175,8 @@ def hold_out(train: str, validation: str, test: str) -> dict:
   stop, parts = 100, {}
   for split, name in (("test", test), ("validation", validation)):
     parts[split] = name
+    if name.isdecimal():
+      raise ValueError(f"{split} is {name}: a share of train is written {name}%")
     if name.endswith("%"):
       start = stop - (int(share) if (share := name.removesuffix("%")).isdecimal() else 100)
       if not 0 < start < stop:
@@ -258,7 +263,9 @@ def fine_tune(task: dict, arg, *, best_metric: str, decoder: bool = False) -> Co
     task=task,
     optimizer=ADAMW,
     schedule=dict(name="linear", peak=arg.peak, warmup_steps=warmup_steps, final=0.0),
-    evaluate=dict(every=every, decode_every=every, decode_examples=16 if arg.small else 1000),
+    evaluate=dict(
+      every=every, decode_every=every, decode_examples=16 if arg.small and decoder else 1000
+    ),
     checkpoint=dict(every=every, best_metric=best_metric, best_mode="max"),
     **start,
   )

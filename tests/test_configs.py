@@ -113,6 +113,14 @@ def test_parts_of_one_file_share_nothing(dev, test, expected):
   assert splits == dict(zip(("train", "validation", "test"), expected))
 
 
+def test_a_number_is_no_share_and_another_ending_no_folder(tmp_path):
+  with pytest.raises(ValueError, match="validation is 10: a share of train is written 10%"):
+    common.splits("d", ".c", "10")
+  (tmp_path / "x.csv").write_text("")
+  with pytest.raises(ValueError, match=r"x.csv: a file ends in .conllu.gz, .conllu"):
+    common.splits(f"{tmp_path}/x.csv", common.TAGS)
+
+
 @pytest.mark.parametrize(
   "dev, test", [("0%", "test"), ("x%", "test"), ("60%", "40%"), ("100%", "a"), ("a", "100%")]
 )

@@ -107,6 +107,16 @@ def test_a_file_is_predicted_with_and_without_labels(run, csv, tmp_path, capsys)
   assert outputs_of(capsys, "--workdir", run, "--data", tmp_path / "bare.jsonl") == wanted
 
 
+def test_inputs_alone_may_be_in_a_column_of_another_name(run, tmp_path, capsys):
+  (tmp_path / "inputs").write_text("".join(f"{text}\n" for text in TEXTS))
+  wanted = outputs_of(capsys, "--workdir", run, "--input", tmp_path / "inputs")
+  path = tmp_path / "x.csv"
+  path.write_text("id,comment\n" + "".join(f'{n},"{text}"\n' for n, text in enumerate(TEXTS)))
+  for columns in ("comment", "2"):
+    words = ["--workdir", run, "--data", path, "--columns", columns]
+    assert outputs_of(capsys, *words)[-len(TEXTS) :] == wanted
+
+
 def test_a_classifier_of_hugging_face_is_evaluated_by_its_names_and_numbers(tmp_path, capsys):
   model = f"hf:{helpers.FIXTURES}/bert_classification"
   before = sorted((helpers.FIXTURES / "bert_classification").iterdir())

@@ -41,7 +41,7 @@ class BadRecords:
     message = f"{path}, {place}: {reason}"
     if not self._skip:
       check = "; gzip -t checks whether the file is whole" if str(path).endswith(".gz") else ""
-      raise UserError(f"{message}{check}; or skip such records: data.on_bad_record='skip'")
+      raise UserError(f"{message}{check}; or skip such records: task.data.on_bad_record='skip'")
     if len(self._first) < FEW:
       self._first.append(message)
 
@@ -68,8 +68,8 @@ class BadRecords:
     if bad > max(FEW, int(MAX_SHARE * total)) or 0 < bad == total:
       first = next(count["first"][0] for count in self.counts if count["first"])
       raise UserError(
-        f"{where}: {bad:,} of {total:,} records cannot be read; data.on_bad_record='skip' allows"
-        f" {MAX_SHARE:.0%} ({FEW} in a small split), and never all; the first is {first}"
+        f"{where}: {bad:,} of {total:,} records cannot be read; task.data.on_bad_record='skip'"
+        f" allows {MAX_SHARE:.0%} ({FEW} in a small split), and never all; the first is {first}"
       )
 
 

@@ -33,9 +33,11 @@ def describe(
   if data["name"] == "files":
     if columns:
       listed = columns.split("+")
-      if len(listed) != len(fields):
+      inputs = [field for field in fields if field.split("_")[0] not in ANSWERS]
+      if len(listed) not in (len(fields), len(inputs)):
         raise UserError(f"--columns {columns}: give {len(fields)}, {'+'.join(fields)}")
-      data |= dict(columns=dict(zip(fields, listed)), header=None)
+      picked = fields if len(listed) == len(fields) else inputs  # predicting, answers may lack
+      data |= dict(columns=dict(zip(picked, listed)), header=None)
     data.setdefault("columns", tuple(fields))
     if labels and not any(map(str.isdecimal, labels)):
       data["label_names"] = tuple(labels)
@@ -100,8 +102,8 @@ def open_inputs(data: Mapping) -> Source:
   except UserError as error:
     try:
       return sources.open_split(_without_answers(data), SPLIT)
-    except UserError:
-      raise error from None
+    except UserError as second:  # which names a missing input, and not an answer that may lack
+      raise (second if isinstance(data.get("columns"), Mapping) else error) from None
 
 
 def _without_answers(data: Mapping) -> dict:

@@ -160,7 +160,7 @@ def open_tfds(
     )
   remedy = "prepare the dataset again"
   if on_bad_record == "error":
-    remedy += ", or skip such records: data.on_bad_record='skip'"
+    remedy += ", or skip such records: task.data.on_bad_record='skip'"
   source = Records(str(builder.data_dir), split, fields, "", remedy)
   try:
     len(source)

@@ -17,27 +17,18 @@ from absl import logging
 
 from train.common.errors import UserError, did_you_mean
 from train.data.bad_records import MAX_RECORD_BYTES, BadRecords
+from train.data.headers import match_header, names_fields
 from train.data.reading import encode_utf8, file_type, read_lines
 
 Row = Sequence[str]
 ENDINGS = (".tsv", ".csv", ".jsonl")
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}  # of CSV, the commonest first
-# What headers call the columns; the first name that a header has is taken.
-ALIASES = {
-  "text": "sentence1 premise question1 text_a text1 sentence review content document comment tweet"
-  " message body utterance question query article dialogue headline title",
-  "text_pair": "sentence2 hypothesis question2 text_b text2 sentence document passage context",
-  "label": "labels class category target sentiment score rating stars topic intent emotion",
-  "labels": "label classes categories tags topics genres emotions",
-  "summary": "highlights abstract tldr target",
-  "source": "src input",
-  "target": "tgt output",
-}
-
-
 LIST = "labels"  # the field whose cell may hold several labels, or none
 
 
+NAME_COLUMNS = (
+  "correct it, or pick columns by name or number: columns=A+B of a config, --columns A+B"
+)
 Rows = Iterator[tuple[int, Row | None]]  # each with the line where it begins
 
 
@@ -91,8 +82,18 @@ def find_table(path: pathlib.Path, columns: Sequence[str] | Mapping, header: boo
   if named and all(str(name).isdecimal() for name in names):
     places = tuple(int(name) - 1 for name in names)
     if not all(0 <= place < len(cells) for place in places):
-      raise UserError(f"{path}, line 1: {len(cells)} columns, and columns {names} are to be read")
+      picked = ", ".join(f"{field}={name}" for field, name in columns.items())
+      raise UserError(f"{path}, line 1: {len(cells)} columns, and these are to be read: {picked}")
+    if header is None and (header := names_fields([cells[place] for place in places], columns)):
+      _log_once(f"{path}: the first line names the columns and is no example: {cells}")
+    elif header is None:
+      _log_once(f"{path}: the first line is an example; header=True (yes) if it names the columns")
     return Table(kind, (path,), places, len(cells), bool(header))
+  if named and header is False:
+    raise UserError(
+      f"{path}: header=False, so columns {', '.join(map(str, names))} have no names:"
+      " give their numbers, from 1"
+    )
   if named or header:
     missing = next(name for name in names if match_header(cells, (name,)) is None)
     there = [cell.strip() for cell in cells]
@@ -102,15 +103,6 @@ def find_table(path: pathlib.Path, columns: Sequence[str] | Mapping, header: boo
       " --columns 2+1 or data.columns)"
     )
   return Table(kind, (path,), tuple(range(len(names))), len(names))
-
-
-def match_header(cells: Sequence[str], names: Sequence[str]) -> tuple[int, ...] | None:
-  """Returns the place of each column in a row of columns' names, or None if it is no such row."""
-  cells, places = [cell.strip().casefold() for cell in cells], []
-  for name in names:
-    known = (str(name).casefold(), *ALIASES.get(name, "").split())
-    places.append(next((cells.index(alias) for alias in known if alias in cells), None))
-  return None if None in places or len(set(places)) < len(places) else tuple(places)
 
 
 @functools.cache
@@ -197,7 +189,8 @@ def _read_cells(rows: Rows, separator: str, table: Table, fields: Sequence[str],
       names = ", ".join(fields)
       whose = "of the first line" if table.header else f"({names}) of `columns`"
       cells = f"{len(row)} {separator}-separated columns"
-      row = bad(path, f"line {number}", f"{cells}, not the {table.width} {whose}; correct it")
+      cure = "correct it" if table.header or number > 1 else NAME_COLUMNS
+      row = bad(path, f"line {number}", f"{cells}, not the {table.width} {whose}; {cure}")
     yield number, None if row is None else [row[place] for place in table.picks]
   if blank_lines:
     logging.warning("%s: %d blank lines are no examples", path, blank_lines)

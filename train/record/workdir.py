@@ -39,7 +39,7 @@ CADENCE = {
   "epochs": "",
   "log_every": "a line of training averages over the steps since the line before",
   "patience": "the evaluations so far count too",
-  "evaluate": "it holds for the evaluations from here on",
+  "evaluate": "it holds from here on; `every` is of the loss, `decode_every` of decoded scores",
   "checkpoint": "it decides from here on which checkpoints are saved and which of all stay",
 }
 MADE_OF_DATA = ("tokenizer.json", "labels.json")
@@ -248,7 +248,8 @@ def _refuse_another(path, here, there, defaults):
   if not rows:
     for key in sorted(here.keys() & there.keys()):
       meaning = CADENCE.get(key.partition(".")[0])
-      if meaning and here[key] != there[key]:
+      is_share = isinstance(here[key], float) and 0 < here[key] < 1  # of steps that are found later
+      if meaning and here[key] != there[key] and not (is_share and isinstance(there[key], int)):
         logging.warning("%s is %r, before it was %r: %s", key, here[key], there[key], meaning)
     return
   rows = [("key", "here", "there"), *rows]

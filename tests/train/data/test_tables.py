@@ -124,6 +124,35 @@ def test_columns_are_picked_by_name_or_number(tmp_path):
   assert source[0] == {"text": "good", "label": "5"}
 
 
+@pytest.mark.parametrize(
+  "first, is_header",
+  [
+    ("id,review text,stars label", True),
+    ("id,text,label", True),
+    ("n,the text of a very long story,label", False),
+    ("0,good,5", False),
+  ],
+)
+def test_a_header_above_numbered_columns_is_recognised_too(tmp_path, infos, first, is_header):
+  content = f"{first}\n1,good,5\n"
+  source = open_table(tmp_path / "x.csv", content, columns=dict(text="2", label="3"))
+  assert len(source) == 2 - is_header
+  assert any(("is no example" in line) == is_header for line in infos)
+  assert (
+    len(open_table(tmp_path / "x.csv", content, columns=dict(text=2, label=3), header=False)) == 2
+  )
+
+
+def test_names_without_a_header_are_refused(tmp_path):
+  with pytest.raises(UserError, match=r"x\.csv: header=False, so columns a, b have no names"):
+    open_table(tmp_path / "x.csv", "a,b\n1,2\n", columns=dict(text="a", label="b"), header=False)
+
+
+def test_a_first_line_of_other_width_names_the_cure(tmp_path):
+  with pytest.raises(UserError, match=r"line 1: 3 .* pick columns by name or number: columns=A\+B"):
+    open_table(tmp_path / "x.csv", "1,good,5\n")
+
+
 def test_a_mistyped_column_names_the_nearest(tmp_path):
   columns = dict(text="reveiw", label="stars")
   with pytest.raises(UserError, match=r"x.csv, line 1: no column 'reveiw'; did you mean review"):

@@ -20,7 +20,7 @@ import time
 from experiments.tools import runs
 from experiments.tools.launch import launchers, live, results
 from experiments.tools.report import check, report, tables
-from train import resolve
+from train import resolve, tasks
 from train.cluster.signals import StopSignal
 from train.common import entry
 from train.common.errors import UserError
@@ -91,7 +91,8 @@ def check_configs(chosen, paths) -> None:
   for run in chosen:
     if all((paths.root / name / "config.json").is_file() for name in run.dependencies()):
       try:
-        resolve.load(paths.config(run), runs.overrides(run))
+        cfg = resolve.load(paths.config(run), runs.overrides(run))
+        runs.check_metrics(run, tasks.metric_names(cfg.task.to_dict()))
       except UserError as error:
         raise UserError(f"{run.name}: {error}") from error
 

@@ -16,7 +16,7 @@ def runs(scale):
   changes = {"steps": steps, "batch_size": 16, "schedule.warmup_steps": steps // 10}
   changes |= {"model.dim": 64, "model.mlp_dim": 128, "log_every": 25, "loggers": ()}
   changes |= evaluate_every(steps // 8) | {"evaluate.decode_every": 0}
-  yield Run("scan", "configs/scan.py:split=simple", changes, metrics=("accuracy",))
+  yield Run("scan", "configs/scan.py:split=simple", changes, metrics=("token_accuracy",))
 
 
 def search(scale):
@@ -28,7 +28,7 @@ def search(scale):
       "batch_size": Int(4, 16, log=True),
       "model.dropout": Float(0.0, 0.3),
     },
-    metric="accuracy",
+    metric="token_accuracy",
     mode="max",
     trials=20,
   )

@@ -13,7 +13,7 @@ import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
 
-from train.common.errors import UserError
+from train.common.errors import UserError, did_you_mean
 from train.record.config import inside, unread_module
 
 SCALES = ("small", "full")
@@ -37,6 +37,18 @@ class Run:
   def dependencies(self) -> set[str]:
     """Returns the names of the runs from which this run starts."""
     return set(re.findall(r"\{root\}/([^,:\s]+)", self.config))
+
+
+def check_metrics(run: Run, names: Sequence[Sequence[str]]) -> None:
+  """Raises UserError for a metric of a run, but the default one, that is among none of the `names`
+  of its task."""
+  known = [name for several in names for name in several]
+  for metric in run.metrics if run.splits and not isinstance(run, Estimate) else ():
+    if metric not in (*known, *Run.metrics):
+      raise UserError(
+        f"metrics has {metric!r}{did_you_mean(metric, known)}; its evaluation reports"
+        f" {', '.join(known)}"
+      )
 
 
 @dataclasses.dataclass(frozen=True)

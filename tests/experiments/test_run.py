@@ -19,7 +19,7 @@ from experiments.tools import runs
 from experiments.tools.launch import launchers, live, results
 from experiments.tools.report import tables
 from experiments.tools.runs import Run
-from train import resolve
+from train import resolve, tasks
 from train.common.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -278,6 +278,7 @@ def test_every_experiment_lists_runs_whose_configs_are_real(name, scale, tmp_pat
     text = place.config(one)
     text = re.sub("hf:data/minilm", "hf:tests/fixtures/bert", text)
     cfg = resolve.load(text, [f"{key}={value}" for key, value in one.changes.items()])
+    runs.check_metrics(one, tasks.metric_names(cfg.task.to_dict()))
     assert re.fullmatch("configs/[a-z0-9_]+[.]py(:.*)?", text)
     if one.name in needed:
       (tmp_path / one.name).mkdir()
@@ -355,6 +356,9 @@ def test_mistakes_are_told(experiment, tmp_path, monkeypatch):
   with pytest.raises(UserError, match=r"small: .*schedule\.warmup.*warmup_steps"):
     run.main(experiment)
   assert not (tmp_path / "mine").exists()  # before anything is started
+  (tmp_path / "mine.py").write_text(FILE.replace('metrics=("exact_match",)', 'metrics=("exact",)'))
+  with pytest.raises(UserError, match=r"metrics has 'exact'; did you mean exact_match\?; its"):
+    run.main(experiment)
   (tmp_path / "mine.py").write_text(FILE.replace("configs/scan.py", "{data}/scan.py"))
   with pytest.raises(UserError, match="--data is missing"):
     run.main([experiment[0], "--root", str(tmp_path)])

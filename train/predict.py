@@ -17,10 +17,12 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 
+from absl import logging
+
 from train import inference
 from train.common import entry
 from train.common.errors import UserError
-from train.data import given
+from train.data import given, tables
 from train.inference import load
 from train.scoring import colour
 
@@ -97,6 +99,8 @@ def main(argv):
     args.workdir, args.checkpoint, pair=args.pair, batch_size=args.batch_size, **changes
   )
   task = predictor.run.task
+  if args.input and args.input.removesuffix(".gz").endswith(tables.ENDINGS):
+    logging.warning("--input %s: each line is an input; --data reads a table's rows", args.input)
   waits = args.input == "-" and sys.stdin.isatty()  # a person waits for each answer
   if args.data:
     examples = read_data(task, args.data, args.columns)

@@ -303,7 +303,7 @@ def test_a_report_is_what_its_copies_say(file):
   there = results.collect(experiment, None)
   curves = plots.draw_curves(there) is not None
   parts = report.summary(experiment, there, experiment.copies) + report.details(
-    experiment, there, curves
+    experiment, there, curves, pathlib.Path("runs", name, scale)
   )
   assert (file.parent / "report.md").read_text(encoding="utf-8") == blocks.join(parts)
 
@@ -440,6 +440,7 @@ def test_a_private_experiment_writes_into_the_folder_of_its_runs_alone(tmp_path,
   assert sorted(tmp_path.iterdir()) == before
   assert {"report.md", "report.html"} < {file.name for file in folder.iterdir()}
   assert "My notes." in (folder / "report.html").read_text()
+  assert f"--workdir {folder / 'a'} " in (folder / "report.md").read_text()
   assert "RESULTS" not in capsys.readouterr().out
 
 

@@ -26,6 +26,7 @@ PART = re.compile(r"(?P<path>.+)\[((?P<start>\d+)%)?:((?P<stop>\d+)%)?\]")
 # times.
 MOST_PACKED = 100_000_000  # bytes
 MOST_RATIO = 200  # times the file's own size
+OTHER_NAMES = dict.fromkeys(("dev", "val", "valid", "eval"), "validation")
 BYTE_ORDER_MARK = "\ufeff"
 BUFFER = 1 << 17  # bytes that are unpacked at a time
 
@@ -102,8 +103,9 @@ def get_split(split: str, splits):
   if not isinstance(splits, Mapping):
     raise UserError(f"data.splits is {splits!r}; it must map each split to its files")
   if split not in splits:
-    known = ", ".join(splits) or "none"
-    raise NoSplit(f"data.splits has no {split!r}; listed are {known}{did_you_mean(split, splits)}")
+    known, usual = ", ".join(splits) or "none", OTHER_NAMES.get(split)
+    hint = f"; did you mean {usual}?" if usual in splits else did_you_mean(split, splits)
+    raise NoSplit(f"data.splits has no {split!r}; listed are {known}{hint}")
   return splits[split]
 
 

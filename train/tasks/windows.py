@@ -71,8 +71,8 @@ def check_labels(split: str, labels: Iterable[str], known: Sequence[str]) -> Non
     if split == "train":
       raise UserError(f"task.labels are {', '.join(known)}; training also has {commonest}")
     logging.warning(
-      f"{split}: {count} labels are none of the training split's {len(known)}: they have no loss"
-      f" and count as wrong: {commonest}"
+      f"{split}: labels that are none of the training split's {len(known)}: {count}, which have no"
+      f" loss (nor part in token_accuracy) and are wrong in the scores: {commonest}"
     )
 
 

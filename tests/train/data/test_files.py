@@ -95,6 +95,12 @@ def test_a_link_to_a_file_that_is_gone_is_named(tmp_path, pattern):
     reading.find_files("data", str(tmp_path / pattern), (".txt",))
 
 
+@pytest.mark.parametrize("name", ["dev", "val"])
+def test_another_name_of_validation_is_understood(name):
+  with pytest.raises(UserError, match=f"no '{name}'.*did you mean validation"):
+    reading.get_split(name, dict(train="a", validation="b"))
+
+
 def test_blank_sides_are_dropped_and_counted_in_train_only(tmp_path, warnings):
   value = put_parallel(tmp_path, ["a", "", "c", "d"], ["A", "B", " \t", "D"])
   for _ in range(2):  # written, then read from the cache

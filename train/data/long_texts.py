@@ -61,8 +61,9 @@ def cut(text: str, first: Encode, later: Encode) -> Iterator[str]:
   start = 0
   while len(text) - start > PART:
     for stop, following in _list_places(text, start):
-      before, after = text[stop - CONTEXT : stop], text[following : following + CONTEXT]
-      around = text[stop - CONTEXT : following + CONTEXT]
+      since = max(stop - CONTEXT, 0)
+      before, after = text[since:stop], text[following : following + CONTEXT]
+      around = text[since : following + CONTEXT]
       if first([around])[0] == first([before])[0] + later([after])[0]:
         break
     else:
@@ -78,7 +79,7 @@ def _list_places(text: str, start: int) -> Iterator[tuple[int, int]]:
   most = start + PART
   ends = [match.start() for match in WORD_END.finditer(text, start + PART // 2, most)]
   beyond = (match.start() for match in WORD_END.finditer(text, most, start + LONGEST))
-  anywhere = range(most, most - TRIES, -1)
+  anywhere = range(most, max(most - TRIES, start), -1)
   for place in itertools.chain(ends[: -TRIES - 1 : -1], anywhere, itertools.islice(beyond, TRIES)):
     yield place, place
     if text[place : place + 1] == " ":

@@ -50,6 +50,7 @@ def encode_whole(tokenizer, text):
 @example(parts=["the"] * 40)
 @example(parts=[" "] * 99 + ["the"])
 @example(parts=["中文"] * 99)
+@example(parts=["the", "the", "the", " don't", "the", "the", "<eos>"])
 @settings(max_examples=60, deadline=None)
 def test_a_text_in_parts_has_the_ids_of_the_whole(name, parts):
   tokenizer, text = TOKENIZERS[name], "".join(parts)

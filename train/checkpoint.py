@@ -122,7 +122,7 @@ class Checkpoints(contextlib.AbstractContextManager):
   def _prune(self):
     """Removes finished checkpoints that are neither the newest, nor of the latest or the best."""
     finished = checksums.steps(self.directory)
-    kept = [s for s in finished if checksums.read(self.directory / str(s)).get("keep", True)]
+    kept = self._kept(finished)
     stays = {
       *finished[-1:],
       *kept[max(len(kept) - self.keep_latest, 0) :],
@@ -131,6 +131,10 @@ class Checkpoints(contextlib.AbstractContextManager):
     for step in finished:
       if step not in stays:
         checksums.remove(self.directory / str(step))
+
+  def _kept(self, steps) -> list[int]:
+    """Returns those of the steps that were not saved for a restart alone."""
+    return [s for s in steps if checksums.read(self.directory / str(s)).get("keep", True)]
 
   def _ranked(self, steps) -> list[int]:
     """Returns those of the steps that have the metric, the best first, of equal ones the first."""
@@ -208,7 +212,7 @@ class Checkpoints(contextlib.AbstractContextManager):
       )
     if which == "latest":
       return saved[-1:]
-    kept = [s for s in saved if checksums.read(self.directory / str(s)).get("keep", True)]
+    kept = self._kept(saved)
     if which == "best":
       if not (ranked := self._ranked(kept)):
         raise UserError(f"no checkpoint in {self.directory} has a validation {self.best_metric}")

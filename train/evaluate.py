@@ -90,7 +90,8 @@ def prepare(run: inference.Run, args) -> tuple:
   results = dict(workdir=str(args.workdir), checkpoint=args.checkpoint, steps=run.steps)
   if args.data:
     task = inference.on_file(task, args.data, args.columns)
-    name, results["data"] = given.short_name(args.data), given.digests(args.data)
+    results["data"] = given.digests(args.data)
+    name = given.short_name(args.data, results["data"])
   else:
     name = results["split"] = split
   if args.limit:

@@ -109,7 +109,7 @@ def _example(task, value) -> Mapping:
     if missing := [key for key in read if key not in value]:
       raise UserError(f"the example {value!r} has no {missing[0]!r}, which this task reads")
     for key in read:
-      texts = value.get(key, "") if key == "words" else [value.get(key, "")]
+      texts = value[key] if key == "words" else [value[key]]
       is_list = isinstance(texts, Sequence) and not isinstance(texts, str)
       if not (is_list and all(isinstance(text, str) for text in texts)):
         kind = "a list of texts" if key == "words" else "a text"

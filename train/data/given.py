@@ -73,11 +73,11 @@ def digests(file: str) -> dict[str, str]:
   return {str(path): reading.file_digest(path) for path in _files(file)}
 
 
-def short_name(file: str) -> str:
-  """Returns the files' name for the names of results: a word, and eight digits of their content."""
-  paths, content = _files(file), digests(file)
-  word = re.sub(r"[^\w.]", "_", paths[0].name)
-  key = digest(file[file.index("[") :] if reading.PART.fullmatch(file) else "", *content.values())
+def short_name(file: str, contents: Mapping[str, str]) -> str:
+  """Returns the files' name for the names of results: a word, and eight digits of their `contents`,
+  which `digests` returns."""
+  word = re.sub(r"[^\w.]", "_", pathlib.Path(next(iter(contents))).name)
+  key = digest(file[file.index("[") :] if reading.PART.fullmatch(file) else "", *contents.values())
   return f"data-{word}-{key[:8]}"
 
 

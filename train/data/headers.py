@@ -14,8 +14,6 @@ ALIASES = {
   "source": "src input",
   "target": "tgt output",
 }
-
-
 FEW_WORDS = 3  # of the name of a column
 
 

@@ -449,6 +449,19 @@ def dumped(page, folder):
   return text
 
 
+def posted(page, script, width, folder):
+  """Returns the message that the page, with the script at its end, posts in a frame of a width."""
+  inner, outer = folder / "inner.html", folder / "outer.html"
+  inner.write_text(page.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8")
+  outer.write_text(
+    "<pre></pre><script>onmessage = e => {"
+    "document.querySelector('pre').textContent = JSON.stringify(e.data)}</script>"
+    f"<iframe src='{inner.as_uri()}' style='width:{width}px;height:900px;border:0'></iframe>",
+    encoding="utf-8",
+  )
+  return json.loads(html.unescape(dumped(outer, folder)))
+
+
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium: apt-get install chromium")
 @pytest.mark.parametrize("width", [360, 1280])
 def test_a_browser_shows_it(hostile, tmp_path, width):
@@ -476,17 +489,7 @@ def test_a_browser_shows_it(hostile, tmp_path, width):
       width: document.documentElement.scrollWidth, window: innerWidth,
       tokens: [...document.querySelectorAll("#rows .token")].map(e => e.textContent) }, "*");
   """
-  inner = tmp_path / "inner.html"
-  inner.write_text(page.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8")
-  outer = tmp_path / "outer.html"
-  outer.write_text(
-    "<pre></pre><script>onmessage = e => {"
-    "document.querySelector('pre').textContent = JSON.stringify(e.data)}</script>"
-    f"<iframe src='{inner.as_uri()}' style='width:{width}px;height:900px;border:0'></iframe>",
-    encoding="utf-8",
-  )
-  text = dumped(outer, tmp_path)
-  found = json.loads(html.unescape(text))
+  found = posted(page, script, width, tmp_path)
   assert found["window"] == width
   assert found["width"] <= width
   assert found["title"] == f"Attention: {HOSTILE}"
@@ -511,15 +514,7 @@ def test_a_phone_is_shown_that_there_are_more_heads(tmp_path, heads, more):
       width: document.documentElement.scrollWidth, before,
       after: last.getBoundingClientRect().right }, "*");
   """
-  inner = tmp_path / "inner.html"
-  inner.write_text(page.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8")
-  outer = tmp_path / "outer.html"
-  outer.write_text(
-    "<pre></pre><script>onmessage = e => {"
-    "document.querySelector('pre').textContent = JSON.stringify(e.data)}</script>"
-    f"<iframe src='{inner.as_uri()}' style='width:390px;height:900px;border:0'></iframe>"
-  )
-  seen = json.loads(html.unescape(dumped(outer, tmp_path)))
+  seen = posted(page, script, 390, tmp_path)
   assert seen["width"] <= 390
   assert seen["hint"] == more == (seen["before"] > 390)
   assert seen["after"] <= 390

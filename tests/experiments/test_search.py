@@ -390,6 +390,25 @@ def test_a_worker_that_was_taken_for_dead_leaves_the_trial_to_the_other(fake, mo
   assert [one.state for one in trials_of(fake.folder)] == [TrialState.FAIL, TrialState.COMPLETE]
 
 
+def test_a_trial_that_is_put_back_by_half_is_waited_for_and_queued_in_the_end(
+  fake, monkeypatch, tmp_path
+):
+  one = runs.load(str(tmp_path / "mine.py")).search
+  known = study.open_study("mine-small", one, study.open_storage("sqlite://"), (1, 40))
+  dead = study.ask(known, one, 1)
+  monkeypatch.setattr(study, "queue", lambda *_: None)  # as if the worker died before it
+  assert study.put_back(known, dead)
+  monkeypatch.undo()
+  assert study.tally(known.get_trials()) == {"running": 1}
+  assert study.ask(known, one, 1) is None
+  heartbeats = study.Heartbeats(grace=0.05)
+  assert study.put_back_stale(known, heartbeats) == []
+  time.sleep(0.1)
+  assert study.put_back_stale(known, heartbeats) == [0]
+  again = study.ask(known, one, 1)
+  assert study.original(again) == 0 and again.params == dead.params
+
+
 def test_where_another_process_trains_it_is_waited_for(fake, monkeypatch):
   workdir = fake.folder / "trials" / "0"
   workdir.mkdir(parents=True)

@@ -29,6 +29,7 @@ JOURNAL = "journal:"
 OF, ALIVE, WORKER, WHY = "of", "alive", "worker", "why"  # user attributes of a trial
 IDENTITY = "search"  # user attribute of a study
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)  # of a number at most one attempt
+STATES = {state: state.name.lower() for state in TrialState} | {TrialState.FAIL: "failed"}
 TRIES = 5
 
 
@@ -139,8 +140,13 @@ def result(several: Sequence[FrozenTrial]) -> FrozenTrial:
 
 def tally(trials: Sequence[FrozenTrial]) -> collections.Counter:
   """Counts numbers by their state: complete, pruned, failed, running or waiting."""
-  states = (result(several).state.name.lower() for several in attempts(trials).values())
-  return collections.Counter("failed" if state == "fail" else state for state in states)
+  last = map(result, attempts(trials).values())
+  return collections.Counter("running" if half_put_back(x) else STATES[x.state] for x in last)
+
+
+def half_put_back(last: FrozenTrial) -> bool:
+  """Returns whether a number's last attempt was ended by `put_back` and is not queued yet."""
+  return last.state == TrialState.FAIL and WHY not in last.user_attrs
 
 
 @dataclasses.dataclass
@@ -157,10 +163,19 @@ class Heartbeats:
 
 
 def put_back_stale(study, heartbeats: Heartbeats) -> list[int]:
-  """Puts back the trials whose heartbeat stopped; returns their numbers."""
-  running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+  """Puts back the trials whose heartbeat stopped; returns their numbers.
+
+  A trial that a worker put back by half, and then died, is queued.
+  """
+  trials = study.get_trials(deepcopy=False)
+  running = [trial for trial in trials if trial.state == TrialState.RUNNING]
   stale = [x for x in running if heartbeats.stopped(x.number, x.user_attrs.get(ALIVE))]
-  return [original(trial) for trial in stale if put_back(study, trial)]
+  stale = [trial for trial in stale if put_back(study, trial)]
+  half = [trial for trial in map(result, attempts(trials).values()) if half_put_back(trial)]
+  half = [trial for trial in half if heartbeats.stopped(trial.number, "put back")]
+  for trial in half:
+    queue(study, trial)
+  return [original(trial) for trial in stale + half]
 
 
 def put_back(study, trial) -> bool:
@@ -169,8 +184,13 @@ def put_back(study, trial) -> bool:
     study.tell(trial.number, state=TrialState.FAIL)
   except (ValueError, UpdateFinishedTrialError):
     return False
-  study.enqueue_trial(dict(trial.params), user_attrs={OF: original(trial)})
+  queue(study, trial)
   return True
+
+
+def queue(study, trial) -> None:
+  """Queues another attempt of the trial."""
+  study.enqueue_trial(dict(trial.params), user_attrs={OF: original(trial)})
 
 
 def ask(study, search: Search, most: int):

@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 from train import sharding, tasks
 from train.build import without_kernels
 from train.common import flops
-from train.common.errors import UserError
 from train.data import batches
 from train.record.meter import means
 from train.state import make_graph
@@ -78,21 +77,15 @@ class Evaluation:
   def __call__(self, step: int, params, before_batch=lambda: None) -> dict[str, float]:
     """Returns the loss and scores due after `step`; decodes too where early stopping ends the run.
 
-    Calls `before_batch()` before each batch, which leaves the evaluation if it raises. Raises
-    UserError where an evaluation of loss and scores has no checkpoint.best_metric.
+    Calls `before_batch()` before each batch, which leaves the evaluation if it raises.
     """
     values, (loss_due, scores_due) = {}, self._due(step)
     if loss_due:
       values |= loss(self.eval_step, params, self.mesh, self._batches, before_batch)
     if scores_due:
       values |= self._scores(params, before_batch)
-    metric, decode_every = self.cfg.checkpoint.best_metric, self.cfg.evaluate.decode_every
-    if loss_due and (scores_due or not decode_every) and metric not in values:
-      raise UserError(
-        f"checkpoint.best_metric is {metric!r}; an evaluation has {', '.join(values)}"
-      )
     self.early_stopping.add(values)
-    if self.early_stopping.due and decode_every and not scores_due:
+    if self.early_stopping.due and self.cfg.evaluate.decode_every and not scores_due:
       values |= self._scores(params, before_batch)
     return values
 

@@ -27,7 +27,6 @@ from train.record.workdir import Workdir
 from train.record.writer import FIXED, Writer, read_metrics
 from train.state import init, weights
 from train.step import make_train_step, settings
-from train.tasks.base import require_score
 
 PUT = {"jit": sharding.put, "pmap": sharding.put_by_device}
 
@@ -51,7 +50,6 @@ def train(
     data_files.check(workdir.path)
   cfg = shares.find_steps(cfg, task, workdir)
   if cfg.evaluate.decode_every:
-    require_score(task)
     task.check_metric(cfg.checkpoint.best_metric)
   tx, learning_rate = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
   optimizer.log_unused(cfg.optimizer, cfg.schedule)

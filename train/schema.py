@@ -105,7 +105,11 @@ def check_keys(cfg: ConfigDict) -> None:
         key == "steps" and value == 0 and values.get("epochs")
       )
       if not later and not any(section in OPEN for section in key.split(".")[:-1]):
-        ranges.check(key, value, kind)
+        try:
+          ranges.check(key, value, kind)
+        except UserError as error:
+          share = ", or a share of all steps above 0 and below 1" if key in shares.SHARES else ""
+          raise UserError(f"{error}{share}") from None
     else:
       names = {name: values.get(name) for name in (*known, *REQUIRED)}
       raise UserError(f"{key}: {config.unknown_key(key, names)}")

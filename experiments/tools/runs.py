@@ -180,7 +180,8 @@ def load(path: str, scale: str = "small") -> Experiment:
   starts from a run that does not precede it, or a pattern of EXPECTED matches no run."""
   file = pathlib.Path(path)
   if not file.is_file():
-    raise UserError(f"{path}: no such experiment file")
+    others = [other.name for other in file.parent.glob("*.py")]
+    raise UserError(f"{path}: no such experiment file{did_you_mean(file.name, others)}")
   check_name(file.stem, path)
   spec, module = unread_module(file.stem, file)
   try:

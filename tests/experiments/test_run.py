@@ -348,8 +348,8 @@ def test_a_root_that_is_empty_or_an_option(command, root):
 def test_mistakes_are_told(experiment, tmp_path, monkeypatch):
   with pytest.raises(UserError, match=r"no run of .*mine.py has such a name"):
     run.main([*experiment, "--only", "nothing"])
-  with pytest.raises(UserError, match="no such experiment file"):
-    runs.load(str(tmp_path / "other.py"))
+  with pytest.raises(UserError, match=r"no such experiment file; did you mean mine\.py\?"):
+    runs.load(str(tmp_path / "mime.py"))
   with pytest.raises(UserError, match="--jobs 0: must be at least 1"):
     run.main([*experiment, "--jobs", "0"])
   (tmp_path / "mine.py").write_text(FILE.replace("schedule.warmup_steps", "schedule.warmup"))

@@ -406,7 +406,8 @@ def test_a_trial_that_is_put_back_by_half_is_waited_for_and_queued_in_the_end(
   time.sleep(0.1)
   assert study.put_back_stale(known, heartbeats) == [0]
   again = study.ask(known, one, 1)
-  assert study.original(again) == 0 and again.params == dead.params
+  assert study.original(again) == 0
+  assert again.params == dead.params
 
 
 def test_where_another_process_trains_it_is_waited_for(fake, monkeypatch):

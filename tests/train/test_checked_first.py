@@ -114,3 +114,12 @@ def test_a_hint_names_a_key_that_helps_or_none(key, hint):
     resolve.load("configs/scan.py", [f"{key}=1"])
   message = str(error.value)
   assert message.endswith(f"did you mean {hint}?") if hint else "did you mean" not in message
+
+
+@pytest.mark.parametrize("text", ["log_every=1.5", "log_every=0", "evaluate.every=-0.1"])
+def test_a_cadence_that_is_none_may_be_a_share(text):
+  with pytest.raises(UserError, match="or a share of all steps above 0 and below 1"):
+    resolve.load("configs/scan.py", [text])
+  with pytest.raises(UserError, match="at least 1") as error:
+    resolve.load("configs/scan.py", ["batch_size=0"])
+  assert "share" not in str(error.value)

@@ -4,6 +4,8 @@ of a list."""
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from absl import logging
+
 from train.common.errors import UserError
 from train.data.bad_records import BadRecords
 from train.data.reading import find_files, read_lines
@@ -56,4 +58,5 @@ def name_labels(source: Source, path: str | Sequence[str]) -> NamedLabels:
     if not name or name in names[: number - 1]:
       problem = f"the name {name!r} is there twice" if name else "a blank line is no name"
       raise UserError(f"{file}, line {number}: {problem}; give a name for each class")
+  logging.log_first_n(logging.INFO, "%s names the %d classes", 1, file, len(names))
   return NamedLabels(source, str(file), tuple(names), digest(source.fingerprint, *names))

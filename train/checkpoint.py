@@ -206,9 +206,11 @@ class Checkpoints(contextlib.AbstractContextManager):
     if not saved and without:
       raise UserError(f"{self.directory}: all checkpoints are damaged, steps {sorted(without)}")
     if not saved:
+      left = checksums.committed(self.directory)
+      unfinished = f" (step {left[-1]} has no checksums)" if left else ""
       raise UserError(
-        f"{self.directory} holds no finished checkpoint; a run writes one every checkpoint.every"
-        " steps, and at its end"
+        f"{self.directory} holds no finished checkpoint{unfinished}; a run writes one every"
+        " checkpoint.every steps, and at its end"
       )
     if which == "latest":
       return saved[-1:]

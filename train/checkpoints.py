@@ -28,7 +28,8 @@ def show_list(workdir: pathlib.Path, console: Console) -> None:
       folder = checkpoints.directory / str(step)
       size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
       scores = "  ".join(f"{name} {value:.4g}" for name, value in checkpoints.scores(step).items())
-      has_checksums = "yes" if checksums.path_of(folder).exists() else "no"
+      there = checksums.path_of(folder).exists()
+      has_checksums = "yes" if checksums.read(folder) else "damaged" if there else "no"
       table.add_row(str(step), f"{size / 1e6:,.1f}", has_checksums, scores)
   console.print(str(workdir), soft_wrap=True, highlight=False)
   console.print(table)
@@ -72,7 +73,9 @@ def parse(text: str) -> tuple[pathlib.Path, str]:
   folder, _, which = text.partition("@")
   schema.load_run(path := pathlib.Path(folder))  # names a folder that is no run's
   if not checksums.steps(path / "checkpoints"):
-    raise UserError(f"{path}: holds no checkpoints")
+    left = checksums.committed(path / "checkpoints")
+    why = f": step {left[-1]} has no checksums" if left else ""
+    raise UserError(f"{path}: holds no finished checkpoints{why}")
   return path, which
 
 

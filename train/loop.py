@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from train import nans, optimizer, pretrained, sharding, shares, tasks
 from train.checkpoint import Checkpoints, checkpoint_policy
 from train.cluster import processes
-from train.cluster.signals import Stopped, StopSignal
+from train.cluster.signals import Stopped, StopSignal, leave_on_ctrl_c
 from train.cluster.watchdog import Watchdog
 from train.common.entry import INTERRUPTED
 from train.common.errors import choose
@@ -45,17 +45,18 @@ def train(
   mesh = sharding.make_mesh(cfg.mesh)
   if cfg.evaluate.decode_every:
     tasks.check_packages(cfg.task.to_dict())
-  task = pretrained.build_task(cfg.task, workdir.path)
-  if start:
-    data_files.check(workdir.path)
-  cfg = shares.find_steps(cfg, task, workdir)
-  if cfg.evaluate.decode_every:
-    task.check_metric(cfg.checkpoint.best_metric)
-  tx, learning_rate = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
-  optimizer.log_unused(cfg.optimizer, cfg.schedule)
-  graph, state = init(cfg, task, tx, mesh)
-  layout = tasks.layout(task, cfg.batch_size)
-  batches = Batches(task.items("train"), layout, seed=cfg.seed, workers=cfg.workers)
+  with leave_on_ctrl_c():  # nothing is to be saved yet
+    task = pretrained.build_task(cfg.task, workdir.path)
+    if start:
+      data_files.check(workdir.path)
+    cfg = shares.find_steps(cfg, task, workdir)
+    if cfg.evaluate.decode_every:
+      task.check_metric(cfg.checkpoint.best_metric)
+    tx, learning_rate = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
+    optimizer.log_unused(cfg.optimizer, cfg.schedule)
+    graph, state = init(cfg, task, tx, mesh)
+    layout = tasks.layout(task, cfg.batch_size)
+    batches = Batches(task.items("train"), layout, seed=cfg.seed, workers=cfg.workers)
   checkpoints = Checkpoints(workdir.path, clean=True, **checkpoint_policy(cfg))
   activations = sharding.activation_sharding(mesh, cfg.mesh.sequence)
   with checkpoints, batches, activations, profile:

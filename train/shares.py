@@ -51,7 +51,7 @@ def fit(cfg: ConfigDict, planned: int, overrides: Sequence[str]) -> ConfigDict:
   """
   given = {item.partition("=")[0] for item in overrides}
   warmup, decay = (cfg.schedule[key.rpartition(".")[2]] or 0 for key in SCHEDULE)
-  if not cfg.steps < planned or cfg.steps >= warmup + decay:
+  if not 0 < cfg.steps < planned or cfg.steps >= warmup + decay:
     return cfg
   shorter = {key: value for key, value in zip(SCHEDULE, (warmup, decay)) if value}
   shorter = {

@@ -10,6 +10,7 @@ import pytest
 from tests import helpers
 from train import evaluate, predict
 from train.common.errors import UserError
+from train.data import given
 
 RNG = random.Random(3)
 TEXTS = [helpers.sentence(RNG) for _ in range(24)]
@@ -105,6 +106,24 @@ def test_a_file_is_predicted_with_and_without_labels(run, csv, tmp_path, capsys)
   assert outputs_of(capsys, "--workdir", run, "--data", csv) == wanted
   (tmp_path / "bare.jsonl").write_text("".join(json.dumps({"text": x}) + "\n" for x in TEXTS))
   assert outputs_of(capsys, "--workdir", run, "--data", tmp_path / "bare.jsonl") == wanted
+
+
+def test_inputs_alone_of_a_run_whose_classes_have_names(tmp_path):
+  (tmp_path / "labels.txt").write_text("bad\ngood\n")
+  (tmp_path / "bare.csv").write_text("text\na dog\n")
+  data = dict(name="files", splits={}, label_names=str(tmp_path / "labels.txt"))
+  data = given.describe(str(tmp_path / "bare.csv"), data, ("text", "label"))
+  assert [dict(x) for x in given.open_inputs(data)] == [{"text": "a dog"}]
+
+
+def test_words_and_tags_may_be_in_other_columns(tmp_path):
+  (tmp_path / "x.conll").write_text("1\tdog\tNN\tO\n2\truns\tVB\tO\n")
+  like = dict(name="conll", splits={}, word=0, tag=-1)
+  data = given.describe(str(tmp_path / "x.conll"), like, ("words", "tags"), "2+3")
+  (example,) = given.open_inputs(data)
+  assert (list(example["words"]), list(example["tags"])) == (["dog", "runs"], ["NN", "VB"])
+  with pytest.raises(UserError, match="give the numbers of words and tags"):
+    given.describe(str(tmp_path / "x.conll"), like, ("words", "tags"), "word+tag")
 
 
 def test_inputs_alone_may_be_in_a_column_of_another_name(run, tmp_path, capsys):

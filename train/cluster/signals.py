@@ -1,14 +1,44 @@
 """Turns Ctrl-C and SIGTERM into a request to save and leave."""
 
+import contextlib
 import os
 import select
 import signal
+import sys
 import threading
 from collections.abc import Callable
 
 from absl import logging
 
 LEAVE_SECONDS = 8.0  # from a signal; a cluster kills 30 s after it, and a save takes some of them
+
+
+@contextlib.contextmanager
+def leave_on_ctrl_c(seconds: float = 1.0):
+  """Ends the process, with status 130, `seconds` after Ctrl-C inside the block.
+
+  Python raises KeyboardInterrupt only after a long call, such as that of a tokenizer's training,
+  for which nobody need wait where nothing is to be saved.
+  """
+  read_end, write_end = os.pipe()
+  os.set_blocking(write_end, False)
+
+  def watch():
+    while received := os.read(read_end, 1):
+      if received[0] == signal.SIGINT and not select.select([read_end], [], [], seconds)[0]:
+        print("interrupted", file=sys.stderr, flush=True)
+        os._exit(128 + signal.SIGINT)
+
+  wakeup = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+  thread = threading.Thread(target=watch, name="ctrl-c", daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    signal.set_wakeup_fd(wakeup)
+    os.close(write_end)  # which ends the thread
+    thread.join()
+    os.close(read_end)
 
 
 class Stopped(Exception):

@@ -5,6 +5,7 @@ TFDS's own writer is not used: it needs TensorFlow for more than 1 GB, and its s
 """
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
@@ -20,7 +21,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from train.common.errors import UserError
 from train.common.files import cache_dir, new_folder
 from train.data import bad_records, reading
-from train.data.bad_records import BadRecords
+from train.data.bad_records import BadRecords, log_once
 from train.data.label_names import NamedLabels, name_labels
 from train.data.reading import file_digest, file_type, find_files
 from train.data.records import Records
@@ -60,6 +61,11 @@ def open_files(
   remedy = "run the same command again, which writes the cache anew from your files"
   names = dict(zip(fields, fields))
   rows = Records(str(folder), SPLIT + part, names, folder.name + part, remedy)
+  if part and rows.is_empty():
+    raise UserError(
+      f"data.splits.{split}: the part {part} of {len(dataclasses.replace(rows, split=SPLIT))} rows"
+      " has none: take a larger part (dev=, test=), or another file"
+    )
   return name_labels(rows, label_names) if label_names else rows
 
 
@@ -106,7 +112,7 @@ def prepare(
   for table, count in zip(tables, note["left_out"], strict=True):
     bad_records.report(_join(table.paths), count)
   if note["dropped"]:
-    logging.warning("%s: %d examples with a blank field were dropped", where, note["dropped"])
+    log_once(f"{where}: {note['dropped']} examples with a blank field were dropped")
   return folder, fields
 
 

@@ -41,6 +41,11 @@ def describe(
     data.setdefault("columns", tuple(fields))
     if labels and not any(map(str.isdecimal, labels)):
       data["label_names"] = tuple(labels)
+  elif columns and data["name"] == "conll":
+    listed = columns.split("+")
+    if not all(map(str.isdecimal, listed)) or "0" in listed or not 1 <= len(listed) <= 2:
+      raise UserError(f"--columns {columns}: give the numbers of words and tags, from 1: 2+3")
+    data |= {key: int(number) - 1 for key, number in zip(("word", "tag"), listed)}
   elif columns or pair:
     raise UserError(f"--data {file}: columns and pairs of files are for tables and translations")
   return data | dict(splits={**data.get("splits", {}), SPLIT: pair.groupdict() if pair else file})
@@ -115,5 +120,7 @@ def _without_answers(data: Mapping) -> dict:
     return dict(data)
   columns = data["columns"]
   if isinstance(columns, Mapping):
-    return {**data, "columns": {key: columns[key] for key in columns if key not in ANSWERS}}
-  return {**data, "columns": tuple(name for name in columns if name not in ANSWERS)}
+    kept = {key: columns[key] for key in columns if key not in ANSWERS}
+  else:
+    kept = tuple(name for name in columns if name not in ANSWERS)
+  return {key: data[key] for key in data if key != "label_names"} | dict(columns=kept)

@@ -4,10 +4,8 @@ of a list."""
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from absl import logging
-
 from train.common.errors import UserError
-from train.data.bad_records import BadRecords
+from train.data.bad_records import BadRecords, log_once
 from train.data.reading import find_files, read_lines
 from train.data.source import Example, PickledByFields, Source, digest, read_many
 
@@ -39,8 +37,8 @@ class NamedLabels(PickledByFields):
       return example | {"label": self.names[int(label)]}
     if self.path and label not in self.names:
       raise UserError(
-        f"{self.path} names the classes 0 to {len(self.names) - 1}, and an example has the label"
-        f" {label!r}: add its name, or remove the file"
+        f"an example has the label {label!r}, which is neither a number below {len(self.names)} nor"
+        f" a class that {self.path} names ({', '.join(self.names)[:200]}): correct either file"
       )
     return example
 
@@ -58,5 +56,5 @@ def name_labels(source: Source, path: str | Sequence[str]) -> NamedLabels:
     if not name or name in names[: number - 1]:
       problem = f"the name {name!r} is there twice" if name else "a blank line is no name"
       raise UserError(f"{file}, line {number}: {problem}; give a name for each class")
-  logging.log_first_n(logging.INFO, "%s names the %d classes", 1, file, len(names))
+  log_once(f"{file} names the {len(names)} classes")
   return NamedLabels(source, str(file), tuple(names), digest(source.fingerprint, *names))

@@ -67,6 +67,10 @@ class Records(PickledByFields):
   def __len__(self) -> int:
     return len(self._records) - len(self.left_out)
 
+  def is_empty(self) -> bool:
+    """Returns whether the split, which may be a part of another, has no record at all."""
+    return not self._builder.info.splits[self.split].num_examples
+
   def __getitem__(self, index: int) -> Example:
     if not 0 <= index < len(self):
       raise IndexError(f"{index} of {len(self)} examples")

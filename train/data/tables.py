@@ -76,7 +76,8 @@ def find_table(path: pathlib.Path, columns: Sequence[str] | Mapping, header: boo
   if places is None and header and not named and len(cells) == len(names):
     places = tuple(range(len(names)))
   if places is not None:
-    taken = ", ".join(repr(cells[place].strip()) for place in places)
+    fields = tuple(columns)
+    taken = ", ".join(f"{x} = {cells[place].strip()!r}" for x, place in zip(fields, places))
     _log_once(f"{path}: the first line names the columns and is no example; read: {taken}")
     return Table(kind, (path,), places, len(cells), True)
   if named and all(str(name).isdecimal() for name in names):
@@ -145,6 +146,8 @@ def _csv_rows(path, delimiter, bad, lines) -> Rows:
       bad(path, f"line {start}", f"not CSV ({open_quote}); correct it")
     if lines.take_bad():
       row = None
+    if row and any(cell.startswith(' "') and cell.endswith('"') for cell in row):
+      row = bad(path, f"line {start}", 'a blank stands before "; remove it')
     yield start, row
 
 
@@ -190,6 +193,8 @@ def _read_cells(rows: Rows, separator: str, table: Table, fields: Sequence[str],
       whose = "of the first line" if table.header else f"({names}) of `columns`"
       cells = f"{len(row)} {separator}-separated columns"
       cure = "correct it" if table.header or number > 1 else NAME_COLUMNS
+      if len(row) == 1 and "|" in row[0]:
+        cure = "part the columns by commas, semicolons or tabs instead of |"
       row = bad(path, f"line {number}", f"{cells}, not the {table.width} {whose}; {cure}")
     yield number, None if row is None else [row[place] for place in table.picks]
   if blank_lines:

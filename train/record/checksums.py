@@ -6,6 +6,7 @@ the scores of its evaluation, whether the run keeps it, and a digest of all that
 checkpoint is unfinished.
 """
 
+import contextlib
 import hashlib
 import json
 import pathlib
@@ -56,7 +57,8 @@ def is_finished(checkpoint: pathlib.Path) -> bool:
 def write(checkpoint: pathlib.Path, **facts) -> None:
   """Writes the record of a committed checkpoint, with more facts."""
   path_of(checkpoint).parent.mkdir(exist_ok=True)
-  _write(checkpoint, dict(format=FORMAT, files=_contents(checkpoint)) | facts)
+  step = int(checkpoint.name)
+  _write(checkpoint, dict(format=FORMAT, step=step, files=_contents(checkpoint)) | facts)
 
 
 def note(checkpoint: pathlib.Path, **facts) -> None:
@@ -104,12 +106,14 @@ def problems(checkpoint: pathlib.Path, quick: bool = False) -> list[str]:
   file = path_of(checkpoint)
   if not file.exists():
     if _format(checkpoint) > UNRECORDED:
-      return ["it has no checksums: saving it was interrupted"]
+      return [f"{file} is missing: it was removed, or saving was interrupted"]
     return [f"{name} is missing" for name in PARTS if not (checkpoint / name).is_file()]
   record = read(checkpoint)
   if not record:
     return [f"{file} is damaged itself"]
   written, present, wrong = record["files"], _contents(checkpoint, digests=not quick), []
+  if record.get("step", int(checkpoint.name)) != int(checkpoint.name):
+    wrong.append(f"it is a copy of step {record['step']}")
   for name in sorted({*written, *present}):
     if name not in present:
       wrong.append(f"{name} is missing")
@@ -126,11 +130,12 @@ def set_damaged_aside(workdir: pathlib.Path) -> None:
   """Moves unsound checkpoints to `damaged/` and logs them, and removes what was being removed.
 
   The latest are read whole until one is sound; of those before it, names and sizes are compared.
+  Where none is sound, a copy of metrics.jsonl, which the run begins anew, is kept beside them.
   """
-  checkpoints, sound = workdir / "checkpoints", False
+  checkpoints, sound, goes_on = workdir / "checkpoints", False, ""
   for half_removed in checkpoints.glob(f"*{REMOVED}"):
     shutil.rmtree(half_removed)
-  for step in reversed(committed(checkpoints)):
+  for number, step in reversed(list(enumerate(committed(checkpoints)))):
     checkpoint = checkpoints / str(step)
     wrong = problems(checkpoint, quick=sound)
     if not wrong:
@@ -140,9 +145,15 @@ def set_damaged_aside(workdir: pathlib.Path) -> None:
     aside.parent.mkdir(exist_ok=True)
     checkpoint.rename(aside)
     path_of(checkpoint).unlink(missing_ok=True)
-    going_on = "" if sound else ", and the run goes on from the checkpoint before"
+    goes_on = "goes on from the checkpoint before" if number else "starts anew"
+    going_on = "" if sound else f", and the run {goes_on}"
     reasons = "; ".join(wrong[:3])
     logging.error("%s is damaged (%s). It is moved to %s%s", checkpoint, reasons, aside, going_on)
+  if not sound and goes_on:  # the run's lines end with its checkpoints
+    with contextlib.suppress(FileNotFoundError):
+      shutil.copy(
+        workdir / "metrics.jsonl", workdir / "damaged" / f"metrics-{time.time_ns()}.jsonl"
+      )
   for file in (workdir / "checksums").glob("*.json"):
     if is_step(file.stem) and not (checkpoints / file.stem).exists():
       file.unlink()

@@ -4,6 +4,8 @@ import hashlib
 import os
 import pathlib
 
+from absl import logging
+
 from train.common.errors import UserError
 from train.record.workdir import MADE_OF_DATA, starts
 
@@ -12,15 +14,21 @@ def digests(path: str | os.PathLike) -> dict[str, str]:
   """Returns name -> SHA-256 of the files that a run makes of its data, as far as they exist."""
   files = [pathlib.Path(path) / name for name in MADE_OF_DATA]
   return {
-    file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.exists()
+    file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()
   }
 
 
 def check(path: str | os.PathLike) -> None:
   """Raises UserError where a file that the run made of its data is not the one that it trained
   with: then ids would stand for other words or labels."""
-  recorded = [start["files"] for start in starts(path) if "files" in start][-1:]
-  here = digests(path)
+  listed, here = starts(path), digests(path)
+  if here and not listed:
+    logging.warning(
+      "%s/run.json is missing: whether %s are those of the run's training cannot be checked",
+      path,
+      " and ".join(here),
+    )
+  recorded = [start["files"] for start in listed if "files" in start][-1:]
   for name, digest in recorded[0].items() if recorded else ():
     if here.get(name) != digest:
       what = "another than the run was trained with" if name in here else "missing"

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+from absl import logging
 
 from train.common import json_files
 from train.common.errors import UserError, choose, did_you_mean
@@ -188,6 +189,7 @@ def _tokenizer(spec, data, folder, write) -> Tokenizer:
       Tokenizer.load(os.path.expanduser(spec["path"])).save(path)
     else:
       splits = [sources.open_split(section, "train") for section in data]
+      logging.info("training the tokenizer (%s) on the texts of the training split", spec["name"])
       train_tokenizer(spec, (text for split in splits for text in _texts(split))).save(path)
   return Tokenizer.load(path)
 
@@ -217,8 +219,8 @@ def _check_swapped(source, labels) -> None:
       raise UserError(
         f"data: {count} training examples have {len(labels)} different labels, such as"
         f" {min(labels)[:80]!r}, and {len(values)} different values of {field!r}: the columns are"
-        " probably swapped. Name them in the order of the file in data.columns, or give"
-        " columns=2+1 to configs/classify.py"
+        " probably swapped. Name them in the order of the file in data.columns, or give their"
+        " numbers to configs/classify.py, the label's last: columns=2+1, of pairs columns=2+3+1"
       )
 
 

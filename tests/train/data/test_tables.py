@@ -49,6 +49,17 @@ def test_csv_may_have_another_delimiter(tmp_path, delimiter):
   assert rows(open_table(tmp_path / "x.csv", content)) == [("a", "x"), (f"b{delimiter}", "y")]
 
 
+def test_a_blank_before_a_quote_is_refused(tmp_path):
+  with pytest.raises(UserError, match=r'x\.csv, line 2: a blank stands before "'):
+    rows(open_table(tmp_path / "x.csv", '"a","x"\n"b", "y"\n'))
+  assert rows(open_table(tmp_path / "y.csv", '" a", x\n')) == [(" a", " x")]
+
+
+def test_a_table_parted_by_bars_names_the_delimiters(tmp_path):
+  with pytest.raises(UserError, match=r"commas, semicolons or tabs instead of \|"):
+    rows(open_table(tmp_path / "x.csv", "a|x\nb|y\n"))
+
+
 def test_a_bad_line_inside_quotes_is_one_bad_record(tmp_path):
   content = b'a,x\n"b\n\xff\nc",y\nd,z\n'
   source = open_table(tmp_path / "x.csv", content, on_bad_record="skip")
@@ -224,7 +235,7 @@ def test_labels_from_0_on_have_the_names_of_a_file(tmp_path):
 @pytest.mark.parametrize(
   "names, message",
   [
-    ("bad\n", r"labels.txt names the classes 0 to 0.*'1'"),
+    ("bad\n", r"label '1', which is neither a number below 1 nor a class that .*labels.txt .*bad"),
     ("bad\n\ngood\n", r"labels.txt, line 2: a blank line"),
     ("bad\nbad\n", r"labels.txt, line 2: the name 'bad' is there twice"),
   ],
@@ -236,6 +247,13 @@ def test_names_that_do_not_fit_are_refused(tmp_path, names, message):
 
 
 # Parts
+
+
+def test_a_part_without_a_row_is_refused(tmp_path):
+  (tmp_path / "x.tsv").write_text("a\tx\nb\ty\nc\tz\n")
+  spec = dict(name="files", splits={"validation": f"{tmp_path}/x.tsv[95%:]"})
+  with pytest.raises(UserError, match=r"validation: the part \[95%:100%\] of 3 rows has none"):
+    sources.open_split(spec, "validation")
 
 
 def test_aligned_files_have_parts_too(tmp_path):

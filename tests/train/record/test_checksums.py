@@ -171,7 +171,31 @@ def test_a_checkpoint_without_checksums_is_unfinished(run, caplog):
     assert checkpoints.steps("latest") == [2]
   checksums.set_damaged_aside(run)
   assert checksums.committed(run / "checkpoints") == [1, 2]
-  assert "3 is damaged (it has no checksums" in caplog.text
+  assert "checksums/3.json is missing: it was removed, or saving was interrupted" in caplog.text
+
+
+def test_where_none_is_sound_the_run_starts_anew_and_its_lines_are_kept(run, caplog):
+  (run / "metrics.jsonl").write_text('{"step": 3}\n')
+  shutil.rmtree(run / "checksums")
+  with Checkpoints(run) as checkpoints, pytest.raises(UserError, match="step 3 has no checksums"):
+    checkpoints.read("latest")
+  checksums.set_damaged_aside(run)
+  messages = [record.getMessage() for record in caplog.records]
+  assert [message.rpartition(", and the run ")[2] for message in messages[-3:]] == [
+    "goes on from the checkpoint before",
+    "goes on from the checkpoint before",
+    "starts anew",
+  ]
+  (kept,) = (run / "damaged").glob("metrics-*.jsonl")
+  assert kept.read_text() == '{"step": 3}\n'
+
+
+def test_a_copy_under_another_step_is_seen(run):
+  shutil.rmtree(run / "checkpoints/3")
+  shutil.copytree(run / "checkpoints/2", run / "checkpoints/3")
+  shutil.copy(run / "checksums/2.json", run / "checksums/3.json")
+  assert checksums.problems(run / "checkpoints/3") == ["it is a copy of step 2"]
+  assert not checksums.problems(run / "checkpoints/2")
 
 
 def test_one_of_an_older_format_is_accepted_without_checksums_and_gets_them(run):
@@ -279,7 +303,7 @@ def test_check_names_what_is_damaged(run, capsys):
   status, told = asked(capsys, "check", run)
   assert status == 1
   assert "step 2: data/data.json is missing" in told
-  assert "step 1: it has no checksums" in told
+  assert "checksums/1.json is missing" in told
   assert "step 3: sound" in told
 
 
@@ -316,7 +340,7 @@ def test_list_names_the_run_and_diff_names_whole_weights(run, capsys):
   "words, message",
   [
     (["check", "/nowhere"], "no such folder"),
-    (["check", "EMPTY"], "holds no checkpoints"),
+    (["check", "EMPTY"], "holds no finished checkpoints"),
     (["check", "RUN@3"], "leave out @"),
     (["diff", "RUN"], "diff compares two"),
   ],

@@ -114,7 +114,7 @@ def test_a_start_that_saved_nothing_is_forgotten(tmp_path):
 
 
 @pytest.mark.parametrize("name", workdir.MADE_OF_DATA)
-def test_a_file_that_another_took_the_place_of_is_named(name, tmp_path):
+def test_a_file_that_another_took_the_place_of_is_named(name, tmp_path, caplog):
   for file in workdir.MADE_OF_DATA:
     (tmp_path / file).write_text('["a", "b"]')
   (tmp_path / "checkpoints" / "10").mkdir(parents=True)
@@ -127,6 +127,11 @@ def test_a_file_that_another_took_the_place_of_is_named(name, tmp_path):
   assert f"{tmp_path / name} is another" in refusal(data_files.check, tmp_path)
   (tmp_path / name).unlink()
   assert f"{tmp_path / name} is missing" in refusal(data_files.check, tmp_path)
+  (tmp_path / name).mkdir()
+  assert f"{tmp_path / name} is missing" in refusal(data_files.check, tmp_path)
+  (tmp_path / "run.json").unlink()
+  data_files.check(tmp_path)
+  assert "run.json is missing: whether" in caplog.text
 
 
 def test_another_run_is_refused_with_the_difference(tmp_path):

@@ -52,7 +52,7 @@ def test_a_decimal_number_is_read(text):
 
 
 @pytest.mark.parametrize(
-  "text", ["nan", "inf", "-Infinity", "1_000", "٣", "1e999", "0x1", "", "1,5"]
+  "text", ["nan", "inf", "-Infinity", "1_000", "٣", "1e999", "1e39", "0x1", "", "1,5"]
 )
 def test_nothing_else_is_a_number(text):
   assert parse_decimal(text) is None

@@ -1,6 +1,7 @@
 """Sets up eight CPU devices before jax starts, a cache folder of the session, and the data that
 configs read."""
 
+import gc
 import importlib.metadata
 import importlib.util
 import os
@@ -19,6 +20,15 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("SCRIPTORIUM_CACHE", tempfile.mkdtemp(prefix="scriptorium-test-cache-"))
+# Runs of one test compile the same programs: the second reads them. Workers do not share a folder,
+# as jax writes its files in place.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(
+  os.environ["SCRIPTORIUM_CACHE"], os.environ.get("PYTEST_XDIST_WORKER", "alone")
+)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+# Tracing makes many objects, few of them in cycles: by Python's thresholds a twentieth of the time
+# of tests/train/test_step.py went into looking for those.
+gc.set_threshold(50_000, 50, 100)
 
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model import kernels, layers, patterns, positions
-from model.config import TransformerConfig
+from model.config import LayerSettings, TransformerConfig
 from model.placement import bind, constrain
 
 Pattern = patterns.FullAttention | patterns.ChunkedAttention | kernels.SplashAttention
@@ -29,23 +29,29 @@ class Attention(nnx.Module):
   """
 
   def __init__(self, cfg: TransformerConfig, *, rngs: nnx.Rngs):
-    self.rope_theta = cfg.rope_theta if cfg.positions == "rotary" else None
+    self.rotary_dim = cfg.rotary_size if cfg.positions == "rotary" else None
     heads, kv_heads = (cfg.num_heads, cfg.head_size), (cfg.kv_heads, cfg.head_size)
-    self.query = layers.linear(cfg, cfg.dim, heads, "query/kernel", rngs=rngs)
-    self.key = layers.linear(cfg, cfg.dim, kv_heads, "key/kernel", rngs=rngs)
-    self.value = layers.linear(cfg, cfg.dim, kv_heads, "value/kernel", rngs=rngs)
+    options = dict(bias=cfg.qkv_bias, rngs=rngs)
+    self.query = layers.linear(cfg, cfg.dim, heads, "query/kernel", **options)
+    self.key = layers.linear(cfg, cfg.dim, kv_heads, "key/kernel", **options)
+    self.value = layers.linear(cfg, cfg.dim, kv_heads, "value/kernel", **options)
     self.out = layers.linear(cfg, heads, cfg.dim, "out/kernel", rngs=rngs)
+    self.query_norm = layers.norm(cfg, cfg.head_size, rngs=rngs) if cfg.qk_norm else None
+    self.key_norm = layers.norm(cfg, cfg.head_size, rngs=rngs) if cfg.qk_norm else None
 
-  def __call__(self, x_BTD, pattern: Pattern, positions_BT, cache=None, key=None):
+  def __call__(
+    self, x_BTD, layer: LayerSettings, pattern: Pattern, positions_BT, cache=None, key=None
+  ):
     """Returns the self-attention of `x` [B, T, D], and the cache with its keys and values.
 
     With a cache, `x` attends to all cached keys; without one the returned cache is None.
     """
     q_BTHK = self.queries(x_BTD)
     k_BSGK, v_BSGK = self.keys_values(x_BTD)
-    if self.rope_theta is not None:
-      q_BTHK = positions.rotary(q_BTHK, positions_BT, self.rope_theta)
-      k_BSGK = positions.rotary(k_BSGK, positions_BT, self.rope_theta)
+    if self.rotary_dim is not None:
+      rope = layer.rope_theta, layer.rope_scale, self.rotary_dim
+      q_BTHK = positions.rotary(q_BTHK, positions_BT, *rope)
+      k_BSGK = positions.rotary(k_BSGK, positions_BT, *rope)
     if cache is not None:
       cache = dict(
         keys=_write(cache["keys"], k_BSGK, positions_BT),
@@ -60,11 +66,14 @@ class Attention(nnx.Module):
 
   def queries(self, x_BTD):
     """Returns the queries [B, T, H, K]."""
-    return constrain(self.query(x_BTD), "heads")
+    q_BTHK = self.query(x_BTD)
+    return constrain(q_BTHK if self.query_norm is None else self.query_norm(q_BTHK), "heads")
 
   def keys_values(self, x_BSD):
     """Returns keys and values, each [B, S, G, K]."""
-    return constrain(self.key(x_BSD), "heads"), constrain(self.value(x_BSD), "heads")
+    k_BSGK = self.key(x_BSD)
+    k_BSGK = k_BSGK if self.key_norm is None else self.key_norm(k_BSGK)
+    return constrain(k_BSGK, "heads"), constrain(self.value(x_BSD), "heads")
 
   def attend(self, q_BTHK, k_BSGK, v_BSGK, pattern: Pattern, key=None):
     """Returns the projected attention [B, T, D] of all heads by the pattern."""

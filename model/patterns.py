@@ -24,10 +24,11 @@ class DotProduct:
   scale: float  # of the logits
   dropout: float  # of the weights; "einsum" only
   impl: str  # einsum: written out below; other values: jax's, by cuDNN or XLA
+  softcap: float | None = None  # of the logits before the bias; "einsum" only
 
   def __call__(self, q_BTHK, k_BSGK, v_BSGK, bias, key=None):
     """Returns [B, T, H, K]; `bias` [B or 1, H or 1, T, S], float32, is added to the logits."""
-    if self.impl == "einsum":
+    if self.impl == "einsum" or self.softcap is not None:
       return self._einsum(q_BTHK, k_BSGK, v_BSGK, bias, key)
     impl = "cudnn" if self.impl == "cudnn" else "xla"  # xla also where splash cannot
     return jax.nn.dot_product_attention(
@@ -41,7 +42,7 @@ class DotProduct:
     q_BGRTK = q_BTHK.reshape(B, T, G, H // G, K).transpose(0, 2, 3, 1, 4) * self.scale
     k_BGSK, v_BGSK = k_BSGK.swapaxes(1, 2), v_BSGK.swapaxes(1, 2)
     logits_BGRTS = jnp.einsum("BGRTK,BGSK->BGRTS", q_BGRTK, k_BGSK).astype(jnp.float32)
-    logits_BHTS = logits_BGRTS.reshape(B, H, T, S) + bias
+    logits_BHTS = layers.softcap(logits_BGRTS.reshape(B, H, T, S), self.softcap) + bias
     weights_BHTS = layers.softmax(logits_BHTS, v_BGSK.dtype)
     weights_BHTS = layers.dropout(weights_BHTS, self.dropout, key)
     weights_BGRTS = weights_BHTS.reshape(B, G, H // G, T, S)

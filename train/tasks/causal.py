@@ -40,7 +40,7 @@ class Causal(DecoderTask):
 
   @property
   def max_positions(self):
-    return self.target_len + self.decoding.longest(self.target_len)
+    return 0, self.target_len + self.decoding.longest(self.target_len)
 
   def items(self, split):
     tokens = documents.Tokens(self.examples(split), self.tokenizer)

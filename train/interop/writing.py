@@ -88,7 +88,7 @@ def canonical(model: Mapping, kind: str) -> dict:
     token_types=None,
     **_of_decoder(cfg),
   )
-  learned, distances = cfg.positions in LEARNED, cfg.positions in RELATIVE
+  learned, distances = cfg.positions in LEARNED, cfg.positions in (*RELATIVE, "disentangled")
   rotary = cfg.positions == "rotary"
   used = dict(
     norm_bias=cfg.norm == "layer",

@@ -35,16 +35,16 @@ class DisentangledBias(NamedTuple):
   scale: float  # of the logits
   max_distance: int
 
-  def __call__(self, q_BTHK, k_BSGK, distance_BTS):
-    """Returns the bias [..., H, T, S], float32."""
+  def __call__(self, q_THK, k_SGK, distance_TS):
+    """Returns the bias [..., H, T, S], float32; all arrays have leading axes."""
     group = self.query_NHK.shape[1] // self.key_NGK.shape[1]
-    key_NHK, k_BSHK = (jnp.repeat(x, group, axis=-2) for x in (self.key_NGK, k_BSGK))
-    c2p_BHTN = jnp.einsum("...THK,NHK->...HTN", q_BTHK, key_NHK).astype(jnp.float32)
-    p2c_BHSN = jnp.einsum("...SHK,NHK->...HSN", k_BSHK, self.query_NHK).astype(jnp.float32)
-    place_BHTS = bucket(distance_BTS, len(key_NHK), self.max_distance)[..., None, :, :]
-    c2p_BHTS = jnp.take_along_axis(c2p_BHTN, place_BHTS, axis=-1)
-    p2c_BHST = jnp.take_along_axis(p2c_BHSN, place_BHTS.swapaxes(-1, -2), axis=-1)
-    return (c2p_BHTS + p2c_BHST.swapaxes(-1, -2)) * self.scale
+    key_NHK, k_SHK = (jnp.repeat(x, group, axis=-2) for x in (self.key_NGK, k_SGK))
+    c2p_HTN = jnp.einsum("...THK,NHK->...HTN", q_THK, key_NHK).astype(jnp.float32)
+    p2c_HSN = jnp.einsum("...SHK,NHK->...HSN", k_SHK, self.query_NHK).astype(jnp.float32)
+    place_HTS = bucket(distance_TS, len(key_NHK), self.max_distance)[..., None, :, :]
+    c2p_HTS = jnp.take_along_axis(c2p_HTN, place_HTS, axis=-1)
+    p2c_HST = jnp.take_along_axis(p2c_HSN, place_HTS.swapaxes(-1, -2), axis=-1)
+    return (c2p_HTS + p2c_HST.swapaxes(-1, -2)) * self.scale
 
 
 def bucket(distance, count: int, max_distance: int):

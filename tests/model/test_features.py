@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from model.config import TransformerConfig
+from model.transformer import Transformer
 from tests.model.helpers import (
   PACKED,
   SIZES,
@@ -21,6 +22,7 @@ from tests.model.helpers import (
   run,
 )
 from tests.model.reference import Reference
+from train import sharding
 from train.build import model_config
 from train.common.trees import flatten, match_layers, path_name
 from train.record import config
@@ -51,9 +53,26 @@ FEATURES = {
   "shared layers of patterns": dict(
     share_layers=True, window=(2, None, 4), encoder_layers=4, decoder_layers=3
   ),
+  "a table for each layer": dict(positions="relative", relative_per_layer=True),
+  "the same in chunks": dict(positions="relative", relative_per_layer=True, window=2),
+  "disentangled": dict(positions="disentangled", relative_max_distance=9),
+  "disentangled in chunks": dict(
+    positions="disentangled", relative_buckets=4, relative_max_distance=6, window=(2, None, None),
+    num_kv_heads=None, encoder_layers=4, decoder_layers=3,
+  ),
+  "global projections": dict(
+    window=(2, 4), decoder_window=(None,), global_tokens=2, global_projections=True,
+    positions="learned",
+  ),
+  "global blocks": dict(
+    window=3, decoder_window=(None,), global_blocks=2, positions="relative", norm_position="pre",
+    norm="rms",
+  ),
+  "global blocks in chunks": dict(window=2, global_blocks=4, positions="relative"),
   "a decoder without window": dict(window=3, global_tokens=1, decoder_window=(None,)),
 }  # fmt: skip
-UNPACKED = {name for name, settings in FEATURES.items() if "global_tokens" in settings}
+ROWS = {"global_tokens", "global_blocks"}  # settings that count from the start of a row
+UNPACKED = {name for name, settings in FEATURES.items() if ROWS & settings.keys()}
 every_feature = pytest.mark.parametrize("name", FEATURES)
 
 
@@ -115,6 +134,61 @@ def test_packed_rows_with_a_feature_are_separate_rows(name):
         size = SIZES[i][side]
         np.testing.assert_allclose(together[row, start : start + size], alone[i, :size], atol=5e-5)
         start += size
+
+
+def test_of_the_first_tokens_those_are_global_that_a_mask_names():
+  """Longformer's questions have other lengths: each row has global tokens of its own."""
+  for name in ("global projections", "a decoder without window"):
+    settings = dict(global_tokens=3, window=2, decoder_layers=0)
+    model = build(**FEATURES[name] | settings)
+    source = np.random.default_rng(5).integers(1, 16, (3, 11))
+    mask = np.zeros((3, 11), np.int32)
+    mask[1, [0, 2, 7]] = mask[2, :3] = 1  # index 7 is none of the first three
+    states = np.asarray(model.encode(source, global_mask=mask))
+    for row in range(3):
+      theirs = Reference(model, mask[row].__getitem__)
+      np.testing.assert_allclose(states[row], theirs.encode(source[row]), atol=2e-4)
+    np.testing.assert_allclose(states[2], model.encode(source)[2], atol=1e-6)
+    assert np.abs(states - model.encode(source))[:2].max() > 1e-2
+
+
+OVER_DEVICES = ["patterns", "a table for each layer", "disentangled in chunks"]
+OVER_DEVICES += ["global projections", "global blocks in chunks", "norms of queries and keys"]
+
+
+@pytest.mark.parametrize("name", OVER_DEVICES)
+def test_a_feature_over_eight_devices_is_that_on_one(name):
+  mesh = sharding.make_mesh(dict(data=2, fsdp=2, tensor=2))
+  model = build(**FEATURES[name] | dict(num_kv_heads=2, scan_layers=True))
+  graph, state = nnx.split(model)
+  params = nnx.to_pure_dict(state)
+  rng = np.random.default_rng(0)
+  source, inputs = rng.integers(1, 16, (2, 4, 9))
+
+  def loss(params):
+    model = nnx.merge(graph, params)
+    states = model.decode(inputs, model.encode(source), np.ones_like(source))
+    return jnp.sin(model.logits(states)).sum()
+
+  alone = jax.jit(jax.value_and_grad(loss))(params)
+  with sharding.activation_sharding(mesh):
+    placed = jax.device_put(params, sharding.place(params, mesh))
+    spread = jax.jit(jax.value_and_grad(loss))(placed)
+  for one, other in zip(jax.tree.leaves(alone), jax.tree.leaves(spread)):
+    scale = max(1.0, float(np.abs(one).max()))
+    np.testing.assert_allclose(other, one, atol=2e-4 * scale)
+
+
+@every_feature
+def test_every_weight_of_a_feature_has_a_place(name):
+  mesh = sharding.make_mesh(dict(data=2, fsdp=4, tensor=1))
+  for scan in (False, True):
+    cfg = TransformerConfig(**TINY | FEATURES[name] | dict(scan_layers=scan))
+    state = nnx.state(nnx.eval_shape(lambda cfg=cfg: Transformer(cfg, rngs=nnx.Rngs(0))))
+    params = nnx.to_pure_dict(state)
+    for path, place in flatten(sharding.place(params, mesh)).items():
+      if path.endswith("kernel"):
+        assert "fsdp" in place.spec, path
 
 
 @every_feature
@@ -193,6 +267,18 @@ def test_a_config_with_a_feature_survives_its_file(name):
     (dict(decoder_head_dim=3, positions="rotary"), "decoder_head_dim"),
     (dict(decoder_mlp_dim=0), "decoder_mlp_dim"),
     (dict(global_tokens=1, decoder_window=(None,)), "global_tokens"),
+    (dict(relative_per_layer=True), "relative_per_layer"),
+    (dict(relative_per_layer=True, positions="relative", share_layers=True), "relative_per_layer"),
+    (dict(positions="disentangled", relative_max_distance=5), "relative_max_distance"),
+    (dict(global_projections=True, window=3), "global_projections"),
+    (dict(global_projections=True, window=3, global_tokens=1, encoder_layers=0),
+     "global_projections"),
+    (dict(global_projections=True, window=3, global_tokens=1, qk_norm=True), "qk_norm"),
+    (dict(global_blocks=0, window=3), "global_blocks"),
+    (dict(global_blocks=2), "global_blocks"),
+    (dict(global_blocks=2, window=3, encoder_layers=0), "global_blocks"),
+    (dict(global_blocks=2, window=3, global_tokens=1), "global_blocks"),
+    (dict(global_blocks=2, window=3, positions="rotary"), "global_blocks"),
     (dict(attention_softcap=0.0), "attention_softcap"),
     (dict(logits_softcap=-1.0), "logits_softcap"),
   ],

@@ -67,8 +67,7 @@ def fit(family: Family, model: Mapping, kind: str, pool_activation: str) -> Fit:
     return Fit(family, config, {}, tuple(f"model.{field}" for field in lost) or ("model",))
   here, there = canonical(model, kind), canonical(back, kind)
   lacks = {field for field in here if here[field] != there[field]} | set(lost)
-  if not model["bias"]:
-    lacks -= {"bias"}
+  lacks -= {name for name in ("bias", "qkv_bias") if not here[name]}  # zeros are written
   lacks = [f"model.{field}" for field in sorted(lacks)]
   if kind == "classification" and family.pool_activation != pool_activation:
     lacks.append("task.pool_activation")
@@ -88,7 +87,7 @@ def canonical(model: Mapping, kind: str) -> dict:
     token_types=None,
     **_of_decoder(cfg),
   )
-  learned, distances = cfg.positions in LEARNED, cfg.positions in RELATIVE
+  learned, distances = cfg.positions in LEARNED, cfg.positions in (*RELATIVE, "disentangled")
   rotary = cfg.positions == "rotary"
   used = dict(
     norm_bias=cfg.norm == "layer",

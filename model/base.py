@@ -40,7 +40,9 @@ class EncoderDecoder(nnx.Module):
     """Returns the logits [..., V], float32."""
     logits_BTV = attend(self.embedding, x_BTD) if self.output is None else self.output(x_BTD)
     logits_BTV = logits_BTV.astype(jnp.float32) * self.cfg.logits_scale
-    return logits_BTV if self.output_bias is None else logits_BTV + self.output_bias[...]
+    if self.output_bias is not None:
+      logits_BTV = logits_BTV + self.output_bias[...]
+    return layers.softcap(logits_BTV, self.cfg.logits_softcap)
 
 
 def segments_of(ids_BT, segments=None):

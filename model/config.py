@@ -3,82 +3,26 @@
 import dataclasses
 import math
 
-from model import kernels, layers
-
-POSITIONS = ("sinusoidal", "learned", "relative", "rotary", "alibi", "none")
-DTYPES = ("float32", "bfloat16", "float16")
-
-# Settings with a set of values, with a smallest value (None passes), and from 0 to below 1.
-KNOWN = dict(
-  activation=layers.ACTIVATIONS,
-  norm=layers.NORMS,
-  norm_position=("pre", "post"),
-  positions=POSITIONS,
-  attention_impl=kernels.IMPLS,
-  remat=layers.REMAT,
-  dtype=DTYPES,
-)
-SMALLEST = dict(vocab_size=1, dim=1, num_heads=1, num_kv_heads=1, head_dim=1, mlp_dim=1, window=1)
-SMALLEST |= dict(embedding_dim=1, token_types=0, position_offset=0, global_tokens=0)
-SMALLEST |= dict(max_len=1, relative_buckets=2, relative_max_distance=1, norm_eps=0, init_std=0)
-LARGEST = 2**31 - 1  # a size is an int32
-POSITIVE = ("rope_theta", "logits_scale", "attention_scale")
-RATES = ("dropout", "attention_dropout", "activation_dropout")
+from model import kernels
+from model.settings import DECODER, RELATIVE, Settings, values_of
 
 
-def _fits(value, kind) -> bool:
-  """Returns whether a value has a type such as float | None; a float may be given as an int."""
-  if type(value) is int and isinstance(0.0, kind):
-    return True
-  return isinstance(value, kind) and (not isinstance(value, bool) or kind is bool)
+@dataclasses.dataclass(frozen=True)
+class LayerSettings:
+  """The settings in which the layers of a stack may differ."""
 
-
-class _Config:
-  """The checks and sizes that the models' settings share."""
-
-  def __post_init__(self):
-    given = vars(self)
-    for field in dataclasses.fields(self):
-      value = given[field.name]
-      if not _fits(value, field.type):
-        kind = getattr(field.type, "__name__", field.type)
-        raise TypeError(f"model.{field.name} is {value!r}: expects {kind}")
-      if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"model.{field.name} is {value}: expects a finite number")
-      if isinstance(value, int) and value > LARGEST:
-        raise ValueError(f"model.{field.name} is {value}: expects a number of at most {LARGEST}")
-    for field, known in KNOWN.items():
-      if field in given and given[field] not in known:
-        raise ValueError(f"model.{field} is {given[field]!r}; known: {', '.join(known)}")
-    for field, least in SMALLEST.items():
-      if (size := given.get(field)) is not None and size < least:
-        raise ValueError(f"model.{field} is {size}; it must be at least {least}")
-    for field in POSITIVE:
-      if (value := given.get(field)) is not None and value <= 0:
-        raise ValueError(f"model.{field} is {value}; it must be above 0")
-    for field in RATES:
-      if not 0 <= given.get(field, 0) < 1:
-        raise ValueError(f"model.{field} is {given[field]}; it must be at least 0 and below 1")
-    encoder, decoder = self.encoder_layers, self.decoder_layers
-    if min(encoder, decoder) < 0 or encoder == decoder == 0:
-      raise ValueError(
-        f"model.encoder_layers is {encoder}, model.decoder_layers {decoder}: set one above 0"
-      )
-
-  @property
-  def table_dim(self) -> int:
-    """Returns the size of the words' vectors."""
-    return self.embedding_dim or self.dim
-
-  @property
-  def table_std(self) -> float:
-    """Returns the standard deviation with which embedding tables start."""
-    return self.dim**-0.5 if self.init_std is None else self.init_std
+  window: int | None
+  rope_theta: float
+  rope_scale: float
+  norm: bool  # whether self-attention has a norm
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TransformerConfig(_Config):
-  """The settings of a Transformer; raises ValueError where they describe no model."""
+class TransformerConfig(Settings):
+  """The settings of a Transformer; raises ValueError where they describe no model.
+
+  A tuple is a pattern that the layers of a stack repeat, from the first one on.
+  """
 
   vocab_size: int
   dim: int = 512
@@ -88,29 +32,55 @@ class TransformerConfig(_Config):
   mlp_dim: int = 2048
   encoder_layers: int = 6  # 0 for a decoder-only model
   decoder_layers: int = 6  # 0 for an encoder-only model
+  decoder_heads: int | None = None  # the decoder's num_heads; None, here and below: num_heads
+  decoder_kv_heads: int | None = None
+  decoder_head_dim: int | None = None
+  decoder_mlp_dim: int | None = None
+  share_layers: bool = False  # the layers of a stack have one set of weights (ALBERT)
   activation: str = "relu"  # relu, gelu, gelu_tanh, silu, tanh
   gated: bool = False
   norm: str = "layer"  # layer, rms
-  norm_position: str = "post"  # post: after the residual sum (Vaswani); pre: before each sublayer
+  # post: after the residual sum (Vaswani); pre: before each sublayer; both: before each sublayer
+  # and on its output (Gemma 2)
+  norm_position: str = "post"
+  norm_bias: bool = True  # of norm=layer
+  first_norm: bool = True  # False: no norm before the first layer's self-attention (ModernBERT)
   norm_eps: float = 1e-5
   embedding_dim: int | None = None  # of an encoder's table, projected to dim (ELECTRA); None: dim
   embedding_norm: bool = False  # a norm right after the embeddings (BERT, BART)
   token_types: int = 0  # of an encoder's words: a first and a second text (BERT); 0: no types
   bias: bool = True  # in attention and feed-forward
-  positions: str = "sinusoidal"  # sinusoidal, learned, relative, rotary, alibi, none
+  qkv_bias: bool | None = None  # of queries, keys and values; None: as `bias` (Qwen2: True)
+  qk_norm: bool = False  # norms of each head's queries and keys, before they turn (Qwen3)
+  parallel: bool = False  # attention and feed-forward read the same states (GPT-NeoX)
+  # sinusoidal, sinusoidal_t2t (M2M-100's wavelengths), learned, relative (T5), learned_relative
+  # (both: MPNet), disentangled (DeBERTa-v2), rotary, alibi, none
+  positions: str = "sinusoidal"
   max_len: int = 512  # number of learned positions
-  position_offset: int = 0  # rows of that table before the first position's row (RoBERTa, BART: 2)
-  relative_buckets: int = 32
+  decoder_max_len: int | None = None  # the decoder's number
+  # the first position's row of that table (RoBERTa, BART: 2), or its number in sinusoidal_t2t
+  position_offset: int = 0
+  relative_buckets: int = 32  # of both directions (T5); disentangled: of each
   relative_max_distance: int = 128
-  rope_theta: float = 10000.0
+  relative_per_layer: bool = False  # a table of distances for each layer, not for a stack (umT5)
+  rope_theta: float | tuple = 10000.0
+  rope_scale: float | tuple = 1.0  # rotary positions are divided by it (Gemma 3: 8)
+  rotary_dim: int | None = None  # so many first numbers of a head turn; None: all (GPT-NeoX: part)
   share_embeddings: bool = True  # one table for source and target
   tie_output: bool = True  # output matrix = the decoder's (encoder-only: the encoder's) table
   output_bias: bool = False
   embed_scale: bool = True  # embeddings times sqrt(dim)
   logits_scale: float = 1.0
+  logits_softcap: float | None = None  # cap * tanh(logits / cap) (Gemma 2); None: no cap
   attention_scale: float | None = None  # None: head size ** -0.5 (T5: 1)
-  window: int | None = None  # a token attends to tokens at less than this distance; None: to all
+  attention_softcap: float | None = None  # the same of the logits of attention
+  # a token attends to tokens at less than this distance; None, or None in a pattern: to all
+  window: int | tuple | None = None
+  decoder_window: int | tuple | None = None  # the decoder's; None: as `window`; (None,): no window
   global_tokens: int = 0  # this many first tokens of a row attend to all and are attended to by all
+  global_projections: bool = False  # an encoder's have own queries, keys, values (Longformer)
+  # an encoder's tokens also attend to a summary of each so many tokens (LongT5); None: to none
+  global_blocks: int | None = None
   init_std: float | None = None  # None: Glorot uniform, embeddings dim ** -0.5
   dropout: float = 0.1  # on embeddings and on each sublayer's output
   attention_dropout: float = 0.0
@@ -130,16 +100,97 @@ class TransformerConfig(_Config):
       raise ValueError(
         f"model.num_heads {self.num_heads} is no multiple of num_kv_heads {self.kv_heads}"
       )
-    if self.positions == "rotary" and self.head_size % 2:
-      raise ValueError(f"model.head_dim {self.head_size} is odd: rotary positions turn pairs")
-    if self.positions == "relative" and self.relative_max_distance <= self.relative_buckets // 2:
+    if self.positions == "rotary":
+      self._check_rotary()
+    elif self.rotary_dim is not None:
+      raise ValueError("model.rotary_dim has an effect with model.positions='rotary' alone")
+    least = self.relative_buckets // 2 + (self.positions == "disentangled")
+    if self.positions in (*RELATIVE, "disentangled") and self.relative_max_distance <= least:
       raise ValueError("model.relative_max_distance must be more than half of relative_buckets")
-    if self.global_tokens and self.window is None:
-      raise ValueError("model.global_tokens has an effect with a window alone: set model.window")
+    if self.relative_per_layer and (self.positions not in RELATIVE or self.share_layers):
+      raise ValueError(
+        f"model.relative_per_layer needs model.positions {' or '.join(RELATIVE)} and"
+        " model.share_layers=False"
+      )
+    self._check_globals()
+    if self.parallel and self.encoder_layers and self.decoder_layers:
+      raise ValueError("model.parallel has no place for a cross-attention: set a depth to 0")
+    if self.parallel and self.norm_position != "pre":
+      raise ValueError("model.parallel needs model.norm_position='pre'")
+    if not self.first_norm and (self.norm_position == "post" or self.share_layers):
+      raise ValueError(
+        "model.first_norm=False leaves out a norm before a sublayer, in one layer: it needs"
+        " model.norm_position='pre' or 'both' and model.share_layers=False"
+      )
     if self.decoder_layers and (self.token_types or self.table_dim != self.dim):
       raise ValueError("model.token_types and model.embedding_dim need model.decoder_layers=0")
     if self.attention_dropout and not kernels.IMPLS[self.attention_impl].dropout:
       raise ValueError("model.attention_dropout needs model.attention_impl='einsum'")
+    if any(getattr(self, name) is not None for name in DECODER.values()):
+      try:
+        self.for_decoder()
+      except ValueError as error:
+        raise ValueError(f"model.{', '.join(DECODER.values())}: in the decoder {error}") from error
+
+  def _check_globals(self):
+    windows = values_of(vars(self), "window")
+    if self.global_tokens and not windows + values_of(vars(self), "decoder_window"):
+      raise ValueError("model.global_tokens has an effect with a window alone: set model.window")
+    if self.global_projections and not (self.encoder_layers and self.global_tokens and windows):
+      raise ValueError("model.global_projections are an encoder's: set global_tokens and window")
+    if self.global_projections and self.qk_norm:
+      raise ValueError("model.global_projections have no norms: set model.qk_norm=False")
+    if self.global_blocks is not None:
+      if not self.encoder_layers or not windows or self.global_tokens:
+        raise ValueError(
+          "model.global_blocks are an encoder's with a window and without global_tokens"
+        )
+      if self.positions in ("rotary", "disentangled"):
+        raise ValueError(f"model.global_blocks have no positions of the kind {self.positions}")
+
+  def _check_rotary(self):
+    if self.rotary_size % 2:
+      name = "head_dim" if self.rotary_dim is None else "rotary_dim"
+      raise ValueError(f"model.{name} {self.rotary_size} is odd: rotary positions turn pairs")
+    if self.rotary_size > self.head_size:
+      raise ValueError(f"model.rotary_dim {self.rotary_dim} is above head_dim {self.head_size}")
+
+  def for_decoder(self) -> "TransformerConfig":
+    """Returns the settings with the decoder's own in place of the encoder's."""
+    own = {name: getattr(self, theirs) for name, theirs in DECODER.items()}
+    own = {name: value for name, value in own.items() if value is not None}
+    own |= dict.fromkeys(DECODER.values()) | dict(global_projections=False, global_blocks=None)
+    if "window" in own and not values_of(own, "window"):
+      own["global_tokens"] = 0
+    return dataclasses.replace(self, **own)
+
+  def layer(self, index: int) -> LayerSettings:
+    """Returns the settings of the layer at `index` of a stack."""
+
+    def choose(value):
+      return value[index % len(value)] if isinstance(value, tuple) else value
+
+    patterns = choose(self.window), choose(self.rope_theta), choose(self.rope_scale)
+    return LayerSettings(*patterns, norm=self.first_norm or index > 0)
+
+  @property
+  def period(self) -> int:
+    """Returns the number of layers after which the settings of layers repeat."""
+    patterns = self.window, self.rope_theta, self.rope_scale
+    return math.lcm(*(len(value) for value in patterns if isinstance(value, tuple)))
+
+  def lead(self, depth: int) -> int:
+    """Returns the number of first layers of a stack that are not scanned with scan_layers.
+
+    The others are whole periods, without a layer that has no norm.
+    """
+    lead = depth % self.period
+    return lead if lead or self.first_norm else min(self.period, depth)
+
+  @property
+  def rotary_size(self) -> int:
+    """Returns the number of a head's numbers that rotary positions turn."""
+    return self.rotary_dim or self.head_size
 
   @property
   def kv_heads(self) -> int:
@@ -156,9 +207,15 @@ class TransformerConfig(_Config):
     """Returns the factor of the logits of attention."""
     return self.head_size**-0.5 if self.attention_scale is None else self.attention_scale
 
+  @property
+  def self_scale(self) -> float:
+    """Returns the same for self-attention; disentangled logits are sums of three products."""
+    summed = self.positions == "disentangled" and self.attention_scale is None
+    return (3 * self.head_size) ** -0.5 if summed else self.scale
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LSTMConfig(_Config):
+class LSTMConfig(Settings):
   """The settings of an LSTM (model/lstm.py); raises ValueError where they describe no model."""
 
   vocab_size: int
@@ -177,8 +234,10 @@ class LSTMConfig(_Config):
   # settings that heads and logits read of any model
   activation = "gelu"
   norm = "layer"
+  norm_bias = True
   norm_eps = 1e-5
   logits_scale = 1.0
+  logits_softcap = None
   embedding_dim = None
 
   def __post_init__(self):

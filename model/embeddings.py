@@ -6,6 +6,9 @@ from flax import nnx
 from model import layers, matmul, positions
 from model.config import TransformerConfig
 from model.placement import constrain
+from model.settings import LEARNED
+
+SINUSOIDS = {"sinusoidal": positions.sinusoidal, "sinusoidal_t2t": positions.sinusoidal_t2t}
 
 
 def embedding_table(cfg, rows: int, rngs: nnx.Rngs) -> nnx.Embed:
@@ -32,7 +35,7 @@ class Embeddings(nnx.Module):
 
   def __init__(self, cfg: TransformerConfig, *, types: bool, rngs: nnx.Rngs):
     self.cfg = cfg
-    learned, rows = cfg.positions == "learned", cfg.max_len + cfg.position_offset
+    learned, rows = cfg.positions in LEARNED, cfg.max_len + cfg.position_offset
     self.positions = embedding_table(cfg, rows, rngs) if learned else None
     self.types = embedding_table(cfg, cfg.token_types, rngs) if types and cfg.token_types else None
     self.norm = layers.norm(cfg, cfg.table_dim, rngs=rngs) if cfg.embedding_norm else None
@@ -45,8 +48,11 @@ class Embeddings(nnx.Module):
       x_BTD = x_BTD * self.cfg.table_dim**0.5
     if self.positions is not None:
       x_BTD = x_BTD + look_up(self.positions, positions_BT + self.cfg.position_offset)
-    elif self.cfg.positions == "sinusoidal":
-      x_BTD = x_BTD + positions.sinusoidal(positions_BT, self.cfg.table_dim).astype(x_BTD.dtype)
+    elif self.cfg.positions in SINUSOIDS:
+      if self.cfg.positions == "sinusoidal_t2t":
+        positions_BT = positions_BT + self.cfg.position_offset
+      waves_BTD = SINUSOIDS[self.cfg.positions](positions_BT, self.cfg.table_dim)
+      x_BTD = x_BTD + waves_BTD.astype(x_BTD.dtype)
     if self.types is not None:
       types_BT = jnp.zeros_like(positions_BT) if types_BT is None else types_BT
       x_BTD = x_BTD + look_up(self.types, types_BT)

@@ -14,21 +14,28 @@ from model import placement
 
 
 class Abilities(NamedTuple):
-  """The abilities of an `attention_impl`; "xla" computes any model that needs others."""
+  """The abilities of an `attention_impl`; "einsum" has all."""
 
   platforms: tuple[str, ...] = ()  # none: all
   dtypes: tuple[str, ...] = ()  # none: all
   distances: bool = True  # a bias that depends on distance: relative positions, ALiBi
   dropout: bool = False  # of attention weights
   global_tokens: bool = True
+  softcap: bool = False  # of the logits
 
 
 IMPLS = {
-  "einsum": Abilities(dropout=True),
+  "einsum": Abilities(dropout=True, softcap=True),
   "xla": Abilities(),
   "cudnn": Abilities(platforms=("gpu", "cuda"), dtypes=("bfloat16", "float16")),
-  "splash": Abilities(platforms=("tpu",), distances=False, global_tokens=False),
+  "splash": Abilities(platforms=("tpu",), distances=False, global_tokens=False, softcap=True),
 }
+DISTANCES = (
+  "relative",
+  "learned_relative",
+  "disentangled",
+  "alibi",
+)  # positions that are a bias of distances
 BLOCKS = (512, 256, 128)  # tokens of a tile, the largest that divides the length
 INTERPRET = False  # tests: run by jax's interpreter, without a TPU
 
@@ -40,10 +47,12 @@ def lacks(cfg, platform: str) -> str:
     return f"it runs on {impl.platforms[0]}, not on {platform}"
   if impl.dtypes and cfg.dtype not in impl.dtypes:
     return f"it computes in {' or '.join(impl.dtypes)}, and model.dtype is {cfg.dtype}"
-  if not impl.distances and cfg.positions in ("relative", "alibi"):
+  if not impl.distances and cfg.positions in DISTANCES:
     return f"it has no bias of distances, and model.positions is {cfg.positions}"
-  if not impl.global_tokens and cfg.global_tokens:
+  if not impl.global_tokens and (cfg.global_tokens or cfg.global_blocks):
     return "it has no global tokens"
+  if not impl.softcap and cfg.attention_softcap is not None:
+    return "it has no model.attention_softcap"
   return ""
 
 
@@ -61,6 +70,7 @@ class SplashAttention:
   key_segments: jax.Array  # [B, S]
   before: int | None = None
   after: int | None = None
+  softcap: float | None = None
 
   def __call__(self, q_BTHK, k_BSGK, v_BSGK, key=None):
     """Returns the attention [B, T, H, K], without dropout, which TransformerConfig refuses."""
@@ -76,7 +86,8 @@ class SplashAttention:
       if (self.before, self.after) == (None, None):
         mask = splash.FullMask(shape)
       heads = splash.MultiHeadMask([mask] * q_BHTK.shape[1])
-      attend = splash.make_splash_mha_single_device(heads, block_sizes=sizes, interpret=INTERPRET)
+      options = dict(block_sizes=sizes, attn_logits_soft_cap=self.softcap, interpret=INTERPRET)
+      attend = splash.make_splash_mha_single_device(heads, **options)
       return jax.vmap(attend)(q_BHTK, k_BGSK, v_BGSK, splash.SegmentIds(segments_BT, segments_BS))
 
     heads_first = (x.swapaxes(1, 2) for x in (q_BTHK * self.scale, k_BSGK, v_BSGK))

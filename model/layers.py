@@ -96,9 +96,17 @@ def _softmax_gradient(dtype, weights, cotangent):
 softmax.defvjp(_softmax, _softmax_gradient)
 
 
+def softcap(x, cap: float | None):
+  """Returns `x` bent into the range from -cap to cap (Gemma 2, section 2); None: no cap."""
+  return x if cap is None else cap * jnp.tanh(x / cap)
+
+
 def norm(cfg, dim: int | None = None, *, rngs: nnx.Rngs):
   """Builds the config's norm of the last axis (by default `cfg.dim`), with float32 statistics."""
-  return NORMS[cfg.norm](dim or cfg.dim, epsilon=cfg.norm_eps, dtype=cfg.dtype, rngs=rngs)
+  options = dict(epsilon=cfg.norm_eps, dtype=cfg.dtype, rngs=rngs)
+  if cfg.norm == "layer":
+    options["use_bias"] = cfg.norm_bias
+  return NORMS[cfg.norm](dim or cfg.dim, **options)
 
 
 def initializer(std: float | None, default=GLOROT):
@@ -112,13 +120,14 @@ def dense(cfg, inputs: int, outputs: int, *, rngs: nnx.Rngs, **options) -> nnx.L
   return nnx.Linear(inputs, outputs, rngs=rngs, **options)
 
 
-def linear(cfg, inputs, outputs, name: str, *, rngs: nnx.Rngs):
+def linear(cfg, inputs, outputs, name: str, *, bias: bool | None = None, rngs: nnx.Rngs):
   """Builds a linear layer from axes `inputs` to axes `outputs`, each a size or a tuple of sizes.
 
-  `name` is the end of its kernel's path, by which model/placement.py gathers it.
+  `name` is the end of its kernel's path, by which model/placement.py gathers it; `bias` is by
+  default the config's.
   """
   options = dict(
-    use_bias=cfg.bias,
+    use_bias=cfg.bias if bias is None else bias,
     kernel_init=initializer(cfg.init_std),
     dot_general=matmul.WeightProduct(name, saves_inputs=cfg.remat == "none"),
     dtype=cfg.dtype,

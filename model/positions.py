@@ -19,13 +19,38 @@ def sinusoidal(positions_BT: jax.Array, dim: int) -> jax.Array:
   """
   half = dim // 2
   frequency = jnp.exp(jnp.arange(half) * (-2 * math.log(10000.0) / dim))
+  return _waves(positions_BT, frequency, dim)
+
+
+def sinusoidal_t2t(positions_BT: jax.Array, dim: int) -> jax.Array:
+  """Returns the same with wavelengths of up to 10000 itself: 10000^(i / (dim/2 - 1)).
+
+  These are tensor2tensor's and fairseq's.
+  """
+  half = dim // 2
+  frequency = jnp.exp(jnp.arange(half) * (-math.log(10000.0) / max(1, half - 1)))
+  return _waves(positions_BT, frequency, dim)
+
+
+def _waves(positions_BT, frequency, dim):
   angle = positions_BT[..., None].astype(jnp.float32) * frequency
   both = jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
   return jnp.pad(both, ((0, 0), (0, 0), (0, dim % 2)))
 
 
-def rotary(x_BTHK: jax.Array, positions_BT: jax.Array, theta: float) -> jax.Array:
-  """Returns `x` with pairs (i, i + K/2) turned by position * theta^(-2i/K) (Su et al. 2021)."""
+def rotary(
+  x_BTHK: jax.Array, positions_BT: jax.Array, theta: float, scale: float = 1.0, dim=None
+) -> jax.Array:
+  """Returns `x` with pairs (i, i + K/2) turned by position * theta^(-2i/K) (Su et al. 2021).
+
+  Positions are divided by `scale` (Chen et al. 2023, linear interpolation); `dim` is the K of
+  pairs, and numbers beyond it stay as they are.
+  """
+  if dim is not None and dim < x_BTHK.shape[-1]:
+    turned = rotary(x_BTHK[..., :dim], positions_BT, theta, scale)
+    return jnp.concatenate([turned, x_BTHK[..., dim:]], axis=-1)
+  if scale != 1:
+    positions_BT = positions_BT / scale
   half = x_BTHK.shape[-1] // 2
   frequency = theta ** (-jnp.arange(half) / half)
   angle = positions_BT[:, :, None, None].astype(jnp.float32) * frequency

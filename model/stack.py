@@ -1,103 +1,93 @@
-"""Defines the block, and the stack of blocks that is an encoder or a decoder."""
+"""Defines the stack of blocks that is an encoder or a decoder."""
 
+import dataclasses
+import functools
 import operator
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 
-from model import kernels, layers, masks, patterns, positions
-from model.attention import Attention, Memory, Pattern
+from model import blocks, kernels, layers, masks, patterns, positions
+from model.attention import Memory, Pattern
+from model.block import Block, EncoderStates
 from model.config import TransformerConfig
+from model.disentangled import DistanceStates
 from model.embeddings import Embeddings
 from model.masks import Tokens
 from model.placement import constrain
+from model.settings import RELATIVE
 
-
-class EncoderStates(NamedTuple):
-  """The encoder's states as a decoder reads them."""
-
-  states: jax.Array  # [B, S, D]
-  pattern: Pattern
-
-
-class Block(nnx.Module):
-  """Self-attention, cross-attention (in a decoder with an encoder) and a feed-forward network."""
-
-  def __init__(self, cfg: TransformerConfig, *, cross: bool, rngs: nnx.Rngs):
-    self.pre_norm, self.dropout = cfg.norm_position == "pre", cfg.dropout
-    self.self_attention, self.self_norm = Attention(cfg, rngs=rngs), layers.norm(cfg, rngs=rngs)
-    self.cross_attention = Attention(cfg, rngs=rngs) if cross else None
-    self.cross_norm = layers.norm(cfg, rngs=rngs) if cross else None
-    self.mlp_norm = layers.norm(cfg, rngs=rngs)
-    self.mlp = layers.FeedForward(cfg, rngs=rngs)
-
-  def __call__(
-    self, x_BTD, pattern: Pattern, positions_BT, memory: Memory | None = None, cache=None, key=None
-  ):
-    """Returns the output [B, T, D] and the cache; with a cache, its keys are attended to."""
-    keys = layers.split(key, 6)
-    h_BTD = self._input(x_BTD, self.self_norm)
-    y_BTD, cache = self.self_attention(h_BTD, pattern, positions_BT, cache, keys[0])
-    x_BTD = self._add(x_BTD, y_BTD, self.self_norm, keys[3])
-    if memory is not None:
-      h_BTD = self._input(x_BTD, self.cross_norm)
-      y_BTD = self.cross_attention.cross(h_BTD, memory, keys[1])
-      x_BTD = self._add(x_BTD, y_BTD, self.cross_norm, keys[4])
-    y_BTD = self.mlp(self._input(x_BTD, self.mlp_norm), keys[2])
-    return self._add(x_BTD, y_BTD, self.mlp_norm, keys[5]), cache
-
-  def memory(self, encoded: EncoderStates) -> Memory:
-    """Returns the keys and values that this layer attends to."""
-    return Memory(*self.cross_attention.keys_values(encoded.states), encoded.pattern)
-
-  def _input(self, x_BTD, norm):
-    return constrain(norm(x_BTD) if self.pre_norm else x_BTD, "sublayer_input")
-
-  def _add(self, x_BTD, y_BTD, norm, key):
-    y_BTD = checkpoint_name(constrain(y_BTD, "residual"), "sublayer")
-    x_BTD = x_BTD + layers.dropout(y_BTD, self.dropout, key)
-    return constrain(x_BTD if self.pre_norm else norm(x_BTD), "residual")
+Patterns = dict[int | None, Pattern]  # the pattern of the layers with each window
 
 
 class Stack(nnx.Module):
-  """Embeddings, blocks, the relative bias they share, and the last norm of a pre-norm stack."""
+  """Embeddings, blocks, the relative bias they share, and the last norm of a pre-norm stack.
+
+  With scan_layers the weights of all blocks but `lead` are stacked. The weights' first axis is the
+  layers, of which each step of the scan computes a period (`TransformerConfig.period`).
+  """
 
   def __init__(self, cfg: TransformerConfig, depth: int, *, causal: bool, cross: bool, rngs):
-    self.cfg, self.depth = cfg, depth
-    self.rule = masks.MaskRule(causal, cfg.window, cfg.global_tokens)
-    self.dot_product = patterns.DotProduct(cfg.scale, cfg.attention_dropout, cfg.attention_impl)
+    self.cfg, self.depth, self.causal = cfg, depth, causal
+    self.dot_product = patterns.DotProduct(
+      cfg.self_scale, cfg.attention_dropout, cfg.attention_impl, cfg.attention_softcap
+    )
     self.embeddings = Embeddings(cfg, types=not causal, rngs=rngs)
-    blocks = [Block(cfg, cross=cross, rngs=rngs) for _ in range(depth)]
-    self.blocks = stack_blocks(blocks) if cfg.scan_layers else nnx.List(blocks)
-    relative = cfg.positions == "relative"
-    self.relative = positions.RelativeBias(cfg, not causal, rngs=rngs) if relative else None
-    self.norm = layers.norm(cfg, rngs=rngs) if cfg.norm_position == "pre" else None
+    every = [
+      Block(cfg, causal=causal, cross=cross, norm=cfg.layer(index).norm, rngs=rngs)
+      for index in range(1 if cfg.share_layers else depth)
+    ]
+    lead = cfg.lead(depth)
+    self.scanned = depth - lead if cfg.scan_layers else 0
+    stacked = self.scanned and not cfg.share_layers
+    self.lead = nnx.List(every[:lead]) if stacked and lead else None
+    self.blocks = stack_blocks(every[lead:]) if stacked else nnx.List(every)
+    relative, own = cfg.positions in RELATIVE, cfg.relative_per_layer
+    make_bias = functools.partial(positions.RelativeBias, cfg, not causal, rngs=rngs)
+    self.relative = make_bias() if relative and not own else None
+    self.block_relative = make_bias() if relative and cfg.global_blocks else None
+    disentangled = cfg.positions == "disentangled"
+    self.distance_states = DistanceStates(cfg, rngs=rngs) if disentangled else None
+    self.norm = layers.norm(cfg, rngs=rngs) if cfg.norm_position != "post" else None
 
   def __call__(
-    self, x_BTD, pattern: Pattern, positions_BT, encoded: EncoderStates | None = None, key=None
+    self, x_BTD, patterns: Patterns, positions_BT, encoded: EncoderStates | None = None, key=None
   ):
     """Returns the stack's states [B, T, D]."""
+    keys, alone = layers.split(key, self.depth), self.depth - self.scanned
 
-    def layer(x_BTD, weights_and_key):
-      weights, key = weights_and_key
-      block = nnx.merge(graph, weights)
-      memory = None if encoded is None else block.memory(encoded)
-      return block(x_BTD, pattern, positions_BT, memory, key=key)[0], None
+    def run(index, block, x_BTD, key):
+      """Returns the states after the layer at `index`, whose weights are those of `block`."""
+      settings, (graph, weights) = self.cfg.layer(index), nnx.split(block)
 
-    policy = layers.REMAT[self.cfg.remat]
-    if policy is not None:
-      layer = jax.checkpoint(layer, policy=policy, prevent_cse=not self.cfg.scan_layers)
-    keys = layers.split(key, self.depth)
-    if self.cfg.scan_layers:
-      graph, weights = nnx.split(self.blocks)
-      x_BTD, _ = jax.lax.scan(layer, x_BTD, (weights, None if key is None else keys))
-    else:
-      for block, block_key in zip(self.blocks, keys):
-        graph, weights = nnx.split(block)
-        x_BTD, _ = layer(x_BTD, (weights, block_key))
+      def layer(x_BTD, weights, key):
+        block = nnx.merge(graph, weights)
+        memory = None if encoded is None else block.memory(encoded)
+        pattern = patterns[settings.window]
+        return block(x_BTD, settings, pattern, positions_BT, memory, key=key)[0]
+
+      policy = layers.REMAT[self.cfg.remat]
+      if policy is not None:
+        layer = jax.checkpoint(layer, policy=policy, prevent_cse=index < alone)
+      return layer(x_BTD, weights, key)
+
+    for index, block in enumerate(self._unscanned()):
+      x_BTD = run(index, block, x_BTD, keys[index])
+    if self.scanned:
+      period = self.cfg.period
+
+      def layers_of_period(x_BTD, weights_and_keys):
+        for index in range(period):
+          weights, key = jax.tree.map(operator.itemgetter(index), weights_and_keys)
+          block = self.blocks[0] if graph is None else nnx.merge(graph, weights)
+          x_BTD = run(alone + index, block, x_BTD, key)
+        return x_BTD, None
+
+      graph, weights = (None, None) if self.cfg.share_layers else nnx.split(self.blocks)
+      each = weights, None if key is None else keys[alone:]
+      each = jax.tree.map(lambda x: x.reshape(-1, period, *x.shape[1:]), each)
+      x_BTD, _ = jax.lax.scan(layers_of_period, x_BTD, each, length=self.scanned // period)
     return constrain(self._last(x_BTD), "sublayer_input")
 
   def extend(self, x_BTD, query: Tokens, key: Tokens, cache: list, memories: list[Memory | None]):
@@ -105,44 +95,83 @@ class Stack(nnx.Module):
 
     `cache` and `memories` have an entry for each layer; `key` holds the tokens of the cache.
     """
-    pattern, new = self.full_attention(query, key), []
-    for block, layer_cache, memory in zip(self.layers(), cache, memories):
-      x_BTD, layer_cache = block(x_BTD, pattern, query.index, memory, layer_cache)
+    shared = self._shared(key)
+    patterns = {
+      window: self.full_attention(window, query, key, shared) for window in self._windows()
+    }
+    new = []
+    for index, block in enumerate(self.layers()):
+      layer = self.cfg.layer(index)
+      pattern, memory = patterns[layer.window], memories[index]
+      x_BTD, layer_cache = block(x_BTD, layer, pattern, query.index, memory, cache[index])
       new.append(layer_cache)
     return self._last(x_BTD), new
 
-  def pattern(self, tokens: Tokens) -> Pattern:
-    """Returns the pattern of self-attention of rows of tokens [B, T] that are read at once."""
-    segments, window = tokens.segments, self.cfg.window
-    whole_tiles = kernels.divides(segments.shape[1])
+  def patterns_of(self, tokens: Tokens) -> Patterns:
+    """Returns the patterns of self-attention of rows of tokens [B, T] that are read at once."""
+    shared = self._shared(tokens)
+    return {window: self._pattern(window, tokens, shared) for window in self._windows()}
+
+  def _windows(self) -> list[int | None]:
+    return list(dict.fromkeys(self.cfg.layer(index).window for index in range(self.depth)))
+
+  def _rule(self, window) -> masks.MaskRule:
+    return masks.MaskRule(self.causal, window, self.cfg.global_tokens)
+
+  def _shared(self, tokens: Tokens) -> patterns.Shared:
+    states = is_global = row_blocks = None
+    if self.cfg.positions == "disentangled":
+      states = self.distance_states()
+    if self.cfg.global_projections:
+      is_global = self._rule(None).is_global(tokens)
+    if self.cfg.global_blocks:
+      row_blocks = blocks.cut(tokens.segments, self.cfg.global_blocks, self.block_relative)
+    return patterns.Shared(states, is_global, row_blocks)
+
+  def _pattern(self, window: int | None, tokens: Tokens, shared: patterns.Shared) -> Pattern:
+    segments, whole_tiles = tokens.segments, kernels.divides(tokens.segments.shape[1])
     if self.cfg.attention_impl == "splash" and tokens.prefix is None and whole_tiles:
       reach = None if window is None else window - 1
-      after = 0 if self.rule.causal else reach
-      return kernels.SplashAttention(self.cfg.scale, segments, segments, reach, after)
-    chunks = patterns.cut(self.rule, tokens)
+      after = 0 if self.causal else reach
+      return self._splash(segments, segments, reach, after)
+    chunks = patterns.cut(self._rule(window), tokens)
     if chunks is None:
-      return self.full_attention(tokens, tokens)
-    bias = self.bias(tokens.map(chunks.own), chunks.keys(tokens))
+      return self.full_attention(window, tokens, tokens, shared)
+    own, keys = tokens.map(chunks.own), chunks.keys(tokens)
     first = tokens.map(lambda x_BT: x_BT[:, : chunks.first])
-    first_bias = self.bias(first, tokens) if chunks.first else None
-    return patterns.ChunkedAttention(chunks, bias, first_bias, self.dot_product)
+    first_bias = self.bias(window, first, tokens) if chunks.first else None
+    distances = self._own_distance(own, keys), self._own_distance(first, tokens)
+    bias = self.bias(window, own, keys)
+    return patterns.ChunkedAttention(chunks, bias, first_bias, self.dot_product, *distances, shared)
 
   def read(self, states_BSD, segments_BT, segments_BS) -> EncoderStates:
     """Returns the encoder's states, to which tokens of the target attend in their own segment."""
     lengths = segments_BT.shape[1], segments_BS.shape[1]
     if self.cfg.attention_impl == "splash" and kernels.divides(*lengths):
-      splash = kernels.SplashAttention(self.cfg.scale, segments_BT, segments_BS)
-      return EncoderStates(states_BSD, splash)
+      return EncoderStates(states_BSD, self._splash(segments_BT, segments_BS))
     bias = masks.mask_bias(masks.same_segment(segments_BT, segments_BS))
-    return EncoderStates(states_BSD, patterns.FullAttention(bias, self.dot_product))
+    dot_product = dataclasses.replace(self.dot_product, scale=self.cfg.scale)
+    return EncoderStates(states_BSD, patterns.FullAttention(bias, dot_product))
 
-  def full_attention(self, query: Tokens, key: Tokens) -> patterns.FullAttention:
+  def _splash(self, segments_BT, segments_BS, before=None, after=None):
+    cap = self.cfg.attention_softcap
+    return kernels.SplashAttention(self.cfg.scale, segments_BT, segments_BS, before, after, cap)
+
+  def full_attention(
+    self, window: int | None, query: Tokens, key: Tokens, shared: patterns.Shared
+  ) -> patterns.FullAttention:
     """Returns the pattern of self-attention over all pairs of a query and a key."""
-    return patterns.FullAttention(self.bias(query, key), self.dot_product)
+    bias, distance = self.bias(window, query, key), self._own_distance(query, key)
+    return patterns.FullAttention(bias, self.dot_product, distance, shared)
 
-  def bias(self, query: Tokens, key: Tokens) -> jax.Array:
+  def _own_distance(self, query: Tokens, key: Tokens):
+    """Returns the distances if layers have a bias of their own."""
+    own = self.cfg.relative_per_layer or self.cfg.positions == "disentangled"
+    return masks.distance(query, key) if own else None
+
+  def bias(self, window: int | None, query: Tokens, key: Tokens) -> jax.Array:
     """Returns mask and distances as one bias [..., H or 1, T, S] on the logits of attention."""
-    bias = masks.mask_bias(self.rule(query, key))
+    bias = masks.mask_bias(self._rule(window)(query, key))
     if self.relative is not None:
       bias = bias + self.relative(masks.distance(query, key))
     elif self.cfg.positions == "alibi":
@@ -150,13 +179,23 @@ class Stack(nnx.Module):
     return bias
 
   def layers(self) -> list[Block]:
-    """Returns the blocks one by one, also where their weights are stacked."""
-    if not self.cfg.scan_layers:
-      return list(self.blocks)
+    """Returns the blocks one by one, also where their weights are stacked or shared."""
+    if not self.scanned or self.cfg.share_layers:
+      return self._unscanned() + [self.blocks[0]] * self.scanned
     graph, weights = nnx.split(self.blocks)
-    return [
-      nnx.merge(graph, jax.tree.map(operator.itemgetter(i), weights)) for i in range(self.depth)
+    return self._unscanned() + [
+      nnx.merge(graph, jax.tree.map(operator.itemgetter(i), weights)) for i in range(self.scanned)
     ]
+
+  def _unscanned(self) -> list[Block]:
+    if self.cfg.share_layers:
+      return [self.blocks[0]] * (self.depth - self.scanned)
+    return list(self.blocks if not self.scanned else self.lead or ())
+
+  def unroll(self) -> None:
+    """Replaces stacked or shared weights by a list of all blocks, which are no longer scanned."""
+    self.blocks, self.lead, self.scanned = nnx.List(self.layers()), None, 0
+    self.cfg = dataclasses.replace(self.cfg, scan_layers=False, share_layers=False, remat="none")
 
   def _last(self, x_BTD):
     return x_BTD if self.norm is None else self.norm(x_BTD)

@@ -1,7 +1,5 @@
 """Defines the Transformer (Vaswani et al. 2017): an encoder, a decoder, or both, from one block."""
 
-import functools
-
 import jax.numpy as jnp
 from flax import nnx
 
@@ -17,20 +15,29 @@ class Transformer(EncoderDecoder):
   """An encoder, a decoder or both, with their embeddings."""
 
   def __init__(self, cfg: TransformerConfig, *, rngs: nnx.Rngs):
-    super().__init__(cfg, functools.partial(Stack, cfg, rngs=rngs), rngs=rngs)
+    def make_stack(depth, *, causal, cross):
+      own = cfg.for_decoder() if causal else cfg
+      return Stack(own, depth, causal=causal, cross=cross, rngs=rngs)
 
-  def encode(self, source_BS, segments=None, positions=None, key=None, *, types=None):
+    super().__init__(cfg, make_stack, rngs=rngs)
+
+  def encode(
+    self, source_BS, segments=None, positions=None, key=None, *, types=None, global_mask=None
+  ):
     """Returns the encoder's states [B, S, D].
 
     Segments (0 = padding) and positions are as in a packed batch; without them a row is one segment
-    up to its padding (id 0). `types` [B, S] are 0 by default.
+    up to its padding (id 0). `types` [B, S] are 0 by default. Of a row's first model.global_tokens
+    tokens those are global whose `global_mask` [B, S] is 1, by default all.
     """
     segments_BS, positions_BS = segments_of(source_BS, segments), positions_of(source_BS, positions)
     embed_key, stack_key = layers.split(key, 2)
     x_BSD = look_up(self.source_embedding or self.embedding, source_BS)
     x_BSD = self.encoder.embeddings(x_BSD, positions_BS, types, embed_key)
-    pattern = self.encoder.pattern(Tokens(segments_BS, jnp.arange(source_BS.shape[1])[None]))
-    return self.encoder(x_BSD, pattern, positions_BS, key=stack_key)
+    index_BS = jnp.arange(source_BS.shape[1])[None]
+    tokens = Tokens(segments_BS, index_BS, global_mask=global_mask)
+    patterns = self.encoder.patterns_of(tokens)
+    return self.encoder(x_BSD, patterns, positions_BS, key=stack_key)
 
   def decode(
     self,
@@ -52,17 +59,17 @@ class Transformer(EncoderDecoder):
     embed_key, stack_key = layers.split(key, 2)
     x_BTD = self._embed(inputs_BT, positions_BT, embed_key)
     tokens = Tokens(segments_BT, jnp.arange(inputs_BT.shape[1])[None], prefix)
-    pattern, encoded = self.decoder.pattern(tokens), None
+    patterns, encoded = self.decoder.patterns_of(tokens), None
     if memory_BSD is not None:
       encoded = self.decoder.read(memory_BSD, segments_BT, memory_segments)
-    return self.decoder(x_BTD, pattern, positions_BT, encoded, stack_key)
+    return self.decoder(x_BTD, patterns, positions_BT, encoded, stack_key)
 
   def init_cache(self, batch: int, max_len: int, memory_BSD=None, memory_segments=None):
     """Returns an empty cache for `max_len` tokens, every leaf [B, ...].
 
     `moving` changes with each token and follows its beam; `fixed` is the memory of each layer.
     """
-    cfg = self.cfg
+    cfg = self.decoder.cfg
     empty = jnp.zeros((batch, max_len, cfg.kv_heads, cfg.head_size), cfg.dtype)
     moving = dict(
       length=jnp.zeros(batch, jnp.int32),

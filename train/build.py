@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from model import kernels
 from model.config import LSTMConfig, TransformerConfig
 from model.lstm import LSTM
+from model.settings import LEARNED
 from model.transformer import Transformer
 from train.common.errors import UserError, as_user_error, choose, did_you_mean
 
@@ -20,8 +21,8 @@ def build_model(cfg, task, seed: int, platform: str | None = None) -> Transforme
   """Returns the model of the section `model` with the task's head.
 
   Where the kernel of model.attention_impl cannot compute the model on `platform` (by default this
-  process's), "xla" takes its place, which is logged. Raises UserError for settings that describe no
-  model, or a model that the task cannot use.
+  process's), "xla" or "einsum" takes its place, which is logged. Raises UserError for settings that
+  describe no model, or a model that the task cannot use.
   """
   if cfg.get("positions") == "sinusoidal" and "position_offset" not in cfg:
     raise UserError(
@@ -97,19 +98,28 @@ def _fit(config: TransformerConfig, task, platform) -> TransformerConfig:
 
   Raises UserError where the task needs positions or rows that the config does not allow.
   """
-  if lacks := kernels.lacks(config, platform or jax.default_backend()):
-    message = "model.attention_impl=%s: %s; xla is used instead"
-    logging.log_first_n(logging.WARNING, message, 1, config.attention_impl, lacks)
-    config = dataclasses.replace(config, attention_impl="xla")
-  if config.positions == "learned" and task.max_positions > config.max_len:
-    raise UserError(
-      f"model.max_len {config.max_len} is less than the {task.max_positions} positions that"
-      " task.source_len, task.target_len and decoding (max_len_ratio, max_len_extra) may use:"
-      " learned positions end there"
+  platform = platform or jax.default_backend()
+  if lacks := kernels.lacks(config, platform):
+    others = (dataclasses.replace(config, attention_impl=impl) for impl in ("xla", "einsum"))
+    able = next(other for other in others if not kernels.lacks(other, platform))
+    message = "model.attention_impl=%s: %s; %s is used instead"
+    logging.log_first_n(
+      logging.WARNING, message, 1, config.attention_impl, lacks, able.attention_impl
     )
-  if config.global_tokens and task.pack:
-    raise UserError(
-      "model.global_tokens are the first of a row, and task.pack puts several texts in one: set"
-      " task.pack=False"
-    )
+    config = able
+  tables = config.max_len, config.for_decoder().max_len
+  for name, rows, used in zip(("max_len", "decoder_max_len"), tables, task.max_positions):
+    if config.positions in LEARNED and used > rows:
+      name = "max_len" if config.decoder_max_len is None else name
+      raise UserError(
+        f"model.{name} {rows} is less than the {used} positions that task.source_len,"
+        " task.target_len and decoding (max_len_ratio, max_len_extra) may use: learned positions"
+        " end there"
+      )
+  for name in ("global_tokens", "global_blocks"):
+    if getattr(config, name) and task.pack:
+      raise UserError(
+        f"model.{name} are those of a row, and task.pack puts several texts in one: set"
+        " task.pack=False"
+      )
   return config

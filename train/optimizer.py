@@ -21,7 +21,7 @@ def _matrices(params):
 
   def axes(path, leaf):
     name = path_name(path)
-    if not re.search(r"blocks/.*/kernel$", name):
+    if not re.search(r"(blocks|lead)/.*/kernel$", name):
       return None
     first = int(is_stacked(name))  # muon takes what is neither in nor out for many matrices
     last = leaf.ndim - 1 if name.endswith("out/kernel") else first + 1

@@ -25,7 +25,8 @@ PREFIX = "hf:"
 HEAD = ("^head/", "^output_bias")
 # Sizes in the section `model` that are sides of weights, or at most their number.
 SIZES = ("dim", "mlp_dim", "num_heads", "head_dim", "embedding_dim", "vocab_size")
-SIZES += ("encoder_layers", "decoder_layers")
+SIZES += ("encoder_layers", "decoder_layers", "decoder_heads", "decoder_head_dim")
+SIZES += ("decoder_mlp_dim",)
 NO_DECODER = dict(decoder_layers=0, output_bias=False, tie_output=True)
 
 

@@ -3,7 +3,7 @@
 import inspect
 import re
 
-from model.config import DTYPES
+from model.settings import DTYPES
 from train import optimizer
 from train.common import intervals
 from train.common.errors import choose

@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from experiments.analysis import pictures
-from model import attention
+from model import attention, patterns
 from model.transformer import Transformer
 from train import inference
 from train.common import entry
@@ -58,7 +58,9 @@ def weights(module, q_BTHK, k_BSGK, v_BSGK, pattern):
   parts = []
   for start in range(0, S, K):
     values = jnp.broadcast_to(eye_SS[None, :, None, start : start + K], v_BSGK.shape)
-    parts.append(pattern(q_BTHK, k_BSGK, values))
+    own = isinstance(pattern, patterns.OwnPattern)
+    attend = pattern.with_values(values) if own else pattern
+    parts.append(attend(q_BTHK, k_BSGK, values))
   weights_BTHS = jnp.concatenate(parts, axis=-1)[..., :S]
   return weights_BTHS.swapaxes(1, 2).astype(jnp.float32)
 
@@ -66,12 +68,11 @@ def weights(module, q_BTHK, k_BSGK, v_BSGK, pattern):
 def forward(model, batch, inputs_BT=None, prefix_BT=None, look=weights) -> dict[str, list]:
   """Calls `look` on each layer's attention and returns its results by kind of attention.
 
-  The model reads `batch`, and its decoder `inputs` without padding. The model is changed: stacked
+  The model reads `batch`, and its decoder `inputs` without padding. The model is changed: all
   layers become a list.
   """
   for stack in filter(None, (model.encoder, model.decoder)):
-    stack.blocks = nnx.List(stack.layers())
-    stack.cfg = dataclasses.replace(stack.cfg, scan_layers=False, remat="none")
+    stack.unroll()
   seen, by_kind, memory_BSD, segments_BS = [], {}, None, None
   with attention.observe(lambda *given: seen.append(look(*given))):
     if model.encoder is not None:
@@ -152,8 +153,8 @@ def make_inputs(task, graph, params, text: str, target: str | None) -> Inputs:
     given = batch["source"][0].tolist()
     every = writes if target is not None else [*given, *writes]
     reads, writes, prefix = every[:-1], every[1:], len(given) if task.prefix else 0
-  if len(reads) > task.max_positions:
-    written = f"{len(reads)} tokens, and this model writes 1 to {task.max_positions}"
+  if len(reads) > (most := max(task.max_positions)):
+    written = f"{len(reads)} tokens, and this model writes 1 to {most}"
     raise UserError(f"--target: {written}")
   return Inputs(batch, reads, writes, prefix)
 
@@ -194,8 +195,9 @@ def main(argv):
     raise UserError(f"{args.workdir}: only a Transformer has attention heads, this is an LSTM")
   cfg = model.cfg
   depth = max(cfg.encoder_layers, cfg.decoder_layers)
+  heads = min(stack.cfg.num_heads for stack in (model.encoder, model.decoder) if stack is not None)
   layer = depth if args.layer is None else args.layer
-  for name, value, most in (("layer", layer, depth), ("head", args.head, cfg.num_heads)):
+  for name, value, most in (("layer", layer, depth), ("head", args.head, heads)):
     if not 1 <= value <= most:
       raise UserError(f"--{name} {value}: this model has {name}s 1 to {most}")
   kinds = look(run, args.text, args.target)

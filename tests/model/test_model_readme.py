@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from model import config, kernels, layers
+from model import config, kernels, layers, settings
 from model.config import LSTMConfig, TransformerConfig
 from model.transformer import Transformer
 from train import sharding
@@ -19,11 +19,11 @@ TEXT = (FOLDER / "README.md").read_text(encoding="utf-8")
 CHOICES = dict(
   activation=layers.ACTIVATIONS,
   norm=layers.NORMS,
-  norm_position=("pre", "post"),
-  positions=config.POSITIONS,
+  norm_position=settings.NORM_POSITIONS,
+  positions=settings.POSITIONS,
   attention_impl=kernels.IMPLS,
   remat=layers.REMAT,
-  dtype=config.DTYPES,
+  dtype=settings.DTYPES,
 )
 
 
@@ -50,10 +50,10 @@ def test_its_reading_order_names_every_file_once():
   assert sorted(named) == sorted(p.name for p in FOLDER.glob("*.py") if p.name != "__init__.py")
 
 
-@pytest.mark.parametrize("settings", [TransformerConfig, LSTMConfig])
-def test_its_settings_are_the_fields_with_their_values(settings):
-  fields = {field.name: field for field in dataclasses.fields(settings)}
-  rows = table(settings.__name__)
+@pytest.mark.parametrize("kind", [TransformerConfig, LSTMConfig])
+def test_its_settings_are_the_fields_with_their_values(kind):
+  fields = {field.name: field for field in dataclasses.fields(kind)}
+  rows = table(kind.__name__)
   assert sorted(name for row in rows for name in code(row[0])) == sorted(fields)
   for cells in rows:
     names, values = code(cells[0]), code(cells[1])

@@ -10,8 +10,9 @@ import pytest
 from flax import nnx
 
 from model import layers
-from model.config import POSITIONS, TransformerConfig
+from model.config import TransformerConfig
 from model.masks import Tokens
+from model.settings import POSITIONS
 from model.transformer import Transformer
 from tests.model.helpers import (
   PACKED,
@@ -136,7 +137,7 @@ def test_an_encoder_shares_its_buckets_between_both_ways_and_a_decoder_does_not(
       Tokens(one_BS[:, :1], jnp.array([[30]])),
       Tokens(one_BS, jnp.arange(61)[None], one_BS),  # all of it seen
     )
-    bias = np.asarray(stack.bias(query, key))
+    bias = np.asarray(stack.bias(None, query, key))
     np.testing.assert_allclose(bias, stack.relative(distance), atol=1e-6)
     assert len(np.unique(bias[0, 0, 0, :31])) == TINY["relative_buckets"] // ways  # the past and 0
     assert len(np.unique(bias[0, 0, 0, 30:])) == (1 if ways == 1 else TINY["relative_buckets"] // 2)

@@ -1,7 +1,8 @@
 """Names the leaves of trees by their paths, and stacks the weights of layers and splits them.
 
-Without model.scan_layers each layer has its own weights (encoder/blocks/0/...); with it, all layers
-are stacked along a leading axis (encoder/blocks/...).
+Without model.scan_layers each layer has its own weights (encoder/blocks/0/...); with it, layers are
+stacked along a leading axis (encoder/blocks/...), except for the first ones of a model whose number
+of layers is no multiple of the period in which its layers differ (encoder/lead/0/...).
 """
 
 import collections
@@ -14,6 +15,7 @@ import numpy as np
 
 _ONE = re.compile(r"(^|.*/)blocks/(\d+)/(.*)")
 _ALL = re.compile(r"(^|.*/)blocks/(?!\d+/)(.*)")
+_LEAD = re.compile(r"(^|.*/)lead/(\d+)/(.*)")
 
 
 def is_stacked(path: str) -> bool:
@@ -23,32 +25,48 @@ def is_stacked(path: str) -> bool:
 
 def unstack_layers(weights: Mapping) -> dict:
   """Returns `path -> array` with each layer's weights under its own path."""
-  split = {}
+  split, leads = {}, _leads(weights)
   for path, weight in weights.items():
     if match := _ALL.fullmatch(path):
-      for layer, part in enumerate(weight):
+      for layer, part in enumerate(weight, start=leads[match[1]]):
         split[f"{match[1]}blocks/{layer}/{match[2]}"] = part
+    elif match := _LEAD.fullmatch(path):
+      split[f"{match[1]}blocks/{match[2]}/{match[3]}"] = weight
     else:
       split[path] = weight
   return split
 
 
-def stack_layers(weights: Mapping) -> dict:
-  """Returns `path -> array` with all layers' weights under one path."""
+def stack_layers(weights: Mapping, like: Mapping | None = None) -> dict:
+  """Returns `path -> array` with the weights of layers stacked under one path.
+
+  All layers of all stacks are, or those that are stacked in the paths of `like`.
+  """
   others, layers = {}, collections.defaultdict(dict)
+  leads = _leads(like or {})
+  stacked = None if like is None else {m[1] for m in map(_ALL.fullmatch, like) if m}
   for path, weight in weights.items():
-    if match := _ONE.fullmatch(path):
-      layers[f"{match[1]}blocks/{match[3]}"][int(match[2])] = np.asarray(weight)
-    else:
+    match = _ONE.fullmatch(path)
+    if not match or (stacked is not None and match[1] not in stacked):
       others[path] = weight
+    elif int(match[2]) < leads[match[1]]:
+      others[f"{match[1]}lead/{match[2]}/{match[3]}"] = weight
+    else:
+      layers[f"{match[1]}blocks/{match[3]}"][int(match[2])] = np.asarray(weight)
   return others | {
     path: np.stack([parts[layer] for layer in sorted(parts)]) for path, parts in layers.items()
   }
 
 
 def match_layers(weights: Mapping, others: Mapping) -> dict:
-  """Returns `weights`, stacked if `others` are stacked, else each layer under its own path."""
-  return (stack_layers if any(map(is_stacked, others)) else unstack_layers)(weights)
+  """Returns `weights` with the layers stacked that are stacked in `others`."""
+  return stack_layers(unstack_layers(weights), like=others)
+
+
+def _leads(paths) -> collections.Counter:
+  """Returns the number of layers of each stack that stand before the stacked ones."""
+  layers = {(match[1], match[2]) for match in map(_LEAD.fullmatch, paths) if match}
+  return collections.Counter(stack for stack, _ in layers)
 
 
 def flatten(tree) -> dict:

@@ -137,7 +137,7 @@ def decoding(options: Options, roles: Roles, model: Mapping, strict: bool = Fals
   The log names all options that are not followed. Raises UserError for impossible values.
   """
   given, file = options
-  both, positions = bool(model["encoder_layers"]), model["max_len"]
+  both, positions = bool(model["encoder_layers"]), model["decoder_max_len"] or model["max_len"]
   learned = model["positions"].startswith("learned")
   forced = len(roles.target_first) if both and roles.force else 0
   sampled, beam = bool(given.get("do_sample")), given.get("num_beams") or 1

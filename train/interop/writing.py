@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from model.config import TransformerConfig
+from model.settings import DECODER, LEARNED, RELATIVE
 from model.transformer import Transformer
 from train.common.errors import UserError
 from train.interop import weights
@@ -83,20 +84,38 @@ def canonical(model: Mapping, kind: str) -> dict:
     head_dim=cfg.head_size,
     embedding_dim=cfg.table_dim,
     attention_scale=cfg.scale,
+    qkv_bias=cfg.bias if cfg.qkv_bias is None else cfg.qkv_bias,
     token_types=None,
+    **_of_decoder(cfg),
   )
+  learned, distances = cfg.positions in LEARNED, cfg.positions in RELATIVE
+  rotary = cfg.positions == "rotary"
   used = dict(
-    max_len=cfg.positions == "learned",
-    position_offset=cfg.positions == "learned",
-    relative_buckets=cfg.positions == "relative",
-    relative_max_distance=cfg.positions == "relative",
-    rope_theta=cfg.positions == "rotary",
+    norm_bias=cfg.norm == "layer",
+    max_len=learned,
+    position_offset=learned or cfg.positions == "sinusoidal_t2t",
+    relative_buckets=distances,
+    relative_max_distance=distances,
+    rope_theta=rotary,
+    rope_scale=rotary,
+    rotary_dim=rotary,
     share_embeddings=bool(cfg.encoder_layers and cfg.decoder_layers),
     tie_output=kind in WORDS,
     output_bias=False,
     logits_scale=kind in WORDS,
   )
   return settings | {field: None for field, matters in used.items() if not matters}
+
+
+def _of_decoder(cfg: TransformerConfig) -> dict:
+  """Returns the decoder's own settings, as the encoder's are where it has none of its own."""
+  if not (cfg.encoder_layers and cfg.decoder_layers):
+    cfg = dataclasses.replace(cfg, **dict.fromkeys(DECODER.values()))
+  own = cfg.for_decoder()
+  used = dict(max_len=cfg.positions in LEARNED)
+  values = {name: getattr(own, name) if used.get(name, True) else None for name in DECODER}
+  values |= dict(num_kv_heads=own.kv_heads, head_dim=own.head_size)
+  return {DECODER[name]: value for name, value in values.items()}
 
 
 def best(model: Mapping, kind: str, pool_activation: str, first: str = "") -> Fit:

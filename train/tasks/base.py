@@ -122,9 +122,9 @@ class Objective:
   loss_key: ClassVar[tuple]  # what the loss depends on; only tasks with equal keys can be mixed
 
   @property
-  def max_positions(self) -> int:
-    """Returns the most positions that the model has to distinguish, in prediction too."""
-    return max(self.source_len, self.target_len)
+  def max_positions(self) -> tuple[int, int]:
+    """Returns the most positions that an encoder and a decoder distinguish, in prediction too."""
+    return self.source_len, self.target_len
 
   def examples(self, split: str) -> Sequence[Mapping[str, Any]]:
     """Returns the examples of a split, mostly texts; raises NoSplit for a missing split."""

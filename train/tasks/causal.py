@@ -43,7 +43,7 @@ class Causal(DecoderTask):
   def max_positions(self):
     longest = self.target_len + self.decoding.longest(self.target_len)
     total = self.decoding.max_len_total
-    return min(longest, max(total, self.target_len + 1)) if total else longest
+    return 0, min(longest, max(total, self.target_len + 1)) if total else longest
 
   def items(self, split):
     tokens = documents.Tokens(self.examples(split), self.tokenizer)

@@ -46,8 +46,9 @@ class Mixture:
     return getattr(self.parts[self.main], name)
 
   @property
-  def max_positions(self) -> int:
-    return max(part.max_positions for part in self.parts.values())
+  def max_positions(self) -> tuple[int, int]:
+    source, target = zip(*(part.max_positions for part in self.parts.values()))
+    return max(source), max(target)
 
   @property
   def prefix(self) -> bool:

@@ -152,7 +152,7 @@ class DecoderTask(Task):
   @property
   def max_positions(self):
     output = len(self.tokenizer.roles.target_first) + self.decoding.longest(self.source_len)
-    return max(self.source_len, self.target_len, output)
+    return self.source_len, max(self.target_len, output)
 
   def loss(self, model, batch, key):
     """Returns the cross-entropy of `labels` given `inputs` and `source`, if there is one."""

@@ -1,0 +1,224 @@
+"""Computes a Transformer's logits in float64 with plain numpy, one row and one head at a time.
+
+It is written from the papers' formulas and shares no code with model/.
+"""
+
+import math
+
+import numpy as np
+from flax import nnx
+
+from train.common.trees import flatten
+
+ACTIVATIONS = {"relu": lambda x: np.maximum(x, 0)}
+
+
+class Reference:
+  """A model's weights in float64, and its passes over a single row of ids without padding."""
+
+  def __init__(self, model, is_global=lambda place: True):
+    self.cfg, self.is_global = model.cfg, is_global
+    weights = flatten(nnx.to_pure_dict(nnx.state(model)))
+    self.weights = {path: np.asarray(x, np.float64) for path, x in weights.items()}
+
+  def encode(self, ids):
+    """Returns the encoder's states [S, D]."""
+    table = self.weights.get("source_embedding/embedding", self.weights["embedding/embedding"])
+    return self._stack("encoder", table[ids], None)
+
+  def decode(self, ids, memory=None):
+    """Returns the logits [T, V]."""
+    x = self._stack("decoder", self.weights["embedding/embedding"][ids], memory)
+    logits = x @ self.weights["embedding/embedding"].T * self.cfg.logits_scale
+    cap = self.cfg.logits_softcap
+    return logits if cap is None else cap * np.tanh(logits / cap)
+
+  def _stack(self, side, x, memory):
+    cfg, decoder = self.cfg, side == "decoder"
+    depth = cfg.decoder_layers if decoder else cfg.encoder_layers
+    x = x * math.sqrt(cfg.dim)
+    if cfg.positions.startswith("learned"):
+      x = x + self.weights[f"{side}/embeddings/positions/embedding"][: len(x)]
+    if cfg.positions == "sinusoidal":
+      x = x + waves(range(len(x)), [10000 ** (-2 * i / cfg.dim) for i in range(cfg.dim // 2)])
+    if cfg.positions == "sinusoidal_t2t":
+      places = range(cfg.position_offset, cfg.position_offset + len(x))
+      half = cfg.dim // 2
+      x = x + waves(places, [10000 ** (-i / (half - 1)) for i in range(half)])
+    for layer in range(depth):
+      name = f"{side}/blocks/{0 if cfg.share_layers else layer}"
+      x = self._block(name, layer, x, memory, decoder)
+    return x if cfg.norm_position == "post" else self._norm(f"{side}/norm", x)
+
+  def _block(self, name, layer, x, memory, decoder):
+    cfg = self.cfg
+
+    def attend(h):
+      return self._attention(f"{name}/self_attention", h, h, layer, decoder)
+
+    def cross(h):
+      return self._attention(f"{name}/cross_attention", h, memory, None, decoder)
+
+    def mlp(h):
+      h = ACTIVATIONS[cfg.activation](self._linear(f"{name}/mlp/up", h))
+      return self._linear(f"{name}/mlp/down", h)
+
+    def sublayer(x, function, part, normed=True):
+      if cfg.norm_position == "post":
+        return self._norm(f"{name}/{part}_norm", x + function(x))
+      y = function(self._norm(f"{name}/{part}_norm", x) if normed else x)
+      return x + (y if cfg.norm_position == "pre" else self._norm(f"{name}/{part}_output_norm", y))
+
+    after = sublayer(x, attend, "self", cfg.first_norm or layer > 0)
+    if cfg.parallel:
+      return after + sublayer(x, mlp, "mlp") - x
+    if memory is not None:
+      after = sublayer(after, cross, "cross")
+    return sublayer(after, mlp, "mlp")
+
+  def _attention(self, name, x, memory, layer, decoder):
+    """Computes self-attention of the layer's number, or cross-attention, whose layer is None."""
+    cfg = self.cfg
+    q, k, v = self._projected(name, x, memory, "")
+    if cfg.qk_norm:
+      q, k = self._norm(f"{name}/query_norm", q), self._norm(f"{name}/key_norm", k)
+    K = q.shape[2]
+    if cfg.positions == "rotary" and layer is not None:
+      theta, scale = at(cfg.rope_theta, layer), at(cfg.rope_scale, layer)
+      q, k = (turn(part, theta, scale, cfg.rotary_dim or K) for part in (q, k))
+    y = np.zeros(q.shape)
+    for h in range(q.shape[1]):
+      g = h // (q.shape[1] // k.shape[1])
+      for t in range(len(x)):
+        values, logits = v[:, g], np.full(len(memory), -np.inf)
+        for s in range(len(memory)):
+          if layer is None or self._sees(t, s, layer, decoder):
+            logits[s] = self._logit(name, q, k, t, s, h, g, layer)
+        if cfg.global_blocks and layer is not None and not decoder:
+          others, block_values = self._blocks(name, memory, q[t, h], t, h, g)
+          logits, values = np.append(logits, others), np.append(values, block_values, 0)
+        y[t, h] = softmax(logits) @ values
+    if cfg.global_projections and layer is not None and not decoder:
+      q, k, v = self._projected(name, x, memory, "_global")
+      for t in filter(self.is_global, range(cfg.global_tokens)):
+        for h in range(q.shape[1]):
+          g = h // (q.shape[1] // k.shape[1])
+          logits = [q[t, h] @ k[s, g] / math.sqrt(K) for s in range(len(x))]
+          y[t, h] = softmax(np.array(logits)) @ v[:, g]
+    return np.einsum("thk,hkd->td", y, self.weights[f"{name}/out/kernel"]) + self._bias(
+      f"{name}/out"
+    )
+
+  def _projected(self, name, x, memory, which):
+    query = self._linear(f"{name}/query{which}", x)
+    return query, *(self._linear(f"{name}/{part}{which}", memory) for part in ("key", "value"))
+
+  def _blocks(self, name, x, query, t, h, g):
+    """Returns a token's logits for the blocks of its row, and the blocks' values."""
+    size = self.cfg.global_blocks
+    count = len(x) // size
+    edges = [size * i for i in range(count)] + [len(x)]
+    logits, values = [], []
+    for block in range(count):
+      state = self._norm(f"{name}/block_norm", x[edges[block] : edges[block + 1]].sum(0))
+      key, value = (self._linear(f"{name}/{part}", state)[g] for part in ("key", "value"))
+      distance = block - min(t // size, count - 1)
+      logits.append(query @ key / math.sqrt(len(query)))
+      logits[-1] += self._distance_bias("encoder/block_relative", distance, True, h)
+      values.append(value)
+    return logits, np.array(values).reshape(count, -1)
+
+  def _distance_bias(self, name, distance, both_ways, h):
+    table = self.weights[f"{name}/embedding"]
+    return table[bucket(distance, both_ways, len(table), self.cfg.relative_max_distance), h]
+
+  def _disentangled(self, name, q, k, t, s, h, g):
+    """Returns the logit of a query and a key by content and distance (He et al. 2021, eq. 4)."""
+    stack = name.split("/")[0]
+    table = self.weights[f"{stack}/distance_states/embedding"]
+    table = self._norm(f"{stack}/distance_states/norm", table)
+    state = table[log_bucket(t - s, len(table) // 2, self.cfg.relative_max_distance)]
+    query, key = self._linear(f"{name}/query", state)[h], self._linear(f"{name}/key", state)[g]
+    return (q[t, h] @ k[s, g] + q[t, h] @ key + k[s, g] @ query) / math.sqrt(3 * q.shape[2])
+
+  def _logit(self, name, q, k, t, s, h, g, layer):
+    cfg = self.cfg
+    if cfg.positions == "disentangled" and layer is not None:
+      return self._disentangled(name, q, k, t, s, h, g)
+    logit = q[t, h] @ k[s, g] / math.sqrt(q.shape[2])
+    if (cap := cfg.attention_softcap) is not None:
+      logit = cap * math.tanh(logit / cap)
+    if layer is not None and cfg.positions in ("relative", "learned_relative"):
+      stack = name.split("/")[0]
+      table = f"{name if cfg.relative_per_layer else stack}/relative"
+      logit += self._distance_bias(table, s - t, stack == "encoder", h)
+    return logit
+
+  def _sees(self, t, s, layer, decoder):
+    cfg = self.cfg
+    if decoder and s > t:
+      return False
+    window = cfg.decoder_window if decoder and cfg.decoder_window is not None else cfg.window
+    window = at(window, layer)
+    near = window is None or abs(t - s) < window
+    return near or any(x < cfg.global_tokens and self.is_global(x) for x in (t, s))
+
+  def _linear(self, name, x):
+    return np.tensordot(x, self.weights[f"{name}/kernel"], 1) + self._bias(name)
+
+  def _bias(self, name):
+    return self.weights.get(f"{name}/bias", 0.0)
+
+  def _norm(self, name, x):
+    if self.cfg.norm == "layer":
+      x = x - x.mean(-1, keepdims=True)
+    x = x / np.sqrt((x**2).mean(-1, keepdims=True) + self.cfg.norm_eps)
+    return x * self.weights[f"{name}/scale"] + self._bias(name)
+
+
+def at(pattern, layer):
+  return pattern[layer % len(pattern)] if isinstance(pattern, tuple) else pattern
+
+
+def waves(places, frequencies):
+  angle = np.outer(list(places), frequencies)
+  return np.concatenate([np.sin(angle), np.cos(angle)], axis=-1)
+
+
+def turn(x, theta, scale, dim):
+  """Turns pairs of the first `dim` numbers of each head as complex numbers."""
+  half = dim // 2
+  angle = np.arange(len(x))[:, None] / scale * theta ** (-np.arange(half) / half)
+  turned = (x[..., :half] + 1j * x[..., half:dim]) * np.exp(1j * angle)[:, None]
+  return np.concatenate([turned.real, turned.imag, x[..., dim:]], axis=-1)
+
+
+def softmax(logits):
+  share = np.exp(logits - logits.max())
+  return share / share.sum()
+
+
+def log_bucket(distance, half, most):
+  """Returns DeBERTa-v2's row of a distance (query minus key) in a table of 2 * half rows."""
+  middle = half // 2
+  place = distance
+  if abs(distance) > middle:
+    wide = math.log(abs(distance) / middle) / math.log((most - 1) / middle) * (middle - 1)
+    place = int(math.copysign(math.ceil(wide - 1e-9) + middle, distance))
+  return min(max(place + half, 0), 2 * half - 1)
+
+
+def bucket(distance, both_ways, count, most):
+  """Returns T5's bucket of a distance (Raffel et al. 2020, section 2.1)."""
+  first = 0
+  if both_ways:
+    count //= 2
+    first = count if distance > 0 else 0
+    distance = abs(distance)
+  else:
+    distance = max(-distance, 0)
+  near = count // 2
+  if distance < near:
+    return first + distance
+  wide = int(math.log(distance / near) / math.log(most / near) * (count - near))
+  return first + min(near + wide, count - 1)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from absl import logging
 
 from train.common import json_files
-from train.common.errors import UserError, choose
+from train.common.errors import UserError
 from train.data.roles import Roles
 
 FILE = "generation_config.json"
@@ -179,7 +179,8 @@ def decoding(options: Options, roles: Roles, model: Mapping, strict: bool = Fals
       f"{file}: num_beams is {beam}, the longest output {longest} tokens"
       f" (max_new_tokens, max_length); both together must be 1 to {LONGEST} tokens"
     )
-  stop = choose(STOPS, given.get("early_stopping", False), f"{file}: early_stopping")
+  if (early := given.get("early_stopping", False)) not in STOPS:
+    raise UserError(f"{file}: early_stopping is {early!r}; it must be true, false or 'never'")
   banned = [
     tuple(x) for x in given.get("bad_words_ids", ()) if x and tuple(x) not in _single(roles)
   ]
@@ -189,7 +190,7 @@ def decoding(options: Options, roles: Roles, model: Mapping, strict: bool = Fals
     nbest=nbest,
     length_penalty=float(given.get("length_penalty", 1.0)),
     penalty="length",
-    stop=stop,
+    stop=STOPS[early],
     temperature=(given.get("temperature") or 1.0) if sampled else 0.0,
     top_k=given.get("top_k", 50) if sampled else 0,
     top_p=(given.get("top_p") or 1.0) if sampled else 1.0,

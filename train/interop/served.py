@@ -135,7 +135,6 @@ def open_transformers(folder: pathlib.Path, task, settings) -> Served:
   """Opens a Hugging Face directory by transformers; `settings` as in `open_ctranslate2`."""
   os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
   os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # torch is slow on a shared machine without
-  import torch
   import transformers
 
   config = transformers.AutoConfig.from_pretrained(folder)
@@ -143,17 +142,20 @@ def open_transformers(folder: pathlib.Path, task, settings) -> Served:
   model, roles = loaded.from_pretrained(folder).eval(), task.tokenizer.roles
   tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
   encode = lambda *texts: tokenizer(*texts)["input_ids"]  # noqa: E731
+
+  def tensors(ids, **more):
+    fields = dict(input_ids=[ids], attention_mask=[[1] * len(ids)], **more)
+    return transformers.BatchEncoding(fields, tensor_type="pt")
+
   if not settings:
 
     def compute(ids, kinds):
-      inputs = dict(input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)))
-      if kinds is not None:
-        inputs["token_type_ids"] = torch.tensor([kinds])
-      with torch.no_grad():
-        output = model(**inputs)
-      if "start_logits" in output:
-        return torch.stack([output.start_logits[0], output.end_logits[0]], -1).numpy()
-      return (output.logits if "logits" in output else output.last_hidden_state)[0].numpy()
+      types = {} if kinds is None else dict(token_type_ids=[kinds])
+      output = model(**tensors(ids, **types))
+      names = ("start_logits", "end_logits") if "start_logits" in output else ("logits",)
+      names = names if names[0] in output else ("last_hidden_state",)
+      parts = [output[name][0].detach().numpy() for name in names]
+      return np.stack(parts, axis=-1) if len(parts) > 1 else parts[0]
 
     def rows(ids, kinds):
       x = compute(ids, kinds)
@@ -164,10 +166,8 @@ def open_transformers(folder: pathlib.Path, task, settings) -> Served:
   first = roles.target_first if roles.force else ()
 
   def generate(ids):
-    inputs = dict(input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)).long())
     options = dict(num_beams=1, do_sample=False, max_new_tokens=limit + len(first))
-    with torch.no_grad():
-      output = model.generate(**inputs, **options)[0].tolist()
+    output = model.generate(**tensors(ids), **options)[0].tolist()
     before = len(ids) if task.hf_kind == "causal" else 1
     return _without(output[before:], first, roles.eos)
 

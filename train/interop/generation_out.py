@@ -62,7 +62,9 @@ def for_ctranslate2(decoding: Any, names: Sequence[str], roles: Roles, generator
   }
   content = dict(beam_size=decoding.beam, **longest)
   content["suppress_sequences"] = [[names[i]] for i in never]
-  content |= dict(include_prompt_in_result=False) if generator else dict(max_input_length=0)
+  # an output may be empty, and no input is cut
+  whole = dict(min_decoding_length=0, max_input_length=0)
+  content |= dict(include_prompt_in_result=False) if generator else whole
   if decoding.temperature:
     content |= dict(
       beam_size=1,

@@ -94,9 +94,10 @@ def open_ctranslate2(folder: pathlib.Path, task, settings) -> Served:
 
     return Served(functools.partial(_predict, task, _Encoder(compute)), encode)
   options = json.loads((folder / "generation.json").read_text("utf-8"))
-  options = {
-    key: options[key] for key in options.keys() & {"suppress_sequences", "include_prompt_in_result"}
-  }
+  # all but the search: greedy outputs are compared
+  search = ("beam_size", "length_penalty", "patience", "num_hypotheses", "max_length")
+  search += ("max_decoding_length", "sampling_temperature", "sampling_topk", "sampling_topp")
+  options = {key: value for key, value in options.items() if key not in search}
   limit = settings["max_len_extra"] - 1 or 1
   first = roles.target_first if roles.force else ()
 
@@ -111,7 +112,6 @@ def open_ctranslate2(folder: pathlib.Path, task, settings) -> Served:
       prefix,
       beam_size=1,
       max_decoding_length=limit + len(first),
-      max_input_length=0,
       **options,
     )
     return _without([ids_of[name] for name in result.hypotheses[0]], first, roles.eos)

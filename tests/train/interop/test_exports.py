@@ -155,6 +155,7 @@ def test_the_limit_of_outputs_covers_ratio_and_extra():
   assert content["max_new_tokens"] == 116
   options = generation_out.for_ctranslate2(constant, ["a", "b"], roles, False)
   assert options["max_decoding_length"] == 115  # without eos
+  assert options["min_decoding_length"] == 0  # CTranslate2's own default is 1
   assert (options["beam_size"], options["length_penalty"]) == (4, 0.6)
   assert generation_out.notes(decoding) != generation_out.notes(constant) == []
 

@@ -1,5 +1,6 @@
-"""Defines the tables of GPT-2 and Llama."""
+"""Defines the tables of GPT-2, Llama and StarCoder2 (LayerNorm, rotary positions, a window)."""
 
+import dataclasses
 import re
 
 from train.common.errors import UserError
@@ -108,7 +109,8 @@ LLAMA = Family(
     field("max_position_embeddings", "max_len", 2048),
     field("rms_norm_eps", "norm_eps", 1e-6),
     field("attention_dropout", "attention_dropout", 0.0),
-    field("initializer_range", "init_std", 0.02),
+    # transformers takes at most 1
+    field("initializer_range", "init_std", 0.02, lambda x: x, lambda x: min(x, 1.0)),
     field("tie_word_embeddings", "tie_output", False),
     field("rope_theta", "rope_theta", 10000.0),
   ),
@@ -145,4 +147,44 @@ LLAMA = Family(
   },
 )
 
-FAMILIES = (GPT2, LLAMA)
+STARCODER2 = dataclasses.replace(
+  LLAMA,
+  model_type="starcoder2",
+  classes={"Starcoder2ForCausalLM": "causal", "Starcoder2Model": "body"},
+  settings=(
+    field("vocab_size", "vocab_size", 49152),
+    field("hidden_size", "dim", 3072),
+    field("num_hidden_layers", "decoder_layers", 30),
+    field("num_attention_heads", "num_heads", 24),
+    field("num_key_value_heads", "num_kv_heads", 2),
+    field("intermediate_size", "mlp_dim", 12288),
+    activation("hidden_act", "gelu_pytorch_tanh"),
+    field("max_position_embeddings", "max_len", 4096),
+    field("norm_epsilon", "norm_eps", 1e-5),
+    field("attention_dropout", "attention_dropout", 0.0),
+    field(("residual_dropout", "embedding_dropout"), "dropout", 0.0),
+    field("initializer_range", "init_std", 0.018042),
+    field("tie_word_embeddings", "tie_output", True),
+    field("rope_theta", "rope_theta", 10000.0),
+    field("sliding_window", "window", None),
+    field("use_bias", "bias", True),
+  ),
+  constants=dict(
+    encoder_layers=0, positions="rotary", norm="layer", norm_position="pre", embed_scale=False
+  ),
+  fixed={},
+  ignored=("rope_parameters", "rope_scaling"),
+  rows=(
+    *same("embed_tokens", "embedding"),
+    *attention(
+      f"{_LLAMA}.self_attn", f"{BLOCK}/self_attention", ("q_proj", "k_proj", "v_proj", "o_proj")
+    ),
+    *norm(f"{_LLAMA}.input_layernorm", f"{BLOCK}/self_norm"),
+    *norm(f"{_LLAMA}.post_attention_layernorm", f"{BLOCK}/mlp_norm"),
+    *linear(f"{_LLAMA}.mlp.c_fc", f"{BLOCK}/mlp/up"),
+    *linear(f"{_LLAMA}.mlp.c_proj", f"{BLOCK}/mlp/down"),
+    *norm("norm", "decoder/norm"),
+  ),
+)
+
+FAMILIES = (GPT2, LLAMA, STARCODER2)

@@ -66,11 +66,11 @@ def _t5_read(config, tensors, usual="relu", scaled=None):
 
 def _t5_write(model):
   kind = (model["activation"], model["gated"])
-  scaled = model["logits_scale"] != 1.0
+  tied = model["tie_output"]  # with which all versions of T5 scale the decoder's output
   return dict(
     feed_forward_proj=next((name for name, pair in FEED_FORWARD.items() if pair == kind), "relu"),
-    scale_decoder_outputs=scaled,
-    tie_word_embeddings=model["tie_output"] and scaled,
+    scale_decoder_outputs=tied,
+    tie_word_embeddings=tied,
   )
 
 

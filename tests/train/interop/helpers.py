@@ -9,7 +9,25 @@ from tests.helpers import FIXTURES
 from train.common.trees import path_name
 from train.interop import directory
 
+TRAINED = FIXTURES / "trained"  # runs that answer nearly all inputs right
 NAMES = sorted(path.parent.name for path in FIXTURES.glob("*/config.json"))
+
+SIZES = dict(vocab_size=20, dim=8, num_heads=2, mlp_dim=12, max_len=16)
+T5 = dict(norm="rms", norm_position="pre", bias=False, positions="relative")
+SHAPES = {  # model_type -> settings that differ from SIZES, and the kind
+  "electra": (dict(decoder_layers=0, positions="learned", embedding_norm=True, norm_eps=0), "mlm"),
+  "bert": (dict(decoder_layers=0, positions="learned", embedding_norm=True, token_types=2), "qa"),
+  "esm": (dict(decoder_layers=0, positions="rotary", norm_position="pre", activation="gelu"),
+          "tagging"),
+  "pegasus": (dict(norm_position="pre"), "translation"),
+  "marian": (dict(dropout=0), "translation"),
+  "t5": (T5, "translation"),
+  "gpt2": (dict(encoder_layers=0, positions="learned", norm_position="pre"), "causal"),
+  "starcoder2": (dict(encoder_layers=0, positions="rotary", norm_position="pre", window=4),
+                 "causal"),
+  "llama": (dict(encoder_layers=0, norm="rms", norm_position="pre", positions="rotary", bias=False,
+                 gated=True, activation="silu", init_std=3), "causal"),
+}  # fmt: skip
 
 
 def open_fixture(name):

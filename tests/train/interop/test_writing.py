@@ -41,6 +41,7 @@ NEAREST = {  # config -> its kind and the family nearest to it
   "mlm.py:small,data={folder}/prose": ("mlm", "esm"),
   "classify.py:small,data={folder}": ("classification", "esm"),
   "tag.py:small,suffix=.conll,data={folder}": ("tagging", "esm"),
+  "causal.py:small,data={folder}/prose": ("causal", "starcoder2"),
 }
 
 
@@ -55,7 +56,7 @@ def test_our_configs_are_exported_as_the_nearest_family(text, corpus):
   "text, kind, words",
   [
     ("span.py:small,data={folder}/prose", "translation", ["model.positions", "'rotary'"]),
-    ("causal.py:small,data={folder}/prose", "causal", ["model.window is 64"]),
+    ("scan.py:small,positions=alibi", "translation", ["model.positions", "'alibi'", "pegasus"]),
     ("qa.py:small,train={folder}/train.json", "qa", ["model.positions"]),
   ],
 )

@@ -24,8 +24,7 @@ make, variations = pytest.importorskip("make"), pytest.importorskip("variations"
 REFUSED = [
   f"{name}/act={act}" for name in ("roberta", "electra") for act in ("gelu_new", "relu", "silu")
 ]
-# An untied output of BERT and RoBERTa has two biases, one of which is used.
-REFUSED += ["roberta/pad=0", "bert/untied", "roberta/untied"]
+REFUSED += ["roberta/pad=0"]
 VARIATIONS = {variation.name: variation for variation in variations.variations()}
 
 

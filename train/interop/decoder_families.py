@@ -1,5 +1,7 @@
 """Defines the tables of GPT-2 and Llama."""
 
+import re
+
 from train.common.errors import UserError
 from train.interop.families import Family, Row, activation, attention, field, linear, norm, same
 
@@ -10,6 +12,19 @@ def _fused(theirs: str, ours: str):
   for part, name in enumerate(("query", "key", "value")):
     yield Row(f"{theirs}.weight", f"{ours}/{name}/kernel", "conv", part)
     yield Row(f"{theirs}.bias", f"{ours}/{name}/bias", "vector", part)
+
+
+def _gpt2_read(config, _):
+  scaled = config.get("scale_attn_weights", True)
+  size = config.get("n_inner") or 4 * config.get("n_embd", 768)
+  return dict(mlp_dim=size, attention_scale=None if scaled else 1.0)
+
+
+def _inverse_layer(config, path) -> float:
+  """Returns the factor on queries where attention is divided by the layer's number, from 1 on."""
+  match = re.match(r"decoder/blocks/(\d+)/self_attention/query/", path)
+  inverse = match and config.get("scale_attn_by_inverse_layer_idx")
+  return 1 / (int(match[1]) + 1) if inverse else 1.0
 
 
 GPT2 = Family(
@@ -33,15 +48,12 @@ GPT2 = Family(
   constants=dict(
     encoder_layers=0, positions="learned", norm="layer", norm_position="pre", embed_scale=False
   ),
-  fixed=dict(
-    scale_attn_weights=True,
-    scale_attn_by_inverse_layer_idx=False,
-    reorder_and_upcast_attn=False,
-    add_cross_attention=False,
-    pruned_heads={},
-  ),
+  fixed=dict(add_cross_attention=False, pruned_heads={}),
   ignored=(
     "n_ctx",
+    "reorder_and_upcast_attn",  # of 16-bit numbers
+    "scale_attn_by_inverse_layer_idx",  # _inverse_layer reads it
+    "scale_attn_weights",  # _gpt2_read reads it
     "summary_activation",
     "summary_first_dropout",
     "summary_proj_to_labels",
@@ -62,7 +74,9 @@ GPT2 = Family(
   heads=dict(causal=(Row("lm_head.weight", "output/kernel", "linear", body=False),)),
   copies={"lm_head.weight": "transformer.wte.weight"},
   computed=r"attn\.(bias|masked_bias)$",
-  read=lambda config, _: dict(mlp_dim=config.get("n_inner") or 4 * config.get("n_embd", 768)),
+  read=_gpt2_read,
+  write=lambda model: dict(scale_attn_weights=model["attention_scale"] != 1.0),
+  factor=_inverse_layer,
 )
 
 

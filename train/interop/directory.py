@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import pathlib
 
+from absl import logging
 from flax import nnx
 
 from model import heads
@@ -98,7 +99,12 @@ class Directory:
   @functools.cached_property
   def labels(self) -> tuple[str, ...]:
     """Returns the names of classes or tags, in the order of the head's outputs."""
-    labels = self.config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+    labels, count = self.config.get("id2label"), self.config.get("num_labels")
+    if labels is None:
+      labels = {str(number): f"LABEL_{number}" for number in range(2 if count is None else count)}
+    elif count not in (None, len(labels)):
+      message = "%s: num_labels is %d and id2label has %d labels, which count"
+      logging.warning(message, self.file, count, len(labels))
     if sorted(labels) != sorted(map(str, range(len(labels)))):
       raise UserError(f"{self.file}: id2label has the ids {list(labels)}; they must count from 0")
     return tuple(labels[str(number)] for number in range(len(labels)))
@@ -125,7 +131,7 @@ class Directory:
     if self.kind == "body" and pools and self.family.heads.get("body"):
       dim = self.model["dim"]
       shapes |= {"head/dense/kernel": (dim, dim), "head/dense/bias": (dim,)}
-    return weights.read(self.tensors, self.family, self.kind, self.model["gated"], shapes)
+    return weights.read(self.tensors, self.family, self.kind, self.model, shapes, self.config)
 
   @property
   def pooler(self) -> bool:

@@ -18,6 +18,7 @@ FIELDS = dict(
   is_encoder_decoder=bool,
   model_type=str,
   num_decoder_layers=int,
+  num_labels=int,
   num_layers=int,
   problem_type=str,
   rope_parameters=dict,

@@ -6,6 +6,7 @@ import json
 import math
 import pathlib
 import re
+import types
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -17,7 +18,7 @@ from flax import nnx
 from train.common import json_files
 from train.common.errors import UserError, as_user_error, indented
 from train.common.trees import flatten
-from train.interop.families import Family, Row
+from train.interop.families import BUFFERS, Family, Row
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # A name without a folder, so that it cannot lead out of the directory. Links are followed: Hugging
@@ -30,6 +31,7 @@ LISTED = 20  # tensors that an error names
 SIZES = ("vocab_size", "dim", "num_heads", "num_kv_heads", "head_dim", "mlp_dim", "embedding_dim")
 SIZES += ("token_types", "relative_buckets", "position_offset")
 MOST_POSITIONS = 1 << 24
+ROUNDING = 0.01  # of a computed table, in 16 bits too
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack")
 
 
@@ -140,12 +142,16 @@ class Weight:
 
   dtype = np.dtype(np.float32)
 
-  def __init__(self, tensors: Tensors, name: str, row: Row, shape: tuple[int, ...]):
+  def __init__(
+    self, tensors: Tensors, name: str, row: Row, shape: tuple[int, ...], factor: float = 1.0
+  ):
     self.tensors, self.name, self.row, self.shape = tensors, name, row, shape
+    self.factor = np.float32(factor)
 
   def __array__(self, dtype=None, copy=None):
     del copy
-    return to_ours(self.tensors[self.name], self.row, self.shape).astype(dtype or np.float32)
+    weight = to_ours(self.tensors[self.name], self.row, self.shape)
+    return (weight if self.factor == 1 else weight * self.factor).astype(dtype or np.float32)
 
 
 def to_ours(tensor: np.ndarray, row: Row, shape) -> np.ndarray:
@@ -174,22 +180,29 @@ def _tensor_of(path: str, rows: Mapping[str, Row], prefix: str) -> tuple[str, Ro
 
 
 def read(
-  tensors: Tensors, family: Family, kind: str, gated: bool, shapes: Mapping[str, tuple[int, ...]]
+  tensors: Tensors,
+  family: Family,
+  kind: str,
+  model: Mapping,
+  shapes: Mapping[str, tuple[int, ...]],
+  config: Mapping = types.MappingProxyType({}),
 ) -> dict[str, Weight]:
-  """Returns path -> weight for each of `shapes` (path -> shape).
+  """Returns path -> weight for each of `shapes` (path -> shape), of a `model` (the fields of
+  TransformerConfig) with this config.json.
 
   Raises UserError with a list of the tensors that are not there, that have another shape, or that
   nothing here uses.
   """
   prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors.shapes) else ""
   # names in the table have the prefix that a model with a head has
-  bare, rows = "" if prefix else family.prefix, family.rows_of(kind, gated)
+  bare, rows = "" if prefix else family.prefix, family.rows_of(kind, model["gated"])
   copies = {
     copy.removeprefix(bare): original.removeprefix(bare)
     for copy, original in family.copies.items()
     if copy.startswith(bare)
   }
-  ours, wrong, used = {}, [], set()
+  ours, wrong, used = {}, _differing(tensors, family.tables(model)), set()
+  untied = {} if model["tie_output"] else family.untied
   for path, shape in shapes.items():
     try:
       name, row = _tensor_of(path, rows, prefix)
@@ -199,6 +212,9 @@ def read(
     if name not in tensors:  # the file may have a copy of it instead
       name = next((copy for copy in tensors.shapes if copies.get(copy) == name), name)
     used.add(name)
+    if name in untied:  # transformers has both biases, and only adds the other
+      name = untied[name]
+      used.add(name)
     there = tensors.shapes.get(name, ())
     size = math.prod(there) // (1 if row.part is None else 3)
     if name not in tensors and name == "final_logits_bias":
@@ -208,12 +224,12 @@ def read(
     elif size != math.prod(shape) or (row.how == "same" and there != shape):
       wrong.append(f"{name} has shape {there}, by config.json {shape} in all")
     else:
-      ours[path] = Weight(tensors, name, row, shape)
+      ours[path] = Weight(tensors, name, row, shape, family.factor(config, path))
   unused = []
   of_heads = {row.theirs for rows in family.heads.values() for row in rows if not row.body}
   of_heads |= family.copies.keys()
   for name in sorted(tensors.shapes.keys() - used):
-    if re.search(family.computed, name):
+    if re.search(family.computed, name) or re.search(BUFFERS, name):
       continue
     if re.search(family.left_out, name) or (kind == "body" and name in of_heads):
       unused.append(name)
@@ -229,6 +245,22 @@ def read(
   return ours
 
 
+def _differing(tensors: Tensors, tables: Mapping[str, np.ndarray]) -> list[str]:
+  """Returns what is wrong with tensors that hold computed tables but differ from them."""
+  wrong = []
+  for name, table in tables.items():
+    name = next((key for key in (name, name.removeprefix("model.")) if key in tensors), None)
+    if name is None:
+      continue
+    there = tensors[name]
+    rows = min(len(table), len(there))
+    same = there.shape[1:] == table.shape[1:]
+    error = float(np.abs(there[:rows] - table[:rows]).max()) if same else math.inf
+    if not error < ROUNDING:
+      wrong.append(f"{name} differs by {error:.3g} from sinusoids: it is a learned table")
+  return wrong
+
+
 def write(folder: pathlib.Path, family: Family, kind: str, model: Mapping, params: Mapping) -> None:
   """Writes our weights (path -> array) as model.safetensors, in shards with an index if they are
   large. `model` has the fields of TransformerConfig."""
@@ -241,6 +273,8 @@ def write(folder: pathlib.Path, family: Family, kind: str, model: Mapping, param
     name: np.ascontiguousarray(np.concatenate([pieces[i] for i in sorted(pieces)], axis=-1))
     for name, pieces in sorted(parts.items())
   } | family.make(model)
+  if not model["tie_output"]:
+    whole |= {theirs: whole[name] for name, theirs in family.untied.items() if name in whole}
   shards, size = [{}], 0
   for name, tensor in whole.items():
     if shards[-1] and size + tensor.nbytes > SHARD_BYTES:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import FIXTURES
-from tests.train.interop.helpers import build
+from tests.train.interop.helpers import add_tokens, build, outputs
 from train import tasks
 from train.interop import directory
 
@@ -28,7 +28,7 @@ def copied(tmp_path):
 
   def make(name, **files):
     folder = tmp_path / name
-    shutil.copytree(FIXTURES / name, folder)
+    shutil.copytree(FIXTURES / name, folder, dirs_exist_ok=True)
     for file, changes in files.items():
       path = folder / f"{file}.json"
       path.write_text(json.dumps(json.loads(path.read_text()) | changes))
@@ -128,3 +128,67 @@ def test_generation_config_wins_over_config(name, copied):
   others = dict(eos_token_id=6, decoder_start_token_id=8, forced_bos_token_id=12, num_beams=3)
   generation = changes | dict(max_new_tokens=12)
   compare(copied(name, generation_config=generation, config=others))
+
+
+SIZES = dict(decoder_attention_heads=4, decoder_ffn_dim=12, encoder_ffn_dim=20)
+
+
+@pytest.mark.parametrize("name", ["Bart", "MBart", "Marian", "Pegasus"])
+def test_a_decoder_of_other_sizes_computes_the_same(name, tmp_path):
+  make = pytest.importorskip("make")
+  config = getattr(transformers, f"{name}Config")(
+    vocab_size=60, d_model=16, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2,
+    max_position_embeddings=30, pad_token_id=1, decoder_start_token_id=2, eos_token_id=2, **SIZES
+  )  # fmt: skip
+  suffix = "MTModel" if name == "Marian" else "ForConditionalGeneration"
+  model = getattr(transformers, f"{name}{suffix}")(config).eval()
+  with torch.inference_mode():
+    make.fill(model, 0)
+  model.save_pretrained(tmp_path)
+  rng = np.random.default_rng(0)
+  batch = {key: rng.integers(4, 60, (2, 7)) for key in ("input_ids", "decoder_input_ids")}
+  batch["attention_mask"] = np.ones((2, 7), np.int64)
+  with torch.no_grad():
+    theirs = model(**{key: torch.tensor(value) for key, value in batch.items()}).logits.numpy()
+  ours = outputs(directory.Directory(tmp_path), batch)["logits"]
+  np.testing.assert_allclose(np.asarray(ours), theirs, atol=1e-4)
+
+
+TEXT = "The lazy [E1] fox [e2] jumps[E1]over 24, Où? <extra_id_0> <mask> [MASK] de_DE <mask_2>."
+CLASSES = {
+  "bert_mlm": ("BertTokenizer", "BertTokenizerFast", dict(do_lower_case=False)),
+  "electra_mlm": ("ElectraTokenizer", "BertTokenizer", dict(strip_accents=False)),
+  "roberta_mlm": ("RobertaTokenizer", "RobertaTokenizerFast", dict(add_prefix_space=True)),
+  "bart": ("BartTokenizer", "BartTokenizerFast", dict(add_prefix_space=True)),
+  "gpt2": ("GPT2Tokenizer", "GPT2TokenizerFast", dict(add_prefix_space=True)),
+  "llama": ("LlamaTokenizer", "LlamaTokenizerFast", dict(add_prefix_space=False)),
+  "t5": ("T5Tokenizer", "T5TokenizerFast", dict(add_prefix_space=False)),
+  "pegasus": ("PegasusTokenizer", "PegasusTokenizerFast", {}),
+  "mbart": ("MBartTokenizer", "MBartTokenizerFast", {}),
+}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_texts_have_the_ids_that_the_named_class_gives(name, copied):
+  *classes, settings = CLASSES[name]
+  rows = directory.Directory(FIXTURES / name).config["vocab_size"] + 20
+  for cls in (*classes, "PreTrainedTokenizerFast"):
+    for bos in ({}, dict(add_bos_token=True), dict(add_bos_token=False)):
+      for changes in ({}, settings):
+        config = dict(tokenizer_class=cls) | changes | bos
+        folder = copied(name, tokenizer_config=config, config=dict(vocab_size=rows))
+        path = folder / "tokenizer.json"
+        path.write_text(json.dumps(add_tokens(json.loads(path.read_text()))))
+        ours = directory.Directory(folder).tokenizer
+        theirs = transformers.AutoTokenizer.from_pretrained(folder)
+        for text in (TEXT, "The fox", " the", "fox [E1]"):
+          ids = theirs(text, add_special_tokens=False).input_ids
+          assert ours.encode_batch([text]) == [ids], config
+          assert ours.decode(ids) == theirs.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+          )
+        framed = theirs("The fox").input_ids
+        both = ours.roles.source_first if name in ("t5", "pegasus", "mbart", "bart") else ()
+        first = [*both] or [*ours.roles.first]
+        assert framed[: len(first)] == first
+        assert framed[len(first)] == ours.encode_batch(["The fox"])[0][0], config

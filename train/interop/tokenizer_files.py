@@ -127,6 +127,8 @@ def _adapt(content: dict, kind: str, settings: Mapping, path) -> bool:
   if kind == "llama" and (prepends or first.get("type") == "Metaspace"):
     scheme = "never" if blank is False else "first"
     put(content, normalizer=None, pre_tokenizer=METASPACE | dict(prepend_scheme=scheme))
+    if scheme == "never" and "decoders" in (decoder := content.get("decoder") or {}):
+      put(decoder, decoders=[x for x in decoder["decoders"] if x.get("type") != "Strip"])
   return bool(changes)
 
 
@@ -215,10 +217,6 @@ def _add_tokens(folder, inner: Inner, settings) -> None:
       )
 
 
-def _plain(settings, path) -> Inner:
-  return spm.convert(spm.load(path))
-
-
 def _t5(settings, path) -> Inner:
   """Builds T5's tokenizer: the pieces, then <extra_id_99> down to <extra_id_0>."""
   inner = spm.convert(spm.load(path))
@@ -294,6 +292,6 @@ _MAKERS = {
   **dict.fromkeys(("t5", "mt5"), (_t5, _SPM)),
   "mbart": (_mbart, _SPM),
   "pegasus": (_pegasus, _SPM),
-  "llama": (_plain, _SPM),
+  "llama": (lambda settings, path: spm.convert(spm.load(path)), _SPM),
   "marian": (None, (("source.spm",), ("target.spm",), ("vocab.json",))),  # `read` builds it
 }

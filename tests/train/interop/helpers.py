@@ -44,3 +44,14 @@ def outputs(source, batch):
   if source.kind == "qa":
     return dict(start_logits=labels[..., 0], end_logits=labels[..., 1])
   return dict(logits=labels[:, 0] if source.kind == "classification" else labels)
+
+
+def add_tokens(content):
+  """Adds a special and another token to a tokenizer.json."""
+  vocab = content["model"]["vocab"]
+  ids = [*vocab.values()] if isinstance(vocab, dict) else [len(vocab) - 1]
+  first = max(*ids, *(token["id"] for token in content["added_tokens"])) + 1
+  usual = dict(single_word=False, lstrip=False, rstrip=False, normalized=False)
+  for number, (name, special) in enumerate((("[E1]", True), ("[e2]", False))):
+    content["added_tokens"].append(dict(id=first + number, content=name, special=special) | usual)
+  return content

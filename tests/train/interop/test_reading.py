@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tests.helpers import FIXTURES
-from tests.train.interop.helpers import build, open_fixture, outputs
+from tests.train.interop.helpers import add_tokens, build, open_fixture, outputs
 from train import predict, tasks
 from train.common.errors import UserError
 from train.interop import directory
@@ -150,17 +150,6 @@ def test_strict_beams_need_the_penalty_of_transformers():
 
 
 # Tokenizers
-
-
-def add_tokens(content):
-  """Adds a special and another token to a tokenizer.json."""
-  vocab = content["model"]["vocab"]
-  ids = [*vocab.values()] if isinstance(vocab, dict) else [len(vocab) - 1]
-  first = max(*ids, *(token["id"] for token in content["added_tokens"])) + 1
-  usual = dict(single_word=False, lstrip=False, rstrip=False, normalized=False)
-  for number, (name, special) in enumerate((("[E1]", True), ("[e2]", False))):
-    content["added_tokens"].append(dict(id=first + number, content=name, special=special) | usual)
-  return content
 
 
 @pytest.mark.parametrize("name", ["bert_mlm", "roberta_mlm", "t5", "llama", "mbart", "pegasus"])

@@ -3,6 +3,8 @@
 import dataclasses
 import re
 
+import re
+
 from train.common.errors import UserError
 from train.interop.families import Family, Row, activation, attention, field, linear, norm, same
 

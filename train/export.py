@@ -24,8 +24,9 @@ from train.common.errors import UserError
 from train.common.trees import flatten, unstack_layers
 from train.data.tokenizer import Tokenizer
 from train.interop import tokenizers_out, writing
-from train.interop.directory import STOPS, Directory
+from train.interop.directory import Directory
 from train.interop.families import KINDS
+from train.interop.generation import STOPS
 from train.tasks import seq2seq
 from train.tasks.base import HuggingFace
 

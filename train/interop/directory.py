@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import pathlib
 
-from absl import logging
 from flax import nnx
 
 from model import heads
@@ -18,11 +17,12 @@ from train.interop import (
   decoder_families,
   encoder_decoder_families,
   encoder_families,
+  generation,
   tokenizers_in,
   weights,
 )
 from train.interop.families import Family
-from train.interop.settings import FIELDS, GENERATION, json_of, settings
+from train.interop.settings import FIELDS, json_of, settings
 
 FAMILIES = {
   family.model_type: family
@@ -31,26 +31,7 @@ FAMILIES = {
 }
 MODULES = ("Transformer", "Pooling", "Normalize")  # of sentence-transformers
 LONGEST = 1024  # tokens that a task reads, where the model could read more
-LONGEST_OUTPUT = 1 << 20  # tokens of all beams; a file with more would fill the memory
-# Options of generation that have no counterpart here -> the value with which they do nothing.
-UNSUPPORTED = dict(
-  no_repeat_ngram_size=0,
-  encoder_no_repeat_ngram_size=0,
-  min_length=0,
-  min_new_tokens=None,
-  repetition_penalty=1.0,
-  suppress_tokens=None,
-  begin_suppress_tokens=None,
-  num_beam_groups=1,
-  diversity_penalty=0.0,
-  exponential_decay_length_penalty=None,
-  typical_p=1.0,
-  min_p=None,
-  epsilon_cutoff=0.0,
-  sequence_bias=None,
-)
-
-STOPS = {False: "current", True: "full", "never": "exact"}  # early_stopping -> decoding.stop
+LONGEST_SENTENCE = 1 << 20  # tokens that a file of sentence-transformers may name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +76,7 @@ class Directory:
   @functools.cached_property
   def tokenizer(self) -> Tokenizer:
     """Returns the tokenizer, with the roles of its special tokens."""
-    return tokenizers_in.read(self.path, self.config)
+    return tokenizers_in.read(self.path, self.config, self.options)
 
   @functools.cached_property
   def model(self) -> dict:
@@ -151,9 +132,11 @@ class Directory:
     """Returns whether the body has the dense layer that a classifier has before its labels."""
     return self.kind == "body" and "head/dense/kernel" in self.params
 
-  def task(self, pair: bool = False) -> dict:
-    """Returns the section `task` of a run that only predicts, with the tokenizer object in it;
-    `pair`: a classifier reads two texts."""
+  def task(self, pair: bool = False, strict: bool = False) -> dict:
+    """Returns the section `task` of a run that only predicts, with the tokenizer object in it.
+
+    pair: a classifier reads two texts. strict: outputs are those of transformers' generate.
+    """
     if pair and self.kind != "classification":
       raise UserError(f"--pair: hf:{self.path} is no classifier, its kind is {self.kind}")
     learned = self.model["positions"] == "learned"
@@ -172,12 +155,19 @@ class Directory:
       common |= dict(labels=self.labels, stride=length // 2)
     if self.kind == "qa":
       common |= dict(stride=length // 2)
-    if self.kind == "causal":
-      prompt = max(length - self.generation["max_len_extra"], 1)
-      return common | dict(target_len=prompt, decoding=self.generation)
+    if self.kind not in ("causal", "translation"):
+      return common | dict(source_len=length)
+    section = self.generation
+    if strict:
+      section = generation.decoding(self.options, self.tokenizer.roles, self.model, strict)
+      section["generation"] = "transformers"
+    else:
+      generation.report_rule(self.path, section)
     if self.kind == "translation":
-      return common | dict(source_len=length, target_len=length, decoding=self.generation)
-    return common | dict(source_len=length)
+      return common | dict(source_len=length, target_len=length, decoding=section)
+    total = section["max_len_total"]
+    prompt = min(length, total - 1) if total else length - section["max_len_extra"]
+    return common | dict(target_len=max(prompt, 1), decoding=section)
 
   @property
   def problem(self) -> str:
@@ -216,49 +206,16 @@ class Directory:
     section = dict(pool=pool, normalize=not kinds or "Normalize" in kinds)
     file = self.path / "sentence_bert_config.json"
     longest = json_of(file, dict(max_seq_length=int)).get("max_seq_length") or 0
-    if not 0 <= longest <= LONGEST_OUTPUT:
-      raise UserError(f"{file}: max_seq_length is {longest}; it must be 1 to {LONGEST_OUTPUT}")
+    if not 0 <= longest <= LONGEST_SENTENCE:
+      raise UserError(f"{file}: max_seq_length is {longest}; it must be 1 to {LONGEST_SENTENCE}")
     return section | ({"source_len": longest} if longest else {})
+
+  @functools.cached_property
+  def options(self) -> generation.Options:
+    """Returns the options of generation."""
+    return generation.read(self.path, self.config)
 
   @functools.cached_property
   def generation(self) -> dict:
     """Returns the section `decoding`, from generation_config.json or else config.json."""
-    file = self.path / "generation_config.json"
-    given = json_of(file, {}) or self.config
-    json_files.check(given, file, GENERATION)
-    unsupported = {
-      key: given[key]
-      for key, neutral in UNSUPPORTED.items()
-      if given.get(key) not in (neutral, None)
-    }
-    roles = self.tokenizer.roles
-    if set(unsupported.get("suppress_tokens", ())) <= {roles.pad, roles.start}:
-      unsupported.pop("suppress_tokens", None)  # decoding here never chooses these
-    if unsupported:
-      message = "%s: no counterpart of these options of generation, which are left out: %s"
-      options = ", ".join(f"{key}={value}" for key, value in unsupported.items())
-      logging.warning(message, self.path, options)
-    sampled = bool(given.get("do_sample"))
-    both = bool(self.model["encoder_layers"])
-    # max_length counts the token that the decoder starts with
-    usual = (given.get("max_length") or 129) - 1 if both else 50
-    longest = given.get("max_new_tokens") or usual
-    if self.model["positions"] == "learned":  # a decoder-only model has its prompt in them too
-      longest = min(longest, self.model["max_len"] - 1 if both else self.model["max_len"] // 2)
-    beam = 1 if sampled else given.get("num_beams") or 1
-    if min(beam, longest) < 1 or beam * longest > LONGEST_OUTPUT:
-      raise UserError(
-        f"{file} or config.json: num_beams is {beam}, the longest output {longest} tokens"
-        f" (max_new_tokens, max_length); both together must be 1 to {LONGEST_OUTPUT} tokens"
-      )
-    return dict(
-      beam=beam,
-      length_penalty=given.get("length_penalty") or 0.0 if "length_penalty" in given else 1.0,
-      penalty="length",
-      stop=STOPS.get(given.get("early_stopping") or False, "current"),
-      temperature=(given.get("temperature") or 1.0) if sampled else 0.0,
-      top_k=(given.get("top_k") or 0) if sampled else 0,
-      top_p=(given.get("top_p") or 1.0) if sampled else 1.0,
-      max_len_ratio=0.0,
-      max_len_extra=longest,
-    )
+    return generation.decoding(self.options, self.tokenizer.roles, self.model)

@@ -1,16 +1,19 @@
 """Reads the vocabulary files of a Hugging Face directory as `tokenizers.Tokenizer`s."""
 
+import json
 import pathlib
 import re
 from collections.abc import Mapping
 
 import tokenizers
+from absl import logging
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
 from train.common import json_files
 from train.common.errors import UserError, as_user_error
 from train.data.pieces import ABSENT
 from train.interop import spm
+from train.interop.spm import BLANK
 
 # fmt: off
 CODES = (  # the languages of mBART-50; the first 25 are mBART's
@@ -30,21 +33,29 @@ SETTINGS = dict.fromkeys(
   ("bos_token", "cls_token", "eos_token", "mask_token", "pad_token", "sep_token", "unk_token"), str
 )
 SETTINGS |= dict.fromkeys(("src_lang", "tgt_lang", "tokenizer_class", "word_tokenizer_type"), str)
-SETTINGS |= dict.fromkeys(
-  ("decoder_start_token_id", "extra_ids", "forced_bos_token_id", "offset"), int
-)
+SETTINGS |= dict.fromkeys(("extra_ids", "offset"), int)
 SETTINGS |= dict.fromkeys(("add_bos_token", "add_prefix_space", "do_basic_tokenize"), bool)
 SETTINGS |= dict.fromkeys(("do_lower_case", "strip_accents", "tokenize_chinese_chars"), bool)
-SETTINGS |= dict(force_bos_token_to_be_generated=bool, added_tokens_decoder=dict[str, dict])
+SETTINGS |= dict(added_tokens_decoder=dict[str, dict])
+# The classes that take tokenizer.json as it is.
+GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
+# Settings of BERT's normalizer in tokenizer_config.json, and in tokenizer.json.
+NORMALIZER = dict(
+  do_lower_case="lowercase",
+  strip_accents="strip_accents",
+  tokenize_chinese_chars="handle_chinese_chars",
+)
+PREFIXED = ("gpt2", "roberta", "bart")  # may put a blank in front of a text
+METASPACE = dict(type="Metaspace", replacement=BLANK, split=False)  # of Llama
 ADDED = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word", "special"), bool)
 MOST_EXTRA = 10_000  # tokens that a number in tokenizer_config.json may add
 
 
 def settings(folder: pathlib.Path) -> dict:
-  """Returns the merged fields of generation_config.json, special_tokens_map.json and
-  tokenizer_config.json, of which the last wins; a token is given by its name."""
+  """Returns the merged fields of special_tokens_map.json and tokenizer_config.json, of which the
+  latter wins; a token is given by its name."""
   together = {}
-  for name in ("generation_config", "special_tokens_map", "tokenizer_config"):
+  for name in ("special_tokens_map", "tokenizer_config"):
     if (path := folder / f"{name}.json").exists():
       content = json_files.read(path)
       for key, value in content.items():
@@ -67,11 +78,11 @@ def read(
     return _marian(folder)
   if (path := folder / "tokenizer.json").exists():
     text = json_files.read_text(path)
-    json_files.parse(text, path)  # names broken JSON better than the library does
+    content = json_files.parse(text, path)  # names broken JSON better than the library does
     with as_user_error(f"{path} is not a tokenizer that can be read"):
-      inner = Inner.from_str(text)
-      _follow_config(inner.normalizer, settings)
-      return inner, None, None
+      if _adapt(content, kind, settings, path):
+        text = json.dumps(content)
+      return Inner.from_str(text), None, None
   make, files = _MAKERS[kind]
   paths = [
     next((folder / name for name in names if (folder / name).exists()), None) for names in files
@@ -90,13 +101,33 @@ def read(
   return inner, None, None
 
 
-def _follow_config(normalizer, settings: Mapping) -> None:
-  """Changes BERT's normalizer as tokenizer_config.json has it, which transformers prefers."""
-  if isinstance(normalizer, normalizers.BertNormalizer):
-    normalizer.lowercase = settings.get("do_lower_case", normalizer.lowercase)
-    normalizer.strip_accents = settings.get("strip_accents", normalizer.strip_accents)
-    chinese = settings.get("tokenize_chinese_chars", normalizer.handle_chinese_chars)
-    normalizer.handle_chinese_chars = chinese
+def _adapt(content: dict, kind: str, settings: Mapping, path) -> bool:
+  """Changes the content of a tokenizer.json to what tokenizer_config.json has, as transformers does
+  unless its class is generic; returns whether it did."""
+  changes = []
+
+  def put(part, **fields):
+    changes.extend(key for key, value in fields.items() if part.get(key) != value)
+    part.update(fields)
+
+  model = content.get("model") or {}
+  if model.get("dropout"):
+    message = "%s: model.dropout is %s, which is for training: each text is encoded in one way"
+    logging.warning(message, path, model["dropout"])
+    put(model, dropout=None)
+  if settings.get("tokenizer_class") in GENERIC:
+    return bool(changes)
+  normalizer, first = content.get("normalizer") or {}, content.get("pre_tokenizer") or {}
+  blank = settings.get("add_prefix_space")
+  if normalizer.get("type") == "BertNormalizer":
+    put(normalizer, **{ours: settings[key] for key, ours in NORMALIZER.items() if key in settings})
+  if first.get("type") == "ByteLevel" and kind in PREFIXED and blank is not None:
+    put(first, add_prefix_space=blank)
+  prepends = "Prepend" in [step.get("type") for step in normalizer.get("normalizers", ())]
+  if kind == "llama" and (prepends or first.get("type") == "Metaspace"):
+    scheme = "never" if blank is False else "first"
+    put(content, normalizer=None, pre_tokenizer=METASPACE | dict(prepend_scheme=scheme))
+  return bool(changes)
 
 
 def _lines(path) -> list[str]:
@@ -119,8 +150,9 @@ def _wordpiece(settings, path) -> Inner:
     )
   vocab, unk = _vocabulary(path), settings.get("unk_token", "[UNK]")
   inner = Inner(models.WordPiece(vocab, unk_token=unk, max_input_chars_per_word=100))
-  inner.normalizer = normalizers.BertNormalizer()
-  _follow_config(inner.normalizer, settings)
+  inner.normalizer = normalizers.BertNormalizer(
+    **{ours: settings[key] for key, ours in NORMALIZER.items() if key in settings}
+  )
   inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
   inner.decoder = decoders.WordPiece()
   names = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

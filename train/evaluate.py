@@ -34,7 +34,12 @@ def main(argv):
     raise UserError("--columns names columns of a file: give --data FILE too")
   changes = inference.decoding_changes(args)
   run = inference.load_run(
-    args.workdir, args.checkpoint, pair=args.pair, rows=args.batch_size, **changes
+    args.workdir,
+    args.checkpoint,
+    pair=args.pair,
+    rows=args.batch_size,
+    **inference.direction(args),
+    **changes,
   )
   if changes and not run.task.has_score:
     raise UserError(f"--{min(changes)}: a {type(run.task).__name__} task has a loss and no score")

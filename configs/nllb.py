@@ -6,10 +6,10 @@ folder holds train.eng_Latn, train.deu_Latn, dev.*, test.* (or with .gz; source=
 other endings), line by line; a table has columns that source= and target= name.
 
 Several directions at once: directions=eng_Latn-deu_Latn+fra_Latn-eng_Latn reads a folder of that
-name for each, by_row the columns source_lang and target_lang of a table; with `both` the reverse of
-each pair is learned too. Then `--split test_eng_Latn-deu_Latn` evaluates one direction. Without
-init, a small model learns from random weights; of several targets, the first token of a source
-names the language.
+name for each, directions=rows the columns source_lang and target_lang of a table; with `both` the
+reverse of each pair is learned too. Then `--split test_eng_Latn-deu_Latn` evaluates one direction.
+Without init, a small model learns from random weights; of several targets, the first token of a
+source names the language.
 
 Time: 30 seconds with `small` on tests/fixtures/nllb. The 600 million weights of NLLB-200 distilled
 take 10 GB in training, on an accelerator; that was not measured.
@@ -20,6 +20,8 @@ import os
 from configs import common
 from configs.common import Argument
 
+USUAL = ("eng_Latn", "deu_Latn")  # source_lang and target_lang
+
 
 def get_config(arg=""):
   arg = common.parse(
@@ -28,10 +30,9 @@ def get_config(arg=""):
     data=Argument("data/pairs", "a folder of line-aligned files, or a table"),
     source=Argument("", "the ending of the source's files, or its column; empty: its language"),
     target=Argument("", "the target likewise"),
-    source_lang=Argument("", "the source's language, as the model names it"),
-    target_lang=Argument("", "the target's language"),
-    directions=Argument("", "several: eng_Latn-deu_Latn+fra_Latn-eng_Latn, each a folder in data"),
-    by_row=Argument(False, "a table has the languages of each row"),
+    source_lang=Argument(USUAL[0], "the source's language, as the model names it"),
+    target_lang=Argument(USUAL[1], "the target's language"),
+    directions=Argument("", "several, as folders in data: A-B+C-B; rows: columns of a table"),
     both=Argument(False, "learns the reverse of each pair too"),
     dev=Argument("dev", "the validation file; 10% holds out the last tenth of train"),
     test=Argument("test", "the test file; 10% holds out the last tenth of train, behind dev"),
@@ -46,7 +47,7 @@ def get_config(arg=""):
     target_len=128,
     decoding=dict(beam=4, length_penalty=1.0, penalty="length", max_len_ratio=1.5),
   )
-  if len(parts) == 1 and not arg.by_row:
+  if len(parts) == 1 and arg.directions != "rows":
     ((pair, section),) = parts.items()
     task |= dict(data=section)
     if arg.init:
@@ -64,15 +65,15 @@ def get_config(arg=""):
 
 def directions(arg):
   """Returns (source language, target language) -> the section `data` of a direction."""
-  if arg.by_row:
-    if not common.is_file(arg.data, common.TABLES) or arg.source_lang or arg.directions:
-      raise ValueError("by_row is for a table, whose rows name their languages")
+  if arg.directions and (arg.source_lang, arg.target_lang) != USUAL:
+    raise ValueError("directions= names the languages: leave out source_lang and target_lang")
+  if arg.directions == "rows":
+    if not common.is_file(arg.data, common.TABLES):
+      raise ValueError("directions=rows is for a table, whose rows name their languages")
     columns = {field: field for field in ("source", "target", "source_lang", "target_lang")}
     columns |= {"source": arg.source or "source", "target": arg.target or "target"}
     parts = {("{source_lang}", "{target_lang}"): table(arg, columns)}
   elif arg.directions:
-    if arg.source_lang or arg.target_lang:
-      raise ValueError("directions= names the languages: leave out source_lang and target_lang")
     pairs = [tuple(name.split("-")) for name in arg.directions.split("+")]
     if not all(len(pair) == 2 and all(pair) for pair in pairs):
       raise ValueError(f"directions={arg.directions}: write SOURCE-TARGET, with + between several")
@@ -81,7 +82,7 @@ def directions(arg):
     columns = {"source": arg.source or "source", "target": arg.target or "target"}
     parts = {(arg.source_lang, arg.target_lang): table(arg, columns)}
   else:
-    ends = (arg.source or arg.source_lang or "en", arg.target or arg.target_lang or "de")
+    ends = (arg.source or arg.source_lang, arg.target or arg.target_lang)
     parts = {(arg.source_lang, arg.target_lang): folder(arg, arg.data, *ends)}
   if not arg.both:
     return parts

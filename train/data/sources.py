@@ -176,9 +176,10 @@ class Joined:
 
 
 def _open_joined(split: str, /, of: Mapping, on_bad_record: str = "error") -> Joined:
-  """Opens the parts `of` (name -> section) that have the split; raises NoSplit if none has."""
+  """Opens the parts `of` (name -> section) that have the split, in the order of their names; raises
+  NoSplit if none has."""
   parts, missing = [], None
-  for name, section in of.items():
+  for name, section in sorted(of.items()):
     try:
       parts.append(open_split({**section, "on_bad_record": on_bad_record}, split))
     except NoSplit as error:

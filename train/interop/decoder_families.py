@@ -3,8 +3,6 @@
 import dataclasses
 import re
 
-import re
-
 from train.common.errors import UserError
 from train.interop.families import Family, Row, activation, attention, field, linear, norm, same
 

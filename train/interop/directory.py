@@ -19,6 +19,7 @@ from train.interop import (
   encoder_decoder_families,
   encoder_families,
   generation,
+  multilingual_families,
   tokenizers_in,
   weights,
 )
@@ -27,7 +28,12 @@ from train.interop.settings import FIELDS, json_of, settings
 
 FAMILIES = {
   family.model_type: family
-  for module in (encoder_families, decoder_families, encoder_decoder_families)
+  for module in (
+    encoder_families,
+    decoder_families,
+    encoder_decoder_families,
+    multilingual_families,
+  )
   for family in module.FAMILIES
 }
 MODULES = ("Transformer", "Pooling", "Normalize")  # of sentence-transformers

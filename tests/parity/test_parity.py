@@ -25,7 +25,7 @@ REFUSED = [
   f"{name}/act={act}" for name in ("roberta", "electra") for act in ("gelu_new", "relu", "silu")
 ]
 # An untied output of BERT and RoBERTa has two biases, one of which is used.
-REFUSED += ["roberta/pad=0", "bert/untied", "roberta/untied"]
+REFUSED += ["m2m_100/untied", "roberta/pad=0", "bert/untied", "roberta/untied"]
 VARIATIONS = {variation.name: variation for variation in variations.variations()}
 
 

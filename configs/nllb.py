@@ -53,7 +53,7 @@ def get_config(arg=""):
     if arg.init:
       task |= dict(zip(("source_lang", "target_lang"), pair))
   else:
-    task |= dict(data=dict(name="joined", of=joined(parts)))
+    task |= dict(data=dict(name="concat", of=joined(parts)))
   arg.tokenizer = ""
   cfg = common.fine_tune(task, arg, best_metric="bleu", decoder=True)
   targets = dict.fromkeys(target for _, target in parts)

@@ -204,7 +204,7 @@ def _open_blank(split: str, /, fields: Sequence[str] = ()) -> texts.InMemory:
 SOURCES = {
   "blank": _open_blank,  # one example with every task's fields, for callers that need only shapes
   "formatted": _open_formatted,
-  "joined": _open_joined,
+  "concat": _open_joined,
   "scan": scan.open_scan,
   "files": files.open_files,
   "gettext": gettext_catalogs.open_gettext,

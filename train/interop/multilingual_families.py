@@ -14,7 +14,7 @@ def _read(config, tensors):
 
 
 def _write(model):
-  return BART.write(model) | dict(pad_token_id=model["position_offset"] - 1)
+  return BART.write(model) | dict(pad_token_id=max(model["position_offset"] - 1, 0))
 
 
 def _with_default(setting):

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 
 import tokenizers
-from tokenizers import AddedToken, decoders
+from tokenizers import AddedToken, Regex, decoders
 
 from train.common import json_files
 from train.common.errors import UserError, as_user_error, choose
@@ -94,6 +94,8 @@ def m2m(settings: Mapping, path, vocabulary) -> tuple[Inner, int | None]:
   names = _names(vocabulary)
   languages = [f"__{code}__" for code in codes.split()]
   inner, size = _numbered(spm.load(path), names, languages), len(names) + len(languages)
+  # transformers' M2M-100 cuts blanks at the end of an output
+  inner.decoder = decoders.Sequence([inner.decoder, decoders.Replace(Regex(" +$"), "")])
   return inner, size if inner.get_vocab_size() > size else None
 
 

@@ -107,12 +107,12 @@ def test_sources_of_several_directions_are_joined(tmp_path):
       files["splits"]["test"] = files["splits"]["train"]
     fields = dict(source="{source}", target="{target}", target_lang=name)
     parts[name] = dict(name="formatted", of=files, **fields)
-  joined = sources.open_split(dict(name="joined", of=parts), "train", ("source", "target"))
+  joined = sources.open_split(dict(name="concat", of=parts), "train", ("source", "target"))
   pairs = [(x["source"], x["target_lang"]) for x in joined]
   assert pairs == [("1", "a"), ("2", "a"), ("3", "a"), ("4", "b"), ("5", "b")]
   assert [x["source"] for x in joined._getitems([4, 0, 3])] == ["5", "1", "4"]
-  assert len(sources.open_split(dict(name="joined", of=parts), "test")) == 3
+  assert len(sources.open_split(dict(name="concat", of=parts), "test")) == 3
   with pytest.raises(UserError, match=r"no such split|has no"):
-    sources.open_split(dict(name="joined", of=parts), "validation")
-  one = sources.open_split(dict(name="joined", of=dict(a=parts["a"])), "train")
+    sources.open_split(dict(name="concat", of=parts), "validation")
+  one = sources.open_split(dict(name="concat", of=dict(a=parts["a"])), "train")
   assert one.fingerprint != joined.fingerprint

@@ -6,10 +6,12 @@ projected as the content is (DeBERTa-v2's share_att_key) or by own weights. The 
 buckets of distances.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from model import layers
@@ -63,8 +65,16 @@ def bucket(distance, count: int, max_distance: int | None):
   back = -distance
   if max_distance is None:
     return jnp.clip(back + half, 0, count - 1)
-  far = jnp.maximum(jnp.abs(back), middle).astype(jnp.float32)
-  ratio = jnp.log(far / middle) / jnp.log(jnp.float32((max_distance - 1) / middle))
-  wide = (jnp.ceil(ratio * (middle - 1)) + middle).astype(distance.dtype)
-  place = jnp.where(jnp.abs(back) <= middle, back, jnp.sign(back) * wide)
-  return jnp.clip(place + half, 0, count - 1)
+
+  def wide(far, xp):
+    ratio = xp.log(xp.maximum(far, middle) / middle) / math.log((max_distance - 1) / middle)
+    return xp.ceil(ratio * (middle - 1) - 1e-6) + middle
+
+  # A float32 logarithm would put max_distance - 1, where a bucket begins, into the one before or
+  # behind it by its rounding.
+  table = jnp.asarray(wide(np.arange(max_distance + 1.0), np), distance.dtype)
+  far = jnp.abs(back)
+  near = table[jnp.minimum(far, max_distance)]
+  beyond = wide(far.astype(jnp.float32), jnp).astype(distance.dtype)
+  place = jnp.where(far <= middle, far, jnp.where(far <= max_distance, near, beyond))
+  return jnp.clip(jnp.sign(back) * place + half, 0, count - 1)

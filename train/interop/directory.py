@@ -17,10 +17,11 @@ from train.common.errors import UserError, choose
 from train.data.tokenizer import Tokenizer
 from train.interop import (
   bert_variant_families,
+  deberta_families,
   decoder_families,
   encoder_decoder_families,
   encoder_families,
-  modern_encoder_families,
+  modernbert_families,
   sentence_transformers,
   tokenizers_in,
   weights,
@@ -31,7 +32,9 @@ from train.interop.settings import FIELDS, GENERATION, json_of, settings
 MODULES = (
   encoder_families,
   bert_variant_families,
-  modern_encoder_families,
+  modernbert_families,
+  deberta_families,
+  deberta_families,
   decoder_families,
   encoder_decoder_families,
 )
@@ -85,7 +88,8 @@ class Directory:
   @functools.cached_property
   def family(self) -> Family:
     """Returns the family of config.json's `model_type`."""
-    return choose(FAMILIES, self.config.get("model_type"), f"{self.file}: model_type")
+    family = choose(FAMILIES, self.config.get("model_type"), f"{self.file}: model_type")
+    return family.variant(self.config) or family
 
   @functools.cached_property
   def kind(self) -> str:

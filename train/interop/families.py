@@ -27,8 +27,9 @@ class Row(NamedTuple):
   """A tensor of theirs and the weight of ours with the same numbers; {} is the number of a layer.
 
   how: "linear", theirs is [out, in] and ours [in..., out...]; "conv", theirs is [in, out];
-  "vector", theirs has one axis (or one more of size 1 in front); "same". `part` of `parts` equal
-  pieces of the tensor, along its outputs, is the weight (fused projections).
+  "vector", theirs has one axis (or one more of size 1 in front); "conv1d", theirs is [out, in,
+  width] and ours [width * in, out]; "same". `part` of `parts` equal pieces of the tensor, along its
+  outputs, is the weight (fused projections).
   """
 
   theirs: str
@@ -76,6 +77,8 @@ class Family:
   pool_activation: str = "tanh"  # of the classifier
   mlm_activation: str = ""  # of the masked-LM head; "": the body's
   token_transform: str = "none"  # of the heads for tags and answers
+  # The family of a config.json whose tensors have other names; None: this one.
+  variant: Callable[[Mapping], "Family | None"] = lambda config: None
   # The fields of Head that config.json sets, for a kind, and the reverse.
   read_head: Callable[[Mapping, str], dict] = lambda config, kind: {}
   write_head: Callable[[Head, str], dict] = lambda head, kind: {}
@@ -141,13 +144,15 @@ ACTIVATIONS = {
   "gelu_fast": "gelu_tanh",
   "silu": "silu",
   "swish": "silu",
+  "tanh": "tanh",
 }
+ACTIVATION_NAMES = {ours: name for name, ours in reversed(ACTIVATIONS.items())}
 
 
 def activation(theirs: str, default: str) -> Setting:
   """Returns the Setting of the feed-forward layers' activation."""
-  names = {ours: name for name, ours in reversed(ACTIVATIONS.items())}
-  return field(theirs, "activation", default, ACTIVATIONS.__getitem__, names.__getitem__)
+  convert = ACTIVATIONS.__getitem__, ACTIVATION_NAMES.__getitem__
+  return field(theirs, "activation", default, *convert)
 
 
 # Fields of any config.json that describe how a model was trained, is stored, or is displayed.

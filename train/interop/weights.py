@@ -159,7 +159,8 @@ def to_ours(tensor: np.ndarray, row: Row, shape) -> np.ndarray:
   """Returns a tensor, or the row's part of it, as a weight of `shape`."""
   if row.part is not None:
     tensor = np.split(tensor, row.parts, axis=_outputs(row))[row.part]
-  return (tensor.T if row.how == "linear" else tensor).reshape(shape)
+  axes = dict(linear=(1, 0), conv1d=(2, 1, 0)).get(row.how)
+  return (tensor if axes is None else tensor.transpose(axes)).reshape(shape)
 
 
 def to_theirs(weight: np.ndarray, row: Row) -> np.ndarray:
@@ -168,6 +169,9 @@ def to_theirs(weight: np.ndarray, row: Row) -> np.ndarray:
     shape = (-1, weight.shape[-1]) if row.ours.endswith("out/kernel") else (len(weight), -1)
     matrix = weight.reshape(shape)
     return np.ascontiguousarray(matrix.T if row.how == "linear" else matrix)
+  if row.how == "conv1d":
+    width = weight.shape[0] // weight.shape[1]
+    return np.ascontiguousarray(weight.reshape(width, -1, weight.shape[1]).transpose(2, 1, 0))
   if row.how == "vector":
     return weight.reshape((1, -1) if row.theirs == "final_logits_bias" else -1)
   return weight

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from model.config import TransformerConfig
-from model.settings import DECODER, LEARNED, RELATIVE
+from model.settings import DECODER, DISENTANGLED, LEARNED, RELATIVE
 from model.transformer import Transformer
 from train.common.errors import UserError
 from train.interop import weights
@@ -95,13 +95,14 @@ def canonical(model: Mapping, kind: str) -> dict:
     num_kv_heads=cfg.kv_heads,
     head_dim=cfg.head_size,
     embedding_dim=cfg.table_dim,
-    attention_scale=cfg.scale,
+    attention_scale=cfg.self_scale if cfg.encoder_layers and not cfg.decoder_layers else cfg.scale,
     qkv_bias=cfg.bias if cfg.qkv_bias is None else cfg.qkv_bias,
     token_types=None,
     **_of_layers(cfg),
     **_of_decoder(cfg),
   )
-  learned, distances = cfg.positions in LEARNED, cfg.positions in RELATIVE
+  learned, parts = cfg.positions in LEARNED, cfg.positions in DISENTANGLED
+  distances = parts or cfg.positions in RELATIVE
   rotary = cfg.positions == "rotary"
   used = dict(
     norm_bias=cfg.norm == "layer",
@@ -109,6 +110,10 @@ def canonical(model: Mapping, kind: str) -> dict:
     position_offset=learned or cfg.positions == "sinusoidal_t2t",
     relative_buckets=distances,
     relative_max_distance=distances,
+    disentangled_terms=parts,
+    disentangled_projections=parts,
+    disentangled_norm=parts,
+    convolution_activation=cfg.convolution is not None,
     rope_theta=rotary,
     rope_scale=rotary,
     rotary_dim=rotary,

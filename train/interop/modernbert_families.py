@@ -1,8 +1,9 @@
-"""Defines the tables of ModernBERT and DeBERTa-v2 (also v3)."""
+"""Defines the table of ModernBERT."""
 
 from train.common.errors import UserError
 from train.interop.encoder_families import BLOCK, classes, labels
 from train.interop.families import (
+  ACTIVATION_NAMES,
   ACTIVATIONS,
   Family,
   Head,
@@ -17,7 +18,6 @@ from train.interop.families import (
 FULL, SLIDING = "full_attention", "sliding_attention"
 THETAS = {FULL: ("global_rope_theta", 160000.0), SLIDING: ("local_rope_theta", 10000.0)}
 POOLS = {"cls": "first", "mean": "mean"}
-ACTIVATION_NAMES = {ours: name for name, ours in reversed(ACTIVATIONS.items())}
 
 
 def _layer_types(config) -> list[str]:

@@ -90,12 +90,14 @@ class Projections(nnx.Module):
   ):
     """Builds layers from `sizes[0]` numbers to the next; activation "": none."""
     pairs = zip(sizes, sizes[1:], biases)
-    self.dense = nnx.List([nnx.Linear(a, b, use_bias=bias, rngs=rngs) for a, b, bias in pairs])
+    self.projections = nnx.List(
+      [nnx.Linear(a, b, use_bias=bias, rngs=rngs) for a, b, bias in pairs]
+    )
     self.activations = tuple(activations)
 
   def __call__(self, x_BD):
     """Returns the projected vectors [B, E]."""
-    for dense, activation in zip(self.dense, self.activations):
+    for dense, activation in zip(self.projections, self.activations):
       x_BD = dense(x_BD)
       x_BD = layers.ACTIVATIONS[activation](x_BD) if activation else x_BD
     return x_BD

@@ -176,11 +176,15 @@ class Directory:
     shapes, rows = self.tensors.shapes, self.family.heads.get("body", ())
     prefix = self.family.prefix
     shared = any(name.startswith(prefix) for name in shapes)
-    there = [shapes.get((prefix if shared and row.body else "") + row.theirs) for row in rows]
-    if not all(there[:1]):
+    names = [(prefix if shared and row.body else "") + row.theirs for row in rows]
+    if not names or names[0] not in shapes:
       return {}
     dim = self.model["dim"]
-    return {row.ours: (dim, dim) if row.how == "linear" else (dim,) for row in rows}
+    return {
+      row.ours: (dim, dim) if row.how == "linear" else (dim,)
+      for name, row in zip(names, rows)
+      if name in shapes or row.switch
+    }
 
   @property
   def pooler(self) -> bool:

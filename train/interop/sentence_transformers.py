@@ -74,7 +74,9 @@ class Modules:
         shape, there = shapes[row.ours], tensors.shapes.get(row.theirs)
         if there != shape[::-1]:
           raise UserError(f"{dense.folder}: {row.theirs} has shape {there}, not {shape[::-1]}")
-        params[f"head/dense/{number}/{row.ours}"] = weights.Weight(tensors, row.theirs, row, shape)
+        params[f"head/projections/{number}/{row.ours}"] = weights.Weight(
+          tensors, row.theirs, row, shape
+        )
       if unknown := sorted(tensors.shapes.keys() - {row.theirs for row in rows}):
         raise UserError(f"{dense.folder}: no counterpart here of {', '.join(unknown)}")
     return params

@@ -188,8 +188,10 @@ def write(folder: pathlib.Path, fit: Fit, kind: str, params: Mapping, more: Mapp
     needed.pop("output_bias", None)
   zeros = [name for name in needed if name not in params]
   params |= {name: np.zeros(needed[name], np.float32) for name in zeros}
-  # an embedding table that models of this kind do not have is left out
-  params = {k: x for k, x in params.items() if k in needed or k.startswith("head/")}
+  # an embedding table that models of this kind do not have is left out, and projections, which
+  # are in files of their own
+  heads = (path for path in params if path.startswith("head/") and "/projections/" not in path)
+  params = {path: params[path] for path in (*needed, *heads)}
   config = fit.config | weights.switches(fit.family, kind, fit.model, params) | dict(more)
   text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
   (folder / "config.json").write_text(text + "\n", encoding="utf-8")

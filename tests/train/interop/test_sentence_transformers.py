@@ -1,6 +1,7 @@
 """Directories of sentence-transformers give the vectors of their modules."""
 
 import json
+import logging
 import shutil
 
 import numpy as np
@@ -91,5 +92,6 @@ def test_other_modules_are_named(types, words, folder):
 
 def test_prompts_are_logged(folder, caplog):
   sentences.write(folder, "mean")
-  predict.load(f"hf:{folder}")
+  with caplog.at_level(logging.INFO, "absl"):
+    predict.load(f"hf:{folder}")
   assert "'query: '" in caplog.text

@@ -4,7 +4,8 @@ Learns classes of texts from the files train.tsv, dev.tsv and test.tsv of a fold
 `text<TAB>label` for each example (SST-2, TREC), or .csv, or .jsonl with the keys text and label.
 data=reviews.csv reads one file, of which the last two tenths are validation and test. With pair, a
 line is `text<TAB>text<TAB>label`; with regression, labels are numbers. A header is recognised.
-With multi_label, the column labels has any number of labels, `spam,urgent`, or in .jsonl a list.
+With multi_label, the column labels has any number of labels, `spam,urgent`, or in .jsonl a list;
+with labels=spam+urgent, these columns have 1 where a text has the label, else 0.
 With targets=price+quality, the columns price and quality have numbers to predict.
 Where labels are numbers from 0, a file labels.txt beside the data has the name of each on a line.
 
@@ -31,6 +32,7 @@ def get_config(arg=""):
     regression=Argument(False, "labels are numbers"),
     multi_label=Argument(False, "a text has any number of labels"),
     separator=Argument(",", "what stands between the labels of a cell"),
+    labels=Argument("", "with multi_label, the columns that are labels, with + between"),
     targets=Argument("", "the columns of numbers to predict, with + between"),
     class_weights=Argument("", "weights in the loss: spam:3+ham:0.5, or balanced"),
     steps=400,
@@ -40,6 +42,8 @@ def get_config(arg=""):
   )
   if sum(map(bool, (arg.regression, arg.multi_label, arg.targets))) > 1:
     raise ValueError("regression, multi_label and targets exclude each other: give one of them")
+  if arg.labels and not arg.multi_label:
+    raise ValueError("labels= names columns of 0 and 1: give multi_label too")
   if arg.class_weights and (arg.regression or arg.targets):
     raise ValueError("class_weights: a regression has no classes")
   fields = ("text", "text_pair") if arg.pair else ("text",)
@@ -50,17 +54,16 @@ def get_config(arg=""):
 def objective(arg, fields) -> tuple[dict, str]:
   """Returns the settings by which texts in `fields` get labels or numbers, and the best metric."""
   if arg.multi_label:
-    data = common.table(arg, (*fields, "labels"))
+    if arg.labels:
+      labels = tuple(arg.labels.split("+"))
+      data = numbered(arg, fields, labels) | dict(label_columns=labels)
+    else:
+      data = common.table(arg, (*fields, "labels"))
     weights = dict(separator=arg.separator, class_weights=arg.class_weights)
     return dict(name="multi_label", data=data, **weights), "micro_f1"
   if arg.targets:
     targets = tuple(arg.targets.split("+"))
-    columns = {field: field for field in fields} | {
-      f"label_{i}": name for i, name in enumerate(targets)
-    }
-    data = common.table(arg, tuple(columns))
-    named = data["columns"] if arg.columns else columns
-    return dict(name="numbers", data=data | dict(columns=named), targets=targets), "pearson"
+    return dict(name="numbers", data=numbered(arg, fields, targets), targets=targets), "pearson"
   task = dict(
     name="classification",
     data=common.table(arg, (*fields, "label")) | label_names(arg),
@@ -68,6 +71,13 @@ def objective(arg, fields) -> tuple[dict, str]:
     class_weights=arg.class_weights,
   )
   return task, "pearson" if arg.regression else "accuracy"
+
+
+def numbered(arg, fields, names) -> dict:
+  """Returns the data of a table with the columns `names` as its fields label_0, label_1, ..."""
+  columns = {field: field for field in fields} | {f"label_{i}": x for i, x in enumerate(names)}
+  data = common.table(arg, tuple(columns))
+  return data if arg.columns else data | dict(columns=columns)
 
 
 def label_names(arg) -> dict:

@@ -4,16 +4,19 @@ A model is a function `step(token_B, cache) -> (logits_BV, cache)`. Every leaf o
 [B, ...]; `cache["moving"]` changes with each token and follows its hypothesis, `cache["fixed"]` is
 the same for all hypotheses of an input (the encoder's memory). All functions run under `jax.jit`;
 settings that are not arrays are static. The three searches share these rules:
-- a hypothesis ends in `eos`, whose probability counts; at a row's limit only `eos` is allowed;
+- a hypothesis ends in an `eos`, whose probability counts; at a row's limit only `eos` is allowed;
 - `pad` and `bos` are never chosen (unless they are `eos`); their probability is lost, not shared;
+- constraints (model/constraints.py) forbid more tokens, and none of them holds at a row's limit;
 - log-probabilities are the model's, in float32: no temperature, truncation or renormalization;
 - of equal hypotheses the earlier one wins, then the lower beam, then the lower token;
 - rows do not depend on each other, so a row has the same result in every batch.
+With `Limits.strict`, greedy search and sampling follow transformers' generate instead: neither the
+first rule holds at the limit, where a row just ends, nor the second. model/strict_beams.py is its
+beam search.
 Axes: B batch, N hypotheses of an input, V vocabulary, T target length, C candidates.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -21,36 +24,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-Cache = dict[str, Any]
-Step = Callable[[Array, Cache], tuple[Array, Cache]]
-
-_pick = jax.vmap(lambda rows, index: rows[index])  # a row's own index, for leaves of any rank
-
-
-class Limits(NamedTuple):
-  """The tokens around outputs, and the greatest lengths of outputs."""
-
-  max_len: int
-  limit_B: Array  # [B] int32: of each row, eos included; clipped to 1 ... max_len
-  bos: int
-  eos: int
-  pad: int
-  first_B: Array | None = None  # [B] int32: the token before the output; None: bos
-
-
-class Decoded(NamedTuple):
-  """Hypotheses of each row, best score first; an empty slot is pad, length 0, score -inf."""
-
-  tokens: Array  # [B, N, T] int32: the output, its eos, then pad
-  scores: Array  # [B, N] float32
-  log_probs: Array  # [B, N] float32: sum over the tokens, eos included, in nats
-  lengths: Array  # [B, N] int32: tokens, eos included
-
-
-def repeat_cache(cache: Cache, n: int) -> Cache:
-  """Returns the cache with each row n times: row b becomes rows b*n ... b*n + n-1."""
-  return jax.tree.map(lambda x: jnp.repeat(x, n, axis=0), cache)
-
+from model.search import (
+  Cache,
+  Decoded,
+  Limits,
+  Step,
+  contains,
+  log_probs,
+  pick,
+  repeat_cache,
+  restrict,
+)
 
 STOPS = ("exact", "current", "full")  # when a beam search ends
 PENALTIES = {
@@ -78,7 +62,7 @@ def prefill(step: Step, cache: Cache, prompt_BT: Array, length_B: Array) -> tupl
     return jax.tree.map(keep, after["moving"], moving)
 
   moving = lax.fori_loop(0, prompt_BT.shape[1] - 1, read, cache["moving"])
-  return {**cache, "moving": moving}, _pick(prompt_BT, length_B - 1)
+  return {**cache, "moving": moving}, pick(prompt_BT, length_B - 1)
 
 
 def greedy(step: Step, cache: Cache, limits: Limits) -> Decoded:
@@ -125,7 +109,7 @@ def sample(
       scaled_BC = _nucleus(scaled_BC, top_p)
     step_key_B = jax.vmap(lambda k: jax.random.fold_in(k, t))(key_B)
     drawn_B = jax.vmap(jax.random.categorical)(step_key_B, scaled_BC)
-    return drawn_B if token_BC is None else _pick(token_BC, drawn_B)
+    return drawn_B if token_BC is None else pick(token_BC, drawn_B)
 
   return _follow(step, cache, choose, num_samples, limits)
 
@@ -168,31 +152,33 @@ def beam_search(
   """
   if not 1 <= num_return <= num_beams:
     raise ValueError(f"num_return={num_return} must lie between 1 and num_beams={num_beams}")
-  max_len, limit_B, bos, eos, pad, first_B = limits
-  B, N = len(limit_B), num_beams
+  max_len, pad = limits.max_len, limits.pad
+  B, N = len(limits.limit_B), num_beams
   R = num_return if stop == "exact" else N  # finished hypotheses that are kept
-  # each beam has one eos, so of the first 2N continuations at least N live on
-  ranked = 1 if N == 1 else 2 * N
-  limit_B = jnp.clip(limit_B, 1, max_len)
+  # each beam has one eos (or several), so of the first 2N continuations at least N live on
+  ranked = 1 if N == 1 else (1 + len(limits.ends)) * N
+  limit_B = jnp.clip(limits.limit_B, 1, max_len)
   weight_T = jnp.asarray(length_weights(max_len, length_penalty, penalty, before))
   cache = repeat_cache(cache, N)
 
   def body(s: _Search) -> _Search:
     length = s.t + 1
     logits_BV, after = step(s.last_BN.reshape(-1), {**cache, "moving": s.moving})
-    log_BV = _log_probs(logits_BV, jnp.repeat(limit_B, N) == length, bos, eos, pad)
+    last_B = jnp.repeat(limit_B, N) == length
+    log_BV = log_probs(logits_BV, last_B, limits)
+    log_BV = restrict(log_BV, last_B, s.live_BNT.reshape(B * N, -1), s.t, limits)
 
     # each beam's best, then the best of those: a quarter quicker on CPU than top_k over N*V
     best_BV, token_BV = lax.top_k(log_BV, min(ranked, log_BV.shape[1]))
     log_BNC = s.live_log_BN[:, :, None] + best_BV.reshape(B, N, -1)
     log_BC, index_BC = lax.top_k(log_BNC.reshape(B, -1), min(ranked, log_BNC[0].size))
-    token_BC = _pick(token_BV.reshape(B, -1), index_BC)
+    token_BC = pick(token_BV.reshape(B, -1), index_BC)
     beam_BC = index_BC // log_BNC.shape[2]
 
-    ends_BC = token_BC == eos
+    ends_BC = contains(limits.ends, token_BC)
     end_log_BN = jnp.where(ends_BC & ~s.done_B[:, None], log_BC, -jnp.inf)[:, :N]
     ended = Decoded(
-      tokens=_pick(s.live_BNT, beam_BC[:, :N]).at[:, :, s.t].set(eos),
+      tokens=pick(s.live_BNT, beam_BC[:, :N]).at[:, :, s.t].set(token_BC[:, :N]),
       scores=end_log_BN * weight_T[length],
       log_probs=end_log_BN,
       lengths=jnp.full((B, N), length),
@@ -200,10 +186,10 @@ def beam_search(
     # those kept stand first: an equal newcomer does not displace them, nor does one of -inf
     both = jax.tree.map(lambda old, new: jnp.concatenate([old, new], axis=1), s.finished, ended)
     _, keep_BN = lax.top_k(both.scores, R)
-    finished = jax.tree.map(lambda x: _pick(x, keep_BN), both)
+    finished = jax.tree.map(lambda x: pick(x, keep_BN), both)
 
     live_log_BN, live_BN = lax.top_k(jnp.where(ends_BC, -jnp.inf, log_BC), N)
-    beam_BN, token_BN = _pick(beam_BC, live_BN), _pick(token_BC, live_BN)
+    beam_BN, token_BN = pick(beam_BC, live_BN), pick(token_BC, live_BN)
     row_B = (jnp.arange(B)[:, None] * N + beam_BN).reshape(-1)
 
     # A sum of log-probabilities is at most 0 and only falls, so a live beam can at best score its
@@ -216,53 +202,51 @@ def beam_search(
       hopeless_B |= finished.scores[:, -1] > -jnp.inf
     done_B = s.done_B | (limit_B <= length) | hopeless_B
     moving = jax.tree.map(lambda x: x[row_B], after["moving"])
-    live_BNT = _pick(s.live_BNT, beam_BN).at[:, :, s.t].set(token_BN)
+    live_BNT = pick(s.live_BNT, beam_BN).at[:, :, s.t].set(token_BN)
     return _Search(length, moving, live_BNT, live_log_BN, token_BN, finished, done_B)
 
   # One live beam at first: N equal ones would rank each continuation N times.
   live_log_BN = jnp.full((B, N), -jnp.inf, jnp.float32).at[:, 0].set(0)
   never_BN, empty_BNT = jnp.full((B, R), -jnp.inf), jnp.full((B, N, max_len), pad, jnp.int32)
   finished = Decoded(empty_BNT[:, :R], never_BN, never_BN, jnp.zeros((B, R), jnp.int32))
-  first_B = jnp.full(B, bos, jnp.int32) if first_B is None else first_B
-  last_BN, done_B = jnp.repeat(first_B[:, None], N, axis=1), jnp.zeros(B, bool)
+  last_BN, done_B = jnp.repeat(limits.last_B[:, None], N, axis=1), jnp.zeros(B, bool)
   start = _Search(0, cache["moving"], empty_BNT, live_log_BN, last_BN, finished, done_B)
   finished = lax.while_loop(lambda s: ~s.done_B.all(), body, start).finished
   return jax.tree.map(lambda x: x[:, :num_return], finished)
 
 
 def _follow(step, cache, choose, n, limits: Limits) -> Decoded:
-  """Returns n hypotheses a row, each extended by `choose(t, log_BV) -> token_B`, best first."""
-  max_len, limit_B, bos, eos, pad, first_B = limits
-  limit_B = jnp.repeat(jnp.clip(limit_B, 1, max_len), n)
+  """Returns n hypotheses a row, each extended by `choose(t, scores_BV) -> token_B`, best first."""
+  max_len, pad = limits.max_len, limits.pad
+  limit_B = jnp.repeat(jnp.clip(limits.limit_B, 1, max_len), n)
   B = len(limit_B)
   cache = repeat_cache(cache, n)
 
   def body(state):
-    t, moving, last_B, tokens_BT, log_B, length_B, done_B = state
-    logits_BV, after = step(last_B, {**cache, "moving": moving})
-    log_BV = _log_probs(logits_BV, limit_B == t + 1, bos, eos, pad)
-    # At the limit eos even if its probability is 0, so that the loop ends with any model.
-    token_B = jnp.where(limit_B == t + 1, eos, choose(t, log_BV))
+    t, moving, before_B, tokens_BT, log_B, length_B, done_B = state
+    logits_BV, after = step(before_B, {**cache, "moving": moving})
+    last_B = limit_B == t + 1
+    log_BV = log_probs(logits_BV, last_B, limits)
+    scores_BV = logits_BV.astype(jnp.float32) if limits.strict else log_BV
+    scores_BV = restrict(scores_BV, last_B, tokens_BT, t, limits)
+    token_B = choose(t, scores_BV)
+    if not limits.strict:
+      log_BV = scores_BV
+      # At the limit eos even if its probability is 0, so that the loop ends with any model.
+      token_B = jnp.where(last_B & ~contains(limits.ends, token_B), limits.ends[0], token_B)
     token_B = jnp.where(done_B, pad, token_B).astype(jnp.int32)
-    log_B = log_B + jnp.where(done_B, 0, _pick(log_BV, token_B))
+    log_B = log_B + jnp.where(done_B, 0, pick(log_BV, token_B))
     tokens_BT, length_B = tokens_BT.at[:, t].set(token_B), length_B + ~done_B
-    return t + 1, after["moving"], token_B, tokens_BT, log_B, length_B, done_B | (token_B == eos)
+    done_B = done_B | contains(limits.ends, token_B) | last_B
+    return t + 1, after["moving"], token_B, tokens_BT, log_B, length_B, done_B
 
   zero_B, tokens_BT = jnp.zeros(B, jnp.int32), jnp.full((B, max_len), pad, jnp.int32)
-  first_B = zero_B + bos if first_B is None else jnp.repeat(first_B, n)
+  first_B = jnp.repeat(limits.last_B, n)
   start = (0, cache["moving"], first_B, tokens_BT, jnp.zeros(B), zero_B, zero_B > 0)
   *_, tokens_BT, log_B, length_B, _ = lax.while_loop(lambda state: ~state[-1].all(), body, start)
   log_BN, order_BN = lax.top_k(log_B.reshape(-1, n), n)
   tokens_BNT, length_BN = tokens_BT.reshape(-1, n, max_len), length_B.reshape(-1, n)
-  return Decoded(_pick(tokens_BNT, order_BN), log_BN, log_BN, _pick(length_BN, order_BN))
-
-
-def _log_probs(logits_BV: Array, last_B: Array, bos: int, eos: int, pad: int) -> Array:
-  """Returns log-probabilities [B, V], -inf for tokens that are not allowed."""
-  log_BV = jax.nn.log_softmax(logits_BV.astype(jnp.float32))
-  token_V = jnp.arange(log_BV.shape[1])
-  never_BV = (token_V == pad) | (token_V == bos) | last_B[:, None]
-  return jnp.where(never_BV & (token_V != eos), -jnp.inf, log_BV)
+  return Decoded(pick(tokens_BNT, order_BN), log_BN, log_BN, pick(length_BN, order_BN))
 
 
 def _nucleus(scaled_BC: Array, top_p: float) -> Array:

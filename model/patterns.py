@@ -55,7 +55,7 @@ class DotProduct:
 
 
 class Own(NamedTuple):
-  """What the weights of one layer add to a pattern; None: nothing."""
+  """The additions of one layer's weights to a pattern; None: no addition."""
 
   bias: Callable | None = None  # (q, k, distance) -> bias on the logits [..., H or 1, T, S]
   # of the row's first tokens that are global: queries [B, T, H, K], and keys and values of all
@@ -71,7 +71,7 @@ NOTHING = Own()
 
 
 class Shared(NamedTuple):
-  """What a stack computes once for the additions of its layers."""
+  """The arrays that a stack computes once for the additions of its layers."""
 
   states: jax.Array | None = None  # [N, D] of distances (model/disentangled.py)
   is_global: jax.Array | None = None  # [B or 1, T] of tokens

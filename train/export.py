@@ -3,103 +3,172 @@
 Writes a trained run, or hf:DIR, as a Hugging Face directory (config.json, model.safetensors and a
 tokenizer) that `transformers` loads with its Auto classes. The directory's family can express all
 settings of the run; without such a family, the error names the settings without a counterpart.
---format ctranslate2 converts the result for CTranslate2 (needs ctranslate2, transformers and
-torch).
+--format ctranslate2 writes a model for CTranslate2, which needs no family (and here the package
+ctranslate2 alone). Each has a README.md, a model card with lines to use it. Where the library is
+installed, the export and the run answer 20 inputs, and where they differ nothing is written.
 """
 
-import importlib.util
+import contextlib
 import json
 import pathlib
 import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-import jax
 from absl import logging
 
-from train import inference, pretrained
+from model.settings import LEARNED
+from train import export_check, export_facts, inference, pretrained, tasks
 from train.common import entry
 from train.common.errors import UserError
-from train.common.trees import flatten, unstack_layers
+from train.common.trees import unstack_layers
 from train.data.tokenizer import Tokenizer
-from train.interop import sentence_transformers, tokenizers_out, writing
-from train.interop.directory import STOPS, Directory
+from train.interop import (
+  card,
+  ctranslate2,
+  generation_out,
+  sentence_transformers,
+  tokenizers_out,
+  writing,
+)
+from train.interop.directory import Directory
 from train.interop.families import KINDS, Head
-from train.tasks import seq2seq
 from train.tasks.base import HuggingFace
 
 
 class Source(NamedTuple):
-  """A trained model in the form that is exported."""
+  """A trained model in the form that is exported; its weights are read by `weights`."""
 
+  trained: pretrained.Pretrained
+  checkpoint: str
+  task: tasks.Task
   model: dict  # the section `model`, with vocab_size
-  params: Mapping[str, Any]  # path -> weight, each layer under its own path
   tokenizer: Tokenizer
-  task: HuggingFace
+  facts: HuggingFace  # with one limit for all outputs
   origin: Directory | None  # the Hugging Face directory that it is, or started from
+  notes: list[str]  # on settings of generation without a counterpart
+
+  def weights(self) -> tuple[Mapping[str, Any], list[int]]:
+    """Returns path -> weight, each layer under its own path, and the steps of the checkpoints."""
+    self.trained.check_sizes(self.checkpoint)
+    weights, steps = self.trained.weights(self.checkpoint)
+    return unstack_layers(weights), steps
 
 
-def as_hf(workdir, checkpoint: str, out: pathlib.Path) -> None:
-  """Writes the run into the folder `out`; raises UserError for what has no counterpart."""
-  source = _source(workdir, checkpoint)
-  model, tokenizer, task, origin = source.model, source.tokenizer, source.task, source.origin
-  first = origin.family.model_type if origin else ""
-  head = Head(task.pool, task.pool_activation, task.transform)
-  if task.kind == "mlm":
-    head = head._replace(activation=task.pool_activation or model["activation"])
-  fit = writing.best(model, task.kind, head, first)
-  _check_new(out)
-  target, out = out, out.with_name(f".{out.name}.partial")
-  shutil.rmtree(out, ignore_errors=True)
-  out.mkdir(parents=True)
-  ids = _special_ids(source, fit.family.model_type)
-  more = ids | dict(is_encoder_decoder="decoder_start_token_id" in ids)
-  if task.problem:
-    more["problem_type"] = task.problem
-  if task.labels:
-    more["id2label"] = {str(i): label for i, label in enumerate(task.labels)}
-    more["label2id"] = {label: i for i, label in enumerate(task.labels)}
-  zeros = writing.write(out, fit, task.kind, source.params, more)
-  if tokenizer.targets_differ and origin:  # Marian's two sets of pieces fit no single file
-    for name in ("source.spm", "target.spm", "vocab.json", "tokenizer_config.json"):
-      if (origin.path / name).exists():
-        shutil.copy(origin.path / name, out / name)
+def open_source(workdir, checkpoint: str) -> Source:
+  """Opens a run or hf:DIR; raises UserError for a task without a counterpart elsewhere."""
+  trained = pretrained.open(workdir)
+  task = trained.task()
+  if directory := trained.directory:
+    if checkpoint != "latest":
+      raise UserError(f"--checkpoint {checkpoint}: {trained.name} has one set of weights")
+    kind, origin, model = directory.kind, directory, dict(directory.model)
+    labels = directory.labels if kind in ("classification", "tagging") else ()
+    pool, activation, transform = directory.head
+    decoding = task.decoding if kind in ("causal", "translation") else None
+    problem = directory.problem if kind == "classification" else ""
+    facts = HuggingFace(kind, labels, activation, decoding, problem, pool, transform)
   else:
-    sides = [side for side in ("encoder", "decoder") if model[f"{side}_layers"]]
-    longest = fit.model["max_len"] if fit.model["positions"] == "learned" else 10**9
-    tokenizers_out.write(tokenizer, out, "-".join(sides), longest)
-  if task.kind == "body" and origin:
-    sentence_transformers.copy(origin.path, out)
-  if task.decoding:
-    _write_generation(out, task.decoding, ids, tokenizer.roles)
-  if target.is_dir():
-    target.rmdir()  # it is empty
-  out.rename(target)
-  logging.info("%s: a %s (%s)", target, fit.family.model_type, fit.config["architectures"][0])
-  if zeros:
-    logging.info("weights that the run lacks are written as zeros: %s", ", ".join(zeros))
+    facts, model, start = task.hugging_face(), trained.model, trained.config.init_from.workdir
+    if not facts.kind:
+      name = type(task).__name__
+      raise UserError(f"a {name} run has no counterpart; there are {', '.join(KINDS)}")
+    model = dict(model, vocab_size=model.get("vocab_size") or task.tokenizer.vocab_size)
+    origin = pretrained.open(start).directory if start else None
+  notes = []
+  if decoding := facts.decoding:
+    notes = generation_out.notes(decoding)
+    constant = generation_out.constant(decoding, task.source_len or task.target_len)
+    facts = facts._replace(decoding=constant)
+  return Source(trained, checkpoint, task, model, task.tokenizer, facts, origin, notes)
 
 
-def _source(workdir, checkpoint) -> Source:
-  if origin := pretrained.open(workdir).directory:
-    kind = origin.kind
-    labels = origin.labels if kind in ("classification", "tagging") else ()
-    pool, activation, transform = origin.head
-    generates = kind in ("causal", "translation")
-    decoding = seq2seq.Decoding(**origin.generation) if generates else None
-    problem = origin.problem if kind == "classification" else ""
-    task = HuggingFace(kind, labels, activation, decoding, problem, pool, transform)
-    return Source(origin.model, origin.params, origin.tokenizer, task, origin)
-  run = inference.load_run(workdir, checkpoint)
-  task, tokenizer, start = run.task.hugging_face(), run.task.tokenizer, run.cfg.init_from.workdir
-  if not task.kind:
-    name = type(run.task).__name__
-    raise UserError(f"a {name} run has no counterpart; there are {', '.join(KINDS)}")
-  model = dict(run.cfg.model)
-  model["vocab_size"] = model.get("vocab_size") or tokenizer.vocab_size
-  origin = pretrained.open(start).directory if start else None
-  return Source(model, unstack_layers(flatten(jax.device_get(run.params))), tokenizer, task, origin)
+def as_hf(
+  workdir, checkpoint: str, out: pathlib.Path, *, check: bool = False, license: str = "unknown"
+) -> None:
+  """Writes the run into the folder `out`; raises UserError for what has no counterpart.
+
+  check: where transformers is installed, it must give the same answers. license: of the card.
+  """
+  source = open_source(workdir, checkpoint)
+  model, tokenizer, facts, origin = source.model, source.tokenizer, source.facts, source.origin
+  first = origin.family.model_type if origin else ""
+  activation = facts.pool_activation or model["activation"]
+  head = Head(facts.pool, activation, facts.transform)
+  fit = writing.best(model, facts.kind, head, first)
+  with _new_folder(out) as folder:
+    params, steps = source.weights()
+    ids = _special_ids(source, fit.family.model_type)
+    more = ids | dict(is_encoder_decoder="decoder_start_token_id" in ids)
+    if facts.problem:
+      more["problem_type"] = facts.problem
+    if facts.labels:
+      more["id2label"] = {str(i): label for i, label in enumerate(facts.labels)}
+      more["label2id"] = {label: i for i, label in enumerate(facts.labels)}
+    zeros = writing.write(folder, fit, facts.kind, params, more)
+    longest = fit.model["max_len"] if fit.model["positions"] in LEARNED else 10**9
+    _write_tokenizer(source, folder, longest)
+    if facts.kind == "body" and origin:
+      sentence_transformers.copy(origin.path, folder)
+    if facts.decoding:
+      content = generation_out.for_transformers(facts.decoding, ids, tokenizer.roles)
+      _write_json(folder / "generation_config.json", content)
+    if zeros:
+      source.notes.append(f"Weights that the run lacks are zeros: {', '.join(zeros)}.")
+    family = f"{fit.family.model_type} ({fit.config['architectures'][0]})"
+    _finish(source, folder, steps, "hf", family, license, check)
+  logging.info("%s: a %s", out, family)
+
+
+def as_ctranslate2(
+  workdir, checkpoint: str, out: pathlib.Path, *, check: bool = False, license: str = "unknown"
+) -> None:
+  """Writes the run for CTranslate2, with the arguments of its methods in generation.json; raises
+  UserError, before any work, for what it cannot serve. `check` and `license` are as in `as_hf`."""
+  ctranslate2.require()
+  source = open_source(workdir, checkpoint)
+  model, facts, roles = source.model, source.facts, source.tokenizer.roles
+  ctranslate2.check(model, facts.kind)
+  with _new_folder(out) as folder:
+    params, steps = source.weights()
+    model.pop("name", None)
+    longest = max(ctranslate2.POSITIONS, _positions(source))
+    ctranslate2.write(folder, model, params, source.tokenizer, longest)
+    _write_tokenizer(source, folder, 10**9)
+    if facts.decoding:
+      names = ctranslate2.vocabulary(source.tokenizer, model["vocab_size"])
+      generator = facts.kind == "causal"
+      content = generation_out.for_ctranslate2(facts.decoding, names, roles, generator)
+      _write_json(folder / "generation.json", content)
+      if forced := [names[i] for i in roles.target_first if roles.force]:
+        source.notes.append(f"Each output begins with: target_prefix=[{forced}].")
+    _finish(source, folder, steps, "ctranslate2", "Transformer", license, check)
+  logging.info("%s: a model for CTranslate2", out)
+
+
+def _positions(source: Source) -> int:
+  """Returns the positions that the longest inputs and outputs need."""
+  output = source.facts.decoding.max_len_extra if source.facts.decoding else 0
+  return max(source.task.source_len, source.task.target_len + output) + 1
+
+
+@contextlib.contextmanager
+def _new_folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Yields a folder that becomes `out` at the end, and that goes away after an error."""
+  if out.is_dir() and (names := sorted(path.name for path in out.iterdir())):
+    raise UserError(f"--out {out} is not empty ({', '.join(names[:5])}); name a new folder")
+  if out.exists() and not out.is_dir():
+    raise UserError(f"--out {out} is a file; name a new folder")
+  folder = out.with_name(f".{out.name}.partial")
+  shutil.rmtree(folder, ignore_errors=True)
+  folder.mkdir(parents=True)
+  try:
+    yield folder
+    if out.is_dir():
+      out.rmdir()  # it is empty
+    folder.rename(out)
+  finally:
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _special_ids(source: Source, model_type: str) -> dict[str, int | None]:
@@ -118,62 +187,42 @@ def _special_ids(source: Source, model_type: str) -> dict[str, int | None]:
   return ids
 
 
-def _check_new(out: pathlib.Path) -> None:
-  if out.is_dir() and (names := sorted(path.name for path in out.iterdir())):
-    raise UserError(f"--out {out} is not empty ({', '.join(names[:5])}); name a new folder")
-  if out.exists() and not out.is_dir():
-    raise UserError(f"--out {out} is a file; name a new folder")
+def _write_tokenizer(source: Source, folder: pathlib.Path, longest: int) -> None:
+  tokenizer, origin = source.tokenizer, source.origin
+  if tokenizer.targets_differ and origin:  # Marian's two sets of pieces fit no single file
+    for name in ("source.spm", "target.spm", "vocab.json", "tokenizer_config.json"):
+      if (origin.path / name).exists():
+        shutil.copy(origin.path / name, folder / name)
+    return
+  sides = [side for side in ("encoder", "decoder") if source.model[f"{side}_layers"]]
+  tokenizers_out.write(tokenizer, folder, "-".join(sides), longest)
 
 
-def _write_generation(out, decoding: seq2seq.Decoding, ids, roles) -> None:
-  """Writes generation_config.json, our settings of decoding as far as transformers has them."""
-  never = {roles.pad, roles.start} - {roles.eos}
-  content = dict(
-    **{key: ids[key] for key in ("pad_token_id", "eos_token_id", "bos_token_id")},
-    num_beams=decoding.beam,
-    length_penalty=decoding.length_penalty,
-    early_stopping={stop: name for name, stop in STOPS.items()}[decoding.stop],
-    do_sample=bool(decoding.temperature),
-    max_new_tokens=decoding.max_len_extra,
-    suppress_tokens=sorted(never) or None,
-    decoder_start_token_id=ids.get("decoder_start_token_id"),
-    forced_bos_token_id=next(iter(roles.target_first), None),
-  )
-  if decoding.temperature:
-    content |= {key: getattr(decoding, key) for key in ("temperature", "top_k", "top_p")}
-  if decoding.penalty == "wu" and decoding.length_penalty and decoding.beam > 1:
-    logging.warning(
-      "decoding.penalty 'wu' has no counterpart: transformers divides by length ** %g instead of"
-      " ((5 + length) / 6) ** %g, so the order of beams may differ",
-      decoding.length_penalty,
-      decoding.length_penalty,
+def _finish(source: Source, folder, steps, form: str, family: str, license: str, check: bool):
+  """Writes the card, and checks the export."""
+  facts, tokenizer = source.facts, source.tokenizer
+  library = "transformers" if form == "hf" else "ctranslate2"
+  eos = tokenizer.copy_inner().id_to_token(tokenizer.roles.eos) if tokenizer.targets_differ else ""
+  text = export_check.inputs(source.task)[0]
+  text = next((value for value in text.values() if isinstance(value, str)), "A text.")
+  lines = card.usage(facts.kind, library, text[:100], eos)
+  fields = dict(kind=facts.kind, family=family, library=library, license=license, usage=lines)
+  notes = [note if note.endswith(".") else f"{note}." for note in source.notes]
+  for note in notes:
+    logging.info("%s", note)
+  result = "not checked: --no-check"
+  if check:
+    result = export_check.check(
+      source.trained.name, source.checkpoint, folder, form, source.task, facts.decoding
     )
-  if decoding.max_len_ratio:
-    logging.warning(
-      "decoding.max_len_ratio has no counterpart: max_new_tokens is only max_len_extra=%d",
-      decoding.max_len_extra,
-    )
-  text = json.dumps({k: v for k, v in content.items() if v is not None}, indent=2)
-  (out / "generation_config.json").write_text(text + "\n", encoding="utf-8")
+  logging.info("%s", result)
+  notes.append(f"Compared with the source: {result}.")
+  described = export_facts.card(source.trained, steps, notes=notes, **fields)
+  (folder / "README.md").write_text(described.render(), encoding="utf-8")
 
 
-def as_ctranslate2(workdir, checkpoint: str, out: pathlib.Path) -> None:
-  """Writes the run for CTranslate2, by its own converter from a Hugging Face directory."""
-  for name in ("ctranslate2", "transformers", "torch"):
-    if importlib.util.find_spec(name) is None:
-      raise UserError(
-        f"--format ctranslate2 needs the package {name}: pip install ctranslate2 transformers torch"
-      )
-  import ctranslate2
-
-  _check_new(out)
-  with tempfile.TemporaryDirectory() as folder:
-    as_hf(workdir, checkpoint, pathlib.Path(folder) / "hf")
-    converter = ctranslate2.converters.TransformersConverter(f"{folder}/hf")
-    try:
-      converter.convert(str(out), force=True)  # into a folder that is empty
-    except ValueError as error:  # it does not support the family
-      raise UserError(f"CTranslate2 cannot serve this model: {error}") from error
+def _write_json(path: pathlib.Path, content: Mapping) -> None:
+  path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 FORMATS = {"hf": as_hf, "ctranslate2": as_ctranslate2}
@@ -183,8 +232,18 @@ def main(argv):
   parser = inference.parser(__doc__)
   parser.add_argument("--out", required=True, type=pathlib.Path, help="the folder to write")
   parser.add_argument("--format", choices=FORMATS, default="hf", help="whose files (default: hf)")
+  parser.add_argument(
+    "--no-check",
+    action="store_false",
+    dest="check",
+    help="writes without comparing the answers of the export with the run's",
+  )
+  parser.add_argument(
+    "--license", default="unknown", help="the license in the card's front matter (unknown)"
+  )
   args = parser.parse_args(argv)
-  FORMATS[args.format](args.workdir, args.checkpoint, args.out)
+  options = dict(check=args.check, license=args.license)
+  FORMATS[args.format](args.workdir, args.checkpoint, args.out, **options)
   print(args.out)
 
 

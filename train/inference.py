@@ -48,7 +48,8 @@ def load_run(
     intervals.check("batch_size", rows, int, "[1, inf)")
   mesh = sharding.make_mesh(dict(data=-1, fsdp=1, tensor=1))
   origin = pretrained.open(workdir)
-  task = origin.task(pair).configured(rows, **decoding)
+  strict = decoding.get("generation") == "transformers"
+  task = origin.task(pair, strict).configured(rows, **decoding)
   origin.check_sizes(checkpoint)
   graph, shapes = nnx.split(nnx.eval_shape(lambda: build_model(origin.model, task, seed=0)))
   shapes = dict(params=nnx.to_pure_dict(shapes))

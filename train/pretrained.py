@@ -52,8 +52,11 @@ class Pretrained(Protocol):
   def place(self, which: str, like) -> tuple[Any, list[int]]:
     """Returns the weights as a tree sharded as `like`, and the steps of the checkpoints."""
 
-  def task(self, pair: bool = False) -> tasks.Task:
-    """Builds the task to predict with; `pair`: a classifier of hf:DIR reads two texts."""
+  def task(self, pair: bool = False, strict: bool = False) -> tasks.Task:
+    """Builds the task to predict with.
+
+    pair: a classifier of hf:DIR reads two texts. strict: hf:DIR writes as transformers' generate.
+    """
 
 
 def open(name: str | os.PathLike, body: bool = False) -> Pretrained:
@@ -109,7 +112,7 @@ class _Run:
     with open_to_read(self.path) as checkpoints:
       return checkpoints.read(which, like)
 
-  def task(self, pair=False):
+  def task(self, pair=False, strict=False):
     if pair:
       raise UserError("--pair is for hf:DIR; the config of a run has this setting")
     data_files.check(self.path)
@@ -142,8 +145,8 @@ class _HuggingFace:
       lambda path, x: _place(weights[path_name(path)], x), like
     ), []
 
-  def task(self, pair=False):
-    return tasks.make(self.directory.task(pair))
+  def task(self, pair=False, strict=False):
+    return tasks.make(self.directory.task(pair, strict))
 
 
 def resolve(config: Mapping) -> dict:

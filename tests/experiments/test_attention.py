@@ -15,7 +15,7 @@ import pytest
 from flax import nnx
 
 from experiments.analysis import attention, pictures
-from model import kernels
+from model import kernels, patterns
 from model.attention import Attention
 from train import inference
 from train.build import build_model
@@ -42,6 +42,7 @@ SETTINGS = {
   "one group, wide heads": dict(num_kv_heads=1, head_dim=6, positions="none"),
   "xla": dict(attention_impl="xla"),
   "scale": dict(attention_scale=1.0, bias=False),
+  "shared": dict(share_layers=True),
 }
 
 
@@ -189,6 +190,42 @@ def test_layers_under_scan_are_told_apart(tokens):
   for one, other in zip(attention.look(scanned, LONG, "a b"), attention.look(apart, LONG, "a b")):
     np.testing.assert_allclose(one.weights, other.weights, atol=1e-6)
     assert abs(one.weights[0] - one.weights[1]).max() > 0.1
+
+
+@pytest.mark.parametrize(
+  "own",
+  [
+    dict(window=2, global_tokens=2, global_projections=True),
+    dict(window=2, global_blocks=3),
+    dict(window=2, positions="disentangled"),
+    dict(relative_per_layer=True, positions="relative"),
+  ],
+)
+def test_weights_with_a_layers_own_parts_mix_the_values_of_tokens(tokens, own):
+  """The weights times the values are the attention, where blocks have values of 0 and the global
+  tokens those of the others."""
+  run = translator(tokens, BOTH | own)
+  seen = []
+
+  def look(module, q_BTHK, k_BSGK, v_BSGK, pattern):
+    found = attention.weights(module, q_BTHK, k_BSGK, v_BSGK, pattern)
+    if isinstance(pattern, patterns.OwnPattern):
+      pattern = pattern.with_values(v_BSGK)
+      seen.append(1)
+    made = pattern(q_BTHK, k_BSGK, v_BSGK)
+    return made, jnp.einsum("BHTS,BSHK->BTHK", found, v_BSGK), found
+
+  batch = dict(source=np.asarray([[4, 5, 6, 7, 8, 9, 10, 11, 4, 3]], np.int32))
+  batch |= dict(source_segments=np.ones((1, 10), np.int32), source_positions=np.arange(10)[None])
+  inputs = np.asarray([[1, 9, 8, 7, 6, 5, 4, 9, 8]])
+  for every in attention.forward(
+    nnx.merge(run.graph, run.params), batch, inputs, look=look
+  ).values():
+    for made, mixed, found in every:
+      np.testing.assert_allclose(made, mixed, atol=2e-5)
+      assert (found.sum(-1) < 1 + 1e-5).all()
+      assert found.std() > 0.05
+  assert len(seen) >= 2
 
 
 def program_of(run, length):

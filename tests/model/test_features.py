@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from model.config import TransformerConfig
+from model.transformer import Transformer
 from tests.model.helpers import (
   PACKED,
   SIZES,
@@ -21,6 +22,7 @@ from tests.model.helpers import (
   run,
 )
 from tests.model.reference import Reference
+from train import sharding
 from train.build import model_config
 from train.common.trees import flatten, match_layers, path_name
 from train.record import config
@@ -132,6 +134,61 @@ def test_packed_rows_with_a_feature_are_separate_rows(name):
         size = SIZES[i][side]
         np.testing.assert_allclose(together[row, start : start + size], alone[i, :size], atol=5e-5)
         start += size
+
+
+def test_of_the_first_tokens_those_are_global_that_a_mask_names():
+  """Longformer's questions have other lengths: each row has global tokens of its own."""
+  for name in ("global projections", "a decoder without window"):
+    settings = dict(global_tokens=3, window=2, decoder_layers=0)
+    model = build(**FEATURES[name] | settings)
+    source = np.random.default_rng(5).integers(1, 16, (3, 11))
+    mask = np.zeros((3, 11), np.int32)
+    mask[1, [0, 2, 7]] = mask[2, :3] = 1  # index 7 is none of the first three
+    states = np.asarray(model.encode(source, global_mask=mask))
+    for row in range(3):
+      theirs = Reference(model, mask[row].__getitem__)
+      np.testing.assert_allclose(states[row], theirs.encode(source[row]), atol=2e-4)
+    np.testing.assert_allclose(states[2], model.encode(source)[2], atol=1e-6)
+    assert np.abs(states - model.encode(source))[:2].max() > 1e-2
+
+
+OVER_DEVICES = ["patterns", "a table for each layer", "disentangled in chunks"]
+OVER_DEVICES += ["global projections", "global blocks in chunks", "norms of queries and keys"]
+
+
+@pytest.mark.parametrize("name", OVER_DEVICES)
+def test_a_feature_over_eight_devices_is_that_on_one(name):
+  mesh = sharding.make_mesh(dict(data=2, fsdp=2, tensor=2))
+  model = build(**FEATURES[name] | dict(num_kv_heads=2, scan_layers=True))
+  graph, state = nnx.split(model)
+  params = nnx.to_pure_dict(state)
+  rng = np.random.default_rng(0)
+  source, inputs = rng.integers(1, 16, (2, 4, 9))
+
+  def loss(params):
+    model = nnx.merge(graph, params)
+    states = model.decode(inputs, model.encode(source), np.ones_like(source))
+    return jnp.sin(model.logits(states)).sum()
+
+  alone = jax.jit(jax.value_and_grad(loss))(params)
+  with sharding.activation_sharding(mesh):
+    placed = jax.device_put(params, sharding.place(params, mesh))
+    spread = jax.jit(jax.value_and_grad(loss))(placed)
+  for one, other in zip(jax.tree.leaves(alone), jax.tree.leaves(spread)):
+    scale = max(1.0, float(np.abs(one).max()))
+    np.testing.assert_allclose(other, one, atol=2e-4 * scale)
+
+
+@every_feature
+def test_every_weight_of_a_feature_has_a_place(name):
+  mesh = sharding.make_mesh(dict(data=2, fsdp=4, tensor=1))
+  for scan in (False, True):
+    cfg = TransformerConfig(**TINY | FEATURES[name] | dict(scan_layers=scan))
+    state = nnx.state(nnx.eval_shape(lambda cfg=cfg: Transformer(cfg, rngs=nnx.Rngs(0))))
+    params = nnx.to_pure_dict(state)
+    for path, place in flatten(sharding.place(params, mesh)).items():
+      if path.endswith("kernel"):
+        assert "fsdp" in place.spec, path
 
 
 @every_feature

@@ -43,10 +43,14 @@ def compute(impl, batch, **settings):
   return jax.device_get(traced.lower().compile()(weights, *batch)), str(traced.jaxpr)
 
 
-@pytest.mark.parametrize("encoder_layers, window", [(1, None), (1, 20), (0, None), (0, 20)])
+@pytest.mark.parametrize(
+  "encoder_layers, window", [(1, None), (1, 20), (0, None), (0, 20), (0, (20, None))]
+)
 def test_splash_is_attention_over_all_pairs(encoder_layers, window, monkeypatch):
   monkeypatch.setattr(kernels, "INTERPRET", True)
   sizes = dict(encoder_layers=encoder_layers, decoder_layers=1, window=window, positions="rotary")
+  if isinstance(window, tuple):
+    sizes |= dict(decoder_layers=2, attention_softcap=1.5)
   ours, program = compute("splash", batch_of(), **sizes)
   assert "pallas_call" in program
   theirs, program = compute("einsum", batch_of(), **sizes)
@@ -87,6 +91,10 @@ def test_what_splash_cannot_do_in_a_row_is_done_without(rows):
     (dict(attention_impl="splash"), "cpu", "it runs on tpu, not on cpu"),
     (dict(attention_impl="splash", positions="relative"), "tpu", "no bias of distances"),
     (dict(attention_impl="splash", window=4, global_tokens=1), "tpu", "no global tokens"),
+    (dict(attention_impl="splash", positions="disentangled"), "tpu", "no bias of distances"),
+    (dict(attention_impl="splash", window=4, global_blocks=2), "tpu", "no global tokens"),
+    (dict(attention_impl="splash", attention_softcap=9.0), "tpu", ""),
+    (dict(attention_impl="xla", attention_softcap=9.0), "cpu", "no model.attention_softcap"),
     (dict(attention_impl="cudnn"), "gpu", "model.dtype is float32"),
     (dict(attention_impl="cudnn", dtype="bfloat16"), "gpu", ""),
     (dict(attention_impl="cudnn", dtype="bfloat16"), "tpu", "it runs on gpu, not on tpu"),

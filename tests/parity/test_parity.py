@@ -19,10 +19,8 @@ transformers = pytest.importorskip("transformers", reason="`make parity` compare
 sys.path.insert(0, str(FIXTURES))
 make, variations = pytest.importorskip("make"), pytest.importorskip("variations")
 
-# RoBERTa's positions start behind the id of padding. An untied output of BERT and RoBERTa has two
-# biases, one of which is used.
-REFUSED = ["roberta/pad=0", "bert/untied", "roberta/untied", "albert/untied", "mpnet/untied"]
-REFUSED += ["deberta/untied"]
+# RoBERTa's positions start behind the id of padding.
+REFUSED = ["roberta/pad=0"]
 VARIATIONS = {variation.name: variation for variation in variations.variations()}
 
 

@@ -46,6 +46,34 @@ def test_settings_of_another_model_are_told(section, told):
     build_model(section, task(), 0)
 
 
+@pytest.mark.parametrize("asked, platform", [("cudnn", "cpu"), ("xla", "cpu"), ("splash", "gpu")])
+def test_what_no_kernel_computes_is_computed_by_einsum(asked, platform, caplog):
+  section = TRANSFORMER_OF | dict(attention_softcap=5.0, attention_impl=asked)
+  model = build_model(section, task(), 0, platform)
+  assert model.cfg.attention_impl == model.decoder.dot_product.impl == "einsum"
+  plain = build_model(section | dict(attention_softcap=None), task(), 0, platform)
+  assert plain.cfg.attention_impl == "xla"
+
+
+@pytest.mark.parametrize("own", [dict(global_tokens=1), dict(global_blocks=2)])
+def test_what_counts_from_the_start_of_a_row_is_not_packed(own):
+  sizes = dict(encoder_layers=1, decoder_layers=0, window=2, positions="relative")
+  of_encoder = dict(source_len=4, target_len=0, max_positions=(4, 0))
+  with pytest.raises(UserError, match=rf"model.{next(iter(own))} .* task.pack=False"):
+    build_model(TRANSFORMER_OF | sizes | own, task(**of_encoder), 0)
+  build_model(TRANSFORMER_OF | sizes | own, task(**of_encoder, pack=False), 0)
+
+
+def test_a_decoder_has_as_many_positions_as_its_own_table():
+  both = TRANSFORMER_OF | dict(encoder_layers=1, positions="learned", max_len=9, decoder_max_len=4)
+  sides = dict(source_len=9, target_len=4, max_positions=(9, 4))
+  build_model(both, task(**sides), 0)
+  with pytest.raises(UserError, match=r"model\.decoder_max_len 4 is less than the 5 positions"):
+    build_model(both, task(**sides | dict(max_positions=(9, 5))), 0)
+  with pytest.raises(UserError, match=r"model\.max_len 8 is less than the 9 positions"):
+    build_model(both | dict(max_len=8), task(**sides), 0)
+
+
 def test_a_prefix_is_nothing_for_an_lstm():
   with pytest.raises(UserError, match=r"task.prefix: .* use an encoder-decoder"):
     build_model(LSTM_OF, task(prefix=True), 0)

@@ -12,8 +12,9 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from model.config import POSITIONS, LSTMConfig, TransformerConfig
+from model.config import LSTMConfig, TransformerConfig
 from model.lstm import LSTM
+from model.settings import POSITIONS
 from model.transformer import Transformer
 from train import optimizer, sharding
 from train.common.errors import UserError

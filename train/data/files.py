@@ -22,6 +22,7 @@ from train.common.errors import UserError
 from train.common.files import cache_dir, new_folder
 from train.data import bad_records, reading
 from train.data.bad_records import BadRecords, log_once
+from train.data.label_columns import LabelColumns
 from train.data.label_names import NamedLabels, name_labels
 from train.data.reading import file_digest, file_type, find_files
 from train.data.records import Records
@@ -49,11 +50,14 @@ def open_files(
   columns=FIELDS,
   header: bool | None = None,
   label_names: str | Sequence[str] | None = None,
+  label_columns: Sequence[str] = (),
   on_bad_record: str = "error",
-) -> Records | NamedLabels:
+) -> Records | NamedLabels | LabelColumns:
   """Opens the rows of a split's files; "train.tsv[:90%]" is that part of the rows, in order.
 
-  `label_names` is a file that has a name on line N for the label N, from 0, or a list of names."""
+  `label_names` is a file that has a name on line N for the label N, from 0, or a list of names.
+  `label_columns` are the labels of which the fields label_0, label_1, ... say if a text has them.
+  """
   splits, start, stop = reading.parse_part(split, splits)
   part = "" if (start, stop) == (0, 100) else f"[{start}%:{stop}%]"
   # all parts of a file are parts of the same records, so blank ones are dropped from each
@@ -66,6 +70,8 @@ def open_files(
       f"data.splits.{split}: the part {part} of {len(dataclasses.replace(rows, split=SPLIT))} rows"
       " has none: take a larger part (dev=, test=), or another file"
     )
+  if label_columns:
+    return LabelColumns(rows, tuple(label_columns))
   return name_labels(rows, label_names) if label_names else rows
 
 

@@ -28,6 +28,21 @@ def encode_with_absent(inner: tokenizers.Tokenizer, texts, unk: int) -> list[lis
   return [list(map(look_up, encoding.tokens, encoding.ids)) for encoding in encoded]
 
 
+def place(text: str, encoding: tokenizers.Encoding, blank_first: bool) -> list[tuple[int, int]]:
+  """Returns the characters (from, to) of each token of a text, without blanks.
+
+  blank_first: the tokenizer puts a blank in front, which may be a token of its own.
+  """
+  places = []
+  for start, stop in encoding.offsets:
+    start = min(start + len(text[start:stop]) - len(text[start:stop].lstrip()), stop)
+    places.append((start, stop))
+  alone = encoding.tokens[:1] in ([BLANKS[0]], [METASPACE])
+  if blank_first and alone and text[:1] not in (" ", METASPACE):
+    places[0] = (0, 0)
+  return places
+
+
 class Pieces:
   """The meaning of a tokenizer's pieces; a `foreign` tokenizer was not trained here."""
 

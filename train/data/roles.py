@@ -34,6 +34,12 @@ class Roles:
   target_first: tuple[int, ...] = ()  # before an encoder-decoder's target: learned ...
   force: bool = True  # ... and forced when decoding
   types: bool = False  # the model distinguishes a first and a second text (BERT's token types)
+  ends: tuple[int, ...] = ()  # what ends outputs, where it is not eos alone
+
+  @property
+  def output_ends(self) -> tuple[int, ...]:
+    """Returns the ids each of which ends an output."""
+    return self.ends or (self.eos,)
 
   def source(self, ids, longest: int = sys.maxsize) -> list[int]:
     """Frames an encoder-decoder's source, cut to `longest` tokens in all."""
@@ -59,8 +65,9 @@ def to_json(
   """Returns tokenizer.json's content: the library's JSON, in another object if there are roles."""
   if roles is None:
     return inner.to_str(pretty=pretty)
+  given = {key: x for key, x in dataclasses.asdict(roles).items() if key != "ends" or x}
   content = {
-    "roles": dataclasses.asdict(roles),
+    "roles": given,  # without `ends`, which is younger than saved tokenizers, where it is empty
     "tokenizer": json.loads(inner.to_str()),
     "target_tokenizer": target and json.loads(target.to_str()),
     "vocab_size": size,
@@ -82,6 +89,16 @@ def from_json(text: str, where: str) -> tuple:
     for part in (content["tokenizer"], content["target_tokenizer"])
   )
   return inner, Roles(**roles), target, content["vocab_size"]
+
+
+def check_own(tokenizer, path) -> None:
+  """Raises UserError for a tokenizer trained here whose special tokens are not the first ids."""
+  specials = tokenizer.specials
+  first = [name for name, i in specials.items() if i < len(SPECIALS)]
+  if first != list(SPECIALS):
+    raise UserError(f"{path}: ids 0 to 3 must be {', '.join(SPECIALS)}, but they are {first}")
+  if sorted(specials.values()) != list(range(len(specials))):
+    raise UserError(f"{path}: special tokens must be the first ids, but are {specials}")
 
 
 def check(tokenizer) -> None:

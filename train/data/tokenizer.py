@@ -15,23 +15,20 @@ from tokenizers import decoders, pre_tokenizers
 from train.common import json_files
 from train.common.errors import UserError, as_user_error
 from train.common.files import write_atomically
-from train.data import long_texts
-from train.data.pieces import BLANKS, METASPACE, Pieces, encode_with_absent
-from train.data.roles import MASK, OWN, SPECIALS, Roles, check, from_json, to_json
-
-MASKS = (MASK, "[MASK]")  # spellings of the mask in texts
-SENTINELS = re.compile(rf"{METASPACE}?<extra_(?:id_)?(\d+)>")  # ours and T5's
-# The target language at a source's start; Marian's needs no blank after it.
-LANGUAGE = re.compile(r"(<2[\w-]+>|>>[^<>\s]+<<)( |(?<=<<))")
+from train.data import long_texts, special_tokens
+from train.data.pieces import Pieces, encode_with_absent, place
+from train.data.roles import MASK, OWN, SPECIALS, Roles, check, check_own, from_json, to_json
+from train.data.special_tokens import LANGUAGE, READING, SENTINELS
 
 
 class Tokenizer:
   """A `tokenizers.Tokenizer` with the roles of its special tokens; it never pads or truncates.
 
   A tokenizer without `roles` was trained here: ids 0 to 3 are pad, bos, eos, unk, and more special
-  tokens may follow from 4 on. A foreign tokenizer (train/interop) has them anywhere. Text never
-  becomes a special token. `target` has other pieces over the same ids, for targets (Marian's).
-  Pieces with ids from `size` on are not in the vocabulary: they are unknown.
+  tokens may follow from 4 on. A foreign tokenizer (train/interop) has them anywhere. Text becomes
+  no special token but those of a foreign tokenizer that do not frame texts (special_tokens.py).
+  `target` has other pieces over the same ids, for targets (Marian's). Pieces with ids from `size`
+  on are not in the vocabulary: they are unknown.
   """
 
   def __init__(
@@ -65,7 +62,8 @@ class Tokenizer:
   @property
   def fingerprint(self) -> str:
     """Returns the hex digest of everything that determines the ids."""
-    return hashlib.sha256(to_json(*self._parts).encode()).hexdigest()
+    content = to_json(*self._parts) + READING * self.foreign
+    return hashlib.sha256(content.encode()).hexdigest()
 
   def copy_inner(self) -> tokenizers.Tokenizer:
     """Returns a copy of the library's tokenizer, to write or change."""
@@ -81,7 +79,7 @@ class Tokenizer:
 
   def encode_parts(self, texts: Sequence[str], inner=None) -> Iterator[tuple[int, list[int]]]:
     """Yields the ids of each text's parts with the text's number (long_texts.encode)."""
-    first = functools.partial(self._encode_whole, inner or self._inner)
+    first = functools.partial(self._encode_whole, inner or self._reader)
     later = functools.partial(self._encode_whole, self._inner_part) if self.blank_first else first
     return long_texts.encode(texts, first, later)
 
@@ -100,38 +98,46 @@ class Tokenizer:
   def _replace_specials(self, ids):
     # a word spelled like a special token becomes unknown: it must not end a sentence
     unk = self.roles.unk
-    if unk is None or self._special_ids.isdisjoint(ids):
+    if unk is None or self._not_in_texts.isdisjoint(ids):
       return ids
-    return [unk if i in self._special_ids else i for i in ids]
+    return [unk if i in self._not_in_texts else i for i in ids]
+
+  @functools.cached_property
+  def _reader(self) -> tokenizers.Tokenizer:
+    """Returns the library's tokenizer that reads texts."""
+    if not self.foreign or self.targets_differ:
+      return self._inner
+    return special_tokens.text_reader(self._inner, self._not_in_texts)
+
+  @functools.cached_property
+  def _not_in_texts(self) -> frozenset[int]:
+    if not self.foreign or self.targets_differ:
+      return self._special_ids
+    return special_tokens.frame_ids(self.roles, self.specials) | self._beyond
 
   @functools.cached_property
   def _special_ids(self) -> frozenset[int]:
+    return self._beyond.union(self.specials.values(), self.sentinels)
+
+  @functools.cached_property
+  def _beyond(self) -> frozenset[int]:
+    """Returns the ids from `size` on."""
     inners = filter(None, (self._inner, self._target)) if self._size else ()
-    beyond = [i for inner in inners for i in inner.get_vocab().values() if i >= self._size]
-    return frozenset([*self.specials.values(), *self.sentinels, *beyond])
+    return frozenset(i for x in inners for i in x.get_vocab().values() if i >= self._size)
 
   def encode_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
     """Returns the ids of each text and the characters (from, to) of each id, without blanks."""
-    rows = []
     blank_first = self.foreign or self.blank_first
-    for text, encoding in zip(texts, self._inner.encode_batch(texts, add_special_tokens=False)):
-      places = []
-      for start, stop in encoding.offsets:
-        start = min(start + len(text[start:stop]) - len(text[start:stop].lstrip()), stop)
-        places.append((start, stop))
-      alone = encoding.tokens[:1] in ([BLANKS[0]], [METASPACE])
-      if blank_first and alone and text[:1] not in (" ", METASPACE):
-        places[0] = (0, 0)  # only the blank that the tokenizer put in front
-      rows.append((self._replace_specials(encoding.ids), places))
-    return rows
+    encoded = self._reader.encode_batch(texts, add_special_tokens=False)
+    return [
+      (self._replace_specials(encoding.ids), place(text, encoding, blank_first))
+      for text, encoding in zip(texts, encoded)
+    ]
 
   def name_mask(self, text: str) -> str:
     """Replaces <mask> and [MASK] in a text by the vocabulary's name of the mask, if it has one."""
-    if self.roles.mask is not None:
-      for name in MASKS:
-        if name not in self.specials:
-          text = text.replace(name, self.mask_name)
-    return text
+    has_mask = self.roles.mask is not None
+    return special_tokens.name_mask(text, self.specials, self.mask_name) if has_mask else text
 
   def encode_marked(self, text: str) -> list[int]:
     """Returns the ids of a text in which names of special tokens, such as <mask>, are those tokens.
@@ -142,7 +148,7 @@ class Tokenizer:
     """
     text = self.name_mask(text)
     if self.foreign:
-      text = SENTINELS.sub(self._sentinel_name, text)
+      text = SENTINELS.sub(special_tokens.namer(self.sentinels, self._inner.id_to_token), text)
       return self._inner_marked.encode(text, add_special_tokens=False).ids
     names = [name for name in self.specials if name not in SPECIALS]
     if not names:
@@ -158,11 +164,6 @@ class Tokenizer:
         inner = self._inner_part if number else self._inner
         ids += self._replace_specials(inner.encode(part, add_special_tokens=False).ids)
     return ids
-
-  def _sentinel_name(self, match: re.Match) -> str:
-    number = int(match[1])
-    known = number < len(self.sentinels)
-    return self._inner.id_to_token(self.sentinels[number]) if known else match[0]
 
   @functools.cached_property
   def _inner_marked(self) -> tokenizers.Tokenizer:
@@ -222,10 +223,7 @@ class Tokenizer:
 
   def split_language(self, text: str) -> tuple[str, str]:
     """Returns the language at a source's start, "" if there is none, and the text behind it."""
-    match = LANGUAGE.match(text)
-    if match and (match[2] or match[1] in self.specials):
-      return match[1], text[match.end() :]
-    return "", text
+    return special_tokens.split_language(text, self.specials)
 
   @property
   def languages(self) -> tuple[str, ...]:
@@ -235,10 +233,8 @@ class Tokenizer:
   @functools.cached_property
   def sentinels(self) -> tuple[int, ...]:
     """Returns the ids of <extra_0>, <extra_1>, ... (T5: <extra_id_0>, ...) without a gap."""
-    names = self._inner.get_vocab() if self.foreign else self.specials  # mT5's are plain pieces
-    matches = [(SENTINELS.fullmatch(name), i) for name, i in names.items()]
-    numbered = sorted((int(match[1]), i) for match, i in matches if match)
-    return tuple(i for place, (number, i) in enumerate(numbered) if place == number)
+    # mT5's are plain pieces
+    return special_tokens.find_sentinels(self._inner.get_vocab() if self.foreign else self.specials)
 
   def render_tokens(self, ids: Iterable[int]) -> list[str]:
     """Formats each token for display, special ones by their names."""
@@ -253,30 +249,37 @@ class Tokenizer:
   @functools.cached_property
   def byte_lengths(self) -> np.ndarray:
     """Returns the number of UTF-8 bytes of each id's text (Pieces.byte_length), int32 [V]."""
-    lengths = np.zeros(self.vocab_size, np.int32)
-    for token, i in self._inner.get_vocab().items():
-      if i not in self._special_ids:
-        lengths[i] = self._pieces.byte_length(token)
-    return lengths
+    return self._table(self._pieces.byte_length, np.int32, self._special_ids)
 
   @functools.cached_property
   def word_starts(self) -> np.ndarray:
     """Returns True for each id that begins a word (Pieces.starts_word): bool [V]."""
-    starts = np.zeros(self.vocab_size, bool)
+    return self._table(self._pieces.starts_word, bool)
+
+  def _table(self, fact, dtype, without=frozenset()) -> np.ndarray:
+    """Returns a fact about each piece [V], zero for the ids `without`."""
+    table = np.zeros(self.vocab_size, dtype)
     for token, i in self._inner.get_vocab().items():
-      if i < self.vocab_size:
-        starts[i] = self._pieces.starts_word(token)
-    return starts
+      if i < self.vocab_size and i not in without:
+        table[i] = fact(token)
+    return table
 
   @functools.cached_property
   def _pieces(self) -> Pieces:
     return Pieces(self._inner, self.foreign)
 
-  def decode(self, ids: Iterable[int]) -> str:
-    """Returns the text up to the first eos, without pad and start; an unknown token is `<unk>`."""
-    until_eos = itertools.takewhile(lambda i: i != self.roles.eos, ids)
-    kept = [int(i) for i in until_eos if i not in (self.roles.pad, self.roles.start)]
-    return (self._target or self._inner).decode(kept, skip_special_tokens=False)
+  def decode(self, ids: Iterable[int], after: Iterable[int] = (), specials=False) -> str:
+    """Returns the text of an output, up to the first token that ends one, without pad and start,
+    behind that of the ids `after`.
+
+    A foreign tokenizer leaves out its special tokens, unless `specials`, as transformers'
+    skip_special_tokens does; ours shows them, an unknown token as `<unk>`.
+    """
+    ends, skipped = self.roles.output_ends, (self.roles.pad, self.roles.start)
+    until_end = itertools.takewhile(lambda i: i not in ends, ids)
+    kept = [*after, *(int(i) for i in until_end if i not in skipped)]
+    skip = self.foreign and not specials
+    return (self._target or self._inner).decode(kept, skip_special_tokens=skip)
 
   def save(self, path: str | os.PathLike) -> None:
     """Writes tokenizer.json atomically."""
@@ -290,10 +293,5 @@ class Tokenizer:
       tokenizer = cls(*from_json(text, f"{path} is not a tokenizer.json: it"))
       check(tokenizer)
     if not tokenizer.foreign:
-      first = [tokenizer._inner.id_to_token(i) for i in range(4)]
-      if first != list(SPECIALS):
-        raise UserError(f"{path}: ids 0 to 3 must be {', '.join(SPECIALS)}, but they are {first}")
-      specials = tokenizer.specials
-      if sorted(specials.values()) != list(range(len(specials))):
-        raise UserError(f"{path}: special tokens must be the first ids, but are {specials}")
+      check_own(tokenizer, path)
     return tokenizer

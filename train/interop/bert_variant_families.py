@@ -90,6 +90,7 @@ ALBERT = dataclasses.replace(
     "predictions.decoder.weight": "albert.embeddings.word_embeddings.weight",
     "predictions.decoder.bias": "predictions.bias",
   },
+  untied={"predictions.bias": "predictions.decoder.bias"},
   left_out=r"^sop_classifier\.|^albert\.pooler\.",  # the order of sentences
 )
 
@@ -128,6 +129,7 @@ MPNET = dataclasses.replace(
     "lm_head.decoder.weight": "mpnet.embeddings.word_embeddings.weight",
     "lm_head.decoder.bias": "lm_head.bias",
   },
+  untied={"lm_head.bias": "lm_head.decoder.bias"},
   left_out=r"^mpnet\.pooler\.",
   mlm_activation="gelu",
 )

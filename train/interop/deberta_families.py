@@ -58,6 +58,8 @@ def _read(config: Mapping, tensors) -> dict:
       relative_buckets=buckets if buckets > 0 else span,
       relative_max_distance=span if buckets > 0 else None,
     )
+  if not config.get("legacy", True):
+    model["tie_output"] = True  # whatever tie_word_embeddings is
   if width := config.get("conv_kernel_size", 0):
     if config.get("conv_groups", 1) != 1:
       raise UserError(f"conv_groups is {config['conv_groups']}; here there is only 1")
@@ -171,7 +173,7 @@ DEBERTA = dataclasses.replace(
 )
 # Files with `legacy` False have another masked-LM head, which is exported as the other one.
 _NEW = dataclasses.replace(
-  DEBERTA, fixed=dict(legacy=False), heads=DEBERTA.heads | dict(mlm=_NEW_HEAD), copies={}
+  DEBERTA, fixed=dict(legacy=False), heads=DEBERTA.heads | dict(mlm=_NEW_HEAD), copies={}, untied={}
 )
 
 FAMILIES = (DEBERTA,)

@@ -1,4 +1,7 @@
-"""Defines the tables of GPT-2 and Llama."""
+"""Defines the tables of GPT-2, Llama and StarCoder2 (LayerNorm, rotary positions, a window)."""
+
+import dataclasses
+import re
 
 from train.common.errors import UserError
 from train.interop.families import Family, Row, activation, attention, field, linear, norm, same
@@ -10,6 +13,19 @@ def _fused(theirs: str, ours: str):
   for part, name in enumerate(("query", "key", "value")):
     yield Row(f"{theirs}.weight", f"{ours}/{name}/kernel", "conv", part)
     yield Row(f"{theirs}.bias", f"{ours}/{name}/bias", "vector", part)
+
+
+def _gpt2_read(config, _):
+  scaled = config.get("scale_attn_weights", True)
+  size = config.get("n_inner") or 4 * config.get("n_embd", 768)
+  return dict(mlp_dim=size, attention_scale=None if scaled else 1.0)
+
+
+def _inverse_layer(config, path) -> float:
+  """Returns the factor on queries where attention is divided by the layer's number, from 1 on."""
+  match = re.match(r"decoder/blocks/(\d+)/self_attention/query/", path)
+  inverse = match and config.get("scale_attn_by_inverse_layer_idx")
+  return 1 / (int(match[1]) + 1) if inverse else 1.0
 
 
 GPT2 = Family(
@@ -33,15 +49,12 @@ GPT2 = Family(
   constants=dict(
     encoder_layers=0, positions="learned", norm="layer", norm_position="pre", embed_scale=False
   ),
-  fixed=dict(
-    scale_attn_weights=True,
-    scale_attn_by_inverse_layer_idx=False,
-    reorder_and_upcast_attn=False,
-    add_cross_attention=False,
-    pruned_heads={},
-  ),
+  fixed=dict(add_cross_attention=False, pruned_heads={}),
   ignored=(
     "n_ctx",
+    "reorder_and_upcast_attn",  # of 16-bit numbers
+    "scale_attn_by_inverse_layer_idx",  # _inverse_layer reads it
+    "scale_attn_weights",  # _gpt2_read reads it
     "summary_activation",
     "summary_first_dropout",
     "summary_proj_to_labels",
@@ -62,7 +75,9 @@ GPT2 = Family(
   heads=dict(causal=(Row("lm_head.weight", "output/kernel", "linear", body=False),)),
   copies={"lm_head.weight": "transformer.wte.weight"},
   computed=r"attn\.(bias|masked_bias)$",
-  read=lambda config, _: dict(mlp_dim=config.get("n_inner") or 4 * config.get("n_embd", 768)),
+  read=_gpt2_read,
+  write=lambda model: dict(scale_attn_weights=model["attention_scale"] != 1.0),
+  factor=_inverse_layer,
 )
 
 
@@ -94,7 +109,8 @@ LLAMA = Family(
     field("max_position_embeddings", "max_len", 2048),
     field("rms_norm_eps", "norm_eps", 1e-6),
     field("attention_dropout", "attention_dropout", 0.0),
-    field("initializer_range", "init_std", 0.02),
+    # transformers takes at most 1
+    field("initializer_range", "init_std", 0.02, lambda x: x, lambda x: min(x, 1.0)),
     field("tie_word_embeddings", "tie_output", False),
     field("rope_theta", "rope_theta", 10000.0),
   ),
@@ -131,4 +147,44 @@ LLAMA = Family(
   },
 )
 
-FAMILIES = (GPT2, LLAMA)
+STARCODER2 = dataclasses.replace(
+  LLAMA,
+  model_type="starcoder2",
+  classes={"Starcoder2ForCausalLM": "causal", "Starcoder2Model": "body"},
+  settings=(
+    field("vocab_size", "vocab_size", 49152),
+    field("hidden_size", "dim", 3072),
+    field("num_hidden_layers", "decoder_layers", 30),
+    field("num_attention_heads", "num_heads", 24),
+    field("num_key_value_heads", "num_kv_heads", 2),
+    field("intermediate_size", "mlp_dim", 12288),
+    activation("hidden_act", "gelu_pytorch_tanh"),
+    field("max_position_embeddings", "max_len", 4096),
+    field("norm_epsilon", "norm_eps", 1e-5),
+    field("attention_dropout", "attention_dropout", 0.0),
+    field(("residual_dropout", "embedding_dropout"), "dropout", 0.0),
+    field("initializer_range", "init_std", 0.018042),
+    field("tie_word_embeddings", "tie_output", True),
+    field("rope_theta", "rope_theta", 10000.0),
+    field("sliding_window", "window", None),
+    field("use_bias", "bias", True),
+  ),
+  constants=dict(
+    encoder_layers=0, positions="rotary", norm="layer", norm_position="pre", embed_scale=False
+  ),
+  fixed={},
+  ignored=("rope_parameters", "rope_scaling"),
+  rows=(
+    *same("embed_tokens", "embedding"),
+    *attention(
+      f"{_LLAMA}.self_attn", f"{BLOCK}/self_attention", ("q_proj", "k_proj", "v_proj", "o_proj")
+    ),
+    *norm(f"{_LLAMA}.input_layernorm", f"{BLOCK}/self_norm"),
+    *norm(f"{_LLAMA}.post_attention_layernorm", f"{BLOCK}/mlp_norm"),
+    *linear(f"{_LLAMA}.mlp.c_fc", f"{BLOCK}/mlp/up"),
+    *linear(f"{_LLAMA}.mlp.c_proj", f"{BLOCK}/mlp/down"),
+    *norm("norm", "decoder/norm"),
+  ),
+)
+
+FAMILIES = (GPT2, LLAMA, STARCODER2)

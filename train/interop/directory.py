@@ -12,7 +12,6 @@ from model import heads
 from model.config import TransformerConfig
 from model.settings import LEARNED
 from model.transformer import Transformer
-from train.common import json_files
 from train.common.errors import UserError, choose
 from train.data.tokenizer import Tokenizer
 from train.interop import (
@@ -21,19 +20,19 @@ from train.interop import (
   decoder_families,
   encoder_decoder_families,
   encoder_families,
+  generation,
   modernbert_families,
   sentence_transformers,
   tokenizers_in,
   weights,
 )
 from train.interop.families import POOLED, Family, Head
-from train.interop.settings import FIELDS, GENERATION, json_of, settings
+from train.interop.settings import FIELDS, json_of, settings
 
 MODULES = (
   encoder_families,
   bert_variant_families,
   modernbert_families,
-  deberta_families,
   deberta_families,
   decoder_families,
   encoder_decoder_families,
@@ -42,26 +41,6 @@ FAMILIES = {family.model_type: family for module in MODULES for family in module
 # The two classes of next-sentence prediction: the second text follows the first one, or does not.
 NEXT_SENTENCE = ("next", "random")
 LONGEST = 1024  # tokens that a task reads, where the model could read more
-LONGEST_OUTPUT = 1 << 20  # tokens of all beams; a file with more would fill the memory
-# Options of generation that have no counterpart here -> the value with which they do nothing.
-UNSUPPORTED = dict(
-  no_repeat_ngram_size=0,
-  encoder_no_repeat_ngram_size=0,
-  min_length=0,
-  min_new_tokens=None,
-  repetition_penalty=1.0,
-  suppress_tokens=None,
-  begin_suppress_tokens=None,
-  num_beam_groups=1,
-  diversity_penalty=0.0,
-  exponential_decay_length_penalty=None,
-  typical_p=1.0,
-  min_p=None,
-  epsilon_cutoff=0.0,
-  sequence_bias=None,
-)
-
-STOPS = {False: "current", True: "full", "never": "exact"}  # early_stopping -> decoding.stop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +86,7 @@ class Directory:
   @functools.cached_property
   def tokenizer(self) -> Tokenizer:
     """Returns the tokenizer, with the roles of its special tokens."""
-    return tokenizers_in.read(self.path, self.config)
+    return tokenizers_in.read(self.path, self.config, self.options)
 
   @functools.cached_property
   def model(self) -> dict:
@@ -137,7 +116,12 @@ class Directory:
     """Returns the names of classes or tags, in the order of the head's outputs."""
     if self.kind == "next_sentence":
       return NEXT_SENTENCE
-    labels = self.config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+    labels, count = self.config.get("id2label"), self.config.get("num_labels")
+    if labels is None:
+      labels = {str(number): f"LABEL_{number}" for number in range(2 if count is None else count)}
+    elif count not in (None, len(labels)):
+      message = "%s: num_labels is %d and id2label has %d labels, which count"
+      logging.warning(message, self.file, count, len(labels))
     if sorted(labels) != sorted(map(str, range(len(labels)))):
       raise UserError(f"{self.file}: id2label has the ids {list(labels)}; they must count from 0")
     return tuple(labels[str(number)] for number in range(len(labels)))
@@ -164,7 +148,7 @@ class Directory:
     """Returns path -> weight, read when numpy converts it. The pooler of a model without a head is
     `head/dense`, as in a classifier."""
     shapes = weights.weight_shapes(self.build) | self._pooler
-    read = (self.tensors, self.family, self.kind, self.model["gated"], shapes, self.config)
+    read = (self.tensors, self.family, self.kind, self.model, shapes, self.config)
     projects = self.kind == "body" and not self.as_body
     return weights.read(*read) | (self.modules.params() if projects else {})
 
@@ -191,9 +175,11 @@ class Directory:
     """Returns whether the body has the layers that a classifier has before its labels."""
     return bool(self._pooler)
 
-  def task(self, pair: bool = False) -> dict:
-    """Returns the section `task` of a run that only predicts, with the tokenizer object in it;
-    `pair`: a classifier reads two texts."""
+  def task(self, pair: bool = False, strict: bool = False) -> dict:
+    """Returns the section `task` of a run that only predicts, with the tokenizer object in it.
+
+    pair: a classifier reads two texts. strict: outputs are those of transformers' generate.
+    """
     pair = pair or self.kind == "next_sentence"
     if pair and self.kind not in ("classification", "next_sentence"):
       raise UserError(f"--pair: hf:{self.path} is no classifier, its kind is {self.kind}")
@@ -217,12 +203,19 @@ class Directory:
       common |= dict(labels=self.labels)
     if self.kind in ("tagging", "qa"):
       common |= dict(stride=length // 2)
-    if self.kind == "causal":
-      prompt = max(length - self.generation["max_len_extra"], 1)
-      return common | dict(target_len=prompt, decoding=self.generation)
+    if self.kind not in ("causal", "translation"):
+      return common | dict(source_len=length)
+    section = self.generation
+    if strict:
+      section = generation.decoding(self.options, self.tokenizer.roles, self.model, strict)
+      section["generation"] = "transformers"
+    else:
+      generation.report_rule(self.path, section)
     if self.kind == "translation":
-      return common | dict(source_len=length, target_len=length, decoding=self.generation)
-    return common | dict(source_len=length)
+      return common | dict(source_len=length, target_len=length, decoding=section)
+    total = section["max_len_total"]
+    prompt = min(length, total - 1) if total else length - section["max_len_extra"]
+    return common | dict(target_len=max(prompt, 1), decoding=section)
 
   @property
   def problem(self) -> str:
@@ -251,44 +244,11 @@ class Directory:
     return dict(labels=() if regression else self.labels, regression=regression)
 
   @functools.cached_property
+  def options(self) -> generation.Options:
+    """Returns the options of generation."""
+    return generation.read(self.path, self.config)
+
+  @functools.cached_property
   def generation(self) -> dict:
     """Returns the section `decoding`, from generation_config.json or else config.json."""
-    file = self.path / "generation_config.json"
-    given = json_of(file, {}) or self.config
-    json_files.check(given, file, GENERATION)
-    unsupported = {
-      key: given[key]
-      for key, neutral in UNSUPPORTED.items()
-      if given.get(key) not in (neutral, None)
-    }
-    roles = self.tokenizer.roles
-    if set(unsupported.get("suppress_tokens", ())) <= {roles.pad, roles.start}:
-      unsupported.pop("suppress_tokens", None)  # decoding here never chooses these
-    if unsupported:
-      message = "%s: no counterpart of these options of generation, which are left out: %s"
-      options = ", ".join(f"{key}={value}" for key, value in unsupported.items())
-      logging.warning(message, self.path, options)
-    sampled = bool(given.get("do_sample"))
-    both = bool(self.model["encoder_layers"])
-    # max_length counts the token that the decoder starts with
-    usual = (given.get("max_length") or 129) - 1 if both else 50
-    longest = given.get("max_new_tokens") or usual
-    if self.model["positions"] == "learned":  # a decoder-only model has its prompt in them too
-      longest = min(longest, self.model["max_len"] - 1 if both else self.model["max_len"] // 2)
-    beam = 1 if sampled else given.get("num_beams") or 1
-    if min(beam, longest) < 1 or beam * longest > LONGEST_OUTPUT:
-      raise UserError(
-        f"{file} or config.json: num_beams is {beam}, the longest output {longest} tokens"
-        f" (max_new_tokens, max_length); both together must be 1 to {LONGEST_OUTPUT} tokens"
-      )
-    return dict(
-      beam=beam,
-      length_penalty=given.get("length_penalty") or 0.0 if "length_penalty" in given else 1.0,
-      penalty="length",
-      stop=STOPS.get(given.get("early_stopping") or False, "current"),
-      temperature=(given.get("temperature") or 1.0) if sampled else 0.0,
-      top_k=(given.get("top_k") or 0) if sampled else 0,
-      top_p=(given.get("top_p") or 1.0) if sampled else 1.0,
-      max_len_ratio=0.0,
-      max_len_extra=longest,
-    )
+    return generation.decoding(self.options, self.tokenizer.roles, self.model)

@@ -66,11 +66,11 @@ def _t5_read(config, tensors, usual="relu", scaled=None):
 
 def _t5_write(model):
   kind = (model["activation"], model["gated"])
-  scaled = model["logits_scale"] != 1.0
+  tied = model["tie_output"]  # with which all versions of T5 scale the decoder's output
   return dict(
     feed_forward_proj=next((name for name, pair in FEED_FORWARD.items() if pair == kind), "relu"),
-    scale_decoder_outputs=scaled,
-    tie_word_embeddings=model["tie_output"] and scaled,
+    scale_decoder_outputs=tied,
+    tie_word_embeddings=tied,
   )
 
 
@@ -145,6 +145,26 @@ def _bart_rows():
     yield from norm(f"{side}.layer_norm", f"{side}/norm")
 
 
+# A decoder's field, the encoder's, both fields of ours, and the value if config.json has none.
+BART_SIDES = (
+  ("decoder_attention_heads", "encoder_attention_heads", "decoder_heads", "num_heads", 16),
+  ("decoder_ffn_dim", "encoder_ffn_dim", "decoder_mlp_dim", "mlp_dim", 4096),
+)
+
+
+def _bart_read(config, _):
+  """Returns the sizes of a decoder that differ from the encoder's."""
+  pairs = [
+    (own, config.get(theirs, usual), config.get(other, usual))
+    for theirs, other, own, _, usual in BART_SIDES
+  ]
+  return {own: None if size == others else size for own, size, others in pairs}
+
+
+def _bart_write(model):
+  return {theirs: model[own] or model[ours] for theirs, _, own, ours, _ in BART_SIDES}
+
+
 BART = Family(
   model_type="bart",
   prefix="model.",
@@ -154,8 +174,8 @@ BART = Family(
     field("d_model", "dim", 1024),
     field("encoder_layers", "encoder_layers", 12),
     field("decoder_layers", "decoder_layers", 12),
-    field(("encoder_attention_heads", "decoder_attention_heads"), "num_heads", 16),
-    field(("encoder_ffn_dim", "decoder_ffn_dim"), "mlp_dim", 4096),
+    field("encoder_attention_heads", "num_heads", 16),
+    field("encoder_ffn_dim", "mlp_dim", 4096),
     activation("activation_function", "gelu"),
     field("dropout", "dropout", 0.1),
     field("attention_dropout", "attention_dropout", 0.0),
@@ -188,6 +208,8 @@ BART = Family(
     "add_bias_logits",
     "classif_dropout",
     "classifier_dropout",
+    "decoder_attention_heads",  # _bart_read reads it, and the next one
+    "decoder_ffn_dim",
     "extra_pos_embeddings",
     "force_bos_token_to_be_generated",
     "num_hidden_layers",
@@ -195,6 +217,8 @@ BART = Family(
     "save_step",
   ),
   rows=tuple(_bart_rows()),
+  read=_bart_read,
+  write=_bart_write,
   heads=dict(translation=(Row("final_logits_bias", "output_bias", "vector", body=False),)),
   copies={"lm_head.weight": "model.shared.weight"}
   | {f"model.{side}.embed_tokens.weight": "model.shared.weight" for side in SIDES},
@@ -210,6 +234,16 @@ MBART = dataclasses.replace(
   fixed=BART.fixed | _PRE,
 )
 
+
+def _sinusoids(model):
+  """Returns the tables of sinusoidal positions that files hold, rounded from float64 as theirs."""
+  dim = model["dim"]
+  rates = 10000 ** (2 * np.arange((dim + 1) // 2) / dim)
+  angle = np.arange(model["max_len"])[:, None] / rates
+  table = np.concatenate([np.sin(angle), np.cos(angle[:, : dim // 2])], 1).astype(np.float32)
+  return {f"model.{side}.embed_positions.weight": table for side in SIDES}
+
+
 MARIAN = dataclasses.replace(
   BART,
   model_type="marian",
@@ -218,15 +252,8 @@ MARIAN = dataclasses.replace(
   fixed=BART.fixed | _SINUSOIDAL | dict(share_encoder_decoder_embeddings=True),
   ignored=(*BART.ignored, "decoder_vocab_size"),
   computed=r"embed_positions\.weight$",
+  tables=_sinusoids,
 )
-
-
-def _sinusoids(model):
-  """Returns the tables of sinusoidal positions that files hold, rounded from float64 as theirs."""
-  dim = model["dim"]
-  angle = np.arange(model["max_len"])[:, None] / 10000 ** (2 * np.arange(dim // 2) / dim)
-  table = np.concatenate([np.sin(angle), np.cos(angle)], 1).astype(np.float32)
-  return {f"model.{side}.embed_positions.weight": table for side in SIDES}
 
 
 PEGASUS = dataclasses.replace(

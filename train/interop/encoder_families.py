@@ -121,7 +121,7 @@ BERT = Family(
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
   },
-  computed=r"embeddings\.(position|token_type)_ids$",
+  untied={"cls.predictions.bias": "cls.predictions.decoder.bias"},
   # next-sentence prediction; the pooler of a model that does not pool
   left_out=r"^cls\.seq_relationship\.|^bert\.pooler\.",
 )
@@ -150,6 +150,7 @@ ROBERTA = dataclasses.replace(
     "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
     "lm_head.decoder.bias": "lm_head.bias",
   },
+  untied={"lm_head.bias": "lm_head.decoder.bias"},
   left_out=r"^roberta\.pooler\.",
   mlm_activation="gelu",
 )
@@ -231,6 +232,7 @@ ELECTRA = dataclasses.replace(
     **HEADS,
   ),
   copies={"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"},
+  untied={},
   left_out=r"^discriminator_predictions\.",
   mlm_activation="gelu",
   pool_activation="gelu",
@@ -268,7 +270,8 @@ ESM = dataclasses.replace(
   ),
   heads=dict(mlm=LM_HEAD, classification=TWO_LAYERS, tagging=labels("classifier")),
   copies={"lm_head.decoder.weight": "esm.embeddings.word_embeddings.weight"},
-  computed=r"(position_ids|inv_freq)$",
+  untied={},
+  computed=r"inv_freq$",
   left_out=r"^(esm\.)?(contact_head|pooler)\.",  # contact prediction
 )
 

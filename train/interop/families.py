@@ -71,8 +71,13 @@ class Family:
   write: Callable[[Mapping], dict] = lambda model: {}
   ignored: tuple[str, ...] = ()  # their fields that change no output
   copies: Mapping[str, str] = dataclasses.field(default_factory=dict)  # tensor -> its original
-  computed: str = r"^$"  # pattern of the tensors that are computed, not learned
+  computed: str = r"^$"  # pattern of the tensors that are computed, not learned (and BUFFERS)
   make: Callable[[Mapping], dict] = lambda model: {}  # the computed tensors that files hold
+  tables: Callable[[Mapping], dict] = lambda model: {}  # those that files may hold, to compare
+  # A weight's tensor where outputs are tied -> the one that counts where they are not.
+  untied: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  # (config.json, path of a weight of ours) -> factor on the tensor's numbers
+  factor: Callable[[Mapping, str], float] = lambda config, path: 1.0
   left_out: str = r"^$"  # pattern of the tensors of heads that nothing here uses
   pool_activation: str = "tanh"  # of the classifier
   mlm_activation: str = ""  # of the masked-LM head; "": the body's
@@ -133,6 +138,9 @@ def field(theirs: str | tuple[str, ...], ours: str, default, *conversions: Calla
   """Returns a Setting, with its `to_ours` and `to_theirs` if values differ."""
   return Setting((theirs,) if isinstance(theirs, str) else theirs, ours, default, *conversions)
 
+
+# Pattern of the buffers that files of older versions hold, of any family.
+BUFFERS = r"(^|\.)(position_ids|token_type_ids|version|_float_tensor)$"
 
 # Hugging Face's names of activations -> ours; of several for one, the first is written.
 ACTIVATIONS = {

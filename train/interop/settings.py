@@ -13,33 +13,18 @@ from train.interop.families import GENERIC, NEUTRAL, Family
 # The types of the fields of config.json that are read beside those in a family's table.
 FIELDS = dict(
   architectures=list[str],
-  decoder_start_token_id=int,
-  eos_token_id=int | list[int],
   feed_forward_proj=str,
-  forced_bos_token_id=int,
   id2label=dict[str, str],
   is_encoder_decoder=bool,
   model_type=str,
   num_decoder_layers=int,
+  num_labels=int,
   num_layers=int,
   problem_type=str,
   rope_parameters=dict,
   rope_scaling=dict,
   type_vocab_size=int,
   vocab_size=int,
-)
-# The same of generation_config.json, or of config.json where there is none.
-GENERATION = dict(
-  do_sample=bool,
-  early_stopping=bool | str,
-  length_penalty=float,
-  max_length=int,
-  max_new_tokens=int,
-  num_beams=int,
-  suppress_tokens=list[int],
-  temperature=float,
-  top_k=int,
-  top_p=float,
 )
 TYPES = typing.get_type_hints(TransformerConfig)
 

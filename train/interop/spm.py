@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -27,12 +28,14 @@ message_type { name: "Piece"
 }
 message_type { name: "Trainer"
   field { name: "model_type" number: 3 type: TYPE_INT32 default_value: "1" }
+  field { name: "treat_whitespace_as_suffix" number: 24 type: TYPE_BOOL }
   field { name: "byte_fallback" number: 35 type: TYPE_BOOL }
 }
 message_type { name: "Normalizer"
   field { name: "precompiled_charsmap" number: 2 type: TYPE_BYTES }
   field { name: "add_dummy_prefix" number: 3 type: TYPE_BOOL default_value: "true" }
   field { name: "remove_extra_whitespaces" number: 4 type: TYPE_BOOL default_value: "true" }
+  field { name: "escape_whitespaces" number: 5 type: TYPE_BOOL default_value: "true" }
 }
 message_type { name: "Model"
   field { name: "pieces" number: 1 label: LABEL_REPEATED type_name: ".spm.Piece" }
@@ -76,7 +79,26 @@ def load(path: pathlib.Path) -> Model:
         f"{path}: piece {number} has {len(piece.text)} characters (at most {LONGEST}) and the score"
         f" {piece.score}"
       )
+  _check(model, path)
   return model
+
+
+def _check(model: Model, path) -> None:
+  """Raises UserError for a setting that changes pieces and has no counterpart here."""
+  if model.trainer.treat_whitespace_as_suffix:
+    raise UserError(
+      f"{path}: treat_whitespace_as_suffix puts blanks behind words; here they precede"
+    )
+  if not model.normalizer.escape_whitespaces:
+    raise UserError(f"{path}: escape_whitespaces is false: here blanks are {BLANK} in pieces")
+  spec = model.normalizer
+  charsmap = spec.precompiled_charsmap and normalizers.Precompiled(spec.precompiled_charsmap)
+  for text in (piece.text for piece in model.pieces if piece.kind == USER_DEFINED):
+    changed = charsmap and charsmap.normalize_str(text) != text
+    if changed or (BLANK in text and spec.remove_extra_whitespaces):
+      raise UserError(
+        f"{path}: user_defined_symbols has {text!r}, which normalization would change here"
+      )
 
 
 def _parse(content: bytes) -> Model:
@@ -110,26 +132,30 @@ def convert(
   if pieces is None:
     pieces = [(piece.text, piece.score) for piece in model.pieces]
     unk = next((i for i, piece in enumerate(model.pieces) if piece.kind == UNKNOWN), None)
+  own = [piece.text for piece in model.pieces if piece.kind == USER_DEFINED]
   fallback, is_bpe = model.trainer.byte_fallback, model.trainer.model_type == BPE
   if is_bpe:
     vocab = {name: i for i, (name, _) in enumerate(pieces)}
     name = None if unk is None else pieces[unk][0]
     merges = _merges(model, vocab)
     inner = models.BPE(vocab, merges, unk_token=name, fuse_unk=True, byte_fallback=fallback)
+    inner.ignore_merges = bool(own)  # no merges lead to a user's symbols, which stand alone
   else:
     inner = models.Unigram(list(pieces), unk_id=unk, byte_fallback=fallback)
   tokenizer = tokenizers.Tokenizer(inner)
   tokenizer.normalizer = normalizers.Sequence(list(_normalizers(model.normalizer)))
+  steps = []
+  if is_bpe and own:  # in a unigram model their score of 0 makes them win
+    longest_first = sorted(own, key=len, reverse=True)
+    steps.append(pre_tokenizers.Split(Regex("|".join(map(re.escape, longest_first))), "isolated"))
   # splitting into words first is faster and gives the same pieces, unless one has a blank inside
   if not any(BLANK in piece.text[1:] for piece in model.pieces):
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(BLANK, "merged_with_next")
+    steps.append(pre_tokenizers.Split(BLANK, "merged_with_next"))
+  if steps:
+    tokenizer.pre_tokenizer = steps[0] if len(steps) == 1 else pre_tokenizers.Sequence(steps)
   tokenizer.decoder = decoders.Sequence(list(_decoders(model)))
   known = {name for name, _ in pieces}
   names = [piece.text for piece in model.pieces if piece.kind in (CONTROL, UNKNOWN)]
-  # no merges lead to a user's symbols; in a unigram model their score of 0 makes them win
-  if is_bpe:
-    own = [piece.text for piece in model.pieces if piece.kind == USER_DEFINED]
-    tokenizer.add_tokens([AddedToken(name, normalized=False) for name in own])
   tokenizer.add_special_tokens(
     [AddedToken(name, normalized=False) for name in names if name in known]
   )

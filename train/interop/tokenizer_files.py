@@ -1,16 +1,20 @@
 """Reads the vocabulary files of a Hugging Face directory as `tokenizers.Tokenizer`s."""
 
+import json
 import pathlib
 import re
 from collections.abc import Mapping
 
 import tokenizers
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+from absl import logging
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from train.common import json_files
 from train.common.errors import UserError, as_user_error
 from train.data.pieces import ABSENT
-from train.interop import spm, spm_encoders
+from train.interop import spm, spm_encoders, wordpieces
+from train.interop.spm import BLANK
+from train.interop.wordpieces import read_lines
 
 # fmt: off
 CODES = (  # the languages of mBART-50; the first 25 are mBART's
@@ -30,22 +34,24 @@ SETTINGS = dict.fromkeys(
   ("bos_token", "cls_token", "eos_token", "mask_token", "pad_token", "sep_token", "unk_token"), str
 )
 SETTINGS |= dict.fromkeys(("src_lang", "tgt_lang", "tokenizer_class", "word_tokenizer_type"), str)
-SETTINGS |= dict.fromkeys(
-  ("decoder_start_token_id", "extra_ids", "forced_bos_token_id", "offset"), int
-)
+SETTINGS |= dict.fromkeys(("extra_ids", "offset"), int)
 SETTINGS |= dict.fromkeys(("add_bos_token", "add_prefix_space", "do_basic_tokenize"), bool)
 SETTINGS |= dict.fromkeys(("do_lower_case", "strip_accents", "tokenize_chinese_chars"), bool)
 SETTINGS |= dict.fromkeys(("keep_accents", "split_by_punct"), bool)
-SETTINGS |= dict(force_bos_token_to_be_generated=bool, added_tokens_decoder=dict[str, dict])
+SETTINGS |= dict(added_tokens_decoder=dict[str, dict])
+# The classes that take tokenizer.json as it is.
+GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
+PREFIXED = ("gpt2", "roberta", "bart")  # may put a blank in front of a text
+METASPACE = dict(type="Metaspace", replacement=BLANK, split=False)  # of Llama
 ADDED = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word", "special"), bool)
 MOST_EXTRA = 10_000  # tokens that a number in tokenizer_config.json may add
 
 
 def settings(folder: pathlib.Path) -> dict:
-  """Returns the merged fields of generation_config.json, special_tokens_map.json and
-  tokenizer_config.json, of which the last wins; a token is given by its name."""
+  """Returns the merged fields of special_tokens_map.json and tokenizer_config.json, of which the
+  latter wins; a token is given by its name."""
   together = {}
-  for name in ("generation_config", "special_tokens_map", "tokenizer_config"):
+  for name in ("special_tokens_map", "tokenizer_config"):
     if (path := folder / f"{name}.json").exists():
       content = json_files.read(path)
       for key, value in content.items():
@@ -70,10 +76,12 @@ def read(
     return _marian(folder)
   if (path := folder / "tokenizer.json").exists():
     text = json_files.read_text(path)
-    json_files.parse(text, path)  # names broken JSON better than the library does
+    content = json_files.parse(text, path)  # names broken JSON better than the library does
     with as_user_error(f"{path} is not a tokenizer that can be read"):
+      if _adapt(content, kind, settings, path):
+        text = json.dumps(content)
       inner = Inner.from_str(text)
-      _follow_config(inner.normalizer, settings)
+      spm_encoders.follow_class(inner, kind, content, settings)
       return inner, None, None
   make, files = _MAKERS[kind]
   paths = [
@@ -93,64 +101,44 @@ def read(
   return inner, None, None
 
 
-def _follow_config(normalizer, settings: Mapping) -> None:
-  """Changes BERT's normalizer as tokenizer_config.json has it, which transformers prefers."""
-  if isinstance(normalizer, normalizers.BertNormalizer):
-    normalizer.lowercase = settings.get("do_lower_case", normalizer.lowercase)
-    normalizer.strip_accents = settings.get("strip_accents", normalizer.strip_accents)
-    chinese = settings.get("tokenize_chinese_chars", normalizer.handle_chinese_chars)
-    normalizer.handle_chinese_chars = chinese
+def _adapt(content: dict, kind: str, settings: Mapping, path) -> bool:
+  """Changes the content of a tokenizer.json to what tokenizer_config.json has, as transformers does
+  unless its class is generic; returns whether it did."""
+  changes = []
 
+  def put(part, **fields):
+    changes.extend(key for key, value in fields.items() if part.get(key) != value)
+    part.update(fields)
 
-def _lines(path) -> list[str]:
-  text = json_files.read_text(path).replace("\r\n", "\n").replace("\r", "\n")
-  return text.removesuffix("\n").split("\n")
-
-
-def _vocabulary(path) -> dict[str, int]:
-  """Returns token -> line; the later of two equal tokens counts, as in transformers."""
-  return {token: i for i, token in enumerate(_lines(path))}
-
-
-def _wordpiece(settings, path) -> Inner:
-  """Builds BERT's tokenizer."""
-  japanese = settings.get("word_tokenizer_type", "basic") != "basic"
-  if japanese or settings.get("do_basic_tokenize") is False:
-    raise UserError(
-      f"{path.with_name('tokenizer_config.json')}: word_tokenizer_type or do_basic_tokenize asks"
-      " for a split before WordPiece that is only supported in a tokenizer.json"
+  model = content.get("model") or {}
+  if model.get("dropout"):
+    message = "%s: model.dropout is %s, which is for training: each text is encoded in one way"
+    logging.warning(message, path, model["dropout"])
+    put(model, dropout=None)
+  if settings.get("tokenizer_class") in GENERIC:
+    return bool(changes)
+  normalizer, first = content.get("normalizer") or {}, content.get("pre_tokenizer") or {}
+  blank = settings.get("add_prefix_space")
+  if normalizer.get("type") == "BertNormalizer":
+    put(
+      normalizer,
+      **{ours: settings[key] for key, ours in wordpieces.NORMALIZER.items() if key in settings},
     )
-  vocab, unk = _vocabulary(path), settings.get("unk_token", "[UNK]")
-  inner = Inner(models.WordPiece(vocab, unk_token=unk, max_input_chars_per_word=100))
-  inner.normalizer = normalizers.BertNormalizer()
-  _follow_config(inner.normalizer, settings)
-  inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-  inner.decoder = decoders.WordPiece()
-  names = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<s>", "</s>", "<pad>")  # MPNet's last
-  inner.add_special_tokens([name for name in names if name in vocab])
-  if "<mask>" in vocab:
-    inner.add_special_tokens([AddedToken("<mask>", lstrip=True)])
-  return inner
-
-
-def _esm(settings, path) -> Inner:
-  """Builds the tokenizer of a protein's letters; text between known letters is one unknown
-  token."""
-  vocab = _vocabulary(path)
-  inner = Inner(models.WordLevel(vocab, unk_token=settings.get("unk_token", "<unk>")))
-  names = [name for name in vocab if re.fullmatch(r"<\w+>", name)]
-  letters = sorted(vocab.keys() - set(names), key=len, reverse=True)
-  known = Regex("|".join(map(re.escape, letters)))
-  split = pre_tokenizers.Split(known, "isolated")
-  inner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), split])
-  inner.add_special_tokens(names)
-  return inner
+  if first.get("type") == "ByteLevel" and kind in PREFIXED and blank is not None:
+    put(first, add_prefix_space=blank)
+  prepends = "Prepend" in [step.get("type") for step in normalizer.get("normalizers", ())]
+  if kind == "llama" and (prepends or first.get("type") == "Metaspace"):
+    scheme = "never" if blank is False else "first"
+    put(content, normalizer=None, pre_tokenizer=METASPACE | dict(prepend_scheme=scheme))
+    if scheme == "never" and "decoders" in (decoder := content.get("decoder") or {}):
+      put(decoder, decoders=[x for x in decoder["decoders"] if x.get("type") != "Strip"])
+  return bool(changes)
 
 
 def _byte_level(settings, path, merges) -> Inner:
   """Builds GPT-2's BPE of bytes."""
   vocab = json_files.read(path, dict[str, int])
-  pairs = [line for line in _lines(merges) if line and not line.startswith("#version")]
+  pairs = [line for line in read_lines(merges) if line and not line.startswith("#version")]
   try:
     model = models.BPE(vocab, [tuple(line.split(" ")) for line in pairs])
   except Exception as error:  # the library raises plain Exception
@@ -186,10 +174,6 @@ def _add_tokens(folder, inner: Inner, settings) -> None:
         f"{folder}: the added token {token.content!r} has id {i}, but the vocabulary's next is"
         f" {inner.token_to_id(token.content)}: the files do not belong together"
       )
-
-
-def _plain(settings, path) -> Inner:
-  return spm.convert(spm.load(path))
 
 
 def _t5(settings, path) -> Inner:
@@ -261,17 +245,17 @@ def _numbered(model: spm.Model, names: list[str]) -> Inner:
 _WORDS, _MERGES = (("vocab.txt",),), (("vocab.json",), ("merges.txt",))
 _SPM = (("spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "spm.model"),)
 _MAKERS = {
-  **dict.fromkeys(("bert", "distilbert", "electra", "mpnet"), (_wordpiece, _WORDS)),
+  **dict.fromkeys(("bert", "distilbert", "electra", "mpnet"), (wordpieces.wordpiece, _WORDS)),
   "xlm-roberta": (spm_encoders.xlm_roberta, _SPM),
   "camembert": (spm_encoders.camembert, _SPM),
   "albert": (spm_encoders.albert, _SPM),
   "deberta-v2": (spm_encoders.deberta, _SPM),
   "modernbert": (None, (("tokenizer.json",),)),
-  "esm": (_esm, _WORDS),
+  "esm": (wordpieces.esm, _WORDS),
   **dict.fromkeys(("gpt2", "roberta", "bart"), (_byte_level, _MERGES)),
   **dict.fromkeys(("t5", "mt5"), (_t5, _SPM)),
   "mbart": (_mbart, _SPM),
   "pegasus": (_pegasus, _SPM),
-  "llama": (_plain, _SPM),
+  "llama": (lambda settings, path: spm.convert(spm.load(path)), _SPM),
   "marian": (None, (("source.spm",), ("target.spm",), ("vocab.json",))),  # `read` builds it
 }

@@ -16,6 +16,7 @@ from train.common.errors import UserError, as_user_error, choose
 from train.common.json_files import LARGEST
 from train.data.roles import Roles, check
 from train.data.tokenizer import Tokenizer
+from train.interop import generation
 from train.interop import tokenizer_files as files
 
 
@@ -64,8 +65,11 @@ _SEP += ("xlm-roberta", "camembert", "mpnet")
 LANGUAGE = re.compile(r"[a-z]{2}_[A-Z]{2}")  # mBART's codes
 
 
-def read(folder: pathlib.Path, config: Mapping) -> Tokenizer:
-  """Returns the tokenizer in a directory whose parsed config.json is `config`.
+def read(
+  folder: pathlib.Path, config: Mapping, options: generation.Options | None = None
+) -> Tokenizer:
+  """Returns the tokenizer in a directory whose parsed config.json is `config`, and whose options of
+  generation, which have ids of tokens, are `options`.
 
   Raises UserError for a directory without one, for broken files, for unsupported kinds of files,
   and for ids beyond the model's embedding table.
@@ -73,31 +77,35 @@ def read(folder: pathlib.Path, config: Mapping) -> Tokenizer:
   kind = config.get("model_type")
   framing = choose(FRAMINGS, kind, f"model_type in {folder / 'config.json'}")
   settings = files.settings(folder)
+  options = options or generation.read(folder, config)
   with as_user_error(f"{folder}: the vocabulary cannot be used"):
-    tokenizer = _tokenizer(folder, kind, framing, config, settings)
+    tokenizer = _tokenizer(folder, framing, config, settings, options)
     _check(folder, tokenizer, config)
     check(tokenizer)
   return tokenizer
 
 
-def _tokenizer(folder, kind, framing, config, settings) -> Tokenizer:
+def _tokenizer(folder, framing, config, settings, options) -> Tokenizer:
+  kind = config["model_type"]
   inner, target, size = files.read(folder, kind, settings)
   ids = {}
   for role in ("bos", "cls", "pad", "unk", "mask", "eos"):
     names = (settings.get(_key(role, kind)), framing.names.get(role))
     by_name = [inner.token_to_id(name) for name in names if isinstance(name, str)]
-    numbers = (*by_name, config.get(f"{role}_token_id"))  # -1: none
+    number = options.given.get(f"{role}_token_id", config.get(f"{role}_token_id"))
+    numbers = (*by_name, *(number if isinstance(number, list) else [number]))  # -1: none
     ids[role] = next((i for i in numbers if type(i) is int and 0 <= i <= LARGEST), None)
-  if kind == "llama":
-    adds = settings.get("add_bos_token")
-    if adds is None:  # transformers' generic class, which other tokenizers have, adds none
-      adds = inner.post_processor is not None or "Llama" in settings.get("tokenizer_class", "Llama")
-    framing = dataclasses.replace(framing, first=framing.first if adds else ())
-  roles = _roles(folder, config, settings, framing, ids)
-  if settings.get("add_bos_token") is None:
+  own = (folder / "tokenizer.json").exists() and target is None
+  adds = settings.get("add_bos_token")
+  if adds is None:
+    adds = "Llama" in settings.get("tokenizer_class", "Llama")
+  if kind == "llama" and (own or not adds):
+    framing = dataclasses.replace(framing, first=())
+  roles = _roles(folder, config, options, framing, ids)
+  if own:  # its own frame counts, whatever add_bos_token is
     roles = _as_processed(inner, roles, config)
   if kind == "mbart":
-    roles = _with_languages(folder, inner, config, settings, roles)
+    roles = _with_languages(folder, inner, options, settings, roles)
   for part in filter(None, (inner, target)):
     _mark_special(part, roles)
   return _without_unused(folder, Tokenizer(inner, roles, target, size), config)
@@ -108,7 +116,7 @@ def _key(role: str, kind: str) -> str:
   return "sep_token" if role == "eos" and kind in _SEP else f"{role}_token"
 
 
-def _roles(folder, config, settings, framing, ids) -> Roles:
+def _roles(folder, config, options, framing, ids) -> Roles:
   def required(role):
     if ids.get(role) is None:
       raise UserError(
@@ -117,18 +125,15 @@ def _roles(folder, config, settings, framing, ids) -> Roles:
       )
     return ids[role]
 
-  ends = config.get("eos_token_id")
-  if isinstance(ends, list) and len(ends) > 1:
-    message = "%s: config.json has %d eos tokens %s; here outputs end with %s alone"
-    logging.warning(message, folder, len(ends), ends, ids.get("eos"))
-  key = "decoder_start_token_id"
-  start = config.get(key, settings.get(key))
+  start = options.given.get("decoder_start_token_id")
   if start is None:
     name = (framing.first or ("bos",))[0] if framing.start == "first" else framing.start
     start = required(name)
-  eos = required("eos")
-  both = {**config, **settings}  # the settings include generation_config.json
-  forced = both.get("forced_bos_token_id", both.get("force_bos_token_to_be_generated") or None)
+  eos, ends = required("eos"), options.ends
+  if ends and eos not in ends:
+    message = "%s: outputs end with the ids %s (eos_token_id), and not with the tokenizer's eos, %d"
+    logging.warning(message, options.file, list(ends), eos)
+  forced = options.given.get("forced_bos_token_id")
   frames = ("first", "between", "source_first", "target_first")
   return Roles(
     pad=eos if ids.get("pad") is None else ids["pad"],
@@ -136,13 +141,15 @@ def _roles(folder, config, settings, framing, ids) -> Roles:
     start=start,
     unk=ids.get("unk"),
     mask=ids.get("mask"),
-    **{name: tuple(map(required, getattr(framing, name))) for name in frames},
+    **{name: tuple(map(required, getattr(framing, name))) for name in frames}
+    | ({} if forced is None else dict(target_first=(forced,))),
     force=forced is not None,
     types=framing.types is not None and config.get("type_vocab_size", framing.types) > 1,
+    ends=() if ends in ((), (eos,)) else ends,
   )
 
 
-def _with_languages(folder, inner, config, settings, roles) -> Roles:
+def _with_languages(folder, inner, options, settings, roles) -> Roles:
   """Returns mBART's roles with the codes of its two languages.
 
   mBART-50 puts a code in front of source and target. mBART-cc25 puts the source's behind its eos,
@@ -151,9 +158,9 @@ def _with_languages(folder, inner, config, settings, roles) -> Roles:
   codes = {key: inner.token_to_id(settings.get(key) or "") for key in ("src_lang", "tgt_lang")}
   fifty = inner.token_to_id("af_ZA") is not None
   if fifty:
-    forced = config.get("forced_bos_token_id", settings.get("forced_bos_token_id"))
+    forced = options.given.get("forced_bos_token_id")
     codes["tgt_lang"] = codes["tgt_lang"] if forced is None else forced
-  start = config.get("decoder_start_token_id")
+  start = options.given.get("decoder_start_token_id")
   first = inner.id_to_token(start or 0) or ""
   if not fifty and codes["tgt_lang"] is None and LANGUAGE.fullmatch(first):
     codes["tgt_lang"] = start
@@ -166,7 +173,10 @@ def _with_languages(folder, inner, config, settings, roles) -> Roles:
   source, target = codes["src_lang"], codes["tgt_lang"]
   if fifty:
     return dataclasses.replace(roles, source_first=(source,), target_first=(target,), force=True)
-  return dataclasses.replace(roles, source_last=(source,), start=target)
+  if start not in (None, target):
+    message = "%s: outputs start with id %d (decoder_start_token_id), not with tgt_lang, %d"
+    logging.warning(message, options.file, start, target)
+  return dataclasses.replace(roles, source_last=(source,), start=target if start is None else start)
 
 
 def _ids(roles: Roles) -> list[tuple[str, int]]:

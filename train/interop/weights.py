@@ -6,6 +6,7 @@ import json
 import math
 import pathlib
 import re
+import types
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -17,19 +18,19 @@ from flax import nnx
 from train.common import json_files
 from train.common.errors import UserError, as_user_error, indented
 from train.common.trees import flatten
-from train.interop.families import Family, Row
+from train.interop.families import BUFFERS, Family, Row
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # A name without a folder, so that it cannot lead out of the directory. Links are followed: Hugging
 # Face's cache consists of them.
 SHARD = re.compile(r"[\w.-]{1,200}\.safetensors", re.ASCII)
 DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")
-SHARD_BYTES = 5 * 10**9  # the most of a file that is written
 LISTED = 20  # tensors that an error names
 # The fields of TransformerConfig that are sizes of tensors.
 SIZES = ("vocab_size", "dim", "num_heads", "num_kv_heads", "head_dim", "mlp_dim", "embedding_dim")
 SIZES += ("token_types", "relative_buckets", "position_offset")
 MOST_POSITIONS, MOST_LAYERS = 1 << 24, 1000
+ROUNDING = 0.01  # of a computed table, in 16 bits too
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack")
 
 
@@ -142,15 +143,19 @@ class Weight:
 
   dtype = np.dtype(np.float32)
 
-  def __init__(self, tensors: Tensors, name: str, row: Row, shape: tuple[int, ...]):
+  def __init__(
+    self, tensors: Tensors, name: str, row: Row, shape: tuple[int, ...], factor: float = 1.0
+  ):
     self.tensors, self.name, self.row, self.shape = tensors, name, row, shape
+    self.factor = np.float32(factor)
 
   def __array__(self, dtype=None, copy=None):
     del copy
-    return to_ours(self.tensors[self.name], self.row, self.shape).astype(dtype or np.float32)
+    weight = to_ours(self.tensors[self.name], self.row, self.shape)
+    return (weight if self.factor == 1 else weight * self.factor).astype(dtype or np.float32)
 
 
-def _outputs(row: Row) -> int:
+def outputs_axis(row: Row) -> int:
   """Returns the axis of a tensor's outputs."""
   return 0 if row.how == "linear" else -1
 
@@ -158,26 +163,12 @@ def _outputs(row: Row) -> int:
 def to_ours(tensor: np.ndarray, row: Row, shape) -> np.ndarray:
   """Returns a tensor, or the row's part of it, as a weight of `shape`."""
   if row.part is not None:
-    tensor = np.split(tensor, row.parts, axis=_outputs(row))[row.part]
+    tensor = np.split(tensor, row.parts, axis=outputs_axis(row))[row.part]
   axes = dict(linear=(1, 0), conv1d=(2, 1, 0)).get(row.how)
   return (tensor if axes is None else tensor.transpose(axes)).reshape(shape)
 
 
-def to_theirs(weight: np.ndarray, row: Row) -> np.ndarray:
-  """Returns a weight as a tensor, or as the row's part of one."""
-  if row.how in ("linear", "conv"):
-    shape = (-1, weight.shape[-1]) if row.ours.endswith("out/kernel") else (len(weight), -1)
-    matrix = weight.reshape(shape)
-    return np.ascontiguousarray(matrix.T if row.how == "linear" else matrix)
-  if row.how == "conv1d":
-    width = weight.shape[0] // weight.shape[1]
-    return np.ascontiguousarray(weight.reshape(width, -1, weight.shape[1]).transpose(2, 1, 0))
-  if row.how == "vector":
-    return weight.reshape((1, -1) if row.theirs == "final_logits_bias" else -1)
-  return weight
-
-
-def _tensor_of(path: str, rows: Mapping[str, Row], prefix: str) -> tuple[str, Row]:
+def tensor_of(path: str, rows: Mapping[str, Row], prefix: str) -> tuple[str, Row]:
   """Returns the tensor's name and the row for the weight at `path`; raises KeyError without one."""
   parts = re.split(r"(?<=/blocks/)(\d+)(?=/)", path)  # the number of a layer is the second
   row = rows["{}".join(parts[::2])]
@@ -188,27 +179,29 @@ def read(
   tensors: Tensors,
   family: Family,
   kind: str,
-  gated: bool,
+  model: Mapping,
   shapes: Mapping[str, tuple[int, ...]],
-  config: Mapping,
+  config: Mapping = types.MappingProxyType({}),
 ) -> dict[str, Weight]:
-  """Returns path -> weight for each of `shapes` (path -> shape), by a config.json.
+  """Returns path -> weight for each of `shapes` (path -> shape), of a `model` (the fields of
+  TransformerConfig) with this config.json.
 
   Raises UserError with a list of the tensors that are not there, that have another shape, or that
   nothing here uses.
   """
   prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors.shapes) else ""
   # names in the table have the prefix that a model with a head has
-  bare, rows = "" if prefix else family.prefix, family.rows_of(kind, gated)
+  bare, rows = "" if prefix else family.prefix, family.rows_of(kind, model["gated"])
   copies = {
     copy.removeprefix(bare): original.removeprefix(bare)
     for copy, original in family.copies.items()
     if copy.startswith(bare)
   }
-  ours, wrong, used = {}, [], set()
+  ours, wrong, used = {}, _differing(tensors, family.tables(model)), set()
+  untied = {} if model["tie_output"] else family.untied
   for path, shape in shapes.items():
     try:
-      name, row = _tensor_of(path, rows, prefix)
+      name, row = tensor_of(path, rows, prefix)
     except KeyError:
       message = f"{family.model_type} has no tensor for {path}, which config.json asks for"
       raise UserError(message) from None
@@ -218,6 +211,9 @@ def read(
     if name not in tensors:  # the file may have a copy of it instead
       name = next((copy for copy in tensors.shapes if copies.get(copy) == name), name)
     used.add(name)
+    if name in untied:  # transformers has both biases, and only adds the other
+      name = untied[name]
+      used.add(name)
     there = tensors.shapes.get(name, ())
     size = math.prod(there) // (1 if row.part is None else row.parts)
     if name not in tensors and name == "final_logits_bias":
@@ -227,12 +223,12 @@ def read(
     elif size != math.prod(shape) or (row.how == "same" and there != shape):
       wrong.append(f"{name} has shape {there}, by config.json {shape} in all")
     else:
-      ours[path] = Weight(tensors, name, row, shape)
+      ours[path] = Weight(tensors, name, row, shape, family.factor(config, path))
   unused = []
   of_heads = {row.theirs for rows in family.heads.values() for row in rows if not row.body}
   of_heads |= family.copies.keys()
   for name in sorted(tensors.shapes.keys() - used):
-    if re.search(family.computed, name):
+    if re.search(family.computed, name) or re.search(BUFFERS, name):
       continue
     if re.search(family.left_out, name) or (kind == "body" and name in of_heads):
       unused.append(name)
@@ -248,47 +244,17 @@ def read(
   return ours
 
 
-def switches(family: Family, kind: str, model: Mapping, params: Mapping) -> dict[str, bool]:
-  """Returns the fields of config.json that say whether there are tensors of weights that may be
-  zeros (Row.switch), for our weights."""
-  rows, on = family.rows_of(kind, model["gated"]), {}
-  for path, weight in params.items():
-    if switch := _tensor_of(path, rows, "")[1].switch:
-      on[switch[0]] = on.get(switch[0], False) or bool(np.any(weight))
-  return on
-
-
-def write(folder: pathlib.Path, family: Family, kind: str, model: Mapping, params: Mapping) -> None:
-  """Writes our weights (path -> array) as model.safetensors, in shards with an index if they are
-  large. `model` has the fields of TransformerConfig."""
-  parts, prefix = {}, "" if kind == "body" else family.prefix
-  rows = family.rows_of(kind, model["gated"])
-  on = switches(family, kind, model, params)
-  for path, weight in params.items():
-    name, row = _tensor_of(path, rows, prefix)
-    if not row.switch or on[row.switch[0]]:
-      pieces = parts.setdefault((name, _outputs(row)), {})
-      pieces[row.part or 0] = to_theirs(np.asarray(weight, np.float32), row)
-  whole = {
-    name: np.ascontiguousarray(np.concatenate([pieces[i] for i in sorted(pieces)], axis=axis))
-    for (name, axis), pieces in sorted(parts.items())
-  } | family.make(model)
-  shards, size = [{}], 0
-  for name, tensor in whole.items():
-    if shards[-1] and size + tensor.nbytes > SHARD_BYTES:
-      shards.append({})
-      size = 0
-    shards[-1][name] = tensor
-    size += tensor.nbytes
-  meta = {"format": "pt"}  # transformers requires it
-  if len(shards) == 1:
-    safetensors.numpy.save_file(shards[0], folder / SINGLE, meta)
-    return
-  where = {}
-  for number, shard in enumerate(shards, 1):
-    file = f"model-{number:05}-of-{len(shards):05}.safetensors"
-    safetensors.numpy.save_file(shard, folder / file, meta)
-    where |= dict.fromkeys(shard, file)
-  total = sum(tensor.nbytes for tensor in whole.values())
-  index = dict(metadata=dict(total_size=total), weight_map=where)
-  (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+def _differing(tensors: Tensors, tables: Mapping[str, np.ndarray]) -> list[str]:
+  """Returns what is wrong with tensors that hold computed tables but differ from them."""
+  wrong = []
+  for name, table in tables.items():
+    name = next((key for key in (name, name.removeprefix("model.")) if key in tensors), None)
+    if name is None:
+      continue
+    there = tensors[name]
+    rows = min(len(table), len(there))
+    same = there.shape[1:] == table.shape[1:]
+    error = float(np.abs(there[:rows] - table[:rows]).max()) if same else math.inf
+    if not error < ROUNDING:
+      wrong.append(f"{name} differs by {error:.3g} from sinusoids: it is a learned table")
+  return wrong

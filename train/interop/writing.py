@@ -13,10 +13,10 @@ from model.config import TransformerConfig
 from model.settings import DECODER, DISENTANGLED, LEARNED, RELATIVE
 from model.transformer import Transformer
 from train.common.errors import UserError
-from train.interop import weights
+from train.interop import folding, weights, weights_out
 from train.interop.directory import FAMILIES
 from train.interop.families import POOLED, Family, Head
-from train.interop.settings import settings
+from train.interop.settings import TYPES, settings
 
 # The settings that change no output of a trained model, or only how it is computed.
 FREE = (
@@ -39,44 +39,83 @@ class Fit:
 
   family: Family
   config: dict  # the part of config.json that describes the model
-  model: dict  # the same as fields of TransformerConfig
+  source: dict  # the model, as fields of TransformerConfig
+  model: dict  # the same as config.json is read; differs in FOLDED where weights take these in
   lacks: tuple[str, ...]  # the settings of ours that config.json cannot express
+
+  @property
+  def is_folded(self) -> bool:
+    """Returns whether weights take in settings that the family lacks."""
+    return bool(self.model) and any(
+      _numbers(self.source)[field] != _numbers(self.model)[field] for field in folding.FOLDED
+    )
 
 
 def fit(family: Family, model: Mapping, kind: str, head: Head) -> Fit:
   """Returns `model` (fields of TransformerConfig) written in a family's settings and read again.
 
-  Biases and token types that only the family has are zeros.
+  Biases and token types that only the family has are zeros. Scales that the family lacks go into
+  the weights.
   """
   model = dataclasses.asdict(TransformerConfig(**model))
+  direct = _fit(family, model, kind, head)
+  if not direct.lacks or not {*direct.lacks} <= {f"model.{field}" for field in folding.FOLDED}:
+    return direct
+  for logits_scale in (1.0, model["dim"] ** -0.5):  # the families', T5's last
+    scales = {field: family.constants.get(field) for field in folding.FOLDED[:2]}
+    if scales["embed_scale"] is None:  # config.json has it
+      scales["embed_scale"] = model["embed_scale"]
+    changed = model | scales | dict(logits_scale=logits_scale)
+    folded = _fit(family, changed, kind, head)
+    if not folded.lacks:
+      return dataclasses.replace(folded, source=model)
+  return direct
+
+
+def _fit(family: Family, model: dict, kind: str, head: Head) -> Fit:
   if kind not in family.classes.values():
-    return Fit(family, {}, {}, ("task.name",))
+    return Fit(family, {}, model, {}, ("task.name",))
   name = next(name for name, purpose in family.classes.items() if purpose == kind)
   config = {"model_type": family.model_type, "architectures": [name], **family.fixed}
-  lost = []
+  lost, values = [], _numbers(model)
   for setting in family.settings:
+    value = setting.default
     try:
-      config |= dict.fromkeys(setting.theirs, setting.to_theirs(model[setting.ours]))
+      if values[setting.ours] is not None:
+        value = setting.to_theirs(values[setting.ours])
     except KeyError:
       lost.append(setting.ours)
-      config |= dict.fromkeys(setting.theirs, setting.default)
+    config |= dict.fromkeys(setting.theirs, value)
   config |= family.write(model) | family.write_head(head, kind)
   tied = {} if model["tie_output"] else {"lm_head.weight": None}
   try:
     back = settings(config, family, tied, family.model_type)
   except UserError:  # two of the settings exclude one another
-    return Fit(family, config, {}, tuple(f"model.{field}" for field in lost) or ("model",))
+    return Fit(family, config, model, {}, tuple(f"model.{field}" for field in lost) or ("model",))
   here, there = canonical(model, kind), canonical(back, kind)
   lacks = {field for field in here if here[field] != there[field]} | set(lost)
-  if not model["bias"]:
-    lacks -= {"bias"} if model["qkv_bias"] else {"bias", "qkv_bias"}
+  lacks -= {name for name in ("bias", "qkv_bias") if not here[name]}  # zeros are written
   lacks = [f"model.{field}" for field in sorted(lacks)]
   if kind not in BARE:
-    there = family.head(config, kind, model["activation"])
-    lacks += [
-      name for name, value in _names(head, kind) if value != dict(_names(there, kind))[name]
-    ]
-  return Fit(family, config, back, tuple(lacks))
+    there = dict(_names(family.head(config, kind, model["activation"]), kind))
+    lacks += [name for name, value in _names(head, kind) if value != there[name]]
+  return Fit(family, config, model, back, tuple(lacks))
+
+
+def _numbers(model: Mapping) -> dict:
+  """Returns the settings with the numbers that None stands for, and whole floats as floats, as the
+  families' strict dataclasses want them. A None that remains means the family's default."""
+  cfg = TransformerConfig(**model)
+  values = dict(vars(cfg)) | dict(
+    num_kv_heads=cfg.kv_heads,
+    head_dim=cfg.head_size,
+    embedding_dim=cfg.table_dim,
+    attention_scale=cfg.scale,
+  )
+  return {
+    name: float(value) if type(value) is int and isinstance(0.0, TYPES[name]) else value
+    for name, value in values.items()
+  }
 
 
 def _names(head: Head, kind: str) -> list[tuple[str, str]]:
@@ -158,19 +197,33 @@ def best(model: Mapping, kind: str, head: Head, first: str = "") -> Fit:
   fits = [fit(family, model, kind, head) for family in FAMILIES.values()]
   whole = [fit for fit in fits if not fit.lacks]
   if not whole:
-    near = min(fits, key=lambda fit: ("task.name" in fit.lacks, len(fit.lacks)))
-    values = {f"model.{key}": value for key, value in vars(TransformerConfig(**model)).items()}
-    values |= {"task.name": kind, **dict(_names(head, kind))}
-    lacks = [f"{key} is {values[key]!r}" if key in values else key for key in near.lacks]
+    near = min(fits, key=lambda fit: ("task.name" in fit.lacks, not fit.model, len(fit.lacks)))
+    lacks = ", ".join(_differences(near, kind, head))
     raise UserError(
       f"no family of Hugging Face's models can express this one; the nearest,"
-      f" {near.family.model_type}, has no counterpart of: {', '.join(lacks)}"
+      f" {near.family.model_type}, has no counterpart of: {lacks}."
+      " Train with its settings, or start from one of its models (init=hf:DIR)"
     )
 
   def size(fit):
     return sum(map(math.prod, _shapes(fit.model).values()))
 
-  return min(whole, key=lambda fit: (fit.family.model_type != first, size(fit)))
+  return min(whole, key=lambda fit: (fit.family.model_type != first, fit.is_folded, size(fit)))
+
+
+def _differences(near: Fit, kind: str, head: Head) -> list[str]:
+  """Returns the settings that a family lacks, each with the family's own value."""
+  lines, heads = [], dict(_names(head, kind))
+  for key in near.lacks:
+    field, there = key.removeprefix("model."), near.model
+    if key == "task.name":
+      lines.append(f"task.name is {kind!r}")
+    elif field in near.source:
+      own = f" (its own: {there[field]!r})" if there else ""
+      lines.append(f"{key} is {near.source[field]!r}{own}")
+    else:
+      lines.append(f"{key} is {heads[key]!r}" if key in heads else key)
+  return lines
 
 
 def _shapes(model: Mapping) -> dict[str, tuple[int, ...]]:
@@ -181,7 +234,10 @@ def _shapes(model: Mapping) -> dict[str, tuple[int, ...]]:
 def write(folder: pathlib.Path, fit: Fit, kind: str, params: Mapping, more: Mapping) -> list[str]:
   """Writes config.json (with `more`) and the tensors of `params` (path -> array); returns the
   weights that are zeros because the model lacks them."""
-  needed, params = _shapes(fit.model), dict(params)
+  text = json.dumps(fit.config | dict(more), indent=2, sort_keys=True, ensure_ascii=False)
+  (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+  needed = _shapes(fit.model)
+  params = folding.fold(params, fit.source, fit.model, kind in WORDS)
   if any(row.ours == "output_bias" for row in fit.family.heads.get(kind, ())):
     needed["output_bias"] = (fit.model["vocab_size"],)
   else:
@@ -192,8 +248,8 @@ def write(folder: pathlib.Path, fit: Fit, kind: str, params: Mapping, more: Mapp
   # are in files of their own
   heads = (path for path in params if path.startswith("head/") and "/projections/" not in path)
   params = {path: params[path] for path in (*needed, *heads)}
-  config = fit.config | weights.switches(fit.family, kind, fit.model, params) | dict(more)
+  config = fit.config | weights_out.switches(fit.family, kind, fit.model, params) | dict(more)
   text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
   (folder / "config.json").write_text(text + "\n", encoding="utf-8")
-  weights.write(folder, fit.family, kind, fit.model, params)
+  weights_out.write(folder, fit.family, kind, fit.model, params)
   return zeros

@@ -12,7 +12,21 @@ ADDED |= {"model.name": "transformer", "epochs": 0.0}
 ADDED_TO = {  # the same settings in the section of each task
   "data": {"on_bad_record": "error", "cutoff": 22},
   "decoding": dict(
-    penalty="wu", stop="exact", temperature=0.0, top_k=0, top_p=1.0, nbest=1, seed=0
+    penalty="wu",
+    stop="exact",
+    temperature=0.0,
+    top_k=0,
+    top_p=1.0,
+    nbest=1,
+    seed=0,
+    max_len_total=0,
+    min_len=0,
+    no_repeat_ngram=0,
+    repetition_penalty=1.0,
+    banned=(),
+    begin_banned=(),
+    forced_last=(),
+    generation="ours",
   ),
   "reading": {"nbest": 1},
   "task": {"class_weights": ""},

@@ -83,11 +83,13 @@ def defaults(name: str) -> dict[str, Any]:
 
 
 def prediction_options() -> dict[str, list[dataclasses.Field]]:
-  """Returns the fields of all tasks' settings of prediction by name; tasks may share a name."""
+  """Returns the fields of all tasks' settings of prediction that can be flags, by name; tasks may
+  share a name."""
   options: dict[str, list[dataclasses.Field]] = {}
   for settings in dict.fromkeys(task.settings_class for task in TASKS.values()):
     for field in dataclasses.fields(settings):
-      options.setdefault(field.name, []).append(field)
+      if field.type is not tuple:
+        options.setdefault(field.name, []).append(field)
   return options
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 from absl import logging
 
+from model.constraints import align_right
 from train.common.errors import UserError
 from train.data import documents
 from train.tasks.base import Rows
@@ -40,7 +41,9 @@ class Causal(DecoderTask):
 
   @property
   def max_positions(self):
-    return 0, self.target_len + self.decoding.longest(self.target_len)
+    longest = self.target_len + self.decoding.longest(self.target_len)
+    total = self.decoding.max_len_total
+    return 0, min(longest, max(total, self.target_len + 1)) if total else longest
 
   def items(self, split):
     tokens = documents.Tokens(self.examples(split), self.tokenizer)
@@ -73,7 +76,10 @@ class Causal(DecoderTask):
     length_B = jnp.maximum(batch["source_segments"].sum(1), 1)  # a row of padding has 0
     cache = model.init_cache(rows, length + settings.longest(length))
     cache, last_B = model.prefill(batch["source"], length_B, cache, prefix=self.prefix)
-    return search(model, cache, batch, settings, length_B, self.tokenizer.roles, last_B)
+    text_BT = align_right(batch["source"], length_B)
+    return search(
+      model, cache, batch, settings, length_B, self.tokenizer.roles, last_B, prompt_BT=text_BT
+    )
 
   def outputs(self, examples, requests, predictions, settings):
     """Returns the texts that were given, with their continuations."""

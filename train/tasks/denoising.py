@@ -1,13 +1,14 @@
 """Denoises documents with an encoder-decoder: spans, prefix LM, BERT-style, deshuffling (T5)."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 from train.common.errors import UserError
 from train.data import documents
 from train.data.corruption import Corruption
 from train.tasks.base import BPE_WITH_MASK
-from train.tasks.seq2seq import DecoderTask, Decoding, truncated
+from train.tasks.seq2seq import DecoderTask, Decoding, output, truncated
 
 GREEDY = Decoding(beam=1, length_penalty=0.0, max_len_extra=20)
 
@@ -63,7 +64,9 @@ class Denoising(DecoderTask):
     return truncated(rows, self.source_len, self.tokenizer.roles)
 
   def outputs(self, examples, requests, predictions, settings):
-    """Returns the target texts, those of a prefix LM with the beginning in front."""
-    if self.style != "prefix":
-      return super().outputs(examples, requests, predictions, settings)
-    return self.continuations(examples, predictions)
+    """Returns the target texts with their sentinels, those of a prefix LM with the beginning in
+    front."""
+    if self.style == "prefix":
+      return self.continuations(examples, predictions)
+    decode = functools.partial(self.tokenizer.decode, specials=True)
+    return [output(prediction, decode) for prediction in predictions]

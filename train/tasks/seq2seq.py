@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from model import decoding, layers
+from model import decoding, layers, strict_beams
+from model.constraints import Constraints
 from train import losses
 from train.common.errors import UserError, choose
 from train.common.intervals import SEEDS
@@ -21,6 +22,7 @@ OF_BEAMS = ("length_penalty", "penalty", "stop")  # settings of a search by seve
 NO_SAMPLING = "does not sample (temperature 0): set --temperature"
 SAMPLING = "samples (temperature above 0): leave it out, or set --temperature 0"
 GREEDY = "is greedy (one beam): set --beam 2 or more"
+GENERATIONS = ("ours", "transformers")
 MOST_TOKENS = 2**24  # rows x hypotheses x length of one decoding batch
 
 
@@ -46,10 +48,35 @@ class Decoding(Settings):
     1.0, "tokens of an output for each token of its source, at most", "[0, 1000]"
   )
   max_len_extra: int = option(50, "additional tokens of an output, eos included", "[0, 1000000]")
+  max_len_total: int = option(
+    0, "tokens of a prompt and its output together, at most; 0: any", "[0, 1000000]"
+  )
+  min_len: int = option(0, "tokens of an output before it may end", "[0, 1000000]")
+  no_repeat_ngram: int = option(
+    0, "no so many tokens in a row occur twice in an output; 0: they may", "[0, 1000]"
+  )
+  repetition_penalty: float = option(
+    1.0, "above 1: makes tokens that an output has less likely (Keskar et al. 2019)", "(0, 1000]"
+  )
+  banned: tuple = option((), "sequences of ids that no output has")
+  begin_banned: tuple = option((), "ids that no output begins with")
+  forced_last: tuple = option(
+    (), "ids one of which ends a longest output (generation=transformers)"
+  )
+  generation: str = option(
+    "ours",
+    "whose search it is; transformers: token for token that of its generate, where an output of the"
+    " greatest length just ends",
+  )
   seed: int = option(0, "seed of sampling", SEEDS)
 
   def __post_init__(self):
     super().__post_init__()
+    choose(dict.fromkeys(GENERATIONS), self.generation, "decoding.generation")
+    if self.strict and not self.temperature and self.beam > 1 and self.penalty != "length":
+      raise UserError(
+        f"generation is transformers and penalty {self.penalty}: there is only penalty=length"
+      )
     if not self.temperature and self.nbest > self.beam:
       raise UserError(
         f"nbest is {self.nbest} and beam {self.beam}: a search returns at most as many outputs as"
@@ -65,8 +92,27 @@ class Decoding(Settings):
     choose(decoding.PENALTIES, self.penalty, "decoding.penalty")
     choose(dict.fromkeys(decoding.STOPS), self.stop, "decoding.stop")
 
+  @property
+  def strict(self) -> bool:
+    """Returns whether outputs are those of transformers' generate."""
+    return self.generation == "transformers"
+
+  @property
+  def rules(self) -> Constraints:
+    """Returns which tokens the search may not choose."""
+    last = self.forced_last if self.strict else ()
+    return Constraints(
+      self.min_len,
+      self.no_repeat_ngram,
+      self.repetition_penalty,
+      self.banned,
+      self.begin_banned,
+      last,
+    )
+
   def tag(self):
-    return ["sampled"] if self.temperature else [f"beam{self.beam}"]
+    search = ["sampled"] if self.temperature else [f"beam{self.beam}"]
+    return [*search, self.generation] if self.strict else search
 
   def check_size(self, rows: int, source_len: int) -> None:
     """Raises UserError where a batch of `rows` requests would hold more than MOST_TOKENS."""
@@ -80,8 +126,9 @@ class Decoding(Settings):
       )
 
   def longest(self, source_len: int) -> int:
-    """Returns the most tokens of an output for a source of `source_len` tokens."""
-    return math.ceil(self.max_len_ratio * source_len + self.max_len_extra)
+    """Returns the most tokens of an output for a source of at most `source_len` tokens."""
+    longest = math.ceil(self.max_len_ratio * source_len + self.max_len_extra)
+    return min(longest, max(self.max_len_total - 1, 1)) if self.max_len_total else longest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -153,10 +200,12 @@ class DecoderTask(Task):
     forced = [roles.start, *roles.target_first] if roles.force else [roles.start]
     length = len(forced) - 1 + settings.longest(source_len)
     cache, first_B = model.init_cache(rows, length, encode(model, batch), segments_BS), None
+    prompt_BT = jnp.tile(np.asarray(forced, np.int32), (rows, 1))
     if len(forced) > 1:
-      prompt_BT = jnp.tile(np.asarray(forced, np.int32), (rows, 1))
       cache, first_B = model.prefill(prompt_BT, jnp.full(rows, len(forced), jnp.int32), cache)
-    return search(model, cache, batch, settings, segments_BS.sum(1), roles, first_B)
+    return search(
+      model, cache, batch, settings, segments_BS.sum(1), roles, first_B, prompt_BT=prompt_BT
+    )
 
   def outputs(self, examples, requests, predictions, settings):
     """Returns the best output as `text` with its `score`, and `nbest`."""
@@ -166,7 +215,7 @@ class DecoderTask(Task):
     """Returns `output` of the examples' texts, each followed by its continuation."""
     starts = self.tokenizer.encode_batch([example["text"] for example in examples])
     return [
-      output(prediction, lambda ids, start=start: self.tokenizer.decode([*start, *ids]))
+      output(prediction, lambda ids, start=start: self.tokenizer.decode(ids, after=start))
       for start, prediction in zip(starts, predictions)
     ]
 
@@ -189,12 +238,26 @@ def truncated(rows: Sequence[Sequence[int]], longest: int, roles: Roles) -> Rows
   return Rows(framed)
 
 
-def search(model, cache, batch, settings: Decoding, length_B, roles: Roles, first_B=None) -> dict:
+def search(
+  model, cache, batch, settings: Decoding, length_B, roles: Roles, first_B=None, prompt_BT=None
+) -> dict:
   """Returns the outputs by `settings` for requests of `length_B` tokens, from a cache and the token
-  before the outputs (None: the start)."""
+  before the outputs (None: the start). prompt_BT: the text before an output, which -1 begins."""
   row_B, max_len = batch["row"], settings.longest(batch["source"].shape[1])
   limit_B = (settings.max_len_ratio * length_B + settings.max_len_extra).astype(np.int32)
-  limits = decoding.Limits(max_len, limit_B, roles.start, roles.eos, roles.pad, first_B)
+  if settings.max_len_total:
+    limit_B = jnp.minimum(limit_B, settings.max_len_total - length_B)
+  limits = decoding.Limits(
+    max_len,
+    limit_B,
+    roles.start,
+    roles.output_ends,
+    roles.pad,
+    first_B,
+    settings.rules,
+    prompt_BT,
+    settings.strict,
+  )
   if settings.temperature:
     outputs = decoding.sample(
       model.decode_step,
@@ -210,17 +273,18 @@ def search(model, cache, batch, settings: Decoding, length_B, roles: Roles, firs
   elif settings.beam == 1:
     outputs = decoding.greedy(model.decode_step, cache, limits)
   else:
-    outputs = decoding.beam_search(
-      model.decode_step,
-      cache,
-      limits,
+    options = dict(
       num_beams=settings.beam,
       num_return=settings.nbest,
       length_penalty=settings.length_penalty,
-      penalty=settings.penalty,
       stop=settings.stop,
       before=len(roles.target_first) if roles.force else 0,
     )
+    if settings.strict:
+      outputs = strict_beams.beam_search(model.decode_step, cache, limits, **options)
+    else:
+      options |= dict(penalty=settings.penalty)
+      outputs = decoding.beam_search(model.decode_step, cache, limits, **options)
   return dict(tokens=outputs.tokens, scores=outputs.scores, lengths=outputs.lengths, row=row_B)
 
 

@@ -8,10 +8,46 @@ from flax import nnx
 from tests.helpers import FIXTURES
 from train.common.trees import path_name
 from train.interop import directory
-from train.interop.families import POOLED
+from train.interop.families import POOLED, Head
 
 CHOICES = 2  # of a text, in the fixtures
+TRAINED = FIXTURES / "trained"  # runs that answer nearly all inputs right
 NAMES = sorted(path.parent.name for path in FIXTURES.glob("*/config.json"))
+
+SIZES = dict(vocab_size=20, dim=8, num_heads=2, mlp_dim=12, max_len=16)
+T5 = dict(norm="rms", norm_position="pre", bias=False, positions="relative")
+SHAPES = {  # model_type -> settings that differ from SIZES, and the kind
+  "electra": (dict(decoder_layers=0, positions="learned", embedding_norm=True, norm_eps=0), "mlm"),
+  "bert": (dict(decoder_layers=0, positions="learned", embedding_norm=True, token_types=2), "qa"),
+  "esm": (dict(decoder_layers=0, positions="rotary", norm_position="pre", activation="gelu"),
+          "tagging"),
+  "xlm-roberta": (dict(decoder_layers=0, positions="learned", position_offset=2, token_types=1,
+                       embedding_norm=True), "mlm"),
+  "albert": (dict(decoder_layers=0, positions="learned", embedding_norm=True, share_layers=True,
+                  embedding_dim=4), "tagging"),
+  "mpnet": (dict(decoder_layers=0, positions="learned_relative", position_offset=2,
+                 embedding_norm=True), "classification"),
+  "modernbert": (dict(decoder_layers=0, positions="rotary", norm_position="pre", first_norm=False,
+                      gated=True, bias=False, norm_bias=False, embedding_norm=True,
+                      window=(None, 3), rope_theta=(9, 8.0)), "mlm"),
+  "deberta-v2": (dict(decoder_layers=0, positions="disentangled", embedding_norm=True,
+                      convolution=3), "tagging"),
+  "pegasus": (dict(norm_position="pre"), "translation"),
+  "marian": (dict(dropout=0), "translation"),
+  "t5": (T5, "translation"),
+  "gpt2": (dict(encoder_layers=0, positions="learned", norm_position="pre"), "causal"),
+  "starcoder2": (dict(encoder_layers=0, positions="rotary", norm_position="pre", window=4),
+                 "causal"),
+  "llama": (dict(encoder_layers=0, norm="rms", norm_position="pre", positions="rotary", bias=False,
+                 gated=True, activation="silu", init_std=3), "causal"),
+}  # fmt: skip
+
+
+def head_of(kind, activation="gelu"):
+  """Returns the head that our task has by default, of a model with an activation."""
+  if kind == "classification":
+    return Head("first", "tanh", "dense")
+  return Head("token", activation, "dense_norm" if kind == "mlm" else "none")
 
 
 def open_fixture(name):
@@ -53,3 +89,14 @@ def outputs(source, batch):
   if source.kind == "qa":
     return dict(start_logits=labels[..., 0], end_logits=labels[..., 1])
   return dict(logits=labels[:, 0] if source.kind in POOLED else labels)
+
+
+def add_tokens(content):
+  """Adds a special and another token to a tokenizer.json."""
+  vocab = content["model"]["vocab"]
+  ids = [*vocab.values()] if isinstance(vocab, dict) else [len(vocab) - 1]
+  first = max(*ids, *(token["id"] for token in content["added_tokens"])) + 1
+  usual = dict(single_word=False, lstrip=False, rstrip=False, normalized=False)
+  for number, (name, special) in enumerate((("[E1]", True), ("[e2]", False))):
+    content["added_tokens"].append(dict(id=first + number, content=name, special=special) | usual)
+  return content

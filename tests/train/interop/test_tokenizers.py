@@ -1,6 +1,7 @@
 """Tokenizers of Hugging Face directories give the ids that another implementation gives."""
 
 import json
+import random
 import re
 
 import pytest
@@ -233,11 +234,40 @@ def test_a_sentencepiece_model_is_split_as_by_itself(kind, name, options, fallba
       assert ours.decode(ids) == theirs.decode(ids)
 
 
-def test_symbols_of_a_user_are_one_piece(trained):
-  path, theirs = trained("own", user_defined_symbols=["<x>", "<xy>", "ca"])
-  ours = spm.convert(spm.load(path))
-  for line in ("the <x> cat", "a<xy>b<x>", "<x>", "the cat"):
-    assert ours.encode(line).ids == theirs.encode(line)
+SYMBOLS = dict(
+  names=["<x>", "<xy>", "<sep>"], digits=list("0123456789"), words=["the", "cat"], parts=["ca"]
+)
+SYMBOLS |= dict(blanks=["New York", "a b"], edges=[" x", "y "])
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+@pytest.mark.parametrize("symbols", SYMBOLS)
+def test_symbols_of_a_user_are_one_piece(kind, symbols, trained):
+  given = SYMBOLS[symbols]
+  for name, options in (("nfkc", {}), ("plain", PLAIN)):
+    path, theirs = trained(
+      f"own{kind}{symbols}{name}", model_type=kind, user_defined_symbols=given, **options
+    )
+    ours = spm.convert(spm.load(path))
+    draw = random.Random(0)
+    parts = [*given, *given, "the", "cat", " ", "  ", "New York", "a b", "12", "x", ".", "A", "<"]
+    texts = ["".join(draw.choices(parts, k=draw.randint(1, 9))) for _ in range(200)]
+    for line in ("the <x> cat", "a<xy>b<x>", "<x>", "the cat", *texts):
+      assert ours.encode(line).ids == theirs.encode(line), line
+
+
+@pytest.mark.parametrize(
+  "options, words",
+  [
+    (dict(treat_whitespace_as_suffix=True), "treat_whitespace_as_suffix"),
+    (dict(user_defined_symbols=["\uff21"]), "user_defined_symbols has '\uff21'"),
+    (dict(user_defined_symbols=["\u2581the cat"]), "user_defined_symbols has '\u2581the cat'"),
+  ],
+)
+def test_settings_that_would_give_other_pieces_are_refused(options, words, trained):
+  path, _ = trained(f"refused{words[-4]}", **options)
+  with pytest.raises(UserError, match=words):
+    spm.load(path)
 
 
 def t5(tmp_path, trained, **settings):
@@ -256,7 +286,7 @@ def test_t5_has_its_sentinels_behind_the_pieces_backwards(tmp_path, trained):
   the, sat = theirs.encode("the"), theirs.encode("sat")
   for text in ("the <extra_id_0> sat <extra_id_1>", "the <extra_0> sat <extra_1>"):
     assert one.encode_marked(text) == [*the, size + 99, *sat, size + 98]
-  assert not set(one.sentinels) & set(one.encode_batch(["the <extra_id_0>"])[0])
+  assert one.encode_batch(["the <extra_id_0> sat"]) == [[*the, size + 99, *sat]]
   assert (one.roles.pad, one.roles.eos, one.roles.start, one.roles.unk) == (0, 1, 0, 2)
   assert one.roles.source_first == one.roles.target_first == ()
   few, _ = t5(tmp_path, trained, extra_ids=3)

@@ -6,21 +6,13 @@ import numpy as np
 import pytest
 
 from tests.helpers import FIXTURES, load_config, train_config
-from tests.train.interop.helpers import NAMES, open_fixture
+from tests.train.interop.helpers import NAMES, head_of, open_fixture
 from train import export as command
 from train import predict
 from train.common.errors import UserError
-from train.interop import directory, weights, writing
-from train.interop.families import Head
+from train.interop import directory, weights, weights_out, writing
 
 SLOW = pytest.mark.slow
-
-
-def head_of(kind, activation="gelu"):
-  """Returns the head that our task has by default, of a model with an activation."""
-  if kind == "classification":
-    return Head("first", "tanh", "dense")
-  return Head("token", activation, "dense_norm" if kind == "mlm" else "none")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -49,6 +41,7 @@ NEAREST = {  # config -> its kind and the family nearest to it
   "mlm.py:small,data={folder}/prose": ("mlm", "esm"),
   "classify.py:small,data={folder}": ("classification", "esm"),
   "tag.py:small,suffix=.conll,data={folder}": ("tagging", "esm"),
+  "causal.py:small,data={folder}/prose": ("causal", "starcoder2"),
 }
 
 
@@ -64,7 +57,7 @@ def test_our_configs_are_exported_as_the_nearest_family(text, corpus):
   "text, kind, words",
   [
     ("span.py:small,data={folder}/prose", "translation", ["model.positions", "'rotary'"]),
-    ("causal.py:small,data={folder}/prose", "causal", ["model.window is 64"]),
+    ("scan.py:small,positions=alibi", "translation", ["model.positions", "'alibi'", "pegasus"]),
     ("qa.py:small,train={folder}/train.json", "qa", ["model.first_norm", "model.gated"]),
   ],
 )
@@ -152,7 +145,7 @@ def test_a_folder_that_is_not_empty_is_left_alone(tmp_path):
 
 
 def test_large_models_are_written_in_shards(tmp_path, monkeypatch):
-  monkeypatch.setattr(weights, "SHARD_BYTES", 4000)
+  monkeypatch.setattr(weights_out, "SHARD_BYTES", 4000)
   command.as_hf(f"hf:{FIXTURES / 'bert_mlm'}", "latest", tmp_path / "out")
   index = json.loads((tmp_path / "out" / weights.INDEX).read_text())
   assert len(set(index["weight_map"].values())) > 2

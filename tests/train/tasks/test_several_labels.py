@@ -237,6 +237,33 @@ def write_table(folder):
   (folder / "x.csv").write_text("\n".join(rows) + "\n")
 
 
+def test_a_column_for_each_label_is_the_same_as_a_column_of_labels(tmp_path):
+  write_table(tmp_path)
+  first, *rows = (tmp_path / "x.csv").read_text().splitlines()
+  cells = [row.split(",")[1].split(";") for row in rows]
+  wide = [
+    f"{row},{','.join(str(int(x in has)) for x in helpers.NOUNS)}" for row, has in zip(rows, cells)
+  ]
+  (tmp_path / "wide.csv").write_text(
+    "\n".join([f"{first},{','.join(helpers.NOUNS)}", *wide]) + "\n"
+  )
+  read = {}
+  for name, arguments in (("x", "separator=;"), ("wide", f"labels={'+'.join(helpers.NOUNS)}")):
+    columns = "comment+labels" if name == "x" else "comment+" + "+".join(helpers.NOUNS)
+    text = f"classify.py:small,data={tmp_path}/{name}.csv,multi_label,columns={columns},{arguments}"
+    cfg = load_config(text, tmp_path)
+    (tmp_path / name).mkdir()
+    task = helpers.tasks.build(cfg.task, tmp_path / name)
+    read[name] = [(x["text"], set(task.labels_of(x))) for x in task.examples("train")]
+  assert read["x"] == read["wide"]
+  text = f"classify.py:small,data={tmp_path}/x.csv,multi_label,labels=size,columns=comment+size"
+  task = load_config(text, tmp_path).task
+  with pytest.raises(
+    UserError, match=r"column 'size' has '.*expects 1 where a text has this label"
+  ):
+    helpers.tasks.build(task, tmp_path)
+
+
 RUNS = {
   "multi_label,separator=;,class_weights=dog:2": "multi_label_classification",
   "targets=price+size": "regression",

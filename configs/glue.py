@@ -1,7 +1,8 @@
 """python -m train.main --config configs/glue.py:name=rte,init=runs/mlm --workdir runs/rte
 
 Learns a task of GLUE from the data as TFDS prepares them (`glue/NAME`). The labels of the test
-split are secret, so the validation split serves as both.
+split are secret, so the validation split serves as both. With init=hf:DIR, the encoder is one of
+Hugging Face's: BERT, ModernBERT (peak=8e-5), DeBERTa-v3 (peak=2e-5) and others, with its own head.
 
 Expected: Devlin et al. 2019, table 1, has the test scores of BERT (base: 79.6 on average).
 """

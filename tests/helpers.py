@@ -60,6 +60,12 @@ def write_data(folder):
       ask = {"id": f"{name}{number}", "question": sentence(rng), "answers": [answer]}
       paragraphs.append({"context": line, "qas": [ask]})
     (folder / f"{name}.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+  for name in ("train", "dev", "test"):
+    rows = []
+    for number in range(40):
+      options = [sentence(rng) for _ in range(2 + number % 3)]
+      rows.append(dict(text=sentence(rng), choices=options, label=rng.randrange(len(options))))
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
   rows = [f'{n},"{sentence(rng)},\n{sentence(rng)}",{n % 2}\n' for n in range(40)]
   (folder / "reviews.csv").write_text("id,review,stars\n" + "".join(rows))
   write_wheels(folder, rng)

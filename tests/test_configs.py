@@ -23,6 +23,7 @@ CONFIGS = [
   "classify.py:small,data={folder},dev=25%,class_weights=dog:2",
   "tag.py:small,data={folder},suffix=.conll,dev=20%,test=20%",
   "qa.py:small,train={folder}/train.json,test={folder}/test.json",
+  "choice.py:small,data={folder}",
   "text2text.py:small,data={folder}",
   f"nllb.py:small,init=hf:{FIXTURES}/nllb,source_lang=eng_Latn,target_lang=deu_Latn,both,"
   "data={folder},source=en,target=de,dev=10%,test=10%",

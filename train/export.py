@@ -17,14 +17,22 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
+from model.settings import LEARNED
 from train import export_check, export_facts, inference, pretrained, tasks
 from train.common import entry
 from train.common.errors import UserError
 from train.common.trees import unstack_layers
 from train.data.tokenizer import Tokenizer
-from train.interop import card, ctranslate2, generation_out, tokenizers_out, writing
+from train.interop import (
+  card,
+  ctranslate2,
+  generation_out,
+  sentence_transformers,
+  tokenizers_out,
+  writing,
+)
 from train.interop.directory import Directory
-from train.interop.families import KINDS
+from train.interop.families import KINDS, Head
 from train.tasks.base import HuggingFace
 
 
@@ -56,9 +64,10 @@ def open_source(workdir, checkpoint: str) -> Source:
       raise UserError(f"--checkpoint {checkpoint}: {trained.name} has one set of weights")
     kind, origin, model = directory.kind, directory, dict(directory.model)
     labels = directory.labels if kind in ("classification", "tagging") else ()
+    pool, activation, transform = directory.head
     decoding = task.decoding if kind in ("causal", "translation") else None
     problem = directory.problem if kind == "classification" else ""
-    facts = HuggingFace(kind, labels, directory.family.pool_activation, decoding, problem)
+    facts = HuggingFace(kind, labels, activation, decoding, problem, pool, transform)
   else:
     facts, model, start = task.hugging_face(), trained.model, trained.config.init_from.workdir
     if not facts.kind:
@@ -84,7 +93,9 @@ def as_hf(
   source = open_source(workdir, checkpoint)
   model, tokenizer, facts, origin = source.model, source.tokenizer, source.facts, source.origin
   first = origin.family.model_type if origin else ""
-  fit = writing.best(model, facts.kind, facts.pool_activation, first)
+  activation = facts.pool_activation or model["activation"]
+  head = Head(facts.pool, activation, facts.transform)
+  fit = writing.best(model, facts.kind, head, first)
   with _new_folder(out) as folder:
     params, steps = source.weights()
     ids = _special_ids(source, fit.family.model_type)
@@ -95,8 +106,10 @@ def as_hf(
       more["id2label"] = {str(i): label for i, label in enumerate(facts.labels)}
       more["label2id"] = {label: i for i, label in enumerate(facts.labels)}
     zeros = writing.write(folder, fit, facts.kind, params, more)
-    longest = fit.model["max_len"] if fit.model["positions"] == "learned" else 10**9
+    longest = fit.model["max_len"] if fit.model["positions"] in LEARNED else 10**9
     _write_tokenizer(source, folder, longest)
+    if facts.kind == "body" and origin:
+      sentence_transformers.copy(origin.path, folder)
     if facts.decoding:
       content = generation_out.for_transformers(facts.decoding, ids, tokenizer.roles)
       _write_json(folder / "generation_config.json", content)

@@ -16,7 +16,7 @@ from flax import nnx
 from model.config import TransformerConfig
 from model.transformer import Transformer
 from tests.helpers import FIXTURES, train_config
-from tests.train.interop.helpers import SHAPES, SIZES, TRAINED
+from tests.train.interop.helpers import SHAPES, SIZES, TRAINED, head_of
 from train import export, export_check
 from train.common.errors import UserError
 from train.common.trees import flatten
@@ -81,7 +81,7 @@ def test_the_beams_of_ctranslate2_give_what_beams_give_here(tmp_path):
 @pytest.mark.parametrize("family", SHAPES)
 def test_the_familys_own_dataclass_takes_the_config(family, tmp_path):
   changes, kind = SHAPES[family]
-  config = writing.fit(FAMILIES[family], SIZES | changes, kind, "gelu").config
+  config = writing.fit(FAMILIES[family], SIZES | changes, kind, head_of(kind)).config
   (tmp_path / "config.json").write_text(json.dumps(config))
   loaded = transformers.AutoConfig.from_pretrained(tmp_path)
   assert loaded.vocab_size == SIZES["vocab_size"]

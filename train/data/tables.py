@@ -24,6 +24,7 @@ Row = Sequence[str]
 ENDINGS = (".tsv", ".csv", ".jsonl")
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}  # of CSV, the commonest first
 LIST = "labels"  # the field whose cell may hold several labels, or none
+LISTS = (LIST, "choices")  # those that .jsonl may give as lists
 
 
 NAME_COLUMNS = (
@@ -243,15 +244,15 @@ def _parse_int(text: str) -> _Number:
 
 
 def _parse_json_row(text: str, keys: Sequence[str], fields: Sequence[str]) -> Row:
-  """Returns the texts under `keys` of a JSON object, where a number, a boolean and, in the field
-  LIST, a list of texts is its JSON text; raises ValueError for a missing key and other values."""
+  """Returns the texts under `keys` of a JSON object, where a number, a boolean and, in the fields
+  LISTS, a list of texts is its JSON text; raises ValueError for a missing key and other values."""
   record = json.loads(text, parse_int=_parse_int, parse_float=_Number)
   if not isinstance(record, dict):
     raise ValueError(f"a JSON object is needed, not {type(record).__name__}")
   for key, field in zip(keys, fields, strict=True):
     if key not in record:
       raise ValueError(f"no key {key!r}{did_you_mean(key, record)}")
-    if field == LIST and isinstance(record[key], list):
+    if field in LISTS and isinstance(record[key], list):
       if not all(isinstance(label, str) for label in record[key]):
         raise ValueError(f"{key!r} must be a list of texts")
       record[key] = json.dumps(record[key], ensure_ascii=False)

@@ -13,6 +13,9 @@ PIPELINES = dict(
   causal="text-generation",
   translation="translation",
   body="feature-extraction",
+  replaced="token-classification",
+  next_sentence="text-classification",
+  choice="multiple-choice",
 )
 AUTO = dict(
   mlm="MaskedLM",
@@ -21,6 +24,9 @@ AUTO = dict(
   qa="QuestionAnswering",
   causal="CausalLM",
   translation="Seq2SeqLM",
+  replaced="PreTraining",
+  next_sentence="NextSentencePrediction",
+  choice="MultipleChoice",
 )
 TRANSFORMERS = """\
 from transformers import AutoTokenizer, {auto}
@@ -33,6 +39,10 @@ USES = dict(
   translation=(
     "tokenizer.batch_decode(model.generate(**tokenizer({text}, return_tensors='pt')),"
     " skip_special_tokens=True)"
+  ),
+  choice=(
+    "model(**{{key: x[None] for key, x in tokenizer([{text}] * 2, ['One.', 'Two.'], padding=True,"
+    " return_tensors='pt').items()}})"
   ),
 )
 # By CTranslate2: the class, its method, and the output's tokens.

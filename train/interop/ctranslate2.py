@@ -14,7 +14,7 @@ from model.config import TransformerConfig
 from train.common.errors import UserError
 from train.data.tokenizer import Tokenizer
 from train.interop.families import Row
-from train.interop.weights import to_theirs
+from train.interop.weights_out import to_theirs
 
 ACTIVATIONS = dict(relu="RELU", gelu="GELU", gelu_tanh="GELUTanh", silu="SWISH", tanh="Tanh")
 POSITIONS = 1024  # rows of a table of positions, if no more are needed

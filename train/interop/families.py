@@ -8,22 +8,39 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-# The tasks that a model can have a head for; a "body" has none.
+# The tasks that a model can have a head for; a "body" has none. "replaced" marks the tokens that
+# another model has put in (ELECTRA), "choice" scores the choices of an example one by one.
 KINDS = ("body", "mlm", "classification", "tagging", "qa", "causal", "translation")
+KINDS += ("replaced", "next_sentence", "choice")
+POOLED = ("classification", "next_sentence", "choice")  # a text has one state
+
+
+class Head(NamedTuple):
+  """The layers between an encoder and its labels, or its words (model/heads.py)."""
+
+  pool: str = "token"
+  activation: str = "tanh"
+  transform: str = "none"
 
 
 class Row(NamedTuple):
   """A tensor of theirs and the weight of ours with the same numbers; {} is the number of a layer.
 
   how: "linear", theirs is [out, in] and ours [in..., out...]; "conv", theirs is [in, out];
-  "vector", theirs has one axis (or one more of size 1 in front); "same".
+  "vector", theirs has one axis (or one more of size 1 in front); "conv1d", theirs is [out, in,
+  width] and ours [width * in, out]; "same". `part` of `parts` equal pieces of the tensor, along its
+  outputs, is the weight (fused projections).
   """
 
   theirs: str
   ours: str
   how: str
-  part: int | None = None  # a third of the tensor's last axis, in fused attention
+  part: int | None = None
   body: bool = True  # in a model with a head, the tensor's name has the family's prefix
+  parts: int = 3
+  # A field of config.json that is False, and its default, where there is no such tensor: here the
+  # weight is zeros.
+  switch: tuple[str, bool] | None = None
 
 
 class Setting(NamedTuple):
@@ -64,11 +81,30 @@ class Family:
   left_out: str = r"^$"  # pattern of the tensors of heads that nothing here uses
   pool_activation: str = "tanh"  # of the classifier
   mlm_activation: str = ""  # of the masked-LM head; "": the body's
+  token_transform: str = "none"  # of the heads for tags and answers
+  # The family of a config.json whose tensors have other names; None: this one.
+  variant: Callable[[Mapping], "Family | None"] = lambda config: None
+  # The fields of Head that config.json sets, for a kind, and the reverse.
+  read_head: Callable[[Mapping, str], dict] = lambda config, kind: {}
+  write_head: Callable[[Head, str], dict] = lambda head, kind: {}
 
   def rows_of(self, kind: str, gated: bool) -> dict[str, Row]:
     """Returns the rows of a model for `kind` by the paths of our weights."""
     rows = (*self.rows, *(self.gated if gated else ()), *self.heads.get(kind, ()))
     return {row.ours: row for row in rows}
+
+  def head(self, config: Mapping, kind: str, activation: str = "gelu") -> Head:
+    """Returns the head of a model for `kind` by its config.json; `activation` is the body's."""
+    own = self.read_head(config, kind)
+    if kind == "mlm":
+      own = dict(activation=self.mlm_activation or activation, transform="dense_norm") | own
+      return Head(**own | dict(pool="token"))
+    if kind == "replaced":
+      return Head(activation=activation, transform="dense")
+    own = dict(pool="first", activation=self.pool_activation, transform="dense") | own
+    if kind not in POOLED:
+      own |= dict(pool="token", transform=self.token_transform)
+    return Head(**own)
 
 
 def same(theirs: str, ours: str) -> tuple[Row, ...]:
@@ -116,13 +152,15 @@ ACTIVATIONS = {
   "gelu_fast": "gelu_tanh",
   "silu": "silu",
   "swish": "silu",
+  "tanh": "tanh",
 }
+ACTIVATION_NAMES = {ours: name for name, ours in reversed(ACTIVATIONS.items())}
 
 
 def activation(theirs: str, default: str) -> Setting:
   """Returns the Setting of the feed-forward layers' activation."""
-  names = {ours: name for name, ours in reversed(ACTIVATIONS.items())}
-  return field(theirs, "activation", default, ACTIVATIONS.__getitem__, names.__getitem__)
+  convert = ACTIVATIONS.__getitem__, ACTIVATION_NAMES.__getitem__
+  return field(theirs, "activation", default, *convert)
 
 
 # Fields of any config.json that describe how a model was trained, is stored, or is displayed.

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 
 import tokenizers
 from absl import logging
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from train.common import json_files
 from train.common.errors import UserError, as_user_error
-from train.interop import spm, translators
+from train.interop import spm, spm_encoders, translators, wordpieces
 from train.interop.spm import BLANK
+from train.interop.wordpieces import read_lines
 
 Inner = tokenizers.Tokenizer
 
@@ -24,15 +25,10 @@ SETTINGS |= dict.fromkeys(("src_lang", "tgt_lang", "tokenizer_class", "word_toke
 SETTINGS |= dict.fromkeys(("extra_ids", "offset"), int)
 SETTINGS |= dict.fromkeys(("add_bos_token", "add_prefix_space", "do_basic_tokenize"), bool)
 SETTINGS |= dict.fromkeys(("do_lower_case", "strip_accents", "tokenize_chinese_chars"), bool)
+SETTINGS |= dict.fromkeys(("keep_accents", "split_by_punct"), bool)
 SETTINGS |= dict(added_tokens_decoder=dict[str, dict], language_codes=str, legacy_behaviour=bool)
 # The classes that take tokenizer.json as it is.
 GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
-# Settings of BERT's normalizer in tokenizer_config.json, and in tokenizer.json.
-NORMALIZER = dict(
-  do_lower_case="lowercase",
-  strip_accents="strip_accents",
-  tokenize_chinese_chars="handle_chinese_chars",
-)
 PREFIXED = ("gpt2", "roberta", "bart")  # may put a blank in front of a text
 METASPACE = dict(type="Metaspace", replacement=BLANK, split=False)  # of Llama
 ADDED = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word", "special"), bool)
@@ -49,6 +45,8 @@ def settings(folder: pathlib.Path) -> dict:
       for key, value in content.items():
         if key.endswith("_token") and isinstance(value, dict):
           content[key] = value.get("content")
+          if key == "mask_token":
+            together["mask_lstrip"] = value.get("lstrip") is True
       json_files.check(content, path, SETTINGS)
       for key in ("extra_ids", "offset"):
         if not 0 <= (content.get(key) or 0) <= MOST_EXTRA:
@@ -70,7 +68,9 @@ def read(
     with as_user_error(f"{path} is not a tokenizer that can be read"):
       if _adapt(content, kind, settings, path):
         text = json.dumps(content)
-      return Inner.from_str(text), None, None
+      inner = Inner.from_str(text)
+      spm_encoders.follow_class(inner, kind, content, settings)
+      return inner, None, None
   if kind == "m2m_100" and (folder / "vocab.json").exists():  # else it is an NLLB
     kind += " with vocab.json"
   make, files = _MAKERS[kind]
@@ -111,7 +111,10 @@ def _adapt(content: dict, kind: str, settings: Mapping, path) -> bool:
   normalizer, first = content.get("normalizer") or {}, content.get("pre_tokenizer") or {}
   blank = settings.get("add_prefix_space")
   if normalizer.get("type") == "BertNormalizer":
-    put(normalizer, **{ours: settings[key] for key, ours in NORMALIZER.items() if key in settings})
+    put(
+      normalizer,
+      **{ours: settings[key] for key, ours in wordpieces.NORMALIZER.items() if key in settings},
+    )
   if first.get("type") == "ByteLevel" and kind in PREFIXED and blank is not None:
     put(first, add_prefix_space=blank)
   prepends = "Prepend" in [step.get("type") for step in normalizer.get("normalizers", ())]
@@ -123,54 +126,10 @@ def _adapt(content: dict, kind: str, settings: Mapping, path) -> bool:
   return bool(changes)
 
 
-def _lines(path) -> list[str]:
-  text = json_files.read_text(path).replace("\r\n", "\n").replace("\r", "\n")
-  return text.removesuffix("\n").split("\n")
-
-
-def _vocabulary(path) -> dict[str, int]:
-  """Returns token -> line; the later of two equal tokens counts, as in transformers."""
-  return {token: i for i, token in enumerate(_lines(path))}
-
-
-def _wordpiece(settings, path) -> Inner:
-  """Builds BERT's tokenizer."""
-  japanese = settings.get("word_tokenizer_type", "basic") != "basic"
-  if japanese or settings.get("do_basic_tokenize") is False:
-    raise UserError(
-      f"{path.with_name('tokenizer_config.json')}: word_tokenizer_type or do_basic_tokenize asks"
-      " for a split before WordPiece that is only supported in a tokenizer.json"
-    )
-  vocab, unk = _vocabulary(path), settings.get("unk_token", "[UNK]")
-  inner = Inner(models.WordPiece(vocab, unk_token=unk, max_input_chars_per_word=100))
-  inner.normalizer = normalizers.BertNormalizer(
-    **{ours: settings[key] for key, ours in NORMALIZER.items() if key in settings}
-  )
-  inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-  inner.decoder = decoders.WordPiece()
-  names = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-  inner.add_special_tokens([name for name in names if name in vocab])
-  return inner
-
-
-def _esm(settings, path) -> Inner:
-  """Builds the tokenizer of a protein's letters; text between known letters is one unknown
-  token."""
-  vocab = _vocabulary(path)
-  inner = Inner(models.WordLevel(vocab, unk_token=settings.get("unk_token", "<unk>")))
-  names = [name for name in vocab if re.fullmatch(r"<\w+>", name)]
-  letters = sorted(vocab.keys() - set(names), key=len, reverse=True)
-  known = Regex("|".join(map(re.escape, letters)))
-  split = pre_tokenizers.Split(known, "isolated")
-  inner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), split])
-  inner.add_special_tokens(names)
-  return inner
-
-
 def _byte_level(settings, path, merges) -> Inner:
   """Builds GPT-2's BPE of bytes."""
   vocab = json_files.read(path, dict[str, int])
-  pairs = [line for line in _lines(merges) if line and not line.startswith("#version")]
+  pairs = [line for line in read_lines(merges) if line and not line.startswith("#version")]
   try:
     model = models.BPE(vocab, [tuple(line.split(" ")) for line in pairs])
   except Exception as error:  # the library raises plain Exception
@@ -235,8 +194,13 @@ def _pegasus(settings, path) -> Inner:
 _WORDS, _MERGES = (("vocab.txt",),), (("vocab.json",), ("merges.txt",))
 _SPM = (("spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "spm.model"),)
 _MAKERS = {
-  **dict.fromkeys(("bert", "distilbert", "electra"), (_wordpiece, _WORDS)),
-  "esm": (_esm, _WORDS),
+  **dict.fromkeys(("bert", "distilbert", "electra", "mpnet"), (wordpieces.wordpiece, _WORDS)),
+  "xlm-roberta": (spm_encoders.xlm_roberta, _SPM),
+  "camembert": (spm_encoders.camembert, _SPM),
+  "albert": (spm_encoders.albert, _SPM),
+  "deberta-v2": (spm_encoders.deberta, _SPM),
+  "modernbert": (None, (("tokenizer.json",),)),
+  "esm": (wordpieces.esm, _WORDS),
   **dict.fromkeys(("gpt2", "roberta", "bart"), (_byte_level, _MERGES)),
   **dict.fromkeys(("t5", "mt5"), (_t5, _SPM)),
   "mbart": (translators.mbart, _SPM),

@@ -25,12 +25,11 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # Face's cache consists of them.
 SHARD = re.compile(r"[\w.-]{1,200}\.safetensors", re.ASCII)
 DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")
-SHARD_BYTES = 5 * 10**9  # the most of a file that is written
 LISTED = 20  # tensors that an error names
 # The fields of TransformerConfig that are sizes of tensors.
 SIZES = ("vocab_size", "dim", "num_heads", "num_kv_heads", "head_dim", "mlp_dim", "embedding_dim")
 SIZES += ("token_types", "relative_buckets", "position_offset")
-MOST_POSITIONS = 1 << 24
+MOST_POSITIONS, MOST_LAYERS = 1 << 24, 1000
 ROUNDING = 0.01  # of a computed table, in 16 bits too
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack")
 
@@ -116,6 +115,8 @@ def check_sizes(tensors: Tensors, family: Family, model: Mapping, where) -> None
     layer = re.compile("|".join(re.escape(name).replace(r"\{\}", r"(\d{1,9})") for name in names))
     matches = [match for match in map(layer.search, tensors.shapes) if match and names]
     there = len({match[match.lastindex] for match in matches})
+    if model["share_layers"] and there:
+      there = MOST_LAYERS  # of one set of weights
     if (layers := model[f"{side}_layers"]) > there:
       raise UserError(
         f"{where}: {side}_layers is {layers}, but {names[0].format(there)} is not there: the"
@@ -154,25 +155,20 @@ class Weight:
     return (weight if self.factor == 1 else weight * self.factor).astype(dtype or np.float32)
 
 
+def outputs_axis(row: Row) -> int:
+  """Returns the axis of a tensor's outputs."""
+  return 0 if row.how == "linear" else -1
+
+
 def to_ours(tensor: np.ndarray, row: Row, shape) -> np.ndarray:
   """Returns a tensor, or the row's part of it, as a weight of `shape`."""
   if row.part is not None:
-    tensor = np.split(tensor, 3, axis=-1)[row.part]
-  return (tensor.T if row.how == "linear" else tensor).reshape(shape)
+    tensor = np.split(tensor, row.parts, axis=outputs_axis(row))[row.part]
+  axes = dict(linear=(1, 0), conv1d=(2, 1, 0)).get(row.how)
+  return (tensor if axes is None else tensor.transpose(axes)).reshape(shape)
 
 
-def to_theirs(weight: np.ndarray, row: Row) -> np.ndarray:
-  """Returns a weight as a tensor, or as the row's part of one."""
-  if row.how in ("linear", "conv"):
-    shape = (-1, weight.shape[-1]) if row.ours.endswith("out/kernel") else (len(weight), -1)
-    matrix = weight.reshape(shape)
-    return np.ascontiguousarray(matrix.T if row.how == "linear" else matrix)
-  if row.how == "vector":
-    return weight.reshape((1, -1) if row.theirs == "final_logits_bias" else -1)
-  return weight
-
-
-def _tensor_of(path: str, rows: Mapping[str, Row], prefix: str) -> tuple[str, Row]:
+def tensor_of(path: str, rows: Mapping[str, Row], prefix: str) -> tuple[str, Row]:
   """Returns the tensor's name and the row for the weight at `path`; raises KeyError without one."""
   parts = re.split(r"(?<=/blocks/)(\d+)(?=/)", path)  # the number of a layer is the second
   row = rows["{}".join(parts[::2])]
@@ -205,10 +201,13 @@ def read(
   untied = {} if model["tie_output"] else family.untied
   for path, shape in shapes.items():
     try:
-      name, row = _tensor_of(path, rows, prefix)
+      name, row = tensor_of(path, rows, prefix)
     except KeyError:
       message = f"{family.model_type} has no tensor for {path}, which config.json asks for"
       raise UserError(message) from None
+    if row.switch and not config.get(*row.switch):
+      ours[path] = np.zeros(shape, np.float32)
+      continue
     if name not in tensors:  # the file may have a copy of it instead
       name = next((copy for copy in tensors.shapes if copies.get(copy) == name), name)
     used.add(name)
@@ -216,7 +215,7 @@ def read(
       name = untied[name]
       used.add(name)
     there = tensors.shapes.get(name, ())
-    size = math.prod(there) // (1 if row.part is None else 3)
+    size = math.prod(there) // (1 if row.part is None else row.parts)
     if name not in tensors and name == "final_logits_bias":
       ours[path] = np.zeros(shape, np.float32)  # as in transformers
     elif name not in tensors:
@@ -259,38 +258,3 @@ def _differing(tensors: Tensors, tables: Mapping[str, np.ndarray]) -> list[str]:
     if not error < ROUNDING:
       wrong.append(f"{name} differs by {error:.3g} from sinusoids: it is a learned table")
   return wrong
-
-
-def write(folder: pathlib.Path, family: Family, kind: str, model: Mapping, params: Mapping) -> None:
-  """Writes our weights (path -> array) as model.safetensors, in shards with an index if they are
-  large. `model` has the fields of TransformerConfig."""
-  parts, prefix = {}, "" if kind == "body" else family.prefix
-  rows = family.rows_of(kind, model["gated"])
-  for path, weight in params.items():
-    name, row = _tensor_of(path, rows, prefix)
-    parts.setdefault(name, {})[row.part or 0] = to_theirs(np.asarray(weight, np.float32), row)
-  whole = {
-    name: np.ascontiguousarray(np.concatenate([pieces[i] for i in sorted(pieces)], axis=-1))
-    for name, pieces in sorted(parts.items())
-  } | family.make(model)
-  if not model["tie_output"]:
-    whole |= {theirs: whole[name] for name, theirs in family.untied.items() if name in whole}
-  shards, size = [{}], 0
-  for name, tensor in whole.items():
-    if shards[-1] and size + tensor.nbytes > SHARD_BYTES:
-      shards.append({})
-      size = 0
-    shards[-1][name] = tensor
-    size += tensor.nbytes
-  meta = {"format": "pt"}  # transformers requires it
-  if len(shards) == 1:
-    safetensors.numpy.save_file(shards[0], folder / SINGLE, meta)
-    return
-  where = {}
-  for number, shard in enumerate(shards, 1):
-    file = f"model-{number:05}-of-{len(shards):05}.safetensors"
-    safetensors.numpy.save_file(shard, folder / file, meta)
-    where |= dict.fromkeys(shard, file)
-  total = sum(tensor.nbytes for tensor in whole.values())
-  index = dict(metadata=dict(total_size=total), weight_map=where)
-  (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

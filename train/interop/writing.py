@@ -10,12 +10,12 @@ import numpy as np
 from flax import nnx
 
 from model.config import TransformerConfig
-from model.settings import DECODER, LEARNED, RELATIVE
+from model.settings import DECODER, DISENTANGLED, LEARNED, RELATIVE
 from model.transformer import Transformer
 from train.common.errors import UserError
-from train.interop import folding, weights
+from train.interop import folding, weights, weights_out
 from train.interop.directory import FAMILIES
-from train.interop.families import Family
+from train.interop.families import POOLED, Family, Head
 from train.interop.settings import TYPES, settings
 
 # The settings that change no output of a trained model, or only how it is computed.
@@ -30,6 +30,7 @@ FREE = (
   "init_std",
 )
 WORDS = ("mlm", "causal", "translation")  # the kinds that predict tokens
+BARE = ("body", "causal", "translation")  # those without a head
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,14 +51,14 @@ class Fit:
     )
 
 
-def fit(family: Family, model: Mapping, kind: str, pool_activation: str) -> Fit:
+def fit(family: Family, model: Mapping, kind: str, head: Head) -> Fit:
   """Returns `model` (fields of TransformerConfig) written in a family's settings and read again.
 
   Biases and token types that only the family has are zeros. Scales that the family lacks go into
   the weights.
   """
   model = dataclasses.asdict(TransformerConfig(**model))
-  direct = _fit(family, model, kind, pool_activation)
+  direct = _fit(family, model, kind, head)
   if not direct.lacks or not {*direct.lacks} <= {f"model.{field}" for field in folding.FOLDED}:
     return direct
   for logits_scale in (1.0, model["dim"] ** -0.5):  # the families', T5's last
@@ -65,13 +66,13 @@ def fit(family: Family, model: Mapping, kind: str, pool_activation: str) -> Fit:
     if scales["embed_scale"] is None:  # config.json has it
       scales["embed_scale"] = model["embed_scale"]
     changed = model | scales | dict(logits_scale=logits_scale)
-    folded = _fit(family, changed, kind, pool_activation)
+    folded = _fit(family, changed, kind, head)
     if not folded.lacks:
       return dataclasses.replace(folded, source=model)
   return direct
 
 
-def _fit(family: Family, model: dict, kind: str, pool_activation: str) -> Fit:
+def _fit(family: Family, model: dict, kind: str, head: Head) -> Fit:
   if kind not in family.classes.values():
     return Fit(family, {}, model, {}, ("task.name",))
   name = next(name for name, purpose in family.classes.items() if purpose == kind)
@@ -85,7 +86,7 @@ def _fit(family: Family, model: dict, kind: str, pool_activation: str) -> Fit:
     except KeyError:
       lost.append(setting.ours)
     config |= dict.fromkeys(setting.theirs, value)
-  config |= family.write(model)
+  config |= family.write(model) | family.write_head(head, kind)
   tied = {} if model["tie_output"] else {"lm_head.weight": None}
   try:
     back = settings(config, family, tied, family.model_type)
@@ -95,8 +96,9 @@ def _fit(family: Family, model: dict, kind: str, pool_activation: str) -> Fit:
   lacks = {field for field in here if here[field] != there[field]} | set(lost)
   lacks -= {name for name in ("bias", "qkv_bias") if not here[name]}  # zeros are written
   lacks = [f"model.{field}" for field in sorted(lacks)]
-  if kind == "classification" and family.pool_activation != pool_activation:
-    lacks.append("task.pool_activation")
+  if kind not in BARE:
+    there = dict(_names(family.head(config, kind, model["activation"]), kind))
+    lacks += [name for name, value in _names(head, kind) if value != there[name]]
   return Fit(family, config, model, back, tuple(lacks))
 
 
@@ -116,6 +118,14 @@ def _numbers(model: Mapping) -> dict:
   }
 
 
+def _names(head: Head, kind: str) -> list[tuple[str, str]]:
+  """Returns the settings of a task that its head has, and their values."""
+  key = "task.pool_activation" if kind in POOLED else "task.head_activation"
+  activation = "" if head.transform == "none" else head.activation
+  names = [(key, activation), ("task.transform", head.transform)]
+  return names + [("task.pool", head.pool)] * (kind in POOLED)
+
+
 def canonical(model: Mapping, kind: str) -> dict:
   """Returns the settings that matter, each in one form."""
   cfg = TransformerConfig(**model)
@@ -124,12 +134,14 @@ def canonical(model: Mapping, kind: str) -> dict:
     num_kv_heads=cfg.kv_heads,
     head_dim=cfg.head_size,
     embedding_dim=cfg.table_dim,
-    attention_scale=cfg.scale,
+    attention_scale=cfg.self_scale if cfg.encoder_layers and not cfg.decoder_layers else cfg.scale,
     qkv_bias=cfg.bias if cfg.qkv_bias is None else cfg.qkv_bias,
     token_types=None,
+    **_of_layers(cfg),
     **_of_decoder(cfg),
   )
-  learned, distances = cfg.positions in LEARNED, cfg.positions in (*RELATIVE, "disentangled")
+  learned, parts = cfg.positions in LEARNED, cfg.positions in DISENTANGLED
+  distances = parts or cfg.positions in RELATIVE
   rotary = cfg.positions == "rotary"
   used = dict(
     norm_bias=cfg.norm == "layer",
@@ -137,6 +149,10 @@ def canonical(model: Mapping, kind: str) -> dict:
     position_offset=learned or cfg.positions == "sinusoidal_t2t",
     relative_buckets=distances,
     relative_max_distance=distances,
+    disentangled_terms=parts,
+    disentangled_projections=parts,
+    disentangled_norm=parts,
+    convolution_activation=cfg.convolution is not None,
     rope_theta=rotary,
     rope_scale=rotary,
     rotary_dim=rotary,
@@ -146,6 +162,13 @@ def canonical(model: Mapping, kind: str) -> dict:
     logits_scale=kind in WORDS,
   )
   return settings | {field: None for field, matters in used.items() if not matters}
+
+
+def _of_layers(cfg: TransformerConfig) -> dict:
+  """Returns the settings that are patterns, of each layer up to where they repeat."""
+  layers = [cfg.layer(index) for index in range(max(cfg.encoder_layers, cfg.decoder_layers))]
+  names = ("window", "rope_theta", "rope_scale")
+  return {name: tuple(getattr(layer, name) for layer in layers) for name in names}
 
 
 def _of_decoder(cfg: TransformerConfig) -> dict:
@@ -159,8 +182,8 @@ def _of_decoder(cfg: TransformerConfig) -> dict:
   return {DECODER[name]: value for name, value in values.items()}
 
 
-def best(model: Mapping, kind: str, pool_activation: str, first: str = "") -> Fit:
-  """Returns the fit of the family that can express the model.
+def best(model: Mapping, kind: str, head: Head, first: str = "") -> Fit:
+  """Returns the fit of the family that can express the model with its head.
 
   Of several families it is `first` (a model_type), else the family with the fewest weights. Raises
   UserError, which names the settings that the nearest family lacks, if no family can.
@@ -171,13 +194,14 @@ def best(model: Mapping, kind: str, pool_activation: str, first: str = "") -> Fi
       f"model.name is {name!r}: all families of Hugging Face's models that are written here are"
       " Transformers, and none of them has its weights"
     )
-  fits = [fit(family, model, kind, pool_activation) for family in FAMILIES.values()]
+  fits = [fit(family, model, kind, head) for family in FAMILIES.values()]
   whole = [fit for fit in fits if not fit.lacks]
   if not whole:
-    near = min(fits, key=lambda fit: ("task.name" in fit.lacks, len(fit.lacks)))
+    near = min(fits, key=lambda fit: ("task.name" in fit.lacks, not fit.model, len(fit.lacks)))
+    lacks = ", ".join(_differences(near, kind, head))
     raise UserError(
       f"no family of Hugging Face's models can express this one; the nearest,"
-      f" {near.family.model_type}, has no counterpart of: {', '.join(_differences(near, kind))}."
+      f" {near.family.model_type}, has no counterpart of: {lacks}."
       " Train with its settings, or start from one of its models (init=hf:DIR)"
     )
 
@@ -187,9 +211,9 @@ def best(model: Mapping, kind: str, pool_activation: str, first: str = "") -> Fi
   return min(whole, key=lambda fit: (fit.family.model_type != first, fit.is_folded, size(fit)))
 
 
-def _differences(near: Fit, kind: str) -> list[str]:
+def _differences(near: Fit, kind: str, head: Head) -> list[str]:
   """Returns the settings that a family lacks, each with the family's own value."""
-  lines = []
+  lines, heads = [], dict(_names(head, kind))
   for key in near.lacks:
     field, there = key.removeprefix("model."), near.model
     if key == "task.name":
@@ -198,7 +222,7 @@ def _differences(near: Fit, kind: str) -> list[str]:
       own = f" (its own: {there[field]!r})" if there else ""
       lines.append(f"{key} is {near.source[field]!r}{own}")
     else:
-      lines.append(key)
+      lines.append(f"{key} is {heads[key]!r}" if key in heads else key)
   return lines
 
 
@@ -226,7 +250,12 @@ def write(folder: pathlib.Path, fit: Fit, kind: str, params: Mapping, more: Mapp
     needed.pop("output_bias", None)
   zeros = [name for name in needed if name not in params]
   params |= {name: np.zeros(needed[name], np.float32) for name in zeros}
-  # an embedding table that models of this kind do not have is left out
-  params = {k: x for k, x in params.items() if k in needed or k.startswith("head/")}
-  weights.write(folder, fit.family, kind, fit.model, params)
+  # an embedding table that models of this kind do not have is left out, and projections, which
+  # are in files of their own
+  heads = (path for path in params if path.startswith("head/") and "/projections/" not in path)
+  params = {path: params[path] for path in (*needed, *heads)}
+  config = fit.config | weights_out.switches(fit.family, kind, fit.model, params) | dict(more)
+  text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
+  (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+  weights_out.write(folder, fit.family, kind, fit.model, params)
   return zeros

@@ -8,7 +8,9 @@ from flax import nnx
 from tests.helpers import FIXTURES
 from train.common.trees import path_name
 from train.interop import directory
+from train.interop.families import POOLED, Head
 
+CHOICES = 2  # of a text, in the fixtures
 TRAINED = FIXTURES / "trained"  # runs that answer nearly all inputs right
 NAMES = sorted(path.parent.name for path in FIXTURES.glob("*/config.json"))
 
@@ -19,6 +21,17 @@ SHAPES = {  # model_type -> settings that differ from SIZES, and the kind
   "bert": (dict(decoder_layers=0, positions="learned", embedding_norm=True, token_types=2), "qa"),
   "esm": (dict(decoder_layers=0, positions="rotary", norm_position="pre", activation="gelu"),
           "tagging"),
+  "xlm-roberta": (dict(decoder_layers=0, positions="learned", position_offset=2, token_types=1,
+                       embedding_norm=True), "mlm"),
+  "albert": (dict(decoder_layers=0, positions="learned", embedding_norm=True, share_layers=True,
+                  embedding_dim=4), "tagging"),
+  "mpnet": (dict(decoder_layers=0, positions="learned_relative", position_offset=2,
+                 embedding_norm=True), "classification"),
+  "modernbert": (dict(decoder_layers=0, positions="rotary", norm_position="pre", first_norm=False,
+                      gated=True, bias=False, norm_bias=False, embedding_norm=True,
+                      window=(None, 3), rope_theta=(9, 8.0)), "mlm"),
+  "deberta-v2": (dict(decoder_layers=0, positions="disentangled", embedding_norm=True,
+                      convolution=3), "tagging"),
   "pegasus": (dict(norm_position="pre"), "translation"),
   "marian": (dict(dropout=0), "translation"),
   "t5": (T5, "translation"),
@@ -28,6 +41,13 @@ SHAPES = {  # model_type -> settings that differ from SIZES, and the kind
   "llama": (dict(encoder_layers=0, norm="rms", norm_position="pre", positions="rotary", bias=False,
                  gated=True, activation="silu", init_std=3), "causal"),
 }  # fmt: skip
+
+
+def head_of(kind, activation="gelu"):
+  """Returns the head that our task has by default, of a model with an activation."""
+  if kind == "classification":
+    return Head("first", "tanh", "dense")
+  return Head("token", activation, "dense_norm" if kind == "mlm" else "none")
 
 
 def open_fixture(name):
@@ -56,12 +76,19 @@ def outputs(source, batch):
   if source.kind == "mlm":
     return dict(logits=model.logits(model.head(hidden)))
   if source.kind == "body":
-    kernel, bias = (np.asarray(source.params[f"head/dense/{name}"]) for name in ("kernel", "bias"))
-    return dict(last_hidden_state=hidden, pooler_output=jnp.tanh(hidden[:, 0] @ kernel + bias))
+    states = dict(last_hidden_state=hidden)
+    if source.pooler:
+      kernel, bias = (np.asarray(source.params[f"head/dense/{x}"]) for x in ("kernel", "bias"))
+      states["pooler_output"] = jnp.tanh(hidden[:, 0] @ kernel + bias)
+    return states
   labels = model.head(hidden, mask)
+  if source.kind == "choice":
+    return dict(logits=labels[:, 0, 0].reshape(-1, CHOICES))
+  if source.kind == "replaced":
+    return dict(logits=labels[..., 0])
   if source.kind == "qa":
     return dict(start_logits=labels[..., 0], end_logits=labels[..., 1])
-  return dict(logits=labels[:, 0] if source.kind == "classification" else labels)
+  return dict(logits=labels[:, 0] if source.kind in POOLED else labels)
 
 
 def add_tokens(content):

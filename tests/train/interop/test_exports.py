@@ -18,7 +18,7 @@ from flax import nnx
 from model.config import TransformerConfig
 from model.transformer import Transformer
 from tests.helpers import FIXTURES, load_config
-from tests.train.interop.helpers import SHAPES, SIZES, T5, TRAINED
+from tests.train.interop.helpers import SHAPES, SIZES, T5, TRAINED, head_of
 from train import export, export_check, inference
 from train.common.errors import UserError
 from train.common.trees import flatten
@@ -47,7 +47,7 @@ def problems(config):
 @pytest.mark.parametrize("family", SHAPES)
 def test_values_have_the_types_of_the_familys_dataclass(family):
   changes, kind = SHAPES[family]
-  fit = writing.fit(FAMILIES[family], SIZES | changes, kind, "gelu")
+  fit = writing.fit(FAMILIES[family], SIZES | changes, kind, head_of(kind))
   assert not fit.lacks
   assert not problems(fit.config)
   assert problems(
@@ -66,7 +66,7 @@ def test_values_have_the_types_of_the_familys_dataclass(family):
 )
 def test_our_configs_have_the_types_too(text, kind, corpus):
   model = dict(load_config(text, corpus).model) | dict(vocab_size=100)
-  assert not problems(writing.best(model, kind, "tanh").config)
+  assert not problems(writing.best(model, kind, head_of(kind, model["activation"])).config)
 
 
 def logits(cfg, params, source, inputs):
@@ -106,7 +106,7 @@ def test_scales_go_into_the_weights(changes):
 
 
 def test_a_t5_with_our_scales_is_a_t5():
-  fit = writing.best(SIZES | T5, "translation", "tanh")
+  fit = writing.best(SIZES | T5, "translation", head_of("translation"))
   assert (fit.family.model_type, fit.is_folded) == ("t5", True)
   assert fit.config["tie_word_embeddings"] is True
   back = settings.settings(fit.config, fit.family, {}, "config.json")
@@ -133,7 +133,7 @@ def test_ctranslate2_serves_what_no_family_of_transformers_has():
   model = SIZES | dict(positions="rotary", norm_position="pre", num_kv_heads=1)
   ctranslate2.check(model, "translation")
   with pytest.raises(UserError, match=r"model\.positions is 'rotary'"):
-    writing.best(model, "translation", "tanh")
+    writing.best(model, "translation", head_of("translation"))
 
 
 @pytest.mark.skipif(

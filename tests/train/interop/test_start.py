@@ -10,6 +10,7 @@ from tests.helpers import FIXTURES, MINILM, train_config
 from tests.train.interop.helpers import open_fixture
 from train import predict
 from train.common.errors import UserError
+from train.interop import directory
 
 SLOW = pytest.mark.slow  # heads and tasks that the others try too
 SHORT = {"task.source_len": 32, "schedule.peak": 0.0}  # the tiny models have 40 positions
@@ -36,6 +37,20 @@ SHORT = {"task.source_len": 32, "schedule.peak": 0.0}  # the tiny models have 40
     pytest.param("bart", "text2text.py:small,data={folder}", {"task.target_len": 8}, marks=SLOW),
     pytest.param("bert_mlm", "mlm.py:small,data={folder}/prose", {}, marks=SLOW),
     pytest.param("bert", "mlm.py:small,data={folder}/prose", {}, marks=SLOW),
+    ("modernbert_mlm", "glue.py:small,name=rte", {}),
+    pytest.param("modernbert_classification", "classify.py:small,data={folder}", {}, marks=SLOW),
+    pytest.param(
+      "modernbert_mlm", "tag.py:small,suffix=.conll,data={folder}", {"task.stride": 16}, marks=SLOW
+    ),
+    pytest.param("modernbert_mlm", "mlm.py:small,data={folder}/prose", {}, marks=SLOW),
+    pytest.param("albert_mlm", "classify.py:small,data={folder}", {}, marks=SLOW),
+    ("deberta_v2_classification", "glue.py:small,name=rte", {}),
+    pytest.param(
+      "mpnet",
+      "choice.py:small,data={folder}",
+      {"task.choice_len": 16, "task.source_len": 64},
+      marks=SLOW,
+    ),
     ("gpt2", "causal.py:small,data={folder}/prose", {"task.target_len": 16}),
     (
       "t5",
@@ -61,14 +76,17 @@ def test_a_run_begins_with_the_directorys_weights(name, text, changes, corpus, t
   assert len(body) > 20
   for path in body:
     np.testing.assert_array_equal(after[path], np.asarray(source.params[path]), err_msg=path)
-  kept = source.pooler and "classify" in text
-  if "head/dense/kernel" in after and (name, "mlm.py" in text) != ("bert_mlm", True):
+  body = directory.Directory(FIXTURES / name, as_body=True)
+  kept = body.pooler and any(word in text for word in ("classify", "glue", "choice"))
+  if "head/dense/kernel" in after and "mlm.py" not in text:
     # a pooler has the path and shape of a masked-LM head's dense layer, which is another layer
-    before = source.params.get("head/dense/kernel", np.zeros(0))
+    before = body.params.get("head/dense/kernel", np.zeros(0))
     assert np.array_equal(after["head/dense/kernel"], np.asarray(before)) == kept
   saved = json.loads((tmp_path / "run" / "tokenizer.json").read_text())
   assert saved.keys() >= {"roles", "tokenizer"}
-  line = "the dog\truns" if "qa" in text else "the [MASK] runs" if "mlm.py" in text else "the dog"
+  lines = {"qa.py": "the dog\truns", "glue.py": "the dog\truns", "choice.py": "the\tdog\tcat"}
+  lines |= {"mlm.py": "the [MASK] runs"}
+  line = next((line for config, line in lines.items() if config in text), "the dog")
   assert predict.load(tmp_path / "run")([line])
 
 

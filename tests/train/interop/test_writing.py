@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from tests.helpers import FIXTURES, load_config, train_config
-from tests.train.interop.helpers import NAMES, open_fixture
+from tests.train.interop.helpers import NAMES, head_of, open_fixture
 from train import export as command
 from train import predict
 from train.common.errors import UserError
-from train.interop import directory, weights, writing
+from train.interop import directory, weights, weights_out, writing
 
 SLOW = pytest.mark.slow
 
@@ -49,7 +49,8 @@ NEAREST = {  # config -> its kind and the family nearest to it
 def test_our_configs_are_exported_as_the_nearest_family(text, corpus):
   kind, family = NEAREST[text]
   model = dict(load_config(text, corpus).model) | dict(vocab_size=100)
-  assert writing.best(model, kind, "tanh").family.model_type == family
+  head = head_of(kind, model["activation"])
+  assert writing.best(model, kind, head).family.model_type == family
 
 
 @pytest.mark.parametrize(
@@ -57,13 +58,13 @@ def test_our_configs_are_exported_as_the_nearest_family(text, corpus):
   [
     ("span.py:small,data={folder}/prose", "translation", ["model.positions", "'rotary'"]),
     ("scan.py:small,positions=alibi", "translation", ["model.positions", "'alibi'", "pegasus"]),
-    ("qa.py:small,train={folder}/train.json", "qa", ["model.positions"]),
+    ("qa.py:small,train={folder}/train.json", "qa", ["model.first_norm", "model.gated"]),
   ],
 )
 def test_a_setting_without_counterpart_is_named(text, kind, words, corpus):
   model = dict(load_config(text, corpus).model) | dict(vocab_size=100)
   with pytest.raises(UserError) as error:
-    writing.best(model, kind, "tanh")
+    writing.best(model, kind, head_of(kind))
   assert all(word in str(error.value) for word in words), str(error.value)
 
 
@@ -87,7 +88,7 @@ def test_an_lstm_is_refused(corpus, tmp_path):
 def test_a_missing_bias_is_one_of_zeros(model, kind, family):
   depths = dict(encoder_layers=0) if kind == "causal" else {}
   model = dict(vocab_size=20, dim=8, num_heads=2, mlp_dim=12, max_len=16) | depths | model
-  assert writing.best(model, kind, "tanh").family.model_type == family
+  assert writing.best(model, kind, head_of(kind)).family.model_type == family
 
 
 @pytest.mark.parametrize(
@@ -144,7 +145,7 @@ def test_a_folder_that_is_not_empty_is_left_alone(tmp_path):
 
 
 def test_large_models_are_written_in_shards(tmp_path, monkeypatch):
-  monkeypatch.setattr(weights, "SHARD_BYTES", 4000)
+  monkeypatch.setattr(weights_out, "SHARD_BYTES", 4000)
   command.as_hf(f"hf:{FIXTURES / 'bert_mlm'}", "latest", tmp_path / "out")
   index = json.loads((tmp_path / "out" / weights.INDEX).read_text())
   assert len(set(index["weight_map"].values())) > 2

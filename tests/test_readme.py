@@ -59,6 +59,19 @@ def test_the_examples_for_contributors_train_together(examples, tmp_path):
   assert cfg.model.activation == "relu2"
 
 
+def test_the_example_from_python_trains_and_predicts(tmp_path, monkeypatch):
+  (example,) = re.findall(
+    r"```python\n(.*?)```", README.partition("## Reading the code")[0], re.DOTALL
+  )
+  monkeypatch.chdir(tmp_path)
+  example = example.replace("configs/", f"{ROOT}/configs/").replace("steps=100", "steps=2")
+  lines, names = example.splitlines(), {}
+  exec("\n".join(lines[:5]), names)
+  dicts, scores, vectors = (eval(line.partition("#")[0], names) for line in lines[5:])
+  assert [x["score"] for x in dicts[0]["nbest"]] == scores[0].tolist()
+  assert vectors.shape == (2, names["cfg"].model.dim)
+
+
 def test_the_example_of_an_objective_reverses_all_but_eos(examples, tmp_path):
   spec = dict(name="sums", count=3)
   texts = [example["target"] for example in sources.open_split(spec, "train")]

@@ -12,6 +12,7 @@ from train import sharding, tasks
 from train.build import without_kernels
 from train.common import flops
 from train.data import batches
+from train.data.items import Items
 from train.record.meter import means
 from train.state import make_graph
 from train.step import make_eval_step, make_predict_step
@@ -137,6 +138,14 @@ def decode(
   All processes decode the same examples together and get the same outputs.
   """
   requests = task.requests(examples)
+  predictions = predict(task, predict_step, params, mesh, requests, settings, before_batch)
+  return task.outputs(examples, requests, predictions, settings)
+
+
+def predict(
+  task, predict_step, params, mesh, requests: Items, settings, before_batch=lambda: None
+) -> list[dict[str, np.ndarray]]:
+  """Returns a row of what `task.predict` returns for each request, in order."""
   predictions: list = [None] * len(requests.lengths())
   rows = rounded_up(task.decode_batch, mesh)
   for batch in batches.requests(requests, rows, task.source_len or task.target_len):
@@ -147,7 +156,7 @@ def decode(
     for row, number in enumerate(batch["row"].tolist()):
       if number >= 0:
         predictions[number] = {name: values[row] for name, values in predicted.items()}
-  return task.outputs(examples, requests, predictions, settings)
+  return predictions
 
 
 def rounded_up(rows: int, mesh) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
 from flax import nnx
 
@@ -16,6 +17,7 @@ from train.common import entry, intervals
 from train.common.errors import UserError
 from train.data import given
 from train.step import make_predict_step
+from train.tasks.embedding import Embedding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,13 +71,64 @@ class Predictor:
     An input is a text, a pair of texts (two texts to classify, a question and its context), or an
     example of the task's data.
     """
-    run = self.run
+    run, examples = self.run, self._examples(inputs)
+    return evaluation.decode(run.task, self.step, run.params, run.mesh, examples, self.settings)
+
+  def arrays(self, inputs: Sequence) -> dict[str, np.ndarray]:
+    """Returns what the model computes for the inputs, a row for each of their requests.
+
+    Of searches: `tokens` [R, N, T] (int32, the vocabulary's padding at the end), `scores` and
+    `lengths` [R, N]; of classes: `logits` [R, C]; of embeddings: `embedding` [R, D]; of tags and
+    answers a value for each token of the request, [R, S]. `input` [R] is the number of a request's
+    input, of which a long text has several, its windows; `request_lengths` [R] counts its tokens,
+    behind which values of tokens mean nothing.
+    """
+    run, examples = self.run, self._examples(inputs)
+    requests = run.task.requests(examples)
+    rows = evaluation.predict(run.task, self.step, run.params, run.mesh, requests, self.settings)
+    index = getattr(requests, "index", None)
+    numbers = range(len(rows)) if index is None else [number for number, _ in index]
+    pad = run.task.tokenizer.roles.pad
+    arrays = {key: _stack([row[key] for row in rows], pad) for key in (rows[0] if rows else ())}
+    arrays.pop("row", None)
+    lengths = np.asarray(requests.lengths(), np.int32).reshape(-1, 2).max(1)
+    return arrays | dict(input=np.asarray(list(numbers), np.int32), request_lengths=lengths)
+
+  def encode(self, texts: Sequence[str], **pooling) -> np.ndarray:
+    """Returns a vector for each text, float32 [N, D]: that of an embedding model, or of another
+    model's encoder, whose states are pooled.
+
+    `pooling` replaces the settings `pool` ("mean", or "first": the first token's) and `normalize`
+    (False) of tasks/embedding.py. Raises UserError for a model without an encoder.
+    """
+    task = self.run.task
+    if isinstance(task, Embedding):
+      task = dataclasses.replace(task, **pooling)
+    elif not task.source_len:
+      raise UserError("this model has no encoder, whose states would be a text's vector")
+    else:
+      settings = dict(normalize=False) | pooling
+      task = Embedding(data={}, tokenizer=task.tokenizer, source_len=task.source_len, **settings)
+    encoder = Predictor(dataclasses.replace(self.run, task=task), task.settings())
+    return encoder.arrays(texts)["embedding"]
+
+  def _examples(self, inputs) -> list[Mapping]:
+    """Returns the inputs as examples; raises UserError for what is no list of inputs."""
     if isinstance(inputs, str | Mapping):
       raise UserError(f"{inputs!r} is one input: pass a list of inputs")
     if not isinstance(inputs, Iterable):
       raise UserError(f"{inputs!r} is no list of inputs: pass a list of texts, pairs or dicts")
-    examples = [_example(run.task, x) for x in inputs]
-    return evaluation.decode(run.task, self.step, run.params, run.mesh, examples, self.settings)
+    return [_example(self.run.task, x) for x in inputs]
+
+
+def _stack(rows: Sequence[np.ndarray], pad: int) -> np.ndarray:
+  """Returns rows as one array; behind a shorter one stand nan or, among integers, `pad`."""
+  shape = np.max([row.shape for row in rows], axis=0)
+  fill = np.nan if np.issubdtype(rows[0].dtype, np.floating) else pad
+  whole = np.full((len(rows), *shape), fill, rows[0].dtype)
+  for number, row in enumerate(rows):
+    whole[(number, *map(slice, row.shape))] = row
+  return whole
 
 
 def on_file(task, file: str, columns: str = ""):

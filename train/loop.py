@@ -32,11 +32,17 @@ PUT = {"jit": sharding.put, "pmap": sharding.put_by_device}
 
 
 def train(
-  cfg: ConfigDict, workdir: Workdir, *, debug_nans: bool = False, profile_steps: range = range(0)
+  cfg: ConfigDict,
+  workdir: Workdir,
+  *,
+  debug_nans: bool = False,
+  profile_steps: range = range(0),
+  exits: bool = True,
 ) -> int:
   """Trains to `cfg.steps`, from the workdir's last checkpoint if there is one.
 
   debug_nans: names the operation that makes the first NaN. profile_steps: the steps to trace.
+  exits: may end the process some seconds after a signal, where its last step is saved.
   Returns the exit status: 0, or 130 or 143 if Ctrl-C or SIGTERM ended the run early, after saving.
   """
   start, primary = workdir.last_step, jax.process_index() == 0
@@ -83,7 +89,7 @@ def train(
 
     def leave(status):
       """Ends the process, whatever the main thread does, where its last step is saved."""
-      if done == (checkpoints.latest or 0):
+      if exits and done == (checkpoints.latest or 0):
         checkpoints.wait()
         log_end(done, cfg, status, early_stopping, checkpoints)
         logging.flush()

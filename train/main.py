@@ -11,14 +11,9 @@ def main(argv):
   # Imported here: data workers import this module again, and need none of it.
   import pathlib
 
-  import jax
-
-  from train import loop, resolve, schema, shares
-  from train.cluster import processes
+  from train import api, resolve, schema, shares
   from train.common.errors import UserError
-  from train.common.files import disk_trouble
-  from train.record import config, profile, provenance, rendering, workdir
-  from train.record.loggers import registry
+  from train.record import config, profile, rendering, workdir
 
   texts, overrides, rest = config.split(argv)
   parser = build_parser()
@@ -48,27 +43,13 @@ def main(argv):
     return 0
   if not args.workdir:
     raise UserError("--workdir is missing: the folder for this run's checkpoints and metrics")
-  registry.check_packages(cfg.loggers)
-  cfg = shares.resume(cfg, pathlib.Path(args.workdir))
-  steps = args.profile_steps
-  last = cfg.steps or schema.UNKNOWN_STEPS
-  profile_steps = range(0) if steps is None else profile.parse_steps(steps, last)
+  profile_steps = range(0)
+  if args.profile_steps is not None:
+    last = shares.resume(cfg, pathlib.Path(args.workdir)).steps or schema.UNKNOWN_STEPS
+    profile_steps = profile.parse_steps(args.profile_steps, last)
   command = ["python", "-m", "train.main", *argv]
-  with processes.together(args, workdir.config_json(cfg), cfg.watchdog_seconds):
-    devices = [provenance.device_name(device) for device in jax.devices()]
-    primary = jax.process_index() == 0
-    defaults = config.flat(schema.defaults(cfg))
-    with workdir.open_run(args.workdir, cfg, command, devices, primary, defaults) as run:
-      processes.wait_for_all("the first has opened the workdir")
-      try:
-        return loop.train(cfg, run, debug_nans=args.debug_nans, profile_steps=profile_steps)
-      except Exception as error:
-        if trouble := disk_trouble(error):
-          raise UserError(
-            f"{args.workdir}: {trouble}. Mend that and start the same command again: it resumes"
-            " from the last checkpoint"
-          ) from error
-        raise
+  options = dict(debug_nans=args.debug_nans, profile_steps=profile_steps)
+  return api.run(cfg, args.workdir, command, args, **options)
 
 
 def build_parser():

@@ -1,5 +1,6 @@
 """Trains a run: builds, restores, steps, logs, evaluates and saves."""
 
+import contextlib
 import os
 import time
 
@@ -51,7 +52,7 @@ def train(
   mesh = sharding.make_mesh(cfg.mesh)
   if cfg.evaluate.decode_every:
     tasks.check_packages(cfg.task.to_dict())
-  with leave_on_ctrl_c():  # nothing is to be saved yet
+  with leave_on_ctrl_c() if exits else contextlib.nullcontext():  # nothing is to be saved yet
     task = pretrained.build_task(cfg.task, workdir.path)
     if start:
       data_files.check(workdir.path)

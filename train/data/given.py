@@ -33,7 +33,7 @@ def describe(
   if data["name"] == "files":
     if columns:
       listed = columns.split("+")
-      inputs = [field for field in fields if not _is_answer(field)]
+      inputs = [field for field in fields if not is_answer(field)]
       if len(listed) not in (len(fields), len(inputs)):
         raise UserError(f"--columns {columns}: give {len(fields)}, {'+'.join(fields)}")
       picked = fields if len(listed) == len(fields) else inputs  # predicting, answers may lack
@@ -120,12 +120,13 @@ def _without_answers(data: Mapping) -> dict:
     return dict(data)
   columns = data["columns"]
   if isinstance(columns, Mapping):
-    kept = {key: columns[key] for key in columns if not _is_answer(key)}
+    kept = {key: columns[key] for key in columns if not is_answer(key)}
   else:
-    kept = tuple(name for name in columns if not _is_answer(name))
+    kept = tuple(name for name in columns if not is_answer(name))
   rest = {key: data[key] for key in data if key not in ("label_names", "label_columns")}
   return rest | dict(columns=kept)
 
 
-def _is_answer(field: str) -> bool:
+def is_answer(field: str) -> bool:
+  """Returns whether inputs may lack the field, such as `label` or `label_0`."""
   return field.split("_")[0] in ANSWERS

@@ -38,6 +38,7 @@ def describe(
         raise UserError(f"--columns {columns}: give {len(fields)}, {'+'.join(fields)}")
       picked = fields if len(listed) == len(fields) else inputs  # predicting, answers may lack
       data |= dict(columns=dict(zip(picked, listed)), header=None)
+      data.pop("label_columns", None)  # these columns are the run's; `columns` has one of labels
     data.setdefault("columns", tuple(fields))
     if labels and not any(map(str.isdecimal, labels)):
       data["label_names"] = tuple(labels)

@@ -76,8 +76,7 @@ def objective(arg, fields) -> tuple[dict, str]:
 def numbered(arg, fields, names) -> dict:
   """Returns the data of a table with the columns `names` as its fields label_0, label_1, ..."""
   columns = {field: field for field in fields} | {f"label_{i}": x for i, x in enumerate(names)}
-  data = common.table(arg, tuple(columns))
-  return data if arg.columns else data | dict(columns=columns)
+  return common.table(arg, columns)
 
 
 def label_names(arg) -> dict:

@@ -186,16 +186,16 @@ def hold_out(train: str, validation: str, test: str) -> dict:
   return dict(train=train if stop == 100 else f"{train}[:{stop}%]", **parts)
 
 
-def table(arg, fields: Sequence[str]) -> dict:
+def table(arg, fields: Sequence[str] | dict[str, str]) -> dict:
   """Returns the source of a table's fields, from the arguments data, dev, test, columns, header."""
   files = splits(arg.data, TABLES, arg.dev, arg.test)
   header = {} if arg.header == "auto" else dict(header=arg.header == "yes")
   return dict(name="files", splits=files, columns=columns(arg.columns, fields), **header)
 
 
-def columns(names: str, fields: Sequence[str]) -> Sequence[str] | dict[str, str]:
-  """Returns where a table has the fields: in this order, or as "review+sentiment" or "2+1" names or
-  numbers the columns."""
+def columns(names: str, fields: Sequence[str] | dict[str, str]) -> Sequence[str] | dict[str, str]:
+  """Returns where a table has the fields: as "review+sentiment" or "2+1" names or numbers the
+  columns, else in this order, or in the columns that a dict names."""
   if not names:
     return fields
   if len(listed := names.split("+")) != len(fields):

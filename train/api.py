@@ -1,7 +1,5 @@
 """Trains and predicts from Python, with the configs, folders and results of the commands.
 
-from train.api import config, load, train
-
 cfg = config("configs/classify.py:data=reviews", steps=300)
 train(cfg, "runs/reviews")
 load("runs/reviews")(["A wonderful film."])
@@ -47,15 +45,14 @@ def config(text: str, changes: Mapping[str, Any] = MappingProxyType({}), **more)
 def train(cfg: ConfigDict, path: str | os.PathLike) -> dict[str, float]:
   """Trains the run of a config in the folder `path`, or resumes it; returns its last evaluation.
 
-  Ctrl-C saves and raises KeyboardInterrupt; calling `train` again goes on. Data
-  workers import a script anew: with `workers` above 0 it calls `train` in a main guard. Raises
-  UserError as the command does.
+  Ctrl-C saves and raises KeyboardInterrupt; calling `train` again goes on. A script calls it in a
+  main guard if `workers` is above 0, as data workers import the script. Raises UserError as the
+  command does.
   """
   set_compile_cache()
   path = os.path.expanduser(path)
-  if not pathlib.Path(path, "tokenizer.json").exists():
-    schema.check_tokenizer(cfg)
-  status = run(cfg, path, ["train.api.train"], exits=False)
+  schema.check_tokenizer(cfg, path)
+  status = run(shares.resume(cfg, pathlib.Path(path)), path, ["train.api.train"], exits=False)
   if status:
     raise KeyboardInterrupt if status == INTERRUPTED else SystemExit(status)
   split = cfg.evaluate.split
@@ -75,7 +72,6 @@ def run(
   `cluster` has the flags of processes.add_arguments; `options` are those of loop.train.
   """
   registry.check_packages(cfg.loggers)
-  cfg = shares.resume(cfg, pathlib.Path(path))
   with processes.together(cluster, workdir.config_json(cfg), cfg.watchdog_seconds):
     devices = [provenance.device_name(device) for device in jax.devices()]
     primary = jax.process_index() == 0

@@ -172,7 +172,7 @@ def limited(task, split: str, count: int):
 def _example(task, value) -> Mapping:
   """Returns an input as an example; raises UserError for what is none."""
   if isinstance(value, Mapping):
-    read = [key for key in task.columns if key.split("_")[0] not in given.ANSWERS]
+    read = [key for key in task.columns if not given.is_answer(key)]
     if missing := [key for key in read if key not in value]:
       raise UserError(f"the example {value!r} has no {missing[0]!r}, which this task reads")
     for key in read:

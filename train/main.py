@@ -31,8 +31,7 @@ def main(argv):
     )
   else:
     cfg = resolve.load_again(args.rerun, overrides)
-  if not (args.workdir and pathlib.Path(args.workdir, "tokenizer.json").exists()):
-    schema.check_tokenizer(cfg)
+  schema.check_tokenizer(cfg, args.workdir)
   if args.json and not args.print_config:
     raise UserError("--json is the format of --print_config: give both")
   if args.print_config:
@@ -43,10 +42,10 @@ def main(argv):
     return 0
   if not args.workdir:
     raise UserError("--workdir is missing: the folder for this run's checkpoints and metrics")
-  profile_steps = range(0)
-  if args.profile_steps is not None:
-    last = shares.resume(cfg, pathlib.Path(args.workdir)).steps or schema.UNKNOWN_STEPS
-    profile_steps = profile.parse_steps(args.profile_steps, last)
+  cfg = shares.resume(cfg, pathlib.Path(args.workdir))
+  steps = args.profile_steps
+  last = cfg.steps or schema.UNKNOWN_STEPS
+  profile_steps = range(0) if steps is None else profile.parse_steps(steps, last)
   command = ["python", "-m", "train.main", *argv]
   options = dict(debug_nans=args.debug_nans, profile_steps=profile_steps)
   return api.run(cfg, args.workdir, command, args, **options)

@@ -129,8 +129,11 @@ def _check_batch(cfg: ConfigDict) -> None:
         )
 
 
-def check_tokenizer(cfg: ConfigDict) -> None:
-  """Raises UserError where the tokenizer is to be read from a file that is not there."""
+def check_tokenizer(cfg: ConfigDict, folder: str | None) -> None:
+  """Raises UserError where the tokenizer is to be read from a file that is not there, and the run's
+  `folder`, if there is one, has none yet."""
+  if folder and os.path.exists(os.path.join(folder, "tokenizer.json")):
+    return
   spec = cfg.task.tokenizer
   path = str(spec.get("path") or "")
   if spec.get("name") != "file" or not path or path.startswith("hf:"):

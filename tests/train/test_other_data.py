@@ -116,6 +116,14 @@ def test_inputs_alone_of_a_run_whose_classes_have_names(tmp_path):
   assert [dict(x) for x in given.open_inputs(data)] == [{"text": "a dog"}]
 
 
+def test_a_run_of_a_column_for_each_label_reads_a_column_of_labels_too(tmp_path):
+  (tmp_path / "x.csv").write_text("comment,tags\na dog,dog\n")
+  columns = dict(text="comment", label_0="dog", label_1="cat")
+  like = dict(name="files", splits={}, columns=columns, label_columns=("dog", "cat"))
+  data = given.describe(str(tmp_path / "x.csv"), like, ("text", "labels"), "comment+tags")
+  assert [dict(x) for x in given.open_inputs(data)] == [{"text": "a dog", "labels": "dog"}]
+
+
 def test_words_and_tags_may_be_in_other_columns(tmp_path):
   (tmp_path / "x.conll").write_text("1\tdog\tNN\tO\n2\truns\tVB\tO\n")
   like = dict(name="conll", splits={}, word=0, tag=-1)

@@ -20,17 +20,25 @@ def leave_on_ctrl_c(seconds: float = 1.0):
   Python raises KeyboardInterrupt only after a long call, such as that of a tokenizer's training,
   for which nobody need wait where nothing is to be saved.
   """
-  read_end, write_end = os.pipe()
-  os.set_blocking(write_end, False)
 
-  def watch():
+  def watch(read_end):
     while received := os.read(read_end, 1):
       if received[0] == signal.SIGINT and not select.select([read_end], [], [], seconds)[0]:
         print("interrupted", file=sys.stderr, flush=True)
         os._exit(128 + signal.SIGINT)
 
+  with _signals_read_by(watch):
+    yield
+
+
+@contextlib.contextmanager
+def _signals_read_by(watch: Callable[[int], None]):
+  """Calls `watch(read_end)` in a thread. From the pipe's `read_end` it reads the number of each
+  signal as a byte, at once, whatever the main thread does; the pipe ends with the block."""
+  read_end, write_end = os.pipe()
+  os.set_blocking(write_end, False)
   wakeup = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
-  thread = threading.Thread(target=watch, name="ctrl-c", daemon=True)
+  thread = threading.Thread(target=watch, args=(read_end,), name="signals", daemon=True)
   thread.start()
   try:
     yield
@@ -72,22 +80,15 @@ class StopSignal:
   def __enter__(self):
     numbers = (signal.SIGINT, signal.SIGTERM)
     self.handlers = {number: signal.signal(number, self._note) for number in numbers}
+    self.reporter = contextlib.ExitStack()
     if not self.on_signal:
-      self.read_end, self.write_end = os.pipe()
-      os.set_blocking(self.write_end, False)
-      self.wakeup = signal.set_wakeup_fd(self.write_end, warn_on_full_buffer=False)
-      self.reporter = threading.Thread(target=self._report, name="signals", daemon=True)
-      self.reporter.start()
+      self.reporter.enter_context(_signals_read_by(self._report))
     return self
 
   def __exit__(self, *_):
     for number, handler in self.handlers.items():
       signal.signal(number, handler)
-    if not self.on_signal:
-      signal.set_wakeup_fd(self.wakeup)
-      os.close(self.write_end)  # which ends the thread
-      self.reporter.join()
-      os.close(self.read_end)
+    self.reporter.close()
 
   def _note(self, number, _):
     again, self.status = self.status, self.status or 128 + number
@@ -96,13 +97,13 @@ class StopSignal:
     elif again and number == signal.SIGINT:
       raise KeyboardInterrupt
 
-  def _report(self):
+  def _report(self, read_end):
     status, seconds = 0, None  # until `leave` is called
     while True:
-      if not select.select([self.read_end], [], [], seconds)[0]:
+      if not select.select([read_end], [], [], seconds)[0]:
         self.leave(status)
         seconds = 1.0
-      elif not (received := os.read(self.read_end, 1)):
+      elif not (received := os.read(read_end, 1)):
         return
       elif (number := received[0]) in self.handlers:
         status, seconds = status or 128 + number, LEAVE_SECONDS

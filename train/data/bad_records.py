@@ -85,7 +85,7 @@ def report(name: str, count: dict) -> None:
 
 
 @functools.cache
-def log_once(message: str) -> None:
+def log_once(message: str, level: str = "warning") -> None:
   """Logs a note about data, once in a process and not in data workers."""
   if multiprocessing.parent_process() is None:
-    logging.warning("%s", message)
+    getattr(logging, level)("%s", message)

@@ -33,13 +33,14 @@ def describe(
   if data["name"] == "files":
     if columns:
       listed = columns.split("+")
-      inputs = [field for field in fields if not _is_answer(field)]
+      inputs = [field for field in fields if not is_answer(field)]
       # predicting, answers may lack; a translator's table may have the languages of each row
       choices = (fields, inputs, (*fields, *languages.FIELDS), (*inputs, *languages.FIELDS))
       picked = next((x for x in choices if len(x) == len(listed)), ())
       if not picked or (picked[-1] in languages.FIELDS and "target" not in fields):
         raise UserError(f"--columns {columns}: give {len(fields)}, {'+'.join(fields)}")
       data |= dict(columns=dict(zip(picked, listed)), header=None)
+      data.pop("label_columns", None)  # these columns are the run's; `columns` has one of labels
     data.setdefault("columns", tuple(fields))
     if labels and not any(map(str.isdecimal, labels)):
       data["label_names"] = tuple(labels)
@@ -122,12 +123,13 @@ def _without_answers(data: Mapping) -> dict:
     return dict(data)
   columns = data["columns"]
   if isinstance(columns, Mapping):
-    kept = {key: columns[key] for key in columns if not _is_answer(key)}
+    kept = {key: columns[key] for key in columns if not is_answer(key)}
   else:
-    kept = tuple(name for name in columns if not _is_answer(name))
+    kept = tuple(name for name in columns if not is_answer(name))
   rest = {key: data[key] for key in data if key not in ("label_names", "label_columns")}
   return rest | dict(columns=kept)
 
 
-def _is_answer(field: str) -> bool:
+def is_answer(field: str) -> bool:
+  """Returns whether inputs may lack the field, such as `label` or `label_0`."""
   return field.split("_")[0] in ANSWERS

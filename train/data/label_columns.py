@@ -2,36 +2,25 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
 
 from train.common.errors import UserError
-from train.data.source import Example, PickledByFields, Source, digest, read_many
+from train.data.source import Changed, digest
 
 YES, NO = ("1", "1.0", "true", "True", "yes"), ("0", "0.0", "false", "False", "no", "")
 
 
 @dataclasses.dataclass(frozen=True)
-class LabelColumns(PickledByFields):
+class LabelColumns(Changed):
   """The examples of another source with `labels`, a JSON list of the names whose fields `label_0`,
   `label_1`, ... are one of YES. Raises UserError for a cell that is none of YES and NO."""
 
-  of: Source
   names: tuple[str, ...]
 
   @property
   def fingerprint(self) -> str:
     return digest(self.of.fingerprint, "label columns", *self.names)
 
-  def __len__(self) -> int:
-    return len(self.of)
-
-  def __getitem__(self, index: int) -> Example:
-    return self._joined(self.of[index])
-
-  def _getitems(self, indices: Sequence[int]) -> list[Example]:
-    return [self._joined(example) for example in read_many(self.of, indices)]
-
-  def _joined(self, example: Example) -> Example:
+  def change(self, example):
     labels, joined = [], dict(example)
     for number, name in enumerate(self.names):
       cell = joined.pop(f"label_{number}").strip()

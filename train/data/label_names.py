@@ -2,36 +2,26 @@
 of a list."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from train.common.errors import UserError
 from train.data.bad_records import BadRecords, log_once
 from train.data.reading import find_files, read_lines
-from train.data.source import Example, PickledByFields, Source, digest, read_many
+from train.data.source import Changed, Source, digest
 
 
 @dataclasses.dataclass(frozen=True)
-class NamedLabels(PickledByFields):
+class NamedLabels(Changed):
   """The examples of another source with the name of each `label`, which may be a name already.
 
   Raises UserError for another label if the names are those of a file.
   """
 
-  of: Source
   path: str  # the file; "": the names come from a model
   names: tuple[str, ...]
   fingerprint: str
 
-  def __len__(self) -> int:
-    return len(self.of)
-
-  def __getitem__(self, index: int) -> Example:
-    return self._named(self.of[index])
-
-  def _getitems(self, indices: Sequence[int]) -> list[Example]:
-    return [self._named(example) for example in read_many(self.of, indices)]
-
-  def _named(self, example: Mapping[str, str]) -> Example:
+  def change(self, example):
     label = example["label"]
     if label.isdecimal() and int(label) < len(self.names):
       return example | {"label": self.names[int(label)]}
@@ -56,5 +46,5 @@ def name_labels(source: Source, path: str | Sequence[str]) -> NamedLabels:
     if not name or name in names[: number - 1]:
       problem = f"the name {name!r} is there twice" if name else "a blank line is no name"
       raise UserError(f"{file}, line {number}: {problem}; give a name for each class")
-  log_once(f"{file} names the {len(names)} classes")
+  log_once(f"{file} names the {len(names)} classes", "info")
   return NamedLabels(source, str(file), tuple(names), digest(source.fingerprint, *names))

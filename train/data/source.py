@@ -90,3 +90,24 @@ class PickledByFields:
 
   def __reduce__(self):
     return type(self), tuple(getattr(self, field.name) for field in dataclasses.fields(self))
+
+
+@dataclasses.dataclass(frozen=True)
+class Changed(PickledByFields):
+  """The examples of another source, each as `change` returns it. A subclass adds `change` and
+  `fingerprint`."""
+
+  of: Source
+
+  def __len__(self) -> int:
+    return len(self.of)
+
+  def __getitem__(self, index: int) -> Example:
+    return self.change(self.of[index])
+
+  def _getitems(self, indices: Sequence[int]) -> list[Example]:
+    return [self.change(example) for example in read_many(self.of, indices)]
+
+  def change(self, example: Example) -> Example:
+    """Returns an example of this source for one of the other."""
+    raise NotImplementedError

@@ -20,7 +20,7 @@ from train.data import (
   sentences,
   texts,
 )
-from train.data.source import Source, digest, read_many
+from train.data.source import Changed, Source, digest, read_many
 
 
 def open_split(spec: Mapping[str, object], split: str, needs: Sequence[str] = ()) -> Source:
@@ -93,27 +93,17 @@ class First:
 
 
 @dataclasses.dataclass(frozen=True)
-class Formatted:
+class Formatted(Changed):
   """The examples of another source, rendered as text by patterns for a text-to-text model.
 
   `patterns` maps names to patterns such as "question: {question}". A list is joined by blanks;
   `answers` is the text of the first answer, or empty without one.
   """
 
-  of: Source
   patterns: Mapping[str, str]
   fingerprint: str
 
-  def __len__(self) -> int:
-    return len(self.of)
-
-  def __getitem__(self, index: int) -> dict:
-    return self._format(self.of[index])
-
-  def _getitems(self, indices: Sequence[int]) -> list[dict]:
-    return [self._format(example) for example in read_many(self.of, indices)]
-
-  def _format(self, example) -> dict:
+  def change(self, example):
     texts = {name: _to_text(value) for name, value in example.items()}
     answers = {"answers": example["answers"]} if "answers" in example else {}
     try:

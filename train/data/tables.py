@@ -6,7 +6,6 @@ reports to `bad` (bad_records.BadRecords).
 
 import contextlib
 import csv
-import functools
 import itertools
 import json
 import pathlib
@@ -16,7 +15,7 @@ from typing import NamedTuple
 from absl import logging
 
 from train.common.errors import UserError, did_you_mean
-from train.data.bad_records import MAX_RECORD_BYTES, BadRecords
+from train.data.bad_records import MAX_RECORD_BYTES, BadRecords, log_once
 from train.data.headers import match_header, names_fields
 from train.data.reading import encode_utf8, file_type, read_lines
 
@@ -25,8 +24,6 @@ ENDINGS = (".tsv", ".csv", ".jsonl")
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}  # of CSV, the commonest first
 LIST = "labels"  # the field whose cell may hold several labels, or none
 LISTS = (LIST, "choices")  # those that .jsonl may give as lists
-
-
 NAME_COLUMNS = (
   "correct it, or pick columns by name or number: columns=A+B of a config, --columns A+B"
 )
@@ -79,7 +76,7 @@ def find_table(path: pathlib.Path, columns: Sequence[str] | Mapping, header: boo
   if places is not None:
     fields = tuple(columns)
     taken = ", ".join(f"{x} = {cells[place].strip()!r}" for x, place in zip(fields, places))
-    _log_once(f"{path}: the first line names the columns and is no example; read: {taken}")
+    log_once(f"{path}: the first line names the columns and is no example; read: {taken}", "info")
     return Table(kind, (path,), places, len(cells), True)
   if named and all(str(name).isdecimal() for name in names):
     places = tuple(int(name) - 1 for name in names)
@@ -87,9 +84,10 @@ def find_table(path: pathlib.Path, columns: Sequence[str] | Mapping, header: boo
       picked = ", ".join(f"{field}={name}" for field, name in columns.items())
       raise UserError(f"{path}, line 1: {len(cells)} columns, and these are to be read: {picked}")
     if header is None and (header := names_fields([cells[place] for place in places], columns)):
-      _log_once(f"{path}: the first line names the columns and is no example: {cells}")
+      log_once(f"{path}: the first line names the columns and is no example: {cells}", "info")
     elif header is None:
-      _log_once(f"{path}: the first line is an example; header=True (yes) if it names the columns")
+      note = "the first line is an example; header=True (yes) if it names the columns"
+      log_once(f"{path}: {note}", "info")
     return Table(kind, (path,), places, len(cells), bool(header))
   if named and header is False:
     raise UserError(
@@ -105,11 +103,6 @@ def find_table(path: pathlib.Path, columns: Sequence[str] | Mapping, header: boo
       " --columns 2+1 or data.columns)"
     )
   return Table(kind, (path,), tuple(range(len(names))), len(names))
-
-
-@functools.cache
-def _log_once(message: str) -> None:
-  logging.info("%s", message)
 
 
 def _first_row(path, kind, columns: int) -> list[str]:

@@ -132,10 +132,11 @@ def set_damaged_aside(workdir: pathlib.Path) -> None:
   The latest are read whole until one is sound; of those before it, names and sizes are compared.
   Where none is sound, a copy of metrics.jsonl, which the run begins anew, is kept beside them.
   """
-  checkpoints, sound, goes_on = workdir / "checkpoints", False, ""
+  checkpoints, sound = workdir / "checkpoints", False
   for half_removed in checkpoints.glob(f"*{REMOVED}"):
     shutil.rmtree(half_removed)
-  for number, step in reversed(list(enumerate(committed(checkpoints)))):
+  there = committed(checkpoints)
+  for step in reversed(there):
     checkpoint = checkpoints / str(step)
     wrong = problems(checkpoint, quick=sound)
     if not wrong:
@@ -145,11 +146,11 @@ def set_damaged_aside(workdir: pathlib.Path) -> None:
     aside.parent.mkdir(exist_ok=True)
     checkpoint.rename(aside)
     path_of(checkpoint).unlink(missing_ok=True)
-    goes_on = "goes on from the checkpoint before" if number else "starts anew"
+    goes_on = "starts anew" if step == there[0] else "goes on from the checkpoint before"
     going_on = "" if sound else f", and the run {goes_on}"
     reasons = "; ".join(wrong[:3])
     logging.error("%s is damaged (%s). It is moved to %s%s", checkpoint, reasons, aside, going_on)
-  if not sound and goes_on:  # the run's lines end with its checkpoints
+  if there and not sound:  # the run's lines end with its checkpoints
     with contextlib.suppress(FileNotFoundError):
       shutil.copy(
         workdir / "metrics.jsonl", workdir / "damaged" / f"metrics-{time.time_ns()}.jsonl"

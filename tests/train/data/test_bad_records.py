@@ -298,7 +298,7 @@ def test_a_damaged_cache_is_written_anew(tmp_path, warnings, kind):
   examples, folder = list(before), pathlib.Path(before.folder)
   (shard,) = folder.glob("*.array_record*")
   if kind == "flipped":
-    damage(shard, 17)
+    damage(shard, 17, text="size {} b")
     # until then, reading the record is an error
     copy = records.Records(*before.__reduce__()[1])
     with pytest.raises(
@@ -331,11 +331,12 @@ def toy(tmp_path, monkeypatch):
   return spec, shard
 
 
-def damage(shard, *numbers):
-  """Flips a bit of each of these records."""
+def damage(shard, *numbers, text="size {}"):
+  """Flips a bit of each of these records; its text is found by the length stored before it."""
   data = bytearray(shard.read_bytes())
   for number in numbers:
-    data[re.search(rb"size %d\D" % number, data).start()] ^= 1
+    stored = text.format(number).encode()
+    data[data.index(bytes((len(stored), *stored))) + 1] ^= 1
   shard.write_bytes(data)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from train.common.errors import UserError
 from train.data import sources, tables
+from train.data.bad_records import log_once
 
 CLASSES = ("text", "label")
 
@@ -28,7 +29,7 @@ def rows(source):
 def infos(monkeypatch):
   """Returns the list that logged facts are added to."""
   lines = []
-  tables._log_once.cache_clear()
+  log_once.cache_clear()
   monkeypatch.setattr(tables.logging, "info", lambda text, *values: lines.append(text % values))
   return lines
 

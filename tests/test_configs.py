@@ -6,7 +6,7 @@ import pytest
 
 from configs import __main__ as listing
 from configs import common
-from tests.helpers import ROOT, load_config
+from tests.helpers import FIXTURES, ROOT, load_config
 from train import loop, resolve
 from train.common.errors import UserError
 from train.data import scan, sources
@@ -25,6 +25,8 @@ CONFIGS = [
   "qa.py:small,train={folder}/train.json,test={folder}/test.json",
   "choice.py:small,data={folder}",
   "text2text.py:small,data={folder}",
+  f"nllb.py:small,init=hf:{FIXTURES}/nllb,source_lang=eng_Latn,target_lang=deu_Latn,both,"
+  "data={folder},source=en,target=de,dev=10%,test=10%",
 ]
 # At `small` each does nearly what one of the above does.
 ALIKE = [
@@ -215,6 +217,21 @@ def test_parallel_text_is_a_table_two_files_or_a_folder():
   assert splits["test"]["source"] == "DIR/test_2016_flickr.de.gz"
 
 
+def test_directions_are_folders_rows_or_reversed():
+  data = data_of("nllb.py:data=D,directions=de-en+fr-en,dev=10%")["of"]
+  assert data["fr-en"]["of"]["splits"]["train"] == dict(
+    source="D/fr-en/train.fr[:90%]", target="D/fr-en/train.en[:90%]"
+  )
+  assert data["fr-en"]["of"]["splits"]["test_fr-en"]["target"] == "D/fr-en/test.en"
+  assert (data["de-en"]["source_lang"], data["de-en"]["target_lang"]) == ("de", "en")
+  data = data_of("nllb.py:data=a.csv,source=x,target=y,directions=rows,both")["of"]
+  assert data["rows"]["of"]["columns"]["source_lang"] == "source_lang"
+  assert data["reverse"]["source"] == "{target}"
+  assert data["reverse"]["source_lang"] == "{target_lang}"
+  data = data_of("nllb.py:data=a.csv,source=x,target=y")
+  assert data["columns"] == dict(source="x", target="y")
+
+
 def test_summaries_are_scored_by_rouge():
   task = resolve.load(f"{ROOT}/configs/text2text.py:task=summarize,data=a.csv").task
   assert task.kind == "summaries"
@@ -232,6 +249,10 @@ def test_summaries_are_scored_by_rouge():
     ("classify.py:data=a.csv,dev=60%,test=60%", "validation is 60%"),
     ("text2text.py:task=qa,columns=a+b", "columns=a.b is for tables"),
     ("multi30k.py:source=a/x.en", "give two files"),
+    ("nllb.py:directions=a", "directions=a: write SOURCE-TARGET"),
+    ("nllb.py:directions=a-b,source_lang=a", "directions= names the languages"),
+    ("nllb.py:directions=a-b+b-a,both", "the reverse of .* is among the directions"),
+    ("nllb.py:directions=rows", "directions=rows is for a table"),
     ("multi30k.py:data=x.csv,source=en", "name both columns"),
     ("multi30k.py:source=a.en,target=a.de,dev=b.en", "dev and test are shares"),
   ],

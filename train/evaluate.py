@@ -34,7 +34,12 @@ def main(argv):
     raise UserError("--columns names columns of a file: give --data FILE too")
   changes = inference.decoding_changes(args)
   run = inference.load_run(
-    args.workdir, args.checkpoint, pair=args.pair, rows=args.batch_size, **changes
+    args.workdir,
+    args.checkpoint,
+    pair=args.pair,
+    rows=args.batch_size,
+    **inference.direction(args),
+    **changes,
   )
   if changes and not run.task.has_score:
     raise UserError(f"--{min(changes)}: a {type(run.task).__name__} task has a loss and no score")
@@ -94,6 +99,9 @@ def prepare(run: inference.Run, args) -> tuple:
     name = given.short_name(args.data, results["data"])
   else:
     name = results["split"] = split
+  for key, language in inference.direction(args).items():
+    if language:
+      name, results[key] = f"{name}-{re.sub('[^A-Za-z0-9_]', '-', language)}", language
   if args.limit:
     task = inference.limited(task, split, args.limit)
     name, results["limit"] = f"{name}-first{args.limit}", args.limit

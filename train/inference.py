@@ -16,6 +16,7 @@ from train.build import build_model
 from train.common import entry, intervals
 from train.common.errors import UserError
 from train.data import given
+from train.data.languages import FIELDS
 from train.step import make_predict_step
 from train.tasks.embedding import Embedding
 
@@ -33,14 +34,21 @@ class Run:
 
 
 def load_run(
-  workdir, checkpoint: str, *, pair: bool = False, rows: int | None = None, **decoding
+  workdir,
+  checkpoint: str,
+  *,
+  pair: bool = False,
+  rows: int | None = None,
+  source_lang: str = "",
+  target_lang: str = "",
+  **decoding,
 ) -> Run:
   """Loads a run or hf:DIR onto all devices of this machine.
 
   checkpoint: latest, best, STEP, average:N or average:STEP,STEP,...; hf:DIR has "latest" alone.
   pair: a classifier of hf:DIR reads two texts. rows: of a batch to predict from (None: the task's).
-  `decoding` changes the settings of prediction; raises UserError where the model has fewer
-  positions than they need.
+  source_lang, target_lang: of texts that name none ("": the run's). `decoding` changes the settings
+  of prediction; raises UserError where the model has fewer positions than they need.
   """
   if not isinstance(pair, bool):
     raise UserError(f"pair is {pair!r}: expects True or False")
@@ -49,7 +57,7 @@ def load_run(
   mesh = sharding.make_mesh(dict(data=-1, fsdp=1, tensor=1))
   origin = pretrained.open(workdir)
   strict = decoding.get("generation") == "transformers"
-  task = origin.task(pair, strict).configured(rows, **decoding)
+  task = origin.task(pair, strict).directed(source_lang, target_lang).configured(rows, **decoding)
   origin.check_sizes(checkpoint)
   graph, shapes = nnx.split(nnx.eval_shape(lambda: build_model(origin.model, task, seed=0)))
   shapes = dict(params=nnx.to_pure_dict(shapes))
@@ -122,6 +130,11 @@ class Predictor:
     return [_example(self.run.task, x) for x in inputs]
 
 
+def direction(args) -> dict[str, str]:
+  """Returns the languages that were given as flags."""
+  return {name: vars(args)[name] for name in FIELDS}
+
+
 def _stack(rows: Sequence[np.ndarray], pad: int) -> np.ndarray:
   """Returns rows as one array; behind a shorter one stand nan or, among integers, `pad`."""
   shape = np.max([row.shape for row in rows], axis=0)
@@ -178,14 +191,24 @@ def _example(task, value) -> Mapping:
 
 
 def load(
-  workdir, checkpoint="latest", *, pair: bool = False, batch_size: int | None = None, **decoding
+  workdir,
+  checkpoint="latest",
+  *,
+  pair: bool = False,
+  batch_size: int | None = None,
+  source_lang: str = "",
+  target_lang: str = "",
+  **decoding,
 ) -> Predictor:
   """Loads the run in `workdir`, or hf:DIR, with the settings of prediction changed by `decoding`.
 
   checkpoint: as in `load_run`, or a step's number. pair: a classifier of hf:DIR reads two texts.
   The directory does not record how many. batch_size: inputs that are predicted at a time.
+  source_lang, target_lang: what a translator of several languages reads and writes ("deu_Latn"),
+  where an input, a dict, has no such keys of its own.
   """
-  run = load_run(workdir, str(checkpoint), pair=pair, rows=batch_size, **decoding)
+  direction = dict(source_lang=source_lang, target_lang=target_lang)
+  run = load_run(workdir, str(checkpoint), pair=pair, rows=batch_size, **direction, **decoding)
   return Predictor(run, run.task.settings(**decoding))
 
 
@@ -221,7 +244,7 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags that name other data than a run's, and --pair."""
+  """Adds the flags that name other data than a run's, --pair, and those of languages."""
   parser.add_argument(
     "--data",
     metavar="FILE",
@@ -233,6 +256,9 @@ def add_data(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument("--limit", type=_positive, metavar="N", help="the first N examples alone")
   parser.add_argument("--pair", action="store_true", help="a classifier of hf:DIR reads two texts")
+  for name, what in zip(FIELDS, ("sources", "outputs")):
+    text = f"the language of {what} for which the data name none (deu_Latn)"
+    parser.add_argument(f"--{name}", default="", metavar="CODE", help=text)
 
 
 def _positive(text: str) -> int:

@@ -96,7 +96,12 @@ def main(argv):
     )
   changes = inference.decoding_changes(args)
   predictor = load(
-    args.workdir, args.checkpoint, pair=args.pair, batch_size=args.batch_size, **changes
+    args.workdir,
+    args.checkpoint,
+    pair=args.pair,
+    batch_size=args.batch_size,
+    **inference.direction(args),
+    **changes,
   )
   task = predictor.run.task
   if args.input and args.input.removesuffix(".gz").endswith(tables.ENDINGS):

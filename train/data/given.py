@@ -6,7 +6,7 @@ import string
 from collections.abc import Mapping, Sequence
 
 from train.common.errors import UserError
-from train.data import reading, sources, texts
+from train.data import languages, reading, sources, texts
 from train.data.source import Source, digest
 
 SPLIT = "data"  # the name of the split
@@ -34,9 +34,11 @@ def describe(
     if columns:
       listed = columns.split("+")
       inputs = [field for field in fields if not _is_answer(field)]
-      if len(listed) not in (len(fields), len(inputs)):
+      # predicting, answers may lack; a translator's table may have the languages of each row
+      choices = (fields, inputs, (*fields, *languages.FIELDS), (*inputs, *languages.FIELDS))
+      picked = next((x for x in choices if len(x) == len(listed)), ())
+      if not picked or (picked[-1] in languages.FIELDS and "target" not in fields):
         raise UserError(f"--columns {columns}: give {len(fields)}, {'+'.join(fields)}")
-      picked = fields if len(listed) == len(fields) else inputs  # predicting, answers may lack
       data |= dict(columns=dict(zip(picked, listed)), header=None)
     data.setdefault("columns", tuple(fields))
     if labels and not any(map(str.isdecimal, labels)):

@@ -7,14 +7,13 @@ writes, both with eos; one of them may be absent. Other sequences of a task, und
 
 import dataclasses
 import sys
-import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 from absl import logging
 
-from train.data import packing
+from train.data import languages, packing
 from train.data.source import Source, cached_lengths, read_many
 from train.data.tokenizer import Tokenizer
 
@@ -51,8 +50,12 @@ class Pairs:
   tokenizer: Tokenizer
   source_len: int
   target_len: int
+  target_lang: str = ""  # of examples that name none (languages.frames)
 
-  extras = types.MappingProxyType({})
+  @property
+  def extras(self):
+    """Returns `inputs` where a decoder starts with the language of each example."""
+    return {"inputs": "int32"} if self.tokenizer.roles.target_place == "start" else {}
 
   @property
   def fingerprint(self) -> str:
@@ -66,7 +69,7 @@ class Pairs:
     def measure(examples):
       return [[len(item["source"]), len(item["target"])] for item in self._encode(examples)]
 
-    key = f"{self.tokenizer.fingerprint} source target"
+    key = f"{self.tokenizer.fingerprint} source target" + f" {self.target_lang}" * self._marked
     lengths = cached_lengths(self.source, key, measure)
     limits = (self.source_len, self.target_len)
     cut_sources, cut_targets = (lengths > limits).sum(0).tolist()
@@ -82,10 +85,19 @@ class Pairs:
     return self._encode(read_many(self.source, indices), self.source_len, self.target_len)
 
   def _encode(self, examples, source_len=sys.maxsize, target_len=sys.maxsize):
-    roles = self.tokenizer.roles
     sources = self.tokenizer.encode_sources([example["source"] for example in examples])
     targets = self.tokenizer.encode_targets([example["target"] for example in examples])
-    return [
+    frames = languages.frames(self.tokenizer, examples, self.target_lang)
+    rows = [
       {"source": roles.source(source, source_len), "target": roles.target(target, target_len)}
-      for source, target in zip(sources, targets)
+      for roles, source, target in zip(frames, sources, targets)
     ]
+    if self.extras:
+      for roles, row in zip(frames, rows):
+        row["inputs"] = [roles.start, *row["target"][:-1]]
+    return rows
+
+  @property
+  def _marked(self) -> bool:
+    """Returns whether the target's language adds a token to sources."""
+    return bool(self.target_lang and not self.tokenizer.roles.languages)

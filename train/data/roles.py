@@ -15,6 +15,9 @@ PAD, BOS, EOS, UNK = range(4)
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
 MASK = "<mask>"
 MOST_IDS = 1 << 24  # XLM-V has a million; arrays over more ids would exhaust the memory
+# Roles that are written only where they are not empty, as older saved tokenizers lack them.
+YOUNGER = ("ends", "languages", "source_place", "target_place")
+SOURCE_PLACES, TARGET_PLACES = ("", "source_first", "source_last"), ("", "target_first", "start")
 PROBES = ("a \u00e9", "\U0010fffd", "")  # texts that every tokenizer must be able to encode
 
 
@@ -35,6 +38,9 @@ class Roles:
   force: bool = True  # ... and forced when decoding
   types: bool = False  # the model distinguishes a first and a second text (BERT's token types)
   ends: tuple[int, ...] = ()  # what ends outputs, where it is not eos alone
+  languages: tuple[int, ...] = ()  # the tokens of languages, for which the frames have places:
+  source_place: str = ""  # the field with the source's, "source_first" or "source_last"
+  target_place: str = ""  # the field with the target's, "target_first" or "start"
 
   @property
   def output_ends(self) -> tuple[int, ...]:
@@ -65,9 +71,9 @@ def to_json(
   """Returns tokenizer.json's content: the library's JSON, in another object if there are roles."""
   if roles is None:
     return inner.to_str(pretty=pretty)
-  given = {key: x for key, x in dataclasses.asdict(roles).items() if key != "ends" or x}
+  given = {key: x for key, x in dataclasses.asdict(roles).items() if key not in YOUNGER or x}
   content = {
-    "roles": given,  # without `ends`, which is younger than saved tokenizers, where it is empty
+    "roles": given,
     "tokenizer": json.loads(inner.to_str()),
     "target_tokenizer": target and json.loads(target.to_str()),
     "vocab_size": size,
@@ -106,5 +112,8 @@ def check(tokenizer) -> None:
   roles = [x for x in dataclasses.astuple(tokenizer.roles) if type(x) is int]
   if max(size := tokenizer.vocab_size, *roles) > MOST_IDS or min(roles) < 0:
     raise UserError(f"{size} ids and {tokenizer.roles}: ids must be 0 to {MOST_IDS}")
+  places = tokenizer.roles.source_place, tokenizer.roles.target_place
+  if places[0] not in SOURCE_PLACES or places[1] not in TARGET_PLACES:
+    raise UserError(f"{places[0]!r} and {places[1]!r} are no places of languages in a frame")
   tokenizer.encode_targets(PROBES)
   tokenizer.decode(i for ids in tokenizer.encode_batch(PROBES) for i in ids)

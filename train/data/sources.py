@@ -1,10 +1,15 @@
 """Opens a split of any data source by the name in its config; all are read by index."""
 
+import bisect
 import dataclasses
+import functools
 import inspect
+import itertools
 from collections.abc import Mapping, Sequence
 
-from train.common.errors import UserError, choose, did_you_mean
+from absl import logging
+
+from train.common.errors import NoSplit, UserError, choose, did_you_mean
 from train.data import (
   bad_records,
   files,
@@ -62,7 +67,7 @@ def open_split(spec: Mapping[str, object], split: str, needs: Sequence[str] = ()
 def find_line(spec: Mapping[str, object], split: str, cell: str) -> str | None:
   """Returns the file and line of a cell's first row, None where the source has no such files."""
   spec = spec.get("of", spec)
-  if spec["name"] != "files":
+  if spec.get("name") != "files":
     return None
   return files.find_line(split, cell, **{key: spec[key] for key in spec if key != "name"})
 
@@ -141,6 +146,50 @@ def _open_formatted(
   return source
 
 
+@dataclasses.dataclass(frozen=True)
+class Joined:
+  """The examples of several sources, one after another."""
+
+  parts: tuple[Source, ...]
+  fingerprint: str
+
+  @functools.cached_property
+  def _first(self) -> list[int]:
+    """Returns the index of each part's first example, and the number of all."""
+    return [0, *itertools.accumulate(map(len, self.parts))]
+
+  def __len__(self) -> int:
+    return self._first[-1]
+
+  def __getitem__(self, index: int) -> dict:
+    if index >= len(self):  # ends an iteration
+      raise IndexError(index)
+    part = bisect.bisect_right(self._first, index) - 1
+    return self.parts[part][index - self._first[part]]
+
+  def _getitems(self, indices: Sequence[int]) -> list[dict]:
+    examples = {}
+    for part, first, stop in zip(self.parts, self._first, self._first[1:]):
+      own = [index for index in indices if first <= index < stop]
+      examples |= zip(own, read_many(part, [index - first for index in own]))
+    return [examples[index] for index in indices]
+
+
+def _open_joined(split: str, /, of: Mapping, on_bad_record: str = "error") -> Joined:
+  """Opens the parts `of` (name -> section) that have the split, in the order of their names; raises
+  NoSplit if none has."""
+  parts, missing = [], None
+  for name, section in sorted(of.items()):
+    try:
+      parts.append(open_split({**section, "on_bad_record": on_bad_record}, split))
+    except NoSplit as error:
+      missing = error
+      logging.info("data.of.%s has no split %s", name, split)
+  if not parts:
+    raise missing or UserError("data.of is empty: name the sections to join")
+  return Joined(tuple(parts), digest("joined", *(part.fingerprint for part in parts)))
+
+
 TEXT_FIELDS = ("source", "target", "text", "text_pair", "id", "question", "context")
 ANSWER = dict(text="a", answer_start=0)
 BLANK = dict.fromkeys(TEXT_FIELDS, "a")
@@ -155,6 +204,7 @@ def _open_blank(split: str, /, fields: Sequence[str] = ()) -> texts.InMemory:
 SOURCES = {
   "blank": _open_blank,  # one example with every task's fields, for callers that need only shapes
   "formatted": _open_formatted,
+  "concat": _open_joined,
   "scan": scan.open_scan,
   "files": files.open_files,
   "gettext": gettext_catalogs.open_gettext,

@@ -15,7 +15,7 @@ from tokenizers import decoders, pre_tokenizers
 from train.common import json_files
 from train.common.errors import UserError, as_user_error
 from train.common.files import write_atomically
-from train.data import long_texts, special_tokens
+from train.data import languages, long_texts, special_tokens
 from train.data.pieces import Pieces, encode_with_absent, place
 from train.data.roles import MASK, OWN, SPECIALS, Roles, check, check_own, from_json, to_json
 from train.data.special_tokens import LANGUAGE, READING, SENTINELS
@@ -61,9 +61,14 @@ class Tokenizer:
 
   @property
   def fingerprint(self) -> str:
-    """Returns the hex digest of everything that determines the ids."""
-    content = to_json(*self._parts) + READING * self.foreign
+    """Returns the hex digest of all that determines the ids but the languages of frames."""
+    inner, roles, *more = self._parts
+    content = to_json(inner, roles and languages.undirected(roles), *more) + READING * self.foreign
     return hashlib.sha256(content.encode()).hexdigest()
+
+  def framed(self, roles: Roles) -> "Tokenizer":
+    """Returns a foreign tokenizer with other roles."""
+    return Tokenizer(self._inner, roles, self._target, self._size)
 
   def copy_inner(self) -> tokenizers.Tokenizer:
     """Returns a copy of the library's tokenizer, to write or change."""
@@ -198,8 +203,9 @@ class Tokenizer:
     missing = f"the vocabulary has no {name}"
     if self.foreign:
       raise UserError(f"{missing}, and none can be added, as the vocabulary belongs to its weights")
-    known = f" (it has {', '.join(self.languages)})" if LANGUAGE.match(f"{name} ") else ""
-    raise UserError(f"{missing}{known}: train it with one, tokenizer.special=({name!r},)")
+    names = ", ".join(self.render_tokens(self.languages.values()))
+    missing += f" (it has {names})" * bool(LANGUAGE.match(f"{name} "))
+    raise UserError(f"{missing}: train it with one, tokenizer.special=({name!r},)")
 
   @property
   def mask(self) -> int:
@@ -214,21 +220,19 @@ class Tokenizer:
   def encode_sources(self, texts: Sequence[str]) -> list[list[int]]:
     """Returns the ids of each source text, where a language at its start (<2de>) is that special
     token; raises UserError for a language that is not in the vocabulary."""
-    if self.foreign and not self.languages:
+    if self.roles.languages or (self.foreign and not self.languages):
       return self.encode_batch(texts)
-    parts = list(map(self.split_language, texts))
+    parts = [special_tokens.split_language(text, self.specials) for text in texts]
     firsts = [[self.id(name)] if name else [] for name, _ in parts]
     rows = self.encode_batch([text for _, text in parts])
     return [[*first, *row] for first, row in zip(firsts, rows)]
 
-  def split_language(self, text: str) -> tuple[str, str]:
-    """Returns the language at a source's start, "" if there is none, and the text behind it."""
-    return special_tokens.split_language(text, self.specials)
-
-  @property
-  def languages(self) -> tuple[str, ...]:
-    """Returns the vocabulary's language tokens, such as <2de>."""
-    return tuple(name for name in self.specials if LANGUAGE.match(f"{name} "))
+  @functools.cached_property
+  def languages(self) -> dict[str, int]:
+    """Returns the ids of the tokens of languages by their codes: those of the roles, or those that
+    a source may begin with, such as <2de>."""
+    marks = (i for name, i in self.specials.items() if LANGUAGE.match(f"{name} "))
+    return {languages.code(self._inner.id_to_token(i)): i for i in self.roles.languages or marks}
 
   @functools.cached_property
   def sentinels(self) -> tuple[int, ...]:
@@ -243,8 +247,7 @@ class Tokenizer:
   @functools.cached_property
   def words(self) -> np.ndarray:
     """Returns the ids of all tokens that are not special, ascending: int32."""
-    ids = set(self._inner.get_vocab().values())
-    return np.asarray(sorted(ids - self._special_ids), np.int32)
+    return np.asarray(sorted({*self._inner.get_vocab().values()} - self._special_ids), np.int32)
 
   @functools.cached_property
   def byte_lengths(self) -> np.ndarray:

@@ -22,6 +22,7 @@ from train.interop import (
   encoder_families,
   generation,
   modernbert_families,
+  multilingual_families,
   sentence_transformers,
   tokenizers_in,
   weights,
@@ -36,6 +37,7 @@ MODULES = (
   deberta_families,
   decoder_families,
   encoder_decoder_families,
+  multilingual_families,
 )
 FAMILIES = {family.model_type: family for module in MODULES for family in module.FAMILIES}
 # The two classes of next-sentence prediction: the second text follows the first one, or does not.

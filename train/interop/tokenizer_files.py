@@ -11,21 +11,9 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from train.common import json_files
 from train.common.errors import UserError, as_user_error
-from train.data.pieces import ABSENT
-from train.interop import spm, spm_encoders, wordpieces
+from train.interop import spm, spm_encoders, translators, wordpieces
 from train.interop.spm import BLANK
 from train.interop.wordpieces import read_lines
-
-# fmt: off
-CODES = (  # the languages of mBART-50; the first 25 are mBART's
-  "ar_AR", "cs_CZ", "de_DE", "en_XX", "es_XX", "et_EE", "fi_FI", "fr_XX", "gu_IN", "hi_IN",
-  "it_IT", "ja_XX", "kk_KZ", "ko_KR", "lt_LT", "lv_LV", "my_MM", "ne_NP", "nl_XX", "ro_RO",
-  "ru_RU", "si_LK", "tr_TR", "vi_VN", "zh_CN", "af_ZA", "az_AZ", "bn_IN", "fa_IR", "he_IL",
-  "hr_HR", "id_ID", "ka_GE", "km_KH", "mk_MK", "ml_IN", "mn_MN", "mr_IN", "pl_PL", "ps_AF",
-  "pt_XX", "sv_SE", "sw_KE", "ta_IN", "te_IN", "th_TH", "tl_XX", "uk_UA", "ur_PK", "xh_ZA",
-  "gl_ES", "sl_SI",
-)
-# fmt: on
 
 Inner = tokenizers.Tokenizer
 
@@ -38,7 +26,7 @@ SETTINGS |= dict.fromkeys(("extra_ids", "offset"), int)
 SETTINGS |= dict.fromkeys(("add_bos_token", "add_prefix_space", "do_basic_tokenize"), bool)
 SETTINGS |= dict.fromkeys(("do_lower_case", "strip_accents", "tokenize_chinese_chars"), bool)
 SETTINGS |= dict.fromkeys(("keep_accents", "split_by_punct"), bool)
-SETTINGS |= dict(added_tokens_decoder=dict[str, dict])
+SETTINGS |= dict(added_tokens_decoder=dict[str, dict], language_codes=str, legacy_behaviour=bool)
 # The classes that take tokenizer.json as it is.
 GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
 PREFIXED = ("gpt2", "roberta", "bart")  # may put a blank in front of a text
@@ -73,7 +61,7 @@ def read(
   """Returns the tokenizer, another for targets or None, and the size of the vocabulary where it is
   not the tokenizer's. Raises UserError, which names the files it looks for, if there are none."""
   if kind == "marian" and (folder / "source.spm").exists():
-    return _marian(folder)
+    return translators.marian(folder)
   if (path := folder / "tokenizer.json").exists():
     text = json_files.read_text(path)
     content = json_files.parse(text, path)  # names broken JSON better than the library does
@@ -83,6 +71,8 @@ def read(
       inner = Inner.from_str(text)
       spm_encoders.follow_class(inner, kind, content, settings)
       return inner, None, None
+  if kind == "m2m_100" and (folder / "vocab.json").exists():  # else it is an NLLB
+    kind += " with vocab.json"
   make, files = _MAKERS[kind]
   paths = [
     next((folder / name for name in names if (folder / name).exists()), None) for names in files
@@ -96,9 +86,10 @@ def read(
       " AutoTokenizer.from_pretrained(..., use_fast=True).save_pretrained(...)"
     )
   with as_user_error(f"{folder}: {', '.join(path.name for path in paths)} make no tokenizer"):
-    inner = make(settings, *paths)
+    made = make(settings, *paths)
+    inner, size = made if isinstance(made, tuple) else (made, None)
     _add_tokens(folder, inner, settings)
-  return inner, None, None
+  return inner, None, size
 
 
 def _adapt(content: dict, kind: str, settings: Mapping, path) -> bool:
@@ -184,20 +175,6 @@ def _t5(settings, path) -> Inner:
   return inner
 
 
-def _mbart(settings, path) -> Inner:
-  """Builds mBART's tokenizer with fairseq's ids: four special tokens, the pieces with ids one
-  larger, the languages, <mask>."""
-  model = spm.load(path)
-  first = [(name, 0.0) for name in ("<s>", "<pad>", "</s>", "<unk>")]
-  pieces = first + [(piece.text, piece.score) for piece in model.pieces[3:]]
-  inner = spm.convert(model, pieces, unk=3)
-  inner.add_special_tokens([name for name, _ in first])
-  of_50 = "mbart50" in str(settings.get("tokenizer_class", "")).lower()
-  inner.add_special_tokens(list(CODES if of_50 else CODES[:25]))
-  inner.add_special_tokens([AddedToken("<mask>", lstrip=True)])
-  return inner
-
-
 def _pegasus(settings, path) -> Inner:
   """Builds Pegasus' tokenizer, which has 103 tokens of pre-training between </s> and <unk>."""
   model, offset = spm.load(path), settings.get("offset", 103)
@@ -210,34 +187,6 @@ def _pegasus(settings, path) -> Inner:
     raise UserError(f"{path} has no unknown piece, which a Pegasus has")
   inner = spm.convert(model, pieces, unk=unk + offset)
   inner.add_special_tokens(names)
-  return inner
-
-
-def _marian(folder) -> tuple[Inner, Inner, int]:
-  """Builds the tokenizers of sources and targets from two SentencePiece models. vocab.json has the
-  ids of their pieces; a piece without an id is unknown."""
-  paths = [folder / name for name in ("source.spm", "target.spm", "vocab.json")]
-  if missing := [path.name for path in paths if not path.exists()]:
-    raise UserError(f"{folder} has no {', '.join(missing)}: copy it from where the others are from")
-  vocab = json_files.read(paths[2], dict[str, int])
-  if sorted(vocab.values()) != list(range(len(vocab))) or "<unk>" not in vocab:
-    raise UserError(f"{paths[2]}: the ids must be 0 to {len(vocab) - 1}, and <unk> must have one")
-  names = sorted(vocab, key=vocab.get)
-  with as_user_error(f"{folder}: source.spm, target.spm and vocab.json make no tokenizer"):
-    return *(_numbered(spm.load(path), names) for path in paths[:2]), len(vocab)
-
-
-def _numbered(model: spm.Model, names: list[str]) -> Inner:
-  scores = {piece.text: piece.score for piece in model.pieces if piece.kind == spm.NORMAL}
-  special = [name for name in names if re.fullmatch(r"<unk>|<pad>|</s>|<s>|>>.+<<", name)]
-  # other names are no pieces of this model: they can be decoded, but nothing is encoded as them
-  there = scores.keys() | set(special)
-  pieces = [(x if x in there else ABSENT + x, scores.get(x, 0.0)) for x in names]
-  numbered = set(names)
-  pieces += [(x, score) for x, score in scores.items() if x not in numbered]
-  inner = spm.convert(model, pieces, unk=names.index("<unk>"))
-  inner.decoder = decoders.Sequence([decoders.Replace(ABSENT, ""), inner.decoder])
-  inner.add_special_tokens(special)
   return inner
 
 
@@ -254,7 +203,9 @@ _MAKERS = {
   "esm": (wordpieces.esm, _WORDS),
   **dict.fromkeys(("gpt2", "roberta", "bart"), (_byte_level, _MERGES)),
   **dict.fromkeys(("t5", "mt5"), (_t5, _SPM)),
-  "mbart": (_mbart, _SPM),
+  "mbart": (translators.mbart, _SPM),
+  "m2m_100": (translators.nllb, _SPM),
+  "m2m_100 with vocab.json": (translators.m2m, (*_SPM, ("vocab.json",))),
   "pegasus": (_pegasus, _SPM),
   "llama": (lambda settings, path: spm.convert(spm.load(path)), _SPM),
   "marian": (None, (("source.spm",), ("target.spm",), ("vocab.json",))),  # `read` builds it

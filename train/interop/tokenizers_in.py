@@ -14,6 +14,7 @@ from absl import logging
 
 from train.common.errors import UserError, as_user_error, choose
 from train.common.json_files import LARGEST
+from train.data import languages
 from train.data.roles import Roles, check
 from train.data.tokenizer import Tokenizer
 from train.interop import generation
@@ -32,6 +33,8 @@ class Framing:
   start: str = "first"  # the role of what a decoder reads first, if config.json has none
   # Token types of a config.json without a number; None: none, though the model may have some.
   types: int | None = None
+  languages: str = r"^$"  # pattern of the tokens of languages
+  usual: tuple[str, ...] = ()  # the source's, one of these, if tokenizer_config.json has none
 
 
 _BERT = Framing(
@@ -55,14 +58,19 @@ FRAMINGS = {
   "t5": _T5,
   "mt5": _T5,
   "bart": Framing(_S, ("bos",), ("eos", "eos"), ("bos",), ("bos",), start="eos"),
-  "mbart": Framing(_S, start="eos"),
+  "mbart": Framing(_S, start="eos", languages=r"[a-z]{2}_[A-Z]{2}", usual=("en_XX",)),
+  "m2m_100": Framing(
+    _S,
+    start="eos",
+    languages=r"__\w+__|[a-z]{3}_[A-Z][a-z]{3}",
+    usual=("__en__", "eng_Latn"),
+  ),
   "marian": _T5,
   "pegasus": Framing(dict(_T5.names, mask="<mask_2>"), between=(), start="pad"),
 }
 # These call the end of a text sep_token.
 _SEP = ("bert", "distilbert", "electra", "albert", "modernbert", "deberta-v2", "roberta")
 _SEP += ("xlm-roberta", "camembert", "mpnet")
-LANGUAGE = re.compile(r"[a-z]{2}_[A-Z]{2}")  # mBART's codes
 
 
 def read(
@@ -104,8 +112,8 @@ def _tokenizer(folder, framing, config, settings, options) -> Tokenizer:
   roles = _roles(folder, config, options, framing, ids)
   if own:  # its own frame counts, whatever add_bos_token is
     roles = _as_processed(inner, roles, config)
-  if kind == "mbart":
-    roles = _with_languages(folder, inner, options, settings, roles)
+  if names := _languages(inner, framing.languages):
+    roles = _with_languages(folder, names, framing.usual, options, settings, roles)
   for part in filter(None, (inner, target)):
     _mark_special(part, roles)
   return _without_unused(folder, Tokenizer(inner, roles, target, size), config)
@@ -149,34 +157,59 @@ def _roles(folder, config, options, framing, ids) -> Roles:
   )
 
 
-def _with_languages(folder, inner, options, settings, roles) -> Roles:
-  """Returns mBART's roles with the codes of its two languages.
+def _languages(inner, pattern: str) -> dict[str, int]:
+  """Returns the ids of the tokens of languages by their names, in the order of the ids."""
+  added = {token.content: i for i, token in inner.get_added_tokens_decoder().items()}
+  for names in (added, inner.get_vocab()):
+    if there := {name: i for name, i in names.items() if re.fullmatch(pattern, name)}:
+      return dict(sorted(there.items(), key=lambda item: item[1]))
+  return {}
 
-  mBART-50 puts a code in front of source and target. mBART-cc25 puts the source's behind its eos,
-  and its decoder starts with the target's.
+
+def _with_languages(folder, names, usual, options, settings, roles) -> Roles:
+  """Returns the roles with the languages, their places, and the tokens of the usual direction.
+
+  NLLB, M2M-100 and mBART-50 put a language in front of source and target. mBART-cc25 puts the
+  source's behind its eos, and its decoder starts with the target's. NLLB's legacy_behaviour puts
+  the source's behind its eos too.
   """
-  codes = {key: inner.token_to_id(settings.get(key) or "") for key in ("src_lang", "tgt_lang")}
-  fifty = inner.token_to_id("af_ZA") is not None
-  if fifty:
-    forced = options.given.get("forced_bos_token_id")
-    codes["tgt_lang"] = codes["tgt_lang"] if forced is None else forced
-  start = options.given.get("decoder_start_token_id")
-  first = inner.id_to_token(start or 0) or ""
-  if not fifty and codes["tgt_lang"] is None and LANGUAGE.fullmatch(first):
-    codes["tgt_lang"] = start
-  for key, code in codes.items():
-    if code is None:
-      raise UserError(
-        f"{folder / 'tokenizer_config.json'} has no {key}: add the language of the"
-        f" {'sources' if key == 'src_lang' else 'targets'}, such as {key}='de_DE'"
-      )
-  source, target = codes["src_lang"], codes["tgt_lang"]
-  if fifty:
-    return dataclasses.replace(roles, source_first=(source,), target_first=(target,), force=True)
-  if start not in (None, target):
-    message = "%s: outputs start with id %d (decoder_start_token_id), not with tgt_lang, %d"
-    logging.warning(message, options.file, start, target)
-  return dataclasses.replace(roles, source_last=(source,), start=target if start is None else start)
+  file, ids = folder / "tokenizer_config.json", tuple(names.values())
+  cc25 = "de_DE" in names and "af_ZA" not in names
+  generic = settings.get("tokenizer_class") in files.GENERIC  # keeps tokenizer.json's own frame
+  behind = generic and any(i in ids for i in roles.source_last)
+  last = cc25 or behind or settings.get("legacy_behaviour", False)
+  framed = [i for i in (*roles.source_first, *roles.source_last) if i in ids and generic]
+  roles = dataclasses.replace(
+    roles,
+    source_first=(),
+    source_last=(),
+    languages=ids,
+    source_place="source_last" if last else "source_first",
+    target_place="start" if cc25 else "target_first",
+    force=True,
+  )
+  codes = {languages.code(name): i for name, i in names.items()}
+  source, target = (
+    None if key not in settings else choose(codes | names, settings[key], f"{file}: {key}")
+    for key in ("src_lang", "tgt_lang")
+  )
+  if source is None and framed:
+    source = framed[0]
+  elif source is None:
+    name = next((name for name in usual if name in names), None)
+    source = names.get(name)
+    logging.info("%s has no src_lang: sources are %s unless --source_lang names them", file, name)
+  if source is not None:
+    roles = dataclasses.replace(roles, **{roles.source_place: (source,)})
+  key = "decoder_start_token_id" if cc25 else "forced_bos_token_id"
+  counts = options.given.get(key)
+  if None not in (counts, target) and counts != target:
+    message = "%s: outputs begin with id %d (%s), not with tgt_lang, which is %d"
+    logging.warning(message, options.file, counts, key, target)
+  target = target if counts is None else counts
+  if cc25:  # padding stands for a language that is not known
+    return dataclasses.replace(roles, start=roles.pad if target is None else target)
+  return dataclasses.replace(roles, target_first=() if target is None else (target,))
 
 
 def _ids(roles: Roles) -> list[tuple[str, int]]:

@@ -10,7 +10,6 @@ from train.common.errors import UserError
 from train.common.files import write_atomically
 from train.data.roles import SPECIALS, Roles
 from train.data.tokenizer import Tokenizer
-from train.interop.tokenizers_in import LANGUAGE
 
 
 def write(tokenizer: Tokenizer, folder: pathlib.Path, kind: str, max_len: int) -> None:
@@ -26,8 +25,13 @@ def write(tokenizer: Tokenizer, folder: pathlib.Path, kind: str, max_len: int) -
       "the tokenizer has other pieces for targets than for sources (Marian's), and tokenizer.json"
       " holds one set: copy the files source.spm, target.spm and vocab.json of where it came from"
     )
+  if _has_more(tokenizer):
+    raise UserError(
+      "the tokenizer's model has pieces without an id (M2M-100's), which tokenizer.json cannot"
+      " express: copy the files sentencepiece.bpe.model and vocab.json of where it came from"
+    )
   folder, inner, roles = pathlib.Path(folder), tokenizer.copy_inner(), tokenizer.roles
-  if not tokenizer.foreign or inner.post_processor is None:
+  if not tokenizer.foreign or inner.post_processor is None or roles.languages:
     inner.post_processor = _template(inner, roles, kind)
   if not tokenizer.foreign:
     inner = _absorbing_blanks(inner, tokenizer)
@@ -38,7 +42,7 @@ def write(tokenizer: Tokenizer, folder: pathlib.Path, kind: str, max_len: int) -
     model_input_names=["input_ids", *["token_type_ids"] * roles.types, "attention_mask"],
     clean_up_tokenization_spaces=False,
     **names,
-    **_languages(inner, roles),
+    **_languages(tokenizer),
   )
   write_atomically(folder / "tokenizer.json", inner.to_str(pretty=True))
   for name, content in (("tokenizer_config", settings), ("special_tokens_map", names)):
@@ -46,13 +50,22 @@ def write(tokenizer: Tokenizer, folder: pathlib.Path, kind: str, max_len: int) -
     write_atomically(folder / f"{name}.json", text)
 
 
-def _languages(inner, roles: Roles) -> dict:
-  """Returns the languages of an mBART, in the form that tokenizers_in reads."""
-  source, target = roles.source_last or roles.source_first, roles.target_first or (roles.start,)
-  names = [inner.id_to_token(i) for i in (*source, *target)]
-  if len(names) != 2 or not all(map(LANGUAGE.fullmatch, names)):
-    return {}
-  return dict(zip(("src_lang", "tgt_lang"), names))
+def _has_more(tokenizer: Tokenizer) -> bool:
+  """Returns whether pieces, and not only added tokens, have ids beyond the vocabulary."""
+  pieces = tokenizer.copy_inner().get_vocab(with_added_tokens=False)
+  beyond = {i for i in pieces.values() if i >= tokenizer.vocab_size}
+  return bool(beyond - {*tokenizer.specials.values()})
+
+
+def _languages(tokenizer: Tokenizer) -> dict:
+  """Returns the languages and the frame of a translator, in the form that tokenizers_in reads."""
+  roles, names = tokenizer.roles, {i: code for code, i in tokenizer.languages.items()}
+  pairs = (("src_lang", roles.source_place), ("tgt_lang", roles.target_place))
+  values = {key: getattr(roles, place) for key, place in pairs if place}
+  ids = {key: x[0] if isinstance(x, tuple) and x else x for key, x in values.items()}
+  found = {key: names[i] for key, i in ids.items() if i in names}
+  behind = roles.source_place == "source_last" and roles.target_place == "target_first"
+  return found | (dict(legacy_behaviour=True) if behind else {})
 
 
 def _absorbing_blanks(inner, tokenizer: Tokenizer) -> tokenizers.Tokenizer:

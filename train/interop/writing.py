@@ -234,6 +234,12 @@ def _shapes(model: Mapping) -> dict[str, tuple[int, ...]]:
 def write(folder: pathlib.Path, fit: Fit, kind: str, params: Mapping, more: Mapping) -> list[str]:
   """Writes config.json (with `more`) and the tensors of `params` (path -> array); returns the
   weights that are zeros because the model lacks them."""
+  for key in fit.config.keys() & more.keys():
+    if fit.config[key] != more[key]:  # RoBERTa's and M2M-100's first position follows padding's id
+      raise UserError(
+        f"{key} is {more[key]} in the vocabulary, and a {fit.family.model_type} with these settings"
+        f" of the model has {fit.config[key]}: no file can say both"
+      )
   text = json.dumps(fit.config | dict(more), indent=2, sort_keys=True, ensure_ascii=False)
   (folder / "config.json").write_text(text + "\n", encoding="utf-8")
   needed = _shapes(fit.model)

@@ -18,6 +18,8 @@ Values are int32 unless the table names another type:
 |                  |        | token (tasks multi_label and numbers)                            |
 | starts, ends     | [B, S] | 1 on the first and on the last token of the answer               |
 | answerable       | [B, S] | 1 where an answer may lie                                        |
+| prompt           | [B, S] | what the decoder reads before its output, of models with         |
+|                  |        | languages; in requests only                                      |
 | row              | [B]    | number of the request, -1 for a row of padding; in requests only |
 """
 
@@ -57,15 +59,23 @@ class Rows:
   """Rows of tokens to predict from, as items."""
 
   ids: Sequence[Sequence[int]]
+  prompts: Sequence[Sequence[int]] = ()  # a row's `prompt`, where they differ
 
   fingerprint = ""  # nothing is cached
-  extras = types.MappingProxyType({})
+
+  @property
+  def extras(self):
+    return {"prompt": "int32"} if self.prompts else {}
 
   def lengths(self):
     return np.asarray([[len(row), 0] for row in self.ids], np.int32).reshape(-1, 2)
 
   def read(self, indices, positions):
-    return [{"source": self.ids[index]} for index in indices]
+    rows = [{"source": self.ids[index]} for index in indices]
+    for row, index in zip(rows, indices if self.prompts else ()):
+      prompt = self.prompts[index]
+      row["prompt"] = [*prompt, *[0] * (len(row["source"]) - len(prompt))]
+    return rows
 
 
 def option(default, text: str, interval: str = "(-inf, inf)"):
@@ -181,6 +191,13 @@ class Predictor:
     with requests of `rows` at a time (None: decode_batch)."""
     self.settings(**changes)
     return dataclasses.replace(self, decode_batch=self.decode_batch if rows is None else rows)
+
+  def directed(self, source_lang: str = "", target_lang: str = "") -> "Task":
+    """Returns the task for texts of these languages; raises UserError for a task without any."""
+    if source_lang or target_lang:
+      name = "source_lang" if source_lang else "target_lang"
+      raise UserError(f"--{name}: a {type(self).__name__} task has no languages")
+    return self
 
   def predict(self, model, batch, settings) -> dict[str, Any]:
     """Returns the predictions for a batch of requests, each array [B, ...]. Runs under jit."""

@@ -61,7 +61,7 @@ class Denoising(DecoderTask):
     """Returns texts with <extra_0>, ... or <mask> for hidden spans, or the beginning of a text for
     a prefix LM."""
     rows = [self.tokenizer.encode_marked(example["text"]) for example in examples]
-    return truncated(rows, self.source_len, self.tokenizer.roles)
+    return truncated(rows, self.source_len, [self.tokenizer.roles] * len(rows))
 
   def outputs(self, examples, requests, predictions, settings):
     """Returns the target texts with their sentinels, those of a prefix LM with the beginning in

@@ -84,6 +84,11 @@ class Mixture:
     }
     return dataclasses.replace(self, parts=parts)
 
+  def directed(self, source_lang="", target_lang=""):
+    """Returns the mixture whose part `main` is for texts of these languages."""
+    main = self.parts[self.main].directed(source_lang, target_lang)
+    return dataclasses.replace(self, parts={**self.parts, self.main: main})
+
   def hugging_face(self) -> HuggingFace:
     return HuggingFace("")
 

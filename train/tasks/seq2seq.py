@@ -14,6 +14,7 @@ from model.constraints import Constraints
 from train import losses
 from train.common.errors import UserError, choose
 from train.common.intervals import SEEDS
+from train.data import languages
 from train.data.roles import Roles
 from train.tasks.base import HuggingFace, Rows, Settings, Task, encode, option
 
@@ -195,13 +196,14 @@ class DecoderTask(Task):
 
   def predict(self, model, batch, settings):
     """Returns what follows each source [B, S]: tokens [B, N, T], scores [B, N], lengths [B, N]."""
-    roles, segments_BS = self.tokenizer.roles, batch["source_segments"]
+    roles, segments_BS = languages.filled(self.tokenizer.roles, batch), batch["source_segments"]
     rows, source_len = segments_BS.shape
-    forced = [roles.start, *roles.target_first] if roles.force else [roles.start]
+    forced = languages.prompt(roles)
+    prompt_BT = jnp.tile(np.asarray(forced, np.int32), (rows, 1))
+    prompt_BT = batch.get("prompt", prompt_BT)[:, : len(forced)]  # a row may have its own language
     length = len(forced) - 1 + settings.longest(source_len)
     cache, first_B = model.init_cache(rows, length, encode(model, batch), segments_BS), None
-    prompt_BT = jnp.tile(np.asarray(forced, np.int32), (rows, 1))
-    if len(forced) > 1:
+    if len(forced) > 1 or "prompt" in batch:
       cache, first_B = model.prefill(prompt_BT, jnp.full(rows, len(forced), jnp.int32), cache)
     return search(
       model, cache, batch, settings, segments_BS.sum(1), roles, first_B, prompt_BT=prompt_BT
@@ -229,13 +231,13 @@ class DecoderTask(Task):
     return HuggingFace(self.hf_kind, decoding=self.decoding)
 
 
-def truncated(rows: Sequence[Sequence[int]], longest: int, roles: Roles) -> Rows:
-  """Returns sources with their special tokens, of at most `longest` tokens each; the log reports
-  how many are longer."""
-  framed = [roles.source(ids, longest) for ids in rows]
-  if losing := sum(len(roles.source(ids, 2**31)) > longest for ids in rows):
+def truncated(rows: Sequence[Sequence[int]], longest: int, frames: Sequence[Roles]) -> Rows:
+  """Returns sources in their frames, of at most `longest` tokens each; the log reports how many are
+  longer."""
+  framed = [roles.source(ids, longest) for roles, ids in zip(frames, rows)]
+  if losing := sum(len(x.source(ids, 2**31)) > longest for x, ids in zip(frames, rows)):
     logging.warning(f"of {len(rows)} inputs, {losing} are truncated to task.source_len={longest}")
-  return Rows(framed)
+  return Rows(framed, languages.prompts(frames))
 
 
 def search(

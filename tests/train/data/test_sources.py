@@ -38,7 +38,7 @@ def test_a_source_pickles_small_and_the_copy_reads_the_same(texts, kind):
 @pytest.mark.parametrize(
   "spec, split, message",
   [
-    ({}, "train", "data.name is None; known: blank, formatted, scan, files, gettext, tfds"),
+    ({}, "train", "data.name is None; known: blank, formatted, concat, scan, files, gettext, tfds"),
     ({"name": "scna"}, "train", "'scna'.*did you mean scan"),
     ({"name": "scan", "holdot": 3}, "train", "data.holdot: .*did you mean holdout"),
     ({"name": "scan", "split": "jump"}, "train", "add-jump"),

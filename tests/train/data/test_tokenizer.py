@@ -379,7 +379,7 @@ def test_words_start_where_a_text_has_a_blank_before_them(special, name):
 
 def test_a_language_that_is_not_in_the_vocabulary_is_reported():
   one = train_tokenizer({"name": "word", "special": ("<2de>", "<2fr>")}, ["save the file"])
-  assert one.languages == ("<2de>", "<2fr>")
+  assert one.languages == {"de": 4, "fr": 5}
   assert one.encode_sources(["<2fr> save"]) == [[one.id("<2fr>"), *one.encode_batch(["save"])[0]]]
   with pytest.raises(UserError, match=r"no <2es> \(it has <2de>, <2fr>\): train it with one"):
     one.encode_sources(["<2es> save"])

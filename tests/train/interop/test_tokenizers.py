@@ -10,6 +10,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from tests.helpers import MINILM
 from train.common.errors import UserError
+from train.data import languages
 from train.data.tokenizer import Tokenizer
 from train.data.tokenizer_training import train_tokenizer
 from train.interop import spm, tokenizers_in, tokenizers_out
@@ -310,12 +311,26 @@ def test_mbart_numbers_pieces_one_later_and_puts_languages_first(tmp_path, train
   assert (one.roles.start, one.roles.eos, one.roles.mask) == (2, 2, size + 53)
   forced = directory(tmp_path / "mbart", config | dict(forced_bos_token_id=size + 9))
   assert forced.roles.target_first == (size + 9,)
-  for gone in ("src_lang", "tgt_lang"):
-    kept = {key: value for key, value in settings.items() if key != gone}
-    with pytest.raises(UserError, match=f"tokenizer_config.json has no {gone}"):
-      directory(tmp_path / "mbart", config, **{"tokenizer_config.json": kept})
-  with pytest.raises(UserError, match="no tgt_lang"):  # an mBART-cc25's, by the class it names
-    directory(tmp_path / "mbart", config, **{"tokenizer_config.json": dict(src_lang="de_DE")})
+  usual = dict(settings, src_lang=None)
+  usual = directory(tmp_path / "mbart", config, **{"tokenizer_config.json": usual})
+  assert usual.roles.source_first == (size + 4,)  # en_XX
+  free = dict(settings, tgt_lang=None)
+  free = directory(tmp_path / "mbart", config, **{"tokenizer_config.json": free})
+  assert free.roles.target_first == ()
+  assert languages.frame(free, target_lang="cs_CZ").target_first == (size + 2,)
+  with pytest.raises(UserError, match="52 languages, and target_lang is not given"):
+    languages.frames(free, [dict(source="the cat")])
+  # an mBART-cc25's, by the class it names, whose decoder starts with a language
+  config.pop("decoder_start_token_id")
+  cc25 = {"tokenizer_config.json": dict(src_lang="de_DE", tgt_lang="cs_CZ")}
+  cc25 = directory(tmp_path / "mbart", config, **cc25)
+  assert (cc25.roles.source_last, cc25.roles.start) == ((size + 3,), size + 2)
+  cc25 = {"tokenizer_config.json": dict(src_lang="de_DE")}
+  cc25 = directory(tmp_path / "mbart", config, **cc25)
+  assert languages.lacks(cc25.roles, "target_lang")
+  settings = {"tokenizer_config.json": dict(settings, src_lang="deu_Latn")}
+  with pytest.raises(UserError, match=r"tokenizer_config.json: src_lang is 'deu_Latn'"):
+    directory(tmp_path / "mbart", config, **settings)
 
 
 def test_pegasus_has_103_tokens_between_eos_and_unk(tmp_path, trained):
@@ -371,7 +386,9 @@ def test_marian_numbers_the_pieces_of_two_models_by_one_vocabulary(tmp_path, tra
   for text in (">>fra<< a dog", ">>fra<<a dog"):
     assert one.encode_sources([text]) == [[2, *one.encode_batch(["a dog"])[0]]]
   assert one.encode_sources([">>deu<<a dog"]) == one.encode_batch([">>deu<<a dog"])
-  assert one.languages == (">>fra<<",)
+  assert one.languages == {"fra": 2}
+  framed = languages.frames(one, [dict(source="a dog"), dict(source=">>fra<<a dog")], "fra")
+  assert [roles.source_first for roles in framed] == [(2,), ()]
   (ids,) = one.encode_targets(["A dog ran"])
   assert one.decode([*ids, 0, 5]) == "A dog ran"
   foreign = next(

@@ -294,7 +294,7 @@ def answer(example):
   text = example.get("label", example.get("target", "text"))
   values = dict(size=1.0, articles=2.0)
   tags = list(example.get("tags", ()))
-  return dict(text=text, value=len(text), tags=tags, labels=["dog"], values=values)
+  return dict(text=text, value=len(text), tags=tags, labels=["dog"], values=values, choice=0)
 
 
 @pytest.mark.parametrize("name", KINDS)

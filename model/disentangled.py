@@ -38,20 +38,20 @@ class DisentangledBias(NamedTuple):
   scale: float  # of the logits
   max_distance: int | None
 
-  def __call__(self, q_BTHK, k_BSGK, distance_BTS):
-    """Returns the bias [..., H, T, S], float32."""
-    group, parts = q_BTHK.shape[-2] // k_BSGK.shape[-2], []
+  def __call__(self, q_THK, k_SGK, distance_TS):
+    """Returns the bias [..., H, T, S], float32; all arrays have leading axes."""
+    group, parts = q_THK.shape[-2] // k_SGK.shape[-2], []
     count = len(self.query_NHK if self.key_NGK is None else self.key_NGK)
-    place_BHTS = bucket(distance_BTS, count, self.max_distance)[..., None, :, :]
+    place_HTS = bucket(distance_TS, count, self.max_distance)[..., None, :, :]
     if self.key_NGK is not None:
       key_NHK = jnp.repeat(self.key_NGK, group, axis=-2)
-      c2p_BHTN = jnp.einsum("...THK,NHK->...HTN", q_BTHK, key_NHK).astype(jnp.float32)
-      parts.append(jnp.take_along_axis(c2p_BHTN, place_BHTS, axis=-1))
+      c2p_HTN = jnp.einsum("...THK,NHK->...HTN", q_THK, key_NHK).astype(jnp.float32)
+      parts.append(jnp.take_along_axis(c2p_HTN, place_HTS, axis=-1))
     if self.query_NHK is not None:
-      k_BSHK = jnp.repeat(k_BSGK, group, axis=-2)
-      p2c_BHSN = jnp.einsum("...SHK,NHK->...HSN", k_BSHK, self.query_NHK).astype(jnp.float32)
-      p2c_BHST = jnp.take_along_axis(p2c_BHSN, place_BHTS.swapaxes(-1, -2), axis=-1)
-      parts.append(p2c_BHST.swapaxes(-1, -2))
+      k_SHK = jnp.repeat(k_SGK, group, axis=-2)
+      p2c_HSN = jnp.einsum("...SHK,NHK->...HSN", k_SHK, self.query_NHK).astype(jnp.float32)
+      p2c_HST = jnp.take_along_axis(p2c_HSN, place_HTS.swapaxes(-1, -2), axis=-1)
+      parts.append(p2c_HST.swapaxes(-1, -2))
     return sum(parts) * self.scale
 
 

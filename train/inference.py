@@ -107,7 +107,7 @@ class Predictor:
     """Returns a vector for each text, float32 [N, D]: that of an embedding model, or of another
     model's encoder, whose states are pooled.
 
-    `pooling` replaces the settings `pool` ("mean", or "first": the first token's) and `normalize`
+    `pooling` replaces the settings `pool` (mean, max, or the first or last token's) and `normalize`
     (False) of tasks/embedding.py. Raises UserError for a model without an encoder.
     """
     task = self.run.task

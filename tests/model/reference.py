@@ -47,7 +47,9 @@ class Reference:
       x = x + waves(places, [10000 ** (-i / (half - 1)) for i in range(half)])
     for layer in range(depth):
       name = f"{side}/blocks/{0 if cfg.share_layers else layer}"
-      x = self._block(name, layer, x, memory, decoder)
+      before, x = x, self._block(name, layer, x, memory, decoder)
+      if layer == 0 and cfg.convolution and not decoder:
+        x = self._convolved(before, x)
     return x if cfg.norm_position == "post" else self._norm(f"{side}/norm", x)
 
   def _block(self, name, layer, x, memory, decoder):
@@ -128,6 +130,17 @@ class Reference:
       values.append(value)
     return logits, np.array(values).reshape(count, -1)
 
+  def _convolved(self, embedded, x):
+    """Returns the states of the first layer with relu of a convolution of the embeddings."""
+    width, name = self.cfg.convolution, "encoder/convolution"
+    kernel = self.weights[f"{name}/dense/kernel"].reshape(width, x.shape[1], x.shape[1])
+    added = np.zeros_like(x) + self._bias(f"{name}/dense")
+    for t in range(len(x)):
+      for place in range(width):
+        if 0 <= (s := t + place - width // 2) < len(x):
+          added[t] += embedded[s] @ kernel[place]
+    return self._norm(f"{name}/norm", x + np.maximum(added, 0))
+
   def _distance_bias(self, name, distance, both_ways, h):
     table = self.weights[f"{name}/embedding"]
     return table[bucket(distance, both_ways, len(table), self.cfg.relative_max_distance), h]
@@ -136,14 +149,24 @@ class Reference:
     """Returns the logit of a query and a key by content and distance (He et al. 2021, eq. 4)."""
     stack = name.split("/")[0]
     table = self.weights[f"{stack}/distance_states/embedding"]
-    table = self._norm(f"{stack}/distance_states/norm", table)
-    state = table[log_bucket(t - s, len(table) // 2, self.cfg.relative_max_distance)]
-    query, key = self._linear(f"{name}/query", state)[h], self._linear(f"{name}/key", state)[g]
-    return (q[t, h] @ k[s, g] + q[t, h] @ key + k[s, g] @ query) / math.sqrt(3 * q.shape[2])
+    if self.cfg.disentangled_norm:
+      table = self._norm(f"{stack}/distance_states/norm", table)
+    if self.cfg.relative_max_distance is None:
+      half = len(table) // 2
+      place = min(max(t - s + half, 0), len(table) - 1)
+    else:
+      place = log_bucket(t - s, len(table) // 2, self.cfg.relative_max_distance)
+    own, terms = "position_" * self.cfg.disentangled_projections, self.cfg.disentangled_terms
+    products = [q[t, h] @ k[s, g]]
+    if "c2p" in terms:
+      products.append(q[t, h] @ self._linear(f"{name}/{own}key", table[place])[g])
+    if "p2c" in terms:
+      products.append(k[s, g] @ self._linear(f"{name}/{own}query", table[place])[h])
+    return sum(products) / math.sqrt(len(products) * q.shape[2])
 
   def _logit(self, name, q, k, t, s, h, g, layer):
     cfg = self.cfg
-    if cfg.positions == "disentangled" and layer is not None:
+    if cfg.positions.endswith("disentangled") and layer is not None:
       return self._disentangled(name, q, k, t, s, h, g)
     logit = q[t, h] @ k[s, g] / math.sqrt(q.shape[2])
     if (cap := cfg.attention_softcap) is not None:

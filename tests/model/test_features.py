@@ -56,6 +56,17 @@ FEATURES = {
   "a table for each layer": dict(positions="relative", relative_per_layer=True),
   "the same in chunks": dict(positions="relative", relative_per_layer=True, window=2),
   "disentangled": dict(positions="disentangled", relative_max_distance=9),
+  "disentangled, exact distances": dict(
+    positions="learned_disentangled", relative_buckets=3, relative_max_distance=None,
+    disentangled_terms="c2p", disentangled_norm=False,
+  ),
+  "disentangled, own projections": dict(
+    positions="disentangled", relative_max_distance=9, disentangled_projections=True,
+  ),
+  "positions to contents": dict(
+    positions="disentangled", relative_max_distance=9, disentangled_terms="p2c",
+  ),
+  "a convolution": dict(convolution=3, convolution_activation="relu", encoder_layers=3),
   "disentangled in chunks": dict(
     positions="disentangled", relative_buckets=4, relative_max_distance=6, window=(2, None, None),
     num_kv_heads=None, encoder_layers=4, decoder_layers=3,
@@ -270,6 +281,11 @@ def test_a_config_with_a_feature_survives_its_file(name):
     (dict(relative_per_layer=True), "relative_per_layer"),
     (dict(relative_per_layer=True, positions="relative", share_layers=True), "relative_per_layer"),
     (dict(positions="disentangled", relative_max_distance=5), "relative_max_distance"),
+    (dict(positions="relative", relative_max_distance=None), "relative_max_distance"),
+    (dict(disentangled_terms="c2p|p2c"), "disentangled_terms"),
+    (dict(convolution=2), "convolution"),
+    (dict(convolution=3, share_layers=True), "convolution"),
+    (dict(convolution=3, encoder_layers=0), "convolution"),
     (dict(global_projections=True, window=3), "global_projections"),
     (dict(global_projections=True, window=3, global_tokens=1, encoder_layers=0),
      "global_projections"),

@@ -21,6 +21,8 @@ CHOICES = dict(
   norm=layers.NORMS,
   norm_position=settings.NORM_POSITIONS,
   positions=settings.POSITIONS,
+  disentangled_terms=settings.TERMS,
+  convolution_activation=layers.ACTIVATIONS,
   attention_impl=kernels.IMPLS,
   remat=layers.REMAT,
   dtype=settings.DTYPES,
@@ -67,7 +69,8 @@ def test_its_settings_are_the_fields_with_their_values(kind):
 
 def marked(path: pathlib.Path) -> set[str]:
   """Returns the names that a file passes to `constrain`."""
-  calls = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+  nodes = ast.walk(ast.parse(path.read_text()))
+  calls = (node for node in nodes if isinstance(node, ast.Call) and len(node.args) == 2)
   return {ast.literal_eval(call.args[1]) for call in calls if ast.unparse(call.func) == "constrain"}
 
 

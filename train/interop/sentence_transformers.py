@@ -42,7 +42,7 @@ class Dense:
 
 @dataclasses.dataclass(frozen=True)
 class Modules:
-  """What follows an encoder."""
+  """The modules behind an encoder."""
 
   pool: str = "mean"
   dense: tuple[Dense, ...] = ()

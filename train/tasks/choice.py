@@ -66,7 +66,8 @@ class Choice(PooledTask):
     place_S = jnp.arange(item_BS.shape[1])
     segments_BS = jnp.cumsum(first_BS, axis=1) * (item_BS > 0)
     starts_BS = jax.lax.cummax(jnp.where(first_BS, place_S, 0), axis=1)
-    own = dict(source_segments=segments_BS, source_positions=place_S - starts_BS)
+    positions_BS = jnp.where(item_BS > 0, place_S - starts_BS, 0)
+    own = dict(source_segments=segments_BS, source_positions=positions_BS)
     x_BSD = encode(model, batch | own, body_key)
     logits_BS = model.head(x_BSD, segments_BS, head_key)[..., 0]
     same_BTS = (item_BS[:, :, None] == item_BS[:, None, :]) & first_BS[:, None, :]

@@ -45,6 +45,9 @@ def write_data(folder):
   (folder / "vectors.tsv").write_text("text\tsize\tarticles\n" + "".join(rows))
   rows = ["".join(f"{word}\t{TAGS[word]}\n" for word in line) for line in lines]
   (folder / "tags.conll").write_text("\n".join(rows))
+  texts = list(map(" ".join, lines))
+  rows = [dict(text=x, choices=[x[:20], "a dog"], label=0) for x in texts]
+  (folder / "choices.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
   paragraphs = []
   for i, line in enumerate(lines):
     text, word = " ".join(line), rng.choice(line)
@@ -146,6 +149,11 @@ KINDS = {
     defaults("tagging") | dict(source_len=24, stride=12),
     ENCODER,
   ),
+  "choice": (
+    lambda folder: table(folder / "choices.jsonl", ("text", "choices", "label")),
+    defaults("choice") | dict(source_len=48, choice_len=20),
+    ENCODER,
+  ),
   "qa": (
     lambda folder: dict(name="squad", splits=dict(train=f"{folder}/questions.json")),
     defaults("qa") | dict(source_len=24, stride=6),
@@ -163,8 +171,9 @@ def plain(name):
   return pairs if is_paired else text, defaults(name) | lengths, depths
 
 
-# A new objective needs no entry. Translation is in the mixture, and an embedding learns nothing.
-TESTED = {section["name"] for _, section, _ in KINDS.values()} | {"translation", "embedding"}
+# A new objective needs no entry. Translation is in the mixture, and the others learn nothing.
+TESTED = {section["name"] for _, section, _ in KINDS.values()}
+TESTED |= {"translation", "embedding", "replaced"}
 KINDS |= {name: plain(name) for name in tasks.TASKS if name not in TESTED}
 
 

@@ -140,6 +140,13 @@ def test_a_pooled_head_reads_its_own_segment():
   for start in (0, 3):
     alone = mean(x_BTD[:, start : start + 3].mean(1, keepdims=True), jnp.ones((1, 1)))
     np.testing.assert_allclose(both[start], alone[0, 0], rtol=1e-5)
+  for pool, place in (("max", lambda x: x.max(0)), ("last", lambda x: x[-1])):
+    head = heads.LabelHead(cfg, 3, pool=pool, rngs=nnx.Rngs(0))
+    both = head(x_BTD, segments_BT)[0]
+    for start in (0, 3):
+      state = place(np.asarray(x_BTD)[0, start : start + 3])
+      expected = state @ np.asarray(head.labels.kernel[...])
+      np.testing.assert_allclose(both[start], expected, rtol=1e-4, atol=1e-6)
   first = heads.LabelHead(cfg, 3, pool="first", rngs=nnx.Rngs(0))
   np.testing.assert_allclose(
     first(x_BTD, segments_BT)[0, 3], first(x_BTD[:, 3:6], jnp.ones((1, 3)))[0, 0], rtol=1e-5
@@ -214,7 +221,7 @@ def test_a_label_may_hold_a_colon():
     ),
     (defaults("span"), dict(style="spam"), "did you mean spans"),
     (defaults("span"), dict(length=200), "task.length=200 tokens of text can become"),
-    (defaults("classification"), dict(pool="max"), "task.pool"),
+    (defaults("classification"), dict(pool="median"), "task.pool"),
     (defaults("classification"), dict(fields=("tekst",)), "tekst"),
   ],
 )
@@ -287,7 +294,7 @@ def answer(example):
   text = example.get("label", example.get("target", "text"))
   values = dict(size=1.0, articles=2.0)
   tags = list(example.get("tags", ()))
-  return dict(text=text, value=len(text), tags=tags, labels=["dog"], values=values)
+  return dict(text=text, value=len(text), tags=tags, labels=["dog"], values=values, choice=0)
 
 
 @pytest.mark.parametrize("name", KINDS)

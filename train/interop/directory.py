@@ -18,6 +18,7 @@ from train.interop import (
   decoder_families,
   encoder_decoder_families,
   encoder_families,
+  t5_families,
   tokenizers_in,
   weights,
 )
@@ -26,7 +27,7 @@ from train.interop.settings import FIELDS, GENERATION, json_of, settings
 
 FAMILIES = {
   family.model_type: family
-  for module in (encoder_families, decoder_families, encoder_decoder_families)
+  for module in (encoder_families, decoder_families, encoder_decoder_families, t5_families)
   for family in module.FAMILIES
 }
 MODULES = ("Transformer", "Pooling", "Normalize")  # of sentence-transformers
@@ -144,7 +145,7 @@ class Directory:
     if self.kind == "body" and pools and self.family.heads.get("body"):
       dim = self.model["dim"]
       shapes |= {"head/dense/kernel": (dim, dim), "head/dense/bias": (dim,)}
-    return weights.read(self.tensors, self.family, self.kind, self.model["gated"], shapes)
+    return weights.read(self.tensors, self.family, self.kind, self.model, shapes)
 
   @property
   def pooler(self) -> bool:
@@ -159,6 +160,8 @@ class Directory:
     learned = self.model["positions"] == "learned"
     length = min(LONGEST, self.model["max_len"]) if learned else LONGEST
     common = dict(name=self.kind, data={}, tokenizer=self.tokenizer)
+    if self.model["global_tokens"] or self.model["global_blocks"]:  # they are those of a row
+      common |= dict(pack=False)
     if self.kind == "body":
       if not self.model["encoder_layers"]:
         raise UserError(f"hf:{self.path} is a decoder without a head, which predicts nothing")

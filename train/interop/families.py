@@ -5,6 +5,7 @@ tables are in encoder_families.py, decoder_families.py and encoder_decoder_famil
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -48,7 +49,9 @@ class Family:
   fixed: Mapping[str, Any]  # their field -> the only value that has a counterpart here
   rows: tuple[Row, ...]
   heads: Mapping[str, tuple[Row, ...]]
-  gated: tuple[Row, ...] = ()  # replace some of `rows` if the feed-forward layers are gated
+  # Our setting -> rows that replace some of `rows` where it is on, such as those of gated layers.
+  variants: Mapping[str, tuple[Row, ...]] = dataclasses.field(default_factory=dict)
+  bare: tuple[str, ...] = ("body",)  # kinds of models whose tensors are without the prefix
   # For fields that no table can express: (config.json, tensors) -> our fields; ours -> theirs.
   read: Callable[[Mapping, Any], dict] = lambda config, tensors: {}
   write: Callable[[Mapping], dict] = lambda model: {}
@@ -60,9 +63,11 @@ class Family:
   pool_activation: str = "tanh"  # of the classifier
   mlm_activation: str = ""  # of the masked-LM head; "": the body's
 
-  def rows_of(self, kind: str, gated: bool) -> dict[str, Row]:
-    """Returns the rows of a model for `kind` by the paths of our weights."""
-    rows = (*self.rows, *(self.gated if gated else ()), *self.heads.get(kind, ()))
+  def rows_of(self, kind: str, model: Mapping) -> dict[str, Row]:
+    """Returns the rows of a model (fields of TransformerConfig) for `kind` by the paths of our
+    weights."""
+    variants = (rows for setting, rows in self.variants.items() if model[setting])
+    rows = itertools.chain(self.rows, *variants, self.heads.get(kind, ()))
     return {row.ours: row for row in rows}
 
 

@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 
 from train.common import json_files
 from train.common.errors import UserError, as_user_error
-from train.data.pieces import ABSENT
+from train.data.pieces import ABSENT, BYTES, REPLACEMENT
 from train.interop import spm
 
 # fmt: off
@@ -36,6 +36,7 @@ SETTINGS |= dict.fromkeys(
 SETTINGS |= dict.fromkeys(("add_bos_token", "add_prefix_space", "do_basic_tokenize"), bool)
 SETTINGS |= dict.fromkeys(("do_lower_case", "strip_accents", "tokenize_chinese_chars"), bool)
 SETTINGS |= dict(force_bos_token_to_be_generated=bool, added_tokens_decoder=dict[str, dict])
+SETTINGS |= dict(additional_special_tokens=list[str])
 ADDED = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word", "special"), bool)
 MOST_EXTRA = 10_000  # tokens that a number in tokenizer_config.json may add
 
@@ -65,7 +66,9 @@ def read(
   not the tokenizer's. Raises UserError, which names the files it looks for, if there are none."""
   if kind == "marian" and (folder / "source.spm").exists():
     return _marian(folder)
-  if (path := folder / "tokenizer.json").exists():
+  if settings.get("tokenizer_class") == "ByT5Tokenizer":
+    kind = "byt5"  # a T5 with bytes, which no file lists
+  elif (path := folder / "tokenizer.json").exists():
     text = json_files.read_text(path)
     json_files.parse(text, path)  # names broken JSON better than the library does
     with as_user_error(f"{path} is not a tokenizer that can be read"):
@@ -195,6 +198,24 @@ def _t5(settings, path) -> Inner:
   return inner
 
 
+def _bytes(settings) -> Inner:
+  """Builds ByT5's tokenizer: <pad>, </s>, <unk>, the 256 bytes, then <extra_id_0> and so on."""
+  first = [
+    settings.get(f"{role}_token", name)
+    for role, name in (("pad", "<pad>"), ("eos", "</s>"), ("unk", "<unk>"))
+  ]
+  names = [*first, *BYTES]
+  inner = Inner(models.BPE({name: i for i, name in enumerate(names)}, [], unk_token=first[-1]))
+  inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+  # bytes that are no character are left out
+  inner.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace(REPLACEMENT, "")])
+  inner.add_special_tokens(first)
+  if "added_tokens_decoder" not in settings:
+    extra = [f"<extra_id_{number}>" for number in range(settings.get("extra_ids", 125))]
+    inner.add_special_tokens(settings.get("additional_special_tokens", extra))
+  return inner
+
+
 def _mbart(settings, path) -> Inner:
   """Builds mBART's tokenizer with fairseq's ids: four special tokens, the pieces with ids one
   larger, the languages, <mask>."""
@@ -259,7 +280,8 @@ _MAKERS = {
   **dict.fromkeys(("bert", "distilbert", "electra"), (_wordpiece, _WORDS)),
   "esm": (_esm, _WORDS),
   **dict.fromkeys(("gpt2", "roberta", "bart"), (_byte_level, _MERGES)),
-  **dict.fromkeys(("t5", "mt5"), (_t5, _SPM)),
+  **dict.fromkeys(("t5", "mt5", "umt5", "longt5"), (_t5, _SPM)),
+  "byt5": (_bytes, ()),
   "mbart": (_mbart, _SPM),
   "pegasus": (_pegasus, _SPM),
   "llama": (_plain, _SPM),

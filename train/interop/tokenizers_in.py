@@ -46,7 +46,7 @@ FRAMINGS = {
   "gpt2": Framing(dict(bos="<|endoftext|>", eos="<|endoftext|>"), start="bos"),
   "llama": Framing(dict(bos="<s>", eos="</s>", unk="<unk>"), ("bos",)),
   "t5": _T5,
-  "mt5": _T5,
+  **dict.fromkeys(("mt5", "umt5", "longt5"), _T5),
   "bart": Framing(_S, ("bos",), ("eos", "eos"), ("bos",), ("bos",), start="eos"),
   "mbart": Framing(_S, start="eos"),
   "marian": _T5,

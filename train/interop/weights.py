@@ -174,16 +174,17 @@ def _tensor_of(path: str, rows: Mapping[str, Row], prefix: str) -> tuple[str, Ro
 
 
 def read(
-  tensors: Tensors, family: Family, kind: str, gated: bool, shapes: Mapping[str, tuple[int, ...]]
+  tensors: Tensors, family: Family, kind: str, model: Mapping, shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Weight]:
-  """Returns path -> weight for each of `shapes` (path -> shape).
+  """Returns path -> weight for each of `shapes` (path -> shape). `model` has the fields of
+  TransformerConfig.
 
   Raises UserError with a list of the tensors that are not there, that have another shape, or that
   nothing here uses.
   """
   prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors.shapes) else ""
   # names in the table have the prefix that a model with a head has
-  bare, rows = "" if prefix else family.prefix, family.rows_of(kind, gated)
+  bare, rows = "" if prefix else family.prefix, family.rows_of(kind, model)
   copies = {
     copy.removeprefix(bare): original.removeprefix(bare)
     for copy, original in family.copies.items()
@@ -232,8 +233,8 @@ def read(
 def write(folder: pathlib.Path, family: Family, kind: str, model: Mapping, params: Mapping) -> None:
   """Writes our weights (path -> array) as model.safetensors, in shards with an index if they are
   large. `model` has the fields of TransformerConfig."""
-  parts, prefix = {}, "" if kind == "body" else family.prefix
-  rows = family.rows_of(kind, model["gated"])
+  parts, prefix = {}, "" if kind in family.bare else family.prefix
+  rows = family.rows_of(kind, model)
   for path, weight in params.items():
     name, row = _tensor_of(path, rows, prefix)
     parts.setdefault(name, {})[row.part or 0] = to_theirs(np.asarray(weight, np.float32), row)

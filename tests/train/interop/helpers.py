@@ -37,6 +37,8 @@ def outputs(source, batch):
   hidden = model.encode(ids, mask, types=batch.get("token_type_ids"))
   if source.kind == "mlm":
     return dict(logits=model.logits(model.head(hidden)))
+  if source.kind == "body" and not source.pooler:
+    return dict(last_hidden_state=hidden)
   if source.kind == "body":
     kernel, bias = (np.asarray(source.params[f"head/dense/{name}"]) for name in ("kernel", "bias"))
     return dict(last_hidden_state=hidden, pooler_output=jnp.tanh(hidden[:, 0] @ kernel + bias))

@@ -4,7 +4,14 @@ import dataclasses
 import functools
 
 from train.common.errors import UserError
-from train.interop.encoder_decoder_families import MULTILINGUAL, SIDES, T5, t5_classes, t5_read, t5_write
+from train.interop.encoder_decoder_families import (
+  MULTILINGUAL,
+  SIDES,
+  T5,
+  t5_classes,
+  t5_read,
+  t5_write,
+)
 from train.interop.families import Row, attention, field, norm
 
 _RELATIVE = "SelfAttention.relative_attention_bias.weight"
@@ -28,7 +35,10 @@ UMT5 = dataclasses.replace(
   read=functools.partial(t5_read, usual="gated-gelu", layers=8),
 )
 
-ATTENTION_TYPES = {"local": "LocalSelfAttention", "transient-global": "TransientGlobalSelfAttention"}
+ATTENTION_TYPES = {
+  "local": "LocalSelfAttention",
+  "transient-global": "TransientGlobalSelfAttention",
+}
 
 
 def _encoder_rows(name):

@@ -145,7 +145,7 @@ T5 = Family(
     *("scale_decoder_outputs", "tie_word_embeddings"),
   ),
   rows=(*same("shared", "embedding"), *t5_rows(), *t5_mlp(wi="up", wo="down")),
-  variants=dict(gated=tuple(t5_mlp(wi_0="gate", wi_1="up"))),
+  rows_with=dict(gated=tuple(t5_mlp(wi_0="gate", wi_1="up"))),
   read=t5_read,
   write=t5_write,
   heads=dict(

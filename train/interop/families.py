@@ -1,7 +1,7 @@
 """Defines what a family of Hugging Face's models is: a table of tensors and a table of settings.
 
 Each table serves to import and to export. A family is one value of config.json's `model_type`; the
-tables are in encoder_families.py, decoder_families.py and encoder_decoder_families.py.
+tables are in the files *_families.py.
 """
 
 import dataclasses
@@ -9,22 +9,38 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-# The tasks that a model can have a head for; a "body" has none.
+# The tasks that a model can have a head for; a "body" has none. "replaced" marks the tokens that
+# another model has put in (ELECTRA), "choice" scores the choices of an example one by one.
 KINDS = ("body", "mlm", "classification", "tagging", "qa", "causal", "translation")
+KINDS += ("replaced", "next_sentence", "choice")
+POOLED = ("classification", "next_sentence", "choice")  # a text has one state
+
+
+class Head(NamedTuple):
+  """The layers between an encoder and its labels, or its words (model/heads.py)."""
+
+  pool: str = "token"
+  activation: str = "tanh"
+  transform: str = "none"
 
 
 class Row(NamedTuple):
   """A tensor of theirs and the weight of ours with the same numbers; {} is the number of a layer.
 
   how: "linear", theirs is [out, in] and ours [in..., out...]; "conv", theirs is [in, out];
-  "vector", theirs has one axis (or one more of size 1 in front); "same".
+  "vector", theirs has one axis (or one more of size 1 in front); "same". `part` of `parts` equal
+  pieces of the tensor, along its outputs, is the weight (fused projections).
   """
 
   theirs: str
   ours: str
   how: str
-  part: int | None = None  # a third of the tensor's last axis, in fused attention
+  part: int | None = None
   body: bool = True  # in a model with a head, the tensor's name has the family's prefix
+  parts: int = 3
+  # A field of config.json that is False, and its default, where there is no such tensor: here the
+  # weight is zeros.
+  switch: tuple[str, bool] | None = None
 
 
 class Setting(NamedTuple):
@@ -49,8 +65,8 @@ class Family:
   fixed: Mapping[str, Any]  # their field -> the only value that has a counterpart here
   rows: tuple[Row, ...]
   heads: Mapping[str, tuple[Row, ...]]
-  # Our setting -> rows that replace some of `rows` where it is on, such as those of gated layers.
-  variants: Mapping[str, tuple[Row, ...]] = dataclasses.field(default_factory=dict)
+  # Our setting -> rows that replace some of `rows` where it is on, as in gated layers.
+  rows_with: Mapping[str, tuple[Row, ...]] = dataclasses.field(default_factory=dict)
   bare: tuple[str, ...] = ("body",)  # kinds of models whose tensors are without the prefix
   # For fields that no table can express: (config.json, tensors) -> our fields; ours -> theirs.
   read: Callable[[Mapping, Any], dict] = lambda config, tensors: {}
@@ -62,13 +78,30 @@ class Family:
   left_out: str = r"^$"  # pattern of the tensors of heads that nothing here uses
   pool_activation: str = "tanh"  # of the classifier
   mlm_activation: str = ""  # of the masked-LM head; "": the body's
+  token_transform: str = "none"  # of the heads for tags and answers
+  # The fields of Head that config.json sets, for a kind, and the reverse.
+  read_head: Callable[[Mapping, str], dict] = lambda config, kind: {}
+  write_head: Callable[[Head, str], dict] = lambda head, kind: {}
 
   def rows_of(self, kind: str, model: Mapping) -> dict[str, Row]:
     """Returns the rows of a model (fields of TransformerConfig) for `kind` by the paths of our
     weights."""
-    variants = (rows for setting, rows in self.variants.items() if model[setting])
-    rows = itertools.chain(self.rows, *variants, self.heads.get(kind, ()))
+    chosen = (rows for setting, rows in self.rows_with.items() if model[setting])
+    rows = itertools.chain(self.rows, *chosen, self.heads.get(kind, ()))
     return {row.ours: row for row in rows}
+
+  def head(self, config: Mapping, kind: str, activation: str = "gelu") -> Head:
+    """Returns the head of a model for `kind` by its config.json; `activation` is the body's."""
+    own = self.read_head(config, kind)
+    if kind == "mlm":
+      own = dict(activation=self.mlm_activation or activation, transform="dense_norm") | own
+      return Head(**own | dict(pool="token"))
+    if kind == "replaced":
+      return Head(activation=activation, transform="dense")
+    own = dict(pool="first", activation=self.pool_activation, transform="dense") | own
+    if kind not in POOLED:
+      own |= dict(pool="token", transform=self.token_transform)
+    return Head(**own)
 
 
 def same(theirs: str, ours: str) -> tuple[Row, ...]:

@@ -89,7 +89,7 @@ LONGT5 = dataclasses.replace(
   constants=T5.constants | dict(decoder_window=(None,)),
   ignored=(*T5.ignored, "encoder_attention_type", "global_block_size"),  # _longt5_read reads them
   rows=(*T5.rows, *_encoder_rows(ATTENTION_TYPES["local"])),
-  variants=T5.variants
+  rows_with=T5.rows_with
   | dict(global_blocks=tuple(_encoder_rows(ATTENTION_TYPES["transient-global"]))),
   read=_longt5_read,
   write=_longt5_write,

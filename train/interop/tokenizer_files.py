@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from train.common import json_files
 from train.common.errors import UserError, as_user_error
 from train.data.pieces import ABSENT, BYTES, REPLACEMENT
-from train.interop import spm
+from train.interop import spm, spm_encoders
 
 # fmt: off
 CODES = (  # the languages of mBART-50; the first 25 are mBART's
@@ -35,6 +35,7 @@ SETTINGS |= dict.fromkeys(
 )
 SETTINGS |= dict.fromkeys(("add_bos_token", "add_prefix_space", "do_basic_tokenize"), bool)
 SETTINGS |= dict.fromkeys(("do_lower_case", "strip_accents", "tokenize_chinese_chars"), bool)
+SETTINGS |= dict.fromkeys(("keep_accents", "split_by_punct"), bool)
 SETTINGS |= dict(force_bos_token_to_be_generated=bool, added_tokens_decoder=dict[str, dict])
 SETTINGS |= dict(additional_special_tokens=list[str])
 ADDED = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word", "special"), bool)
@@ -51,6 +52,8 @@ def settings(folder: pathlib.Path) -> dict:
       for key, value in content.items():
         if key.endswith("_token") and isinstance(value, dict):
           content[key] = value.get("content")
+          if key == "mask_token":
+            together["mask_lstrip"] = value.get("lstrip") is True
       json_files.check(content, path, SETTINGS)
       for key in ("extra_ids", "offset"):
         if not 0 <= (content.get(key) or 0) <= MOST_EXTRA:
@@ -126,8 +129,10 @@ def _wordpiece(settings, path) -> Inner:
   _follow_config(inner.normalizer, settings)
   inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
   inner.decoder = decoders.WordPiece()
-  names = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+  names = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<s>", "</s>", "<pad>")  # MPNet's last
   inner.add_special_tokens([name for name in names if name in vocab])
+  if "<mask>" in vocab:
+    inner.add_special_tokens([AddedToken("<mask>", lstrip=True)])
   return inner
 
 
@@ -277,7 +282,12 @@ def _numbered(model: spm.Model, names: list[str]) -> Inner:
 _WORDS, _MERGES = (("vocab.txt",),), (("vocab.json",), ("merges.txt",))
 _SPM = (("spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "spm.model"),)
 _MAKERS = {
-  **dict.fromkeys(("bert", "distilbert", "electra"), (_wordpiece, _WORDS)),
+  **dict.fromkeys(("bert", "distilbert", "electra", "mpnet"), (_wordpiece, _WORDS)),
+  "xlm-roberta": (spm_encoders.xlm_roberta, _SPM),
+  "camembert": (spm_encoders.camembert, _SPM),
+  "albert": (spm_encoders.albert, _SPM),
+  "deberta-v2": (spm_encoders.deberta, _SPM),
+  "modernbert": (None, (("tokenizer.json",),)),
   "esm": (_esm, _WORDS),
   **dict.fromkeys(("gpt2", "roberta", "bart"), (_byte_level, _MERGES)),
   **dict.fromkeys(("t5", "mt5", "umt5", "longt5"), (_t5, _SPM)),

@@ -49,6 +49,7 @@ def as_hf(workdir, checkpoint: str, out: pathlib.Path) -> None:
   if task.kind == "mlm":
     head = head._replace(activation=task.pool_activation or model["activation"])
   fit = writing.best(model, task.kind, head, first)
+  writing.check_start(fit, task.kind, tokenizer.roles)
   _check_new(out)
   target, out = out, out.with_name(f".{out.name}.partial")
   shutil.rmtree(out, ignore_errors=True)

@@ -35,10 +35,19 @@ class Roles:
   force: bool = True  # ... and forced when decoding
   types: bool = False  # the model distinguishes a first and a second text (BERT's token types)
 
+  @property
+  def before(self) -> tuple[int, ...]:
+    """Returns the ids before a text that gets labels."""
+    return self.source_first or self.first
+
+  @property
+  def behind(self) -> tuple[int, ...]:
+    """Returns the ids behind a text that gets labels."""
+    return self.eos, *self.source_last
+
   def source(self, ids, longest: int = sys.maxsize) -> list[int]:
     """Frames an encoder-decoder's source, cut to `longest` tokens in all."""
-    last = (self.eos, *self.source_last)
-    return [*[*self.source_first, *ids][: longest - len(last)], *last]
+    return [*[*self.source_first, *ids][: longest - len(self.behind)], *self.behind]
 
   def target(self, ids, longest: int = sys.maxsize) -> list[int]:
     """Frames an encoder-decoder's target, cut to `longest` tokens in all."""

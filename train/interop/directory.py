@@ -20,6 +20,7 @@ from train.interop import (
   decoder_families,
   encoder_decoder_families,
   encoder_families,
+  long_families,
   modern_encoder_families,
   sentence_transformers,
   t5_families,
@@ -36,6 +37,7 @@ MODULES = (
   decoder_families,
   encoder_decoder_families,
   t5_families,
+  long_families,
 )
 FAMILIES = {family.model_type: family for module in MODULES for family in module.FAMILIES}
 # The two classes of next-sentence prediction: the second text follows the first one, or does not.
@@ -105,7 +107,11 @@ class Directory:
   @functools.cached_property
   def tokenizer(self) -> Tokenizer:
     """Returns the tokenizer, with the roles of its special tokens."""
-    return tokenizers_in.read(self.path, self.config)
+    tokenizer = tokenizers_in.read(self.path, self.config)
+    if not self.family.starts_with_last or self.kind not in ("classification", "qa"):
+      return tokenizer
+    roles = dataclasses.replace(tokenizer.roles, start=tokenizer.roles.behind[-1])
+    return Tokenizer(tokenizer.copy_inner(), roles, None, tokenizer.vocab_size)
 
   @functools.cached_property
   def model(self) -> dict:
@@ -195,7 +201,9 @@ class Directory:
     length = min(LONGEST, self.model["max_len"]) if learned else LONGEST
     common = dict(name=self.kind, data={}, tokenizer=self.tokenizer)
     if self.model["global_tokens"] or self.model["global_blocks"]:  # they are those of a row
-      common |= dict(pack=False)
+      common |= dict(
+        pack=False, global_attention=self.family.global_attention.get(self.kind, "first")
+      )
     if self.kind == "body":
       if not self.model["encoder_layers"]:
         raise UserError(f"hf:{self.path} is a decoder without a head, which predicts nothing")

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 # another model has put in (ELECTRA), "choice" scores the choices of an example one by one.
 KINDS = ("body", "mlm", "classification", "tagging", "qa", "causal", "translation")
 KINDS += ("replaced", "next_sentence", "choice")
+MOST_QUESTION = 512  # tokens of a question that may be global (Longformer)
 POOLED = ("classification", "next_sentence", "choice")  # a text has one state
 
 
@@ -79,6 +80,11 @@ class Family:
   pool_activation: str = "tanh"  # of the classifier
   mlm_activation: str = ""  # of the masked-LM head; "": the body's
   token_transform: str = "none"  # of the heads for tags and answers
+  # A decoder whose states get labels starts with the source's last token, not with a token of its
+  # own (mBART).
+  starts_with_last: bool = False
+  # kind -> which tokens are global there, of GLOBALS in train/tasks/base.py; the first by default.
+  global_attention: Mapping[str, str] = dataclasses.field(default_factory=dict)
   # The fields of Head that config.json sets, for a kind, and the reverse.
   read_head: Callable[[Mapping, str], dict] = lambda config, kind: {}
   write_head: Callable[[Head, str], dict] = lambda head, kind: {}

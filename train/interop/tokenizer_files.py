@@ -289,7 +289,7 @@ _MAKERS = {
   "deberta-v2": (spm_encoders.deberta, _SPM),
   "modernbert": (None, (("tokenizer.json",),)),
   "esm": (_esm, _WORDS),
-  **dict.fromkeys(("gpt2", "roberta", "bart"), (_byte_level, _MERGES)),
+  **dict.fromkeys(("gpt2", "roberta", "bart", "led", "longformer"), (_byte_level, _MERGES)),
   **dict.fromkeys(("t5", "mt5", "umt5", "longt5"), (_t5, _SPM)),
   "byt5": (_bytes, ()),
   "mbart": (_mbart, _SPM),

@@ -13,6 +13,7 @@ from model.config import TransformerConfig
 from model.settings import DECODER, LEARNED, RELATIVE
 from model.transformer import Transformer
 from train.common.errors import UserError
+from train.data.roles import Roles
 from train.interop import weights
 from train.interop.directory import FAMILIES
 from train.interop.families import POOLED, Family, Head
@@ -136,6 +137,16 @@ def _of_decoder(cfg: TransformerConfig) -> dict:
   values = {name: getattr(own, name) if used.get(name, True) else None for name in DECODER}
   values |= dict(num_kv_heads=own.kv_heads, head_dim=own.head_size)
   return {DECODER[name]: value for name, value in values.items()}
+
+
+def check_start(fit: Fit, kind: str, roles: Roles) -> None:
+  """Raises UserError where the family's decoder gets labels behind another start token."""
+  last = roles.behind[-1]
+  if fit.family.starts_with_last and kind in ("classification", "qa") and roles.start != last:
+    raise UserError(
+      f"a {fit.family.model_type} that gets labels starts with its source's last token, {last}, and"
+      f" this model with {roles.start}"
+    )
 
 
 def best(model: Mapping, kind: str, head: Head, first: str = "") -> Fit:

@@ -49,7 +49,7 @@ def as_hf(workdir, checkpoint: str, out: pathlib.Path) -> None:
   if task.kind == "mlm":
     head = head._replace(activation=task.pool_activation or model["activation"])
   fit = writing.best(model, task.kind, head, first)
-  writing.check_start(fit, task.kind, tokenizer.roles)
+  writing.check_task(fit, task.kind, task.global_attention, tokenizer.roles)
   _check_new(out)
   target, out = out, out.with_name(f".{out.name}.partial")
   shutil.rmtree(out, ignore_errors=True)
@@ -90,10 +90,12 @@ def _source(workdir, checkpoint) -> Source:
     generates = kind in ("causal", "translation")
     decoding = seq2seq.Decoding(**origin.generation) if generates else None
     problem = origin.problem if kind == "classification" else ""
-    task = HuggingFace(kind, labels, activation, decoding, problem, pool, transform)
+    usual = origin.family.global_attention.get(kind, "first")
+    task = HuggingFace(kind, labels, activation, decoding, problem, pool, transform, usual)
     return Source(origin.model, origin.params, origin.tokenizer, task, origin)
   run = inference.load_run(workdir, checkpoint)
   task, tokenizer, start = run.task.hugging_face(), run.task.tokenizer, run.cfg.init_from.workdir
+  task = task._replace(global_attention=getattr(run.task, "global_attention", "first"))
   if not task.kind:
     name = type(run.task).__name__
     raise UserError(f"a {name} run has no counterpart; there are {', '.join(KINDS)}")

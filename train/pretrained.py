@@ -18,7 +18,7 @@ from train.common.errors import UserError, choose, indented
 from train.common.trees import flatten, match_layers, path_name
 from train.data.tokenizer import Tokenizer
 from train.interop.directory import Directory
-from train.interop.families import Head
+from train.interop.families import MOST_QUESTION, Head
 from train.record import data_files
 
 PREFIX = "hf:"
@@ -204,7 +204,18 @@ def resolve(config: Mapping) -> dict:
       task["head_activation"] = _mlm_activation(origin)
   elif inherit == "pretraining":
     start = dict(which=body, skip=(*HEAD, "^output/"))
+  if origin.directory and model["global_tokens"]:
+    task |= _globals_of(origin.directory, task)
+    if task["global_attention"] == "question" and "global_tokens" not in changes:
+      model = model | dict(global_tokens=min(MOST_QUESTION, max(1, model["max_len"] // 2)))
   return dict(config) | dict(model=model, task=task, init_from=start | config["init_from"])
+
+
+def _globals_of(directory: Directory, task: Mapping) -> dict:
+  """Returns the settings by which tokens are global, as the family of a directory has them."""
+  kind = tasks.TASKS[task["name"]].hf_kind
+  which = directory.family.global_attention.get(kind, task["global_attention"])
+  return dict(global_attention=which, pack=False)
 
 
 def _mlm_activation(origin: Pretrained) -> str:

@@ -35,8 +35,8 @@ MODULES = (
   bert_variant_families,
   modern_encoder_families,
   decoder_families,
-  encoder_decoder_families,
   t5_families,
+  encoder_decoder_families,
   long_families,
 )
 FAMILIES = {family.model_type: family for module in MODULES for family in module.FAMILIES}

@@ -139,9 +139,15 @@ def _of_decoder(cfg: TransformerConfig) -> dict:
   return {DECODER[name]: value for name, value in values.items()}
 
 
-def check_start(fit: Fit, kind: str, roles: Roles) -> None:
-  """Raises UserError where the family's decoder gets labels behind another start token."""
-  last = roles.behind[-1]
+def check_task(fit: Fit, kind: str, global_attention: str, roles: Roles) -> None:
+  """Raises UserError where the family's decoder gets labels behind another start token, or where
+  other tokens are global."""
+  last, usual = roles.behind[-1], fit.family.global_attention.get(kind, "first")
+  if fit.model["global_tokens"] and global_attention != usual:
+    raise UserError(
+      f"task.global_attention is {global_attention!r}, and of a {fit.family.model_type} for {kind}"
+      f" {usual!r}"
+    )
   if fit.family.starts_with_last and kind in ("classification", "qa") and roles.start != last:
     raise UserError(
       f"a {fit.family.model_type} that gets labels starts with its source's last token, {last}, and"
@@ -164,7 +170,7 @@ def best(model: Mapping, kind: str, head: Head, first: str = "") -> Fit:
   fits = [fit(family, model, kind, head) for family in FAMILIES.values()]
   whole = [fit for fit in fits if not fit.lacks]
   if not whole:
-    near = min(fits, key=lambda fit: ("task.name" in fit.lacks, len(fit.lacks)))
+    near = min(fits, key=lambda fit: ("task.name" in fit.lacks, not fit.model, len(fit.lacks)))
     values = {f"model.{key}": value for key, value in vars(TransformerConfig(**model)).items()}
     values |= {"task.name": kind, **dict(_names(head, kind))}
     lacks = [f"{key} is {values[key]!r}" if key in values else key for key in near.lacks]

@@ -204,7 +204,7 @@ def resolve(config: Mapping) -> dict:
       task["head_activation"] = _mlm_activation(origin)
   elif inherit == "pretraining":
     start = dict(which=body, skip=(*HEAD, "^output/"))
-  if origin.directory and model["global_tokens"]:
+  if origin.directory and model["global_tokens"] and task["name"] in tasks.TASKS:
     task |= _globals_of(origin.directory, task)
     if task["global_attention"] == "question" and "global_tokens" not in changes:
       model = model | dict(global_tokens=min(MOST_QUESTION, max(1, model["max_len"] // 2)))
@@ -214,7 +214,7 @@ def resolve(config: Mapping) -> dict:
 def _globals_of(directory: Directory, task: Mapping) -> dict:
   """Returns the settings by which tokens are global, as the family of a directory has them."""
   kind = tasks.TASKS[task["name"]].hf_kind
-  which = directory.family.global_attention.get(kind, task["global_attention"])
+  which = directory.family.global_attention.get(kind, task.get("global_attention", "first"))
   return dict(global_attention=which, pack=False)
 
 

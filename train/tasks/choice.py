@@ -25,6 +25,7 @@ class Choice(PooledTask):
 
   columns = ("text", "choices", "label")
   hf_kind = "choice"
+  any_stack = False  # `logits` reads an encoder's states
 
   @property
   def loss_key(self):

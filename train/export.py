@@ -90,7 +90,7 @@ def _source(workdir, checkpoint) -> Source:
     generates = kind in ("causal", "translation")
     decoding = seq2seq.Decoding(**origin.generation) if generates else None
     problem = origin.problem if kind == "classification" else ""
-    usual = origin.family.global_attention.get(kind, "first")
+    usual = origin.family.globals_for(kind)
     task = HuggingFace(kind, labels, activation, decoding, problem, pool, transform, usual)
     return Source(origin.model, origin.params, origin.tokenizer, task, origin)
   run = inference.load_run(workdir, checkpoint)

@@ -199,11 +199,12 @@ class Directory:
       raise UserError(f"--pair: hf:{self.path} is no classifier, its kind is {self.kind}")
     learned = self.model["positions"] in LEARNED
     length = min(LONGEST, self.model["max_len"]) if learned else LONGEST
+    of_decoder = min(length, self.model["decoder_max_len"] or length) if learned else length
+    if self.model["decoder_layers"] and self.kind not in ("body", "causal", "translation"):
+      length = of_decoder  # the decoder reads the source too
     common = dict(name=self.kind, data={}, tokenizer=self.tokenizer)
     if self.model["global_tokens"] or self.model["global_blocks"]:  # they are those of a row
-      common |= dict(
-        pack=False, global_attention=self.family.global_attention.get(self.kind, "first")
-      )
+      common |= dict(pack=False, global_attention=self.family.globals_for(self.kind))
     if self.kind == "body":
       if not self.model["encoder_layers"]:
         raise UserError(f"hf:{self.path} is a decoder without a head, which predicts nothing")
@@ -225,7 +226,7 @@ class Directory:
       prompt = max(length - self.generation["max_len_extra"], 1)
       return common | dict(target_len=prompt, decoding=self.generation)
     if self.kind == "translation":
-      return common | dict(source_len=length, target_len=length, decoding=self.generation)
+      return common | dict(source_len=length, target_len=of_decoder, decoding=self.generation)
     return common | dict(source_len=length)
 
   @property
@@ -278,7 +279,8 @@ class Directory:
     usual = (given.get("max_length") or 129) - 1 if both else 50
     longest = given.get("max_new_tokens") or usual
     if self.model["positions"] == "learned":  # a decoder-only model has its prompt in them too
-      longest = min(longest, self.model["max_len"] - 1 if both else self.model["max_len"] // 2)
+      rows = self.model["decoder_max_len"] or self.model["max_len"]
+      longest = min(longest, rows - 1 if both else rows // 2)
     beam = 1 if sampled else given.get("num_beams") or 1
     if min(beam, longest) < 1 or beam * longest > LONGEST_OUTPUT:
       raise UserError(

@@ -96,6 +96,10 @@ class Family:
     rows = itertools.chain(self.rows, *chosen, self.heads.get(kind, ()))
     return {row.ours: row for row in rows}
 
+  def globals_for(self, kind: str) -> str:
+    """Returns which tokens are global in a model for `kind`."""
+    return self.global_attention.get(kind, "first")
+
   def head(self, config: Mapping, kind: str, activation: str = "gelu") -> Head:
     """Returns the head of a model for `kind` by its config.json; `activation` is the body's."""
     own = self.read_head(config, kind)

@@ -142,7 +142,7 @@ def _of_decoder(cfg: TransformerConfig) -> dict:
 def check_task(fit: Fit, kind: str, global_attention: str, roles: Roles) -> None:
   """Raises UserError where the family's decoder gets labels behind another start token, or where
   other tokens are global."""
-  last, usual = roles.behind[-1], fit.family.global_attention.get(kind, "first")
+  last, usual = roles.behind[-1], fit.family.globals_for(kind)
   if fit.model["global_tokens"] and global_attention != usual:
     raise UserError(
       f"task.global_attention is {global_attention!r}, and of a {fit.family.model_type} for {kind}"

@@ -18,7 +18,7 @@ from train.common.errors import UserError, choose, indented
 from train.common.trees import flatten, match_layers, path_name
 from train.data.tokenizer import Tokenizer
 from train.interop.directory import Directory
-from train.interop.families import MOST_QUESTION, Head
+from train.interop.families import Head, question_tokens
 from train.record import data_files
 
 PREFIX = "hf:"
@@ -174,8 +174,7 @@ def resolve(config: Mapping) -> dict:
   inherit = changes.pop("inherit")
   choose(dict.fromkeys(("model", "encoder", "pretraining")), inherit, "model.inherit")
   origin = open(config["init_from"]["workdir"])
-  labels = tasks.predicts_labels(task["name"])
-  either = labels and inherit == "model"
+  either = inherit == "model" and tasks.predicts_labels(task["name"])
   for side, length in (("encoder", "source_len"), ("decoder", "target_len")):
     if task.get(length) and not origin.model[f"{side}_layers"] and not either:
       raise UserError(
@@ -183,7 +182,7 @@ def resolve(config: Mapping) -> dict:
       )
   task["tokenizer"] = dict(name="file", path=origin.tokenizer_path)
   model, start = origin.model | changes, dict(which="latest", skip=HEAD)
-  if inherit == "model" and labels:  # by a head on the states of the whole model
+  if either:  # a head on the states of the whole model
     model = origin.model | NO_WORDS | changes
     start["skip"] = (*HEAD, "^output/")
     if origin.directory:
@@ -205,17 +204,11 @@ def resolve(config: Mapping) -> dict:
   elif inherit == "pretraining":
     start = dict(which=body, skip=(*HEAD, "^output/"))
   if origin.directory and model["global_tokens"] and task["name"] in tasks.TASKS:
-    task |= _globals_of(origin.directory, task)
-    if task["global_attention"] == "question" and "global_tokens" not in changes:
-      model = model | dict(global_tokens=min(MOST_QUESTION, max(1, model["max_len"] // 2)))
+    which = origin.directory.family.globals_for(tasks.TASKS[task["name"]].hf_kind)
+    task |= dict(global_attention=which, pack=False)
+    if which == "question":
+      model = model | dict(global_tokens=question_tokens(model["max_len"])) | changes
   return dict(config) | dict(model=model, task=task, init_from=start | config["init_from"])
-
-
-def _globals_of(directory: Directory, task: Mapping) -> dict:
-  """Returns the settings by which tokens are global, as the family of a directory has them."""
-  kind = tasks.TASKS[task["name"]].hf_kind
-  which = directory.family.global_attention.get(kind, task.get("global_attention", "first"))
-  return dict(global_attention=which, pack=False)
 
 
 def _mlm_activation(origin: Pretrained) -> str:

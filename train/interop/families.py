@@ -114,6 +114,11 @@ class Family:
     return Head(**own)
 
 
+def question_tokens(max_len: int) -> int:
+  """Returns how many tokens of a question may be global in rows of at most `max_len` tokens."""
+  return min(MOST_QUESTION, max(1, max_len // 2))
+
+
 def same(theirs: str, ours: str) -> tuple[Row, ...]:
   """Returns the row of an embedding table."""
   return (Row(f"{theirs}.weight", f"{ours}/embedding", "same"),)

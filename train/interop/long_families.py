@@ -6,7 +6,7 @@ from train.common import json_files
 from train.common.errors import UserError
 from train.interop.encoder_decoder_families import BART, bart_read
 from train.interop.encoder_families import BLOCK, LAYER, ROBERTA
-from train.interop.families import MOST_QUESTION, attention, field, linear
+from train.interop.families import attention, field, linear, question_tokens
 
 PROJECTIONS = ("query", "key", "value")
 
@@ -44,7 +44,7 @@ def _longformer_read(config, tensors):
   del tensors
   name = (config.get("architectures") or [""])[0]
   # as many tokens of a question are global; only the first one of other texts
-  longest = min(MOST_QUESTION, max(1, (config.get("max_position_embeddings", 512) - 2) // 2))
+  longest = question_tokens(config.get("max_position_embeddings", 512) - 2)
   return dict(
     window=_window(config, config.get("num_hidden_layers", 12)),
     global_tokens=longest if name.endswith("QuestionAnswering") else 1,

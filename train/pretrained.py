@@ -183,8 +183,7 @@ def resolve(config: Mapping) -> dict:
   task["tokenizer"] = dict(name="file", path=origin.tokenizer_path)
   model, start = origin.model | changes, dict(which="latest", skip=HEAD)
   if either:  # a head on the states of the whole model
-    model = origin.model | NO_WORDS | changes
-    start["skip"] = (*HEAD, "^output/")
+    model, start["skip"] = origin.model | NO_WORDS | changes, (*HEAD, "^output/")
     if origin.directory:
       task |= _head_of(origin.directory, task)
   body = "body" if origin.directory else "latest"

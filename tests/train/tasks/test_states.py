@@ -10,7 +10,7 @@ from model.config import TransformerConfig
 from model.heads import LabelHead
 from model.transformer import Transformer
 from tests.helpers import FIXTURES, train_config
-from train import predict
+from train import predict, pretrained
 from train.common.errors import UserError
 from train.data.roles import Roles
 from train.interop import directory
@@ -98,6 +98,20 @@ def test_a_task_chooses_which_tokens_are_global(which, ones):
   ours = task.encode(model, row)
   whole = model.encode(row["source"], global_mask=mask_of(which, row["source"]))
   np.testing.assert_allclose(ours, whole, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  "name, which, count",
+  [("classification", "first", 1), ("qa", "question", 28), ("tagging", "none", 1)],
+)
+def test_a_start_from_a_longformer_has_its_global_tokens(name, which, count):
+  section = dict(name=name, source_len=24, pool="first", pool_activation="tanh", transform="")
+  start = dict(workdir=f"hf:{FIXTURES / 'longformer_mlm'}")
+  config = pretrained.resolve(dict(model=dict(inherit="encoder"), init_from=start, task=section))
+  assert config["task"]["global_attention"] == which
+  assert not config["task"]["pack"]
+  assert config["model"]["global_tokens"] == count
+  assert config["model"]["global_projections"]
 
 
 def mask_of(which, ids):

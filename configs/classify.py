@@ -35,7 +35,7 @@ def get_config(arg=""):
     class_weights=Argument("", "weights in the loss: spam:3+ham:0.5, or balanced"),
     steps=400,
     peak=3e-4,
-    pool=Argument(("", "first", "mean", "last"), "the state of a text: a token's or the mean"),
+    pool=Argument("", "the state to classify: first, last, mean or max; empty: by states"),
     states=Argument(("encoder", "decoder"), "whose: a decoder reads behind an encoder (BART)"),
     small=False,
   )

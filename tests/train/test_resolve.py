@@ -231,7 +231,7 @@ def test_a_value_that_cannot_be_is_refused_with_its_key(write, override):
     (dict(name="electra", generator=0.0), ["task.generator is 0.0"]),
     (dict(name="text_to_text", kind="class"), ["task.kind", "did you mean classes?"]),
     (dict(name="qa", reading=dict(max_answer=0)), ["task.reading.max_answer is 0"]),
-    (dict(name="classification", pool="last"), ["task.pool is 'last'", "first, mean"]),
+    (dict(name="classification", pool="middle"), ["task.pool is 'middle'", "first, mean"]),
   ],
 )
 def test_a_value_that_a_task_cannot_have_is_refused_before_its_data_is_read(write, changes, words):

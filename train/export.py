@@ -67,9 +67,11 @@ def open_source(workdir, checkpoint: str) -> Source:
     pool, activation, transform = directory.head
     decoding = task.decoding if kind in ("causal", "translation") else None
     problem = directory.problem if kind == "classification" else ""
-    facts = HuggingFace(kind, labels, activation, decoding, problem, pool, transform)
+    usual = directory.family.globals_for(kind)
+    facts = HuggingFace(kind, labels, activation, decoding, problem, pool, transform, usual)
   else:
     facts, model, start = task.hugging_face(), trained.model, trained.config.init_from.workdir
+    facts = facts._replace(global_attention=task.global_attention)
     if not facts.kind:
       name = type(task).__name__
       raise UserError(f"a {name} run has no counterpart; there are {', '.join(KINDS)}")
@@ -96,6 +98,7 @@ def as_hf(
   activation = facts.pool_activation or model["activation"]
   head = Head(facts.pool, activation, facts.transform)
   fit = writing.best(model, facts.kind, head, first)
+  writing.check_task(fit, facts.kind, facts.global_attention, tokenizer.roles)
   with _new_folder(out) as folder:
     params, steps = source.weights()
     ids = _special_ids(source, fit.family.model_type)

@@ -18,7 +18,7 @@ from train.common.errors import UserError, choose, indented
 from train.common.trees import flatten, match_layers, path_name
 from train.data.tokenizer import Tokenizer
 from train.interop.directory import Directory
-from train.interop.families import Head
+from train.interop.families import Head, question_tokens
 from train.record import data_files
 
 PREFIX = "hf:"
@@ -28,7 +28,8 @@ HEAD = ("^head/", "^output_bias")
 SIZES = ("dim", "mlp_dim", "num_heads", "head_dim", "embedding_dim", "vocab_size")
 SIZES += ("encoder_layers", "decoder_layers", "decoder_heads", "decoder_head_dim")
 SIZES += ("decoder_mlp_dim",)
-NO_DECODER = dict(decoder_layers=0, output_bias=False, tie_output=True)
+NO_WORDS = dict(output_bias=False, tie_output=True)
+NO_DECODER = dict(decoder_layers=0, **NO_WORDS)
 
 
 class Pretrained(Protocol):
@@ -159,7 +160,7 @@ def resolve(config: Mapping) -> dict:
 
   The section `model` becomes the origin's with `changes`, `task.tokenizer` the origin's,
   `init_from.which` "latest", and `init_from.skip` HEAD and the parts left out. `inherit` is one of
-    "model": the whole model;
+    "model": the whole model, whose decoder's states get labels in a task with labels;
     "encoder": its decoder is left out (and of hf:DIR the head, `which="body"`). A classification
       takes over the head of hf:DIR (`pool_activation`, and where they are not BERT's `pool` and
       `transform`) and, if task.pool is "first" or its own, its pooler;
@@ -176,20 +177,26 @@ def resolve(config: Mapping) -> dict:
   inherit = changes.pop("inherit")
   choose(dict.fromkeys(("model", "encoder", "pretraining")), inherit, "model.inherit")
   origin = open(config["init_from"]["workdir"])
+  either = inherit == "model" and tasks.predicts_labels(task["name"])
   for side, length in (("encoder", "source_len"), ("decoder", "target_len")):
-    if task.get(length) and not origin.model[f"{side}_layers"]:
+    if task.get(length) and not origin.model[f"{side}_layers"] and not either:
       raise UserError(
         f"init_from.workdir {origin.name} has no {side}, which a {task['name']} task needs"
       )
   task["tokenizer"] = dict(name="file", path=origin.tokenizer_path)
   model, start = origin.model | changes, dict(which="latest", skip=HEAD)
+  if either:  # a head on the states of the whole model
+    model, start["skip"] = origin.model | NO_WORDS | changes, (*HEAD, "^output/")
+    if origin.directory:
+      task |= _head_of(origin.directory, task)
   body = "body" if origin.directory else "latest"
   if inherit == "encoder":
     model = origin.model | NO_DECODER | changes
     start = dict(which=body, skip=(*HEAD, "^decoder/", "^output/"))
     if origin.directory:
       directory = open(origin.name, body=True).directory
-      task |= _head_of(directory, task)
+      if not origin.model["decoder_layers"]:
+        task |= _head_of(directory, task)
       if directory.pooler and task.get("pool") in ("first", directory.head.pool):
         start["skip"] = ("^head/labels",)
   elif inherit == "pretraining" and origin.kind == task["name"]:
@@ -198,6 +205,11 @@ def resolve(config: Mapping) -> dict:
       task["head_activation"] = _mlm_activation(origin)
   elif inherit == "pretraining":
     start = dict(which=body, skip=(*HEAD, "^output/"))
+  if origin.directory and model["global_tokens"] and task["name"] in tasks.TASKS:
+    which = origin.directory.family.globals_for(tasks.TASKS[task["name"]].hf_kind)
+    task |= dict(global_attention=which, pack=False)
+    if which == "question":
+      model = model | dict(global_tokens=question_tokens(model["max_len"])) | changes
   return dict(config) | dict(model=model, task=task, init_from=start | config["init_from"])
 
 

@@ -24,19 +24,30 @@ REFUSED = ["m2m_100/untied", "roberta/pad=0"]
 VARIATIONS = {variation.name: variation for variation in variations.variations()}
 
 
-def inputs(config, rows=3, length=9):
+LONG = ("longformer", "led", "longt5")
+
+
+def inputs(model, rows=3, length=9):
   """Returns a batch of random ids whose last row is shorter."""
+  config, kind = model.config, type(model).__name__
+  length = 25 if config.model_type in LONG else length  # beyond the windows
   rng, pad = np.random.default_rng(0), config.pad_token_id or 0
   if "MultipleChoice" in (config.architectures or [""])[0]:
     rows = 2 * CHOICES
   ids = rng.integers(5, config.vocab_size - 2, (rows, length))
   mask = np.ones_like(ids)
   if config.model_type not in ("gpt2", "llama"):
-    ids[-1, 6:], mask[-1, 6:] = pad, 0
+    ids[-1, length - 3 :], mask[-1, length - 3 :] = pad, 0
+  if "Classification" in kind or "Answering" in kind:  # a decoder's state of eos gets the labels
+    ids[np.arange(rows), mask.sum(1) - 1] = config.eos_token_id or 5
+  if kind == "LongformerForQuestionAnswering":
+    ids[:, [4, 5]] = config.sep_token_id
   batch = dict(input_ids=ids, attention_mask=mask)
   if getattr(config, "type_vocab_size", 0) > 1 and config.model_type != "esm":
-    batch["token_type_ids"] = np.arange(length)[None].repeat(rows, 0) // 5
-  if config.is_encoder_decoder:
+    batch["token_type_ids"] = np.minimum(np.arange(length) // 5, 1)[None].repeat(rows, 0)
+  if config.model_type == "led":
+    batch["global_attention_mask"] = (np.arange(length)[None] < 1).repeat(rows, 0).astype(int)
+  if config.is_encoder_decoder and kind.endswith(("Generation", "MTModel")):
     batch["decoder_input_ids"] = rng.integers(5, config.vocab_size - 2, (rows, 7))
   return batch
 
@@ -58,7 +69,7 @@ def test_a_variation_gives_what_transformers_gives_or_is_refused_by_name(name, t
   with torch.inference_mode():
     make.fill(model, 0)
   model.save_pretrained(tmp_path)
-  source, batch = directory.Directory(tmp_path), inputs(model.config)
+  source, batch = directory.Directory(tmp_path), inputs(model)
   actual, refused = attempt(source, {key: value.astype(np.int32) for key, value in batch.items()})
   if refused:
     assert variation.note or name in REFUSED, refused
@@ -73,7 +84,7 @@ def test_a_variation_gives_what_transformers_gives_or_is_refused_by_name(name, t
   for key in actual.keys() & double.keys():
     expected = double[key].numpy()
     seen = slice(None)
-    if expected.shape[:2] == batch["input_ids"].shape and not model.config.is_encoder_decoder:
+    if expected.shape[:2] == batch["input_ids"].shape and "decoder_input_ids" not in batch:
       seen = batch["attention_mask"].astype(bool)
     # against float64, our error may be three times that of torch in float32, and a rounding
     theirs = float(np.abs(single[key].numpy()[seen] - expected[seen]).max())

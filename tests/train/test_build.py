@@ -17,7 +17,7 @@ TRANSFORMER_OF = dict(name="transformer", num_heads=2, mlp_dim=8) | SMALL
 def task(**changes):
   tokenizer = types.SimpleNamespace(vocab_size=9)
   plain = dict(tokenizer=tokenizer, source_len=0, target_len=4, max_positions=(0, 4))
-  plain |= dict(pack=True, prefix=False, head=lambda cfg, rngs: None)
+  plain |= dict(pack=True, prefix=False, any_stack=False, head=lambda cfg, rngs: None)
   return types.SimpleNamespace(**plain | changes)
 
 

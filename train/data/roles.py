@@ -47,10 +47,19 @@ class Roles:
     """Returns the ids each of which ends an output."""
     return self.ends or (self.eos,)
 
+  @property
+  def before(self) -> tuple[int, ...]:
+    """Returns the ids before a text that gets labels."""
+    return self.source_first or self.first
+
+  @property
+  def behind(self) -> tuple[int, ...]:
+    """Returns the ids behind a text that gets labels."""
+    return self.eos, *self.source_last
+
   def source(self, ids, longest: int = sys.maxsize) -> list[int]:
     """Frames an encoder-decoder's source, cut to `longest` tokens in all."""
-    last = (self.eos, *self.source_last)
-    return [*[*self.source_first, *ids][: longest - len(last)], *last]
+    return [*[*self.source_first, *ids][: longest - len(self.behind)], *self.behind]
 
   def target(self, ids, longest: int = sys.maxsize) -> list[int]:
     """Frames an encoder-decoder's target, cut to `longest` tokens in all."""

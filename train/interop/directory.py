@@ -21,9 +21,11 @@ from train.interop import (
   encoder_decoder_families,
   encoder_families,
   generation,
+  long_families,
   modernbert_families,
   multilingual_families,
   sentence_transformers,
+  t5_families,
   tokenizers_in,
   weights,
 )
@@ -36,8 +38,10 @@ MODULES = (
   modernbert_families,
   deberta_families,
   decoder_families,
+  t5_families,
   encoder_decoder_families,
   multilingual_families,
+  long_families,
 )
 FAMILIES = {family.model_type: family for module in MODULES for family in module.FAMILIES}
 # The two classes of next-sentence prediction: the second text follows the first one, or does not.
@@ -88,7 +92,11 @@ class Directory:
   @functools.cached_property
   def tokenizer(self) -> Tokenizer:
     """Returns the tokenizer, with the roles of its special tokens."""
-    return tokenizers_in.read(self.path, self.config, self.options)
+    tokenizer = tokenizers_in.read(self.path, self.config, self.options)
+    if not self.family.starts_with_last or self.kind not in ("classification", "qa"):
+      return tokenizer
+    roles = dataclasses.replace(tokenizer.roles, start=tokenizer.roles.behind[-1])
+    return Tokenizer(tokenizer.copy_inner(), roles, None, tokenizer.vocab_size)
 
   @functools.cached_property
   def model(self) -> dict:
@@ -187,7 +195,12 @@ class Directory:
       raise UserError(f"--pair: hf:{self.path} is no classifier, its kind is {self.kind}")
     learned = self.model["positions"] in LEARNED
     length = min(LONGEST, self.model["max_len"]) if learned else LONGEST
+    of_decoder = min(length, self.model["decoder_max_len"] or length) if learned else length
+    if self.model["decoder_layers"] and self.kind not in ("body", "causal", "translation"):
+      length = of_decoder  # the decoder reads the source too
     common = dict(name=self.kind, data={}, tokenizer=self.tokenizer)
+    if self.model["global_tokens"] or self.model["global_blocks"]:  # they are those of a row
+      common |= dict(pack=False, global_attention=self.family.globals_for(self.kind))
     if self.kind == "body":
       if not self.model["encoder_layers"]:
         raise UserError(f"hf:{self.path} is a decoder without a head, which predicts nothing")
@@ -214,7 +227,7 @@ class Directory:
     else:
       generation.report_rule(self.path, section)
     if self.kind == "translation":
-      return common | dict(source_len=length, target_len=length, decoding=section)
+      return common | dict(source_len=length, target_len=of_decoder, decoding=section)
     total = section["max_len_total"]
     prompt = min(length, total - 1) if total else length - section["max_len_extra"]
     return common | dict(target_len=max(prompt, 1), decoding=section)

@@ -1,131 +1,44 @@
-"""Defines the tables of T5, mT5, BART, mBART, Marian and Pegasus; norms and positions differ."""
+"""Defines the tables of BART, mBART, Marian and Pegasus; norms and positions differ."""
 
 import dataclasses
-import functools
 
 import numpy as np
 
-from train.interop.families import Family, Row, activation, attention, field, linear, norm, same
+from train.common.errors import UserError
+from train.interop.families import (
+  Family,
+  Row,
+  activation,
+  attention,
+  field,
+  linear,
+  norm,
+  same,
+)
 
 SIDES = ("encoder", "decoder")
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
-FEED_FORWARD_LAYER = {"encoder": 1, "decoder": 2}  # of a T5's block, after its attentions
-
-# feed_forward_proj -> (activation, gated). T5 1.1's "gated-gelu" is the tanh approximation.
-FEED_FORWARD = {
-  "relu": ("relu", False),
-  "gelu": ("gelu", False),
-  "gelu_new": ("gelu_tanh", False),
-  "silu": ("silu", False),
-  "gated-relu": ("relu", True),
-  "gated-gelu": ("gelu_tanh", True),
-  "gated-silu": ("silu", True),
-}
-
-
-def _t5_rows():
-  for side in SIDES:
-    block, ours = f"{side}.block.{{}}.layer", f"{side}/blocks/{{}}"
-    names = ("q", "k", "v", "o")
-    yield from attention(f"{block}.0.SelfAttention", f"{ours}/self_attention", names)
-    yield from norm(f"{block}.0.layer_norm", f"{ours}/self_norm")
-    if side == "decoder":
-      yield from attention(f"{block}.1.EncDecAttention", f"{ours}/cross_attention", names)
-      yield from norm(f"{block}.1.layer_norm", f"{ours}/cross_norm")
-    yield from norm(f"{block}.{FEED_FORWARD_LAYER[side]}.layer_norm", f"{ours}/mlp_norm")
-    relative = f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-    yield Row(relative, f"{side}/relative/embedding", "same")
-    yield from norm(f"{side}.final_layer_norm", f"{side}/norm")
-
-
-def _t5_mlp(**names):
-  for side, last in FEED_FORWARD_LAYER.items():
-    for theirs, ours in names.items():
-      tensor = f"{side}.block.{{}}.layer.{last}.DenseReluDense.{theirs}.weight"
-      yield Row(tensor, f"{side}/blocks/{{}}/mlp/{ours}/kernel", "linear")
-
-
-def _t5_read(config, tensors, usual="relu", scaled=None):
-  """Returns the fields that T5's table cannot express. `scaled`: the decoder's output is scaled by
-  dim ** -0.5, as in T5 1.0 and not in 1.1; None: as config.json has it."""
-  kind = config.get("feed_forward_proj", usual)
-  activation, gated = FEED_FORWARD.get(kind, (kind, False))
-  if scaled is None:
-    scaled = config.get("scale_decoder_outputs", config.get("tie_word_embeddings", True))
-  rate = config.get("dropout_rate", 0.1)
-  return dict(
-    activation=activation,
-    gated=gated,
-    logits_scale=config.get("d_model", 512) ** -0.5 if scaled else 1.0,
-    tie_output="lm_head.weight" not in tensors,
-    decoder_layers=config.get("num_decoder_layers") or config.get("num_layers", 6),
-    attention_dropout=rate,
-    activation_dropout=rate,
-  )
-
-
-def _t5_write(model):
-  kind = (model["activation"], model["gated"])
-  tied = model["tie_output"]  # with which all versions of T5 scale the decoder's output
-  return dict(
-    feed_forward_proj=next((name for name, pair in FEED_FORWARD.items() if pair == kind), "relu"),
-    scale_decoder_outputs=tied,
-    tie_word_embeddings=tied,
-  )
-
-
-T5 = Family(
-  model_type="t5",
-  prefix="",
-  classes={"T5ForConditionalGeneration": "translation"},
-  settings=(
-    field("vocab_size", "vocab_size", 32128),
-    field("d_model", "dim", 512),
-    field("d_kv", "head_dim", 64),
-    field("d_ff", "mlp_dim", 2048),
-    field("num_layers", "encoder_layers", 6),
-    field("num_decoder_layers", "decoder_layers", 6),
-    field("num_heads", "num_heads", 8),
-    field("relative_attention_num_buckets", "relative_buckets", 32),
-    field("relative_attention_max_distance", "relative_max_distance", 128),
-    field("dropout_rate", "dropout", 0.1),
-    field("layer_norm_epsilon", "norm_eps", 1e-6),
-  ),
-  constants=dict(
-    positions="relative",
-    norm="rms",
-    norm_position="pre",
-    bias=False,
-    embed_scale=False,
-    attention_scale=1.0,
-  ),
-  fixed=dict(is_decoder=False),
-  ignored=(
-    "classifier_dropout",
-    "dense_act_fn",
-    "feed_forward_proj",  # _t5_read reads it, and the last two
-    "initializer_factor",
-    "is_gated_act",
-    "n_positions",
-    "scale_decoder_outputs",
-    "tie_word_embeddings",
-  ),
-  rows=(*same("shared", "embedding"), *_t5_rows(), *_t5_mlp(wi="up", wo="down")),
-  gated=tuple(_t5_mlp(wi_0="gate", wi_1="up")),
-  read=_t5_read,
-  write=_t5_write,
-  heads=dict(translation=(Row("lm_head.weight", "output/kernel", "linear", body=False),)),
-  copies={f"{side}.embed_tokens.weight": "shared.weight" for side in SIDES},
-  # old files have a table of distances for cross-attention, which uses none
-  computed=r"EncDecAttention\.relative_attention_bias\.weight$",
+# The head that BART and T5 have on a decoder's state.
+TWO_LAYERS = (
+  *linear("classification_head.dense", "head/dense", body=False),
+  *linear("classification_head.out_proj", "head/labels", body=False),
 )
 
-MT5 = dataclasses.replace(
-  T5,
-  model_type="mt5",
-  classes={"MT5ForConditionalGeneration": "translation"},
-  read=functools.partial(_t5_read, usual="gated-gelu", scaled=False),
-)
+
+def decoder_head(config, kind) -> dict:
+  """Returns the fields of a head on the decoder's states, of which the last has read the text."""
+  del config
+  return dict(pool="last") if kind == "classification" else {}
+
+
+def bart_classes(name: str) -> dict[str, str]:
+  """Returns the kinds of the classes of a BART."""
+  return {
+    f"{name}ForConditionalGeneration": "translation",
+    f"{name}Model": "translation",
+    f"{name}ForSequenceClassification": "classification",
+    f"{name}ForQuestionAnswering": "qa",
+  }
 
 
 def _bart_rows():
@@ -152,8 +65,13 @@ BART_SIDES = (
 )
 
 
-def _bart_read(config, _):
-  """Returns the sizes of a decoder that differ from the encoder's."""
+def bart_read(config, tensors) -> dict:
+  """Returns the sizes of a decoder that differ from the encoder's; raises UserError for a model
+  with one stack, which no class of the family is."""
+  del tensors
+  for side in SIDES:
+    if config.get(f"{side}_layers", 12) == 0:
+      raise UserError(f"{side}_layers is 0: the model has an encoder and a decoder")
   pairs = [
     (own, config.get(theirs, usual), config.get(other, usual))
     for theirs, other, own, _, usual in BART_SIDES
@@ -161,14 +79,15 @@ def _bart_read(config, _):
   return {own: None if size == others else size for own, size, others in pairs}
 
 
-def _bart_write(model):
+def bart_write(model) -> dict:
+  """Returns the decoder's sizes, all of which config.json has."""
   return {theirs: model[own] or model[ours] for theirs, _, own, ours, _ in BART_SIDES}
 
 
 BART = Family(
   model_type="bart",
   prefix="model.",
-  classes={"BartForConditionalGeneration": "translation", "BartModel": "translation"},
+  classes=bart_classes("Bart"),
   settings=(
     field("vocab_size", "vocab_size", 50265),
     field("d_model", "dim", 1024),
@@ -208,7 +127,7 @@ BART = Family(
     "add_bias_logits",
     "classif_dropout",
     "classifier_dropout",
-    "decoder_attention_heads",  # _bart_read reads it, and the next one
+    "decoder_attention_heads",  # bart_read reads it, and the next one
     "decoder_ffn_dim",
     "extra_pos_embeddings",
     "force_bos_token_to_be_generated",
@@ -217,9 +136,14 @@ BART = Family(
     "save_step",
   ),
   rows=tuple(_bart_rows()),
-  read=_bart_read,
-  write=_bart_write,
-  heads=dict(translation=(Row("final_logits_bias", "output_bias", "vector", body=False),)),
+  read=bart_read,
+  write=bart_write,
+  read_head=decoder_head,
+  heads=dict(
+    translation=(Row("final_logits_bias", "output_bias", "vector", body=False),),
+    classification=TWO_LAYERS,
+    qa=linear("qa_outputs", "head/labels", body=False),
+  ),
   copies={"lm_head.weight": "model.shared.weight"}
   | {f"model.{side}.embed_tokens.weight": "model.shared.weight" for side in SIDES},
 )
@@ -229,7 +153,8 @@ _SINUSOIDAL = dict(normalize_embedding=False, static_position_embeddings=True)
 MBART = dataclasses.replace(
   BART,
   model_type="mbart",
-  classes={"MBartForConditionalGeneration": "translation", "MBartModel": "translation"},
+  classes=bart_classes("MBart"),
+  starts_with_last=True,
   constants=BART.constants | dict(norm_position="pre"),
   fixed=BART.fixed | _PRE,
 )
@@ -265,4 +190,4 @@ PEGASUS = dataclasses.replace(
   fixed=BART.fixed | _SINUSOIDAL | _PRE,
 )
 
-FAMILIES = (T5, MT5, BART, MBART, MARIAN, PEGASUS)
+FAMILIES = (BART, MBART, MARIAN, PEGASUS)

@@ -5,6 +5,7 @@ tables are in the files *_families.py.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 # another model has put in (ELECTRA), "choice" scores the choices of an example one by one.
 KINDS = ("body", "mlm", "classification", "tagging", "qa", "causal", "translation")
 KINDS += ("replaced", "next_sentence", "choice")
+MOST_QUESTION = 512  # tokens of a question that may be global (Longformer)
 POOLED = ("classification", "next_sentence", "choice")  # a text has one state
 
 
@@ -65,7 +67,9 @@ class Family:
   fixed: Mapping[str, Any]  # their field -> the only value that has a counterpart here
   rows: tuple[Row, ...]
   heads: Mapping[str, tuple[Row, ...]]
-  gated: tuple[Row, ...] = ()  # replace some of `rows` if the feed-forward layers are gated
+  # Our setting -> rows that replace some of `rows` where it is on, as in gated layers.
+  rows_with: Mapping[str, tuple[Row, ...]] = dataclasses.field(default_factory=dict)
+  bare: tuple[str, ...] = ("body",)  # kinds of models whose tensors are without the prefix
   # For fields that no table can express: (config.json, tensors) -> our fields; ours -> theirs.
   read: Callable[[Mapping, Any], dict] = lambda config, tensors: {}
   write: Callable[[Mapping], dict] = lambda model: {}
@@ -84,14 +88,25 @@ class Family:
   token_transform: str = "none"  # of the heads for tags and answers
   # The family of a config.json whose tensors have other names; None: this one.
   variant: Callable[[Mapping], "Family | None"] = lambda config: None
+  # A decoder whose states get labels starts with the source's last token, not with a token of its
+  # own (mBART).
+  starts_with_last: bool = False
+  # kind -> which tokens are global there, of GLOBALS in train/tasks/base.py; the first by default.
+  global_attention: Mapping[str, str] = dataclasses.field(default_factory=dict)
   # The fields of Head that config.json sets, for a kind, and the reverse.
   read_head: Callable[[Mapping, str], dict] = lambda config, kind: {}
   write_head: Callable[[Head, str], dict] = lambda head, kind: {}
 
-  def rows_of(self, kind: str, gated: bool) -> dict[str, Row]:
-    """Returns the rows of a model for `kind` by the paths of our weights."""
-    rows = (*self.rows, *(self.gated if gated else ()), *self.heads.get(kind, ()))
+  def rows_of(self, kind: str, model: Mapping) -> dict[str, Row]:
+    """Returns the rows of a model (fields of TransformerConfig) for `kind` by the paths of our
+    weights."""
+    chosen = (rows for setting, rows in self.rows_with.items() if model[setting])
+    rows = itertools.chain(self.rows, *chosen, self.heads.get(kind, ()))
     return {row.ours: row for row in rows}
+
+  def globals_for(self, kind: str) -> str:
+    """Returns which tokens are global in a model for `kind`."""
+    return self.global_attention.get(kind, "first")
 
   def head(self, config: Mapping, kind: str, activation: str = "gelu") -> Head:
     """Returns the head of a model for `kind` by its config.json; `activation` is the body's."""
@@ -105,6 +120,11 @@ class Family:
     if kind not in POOLED:
       own |= dict(pool="token", transform=self.token_transform)
     return Head(**own)
+
+
+def question_tokens(max_len: int) -> int:
+  """Returns how many tokens of a question may be global in rows of at most `max_len` tokens."""
+  return min(MOST_QUESTION, max(1, max_len // 2))
 
 
 def same(theirs: str, ours: str) -> tuple[Row, ...]:

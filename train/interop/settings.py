@@ -13,9 +13,13 @@ from train.interop.families import GENERIC, NEUTRAL, Family
 # The types of the fields of config.json that are read beside those in a family's table.
 FIELDS = dict(
   architectures=list[str],
+  dense_act_fn=str,
+  encoder_attention_type=str,
   feed_forward_proj=str,
+  global_block_size=int,
   id2label=dict[str, str],
   is_encoder_decoder=bool,
+  is_gated_act=bool,
   model_type=str,
   num_decoder_layers=int,
   num_labels=int,

@@ -11,6 +11,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from train.common import json_files
 from train.common.errors import UserError, as_user_error
+from train.data.pieces import BYTES, REPLACEMENT
 from train.interop import spm, spm_encoders, translators, wordpieces
 from train.interop.spm import BLANK
 from train.interop.wordpieces import read_lines
@@ -27,9 +28,10 @@ SETTINGS |= dict.fromkeys(("add_bos_token", "add_prefix_space", "do_basic_tokeni
 SETTINGS |= dict.fromkeys(("do_lower_case", "strip_accents", "tokenize_chinese_chars"), bool)
 SETTINGS |= dict.fromkeys(("keep_accents", "split_by_punct"), bool)
 SETTINGS |= dict(added_tokens_decoder=dict[str, dict], language_codes=str, legacy_behaviour=bool)
+SETTINGS |= dict(additional_special_tokens=list[str])
 # The classes that take tokenizer.json as it is.
 GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
-PREFIXED = ("gpt2", "roberta", "bart")  # may put a blank in front of a text
+PREFIXED = ("gpt2", "roberta", "bart", "led", "longformer")  # may put a blank in front of a text
 METASPACE = dict(type="Metaspace", replacement=BLANK, split=False)  # of Llama
 ADDED = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word", "special"), bool)
 MOST_EXTRA = 10_000  # tokens that a number in tokenizer_config.json may add
@@ -62,7 +64,9 @@ def read(
   not the tokenizer's. Raises UserError, which names the files it looks for, if there are none."""
   if kind == "marian" and (folder / "source.spm").exists():
     return translators.marian(folder)
-  if (path := folder / "tokenizer.json").exists():
+  if settings.get("tokenizer_class") == "ByT5Tokenizer":
+    kind = "byt5"  # a T5 with bytes, which no file lists
+  elif (path := folder / "tokenizer.json").exists():
     text = json_files.read_text(path)
     content = json_files.parse(text, path)  # names broken JSON better than the library does
     with as_user_error(f"{path} is not a tokenizer that can be read"):
@@ -175,6 +179,24 @@ def _t5(settings, path) -> Inner:
   return inner
 
 
+def _bytes(settings) -> Inner:
+  """Builds ByT5's tokenizer: <pad>, </s>, <unk>, the 256 bytes, then <extra_id_0> and so on."""
+  first = [
+    settings.get(f"{role}_token", name)
+    for role, name in (("pad", "<pad>"), ("eos", "</s>"), ("unk", "<unk>"))
+  ]
+  names = [*first, *BYTES]
+  inner = Inner(models.BPE({name: i for i, name in enumerate(names)}, [], unk_token=first[-1]))
+  inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+  # bytes that are no character are left out
+  inner.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace(REPLACEMENT, "")])
+  inner.add_special_tokens(first)
+  if "added_tokens_decoder" not in settings:
+    extra = [f"<extra_id_{number}>" for number in range(settings.get("extra_ids", 125))]
+    inner.add_special_tokens(settings.get("additional_special_tokens", extra))
+  return inner
+
+
 def _pegasus(settings, path) -> Inner:
   """Builds Pegasus' tokenizer, which has 103 tokens of pre-training between </s> and <unk>."""
   model, offset = spm.load(path), settings.get("offset", 103)
@@ -201,8 +223,9 @@ _MAKERS = {
   "deberta-v2": (spm_encoders.deberta, _SPM),
   "modernbert": (None, (("tokenizer.json",),)),
   "esm": (wordpieces.esm, _WORDS),
-  **dict.fromkeys(("gpt2", "roberta", "bart"), (_byte_level, _MERGES)),
-  **dict.fromkeys(("t5", "mt5"), (_t5, _SPM)),
+  **dict.fromkeys(("gpt2", "roberta", "bart", "led", "longformer"), (_byte_level, _MERGES)),
+  **dict.fromkeys(("t5", "mt5", "umt5", "longt5"), (_t5, _SPM)),
+  "byt5": (_bytes, ()),
   "mbart": (translators.mbart, _SPM),
   "m2m_100": (translators.nllb, _SPM),
   "m2m_100 with vocab.json": (translators.m2m, (*_SPM, ("vocab.json",))),

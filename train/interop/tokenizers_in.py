@@ -50,26 +50,28 @@ FRAMINGS = {
   "albert": Framing(dict(_BERT.names, pad="<pad>", unk="<unk>"), ("cls",), types=2),
   "modernbert": dataclasses.replace(_BERT, types=None),
   "deberta-v2": dataclasses.replace(_BERT, types=0),
-  **dict.fromkeys(("roberta", "xlm-roberta", "camembert"), _ROBERTA),
+  **dict.fromkeys(("roberta", "xlm-roberta", "camembert", "longformer"), _ROBERTA),
   "mpnet": dataclasses.replace(_ROBERTA, names=dict(_S, unk="[UNK]")),
   "esm": Framing(dict(cls="<cls>", eos="<eos>", pad="<pad>", unk="<unk>", mask="<mask>"), ("cls",)),
   "gpt2": Framing(dict(bos="<|endoftext|>", eos="<|endoftext|>"), start="bos"),
   "llama": Framing(dict(bos="<s>", eos="</s>", unk="<unk>"), ("bos",)),
   "t5": _T5,
-  "mt5": _T5,
+  **dict.fromkeys(("mt5", "umt5", "longt5"), _T5),
   "bart": Framing(_S, ("bos",), ("eos", "eos"), ("bos",), ("bos",), start="eos"),
-  "mbart": Framing(_S, start="eos", languages=r"[a-z]{2}_[A-Z]{2}", usual=("en_XX",)),
+  "mbart": Framing(_S, between=(), start="eos", languages=r"[a-z]{2}_[A-Z]{2}", usual=("en_XX",)),
   "m2m_100": Framing(
     _S,
     start="eos",
     languages=r"__\w+__|[a-z]{3}_[A-Z][a-z]{3}",
     usual=("__en__", "eng_Latn"),
   ),
+  "led": Framing(_S, ("bos",), ("eos", "eos"), ("bos",), ("bos",), start="eos"),
   "marian": _T5,
   "pegasus": Framing(dict(_T5.names, mask="<mask_2>"), between=(), start="pad"),
 }
 # These call the end of a text sep_token.
 _SEP = ("bert", "distilbert", "electra", "albert", "modernbert", "deberta-v2", "roberta")
+_SEP += ("longformer",)
 _SEP += ("xlm-roberta", "camembert", "mpnet")
 
 
@@ -241,7 +243,9 @@ def _as_processed(inner, roles: Roles, config) -> Roles:
   rest = pair.ids[len(first) + len(a) :]
   ends = len(rest) - len(b) - len(last)
   if config.get("is_encoder_decoder"):
-    return dataclasses.replace(roles, source_first=first, source_last=last[1:])
+    reads_pairs = ends >= 0 and rest[ends : ends + len(b)] == b
+    between = tuple(rest[:ends]) if reads_pairs else roles.between
+    return dataclasses.replace(roles, source_first=first, source_last=last[1:], between=between)
   types = roles.types and 1 in pair.type_ids
   between = tuple(rest[:ends]) if ends > 0 and rest[ends : ends + len(b)] == b else roles.between
   return dataclasses.replace(roles, first=first, between=between, types=types)

@@ -191,7 +191,7 @@ def read(
   """
   prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors.shapes) else ""
   # names in the table have the prefix that a model with a head has
-  bare, rows = "" if prefix else family.prefix, family.rows_of(kind, model["gated"])
+  bare, rows = "" if prefix else family.prefix, family.rows_of(kind, model)
   copies = {
     copy.removeprefix(bare): original.removeprefix(bare)
     for copy, original in family.copies.items()

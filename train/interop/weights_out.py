@@ -30,7 +30,7 @@ def to_theirs(weight: np.ndarray, row: Row) -> np.ndarray:
 def switches(family: Family, kind: str, model: Mapping, params: Mapping) -> dict[str, bool]:
   """Returns the fields of config.json that say whether there are tensors of weights that may be
   zeros (Row.switch), for our weights."""
-  rows, on = family.rows_of(kind, model["gated"]), {}
+  rows, on = family.rows_of(kind, model), {}
   for path, weight in params.items():
     if switch := tensor_of(path, rows, "")[1].switch:
       on[switch[0]] = on.get(switch[0], False) or bool(np.any(weight))
@@ -40,8 +40,8 @@ def switches(family: Family, kind: str, model: Mapping, params: Mapping) -> dict
 def write(folder: pathlib.Path, family: Family, kind: str, model: Mapping, params: Mapping) -> None:
   """Writes our weights (path -> array) as model.safetensors, in shards with an index if they are
   large. `model` has the fields of TransformerConfig."""
-  parts, prefix = {}, "" if kind == "body" else family.prefix
-  rows = family.rows_of(kind, model["gated"])
+  parts, prefix = {}, "" if kind in family.bare else family.prefix
+  rows = family.rows_of(kind, model)
   on = switches(family, kind, model, params)
   for path, weight in params.items():
     name, row = tensor_of(path, rows, prefix)

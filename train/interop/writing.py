@@ -13,6 +13,7 @@ from model.config import TransformerConfig
 from model.settings import DECODER, DISENTANGLED, LEARNED, RELATIVE
 from model.transformer import Transformer
 from train.common.errors import UserError
+from train.data.roles import Roles
 from train.interop import folding, weights, weights_out
 from train.interop.directory import FAMILIES
 from train.interop.families import POOLED, Family, Head
@@ -180,6 +181,22 @@ def _of_decoder(cfg: TransformerConfig) -> dict:
   values = {name: getattr(own, name) if used.get(name, True) else None for name in DECODER}
   values |= dict(num_kv_heads=own.kv_heads, head_dim=own.head_size)
   return {DECODER[name]: value for name, value in values.items()}
+
+
+def check_task(fit: Fit, kind: str, global_attention: str, roles: Roles) -> None:
+  """Raises UserError where the family's decoder gets labels behind another start token, or where
+  other tokens are global."""
+  last, usual = roles.behind[-1], fit.family.globals_for(kind)
+  if fit.model["global_tokens"] and global_attention != usual:
+    raise UserError(
+      f"task.global_attention is {global_attention!r}, and of a {fit.family.model_type} for {kind}"
+      f" {usual!r}"
+    )
+  if fit.family.starts_with_last and kind in ("classification", "qa") and roles.start != last:
+    raise UserError(
+      f"a {fit.family.model_type} that gets labels starts with its source's last token, {last}, and"
+      f" this model with {roles.start}"
+    )
 
 
 def best(model: Mapping, kind: str, head: Head, first: str = "") -> Fit:

@@ -48,6 +48,11 @@ class PooledTask(EncoderTask):
     raise NotImplementedError
 
   def head(self, cfg, rngs):
+    if self.pool == "first" and cfg.decoder_layers:
+      raise UserError(
+        "task.pool is 'first', and a decoder's first state has read none of the text: set"
+        " task.pool='last' (and task.transform='dense', as in BART), or model.decoder_layers=0"
+      )
     count = len(self.outputs_of_head)
     options = dict(activation=self.pool_activation, transform=self.transform, rngs=rngs)
     return heads.LabelHead(cfg, count, pool=self.pool, **options)

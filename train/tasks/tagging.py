@@ -25,6 +25,7 @@ class Tagging(EncoderTask):
 
   columns = ("words", "tags")
   label_column = "tags"
+  hf_kind = "tagging"
 
   @property
   def encoder(self) -> label_layout.Tags:

@@ -54,14 +54,15 @@ class TransformerConfig(Settings):
   qk_norm: bool = False  # norms of each head's queries and keys, before they turn (Qwen3)
   parallel: bool = False  # attention and feed-forward read the same states (GPT-NeoX)
   # sinusoidal, sinusoidal_t2t (M2M-100's wavelengths), learned, relative (T5), learned_relative
-  # (both: MPNet), rotary, alibi, none
+  # (both: MPNet), disentangled (DeBERTa-v2), rotary, alibi, none
   positions: str = "sinusoidal"
   max_len: int = 512  # number of learned positions
   decoder_max_len: int | None = None  # the decoder's number
   # the first position's row of that table (RoBERTa, BART: 2), or its number in sinusoidal_t2t
   position_offset: int = 0
-  relative_buckets: int = 32
+  relative_buckets: int = 32  # of both directions (T5); disentangled: of each
   relative_max_distance: int = 128
+  relative_per_layer: bool = False  # a table of distances for each layer, not for a stack (umT5)
   rope_theta: float | tuple = 10000.0
   rope_scale: float | tuple = 1.0  # rotary positions are divided by it (Gemma 3: 8)
   rotary_dim: int | None = None  # so many first numbers of a head turn; None: all (GPT-NeoX: part)
@@ -77,6 +78,9 @@ class TransformerConfig(Settings):
   window: int | tuple | None = None
   decoder_window: int | tuple | None = None  # the decoder's; None: as `window`; (None,): no window
   global_tokens: int = 0  # this many first tokens of a row attend to all and are attended to by all
+  global_projections: bool = False  # an encoder's have own queries, keys, values (Longformer)
+  # an encoder's tokens also attend to a summary of each so many tokens (LongT5); None: to none
+  global_blocks: int | None = None
   init_std: float | None = None  # None: Glorot uniform, embeddings dim ** -0.5
   dropout: float = 0.1  # on embeddings and on each sublayer's output
   attention_dropout: float = 0.0
@@ -100,11 +104,15 @@ class TransformerConfig(Settings):
       self._check_rotary()
     elif self.rotary_dim is not None:
       raise ValueError("model.rotary_dim has an effect with model.positions='rotary' alone")
-    if self.positions in RELATIVE and self.relative_max_distance <= self.relative_buckets // 2:
+    least = self.relative_buckets // 2 + (self.positions == "disentangled")
+    if self.positions in (*RELATIVE, "disentangled") and self.relative_max_distance <= least:
       raise ValueError("model.relative_max_distance must be more than half of relative_buckets")
-    windows = values_of(vars(self), "window") + values_of(vars(self), "decoder_window")
-    if self.global_tokens and not windows:
-      raise ValueError("model.global_tokens has an effect with a window alone: set model.window")
+    if self.relative_per_layer and (self.positions not in RELATIVE or self.share_layers):
+      raise ValueError(
+        f"model.relative_per_layer needs model.positions {' or '.join(RELATIVE)} and"
+        " model.share_layers=False"
+      )
+    self._check_globals()
     if self.parallel and self.encoder_layers and self.decoder_layers:
       raise ValueError("model.parallel has no place for a cross-attention: set a depth to 0")
     if self.parallel and self.norm_position != "pre":
@@ -124,6 +132,22 @@ class TransformerConfig(Settings):
       except ValueError as error:
         raise ValueError(f"model.{', '.join(DECODER.values())}: in the decoder {error}") from error
 
+  def _check_globals(self):
+    windows = values_of(vars(self), "window")
+    if self.global_tokens and not windows + values_of(vars(self), "decoder_window"):
+      raise ValueError("model.global_tokens has an effect with a window alone: set model.window")
+    if self.global_projections and not (self.encoder_layers and self.global_tokens and windows):
+      raise ValueError("model.global_projections are an encoder's: set global_tokens and window")
+    if self.global_projections and self.qk_norm:
+      raise ValueError("model.global_projections have no norms: set model.qk_norm=False")
+    if self.global_blocks is not None:
+      if not self.encoder_layers or not windows or self.global_tokens:
+        raise ValueError(
+          "model.global_blocks are an encoder's with a window and without global_tokens"
+        )
+      if self.positions in ("rotary", "disentangled"):
+        raise ValueError(f"model.global_blocks have no positions of the kind {self.positions}")
+
   def _check_rotary(self):
     if self.rotary_size % 2:
       name = "head_dim" if self.rotary_dim is None else "rotary_dim"
@@ -135,7 +159,7 @@ class TransformerConfig(Settings):
     """Returns the settings with the decoder's own in place of the encoder's."""
     own = {name: getattr(self, theirs) for name, theirs in DECODER.items()}
     own = {name: value for name, value in own.items() if value is not None}
-    own |= dict.fromkeys(DECODER.values())
+    own |= dict.fromkeys(DECODER.values()) | dict(global_projections=False, global_blocks=None)
     if "window" in own and not values_of(own, "window"):
       own["global_tokens"] = 0
     return dataclasses.replace(self, **own)
@@ -182,6 +206,12 @@ class TransformerConfig(Settings):
   def scale(self) -> float:
     """Returns the factor of the logits of attention."""
     return self.head_size**-0.5 if self.attention_scale is None else self.attention_scale
+
+  @property
+  def self_scale(self) -> float:
+    """Returns the same for self-attention; disentangled logits are sums of three products."""
+    summed = self.positions == "disentangled" and self.attention_scale is None
+    return (3 * self.head_size) ** -0.5 if summed else self.scale
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

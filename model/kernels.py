@@ -30,7 +30,12 @@ IMPLS = {
   "cudnn": Abilities(platforms=("gpu", "cuda"), dtypes=("bfloat16", "float16")),
   "splash": Abilities(platforms=("tpu",), distances=False, global_tokens=False, softcap=True),
 }
-DISTANCES = ("relative", "learned_relative", "alibi")  # positions that are a bias of distances
+DISTANCES = (
+  "relative",
+  "learned_relative",
+  "disentangled",
+  "alibi",
+)  # positions that are a bias of distances
 BLOCKS = (512, 256, 128)  # tokens of a tile, the largest that divides the length
 INTERPRET = False  # tests: run by jax's interpreter, without a TPU
 
@@ -44,7 +49,7 @@ def lacks(cfg, platform: str) -> str:
     return f"it computes in {' or '.join(impl.dtypes)}, and model.dtype is {cfg.dtype}"
   if not impl.distances and cfg.positions in DISTANCES:
     return f"it has no bias of distances, and model.positions is {cfg.positions}"
-  if not impl.global_tokens and cfg.global_tokens:
+  if not impl.global_tokens and (cfg.global_tokens or cfg.global_blocks):
     return "it has no global tokens"
   if not impl.softcap and cfg.attention_softcap is not None:
     return "it has no model.attention_softcap"

@@ -15,6 +15,8 @@ class Tokens(NamedTuple):
   segments: jax.Array  # [..., T]; 0: padding, which no token attends to
   index: jax.Array  # [..., T] in the row
   prefix: jax.Array | None = None  # [..., T] of keys: not 0 where earlier tokens attend to it too
+  # [..., T]: not 0 for those of a row's first tokens that are global; None: for all of them
+  global_mask: jax.Array | None = None
 
   def map(self, function) -> "Tokens":
     """Returns the tokens with `function` applied to each array there is."""
@@ -37,9 +39,13 @@ class MaskRule:
       mask &= earlier if key.prefix is None else earlier | (_columns(key.prefix) > 0)
     if self.window is not None:
       near = jnp.abs(distance(query, key)) < self.window
-      is_global = jnp.minimum(_columns(key.index), _rows(query.index)) < self.global_tokens
-      mask &= near | is_global
+      mask &= near | _rows(self.is_global(query)) | _columns(self.is_global(key))
     return mask
+
+  def is_global(self, tokens: Tokens) -> jax.Array:
+    """Returns [..., T], True for the tokens that attend and are attended to at any distance."""
+    first = tokens.index < self.global_tokens
+    return first if tokens.global_mask is None else first & (tokens.global_mask > 0)
 
 
 def same_segment(segments_BT, segments_BS) -> jax.Array:

@@ -6,7 +6,7 @@ import math
 from model import kernels, layers
 
 POSITIONS = ("sinusoidal", "sinusoidal_t2t", "learned", "relative", "learned_relative")
-POSITIONS += ("rotary", "alibi", "none")
+POSITIONS += ("disentangled", "rotary", "alibi", "none")
 LEARNED = ("learned", "learned_relative")  # those with a table of positions
 RELATIVE = ("relative", "learned_relative")  # those with a table of distances
 NORM_POSITIONS = ("post", "pre", "both")
@@ -29,7 +29,7 @@ KNOWN = dict(
 SMALLEST = dict(vocab_size=1, dim=1, num_heads=1, num_kv_heads=1, head_dim=1, mlp_dim=1, window=1)
 SMALLEST |= dict(embedding_dim=1, token_types=0, position_offset=0, global_tokens=0)
 SMALLEST |= dict(max_len=1, relative_buckets=2, relative_max_distance=1, norm_eps=0, init_std=0)
-SMALLEST |= dict.fromkeys(DECODER.values(), 1) | dict(rotary_dim=2)
+SMALLEST |= dict.fromkeys(DECODER.values(), 1) | dict(rotary_dim=2, global_blocks=1)
 LARGEST = 2**31 - 1  # a size is an int32
 POSITIVE = ("rope_theta", "rope_scale", "logits_scale", "attention_scale")
 POSITIVE += ("attention_softcap", "logits_softcap")

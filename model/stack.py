@@ -1,93 +1,24 @@
-"""Defines the block, and the stack of blocks that is an encoder or a decoder."""
+"""Defines the stack of blocks that is an encoder or a decoder."""
 
 import dataclasses
 import functools
 import operator
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 
-from model import kernels, layers, masks, patterns, positions
-from model.attention import Attention, Memory, Pattern
-from model.config import LayerSettings, TransformerConfig
+from model import blocks, kernels, layers, masks, patterns, positions
+from model.attention import Memory, Pattern
+from model.block import Block, EncoderStates
+from model.config import TransformerConfig
+from model.disentangled import DistanceStates
 from model.embeddings import Embeddings
 from model.masks import Tokens
 from model.placement import constrain
 from model.settings import RELATIVE
 
 Patterns = dict[int | None, Pattern]  # the pattern of the layers with each window
-
-
-class EncoderStates(NamedTuple):
-  """The encoder's states as a decoder reads them."""
-
-  states: jax.Array  # [B, S, D]
-  pattern: Pattern
-
-
-class Block(nnx.Module):
-  """Self-attention, cross-attention (in a decoder with an encoder) and a feed-forward network.
-
-  A sublayer's norm stands where model.norm_position has it; its output norm is there with "both".
-  """
-
-  def __init__(self, cfg: TransformerConfig, *, cross: bool, norm: bool = True, rngs: nnx.Rngs):
-    """Builds the weights; without `norm`, self-attention reads the block's input as it is."""
-    self.pre_norm, self.post_norm = cfg.norm_position != "post", cfg.norm_position == "post"
-    self.parallel, self.dropout = cfg.parallel, cfg.dropout
-    make_norm = functools.partial(layers.norm, cfg, rngs=rngs)
-    self.self_attention = Attention(cfg, rngs=rngs)
-    self.self_norm = make_norm() if norm else None
-    self.cross_attention = Attention(cfg, rngs=rngs) if cross else None
-    self.cross_norm = make_norm() if cross else None
-    self.mlp_norm = make_norm()
-    self.mlp = layers.FeedForward(cfg, rngs=rngs)
-    both = cfg.norm_position == "both"
-    self.self_output_norm = make_norm() if both else None
-    self.cross_output_norm = make_norm() if both and cross else None
-    self.mlp_output_norm = make_norm() if both else None
-
-  def __call__(
-    self,
-    x_BTD,
-    layer: LayerSettings,
-    pattern: Pattern,
-    positions_BT,
-    memory: Memory | None = None,
-    cache=None,
-    key=None,
-  ):
-    """Returns the output [B, T, D] and the cache; with a cache, its keys are attended to."""
-    keys, read_BTD = layers.split(key, 6), x_BTD
-    h_BTD = self._input(x_BTD, self.self_norm)
-    y_BTD, cache = self.self_attention(h_BTD, layer, pattern, positions_BT, cache, keys[0])
-    x_BTD = self._add(x_BTD, y_BTD, self.self_norm, self.self_output_norm, keys[3])
-    if memory is not None:
-      h_BTD = self._input(x_BTD, self.cross_norm)
-      y_BTD = self.cross_attention.cross(h_BTD, memory, keys[1])
-      x_BTD = self._add(x_BTD, y_BTD, self.cross_norm, self.cross_output_norm, keys[4])
-    h_BTD = self._input(read_BTD if self.parallel else x_BTD, self.mlp_norm)
-    y_BTD = self.mlp(h_BTD, keys[2])
-    return self._add(x_BTD, y_BTD, self.mlp_norm, self.mlp_output_norm, keys[5]), cache
-
-  def memory(self, encoded: EncoderStates) -> Memory:
-    """Returns the keys and values that this layer attends to."""
-    return Memory(*self.cross_attention.keys_values(encoded.states), encoded.pattern)
-
-  def _input(self, x_BTD, norm):
-    if self.pre_norm and norm is not None:
-      x_BTD = norm(x_BTD)
-    return constrain(x_BTD, "sublayer_input")
-
-  def _add(self, x_BTD, y_BTD, norm, output_norm, key):
-    if output_norm is not None:
-      y_BTD = output_norm(y_BTD)
-    y_BTD = checkpoint_name(constrain(y_BTD, "residual"), "sublayer")
-    x_BTD = x_BTD + layers.dropout(y_BTD, self.dropout, key)
-    return constrain(norm(x_BTD) if self.post_norm else x_BTD, "residual")
 
 
 class Stack(nnx.Module):
@@ -100,20 +31,24 @@ class Stack(nnx.Module):
   def __init__(self, cfg: TransformerConfig, depth: int, *, causal: bool, cross: bool, rngs):
     self.cfg, self.depth, self.causal = cfg, depth, causal
     self.dot_product = patterns.DotProduct(
-      cfg.scale, cfg.attention_dropout, cfg.attention_impl, cfg.attention_softcap
+      cfg.self_scale, cfg.attention_dropout, cfg.attention_impl, cfg.attention_softcap
     )
     self.embeddings = Embeddings(cfg, types=not causal, rngs=rngs)
-    blocks = [
-      Block(cfg, cross=cross, norm=cfg.layer(i).norm, rngs=rngs)
-      for i in range(1 if cfg.share_layers else depth)
+    every = [
+      Block(cfg, causal=causal, cross=cross, norm=cfg.layer(index).norm, rngs=rngs)
+      for index in range(1 if cfg.share_layers else depth)
     ]
     lead = cfg.lead(depth)
     self.scanned = depth - lead if cfg.scan_layers else 0
     stacked = self.scanned and not cfg.share_layers
-    self.lead = nnx.List(blocks[:lead]) if stacked and lead else None
-    self.blocks = stack_blocks(blocks[lead:]) if stacked else nnx.List(blocks)
-    relative = cfg.positions in RELATIVE
-    self.relative = positions.RelativeBias(cfg, not causal, rngs=rngs) if relative else None
+    self.lead = nnx.List(every[:lead]) if stacked and lead else None
+    self.blocks = stack_blocks(every[lead:]) if stacked else nnx.List(every)
+    relative, own = cfg.positions in RELATIVE, cfg.relative_per_layer
+    make_bias = functools.partial(positions.RelativeBias, cfg, not causal, rngs=rngs)
+    self.relative = make_bias() if relative and not own else None
+    self.block_relative = make_bias() if relative and cfg.global_blocks else None
+    disentangled = cfg.positions == "disentangled"
+    self.distance_states = DistanceStates(cfg, rngs=rngs) if disentangled else None
     self.norm = layers.norm(cfg, rngs=rngs) if cfg.norm_position != "post" else None
 
   def __call__(
@@ -160,7 +95,10 @@ class Stack(nnx.Module):
 
     `cache` and `memories` have an entry for each layer; `key` holds the tokens of the cache.
     """
-    patterns = {window: self.full_attention(window, query, key) for window in self._windows()}
+    shared = self._shared(key)
+    patterns = {
+      window: self.full_attention(window, query, key, shared) for window in self._windows()
+    }
     new = []
     for index, block in enumerate(self.layers()):
       layer = self.cfg.layer(index)
@@ -169,9 +107,10 @@ class Stack(nnx.Module):
       new.append(layer_cache)
     return self._last(x_BTD), new
 
-  def patterns(self, tokens: Tokens) -> Patterns:
+  def patterns_of(self, tokens: Tokens) -> Patterns:
     """Returns the patterns of self-attention of rows of tokens [B, T] that are read at once."""
-    return {window: self._pattern(window, tokens) for window in self._windows()}
+    shared = self._shared(tokens)
+    return {window: self._pattern(window, tokens, shared) for window in self._windows()}
 
   def _windows(self) -> list[int | None]:
     return list(dict.fromkeys(self.cfg.layer(index).window for index in range(self.depth)))
@@ -179,7 +118,17 @@ class Stack(nnx.Module):
   def _rule(self, window) -> masks.MaskRule:
     return masks.MaskRule(self.causal, window, self.cfg.global_tokens)
 
-  def _pattern(self, window: int | None, tokens: Tokens) -> Pattern:
+  def _shared(self, tokens: Tokens) -> patterns.Shared:
+    states = is_global = row_blocks = None
+    if self.cfg.positions == "disentangled":
+      states = self.distance_states()
+    if self.cfg.global_projections:
+      is_global = self._rule(None).is_global(tokens)
+    if self.cfg.global_blocks:
+      row_blocks = blocks.cut(tokens.segments, self.cfg.global_blocks, self.block_relative)
+    return patterns.Shared(states, is_global, row_blocks)
+
+  def _pattern(self, window: int | None, tokens: Tokens, shared: patterns.Shared) -> Pattern:
     segments, whole_tiles = tokens.segments, kernels.divides(tokens.segments.shape[1])
     if self.cfg.attention_impl == "splash" and tokens.prefix is None and whole_tiles:
       reach = None if window is None else window - 1
@@ -187,11 +136,13 @@ class Stack(nnx.Module):
       return self._splash(segments, segments, reach, after)
     chunks = patterns.cut(self._rule(window), tokens)
     if chunks is None:
-      return self.full_attention(window, tokens, tokens)
-    bias = self.bias(window, tokens.map(chunks.own), chunks.keys(tokens))
+      return self.full_attention(window, tokens, tokens, shared)
+    own, keys = tokens.map(chunks.own), chunks.keys(tokens)
     first = tokens.map(lambda x_BT: x_BT[:, : chunks.first])
     first_bias = self.bias(window, first, tokens) if chunks.first else None
-    return patterns.ChunkedAttention(chunks, bias, first_bias, self.dot_product)
+    distances = self._own_distance(own, keys), self._own_distance(first, tokens)
+    bias = self.bias(window, own, keys)
+    return patterns.ChunkedAttention(chunks, bias, first_bias, self.dot_product, *distances, shared)
 
   def read(self, states_BSD, segments_BT, segments_BS) -> EncoderStates:
     """Returns the encoder's states, to which tokens of the target attend in their own segment."""
@@ -199,15 +150,24 @@ class Stack(nnx.Module):
     if self.cfg.attention_impl == "splash" and kernels.divides(*lengths):
       return EncoderStates(states_BSD, self._splash(segments_BT, segments_BS))
     bias = masks.mask_bias(masks.same_segment(segments_BT, segments_BS))
-    return EncoderStates(states_BSD, patterns.FullAttention(bias, self.dot_product))
+    dot_product = dataclasses.replace(self.dot_product, scale=self.cfg.scale)
+    return EncoderStates(states_BSD, patterns.FullAttention(bias, dot_product))
 
   def _splash(self, segments_BT, segments_BS, before=None, after=None):
     cap = self.cfg.attention_softcap
     return kernels.SplashAttention(self.cfg.scale, segments_BT, segments_BS, before, after, cap)
 
-  def full_attention(self, window: int | None, query: Tokens, key: Tokens):
+  def full_attention(
+    self, window: int | None, query: Tokens, key: Tokens, shared: patterns.Shared
+  ) -> patterns.FullAttention:
     """Returns the pattern of self-attention over all pairs of a query and a key."""
-    return patterns.FullAttention(self.bias(window, query, key), self.dot_product)
+    bias, distance = self.bias(window, query, key), self._own_distance(query, key)
+    return patterns.FullAttention(bias, self.dot_product, distance, shared)
+
+  def _own_distance(self, query: Tokens, key: Tokens):
+    """Returns the distances if layers have a bias of their own."""
+    own = self.cfg.relative_per_layer or self.cfg.positions == "disentangled"
+    return masks.distance(query, key) if own else None
 
   def bias(self, window: int | None, query: Tokens, key: Tokens) -> jax.Array:
     """Returns mask and distances as one bias [..., H or 1, T, S] on the logits of attention."""

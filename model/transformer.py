@@ -21,17 +21,22 @@ class Transformer(EncoderDecoder):
 
     super().__init__(cfg, make_stack, rngs=rngs)
 
-  def encode(self, source_BS, segments=None, positions=None, key=None, *, types=None):
+  def encode(
+    self, source_BS, segments=None, positions=None, key=None, *, types=None, global_mask=None
+  ):
     """Returns the encoder's states [B, S, D].
 
     Segments (0 = padding) and positions are as in a packed batch; without them a row is one segment
-    up to its padding (id 0). `types` [B, S] are 0 by default.
+    up to its padding (id 0). `types` [B, S] are 0 by default. Of a row's first model.global_tokens
+    tokens those are global whose `global_mask` [B, S] is 1, by default all.
     """
     segments_BS, positions_BS = segments_of(source_BS, segments), positions_of(source_BS, positions)
     embed_key, stack_key = layers.split(key, 2)
     x_BSD = look_up(self.source_embedding or self.embedding, source_BS)
     x_BSD = self.encoder.embeddings(x_BSD, positions_BS, types, embed_key)
-    patterns = self.encoder.patterns(Tokens(segments_BS, jnp.arange(source_BS.shape[1])[None]))
+    index_BS = jnp.arange(source_BS.shape[1])[None]
+    tokens = Tokens(segments_BS, index_BS, global_mask=global_mask)
+    patterns = self.encoder.patterns_of(tokens)
     return self.encoder(x_BSD, patterns, positions_BS, key=stack_key)
 
   def decode(
@@ -54,7 +59,7 @@ class Transformer(EncoderDecoder):
     embed_key, stack_key = layers.split(key, 2)
     x_BTD = self._embed(inputs_BT, positions_BT, embed_key)
     tokens = Tokens(segments_BT, jnp.arange(inputs_BT.shape[1])[None], prefix)
-    patterns, encoded = self.decoder.patterns(tokens), None
+    patterns, encoded = self.decoder.patterns_of(tokens), None
     if memory_BSD is not None:
       encoded = self.decoder.read(memory_BSD, segments_BT, memory_segments)
     return self.decoder(x_BTD, patterns, positions_BT, encoded, stack_key)

@@ -116,9 +116,10 @@ def _fit(config: TransformerConfig, task, platform) -> TransformerConfig:
         " task.target_len and decoding (max_len_ratio, max_len_extra) may use: learned positions"
         " end there"
       )
-  if config.global_tokens and task.pack:
-    raise UserError(
-      "model.global_tokens are the first of a row, and task.pack puts several texts in one: set"
-      " task.pack=False"
-    )
+  for name in ("global_tokens", "global_blocks"):
+    if getattr(config, name) and task.pack:
+      raise UserError(
+        f"model.{name} are those of a row, and task.pack puts several texts in one: set"
+        " task.pack=False"
+      )
   return config

@@ -22,11 +22,11 @@ from train.common.trees import is_stacked, path_name
 AXES = ("data", "fsdp", "tensor")
 ROWS = ("data", "fsdp")  # the axes that split a batch
 RULES = (
-  (r"(query|key|value)/kernel$", P("fsdp", "tensor", None)),  # [D, H, K]
+  (r"(query|key|value)(_global)?/kernel$", P("fsdp", "tensor", None)),  # [D, H, K]
   (r"(input|general|combine|first)/kernel$", P("fsdp", None)),  # [D, F], [D, D]: an LSTM's
   (r"recurrent/kernel$", P()),  # [D, F]: needed anew at each token
   (r"(input|first)/bias$", P()),  # [F]
-  (r"(query|key|value)/bias$", P("tensor", None)),  # [H, K]
+  (r"(query|key|value)(_global)?/bias$", P("tensor", None)),  # [H, K]
   (r"out/kernel$", P("tensor", None, "fsdp")),  # [H, K, D]
   (r"mlp/(up|gate)/kernel$", P("fsdp", "tensor")),  # [D, F]
   (r"mlp/(up|gate)/bias$", P("tensor")),  # [F]
@@ -36,7 +36,7 @@ RULES = (
   (r"embeddings/projection/kernel$", P(None, "fsdp")),  # [E, D]
   (r"(^|/)output/kernel$", P("fsdp", "tensor")),  # [D, V]
   (r"(^|/)output_bias$", P("tensor")),  # [V]
-  (r"relative/embedding$", P()),  # [buckets, H]
+  (r"(relative|distance_states)/embedding$", P()),  # [buckets, H], [buckets, D]
   (r"(^|/)head/(dense|labels)/(kernel|bias)$", P()),  # [D, D], [D, labels]
   (r"^opt_state/.*ns_coeffs$", P()),  # muon's three numbers
   (r"^recent$", P()),  # losses

@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from experiments.analysis import pictures
-from model import attention
+from model import attention, patterns
 from model.transformer import Transformer
 from train import inference
 from train.common import entry
@@ -58,7 +58,9 @@ def weights(module, q_BTHK, k_BSGK, v_BSGK, pattern):
   parts = []
   for start in range(0, S, K):
     values = jnp.broadcast_to(eye_SS[None, :, None, start : start + K], v_BSGK.shape)
-    parts.append(pattern(q_BTHK, k_BSGK, values))
+    own = isinstance(pattern, patterns.OwnPattern)
+    attend = pattern.with_values(values) if own else pattern
+    parts.append(attend(q_BTHK, k_BSGK, values))
   weights_BTHS = jnp.concatenate(parts, axis=-1)[..., :S]
   return weights_BTHS.swapaxes(1, 2).astype(jnp.float32)
 

@@ -16,8 +16,8 @@ ACTIVATIONS = {"relu": lambda x: np.maximum(x, 0)}
 class Reference:
   """A model's weights in float64, and its passes over a single row of ids without padding."""
 
-  def __init__(self, model):
-    self.cfg = model.cfg
+  def __init__(self, model, is_global=lambda place: True):
+    self.cfg, self.is_global = model.cfg, is_global
     weights = flatten(nnx.to_pure_dict(nnx.state(model)))
     self.weights = {path: np.asarray(x, np.float64) for path, x in weights.items()}
 
@@ -79,10 +79,7 @@ class Reference:
   def _attention(self, name, x, memory, layer, decoder):
     """Computes self-attention of the layer's number, or cross-attention, whose layer is None."""
     cfg = self.cfg
-    q, k, v = (
-      self._linear(f"{name}/{part}", x if part == "query" else memory)
-      for part in ("query", "key", "value")
-    )
+    q, k, v = self._projected(name, x, memory, "")
     if cfg.qk_norm:
       q, k = self._norm(f"{name}/query_norm", q), self._norm(f"{name}/key_norm", k)
     K = q.shape[2]
@@ -93,25 +90,68 @@ class Reference:
     for h in range(q.shape[1]):
       g = h // (q.shape[1] // k.shape[1])
       for t in range(len(x)):
-        logits = np.full(len(memory), -np.inf)
+        values, logits = v[:, g], np.full(len(memory), -np.inf)
         for s in range(len(memory)):
           if layer is None or self._sees(t, s, layer, decoder):
             logits[s] = self._logit(name, q, k, t, s, h, g, layer)
-        share = np.exp(logits - logits.max())
-        y[t, h] = (share / share.sum()) @ v[:, g]
+        if cfg.global_blocks and layer is not None and not decoder:
+          others, block_values = self._blocks(name, memory, q[t, h], t, h, g)
+          logits, values = np.append(logits, others), np.append(values, block_values, 0)
+        y[t, h] = softmax(logits) @ values
+    if cfg.global_projections and layer is not None and not decoder:
+      q, k, v = self._projected(name, x, memory, "_global")
+      for t in filter(self.is_global, range(cfg.global_tokens)):
+        for h in range(q.shape[1]):
+          g = h // (q.shape[1] // k.shape[1])
+          logits = [q[t, h] @ k[s, g] / math.sqrt(K) for s in range(len(x))]
+          y[t, h] = softmax(np.array(logits)) @ v[:, g]
     return np.einsum("thk,hkd->td", y, self.weights[f"{name}/out/kernel"]) + self._bias(
       f"{name}/out"
     )
 
+  def _projected(self, name, x, memory, which):
+    query = self._linear(f"{name}/query{which}", x)
+    return query, *(self._linear(f"{name}/{part}{which}", memory) for part in ("key", "value"))
+
+  def _blocks(self, name, x, query, t, h, g):
+    """Returns a token's logits for the blocks of its row, and the blocks' values."""
+    size = self.cfg.global_blocks
+    count = len(x) // size
+    edges = [size * i for i in range(count)] + [len(x)]
+    logits, values = [], []
+    for block in range(count):
+      state = self._norm(f"{name}/block_norm", x[edges[block] : edges[block + 1]].sum(0))
+      key, value = (self._linear(f"{name}/{part}", state)[g] for part in ("key", "value"))
+      distance = block - min(t // size, count - 1)
+      logits.append(query @ key / math.sqrt(len(query)))
+      logits[-1] += self._distance_bias("encoder/block_relative", distance, True, h)
+      values.append(value)
+    return logits, np.array(values).reshape(count, -1)
+
+  def _distance_bias(self, name, distance, both_ways, h):
+    table = self.weights[f"{name}/embedding"]
+    return table[bucket(distance, both_ways, len(table), self.cfg.relative_max_distance), h]
+
+  def _disentangled(self, name, q, k, t, s, h, g):
+    """Returns the logit of a query and a key by content and distance (He et al. 2021, eq. 4)."""
+    stack = name.split("/")[0]
+    table = self.weights[f"{stack}/distance_states/embedding"]
+    table = self._norm(f"{stack}/distance_states/norm", table)
+    state = table[log_bucket(t - s, len(table) // 2, self.cfg.relative_max_distance)]
+    query, key = self._linear(f"{name}/query", state)[h], self._linear(f"{name}/key", state)[g]
+    return (q[t, h] @ k[s, g] + q[t, h] @ key + k[s, g] @ query) / math.sqrt(3 * q.shape[2])
+
   def _logit(self, name, q, k, t, s, h, g, layer):
     cfg = self.cfg
+    if cfg.positions == "disentangled" and layer is not None:
+      return self._disentangled(name, q, k, t, s, h, g)
     logit = q[t, h] @ k[s, g] / math.sqrt(q.shape[2])
     if (cap := cfg.attention_softcap) is not None:
       logit = cap * math.tanh(logit / cap)
     if layer is not None and cfg.positions in ("relative", "learned_relative"):
       stack = name.split("/")[0]
-      table = self.weights[f"{stack}/relative/embedding"]
-      logit += table[bucket(s - t, stack == "encoder", len(table), cfg.relative_max_distance), h]
+      table = f"{name if cfg.relative_per_layer else stack}/relative"
+      logit += self._distance_bias(table, s - t, stack == "encoder", h)
     return logit
 
   def _sees(self, t, s, layer, decoder):
@@ -120,7 +160,8 @@ class Reference:
       return False
     window = cfg.decoder_window if decoder and cfg.decoder_window is not None else cfg.window
     window = at(window, layer)
-    return window is None or abs(t - s) < window or min(t, s) < cfg.global_tokens
+    near = window is None or abs(t - s) < window
+    return near or any(x < cfg.global_tokens and self.is_global(x) for x in (t, s))
 
   def _linear(self, name, x):
     return np.tensordot(x, self.weights[f"{name}/kernel"], 1) + self._bias(name)
@@ -150,6 +191,21 @@ def turn(x, theta, scale, dim):
   angle = np.arange(len(x))[:, None] / scale * theta ** (-np.arange(half) / half)
   turned = (x[..., :half] + 1j * x[..., half:dim]) * np.exp(1j * angle)[:, None]
   return np.concatenate([turned.real, turned.imag, x[..., dim:]], axis=-1)
+
+
+def softmax(logits):
+  share = np.exp(logits - logits.max())
+  return share / share.sum()
+
+
+def log_bucket(distance, half, most):
+  """Returns DeBERTa-v2's row of a distance (query minus key) in a table of 2 * half rows."""
+  middle = half // 2
+  place = distance
+  if abs(distance) > middle:
+    wide = math.log(abs(distance) / middle) / math.log((most - 1) / middle) * (middle - 1)
+    place = int(math.copysign(math.ceil(wide - 1e-9) + middle, distance))
+  return min(max(place + half, 0), 2 * half - 1)
 
 
 def bucket(distance, both_ways, count, most):

@@ -51,9 +51,26 @@ FEATURES = {
   "shared layers of patterns": dict(
     share_layers=True, window=(2, None, 4), encoder_layers=4, decoder_layers=3
   ),
+  "a table for each layer": dict(positions="relative", relative_per_layer=True),
+  "the same in chunks": dict(positions="relative", relative_per_layer=True, window=2),
+  "disentangled": dict(positions="disentangled", relative_max_distance=9),
+  "disentangled in chunks": dict(
+    positions="disentangled", relative_buckets=4, relative_max_distance=6, window=(2, None, None),
+    num_kv_heads=None, encoder_layers=4, decoder_layers=3,
+  ),
+  "global projections": dict(
+    window=(2, 4), decoder_window=(None,), global_tokens=2, global_projections=True,
+    positions="learned",
+  ),
+  "global blocks": dict(
+    window=3, decoder_window=(None,), global_blocks=2, positions="relative", norm_position="pre",
+    norm="rms",
+  ),
+  "global blocks in chunks": dict(window=2, global_blocks=4, positions="relative"),
   "a decoder without window": dict(window=3, global_tokens=1, decoder_window=(None,)),
 }  # fmt: skip
-UNPACKED = {name for name, settings in FEATURES.items() if "global_tokens" in settings}
+ROWS = {"global_tokens", "global_blocks"}  # settings that count from the start of a row
+UNPACKED = {name for name, settings in FEATURES.items() if ROWS & settings.keys()}
 every_feature = pytest.mark.parametrize("name", FEATURES)
 
 
@@ -193,6 +210,18 @@ def test_a_config_with_a_feature_survives_its_file(name):
     (dict(decoder_head_dim=3, positions="rotary"), "decoder_head_dim"),
     (dict(decoder_mlp_dim=0), "decoder_mlp_dim"),
     (dict(global_tokens=1, decoder_window=(None,)), "global_tokens"),
+    (dict(relative_per_layer=True), "relative_per_layer"),
+    (dict(relative_per_layer=True, positions="relative", share_layers=True), "relative_per_layer"),
+    (dict(positions="disentangled", relative_max_distance=5), "relative_max_distance"),
+    (dict(global_projections=True, window=3), "global_projections"),
+    (dict(global_projections=True, window=3, global_tokens=1, encoder_layers=0),
+     "global_projections"),
+    (dict(global_projections=True, window=3, global_tokens=1, qk_norm=True), "qk_norm"),
+    (dict(global_blocks=0, window=3), "global_blocks"),
+    (dict(global_blocks=2), "global_blocks"),
+    (dict(global_blocks=2, window=3, encoder_layers=0), "global_blocks"),
+    (dict(global_blocks=2, window=3, global_tokens=1), "global_blocks"),
+    (dict(global_blocks=2, window=3, positions="rotary"), "global_blocks"),
     (dict(attention_softcap=0.0), "attention_softcap"),
     (dict(logits_softcap=-1.0), "logits_softcap"),
   ],

@@ -1,6 +1,6 @@
 """Defines the tables of GPT-2 and Llama."""
 
-from train.common.errors import UserError
+from train.interop import rope
 from train.interop.families import Family, Row, activation, attention, field, linear, norm, same
 
 _GPT2, _LLAMA, BLOCK = "h.{}", "layers.{}", "decoder/blocks/{}"
@@ -66,16 +66,17 @@ GPT2 = Family(
 )
 
 
-def _rope(config, _):
-  """Returns the base of rotary positions from `rope_parameters`, where newer files have it; raises
-  UserError for scaled positions."""
-  given = config.get("rope_parameters") or {}
-  for name in ("rope_parameters", "rope_scaling"):
-    scaling = config.get(name) or {}
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if kind != "default":
-      raise UserError(f"{name} has rope_type {kind!r}; here rotary positions are 'default'")
-  return {"rope_theta": given["rope_theta"]} if "rope_theta" in given else {}
+def read_llama(config, tensors):
+  """Returns the fields of rotary positions."""
+  del tensors
+  rope.check_whole(config)
+  return rope.read(config)
+
+
+def write_llama(model):
+  """Returns the fields of rotary positions and biases."""
+  mlp_bias = model["bias"] if model["mlp_bias"] is None else model["mlp_bias"]
+  return dict(rope_parameters=rope.write(model), attention_bias=model["bias"], mlp_bias=mlp_bias)
 
 
 LLAMA = Family(
@@ -96,7 +97,8 @@ LLAMA = Family(
     field("attention_dropout", "attention_dropout", 0.0),
     field("initializer_range", "init_std", 0.02),
     field("tie_word_embeddings", "tie_output", False),
-    field("rope_theta", "rope_theta", 10000.0),
+    field("attention_bias", "bias", False),
+    field("mlp_bias", "mlp_bias", False),
   ),
   constants=dict(
     encoder_layers=0,
@@ -104,12 +106,11 @@ LLAMA = Family(
     norm="rms",
     norm_position="pre",
     gated=True,
-    bias=False,
     embed_scale=False,
     dropout=0.0,
   ),
-  fixed=dict(attention_bias=False, mlp_bias=False, rope_interleaved=False),
-  ignored=("is_llama_config", "pretraining_tp", "rope_parameters", "rope_scaling"),
+  fixed=dict(rope_interleaved=False),
+  ignored=("is_llama_config", "pretraining_tp", *rope.NAMES),
   rows=(
     *same("embed_tokens", "embedding"),
     *attention(
@@ -125,10 +126,8 @@ LLAMA = Family(
   heads=dict(causal=(Row("lm_head.weight", "output/kernel", "linear", body=False),)),
   copies={"lm_head.weight": "model.embed_tokens.weight"},
   computed=r"rotary_emb\.inv_freq$",
-  read=_rope,
-  write=lambda model: {
-    "rope_parameters": dict(rope_type="default", rope_theta=model["rope_theta"])
-  },
+  read=read_llama,
+  write=write_llama,
 )
 
 FAMILIES = (GPT2, LLAMA)

@@ -18,17 +18,17 @@ from train.interop import (
   decoder_families,
   encoder_decoder_families,
   encoder_families,
+  gemma_families,
+  llama_families,
   tokenizers_in,
   weights,
 )
 from train.interop.families import Family
 from train.interop.settings import FIELDS, GENERATION, json_of, settings
 
-FAMILIES = {
-  family.model_type: family
-  for module in (encoder_families, decoder_families, encoder_decoder_families)
-  for family in module.FAMILIES
-}
+TABLES = (encoder_families, decoder_families, llama_families, gemma_families)
+TABLES += (encoder_decoder_families,)
+FAMILIES = {family.model_type: family for module in TABLES for family in module.FAMILIES}
 MODULES = ("Transformer", "Pooling", "Normalize")  # of sentence-transformers
 LONGEST = 1024  # tokens that a task reads, where the model could read more
 LONGEST_OUTPUT = 1 << 20  # tokens of all beams; a file with more would fill the memory

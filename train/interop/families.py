@@ -16,7 +16,8 @@ class Row(NamedTuple):
   """A tensor of theirs and the weight of ours with the same numbers; {} is the number of a layer.
 
   how: "linear", theirs is [out, in] and ours [in..., out...]; "conv", theirs is [in, out];
-  "vector", theirs has one axis (or one more of size 1 in front); "same".
+  "vector", theirs has one axis (or one more of size 1 in front); "gain", the same, and ours is 1
+  larger; "same".
   """
 
   theirs: str
@@ -87,6 +88,11 @@ def norm(theirs: str, ours: str, *, body=True) -> tuple[Row, ...]:
   )
 
 
+def gains(theirs: str, ours: str, *, body=True) -> tuple[Row, ...]:
+  """Returns the row of a norm that multiplies by 1 + w."""
+  return (Row(f"{theirs}.weight", f"{ours}/scale", "gain", body=body),)
+
+
 def attention(theirs: str, ours: str, names) -> tuple[Row, ...]:
   """Returns the rows of queries, keys, values and output; `names` are theirs, in this order."""
   parts = zip(names, ("query", "key", "value", "out"))
@@ -109,6 +115,15 @@ ACTIVATIONS = {
   "silu": "silu",
   "swish": "silu",
 }
+
+
+def changed(settings, defaults: Mapping[str, Any], without=()) -> tuple[Setting, ...]:
+  """Returns the settings with other defaults by the names of theirs, and without some."""
+  return tuple(
+    setting._replace(default=defaults.get(setting.theirs[0], setting.default))
+    for setting in settings
+    if setting.theirs[0] not in without
+  )
 
 
 def activation(theirs: str, default: str) -> Setting:

@@ -36,6 +36,9 @@ SETTINGS |= dict.fromkeys(
 SETTINGS |= dict.fromkeys(("add_bos_token", "add_prefix_space", "do_basic_tokenize"), bool)
 SETTINGS |= dict.fromkeys(("do_lower_case", "strip_accents", "tokenize_chinese_chars"), bool)
 SETTINGS |= dict(force_bos_token_to_be_generated=bool, added_tokens_decoder=dict[str, dict])
+# The words that Qwen2 splits texts into.
+QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+QWEN += r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 ADDED = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word", "special"), bool)
 MOST_EXTRA = 10_000  # tokens that a number in tokenizer_config.json may add
 
@@ -160,6 +163,18 @@ def _byte_level(settings, path, merges) -> Inner:
   return inner
 
 
+def _qwen(settings, path, merges) -> Inner:
+  """Builds Qwen2's BPE of bytes, which splits texts in another way."""
+  inner = _byte_level(settings, path, merges)
+  inner.normalizer = normalizers.NFC()
+  split = pre_tokenizers.Split(Regex(QWEN), "isolated")
+  blank = settings.get("add_prefix_space", False)
+  inner.pre_tokenizer = pre_tokenizers.Sequence(
+    [split, pre_tokenizers.ByteLevel(blank, use_regex=False)]
+  )
+  return inner
+
+
 def _add_tokens(folder, inner: Inner, settings) -> None:
   """Adds the tokens of added_tokens.json and tokenizer_config.json; raises UserError if a token
   gets an id other than the file's."""
@@ -258,10 +273,11 @@ _SPM = (("spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "spm.mode
 _MAKERS = {
   **dict.fromkeys(("bert", "distilbert", "electra"), (_wordpiece, _WORDS)),
   "esm": (_esm, _WORDS),
-  **dict.fromkeys(("gpt2", "roberta", "bart"), (_byte_level, _MERGES)),
+  **dict.fromkeys(("gpt2", "roberta", "bart", "opt", "gpt_neox"), (_byte_level, _MERGES)),
   **dict.fromkeys(("t5", "mt5"), (_t5, _SPM)),
   "mbart": (_mbart, _SPM),
   "pegasus": (_pegasus, _SPM),
-  "llama": (_plain, _SPM),
+  **dict.fromkeys(("llama", "mistral", "gemma", "gemma2", "gemma3_text"), (_plain, _SPM)),
+  **dict.fromkeys(("qwen2", "qwen3"), (_qwen, _MERGES)),
   "marian": (None, (("source.spm",), ("target.spm",), ("vocab.json",))),  # `read` builds it
 }

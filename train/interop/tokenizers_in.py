@@ -36,6 +36,8 @@ _BERT = Framing(
   dict(cls="[CLS]", eos="[SEP]", pad="[PAD]", unk="[UNK]", mask="[MASK]"), ("cls",), types=True
 )
 _S = dict(bos="<s>", cls="<s>", eos="</s>", pad="<pad>", unk="<unk>", mask="<mask>")
+_LLAMA = Framing(dict(bos="<s>", eos="</s>", unk="<unk>"), ("bos",))
+_GEMMA = Framing(dict(bos="<bos>", eos="<eos>", pad="<pad>", unk="<unk>"), ("bos",))
 _T5 = Framing(dict(eos="</s>", pad="<pad>", unk="<unk>"), start="pad")
 FRAMINGS = {
   "bert": _BERT,
@@ -44,7 +46,12 @@ FRAMINGS = {
   "roberta": Framing(_S, ("cls",), ("eos", "eos")),
   "esm": Framing(dict(cls="<cls>", eos="<eos>", pad="<pad>", unk="<unk>", mask="<mask>"), ("cls",)),
   "gpt2": Framing(dict(bos="<|endoftext|>", eos="<|endoftext|>"), start="bos"),
-  "llama": Framing(dict(bos="<s>", eos="</s>", unk="<unk>"), ("bos",)),
+  "llama": _LLAMA,
+  "mistral": _LLAMA,
+  **dict.fromkeys(("qwen2", "qwen3"), Framing(dict(eos="<|endoftext|>"), start="eos")),
+  **dict.fromkeys(("gemma", "gemma2", "gemma3_text"), _GEMMA),
+  "opt": Framing(dict(bos="</s>", eos="</s>", pad="<pad>"), ("bos",)),
+  "gpt_neox": Framing(dict(bos="<|endoftext|>", eos="<|endoftext|>"), start="bos"),
   "t5": _T5,
   "mt5": _T5,
   "bart": Framing(_S, ("bos",), ("eos", "eos"), ("bos",), ("bos",), start="eos"),
@@ -80,10 +87,11 @@ def _tokenizer(folder, kind, framing, config, settings) -> Tokenizer:
     by_name = [inner.token_to_id(name) for name in names if isinstance(name, str)]
     numbers = (*by_name, config.get(f"{role}_token_id"))  # -1: none
     ids[role] = next((i for i in numbers if type(i) is int and 0 <= i <= LARGEST), None)
-  if kind == "llama":
+  if "bos" in framing.first and not config.get("is_encoder_decoder"):
     adds = settings.get("add_bos_token")
     if adds is None:  # transformers' generic class, which other tokenizers have, adds none
-      adds = inner.post_processor is not None or "Llama" in settings.get("tokenizer_class", "Llama")
+      names = settings.get("tokenizer_class", "Llama")
+      adds = inner.post_processor is not None or "Llama" in names or "Gemma" in names
     framing = dataclasses.replace(framing, first=framing.first if adds else ())
   roles = _roles(folder, config, settings, framing, ids)
   if settings.get("add_bos_token") is None:

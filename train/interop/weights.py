@@ -152,6 +152,8 @@ def to_ours(tensor: np.ndarray, row: Row, shape) -> np.ndarray:
   """Returns a tensor, or the row's part of it, as a weight of `shape`."""
   if row.part is not None:
     tensor = np.split(tensor, 3, axis=-1)[row.part]
+  if row.how == "gain":
+    tensor = 1 + tensor
   return (tensor.T if row.how == "linear" else tensor).reshape(shape)
 
 
@@ -161,6 +163,8 @@ def to_theirs(weight: np.ndarray, row: Row) -> np.ndarray:
     shape = (-1, weight.shape[-1]) if row.ours.endswith("out/kernel") else (len(weight), -1)
     matrix = weight.reshape(shape)
     return np.ascontiguousarray(matrix.T if row.how == "linear" else matrix)
+  if row.how == "gain":
+    return weight - 1
   if row.how == "vector":
     return weight.reshape((1, -1) if row.theirs == "final_logits_bias" else -1)
   return weight

@@ -67,8 +67,7 @@ def fit(family: Family, model: Mapping, kind: str, pool_activation: str) -> Fit:
     return Fit(family, config, {}, tuple(f"model.{field}" for field in lost) or ("model",))
   here, there = canonical(model, kind), canonical(back, kind)
   lacks = {field for field in here if here[field] != there[field]} | set(lost)
-  if not model["bias"]:
-    lacks -= {"bias"}
+  lacks -= {field for field in ("bias", "qkv_bias", "mlp_bias") if not here[field]}  # zeros
   lacks = [f"model.{field}" for field in sorted(lacks)]
   if kind == "classification" and family.pool_activation != pool_activation:
     lacks.append("task.pool_activation")
@@ -85,6 +84,7 @@ def canonical(model: Mapping, kind: str) -> dict:
     embedding_dim=cfg.table_dim,
     attention_scale=cfg.scale,
     qkv_bias=cfg.bias if cfg.qkv_bias is None else cfg.qkv_bias,
+    mlp_bias=cfg.bias if cfg.mlp_bias is None else cfg.mlp_bias,
     token_types=None,
     **_of_decoder(cfg),
   )
@@ -98,6 +98,9 @@ def canonical(model: Mapping, kind: str) -> dict:
     relative_max_distance=distances,
     rope_theta=rotary,
     rope_scale=rotary,
+    rope_original_len=rotary,
+    rope_low_turns=cfg.rope_original_len is not None,
+    rope_high_turns=cfg.rope_original_len is not None,
     rotary_dim=rotary,
     share_embeddings=bool(cfg.encoder_layers and cfg.decoder_layers),
     tie_output=kind in WORDS,

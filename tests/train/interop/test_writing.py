@@ -55,7 +55,7 @@ def test_our_configs_are_exported_as_the_nearest_family(text, corpus):
   "text, kind, words",
   [
     ("span.py:small,data={folder}/prose", "translation", ["model.positions", "'rotary'"]),
-    ("causal.py:small,data={folder}/prose", "causal", ["model.window is 64"]),
+    ("scan.py:small,positions=alibi", "translation", ["model.positions", "'alibi'", "pegasus"]),
     ("qa.py:small,train={folder}/train.json", "qa", ["model.positions"]),
   ],
 )

@@ -33,11 +33,12 @@ class Roles:
   source_last: tuple[int, ...] = ()  # after the source's eos (mBART-cc25's language)
   target_first: tuple[int, ...] = ()  # before an encoder-decoder's target: learned ...
   force: bool = True  # ... and forced when decoding
+  source_ends: bool = True  # eos ends an encoder-decoder's source
   types: bool = False  # the model distinguishes a first and a second text (BERT's token types)
 
   def source(self, ids, longest: int = sys.maxsize) -> list[int]:
     """Frames an encoder-decoder's source, cut to `longest` tokens in all."""
-    last = (self.eos, *self.source_last)
+    last = (self.eos, *self.source_last) if self.source_ends else ()
     return [*[*self.source_first, *ids][: longest - len(last)], *last]
 
   def target(self, ids, longest: int = sys.maxsize) -> list[int]:
@@ -59,8 +60,11 @@ def to_json(
   """Returns tokenizer.json's content: the library's JSON, in another object if there are roles."""
   if roles is None:
     return inner.to_str(pretty=pretty)
+  given = dataclasses.asdict(roles)
+  if roles.source_ends:  # which tokenizers that were saved earlier do not have
+    del given["source_ends"]
   content = {
-    "roles": dataclasses.asdict(roles),
+    "roles": given,
     "tokenizer": json.loads(inner.to_str()),
     "target_tokenizer": target and json.loads(target.to_str()),
     "vocab_size": size,

@@ -20,6 +20,7 @@ from train.interop import (
   encoder_families,
   gemma_families,
   llama_families,
+  t5gemma_families,
   tokenizers_in,
   weights,
 )
@@ -27,7 +28,7 @@ from train.interop.families import Family
 from train.interop.settings import FIELDS, GENERATION, json_of, settings
 
 TABLES = (encoder_families, decoder_families, llama_families, gemma_families)
-TABLES += (encoder_decoder_families,)
+TABLES += (encoder_decoder_families, t5gemma_families)
 FAMILIES = {family.model_type: family for module in TABLES for family in module.FAMILIES}
 MODULES = ("Transformer", "Pooling", "Normalize")  # of sentence-transformers
 LONGEST = 1024  # tokens that a task reads, where the model could read more

@@ -13,7 +13,9 @@ from train.interop.families import GENERIC, NEUTRAL, Family
 # The types of the fields of config.json that are read beside those in a family's table.
 FIELDS = dict(
   architectures=list[str],
+  decoder=dict,
   decoder_start_token_id=int,
+  encoder=dict,
   eos_token_id=int | list[int],
   feed_forward_proj=str,
   forced_bos_token_id=int,

@@ -36,6 +36,7 @@ SETTINGS |= dict.fromkeys(
 SETTINGS |= dict.fromkeys(("add_bos_token", "add_prefix_space", "do_basic_tokenize"), bool)
 SETTINGS |= dict.fromkeys(("do_lower_case", "strip_accents", "tokenize_chinese_chars"), bool)
 SETTINGS |= dict(force_bos_token_to_be_generated=bool, added_tokens_decoder=dict[str, dict])
+GEMMAS = ("gemma", "gemma2", "gemma3_text", "t5gemma")
 # The words that Qwen2 splits texts into.
 QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
 QWEN += r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -277,7 +278,7 @@ _MAKERS = {
   **dict.fromkeys(("t5", "mt5"), (_t5, _SPM)),
   "mbart": (_mbart, _SPM),
   "pegasus": (_pegasus, _SPM),
-  **dict.fromkeys(("llama", "mistral", "gemma", "gemma2", "gemma3_text"), (_plain, _SPM)),
+  **dict.fromkeys(("llama", "mistral", *GEMMAS), (_plain, _SPM)),
   **dict.fromkeys(("qwen2", "qwen3"), (_qwen, _MERGES)),
   "marian": (None, (("source.spm",), ("target.spm",), ("vocab.json",))),  # `read` builds it
 }

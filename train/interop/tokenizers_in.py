@@ -38,6 +38,7 @@ _BERT = Framing(
 _S = dict(bos="<s>", cls="<s>", eos="</s>", pad="<pad>", unk="<unk>", mask="<mask>")
 _LLAMA = Framing(dict(bos="<s>", eos="</s>", unk="<unk>"), ("bos",))
 _GEMMA = Framing(dict(bos="<bos>", eos="<eos>", pad="<pad>", unk="<unk>"), ("bos",))
+_T5GEMMA = dataclasses.replace(_GEMMA, first=(), between=(), source_first=("bos",), start="bos")
 _T5 = Framing(dict(eos="</s>", pad="<pad>", unk="<unk>"), start="pad")
 FRAMINGS = {
   "bert": _BERT,
@@ -52,6 +53,7 @@ FRAMINGS = {
   **dict.fromkeys(("gemma", "gemma2", "gemma3_text"), _GEMMA),
   "opt": Framing(dict(bos="</s>", eos="</s>", pad="<pad>"), ("bos",)),
   "gpt_neox": Framing(dict(bos="<|endoftext|>", eos="<|endoftext|>"), start="bos"),
+  "t5gemma": _T5GEMMA,
   "t5": _T5,
   "mt5": _T5,
   "bart": Framing(_S, ("bos",), ("eos", "eos"), ("bos",), ("bos",), start="eos"),
@@ -198,7 +200,8 @@ def _as_processed(inner, roles: Roles, config) -> Roles:
   rest = pair.ids[len(first) + len(a) :]
   ends = len(rest) - len(b) - len(last)
   if config.get("is_encoder_decoder"):
-    return dataclasses.replace(roles, source_first=first, source_last=last[1:])
+    ends = bool(last)
+    return dataclasses.replace(roles, source_first=first, source_last=last[1:], source_ends=ends)
   types = roles.types and 1 in pair.type_ids
   between = tuple(rest[:ends]) if ends > 0 and rest[ends : ends + len(b)] == b else roles.between
   return dataclasses.replace(roles, first=first, between=between, types=types)

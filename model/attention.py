@@ -11,6 +11,7 @@ from model import kernels, layers, patterns, positions
 from model.config import LayerSettings, TransformerConfig
 from model.disentangled import DisentangledBias
 from model.placement import bind, constrain
+from model.settings import DISENTANGLED
 
 Pattern = patterns.FullAttention | patterns.ChunkedAttention | kernels.SplashAttention
 Pattern |= patterns.OwnPattern
@@ -71,7 +72,11 @@ class SelfAttention(Attention):
     super().__init__(cfg, rngs=rngs)
     self.rotary_dim = cfg.rotary_size if cfg.positions == "rotary" else None
     self.rope_short = cfg.rope_short
-    self.disentangled = cfg.positions == "disentangled"
+    self.terms = cfg.disentangled_terms if cfg.positions in DISENTANGLED else ""
+    own = bool(self.terms) and cfg.disentangled_projections
+    query, key = (own and term in self.terms for term in ("p2c", "c2p"))
+    self.position_query = _projection(cfg, "position_query", cfg.num_heads, rngs) if query else None
+    self.position_key = _projection(cfg, "position_key", cfg.kv_heads, rngs) if key else None
     self.scale, self.max_distance = cfg.self_scale, cfg.relative_max_distance
     own = cfg.relative_per_layer
     self.relative = positions.RelativeBias(cfg, not causal, rngs=rngs) if own else None
@@ -112,11 +117,14 @@ class SelfAttention(Attention):
     """Returns the layer's own bias, a function of queries, keys and distances, if it has one."""
     if self.relative is not None:
       return lambda q_BTHK, k_BSGK, distance_BTS: self.relative(distance_BTS)
-    if self.disentangled:
-      states = pattern.shared.states[None]
-      projected = self.queries(states)[0], self.keys(states)[0]
-      return DisentangledBias(*projected, self.scale, self.max_distance)
-    return None
+    if not self.terms:
+      return None
+    states, query, key = pattern.shared.states[None], None, None
+    if "p2c" in self.terms:
+      query = (self.position_query or self.queries)(states)[0]
+    if "c2p" in self.terms:
+      key = (self.position_key or self.keys)(states)[0]
+    return DisentangledBias(query, key, self.scale, self.max_distance)
 
   def _first(self, x_BTD, turn):
     """Returns queries of the first tokens, and keys and values of all, by their own projections."""

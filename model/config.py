@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from model import kernels
-from model.settings import DECODER, RELATIVE, Settings, values_of
+from model.settings import DECODER, DISENTANGLED, RELATIVE, Settings, values_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,15 +55,22 @@ class TransformerConfig(Settings):
   qk_norm: bool = False  # norms of each head's queries and keys, before they turn (Qwen3)
   parallel: bool = False  # attention and feed-forward read the same states (GPT-NeoX)
   # sinusoidal, sinusoidal_t2t (M2M-100's wavelengths), learned, relative (T5), learned_relative
-  # (both: MPNet), disentangled (DeBERTa-v2), rotary, alibi, none
+  # (both: MPNet), disentangled (DeBERTa-v2), learned_disentangled (both), rotary, alibi, none
   positions: str = "sinusoidal"
   max_len: int = 512  # number of learned positions
   decoder_max_len: int | None = None  # the decoder's number
   # the first position's row of that table (RoBERTa, BART: 2), or its number in sinusoidal_t2t
   position_offset: int = 0
   relative_buckets: int = 32  # of both directions (T5); disentangled: of each
-  relative_max_distance: int = 128
+  relative_max_distance: int | None = 128  # None: buckets are single distances (disentangled)
   relative_per_layer: bool = False  # a table of distances for each layer, not for a stack (umT5)
+  # disentangled: the logits of a content with a position, of a position with a content, or both
+  disentangled_terms: str = "c2p+p2c"
+  disentangled_projections: bool = False  # layers have own ones for distances (DeBERTa-v2: shared)
+  disentangled_norm: bool = True  # of the states of distances
+  # so many embeddings around a token are added to an encoder's first layer's output (DeBERTa-v2)
+  convolution: int | None = None
+  convolution_activation: str = "tanh"
   rope_theta: float | tuple = 10000.0
   rope_scale: float | tuple = 1.0  # rotary positions are divided by it (Gemma 3: 8)
   # Llama 3's scaling of longer texts than this: pairs that turn rope_high_turns times or more in
@@ -111,9 +118,7 @@ class TransformerConfig(Settings):
     elif self.rotary_dim is not None or self.rope_original_len is not None:
       name = "rope_original_len" if self.rotary_dim is None else "rotary_dim"
       raise ValueError(f"model.{name} has an effect with model.positions='rotary' alone")
-    least = self.relative_buckets // 2 + (self.positions == "disentangled")
-    if self.positions in (*RELATIVE, "disentangled") and self.relative_max_distance <= least:
-      raise ValueError("model.relative_max_distance must be more than half of relative_buckets")
+    self._check_distances()
     if self.relative_per_layer and (self.positions not in RELATIVE or self.share_layers):
       raise ValueError(
         f"model.relative_per_layer needs model.positions {' or '.join(RELATIVE)} and"
@@ -139,6 +144,22 @@ class TransformerConfig(Settings):
       except ValueError as error:
         raise ValueError(f"model.{', '.join(DECODER.values())}: in the decoder {error}") from error
 
+  def _check_distances(self):
+    exact, summed = self.relative_max_distance is None, self.positions in DISENTANGLED
+    if exact and self.positions in RELATIVE:
+      raise ValueError("model.relative_max_distance=None is for disentangled positions")
+    least = self.relative_buckets // 2 + summed
+    if (summed or self.positions in RELATIVE) and (
+      self.relative_max_distance or least + 1
+    ) <= least:
+      raise ValueError("model.relative_max_distance must be more than half of relative_buckets")
+    width, place = self.convolution or 1, self.encoder_layers and not self.share_layers
+    if width % 2 == 0 or (self.convolution and not place):
+      raise ValueError(
+        f"model.convolution is {width}: it is an odd number, in an encoder of layers that are not"
+        " shared"
+      )
+
   def _check_globals(self):
     windows = values_of(vars(self), "window")
     if self.global_tokens and not windows + values_of(vars(self), "decoder_window"):
@@ -152,7 +173,7 @@ class TransformerConfig(Settings):
         raise ValueError(
           "model.global_blocks are an encoder's with a window and without global_tokens"
         )
-      if self.positions in ("rotary", "disentangled"):
+      if self.positions in ("rotary", *DISENTANGLED):
         raise ValueError(f"model.global_blocks have no positions of the kind {self.positions}")
 
   def _check_rotary(self):
@@ -171,7 +192,8 @@ class TransformerConfig(Settings):
     """Returns the settings with the decoder's own in place of the encoder's."""
     own = {name: getattr(self, theirs) for name, theirs in DECODER.items()}
     own = {name: value for name, value in own.items() if value is not None}
-    own |= dict.fromkeys(DECODER.values()) | dict(global_projections=False, global_blocks=None)
+    own |= dict.fromkeys(DECODER.values())
+    own |= dict(global_projections=False, global_blocks=None, convolution=None)
     if "window" in own and not values_of(own, "window"):
       own["global_tokens"] = 0
     return dataclasses.replace(self, **own)
@@ -194,10 +216,11 @@ class TransformerConfig(Settings):
   def lead(self, depth: int) -> int:
     """Returns the number of first layers of a stack that are not scanned with scan_layers.
 
-    The others are whole periods, without a layer that has no norm.
+    The others are whole periods, without a layer that has no norm or adds a convolution.
     """
     lead = depth % self.period
-    return lead if lead or self.first_norm else min(self.period, depth)
+    apart = not self.first_norm or self.convolution is not None
+    return lead if lead or not apart else min(self.period, depth)
 
   @property
   def rotary_size(self) -> int:
@@ -228,9 +251,10 @@ class TransformerConfig(Settings):
 
   @property
   def self_scale(self) -> float:
-    """Returns the same for self-attention; disentangled logits are sums of three products."""
-    summed = self.positions == "disentangled" and self.attention_scale is None
-    return (3 * self.head_size) ** -0.5 if summed else self.scale
+    """Returns the same for self-attention; disentangled logits are sums of products."""
+    summed = self.positions in DISENTANGLED and self.attention_scale is None
+    count = 2 + self.disentangled_terms.count("+")
+    return (count * self.head_size) ** -0.5 if summed else self.scale
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

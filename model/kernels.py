@@ -30,12 +30,8 @@ IMPLS = {
   "cudnn": Abilities(platforms=("gpu", "cuda"), dtypes=("bfloat16", "float16")),
   "splash": Abilities(platforms=("tpu",), distances=False, global_tokens=False, softcap=True),
 }
-DISTANCES = (
-  "relative",
-  "learned_relative",
-  "disentangled",
-  "alibi",
-)  # positions that are a bias of distances
+# Positions that are a bias of distances.
+DISTANCES = ("relative", "learned_relative", "disentangled", "learned_disentangled", "alibi")
 BLOCKS = (512, 256, 128)  # tokens of a tile, the largest that divides the length
 INTERPRET = False  # tests: run by jax's interpreter, without a TPU
 

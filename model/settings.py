@@ -6,9 +6,12 @@ import math
 from model import kernels, layers
 
 POSITIONS = ("sinusoidal", "sinusoidal_t2t", "learned", "relative", "learned_relative")
-POSITIONS += ("disentangled", "rotary", "alibi", "none")
-LEARNED = ("learned", "learned_relative")  # those with a table of positions
-RELATIVE = ("relative", "learned_relative")  # those with a table of distances
+POSITIONS += ("disentangled", "learned_disentangled", "rotary", "alibi", "none")
+# Those with a table of positions, of distances' biases, and of distances' states.
+LEARNED = ("learned", "learned_relative", "learned_disentangled")
+RELATIVE = ("relative", "learned_relative")
+DISENTANGLED = ("disentangled", "learned_disentangled")
+TERMS = ("c2p+p2c", "c2p", "p2c")
 NORM_POSITIONS = ("post", "pre", "both")
 # The settings of which a decoder may have its own, and the names of its own.
 DECODER = dict(num_heads="decoder_heads", num_kv_heads="decoder_kv_heads")
@@ -22,6 +25,8 @@ KNOWN = dict(
   norm=layers.NORMS,
   norm_position=NORM_POSITIONS,
   positions=POSITIONS,
+  disentangled_terms=TERMS,
+  convolution_activation=layers.ACTIVATIONS,
   attention_impl=kernels.IMPLS,
   remat=layers.REMAT,
   dtype=DTYPES,
@@ -29,7 +34,7 @@ KNOWN = dict(
 SMALLEST = dict(vocab_size=1, dim=1, num_heads=1, num_kv_heads=1, head_dim=1, mlp_dim=1, window=1)
 SMALLEST |= dict(embedding_dim=1, token_types=0, position_offset=0, global_tokens=0)
 SMALLEST |= dict(max_len=1, relative_buckets=2, relative_max_distance=1, norm_eps=0, init_std=0)
-SMALLEST |= dict.fromkeys(DECODER.values(), 1) | dict(rotary_dim=2, global_blocks=1)
+SMALLEST |= dict.fromkeys(DECODER.values(), 1) | dict(rotary_dim=2, global_blocks=1, convolution=1)
 SMALLEST |= dict(rope_original_len=1)
 LARGEST = 2**31 - 1  # a size is an int32
 POSITIVE = ("rope_theta", "rope_scale", "rope_low_turns", "rope_high_turns")

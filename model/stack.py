@@ -12,11 +12,12 @@ from model import blocks, kernels, layers, masks, patterns, positions
 from model.attention import Memory, Pattern
 from model.block import Block, EncoderStates
 from model.config import TransformerConfig
+from model.convolution import Convolution
 from model.disentangled import DistanceStates
 from model.embeddings import Embeddings
 from model.masks import Tokens
 from model.placement import constrain
-from model.settings import RELATIVE
+from model.settings import DISENTANGLED, RELATIVE
 
 Patterns = dict[int | None, Pattern]  # the pattern of the layers with each window
 
@@ -47,15 +48,23 @@ class Stack(nnx.Module):
     make_bias = functools.partial(positions.RelativeBias, cfg, not causal, rngs=rngs)
     self.relative = make_bias() if relative and not own else None
     self.block_relative = make_bias() if relative and cfg.global_blocks else None
-    disentangled = cfg.positions == "disentangled"
+    disentangled = cfg.positions in DISENTANGLED
     self.distance_states = DistanceStates(cfg, rngs=rngs) if disentangled else None
     self.norm = layers.norm(cfg, rngs=rngs) if cfg.norm_position != "post" else None
+    self.convolution = Convolution(cfg, rngs=rngs) if cfg.convolution else None
 
   def __call__(
-    self, x_BTD, patterns: Patterns, positions_BT, encoded: EncoderStates | None = None, key=None
+    self,
+    x_BTD,
+    patterns: Patterns,
+    positions_BT,
+    encoded: EncoderStates | None = None,
+    key=None,
+    segments_BT=None,
   ):
-    """Returns the stack's states [B, T, D]."""
+    """Returns the stack's states [B, T, D]; a convolution reads the `segments` [B, T]."""
     keys, alone = layers.split(key, self.depth), self.depth - self.scanned
+    embedded_BTD = x_BTD
 
     def run(index, block, x_BTD, key):
       """Returns the states after the layer at `index`, whose weights are those of `block`."""
@@ -74,6 +83,8 @@ class Stack(nnx.Module):
 
     for index, block in enumerate(self._unscanned()):
       x_BTD = run(index, block, x_BTD, keys[index])
+      if index == 0 and self.convolution is not None:
+        x_BTD = self.convolution(embedded_BTD, x_BTD, segments_BT)
     if self.scanned:
       period = self.cfg.period
 
@@ -120,7 +131,7 @@ class Stack(nnx.Module):
 
   def _shared(self, tokens: Tokens) -> patterns.Shared:
     states = is_global = row_blocks = None
-    if self.cfg.positions == "disentangled":
+    if self.cfg.positions in DISENTANGLED:
       states = self.distance_states()
     if self.cfg.global_projections:
       is_global = self._rule(None).is_global(tokens)
@@ -166,7 +177,7 @@ class Stack(nnx.Module):
 
   def _own_distance(self, query: Tokens, key: Tokens):
     """Returns the distances if layers have a bias of their own."""
-    own = self.cfg.relative_per_layer or self.cfg.positions == "disentangled"
+    own = self.cfg.relative_per_layer or self.cfg.positions in DISENTANGLED
     return masks.distance(query, key) if own else None
 
   def bias(self, window: int | None, query: Tokens, key: Tokens) -> jax.Array:

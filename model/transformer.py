@@ -37,7 +37,7 @@ class Transformer(EncoderDecoder):
     index_BS = jnp.arange(source_BS.shape[1])[None]
     tokens = Tokens(segments_BS, index_BS, global_mask=global_mask)
     patterns = self.encoder.patterns_of(tokens)
-    return self.encoder(x_BSD, patterns, positions_BS, key=stack_key)
+    return self.encoder(x_BSD, patterns, positions_BS, None, stack_key, segments_BS)
 
   def decode(
     self,

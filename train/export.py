@@ -23,9 +23,9 @@ from train.common import entry
 from train.common.errors import UserError
 from train.common.trees import flatten, unstack_layers
 from train.data.tokenizer import Tokenizer
-from train.interop import tokenizers_out, writing
+from train.interop import sentence_transformers, tokenizers_out, writing
 from train.interop.directory import STOPS, Directory
-from train.interop.families import KINDS
+from train.interop.families import KINDS, Head
 from train.tasks import seq2seq
 from train.tasks.base import HuggingFace
 
@@ -45,7 +45,10 @@ def as_hf(workdir, checkpoint: str, out: pathlib.Path) -> None:
   source = _source(workdir, checkpoint)
   model, tokenizer, task, origin = source.model, source.tokenizer, source.task, source.origin
   first = origin.family.model_type if origin else ""
-  fit = writing.best(model, task.kind, task.pool_activation, first)
+  head = Head(task.pool, task.pool_activation, task.transform)
+  if task.kind == "mlm":
+    head = head._replace(activation=task.pool_activation or model["activation"])
+  fit = writing.best(model, task.kind, head, first)
   _check_new(out)
   target, out = out, out.with_name(f".{out.name}.partial")
   shutil.rmtree(out, ignore_errors=True)
@@ -66,6 +69,8 @@ def as_hf(workdir, checkpoint: str, out: pathlib.Path) -> None:
     sides = [side for side in ("encoder", "decoder") if model[f"{side}_layers"]]
     longest = fit.model["max_len"] if fit.model["positions"] == "learned" else 10**9
     tokenizers_out.write(tokenizer, out, "-".join(sides), longest)
+  if task.kind == "body" and origin:
+    sentence_transformers.copy(origin.path, out)
   if task.decoding:
     _write_generation(out, task.decoding, ids, tokenizer.roles)
   if target.is_dir():
@@ -80,10 +85,11 @@ def _source(workdir, checkpoint) -> Source:
   if origin := pretrained.open(workdir).directory:
     kind = origin.kind
     labels = origin.labels if kind in ("classification", "tagging") else ()
+    pool, activation, transform = origin.head
     generates = kind in ("causal", "translation")
     decoding = seq2seq.Decoding(**origin.generation) if generates else None
     problem = origin.problem if kind == "classification" else ""
-    task = HuggingFace(kind, labels, origin.family.pool_activation, decoding, problem)
+    task = HuggingFace(kind, labels, activation, decoding, problem, pool, transform)
     return Source(origin.model, origin.params, origin.tokenizer, task, origin)
   run = inference.load_run(workdir, checkpoint)
   task, tokenizer, start = run.task.hugging_face(), run.task.tokenizer, run.cfg.init_from.workdir

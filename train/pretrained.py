@@ -18,6 +18,7 @@ from train.common.errors import UserError, choose, indented
 from train.common.trees import flatten, match_layers, path_name
 from train.data.tokenizer import Tokenizer
 from train.interop.directory import Directory
+from train.interop.families import Head
 from train.record import data_files
 
 PREFIX = "hf:"
@@ -157,7 +158,8 @@ def resolve(config: Mapping) -> dict:
   `init_from.which` "latest", and `init_from.skip` HEAD and the parts left out. `inherit` is one of
     "model": the whole model;
     "encoder": its decoder is left out (and of hf:DIR the head, `which="body"`). A classification
-      takes over the `pool_activation` of hf:DIR, and, if task.pool is "first", its pooler;
+      takes over the head of hf:DIR (`pool_activation`, and where they are not BERT's `pool` and
+      `transform`) and, if task.pool is "first" or its own, its pooler;
     "pretraining": the whole model with all its weights (skip=()) if task.name is the origin's; of
       another task the body alone, with `changes`.
   A config without `model.inherit` is returned as it is.
@@ -182,16 +184,41 @@ def resolve(config: Mapping) -> dict:
   if inherit == "encoder":
     model = origin.model | NO_DECODER | changes
     start = dict(which=body, skip=(*HEAD, "^decoder/", "^output/"))
-    if "pool_activation" in task and origin.directory:
+    if origin.directory:
       directory = open(origin.name, body=True).directory
-      task["pool_activation"] = directory.family.pool_activation
-      if directory.pooler and task["pool"] == "first":
+      task |= _head_of(directory, task)
+      if directory.pooler and task.get("pool") in ("first", directory.head.pool):
         start["skip"] = ("^head/labels",)
   elif inherit == "pretraining" and origin.kind == task["name"]:
     model, start["skip"] = origin.model, ()
+    if "head_activation" in task:
+      task["head_activation"] = _mlm_activation(origin)
   elif inherit == "pretraining":
     start = dict(which=body, skip=(*HEAD, "^output/"))
   return dict(config) | dict(model=model, task=task, init_from=start | config["init_from"])
+
+
+def _mlm_activation(origin: Pretrained) -> str:
+  """Returns the activation of a masked-LM head, "" for the model's."""
+  if not origin.directory:
+    return origin.config.task.get("head_activation", "")
+  activation = origin.directory.head.activation
+  return "" if activation == origin.model["activation"] else activation
+
+
+def _head_of(directory: Directory, task: Mapping) -> dict:
+  """Returns the settings of a head as the family of a directory has it for a task."""
+  if "pool_activation" not in task:
+    if task["name"] not in ("tagging", "qa"):
+      return {}
+    head = directory.head_for(task["name"])
+    changes = head.transform != "none"
+    return dict(transform=head.transform, head_activation=head.activation) if changes else {}
+  head = directory.head_for("classification")
+  own = dict(pool_activation=head.activation)
+  if head != Head("first", head.activation, "dense") and task["pool"] in ("first", head.pool):
+    own |= dict(pool=head.pool, transform=head.transform)
+  return own
 
 
 def build_task(section, folder) -> tasks.Task:

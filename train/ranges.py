@@ -3,13 +3,13 @@
 import inspect
 import re
 
+from model.heads import POOLS, TRANSFORMS
 from model.settings import DTYPES
 from train import optimizer
 from train.common import intervals
 from train.common.errors import choose
 from train.common.intervals import SEEDS
 from train.data import corruption
-from train.tasks.pooled import POOLS
 from train.tasks.text_to_text import KINDS
 from train.tasks.translation import BLEU_TOKENIZERS
 
@@ -71,6 +71,7 @@ CHOICES = {
   "task.style": corruption.STYLES,
   "task.kind": KINDS,
   "task.pool": POOLS,
+  "task.transform": ("", *TRANSFORMS),
   "task.bleu_tokenizer": BLEU_TOKENIZERS,
 }
 # The types of settings whose default is None, which is allowed too, or that have no default.

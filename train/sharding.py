@@ -37,7 +37,7 @@ RULES = (
   (r"(^|/)output/kernel$", P("fsdp", "tensor")),  # [D, V]
   (r"(^|/)output_bias$", P("tensor")),  # [V]
   (r"(relative|distance_states)/embedding$", P()),  # [buckets, H], [buckets, D]
-  (r"(^|/)head/(dense|labels)/(kernel|bias)$", P()),  # [D, D], [D, labels]
+  (r"(^|/)head/(dense(/\d+)?|labels)/(kernel|bias)$", P()),  # [D, D], [D, labels]
   (r"^opt_state/.*ns_coeffs$", P()),  # muon's three numbers
   (r"^recent$", P()),  # losses
   (r"(scale|out/bias|down/bias|norm/bias|projection/bias)$", P()),

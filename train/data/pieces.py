@@ -7,6 +7,10 @@ import tokenizers
 from tokenizers import decoders, models
 
 BLANKS = ("\u0120", "\u010a", "\u0109")  # blank, newline and tab in the byte-level alphabet
+# The characters that stand for the 256 bytes in the byte-level alphabet: a printable one is itself.
+_PRINTABLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
+_OTHERS = [byte for byte in range(0x100) if byte not in _PRINTABLE]
+BYTES = [chr(byte if byte in _PRINTABLE else 0x100 + _OTHERS.index(byte)) for byte in range(0x100)]
 METASPACE = "\u2581"  # SentencePiece's blank
 ABSENT = "\uffff"  # prefix of the pieces that only targets have; a noncharacter, so in no text
 REPLACEMENT = "\ufffd"  # what bytes that are no character decode to

@@ -10,27 +10,44 @@ from flax import nnx
 
 from model import heads
 from model.config import TransformerConfig
+from model.settings import LEARNED
 from model.transformer import Transformer
 from train.common import json_files
 from train.common.errors import UserError, choose
 from train.data.tokenizer import Tokenizer
 from train.interop import (
+  bert_variant_families,
   decoder_families,
   encoder_decoder_families,
   encoder_families,
   gemma_families,
   llama_families,
+  modern_encoder_families,
+  opt_families,
+  sentence_transformers,
+  t5_families,
   t5gemma_families,
   tokenizers_in,
   weights,
 )
-from train.interop.families import Family
+from train.interop.families import POOLED, Family, Head
 from train.interop.settings import FIELDS, GENERATION, json_of, settings
 
-TABLES = (encoder_families, decoder_families, llama_families, gemma_families)
-TABLES += (encoder_decoder_families, t5gemma_families)
-FAMILIES = {family.model_type: family for module in TABLES for family in module.FAMILIES}
-MODULES = ("Transformer", "Pooling", "Normalize")  # of sentence-transformers
+MODULES = (
+  encoder_families,
+  bert_variant_families,
+  modern_encoder_families,
+  decoder_families,
+  llama_families,
+  gemma_families,
+  opt_families,
+  encoder_decoder_families,
+  t5_families,
+  t5gemma_families,
+)
+FAMILIES = {family.model_type: family for module in MODULES for family in module.FAMILIES}
+# The two classes of next-sentence prediction: the second text follows the first one, or does not.
+NEXT_SENTENCE = ("next", "random")
 LONGEST = 1024  # tokens that a task reads, where the model could read more
 LONGEST_OUTPUT = 1 << 20  # tokens of all beams; a file with more would fill the memory
 # Options of generation that have no counterpart here -> the value with which they do nothing.
@@ -107,17 +124,25 @@ class Directory:
       model["output_bias"] = False
     if self.kind not in ("mlm", "translation", "causal"):
       model["tie_output"] = True
-    activation = self.family.mlm_activation
-    if self.kind == "mlm" and activation and model["activation"] != activation:
-      raise UserError(
-        f"{self.file}: hidden_act is {model['activation']}, but the masked-LM head of a"
-        f" {self.family.model_type} always has {activation}; here both are one setting"
-      )
     return model
+
+  @functools.cached_property
+  def head(self) -> Head:
+    """Returns the layers of the head; of a body, those of a classifier."""
+    return self.head_for("classification" if self.kind == "body" else self.kind)
+
+  def head_for(self, kind: str) -> Head:
+    """Returns the layers of the head that the family has for `kind`."""
+    try:
+      return self.family.head(self.config, kind, self.model["activation"])
+    except (KeyError, TypeError) as error:
+      raise UserError(f"{self.file}: {error} is not known here, in a setting of the head") from None
 
   @functools.cached_property
   def labels(self) -> tuple[str, ...]:
     """Returns the names of classes or tags, in the order of the head's outputs."""
+    if self.kind == "next_sentence":
+      return NEXT_SENTENCE
     labels = self.config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
     if sorted(labels) != sorted(map(str, range(len(labels)))):
       raise UserError(f"{self.file}: id2label has the ids {list(labels)}; they must count from 0")
@@ -127,51 +152,74 @@ class Directory:
     """Builds the model with its head and random weights."""
     cfg, rngs = TransformerConfig(**self.model), nnx.Rngs(0)
     model = Transformer(cfg, rngs=rngs)
+    head, count = self.head, dict(qa=2, replaced=1, choice=1).get(self.kind)
     if self.kind == "mlm":
-      model.head = heads.MaskedLmHead(cfg, rngs=rngs)
-    if self.kind in ("classification", "tagging", "qa"):
-      count = 2 if self.kind == "qa" else len(self.labels)
-      pool = "first" if self.kind == "classification" else "token"
-      act = self.family.pool_activation
-      model.head = heads.LabelHead(cfg, count, pool=pool, activation=act, rngs=rngs)
+      model.head = heads.MaskedLmHead(cfg, activation=head.activation, rngs=rngs)
+    elif self.kind in (*POOLED, "tagging", "qa", "replaced"):
+      options = dict(pool=head.pool, activation=head.activation, transform=head.transform)
+      model.head = heads.LabelHead(cfg, count or len(self.labels), **options, rngs=rngs)
     return model
+
+  @functools.cached_property
+  def modules(self) -> sentence_transformers.Modules:
+    """Returns how a text becomes one vector, by sentence-transformers' files if there are any."""
+    return sentence_transformers.read(self.path, self.model["dim"])
 
   @functools.cached_property
   def params(self) -> dict[str, weights.Weight]:
     """Returns path -> weight, read when numpy converts it. The pooler of a model without a head is
     `head/dense`, as in a classifier."""
-    shapes = weights.weight_shapes(self.build)
-    pools = any(name.endswith("pooler.dense.weight") for name in self.tensors.shapes)
-    if self.kind == "body" and pools and self.family.heads.get("body"):
-      dim = self.model["dim"]
-      shapes |= {"head/dense/kernel": (dim, dim), "head/dense/bias": (dim,)}
-    return weights.read(self.tensors, self.family, self.kind, self.model["gated"], shapes)
+    shapes = weights.weight_shapes(self.build) | self._pooler
+    read = (self.tensors, self.family, self.kind, self.model, shapes, self.config)
+    projects = self.kind == "body" and not self.as_body
+    return weights.read(*read) | (self.modules.params() if projects else {})
+
+  @property
+  def _pooler(self) -> dict[str, tuple[int, ...]]:
+    """Returns path -> shape of the layers of a body that a classifier has before its labels."""
+    if self.kind != "body":
+      return {}
+    shapes, rows = self.tensors.shapes, self.family.heads.get("body", ())
+    prefix = self.family.prefix
+    shared = any(name.startswith(prefix) for name in shapes)
+    there = [shapes.get((prefix if shared and row.body else "") + row.theirs) for row in rows]
+    if not all(there[:1]):
+      return {}
+    dim = self.model["dim"]
+    return {row.ours: (dim, dim) if row.how == "linear" else (dim,) for row in rows}
 
   @property
   def pooler(self) -> bool:
-    """Returns whether the body has the dense layer that a classifier has before its labels."""
-    return self.kind == "body" and "head/dense/kernel" in self.params
+    """Returns whether the body has the layers that a classifier has before its labels."""
+    return bool(self._pooler)
 
   def task(self, pair: bool = False) -> dict:
     """Returns the section `task` of a run that only predicts, with the tokenizer object in it;
     `pair`: a classifier reads two texts."""
-    if pair and self.kind != "classification":
+    pair = pair or self.kind == "next_sentence"
+    if pair and self.kind not in ("classification", "next_sentence"):
       raise UserError(f"--pair: hf:{self.path} is no classifier, its kind is {self.kind}")
-    learned = self.model["positions"] == "learned"
+    learned = self.model["positions"] in LEARNED
     length = min(LONGEST, self.model["max_len"]) if learned else LONGEST
     common = dict(name=self.kind, data={}, tokenizer=self.tokenizer)
+    if self.model["global_tokens"] or self.model["global_blocks"]:  # they are those of a row
+      common |= dict(pack=False)
     if self.kind == "body":
       if not self.model["encoder_layers"]:
         raise UserError(f"hf:{self.path} is a decoder without a head, which predicts nothing")
-      return common | dict(name="embedding", source_len=length) | self._pooling()
-    if self.kind == "classification":
-      common |= self._classes() | dict(
-        fields=("text", "text_pair") if pair else ("text",),
-        pool_activation=self.family.pool_activation,
-      )
+      return common | dict(name="embedding") | self.modules.settings(length)
+    if self.kind in POOLED:
+      pool, activation, transform = self.head
+      common |= dict(pool=pool, pool_activation=activation, transform=transform)
+    else:
+      common |= self._token_head()
+    if self.kind == "choice":
+      return common | dict(source_len=length, choice_len=length)
+    if self.kind in POOLED:
+      common |= self._classes() | dict(fields=("text", "text_pair") if pair else ("text",))
     if self.kind == "tagging":
-      common |= dict(labels=self.labels, stride=length // 2)
-    if self.kind == "qa":
+      common |= dict(labels=self.labels)
+    if self.kind in ("tagging", "qa"):
       common |= dict(stride=length // 2)
     if self.kind == "causal":
       prompt = max(length - self.generation["max_len_extra"], 1)
@@ -188,38 +236,23 @@ class Directory:
       return problem
     return "regression" if problem == "regression" or len(self.labels) == 1 else ""
 
+  def _token_head(self) -> dict:
+    """Returns the settings of a head for tokens."""
+    own = dict(head_activation=self.head.activation)
+    if self.kind in ("tagging", "qa"):
+      return own | dict(transform=self.head.transform)
+    return own if self.kind in ("mlm", "replaced") else {}
+
   def _classes(self) -> dict:
     """Returns a classifier's objective with its labels."""
+    if self.kind == "next_sentence":
+      return dict(name="classification", labels=self.labels)
     if self.problem == "multi_label_classification":
       return dict(name="multi_label", labels=self.labels)
     if self.problem == "regression" and len(self.labels) > 1:
       return dict(name="numbers", targets=self.labels)
     regression = self.problem == "regression"
     return dict(labels=() if regression else self.labels, regression=regression)
-
-  def _pooling(self) -> dict:
-    """Returns how a text becomes one vector, by sentence-transformers' files if there are any."""
-    file = self.path / "modules.json"
-    modules = json_files.read(file, list[dict]) if file.exists() else []
-    kinds = {str(module.get("type", "")).split(".")[-1] for module in modules}
-    pooling = json_of(self.path / "1_Pooling" / "config.json", {})
-    mode = {"cls": "cls_token", "mean": "mean_tokens"}.get(str(pooling.get("pooling_mode")))
-    used = {key.removeprefix("pooling_mode_") for key, value in pooling.items() if value is True}
-    used = {mode} if mode else (used - {"include_prompt"}) or {"mean_tokens"}
-    unknown = sorted(used - {"mean_tokens", "cls_token"}) + sorted(kinds - set(MODULES))
-    if unknown or len(used) > 1:
-      raise UserError(
-        f"{self.path}: the pooling of sentence-transformers' files has no counterpart here"
-        f" ({', '.join(unknown or sorted(used))}); supported are the mean and the first"
-        " token, normalized or not"
-      )
-    pool = "first" if used == {"cls_token"} else "mean"
-    section = dict(pool=pool, normalize=not kinds or "Normalize" in kinds)
-    file = self.path / "sentence_bert_config.json"
-    longest = json_of(file, dict(max_seq_length=int)).get("max_seq_length") or 0
-    if not 0 <= longest <= LONGEST_OUTPUT:
-      raise UserError(f"{file}: max_seq_length is {longest}; it must be 1 to {LONGEST_OUTPUT}")
-    return section | ({"source_len": longest} if longest else {})
 
   @functools.cached_property
   def generation(self) -> dict:

@@ -5,25 +5,51 @@ import functools
 
 import numpy as np
 
-from train.interop.families import Family, Row, activation, attention, field, linear, norm, same
+from train.common.errors import UserError
+from train.interop.families import (
+  ACTIVATIONS,
+  Family,
+  Row,
+  activation,
+  attention,
+  field,
+  linear,
+  norm,
+  same,
+)
 
 SIDES = ("encoder", "decoder")
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
 FEED_FORWARD_LAYER = {"encoder": 1, "decoder": 2}  # of a T5's block, after its attentions
 
-# feed_forward_proj -> (activation, gated). T5 1.1's "gated-gelu" is the tanh approximation.
-FEED_FORWARD = {
-  "relu": ("relu", False),
-  "gelu": ("gelu", False),
-  "gelu_new": ("gelu_tanh", False),
-  "silu": ("silu", False),
-  "gated-relu": ("relu", True),
-  "gated-gelu": ("gelu_tanh", True),
-  "gated-silu": ("silu", True),
-}
+_ACTIVATION_NAMES = {ours: name for name, ours in reversed(ACTIVATIONS.items())}
+
+# The head that BART and T5 have on a decoder's state.
+TWO_LAYERS = (
+  *linear("classification_head.dense", "head/dense", body=False),
+  *linear("classification_head.out_proj", "head/labels", body=False),
+)
 
 
-def _t5_rows():
+def t5_classes(name: str) -> dict[str, str]:
+  """Returns the kinds of the classes of a T5."""
+  return {
+    f"{name}ForConditionalGeneration": "translation",
+    f"{name}Model": "translation",
+    f"{name}EncoderModel": "body",
+    f"{name}ForSequenceClassification": "classification",
+    f"{name}ForTokenClassification": "tagging",
+    f"{name}ForQuestionAnswering": "qa",
+  }
+
+
+def is_encoder(config) -> bool:
+  """Returns whether config.json's class is a T5 without a decoder."""
+  name = (config.get("architectures") or [""])[0]
+  return name.endswith(("EncoderModel", "ForTokenClassification"))
+
+
+def t5_rows():
   for side in SIDES:
     block, ours = f"{side}.block.{{}}.layer", f"{side}/blocks/{{}}"
     names = ("q", "k", "v", "o")
@@ -38,37 +64,47 @@ def _t5_rows():
     yield from norm(f"{side}.final_layer_norm", f"{side}/norm")
 
 
-def _t5_mlp(**names):
+def t5_mlp(**names):
   for side, last in FEED_FORWARD_LAYER.items():
     for theirs, ours in names.items():
       tensor = f"{side}.block.{{}}.layer.{last}.DenseReluDense.{theirs}.weight"
       yield Row(tensor, f"{side}/blocks/{{}}/mlp/{ours}/kernel", "linear")
 
 
-def _t5_read(config, tensors, usual="relu", scaled=None):
+def t5_read(config, tensors, usual="relu", scaled=None, layers=6):
   """Returns the fields that T5's table cannot express. `scaled`: the decoder's output is scaled by
-  dim ** -0.5, as in T5 1.0 and not in 1.1; None: as config.json has it."""
+  dim ** -0.5, as in T5 1.0 and not in 1.1; None: as config.json has it. `usual` and `layers` are
+  the family's defaults."""
   kind = config.get("feed_forward_proj", usual)
-  activation, gated = FEED_FORWARD.get(kind, (kind, False))
+  gate, _, name = kind.rpartition("-")
+  if name not in ACTIVATIONS or gate not in ("", "gated"):
+    raise UserError(f"feed_forward_proj is {kind!r}, which is not known here")
+  name = "gelu_new" if kind == "gated-gelu" else name  # of T5 1.1
+  name = config.get("dense_act_fn", name)  # where it is, this field wins, and so does is_gated_act
   if scaled is None:
     scaled = config.get("scale_decoder_outputs", config.get("tie_word_embeddings", True))
   rate = config.get("dropout_rate", 0.1)
+  decoder_layers = config.get("num_decoder_layers") or config.get("num_layers", layers)
   return dict(
-    activation=activation,
-    gated=gated,
+    activation=ACTIVATIONS.get(name, name),
+    gated=config.get("is_gated_act", gate == "gated"),
     logits_scale=config.get("d_model", 512) ** -0.5 if scaled else 1.0,
     tie_output="lm_head.weight" not in tensors,
-    decoder_layers=config.get("num_decoder_layers") or config.get("num_layers", 6),
+    decoder_layers=0 if is_encoder(config) else decoder_layers,
     attention_dropout=rate,
     activation_dropout=rate,
   )
 
 
-def _t5_write(model):
-  kind = (model["activation"], model["gated"])
+def t5_write(model):
+  name = _ACTIVATION_NAMES.get(model["activation"], "relu")
+  kind = "gelu" if (model["gated"], name) == (True, "gelu_new") else name
   scaled = model["logits_scale"] != 1.0
   return dict(
-    feed_forward_proj=next((name for name, pair in FEED_FORWARD.items() if pair == kind), "relu"),
+    feed_forward_proj=f"gated-{kind}" if model["gated"] else kind,
+    dense_act_fn=name,
+    is_gated_act=model["gated"],
+    num_decoder_layers=model["decoder_layers"] or model["encoder_layers"],
     scale_decoder_outputs=scaled,
     tie_word_embeddings=model["tie_output"] and scaled,
   )
@@ -76,8 +112,9 @@ def _t5_write(model):
 
 T5 = Family(
   model_type="t5",
-  prefix="",
-  classes={"T5ForConditionalGeneration": "translation"},
+  prefix="transformer.",
+  bare=("body", "translation", "qa"),
+  classes=t5_classes("T5"),
   settings=(
     field("vocab_size", "vocab_size", 32128),
     field("d_model", "dim", 512),
@@ -102,29 +139,38 @@ T5 = Family(
   fixed=dict(is_decoder=False),
   ignored=(
     "classifier_dropout",
-    "dense_act_fn",
-    "feed_forward_proj",  # _t5_read reads it, and the last two
     "initializer_factor",
-    "is_gated_act",
     "n_positions",
-    "scale_decoder_outputs",
-    "tie_word_embeddings",
+    *("dense_act_fn", "feed_forward_proj", "is_gated_act"),  # t5_read reads these and the next two
+    *("scale_decoder_outputs", "tie_word_embeddings"),
   ),
-  rows=(*same("shared", "embedding"), *_t5_rows(), *_t5_mlp(wi="up", wo="down")),
-  gated=tuple(_t5_mlp(wi_0="gate", wi_1="up")),
-  read=_t5_read,
-  write=_t5_write,
-  heads=dict(translation=(Row("lm_head.weight", "output/kernel", "linear", body=False),)),
-  copies={f"{side}.embed_tokens.weight": "shared.weight" for side in SIDES},
+  rows=(*same("shared", "embedding"), *t5_rows(), *t5_mlp(wi="up", wo="down")),
+  rows_with=dict(gated=tuple(t5_mlp(wi_0="gate", wi_1="up"))),
+  read=t5_read,
+  write=t5_write,
+  heads=dict(
+    translation=(Row("lm_head.weight", "output/kernel", "linear", body=False),),
+    classification=TWO_LAYERS,
+    tagging=linear("classifier", "head/labels", body=False),
+    qa=linear("qa_outputs", "head/labels", body=False),
+  ),
+  copies={f"transformer.{side}.embed_tokens.weight": "transformer.shared.weight" for side in SIDES},
   # old files have a table of distances for cross-attention, which uses none
   computed=r"EncDecAttention\.relative_attention_bias\.weight$",
+)
+
+_LARGER = dict(vocab_size=250112, d_ff=1024, num_layers=8, num_decoder_layers=8, num_heads=6)
+MULTILINGUAL = tuple(
+  setting._replace(default=_LARGER.get(setting.theirs[0], setting.default))
+  for setting in T5.settings
 )
 
 MT5 = dataclasses.replace(
   T5,
   model_type="mt5",
-  classes={"MT5ForConditionalGeneration": "translation"},
-  read=functools.partial(_t5_read, usual="gated-gelu", scaled=False),
+  classes=t5_classes("MT5"),
+  settings=MULTILINGUAL,
+  read=functools.partial(t5_read, usual="gated-gelu", scaled=False, layers=8),
 )
 
 

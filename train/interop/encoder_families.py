@@ -7,11 +7,13 @@ from train.interop.families import Family, Row, activation, attention, field, li
 LAYER, BLOCK = "encoder.layer.{}", "encoder/blocks/{}"
 
 
-def _labels(theirs: str) -> tuple[Row, ...]:
+def labels(theirs: str) -> tuple[Row, ...]:
+  """Returns the rows of the last layer of a head."""
   return linear(theirs, "head/labels", body=False)
 
 
-def _mlm(dense: str, layer_norm: str, bias: str, output: str) -> tuple[Row, ...]:
+def mlm_head(dense: str, layer_norm: str, bias: str, output: str) -> tuple[Row, ...]:
+  """Returns the rows of the head that predicts masked words."""
   return (
     *linear(dense, "head/dense", body=False),
     *norm(layer_norm, "head/norm", body=False),
@@ -20,29 +22,37 @@ def _mlm(dense: str, layer_norm: str, bias: str, output: str) -> tuple[Row, ...]
   )
 
 
-_SELF = ("self.query", "self.key", "self.value", "output.dense")
-_HEADS = dict(tagging=_labels("classifier"), qa=_labels("qa_outputs"))
-_TWO_LAYERS = (
+SELF = ("self.query", "self.key", "self.value", "output.dense")
+HEADS = dict(tagging=labels("classifier"), qa=labels("qa_outputs"))
+TWO_LAYERS = (
   *linear("classifier.dense", "head/dense", body=False),
-  *_labels("classifier.out_proj"),
+  *labels("classifier.out_proj"),
 )
-_LM_HEAD = _mlm("lm_head.dense", "lm_head.layer_norm", "lm_head.bias", "lm_head.decoder.weight")
+LM_HEAD = mlm_head("lm_head.dense", "lm_head.layer_norm", "lm_head.bias", "lm_head.decoder.weight")
 
 
-def _classes(name: str) -> dict[str, str]:
+def pooled(pooler: str, classifier: str = "classifier", *, body: bool = True) -> tuple[Row, ...]:
+  """Returns the rows of a head on the pooler's output; `body`: the pooler is the body's."""
+  return (*linear(pooler, "head/dense", body=body), *labels(classifier))
+
+
+def classes(name: str) -> dict[str, str]:
+  """Returns the kinds of the classes that most families have."""
   return {
     f"{name}Model": "body",
     f"{name}ForMaskedLM": "mlm",
     f"{name}ForSequenceClassification": "classification",
     f"{name}ForTokenClassification": "tagging",
     f"{name}ForQuestionAnswering": "qa",
+    f"{name}ForMultipleChoice": "choice",
   }
 
 
 BERT = Family(
   model_type="bert",
   prefix="bert.",
-  classes=_classes("Bert") | {"BertForPreTraining": "mlm"},
+  classes=classes("Bert")
+  | {"BertForPreTraining": "mlm", "BertForNextSentencePrediction": "next_sentence"},
   settings=(
     field("vocab_size", "vocab_size", 30522),
     field("hidden_size", "dim", 768),
@@ -88,7 +98,7 @@ BERT = Family(
     *same("embeddings.position_embeddings", "encoder/embeddings/positions"),
     *same("embeddings.token_type_embeddings", "encoder/embeddings/types"),
     *norm("embeddings.LayerNorm", "encoder/embeddings/norm"),
-    *attention(f"{LAYER}.attention", f"{BLOCK}/self_attention", _SELF),
+    *attention(f"{LAYER}.attention", f"{BLOCK}/self_attention", SELF),
     *norm(f"{LAYER}.attention.output.LayerNorm", f"{BLOCK}/self_norm"),
     *linear(f"{LAYER}.intermediate.dense", f"{BLOCK}/mlp/up"),
     *linear(f"{LAYER}.output.dense", f"{BLOCK}/mlp/down"),
@@ -96,14 +106,16 @@ BERT = Family(
   ),
   heads=dict(
     body=linear("pooler.dense", "head/dense"),
-    mlm=_mlm(
+    mlm=mlm_head(
       "cls.predictions.transform.dense",
       "cls.predictions.transform.LayerNorm",
       "cls.predictions.bias",
       "cls.predictions.decoder.weight",
     ),
-    classification=(*linear("pooler.dense", "head/dense"), *_labels("classifier")),
-    **_HEADS,
+    classification=pooled("pooler.dense"),
+    next_sentence=pooled("pooler.dense", "cls.seq_relationship"),
+    choice=pooled("pooler.dense"),
+    **HEADS,
   ),
   copies={
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
@@ -118,7 +130,7 @@ ROBERTA = dataclasses.replace(
   BERT,
   model_type="roberta",
   prefix="roberta.",
-  classes=_classes("Roberta"),
+  classes=classes("Roberta"),
   settings=(
     *(row for row in BERT.settings if row.ours not in ("max_len", "vocab_size")),
     field("vocab_size", "vocab_size", 50265),
@@ -129,9 +141,10 @@ ROBERTA = dataclasses.replace(
   fixed=BERT.fixed | dict(pad_token_id=1),
   heads=dict(
     body=linear("pooler.dense", "head/dense"),
-    mlm=_LM_HEAD,
-    classification=_TWO_LAYERS,
-    **_HEADS,
+    mlm=LM_HEAD,
+    classification=TWO_LAYERS,
+    choice=pooled("pooler.dense"),
+    **HEADS,
   ),
   copies={
     "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
@@ -145,7 +158,7 @@ _DISTIL = "transformer.layer.{}"
 DISTILBERT = Family(
   model_type="distilbert",
   prefix="distilbert.",
-  classes=_classes("DistilBert"),
+  classes=classes("DistilBert"),
   settings=(
     field("vocab_size", "vocab_size", 30522),
     field("dim", "dim", 768),
@@ -176,11 +189,12 @@ DISTILBERT = Family(
     *norm(f"{_DISTIL}.output_layer_norm", f"{BLOCK}/mlp_norm"),
   ),
   heads=dict(
-    mlm=_mlm(
+    mlm=mlm_head(
       "vocab_transform", "vocab_layer_norm", "vocab_projector.bias", "vocab_projector.weight"
     ),
-    classification=(*linear("pre_classifier", "head/dense", body=False), *_labels("classifier")),
-    **_HEADS,
+    classification=pooled("pre_classifier", body=False),
+    choice=pooled("pre_classifier", body=False),
+    **HEADS,
   ),
   copies={"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"},
   pool_activation="relu",
@@ -190,7 +204,7 @@ ELECTRA = dataclasses.replace(
   BERT,
   model_type="electra",
   prefix="electra.",
-  classes=_classes("Electra") | {"ElectraForPreTraining": "body"},
+  classes=classes("Electra") | {"ElectraForPreTraining": "replaced"},
   settings=(
     *(row for row in BERT.settings if row.ours not in ("dim", "mlp_dim", "num_heads")),
     field("embedding_size", "embedding_dim", 128),
@@ -202,14 +216,19 @@ ELECTRA = dataclasses.replace(
   ignored=(*BERT.ignored, "summary_last_dropout"),
   rows=(*BERT.rows, *linear("embeddings_project", "encoder/embeddings/projection")),
   heads=dict(
-    mlm=_mlm(
+    mlm=mlm_head(
       "generator_predictions.dense",
       "generator_predictions.LayerNorm",
       "generator_lm_head.bias",
       "generator_lm_head.weight",
     ),
-    classification=_TWO_LAYERS,
-    **_HEADS,
+    classification=TWO_LAYERS,
+    replaced=(
+      *linear("discriminator_predictions.dense", "head/dense", body=False),
+      *labels("discriminator_predictions.dense_prediction"),
+    ),
+    choice=pooled("sequence_summary.summary", body=False),
+    **HEADS,
   ),
   copies={"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"},
   left_out=r"^discriminator_predictions\.",
@@ -221,7 +240,7 @@ ESM = dataclasses.replace(
   BERT,
   model_type="esm",
   prefix="esm.",
-  classes={name: kind for name, kind in _classes("Esm").items() if kind != "qa"},
+  classes={name: kind for name, kind in classes("Esm").items() if kind not in ("qa", "choice")},
   settings=(
     *(row for row in BERT.settings if row.ours not in ("token_types", "activation")),
     field("rope_theta", "rope_theta", 10000.0),
@@ -240,14 +259,14 @@ ESM = dataclasses.replace(
   rows=(
     *same("embeddings.word_embeddings", "embedding"),
     *norm("embeddings.layer_norm", "encoder/embeddings/norm"),
-    *attention(f"{LAYER}.attention", f"{BLOCK}/self_attention", _SELF),
+    *attention(f"{LAYER}.attention", f"{BLOCK}/self_attention", SELF),
     *norm(f"{LAYER}.attention.LayerNorm", f"{BLOCK}/self_norm"),
     *linear(f"{LAYER}.intermediate.dense", f"{BLOCK}/mlp/up"),
     *linear(f"{LAYER}.output.dense", f"{BLOCK}/mlp/down"),
     *norm(f"{LAYER}.LayerNorm", f"{BLOCK}/mlp_norm"),
     *norm("encoder.emb_layer_norm_after", "encoder/norm"),
   ),
-  heads=dict(mlm=_LM_HEAD, classification=_TWO_LAYERS, tagging=_labels("classifier")),
+  heads=dict(mlm=LM_HEAD, classification=TWO_LAYERS, tagging=labels("classifier")),
   copies={"lm_head.decoder.weight": "esm.embeddings.word_embeddings.weight"},
   computed=r"(position_ids|inv_freq)$",
   left_out=r"^(esm\.)?(contact_head|pooler)\.",  # contact prediction

@@ -1,15 +1,29 @@
 """Defines what a family of Hugging Face's models is: a table of tensors and a table of settings.
 
 Each table serves to import and to export. A family is one value of config.json's `model_type`; the
-tables are in encoder_families.py, decoder_families.py and encoder_decoder_families.py.
+tables are in the files *_families.py.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-# The tasks that a model can have a head for; a "body" has none.
+import numpy as np
+
+# The tasks that a model can have a head for; a "body" has none. "replaced" marks the tokens that
+# another model has put in (ELECTRA), "choice" scores the choices of an example one by one.
 KINDS = ("body", "mlm", "classification", "tagging", "qa", "causal", "translation")
+KINDS += ("replaced", "next_sentence", "choice")
+POOLED = ("classification", "next_sentence", "choice")  # a text has one state
+
+
+class Head(NamedTuple):
+  """The layers between an encoder and its labels, or its words (model/heads.py)."""
+
+  pool: str = "token"
+  activation: str = "tanh"
+  transform: str = "none"
 
 
 class Row(NamedTuple):
@@ -17,14 +31,20 @@ class Row(NamedTuple):
 
   how: "linear", theirs is [out, in] and ours [in..., out...]; "conv", theirs is [in, out];
   "vector", theirs has one axis (or one more of size 1 in front); "gain", the same, and ours is 1
-  larger; "same".
+  larger; "same". `part` of `parts` equal pieces of the tensor, along its outputs, is the weight
+  (fused projections), or with `by_head` of the pieces of each head.
   """
 
   theirs: str
   ours: str
   how: str
-  part: int | None = None  # a third of the tensor's last axis, in fused attention
+  part: int | None = None
   body: bool = True  # in a model with a head, the tensor's name has the family's prefix
+  parts: int = 3
+  # A field of config.json that is False, and its default, where there is no such tensor: here the
+  # weight is zeros.
+  switch: tuple[str, bool] | None = None
+  by_head: bool = False
 
 
 class Setting(NamedTuple):
@@ -49,7 +69,9 @@ class Family:
   fixed: Mapping[str, Any]  # their field -> the only value that has a counterpart here
   rows: tuple[Row, ...]
   heads: Mapping[str, tuple[Row, ...]]
-  gated: tuple[Row, ...] = ()  # replace some of `rows` if the feed-forward layers are gated
+  # Our setting -> rows that replace some of `rows` where it is on, as in gated layers.
+  rows_with: Mapping[str, tuple[Row, ...]] = dataclasses.field(default_factory=dict)
+  bare: tuple[str, ...] = ("body",)  # kinds of models whose tensors are without the prefix
   # For fields that no table can express: (config.json, tensors) -> our fields; ours -> theirs.
   read: Callable[[Mapping, Any], dict] = lambda config, tensors: {}
   write: Callable[[Mapping], dict] = lambda model: {}
@@ -60,11 +82,30 @@ class Family:
   left_out: str = r"^$"  # pattern of the tensors of heads that nothing here uses
   pool_activation: str = "tanh"  # of the classifier
   mlm_activation: str = ""  # of the masked-LM head; "": the body's
+  token_transform: str = "none"  # of the heads for tags and answers
+  # The fields of Head that config.json sets, for a kind, and the reverse.
+  read_head: Callable[[Mapping, str], dict] = lambda config, kind: {}
+  write_head: Callable[[Head, str], dict] = lambda head, kind: {}
 
-  def rows_of(self, kind: str, gated: bool) -> dict[str, Row]:
-    """Returns the rows of a model for `kind` by the paths of our weights."""
-    rows = (*self.rows, *(self.gated if gated else ()), *self.heads.get(kind, ()))
+  def rows_of(self, kind: str, model: Mapping) -> dict[str, Row]:
+    """Returns the rows of a model (fields of TransformerConfig) for `kind` by the paths of our
+    weights."""
+    chosen = (rows for setting, rows in self.rows_with.items() if model[setting])
+    rows = itertools.chain(self.rows, *chosen, self.heads.get(kind, ()))
     return {row.ours: row for row in rows}
+
+  def head(self, config: Mapping, kind: str, activation: str = "gelu") -> Head:
+    """Returns the head of a model for `kind` by its config.json; `activation` is the body's."""
+    own = self.read_head(config, kind)
+    if kind == "mlm":
+      own = dict(activation=self.mlm_activation or activation, transform="dense_norm") | own
+      return Head(**own | dict(pool="token"))
+    if kind == "replaced":
+      return Head(activation=activation, transform="dense")
+    own = dict(pool="first", activation=self.pool_activation, transform="dense") | own
+    if kind not in POOLED:
+      own |= dict(pool="token", transform=self.token_transform)
+    return Head(**own)
 
 
 def same(theirs: str, ours: str) -> tuple[Row, ...]:
@@ -86,6 +127,12 @@ def norm(theirs: str, ours: str, *, body=True) -> tuple[Row, ...]:
     Row(f"{theirs}.weight", f"{ours}/scale", "vector", body=body),
     Row(f"{theirs}.bias", f"{ours}/bias", "vector", body=body),
   )
+
+
+def reordered(tensor: np.ndarray, outer: int, inner: int) -> np.ndarray:
+  """Returns a tensor whose outputs, [outer, inner, ...], are in the order [inner, outer, ...]."""
+  split = tensor.reshape(outer, inner, -1, *tensor.shape[1:])
+  return split.swapaxes(0, 1).reshape(tensor.shape)
 
 
 def gains(theirs: str, ours: str, *, body=True) -> tuple[Row, ...]:

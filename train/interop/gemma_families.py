@@ -121,10 +121,12 @@ GEMMA2 = dataclasses.replace(
     *gains("norm", "decoder/norm"),
   ),
   read=read_gemma2,
-  write=lambda model: write_gemma2(model)
-  | dict(
-    attn_logit_softcapping=model["attention_softcap"],
-    final_logit_softcapping=model["logits_softcap"],
+  write=lambda model: (
+    write_gemma2(model)
+    | dict(
+      attn_logit_softcapping=model["attention_softcap"],
+      final_logit_softcapping=model["logits_softcap"],
+    )
   ),
 )
 
@@ -169,8 +171,10 @@ def _write_gemma3(model):
     kind: rope.write(model, types.index(kind) if kind in types else 0)
     for kind in (rope.SLIDING, rope.FULL)
   }
-  return GEMMA.write(model) | windows | dict(
-    rope_parameters=parameters, final_logit_softcapping=model["logits_softcap"]
+  return (
+    GEMMA.write(model)
+    | windows
+    | dict(rope_parameters=parameters, final_logit_softcapping=model["logits_softcap"])
   )
 
 

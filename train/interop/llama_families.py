@@ -77,8 +77,7 @@ QWEN2 = dataclasses.replace(
   constants=LLAMA.constants | dict(bias=False, qkv_bias=True),
   fixed=dict(use_mrope=False),
   ignored=(*rope.NAMES, *rope.WINDOWS, "head_dim", "use_sliding_window", "max_window_layers"),
-  read=lambda config, tensors: _read_qwen(config, tensors)
-  | dict(head_dim=config.get("head_dim")),
+  read=lambda config, tensors: _read_qwen(config, tensors) | dict(head_dim=config.get("head_dim")),
   write=lambda model: _write_qwen(model) | _write_head_dim(model),
 )
 

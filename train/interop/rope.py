@@ -111,7 +111,7 @@ def windows(types: Sequence[str], window: int | None) -> Any:
   """Returns our `window` of layers of these types."""
   if window is None and SLIDING in types:
     raise UserError(
-      f"layer_types has {SLIDING!r}, and there is no sliding_window (or use_sliding_window is false)"
+      f"layer_types has {SLIDING!r}, and there is no sliding_window, or use_sliding_window is false"
     )
   return shortest([window if kind == SLIDING else None for kind in types])
 

@@ -22,7 +22,7 @@ _SECTION = dataclasses.replace(
   settings=(*GEMMA2.settings, field("dropout_rate", "dropout", 0.0)),
   ignored=(*GEMMA2.ignored, "tie_word_embeddings"),
 )
-# The fields of ours in which the sections may differ, and those that are read of config.json itself.
+# Our fields in which the sections may differ, and those that are read of config.json itself.
 _OWN = ("decoder_layers", *DECODER)
 _WHOLE = ("attention_dropout", "dropout", "init_std", "logits_softcap", "tie_output")
 _SET = ("cross_attention_hidden_size", "is_decoder")  # transformers sets them, whatever is there
@@ -94,9 +94,7 @@ def _write(model):
     window=_shifted(cfg.window, -1),
   )
   decoder = dataclasses.replace(cfg.for_decoder(), encoder_layers=0)
-  return dict(
-    encoder=_section(encoder), decoder=_section(decoder), vocab_size=cfg.vocab_size
-  )
+  return dict(encoder=_section(encoder), decoder=_section(decoder), vocab_size=cfg.vocab_size)
 
 
 def _section(cfg: TransformerConfig):

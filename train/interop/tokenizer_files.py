@@ -9,8 +9,8 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 
 from train.common import json_files
 from train.common.errors import UserError, as_user_error
-from train.data.pieces import ABSENT
-from train.interop import spm
+from train.data.pieces import ABSENT, BYTES, REPLACEMENT
+from train.interop import byte_level, spm, spm_encoders
 
 # fmt: off
 CODES = (  # the languages of mBART-50; the first 25 are mBART's
@@ -35,11 +35,10 @@ SETTINGS |= dict.fromkeys(
 )
 SETTINGS |= dict.fromkeys(("add_bos_token", "add_prefix_space", "do_basic_tokenize"), bool)
 SETTINGS |= dict.fromkeys(("do_lower_case", "strip_accents", "tokenize_chinese_chars"), bool)
+SETTINGS |= dict.fromkeys(("keep_accents", "split_by_punct"), bool)
 SETTINGS |= dict(force_bos_token_to_be_generated=bool, added_tokens_decoder=dict[str, dict])
+SETTINGS |= dict(additional_special_tokens=list[str])
 GEMMAS = ("gemma", "gemma2", "gemma3_text", "t5gemma")
-# The words that Qwen2 splits texts into.
-QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-QWEN += r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 ADDED = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word", "special"), bool)
 MOST_EXTRA = 10_000  # tokens that a number in tokenizer_config.json may add
 
@@ -54,6 +53,8 @@ def settings(folder: pathlib.Path) -> dict:
       for key, value in content.items():
         if key.endswith("_token") and isinstance(value, dict):
           content[key] = value.get("content")
+          if key == "mask_token":
+            together["mask_lstrip"] = value.get("lstrip") is True
       json_files.check(content, path, SETTINGS)
       for key in ("extra_ids", "offset"):
         if not 0 <= (content.get(key) or 0) <= MOST_EXTRA:
@@ -69,7 +70,9 @@ def read(
   not the tokenizer's. Raises UserError, which names the files it looks for, if there are none."""
   if kind == "marian" and (folder / "source.spm").exists():
     return _marian(folder)
-  if (path := folder / "tokenizer.json").exists():
+  if settings.get("tokenizer_class") == "ByT5Tokenizer":
+    kind = "byt5"  # a T5 with bytes, which no file lists
+  elif (path := folder / "tokenizer.json").exists():
     text = json_files.read_text(path)
     json_files.parse(text, path)  # names broken JSON better than the library does
     with as_user_error(f"{path} is not a tokenizer that can be read"):
@@ -103,14 +106,9 @@ def _follow_config(normalizer, settings: Mapping) -> None:
     normalizer.handle_chinese_chars = chinese
 
 
-def _lines(path) -> list[str]:
-  text = json_files.read_text(path).replace("\r\n", "\n").replace("\r", "\n")
-  return text.removesuffix("\n").split("\n")
-
-
 def _vocabulary(path) -> dict[str, int]:
   """Returns token -> line; the later of two equal tokens counts, as in transformers."""
-  return {token: i for i, token in enumerate(_lines(path))}
+  return {token: i for i, token in enumerate(byte_level.lines(path))}
 
 
 def _wordpiece(settings, path) -> Inner:
@@ -127,8 +125,10 @@ def _wordpiece(settings, path) -> Inner:
   _follow_config(inner.normalizer, settings)
   inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
   inner.decoder = decoders.WordPiece()
-  names = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+  names = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<s>", "</s>", "<pad>")  # MPNet's last
   inner.add_special_tokens([name for name in names if name in vocab])
+  if "<mask>" in vocab:
+    inner.add_special_tokens([AddedToken("<mask>", lstrip=True)])
   return inner
 
 
@@ -143,36 +143,6 @@ def _esm(settings, path) -> Inner:
   split = pre_tokenizers.Split(known, "isolated")
   inner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), split])
   inner.add_special_tokens(names)
-  return inner
-
-
-def _byte_level(settings, path, merges) -> Inner:
-  """Builds GPT-2's BPE of bytes."""
-  vocab = json_files.read(path, dict[str, int])
-  pairs = [line for line in _lines(merges) if line and not line.startswith("#version")]
-  try:
-    model = models.BPE(vocab, [tuple(line.split(" ")) for line in pairs])
-  except Exception as error:  # the library raises plain Exception
-    raise UserError(f"{merges} does not belong to {path}: {error}; copy both anew") from error
-  inner = Inner(model)
-  inner.pre_tokenizer = pre_tokenizers.ByteLevel(settings.get("add_prefix_space", False))
-  inner.decoder = decoders.ByteLevel()
-  names = ("<s>", "<pad>", "</s>", "<unk>", "<|endoftext|>")
-  inner.add_special_tokens([name for name in names if name in vocab])
-  if "<mask>" in vocab:  # replaces a word and the blank in front of it
-    inner.add_special_tokens([AddedToken("<mask>", lstrip=True)])
-  return inner
-
-
-def _qwen(settings, path, merges) -> Inner:
-  """Builds Qwen2's BPE of bytes, which splits texts in another way."""
-  inner = _byte_level(settings, path, merges)
-  inner.normalizer = normalizers.NFC()
-  split = pre_tokenizers.Split(Regex(QWEN), "isolated")
-  blank = settings.get("add_prefix_space", False)
-  inner.pre_tokenizer = pre_tokenizers.Sequence(
-    [split, pre_tokenizers.ByteLevel(blank, use_regex=False)]
-  )
   return inner
 
 
@@ -208,6 +178,24 @@ def _t5(settings, path) -> Inner:
   inner = spm.convert(spm.load(path))
   names = (f"<extra_id_{number}>" for number in reversed(range(settings.get("extra_ids", 100))))
   inner.add_special_tokens([name for name in names if inner.token_to_id(name) is None])
+  return inner
+
+
+def _bytes(settings) -> Inner:
+  """Builds ByT5's tokenizer: <pad>, </s>, <unk>, the 256 bytes, then <extra_id_0> and so on."""
+  first = [
+    settings.get(f"{role}_token", name)
+    for role, name in (("pad", "<pad>"), ("eos", "</s>"), ("unk", "<unk>"))
+  ]
+  names = [*first, *BYTES]
+  inner = Inner(models.BPE({name: i for i, name in enumerate(names)}, [], unk_token=first[-1]))
+  inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+  # bytes that are no character are left out
+  inner.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace(REPLACEMENT, "")])
+  inner.add_special_tokens(first)
+  if "added_tokens_decoder" not in settings:
+    extra = [f"<extra_id_{number}>" for number in range(settings.get("extra_ids", 125))]
+    inner.add_special_tokens(settings.get("additional_special_tokens", extra))
   return inner
 
 
@@ -272,13 +260,19 @@ def _numbered(model: spm.Model, names: list[str]) -> Inner:
 _WORDS, _MERGES = (("vocab.txt",),), (("vocab.json",), ("merges.txt",))
 _SPM = (("spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "spm.model"),)
 _MAKERS = {
-  **dict.fromkeys(("bert", "distilbert", "electra"), (_wordpiece, _WORDS)),
+  **dict.fromkeys(("bert", "distilbert", "electra", "mpnet"), (_wordpiece, _WORDS)),
+  "xlm-roberta": (spm_encoders.xlm_roberta, _SPM),
+  "camembert": (spm_encoders.camembert, _SPM),
+  "albert": (spm_encoders.albert, _SPM),
+  "deberta-v2": (spm_encoders.deberta, _SPM),
+  "modernbert": (None, (("tokenizer.json",),)),
   "esm": (_esm, _WORDS),
-  **dict.fromkeys(("gpt2", "roberta", "bart", "opt", "gpt_neox"), (_byte_level, _MERGES)),
-  **dict.fromkeys(("t5", "mt5"), (_t5, _SPM)),
+  **dict.fromkeys(("gpt2", "roberta", "bart", "opt", "gpt_neox"), (byte_level.gpt2, _MERGES)),
+  **dict.fromkeys(("t5", "mt5", "umt5", "longt5"), (_t5, _SPM)),
+  "byt5": (_bytes, ()),
   "mbart": (_mbart, _SPM),
   "pegasus": (_pegasus, _SPM),
   **dict.fromkeys(("llama", "mistral", *GEMMAS), (_plain, _SPM)),
-  **dict.fromkeys(("qwen2", "qwen3"), (_qwen, _MERGES)),
+  **dict.fromkeys(("qwen2", "qwen3"), (byte_level.qwen, _MERGES)),
   "marian": (None, (("source.spm",), ("target.spm",), ("vocab.json",))),  # `read` builds it
 }

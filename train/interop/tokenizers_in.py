@@ -29,22 +29,28 @@ class Framing:
   source_first: tuple[str, ...] = ()
   target_first: tuple[str, ...] = ()
   start: str = "first"  # the role of what a decoder reads first, if config.json has none
-  types: bool = False  # a second text has token type 1
+  # Token types of a config.json without a number; None: none, though the model may have some.
+  types: int | None = None
 
 
 _BERT = Framing(
-  dict(cls="[CLS]", eos="[SEP]", pad="[PAD]", unk="[UNK]", mask="[MASK]"), ("cls",), types=True
+  dict(cls="[CLS]", eos="[SEP]", pad="[PAD]", unk="[UNK]", mask="[MASK]"), ("cls",), types=2
 )
 _S = dict(bos="<s>", cls="<s>", eos="</s>", pad="<pad>", unk="<unk>", mask="<mask>")
 _LLAMA = Framing(dict(bos="<s>", eos="</s>", unk="<unk>"), ("bos",))
 _GEMMA = Framing(dict(bos="<bos>", eos="<eos>", pad="<pad>", unk="<unk>"), ("bos",))
 _T5GEMMA = dataclasses.replace(_GEMMA, first=(), between=(), source_first=("bos",), start="bos")
+_ROBERTA = Framing(_S, ("cls",), ("eos", "eos"))
 _T5 = Framing(dict(eos="</s>", pad="<pad>", unk="<unk>"), start="pad")
 FRAMINGS = {
   "bert": _BERT,
-  "distilbert": dataclasses.replace(_BERT, types=False),
+  "distilbert": dataclasses.replace(_BERT, types=None),
   "electra": _BERT,
-  "roberta": Framing(_S, ("cls",), ("eos", "eos")),
+  "albert": Framing(dict(_BERT.names, pad="<pad>", unk="<unk>"), ("cls",), types=2),
+  "modernbert": dataclasses.replace(_BERT, types=None),
+  "deberta-v2": dataclasses.replace(_BERT, types=0),
+  **dict.fromkeys(("roberta", "xlm-roberta", "camembert"), _ROBERTA),
+  "mpnet": dataclasses.replace(_ROBERTA, names=dict(_S, unk="[UNK]")),
   "esm": Framing(dict(cls="<cls>", eos="<eos>", pad="<pad>", unk="<unk>", mask="<mask>"), ("cls",)),
   "gpt2": Framing(dict(bos="<|endoftext|>", eos="<|endoftext|>"), start="bos"),
   "llama": _LLAMA,
@@ -55,13 +61,15 @@ FRAMINGS = {
   "gpt_neox": Framing(dict(bos="<|endoftext|>", eos="<|endoftext|>"), start="bos"),
   "t5gemma": _T5GEMMA,
   "t5": _T5,
-  "mt5": _T5,
+  **dict.fromkeys(("mt5", "umt5", "longt5"), _T5),
   "bart": Framing(_S, ("bos",), ("eos", "eos"), ("bos",), ("bos",), start="eos"),
   "mbart": Framing(_S, start="eos"),
   "marian": _T5,
   "pegasus": Framing(dict(_T5.names, mask="<mask_2>"), between=(), start="pad"),
 }
-_SEP = ("bert", "distilbert", "electra", "roberta")  # call the end of a text sep_token
+# These call the end of a text sep_token.
+_SEP = ("bert", "distilbert", "electra", "albert", "modernbert", "deberta-v2", "roberta")
+_SEP += ("xlm-roberta", "camembert", "mpnet")
 LANGUAGE = re.compile(r"[a-z]{2}_[A-Z]{2}")  # mBART's codes
 
 
@@ -140,7 +148,7 @@ def _roles(folder, config, settings, framing, ids) -> Roles:
     mask=ids.get("mask"),
     **{name: tuple(map(required, getattr(framing, name))) for name in frames},
     force=forced is not None,
-    types=framing.types and (config.get("type_vocab_size") or 2) > 1,
+    types=framing.types is not None and config.get("type_vocab_size", framing.types) > 1,
   )
 
 

@@ -17,7 +17,7 @@ from flax import nnx
 from train.common import json_files
 from train.common.errors import UserError, as_user_error, indented
 from train.common.trees import flatten
-from train.interop.families import Family, Row
+from train.interop.families import Family, Row, reordered
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # A name without a folder, so that it cannot lead out of the directory. Links are followed: Hugging
@@ -29,7 +29,7 @@ LISTED = 20  # tensors that an error names
 # The fields of TransformerConfig that are sizes of tensors.
 SIZES = ("vocab_size", "dim", "num_heads", "num_kv_heads", "head_dim", "mlp_dim", "embedding_dim")
 SIZES += ("token_types", "relative_buckets", "position_offset")
-MOST_POSITIONS = 1 << 24
+MOST_POSITIONS, MOST_LAYERS = 1 << 24, 1000
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack")
 
 
@@ -114,6 +114,8 @@ def check_sizes(tensors: Tensors, family: Family, model: Mapping, where) -> None
     layer = re.compile("|".join(re.escape(name).replace(r"\{\}", r"(\d{1,9})") for name in names))
     matches = [match for match in map(layer.search, tensors.shapes) if match and names]
     there = len({match[match.lastindex] for match in matches})
+    if model["share_layers"] and there:
+      there = MOST_LAYERS  # of one set of weights
     if (layers := model[f"{side}_layers"]) > there:
       raise UserError(
         f"{where}: {side}_layers is {layers}, but {names[0].format(there)} is not there: the"
@@ -148,10 +150,17 @@ class Weight:
     return to_ours(self.tensors[self.name], self.row, self.shape).astype(dtype or np.float32)
 
 
+def _outputs(row: Row) -> int:
+  """Returns the axis of a tensor's outputs."""
+  return 0 if row.how == "linear" else -1
+
+
 def to_ours(tensor: np.ndarray, row: Row, shape) -> np.ndarray:
   """Returns a tensor, or the row's part of it, as a weight of `shape`."""
   if row.part is not None:
-    tensor = np.split(tensor, 3, axis=-1)[row.part]
+    if row.by_head:
+      tensor = reordered(tensor, shape[-2], row.parts)
+    tensor = np.split(tensor, row.parts, axis=_outputs(row))[row.part]
   if row.how == "gain":
     tensor = 1 + tensor
   return (tensor.T if row.how == "linear" else tensor).reshape(shape)
@@ -178,16 +187,22 @@ def _tensor_of(path: str, rows: Mapping[str, Row], prefix: str) -> tuple[str, Ro
 
 
 def read(
-  tensors: Tensors, family: Family, kind: str, gated: bool, shapes: Mapping[str, tuple[int, ...]]
+  tensors: Tensors,
+  family: Family,
+  kind: str,
+  model: Mapping,
+  shapes: Mapping[str, tuple[int, ...]],
+  config: Mapping,
 ) -> dict[str, Weight]:
-  """Returns path -> weight for each of `shapes` (path -> shape).
+  """Returns path -> weight for each of `shapes` (path -> shape), by a config.json. `model` has
+  the fields of TransformerConfig.
 
   Raises UserError with a list of the tensors that are not there, that have another shape, or that
   nothing here uses.
   """
   prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors.shapes) else ""
   # names in the table have the prefix that a model with a head has
-  bare, rows = "" if prefix else family.prefix, family.rows_of(kind, gated)
+  bare, rows = "" if prefix else family.prefix, family.rows_of(kind, model)
   copies = {
     copy.removeprefix(bare): original.removeprefix(bare)
     for copy, original in family.copies.items()
@@ -200,11 +215,14 @@ def read(
     except KeyError:
       message = f"{family.model_type} has no tensor for {path}, which config.json asks for"
       raise UserError(message) from None
+    if row.switch and not config.get(*row.switch):
+      ours[path] = np.zeros(shape, np.float32)
+      continue
     if name not in tensors:  # the file may have a copy of it instead
       name = next((copy for copy in tensors.shapes if copies.get(copy) == name), name)
     used.add(name)
     there = tensors.shapes.get(name, ())
-    size = math.prod(there) // (1 if row.part is None else 3)
+    size = math.prod(there) // (1 if row.part is None else row.parts)
     if name not in tensors and name == "final_logits_bias":
       ours[path] = np.zeros(shape, np.float32)  # as in transformers
     elif name not in tensors:
@@ -233,18 +251,33 @@ def read(
   return ours
 
 
+def switches(family: Family, kind: str, model: Mapping, params: Mapping) -> dict[str, bool]:
+  """Returns the fields of config.json that say whether there are tensors of weights that may be
+  zeros (Row.switch), for our weights."""
+  rows, on = family.rows_of(kind, model), {}
+  for path, weight in params.items():
+    if switch := _tensor_of(path, rows, "")[1].switch:
+      on[switch[0]] = on.get(switch[0], False) or bool(np.any(weight))
+  return on
+
+
 def write(folder: pathlib.Path, family: Family, kind: str, model: Mapping, params: Mapping) -> None:
   """Writes our weights (path -> array) as model.safetensors, in shards with an index if they are
   large. `model` has the fields of TransformerConfig."""
-  parts, prefix = {}, "" if kind == "body" else family.prefix
-  rows = family.rows_of(kind, model["gated"])
+  parts, heads, prefix = {}, {}, "" if kind in family.bare else family.prefix
+  rows = family.rows_of(kind, model)
+  on = switches(family, kind, model, params)
   for path, weight in params.items():
     name, row = _tensor_of(path, rows, prefix)
-    parts.setdefault(name, {})[row.part or 0] = to_theirs(np.asarray(weight, np.float32), row)
+    if not row.switch or on[row.switch[0]]:
+      pieces = parts.setdefault((name, _outputs(row)), {})
+      pieces[row.part or 0] = to_theirs(np.asarray(weight, np.float32), row)
+      heads |= {name: (row.parts, weight.shape[-2])} if row.by_head else {}
   whole = {
-    name: np.ascontiguousarray(np.concatenate([pieces[i] for i in sorted(pieces)], axis=-1))
-    for name, pieces in sorted(parts.items())
+    name: np.ascontiguousarray(np.concatenate([pieces[i] for i in sorted(pieces)], axis=axis))
+    for (name, axis), pieces in sorted(parts.items())
   } | family.make(model)
+  whole |= {name: reordered(whole[name], *order) for name, order in heads.items()}
   shards, size = [{}], 0
   for name, tensor in whole.items():
     if shards[-1] and size + tensor.nbytes > SHARD_BYTES:

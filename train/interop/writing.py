@@ -15,7 +15,7 @@ from model.transformer import Transformer
 from train.common.errors import UserError
 from train.interop import weights
 from train.interop.directory import FAMILIES
-from train.interop.families import Family
+from train.interop.families import POOLED, Family, Head
 from train.interop.settings import settings
 
 # The settings that change no output of a trained model, or only how it is computed.
@@ -30,6 +30,7 @@ FREE = (
   "init_std",
 )
 WORDS = ("mlm", "causal", "translation")  # the kinds that predict tokens
+BARE = ("body", "causal", "translation")  # those without a head
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Fit:
   lacks: tuple[str, ...]  # the settings of ours that config.json cannot express
 
 
-def fit(family: Family, model: Mapping, kind: str, pool_activation: str) -> Fit:
+def fit(family: Family, model: Mapping, kind: str, head: Head) -> Fit:
   """Returns `model` (fields of TransformerConfig) written in a family's settings and read again.
 
   Biases and token types that only the family has are zeros.
@@ -59,7 +60,7 @@ def fit(family: Family, model: Mapping, kind: str, pool_activation: str) -> Fit:
     except KeyError:
       lost.append(setting.ours)
       config |= dict.fromkeys(setting.theirs, setting.default)
-  config |= family.write(model)
+  config |= family.write(model) | family.write_head(head, kind)
   tied = {} if model["tie_output"] else {"lm_head.weight": None}
   try:
     back = settings(config, family, tied, family.model_type)
@@ -69,9 +70,20 @@ def fit(family: Family, model: Mapping, kind: str, pool_activation: str) -> Fit:
   lacks = {field for field in here if here[field] != there[field]} | set(lost)
   lacks -= {field for field in ("bias", "qkv_bias", "mlp_bias") if not here[field]}  # zeros
   lacks = [f"model.{field}" for field in sorted(lacks)]
-  if kind == "classification" and family.pool_activation != pool_activation:
-    lacks.append("task.pool_activation")
+  if kind not in BARE:
+    there = family.head(config, kind, model["activation"])
+    lacks += [
+      name for name, value in _names(head, kind) if value != dict(_names(there, kind))[name]
+    ]
   return Fit(family, config, back, tuple(lacks))
+
+
+def _names(head: Head, kind: str) -> list[tuple[str, str]]:
+  """Returns the settings of a task that its head has, and their values."""
+  key = "task.pool_activation" if kind in POOLED else "task.head_activation"
+  activation = "" if head.transform == "none" else head.activation
+  names = [(key, activation), ("task.transform", head.transform)]
+  return names + [("task.pool", head.pool)] * (kind in POOLED)
 
 
 def canonical(model: Mapping, kind: str) -> dict:
@@ -86,6 +98,7 @@ def canonical(model: Mapping, kind: str) -> dict:
     qkv_bias=cfg.bias if cfg.qkv_bias is None else cfg.qkv_bias,
     mlp_bias=cfg.bias if cfg.mlp_bias is None else cfg.mlp_bias,
     token_types=None,
+    **_of_layers(cfg),
     **_of_decoder(cfg),
   )
   learned, distances = cfg.positions in LEARNED, cfg.positions in RELATIVE
@@ -110,6 +123,13 @@ def canonical(model: Mapping, kind: str) -> dict:
   return settings | {field: None for field, matters in used.items() if not matters}
 
 
+def _of_layers(cfg: TransformerConfig) -> dict:
+  """Returns the settings that are patterns, of each layer up to where they repeat."""
+  layers = [cfg.layer(index) for index in range(max(cfg.encoder_layers, cfg.decoder_layers))]
+  names = ("window", "rope_theta", "rope_scale")
+  return {name: tuple(getattr(layer, name) for layer in layers) for name in names}
+
+
 def _of_decoder(cfg: TransformerConfig) -> dict:
   """Returns the decoder's own settings, as the encoder's are where it has none of its own."""
   if not (cfg.encoder_layers and cfg.decoder_layers):
@@ -121,8 +141,8 @@ def _of_decoder(cfg: TransformerConfig) -> dict:
   return {DECODER[name]: value for name, value in values.items()}
 
 
-def best(model: Mapping, kind: str, pool_activation: str, first: str = "") -> Fit:
-  """Returns the fit of the family that can express the model.
+def best(model: Mapping, kind: str, head: Head, first: str = "") -> Fit:
+  """Returns the fit of the family that can express the model with its head.
 
   Of several families it is `first` (a model_type), else the family with the fewest weights. Raises
   UserError, which names the settings that the nearest family lacks, if no family can.
@@ -133,12 +153,12 @@ def best(model: Mapping, kind: str, pool_activation: str, first: str = "") -> Fi
       f"model.name is {name!r}: all families of Hugging Face's models that are written here are"
       " Transformers, and none of them has its weights"
     )
-  fits = [fit(family, model, kind, pool_activation) for family in FAMILIES.values()]
+  fits = [fit(family, model, kind, head) for family in FAMILIES.values()]
   whole = [fit for fit in fits if not fit.lacks]
   if not whole:
     near = min(fits, key=lambda fit: ("task.name" in fit.lacks, len(fit.lacks)))
     values = {f"model.{key}": value for key, value in vars(TransformerConfig(**model)).items()}
-    values |= {"task.name": kind, "task.pool_activation": pool_activation}
+    values |= {"task.name": kind, **dict(_names(head, kind))}
     lacks = [f"{key} is {values[key]!r}" if key in values else key for key in near.lacks]
     raise UserError(
       f"no family of Hugging Face's models can express this one; the nearest,"
@@ -159,8 +179,6 @@ def _shapes(model: Mapping) -> dict[str, tuple[int, ...]]:
 def write(folder: pathlib.Path, fit: Fit, kind: str, params: Mapping, more: Mapping) -> list[str]:
   """Writes config.json (with `more`) and the tensors of `params` (path -> array); returns the
   weights that are zeros because the model lacks them."""
-  text = json.dumps(fit.config | dict(more), indent=2, sort_keys=True, ensure_ascii=False)
-  (folder / "config.json").write_text(text + "\n", encoding="utf-8")
   needed, params = _shapes(fit.model), dict(params)
   if any(row.ours == "output_bias" for row in fit.family.heads.get(kind, ())):
     needed["output_bias"] = (fit.model["vocab_size"],)
@@ -170,5 +188,8 @@ def write(folder: pathlib.Path, fit: Fit, kind: str, params: Mapping, more: Mapp
   params |= {name: np.zeros(needed[name], np.float32) for name in zeros}
   # an embedding table that models of this kind do not have is left out
   params = {k: x for k, x in params.items() if k in needed or k.startswith("head/")}
+  config = fit.config | weights.switches(fit.family, kind, fit.model, params) | dict(more)
+  text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
+  (folder / "config.json").write_text(text + "\n", encoding="utf-8")
   weights.write(folder, fit.family, kind, fit.model, params)
   return zeros

@@ -25,6 +25,7 @@ from train.data.tokenizer_training import train_tokenizer
 from train.scoring import scores
 from train.tasks.base import Settings, Task
 from train.tasks.causal import Causal
+from train.tasks.choice import Choice
 from train.tasks.classification import Classification
 from train.tasks.denoising import Denoising
 from train.tasks.electra import Electra
@@ -34,6 +35,7 @@ from train.tasks.mlm import Mlm
 from train.tasks.multi_label import MultiLabel
 from train.tasks.numbers import Numbers
 from train.tasks.qa import Qa
+from train.tasks.replaced import Replaced
 from train.tasks.seq2seq import Decoding
 from train.tasks.tagging import Tagging
 from train.tasks.text_to_text import TextToText
@@ -51,6 +53,8 @@ TASKS = {
   "numbers": Numbers,
   "tagging": Tagging,
   "qa": Qa,
+  "choice": Choice,
+  "replaced": Replaced,
   "embedding": Embedding,
 }
 STYLES = {"prefix": "prefix", "denoise": "bert"}  # names of span tasks with a style of their own

@@ -45,9 +45,11 @@ class HuggingFace(NamedTuple):
 
   kind: str  # of train.interop.families.KINDS; "": the model has no counterpart there
   labels: tuple[str, ...] = ()
-  pool_activation: str = "tanh"  # after the dense layer of a classifier
+  pool_activation: str = "tanh"  # after the dense layer of a head
   decoding: Any = None  # a seq2seq.Decoding, where outputs are generated
   problem: str = ""  # a classifier's problem_type; "": one class a text
+  pool: str = "first"  # of a classifier
+  transform: str = "none"  # see model/heads.py; of a head for tokens
 
 
 @dataclasses.dataclass(frozen=True)

@@ -45,7 +45,7 @@ class Classification(PooledTask):
 
   @property
   def loss_key(self):
-    head = (self.labels, self.regression, self.pool, self.pool_activation)
+    head = (self.labels, self.regression, *self.head_key)
     return ("classification", *head, self.label_smoothing, self.class_weights)
 
   @property

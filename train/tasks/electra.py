@@ -41,7 +41,7 @@ class Electra(Mlm):
     small = dataclasses.replace(cfg, tie_output=True, output_bias=False, **small)
     head = heads.LabelHead(cfg, 1, pool="first", activation=cfg.activation, rngs=rngs)
     head.generator = Transformer(small, rngs=rngs)
-    head.generator.head = heads.MaskedLmHead(small, rngs=rngs)
+    head.generator.head = heads.MaskedLmHead(small, activation=self.head_activation, rngs=rngs)
     del head.generator.embedding  # see `network`
     return head
 

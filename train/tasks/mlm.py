@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from model import heads
+from model import heads, layers
 from train import losses
-from train.common.errors import UserError
+from train.common.errors import UserError, choose
 from train.data import corruption, documents
 from train.data.tokenizer import MASK
-from train.tasks.base import BPE_WITH_MASK, Rows, Settings, Task, encode, option
+from train.tasks.base import BPE_WITH_MASK, HuggingFace, Rows, Settings, Task, encode, option
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,7 @@ class Mlm(Task):
   fixed_masks: bool = False  # the same tokens are hidden in every epoch
   cross_documents: bool = False  # windows run over the ends of documents
   seed: int = 0  # of the masks
+  head_activation: str = ""  # before the words; "": the model's
 
   default_tokenizer = BPE_WITH_MASK
   settings_class = TopWords
@@ -43,14 +44,16 @@ class Mlm(Task):
 
   @property
   def loss_key(self):
-    return ("mlm", self.rate)
+    return ("mlm", self.rate, self.head_activation)
 
   @property
   def most_hidden(self) -> int:
     return corruption.most_hidden(self.source_len, self.rate)
 
   def head(self, cfg, rngs):
-    return heads.MaskedLmHead(cfg, rngs=rngs)
+    if self.head_activation:
+      choose(layers.ACTIVATIONS, self.head_activation, "task.head_activation")
+    return heads.MaskedLmHead(cfg, activation=self.head_activation, rngs=rngs)
 
   def items(self, split):
     tokenizer, tokens = self.tokenizer, documents.Tokens(self.examples(split), self.tokenizer)
@@ -60,6 +63,9 @@ class Mlm(Task):
     return documents.Windows(
       tokens, length, objective, self.cross_documents, self.seed, self.fixed_masks
     )
+
+  def hugging_face(self):
+    return HuggingFace(self.hf_kind, pool_activation=self.head_activation, transform="dense_norm")
 
   def network(self, model):
     """Returns the encoder that predicts hidden words, with a head."""

@@ -60,7 +60,7 @@ class MultiLabel(PooledTask):
 
   @property
   def loss_key(self):
-    return ("multi_label", self.labels, self.pool, self.pool_activation, self.class_weights)
+    return ("multi_label", self.labels, *self.head_key, self.class_weights)
 
   def labels_of(self, example):
     return label_vectors.split_labels(example["labels"], self.separator)

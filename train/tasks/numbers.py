@@ -41,7 +41,7 @@ class Numbers(PooledTask):
 
   @property
   def loss_key(self):
-    return ("numbers", self.targets, self.pool, self.pool_activation)
+    return ("numbers", self.targets, *self.head_key)
 
   @property
   def outputs_of_head(self):

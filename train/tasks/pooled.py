@@ -9,7 +9,7 @@ from train.common.errors import UserError, choose
 from train.tasks.base import HuggingFace
 from train.tasks.windows import EncoderTask
 
-POOLS = {"first": "the first token's state, as in BERT", "mean": "the mean of all states"}
+POOLS = heads.POOLS  # the state of a text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,18 +18,25 @@ class PooledTask(EncoderTask):
   `score` and, for transformers, `hf_problem`."""
 
   fields: tuple[str, ...] = ("text",)  # one, or two for pairs
-  pool: str = "first"  # see POOLS
-  pool_activation: str = "tanh"  # after the first token's dense layer
+  pool: str = "first"  # one of POOLS
+  transform: str = ""  # layers before the logits, see heads.LabelHead; "": by `pool`
+  pool_activation: str = "tanh"  # after the dense layer
 
   hf_kind = "classification"
   hf_problem = ""  # transformers' problem_type; "": by the number of labels
 
   def __post_init__(self):
     super().__post_init__()
-    choose(POOLS, self.pool, "task.pool")
+    choose(dict.fromkeys(POOLS), self.pool, "task.pool")
+    choose(dict.fromkeys(("", *heads.TRANSFORMS)), self.transform, "task.transform")
     choose(layers.ACTIVATIONS, self.pool_activation, "task.pool_activation")
     if not 1 <= len(self.fields) <= 2:
       raise UserError(f"task.fields is {self.fields}: name the field of one text, or of two")
+
+  @property
+  def head_key(self) -> tuple[str, ...]:
+    """Returns what the layers of the head depend on."""
+    return self.pool, self.pool_activation, self.transform
 
   @property
   def outputs_of_head(self) -> tuple[str, ...]:
@@ -42,7 +49,8 @@ class PooledTask(EncoderTask):
 
   def head(self, cfg, rngs):
     count = len(self.outputs_of_head)
-    return heads.LabelHead(cfg, count, pool=self.pool, activation=self.pool_activation, rngs=rngs)
+    options = dict(activation=self.pool_activation, transform=self.transform, rngs=rngs)
+    return heads.LabelHead(cfg, count, pool=self.pool, **options)
 
   def example(self, text):
     """Returns a text, or two with a tab between; raises UserError for another number of texts."""
@@ -62,7 +70,11 @@ class PooledTask(EncoderTask):
     return [self.output(np.mean(logits, axis=0), settings) for logits in windows]
 
   def hugging_face(self):
-    if self.pool != "first":
-      raise UserError(f"task.pool={self.pool!r} has no counterpart in transformers")
-    labels, activation = self.outputs_of_head, self.pool_activation
-    return HuggingFace(self.hf_kind, labels, activation, problem=self.hf_problem)
+    return HuggingFace(
+      self.hf_kind,
+      self.outputs_of_head,
+      self.pool_activation,
+      problem=self.hf_problem,
+      pool=self.pool,
+      transform=self.transform or ("dense" if self.pool == "first" else "none"),
+    )

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 import numpy as np
 
-from model import heads
 from train import losses
 from train.common.errors import UserError
 from train.data import label_layout
 from train.scoring import scores
-from train.tasks.base import Settings, option
+from train.tasks.base import HuggingFace, Settings, option
 from train.tasks.windows import EncoderTask
 
 CANDIDATES = 20  # starts and ends of a window that are combined
@@ -37,11 +36,16 @@ class Qa(EncoderTask):
   source_len: int = 256  # tokens in a window: question, part of the context, bos and two eos
   stride: int = 128
   reading: Mapping | Reading = Reading()
+  transform: str = "none"  # layers before the marks, see heads.LabelHead
+  head_activation: str = "gelu"  # of the transform
 
   columns = ("question", "context")
-  loss_key = ("qa",)
   settings_class = Reading
   hf_kind = "qa"
+
+  @property
+  def loss_key(self):
+    return ("qa", self.transform, self.head_activation)
 
   @property
   def encoder(self) -> label_layout.Answers:
@@ -60,7 +64,10 @@ class Qa(EncoderTask):
     return super().items(split)
 
   def head(self, cfg, rngs):
-    return heads.LabelHead(cfg, 2, pool="token", rngs=rngs)
+    return self.token_head(cfg, 2, rngs)
+
+  def hugging_face(self):
+    return HuggingFace("qa", (), self.head_activation, transform=self.transform)
 
   def loss(self, model, batch, key):
     """Returns the mean of the two ends' losses, each over the answerable tokens of its window."""

@@ -6,7 +6,6 @@ import itertools
 import jax
 from absl import logging
 
-from model import heads
 from train.data import label_layout
 from train.scoring import classes, schemes, scores
 from train.scoring.colour import colour_tags
@@ -21,6 +20,8 @@ class Tagging(EncoderTask):
   labels: tuple[str, ...] = ()  # (): those of the training split
   stride: int = 96
   label_smoothing: float = 0.0
+  transform: str = "none"  # layers before the labels, see heads.LabelHead
+  head_activation: str = "gelu"  # of the transform
 
   columns = ("words", "tags")
   label_column = "tags"
@@ -31,7 +32,7 @@ class Tagging(EncoderTask):
 
   @property
   def loss_key(self):
-    return ("tagging", self.labels, self.label_smoothing)
+    return ("tagging", self.labels, self.label_smoothing, self.transform, self.head_activation)
 
   @classmethod
   def score_names(cls, section):
@@ -49,7 +50,7 @@ class Tagging(EncoderTask):
     schemes.check_metric(metric, self.labels)
 
   def head(self, cfg, rngs):
-    return heads.LabelHead(cfg, len(self.labels), pool="token", rngs=rngs)
+    return self.token_head(cfg, len(self.labels), rngs)
 
   def example(self, text):
     """Returns the words of a text with blanks between."""
@@ -101,4 +102,5 @@ class Tagging(EncoderTask):
     return classes.tag_report([x["tags"] for x in outputs], [x["tags"] for x in examples])
 
   def hugging_face(self):
-    return HuggingFace("tagging", self.labels)
+    activation, transform = self.head_activation, self.transform
+    return HuggingFace("tagging", self.labels, activation, transform=transform)

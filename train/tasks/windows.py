@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from absl import logging
 
-from model import layers
+from model import heads, layers
 from train import losses
 from train.common.decimals import parse_decimal
-from train.common.errors import UserError
+from train.common.errors import UserError, choose
 from train.data import labelled, sources
 from train.tasks.base import BPE_WITH_MASK, Task, encode
 
@@ -26,6 +26,14 @@ class EncoderTask(Task):
   labels = ()
   default_tokenizer = BPE_WITH_MASK
   has_score = True
+
+  def token_head(self, cfg, count: int, rngs) -> heads.LabelHead:
+    """Builds the head that scores `count` labels at each token, by the fields `transform` and
+    `head_activation`."""
+    choose(dict.fromkeys(heads.TRANSFORMS), self.transform, "task.transform")
+    choose(layers.ACTIVATIONS, self.head_activation, "task.head_activation")
+    options = dict(transform=self.transform, activation=self.head_activation, rngs=rngs)
+    return heads.LabelHead(cfg, count, pool="token", **options)
 
   def labels_of(self, example) -> Sequence[str]:
     """Returns the labels that an example has under `label_column`."""

@@ -8,7 +8,9 @@ from flax import nnx
 from tests.helpers import FIXTURES
 from train.common.trees import path_name
 from train.interop import directory
+from train.interop.families import POOLED
 
+CHOICES = 2  # of a text, in the fixtures
 NAMES = sorted(path.parent.name for path in FIXTURES.glob("*/config.json"))
 
 
@@ -37,10 +39,19 @@ def outputs(source, batch):
   hidden = model.encode(ids, mask, types=batch.get("token_type_ids"))
   if source.kind == "mlm":
     return dict(logits=model.logits(model.head(hidden)))
+  if source.kind == "body" and not source.pooler:
+    return dict(last_hidden_state=hidden)
   if source.kind == "body":
-    kernel, bias = (np.asarray(source.params[f"head/dense/{name}"]) for name in ("kernel", "bias"))
-    return dict(last_hidden_state=hidden, pooler_output=jnp.tanh(hidden[:, 0] @ kernel + bias))
+    states = dict(last_hidden_state=hidden)
+    if source.pooler:
+      kernel, bias = (np.asarray(source.params[f"head/dense/{x}"]) for x in ("kernel", "bias"))
+      states["pooler_output"] = jnp.tanh(hidden[:, 0] @ kernel + bias)
+    return states
   labels = model.head(hidden, mask)
+  if source.kind == "choice":
+    return dict(logits=labels[:, 0, 0].reshape(-1, CHOICES))
+  if source.kind == "replaced":
+    return dict(logits=labels[..., 0])
   if source.kind == "qa":
     return dict(start_logits=labels[..., 0], end_logits=labels[..., 1])
-  return dict(logits=labels[:, 0] if source.kind == "classification" else labels)
+  return dict(logits=labels[:, 0] if source.kind in POOLED else labels)

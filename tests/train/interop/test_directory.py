@@ -95,6 +95,8 @@ def test_three_lines_use_it(name):
   source = open_fixture(name)
   pipeline = predict.load(f"hf:{FIXTURES / name}")
   texts = {"mlm": ["The [MASK] fox."], "qa": [("Who reads?", "A good fox reads."), "Who?\tHe."]}
+  texts |= {"next_sentence": ["Who reads?\tA good fox.", "Is it?\tHe."]}
+  texts |= {"choice": ["Who reads?\tA good fox.\tNo", "Is it?\tHe.\tShe.\tIt."]}
   inputs = texts.get(source.kind, ["The lazy fox jumps.", "He reads!"])
   predictions = pipeline(inputs)
   assert len(predictions) == len(inputs)
@@ -129,7 +131,7 @@ def copy(tmp_path):
   [
     ("bert_mlm", dict(model_type="xlnet"), ["config.json", "'xlnet'", "bert, roberta"]),
     ("bert_mlm", dict(model_type="gone"), ["config.json", "None"]),
-    ("bert_mlm", dict(architectures=["BertForNextSentencePrediction"]), ["BertForMaskedLM"]),
+    ("bert_mlm", dict(architectures=["BertForNothing"]), ["BertForMaskedLM"]),
     ("bert_mlm", dict(hidden_act="quick_gelu"), ["config.json", "hidden_act", "quick_gelu"]),
     ("bert_mlm", dict(position_embedding_type="relative_key"), ["position_embedding_type"]),
     ("bert_mlm", dict(hiden_size=3), ["hiden_size", "hidden_size"]),

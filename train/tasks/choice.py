@@ -1,0 +1,109 @@
+"""Chooses one of several texts that may follow a text (SWAG: Zellers et al. 2018)."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from model import layers
+from train.common.errors import UserError
+from train.data import choices
+from train.data.labelled import ListSource
+from train.tasks.base import encode
+from train.tasks.pooled import PooledTask
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choice(PooledTask):
+  """Learns which of the `choices` (a list) of `text` is the `label`, its number from 0 or itself.
+
+  A row of a batch holds all choices of an example, each behind the text.
+  """
+
+  source_len: int = 512
+  choice_len: int = 128  # tokens of the text with one choice, special ones included
+
+  columns = ("text", "choices", "label")
+  hf_kind = "choice"
+
+  @property
+  def loss_key(self):
+    return ("choice", *self.head_key)
+
+  @property
+  def max_positions(self):
+    return self.choice_len, 0
+
+  @property
+  def outputs_of_head(self):
+    return ("score",)
+
+  @classmethod
+  def loss_names(cls, section):
+    return ("loss", "token_accuracy")
+
+  @classmethod
+  def score_names(cls, section):
+    return ("accuracy",)
+
+  def items(self, split):
+    items = choices.Choices(self.examples(split), self.tokenizer, self.choice_len)
+    if len(lengths := items.lengths()) and lengths.max() > self.source_len:
+      raise UserError(
+        f"{split}: an example's choices have {lengths.max()} tokens, each up to task.choice_len="
+        f"{self.choice_len}; task.source_len={self.source_len} must hold all of an example"
+      )
+    return items
+
+  def requests(self, examples):
+    return choices.Choices(ListSource(examples), self.tokenizer, self.choice_len).rows
+
+  def loss(self, model, batch, key):
+    """Returns the cross-entropy of each example's choices."""
+    body_key, head_key = layers.split(key, 2)
+    first_BS, item_BS = batch["weights"] > 0, batch["source_segments"]
+    place_S = jnp.arange(item_BS.shape[1])
+    segments_BS = jnp.cumsum(first_BS, axis=1) * (item_BS > 0)
+    starts_BS = jax.lax.cummax(jnp.where(first_BS, place_S, 0), axis=1)
+    own = dict(source_segments=segments_BS, source_positions=place_S - starts_BS)
+    x_BSD = encode(model, batch | own, body_key)
+    logits_BS = model.head(x_BSD, segments_BS, head_key)[..., 0]
+    same_BTS = (item_BS[:, :, None] == item_BS[:, None, :]) & first_BS[:, None, :]
+    scores_BTS = jnp.where(same_BTS, logits_BS[:, None, :], -1e9)
+    top_BT = scores_BTS.max(-1)
+    total_BT = top_BT + jnp.log(jnp.exp(scores_BTS - top_BT[..., None]).sum(-1))
+    right_BT = (batch["labels"] > 0).astype(jnp.float32)
+    loss, count = ((total_BT - logits_BS) * right_BT).sum(), right_BT.sum()
+    return {"loss": (loss, count), "right": (((logits_BS >= top_BT) * right_BT).sum(), count)}
+
+  def example(self, text):
+    """Returns a text and its choices, with tabs between; raises UserError for fewer than two."""
+    first, *rest = text.split("\t")
+    if len(rest) < 2:
+      raise UserError(f"{text!r}: give a text and two choices or more, with tabs between")
+    return {"text": first, "choices": rest}
+
+  def outputs(self, examples, requests, predictions, settings):
+    """Returns the likeliest choice as `text`, its number as `choice`, and the `probs` of all in
+    their order."""
+    logits, outputs = [float(prediction["logits"][0]) for prediction in predictions], []
+    for example in examples:
+      texts = choices.split_choices(example)
+      scores, logits = np.asarray(logits[: len(texts)]), logits[len(texts) :]
+      probs = np.exp(scores - scores.max())
+      probs = (probs / probs.sum()).tolist()
+      best = int(scores.argmax())
+      outputs.append(dict(text=texts[best], choice=best, score=probs[best], probs=probs))
+    return outputs
+
+  def render(self, output, *, scores, colour):
+    """Formats the choice with its probability; with `scores` the numbers of all with theirs."""
+    if not scores:
+      return f"{output['text']}\t{output['score']:.4f}"
+    return "\t".join(f"{number}\t{prob:.4f}" for number, prob in enumerate(output["probs"]))
+
+  def score(self, outputs, examples):
+    references = list(map(choices.find_label, examples))
+    right = [output["choice"] == label for output, label in zip(outputs, references)]
+    return dict(accuracy=100.0 * float(np.mean(right)))

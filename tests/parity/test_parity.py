@@ -35,7 +35,8 @@ def inputs(config, rows=3, length=9):
   ids = rng.integers(5, config.vocab_size - 2, (rows, length))
   mask = np.ones_like(ids)
   # with a window, transformers computes NaN for padding that is further away from all tokens
-  if config.pad_token_id is not None and getattr(config, "sliding_window", None) is None:
+  windowed = getattr(config, "sliding_window", None) or config.model_type == "t5gemma"
+  if config.pad_token_id is not None and not windowed:
     ids[-1, 6:], mask[-1, 6:] = pad, 0
   batch = dict(input_ids=ids, attention_mask=mask)
   if getattr(config, "type_vocab_size", 0) > 1 and config.model_type != "esm":

@@ -35,7 +35,8 @@ def get_config(arg=""):
     class_weights=Argument("", "weights in the loss: spam:3+ham:0.5, or balanced"),
     steps=400,
     peak=3e-4,
-    pool=Argument(("first", "mean"), "the state to classify: the first token's or the mean"),
+    pool=Argument(("", "first", "mean", "last"), "the state of a text: a token's or the mean"),
+    states=Argument(("encoder", "decoder"), "whose: a decoder reads behind an encoder (BART)"),
     small=False,
   )
   if sum(map(bool, (arg.regression, arg.multi_label, arg.targets))) > 1:
@@ -44,7 +45,10 @@ def get_config(arg=""):
     raise ValueError("class_weights: a regression has no classes")
   fields = ("text", "text_pair") if arg.pair else ("text",)
   task, metric = objective(arg, fields)
-  return common.fine_tune(task | dict(fields=fields, pool=arg.pool), arg, best_metric=metric)
+  decoder = arg.states == "decoder"
+  task |= dict(fields=fields, pool=arg.pool or ("last" if decoder else "first"))
+  task |= dict(transform="dense") if decoder else {}
+  return common.fine_tune(task, arg, best_metric=metric, decoder=decoder)
 
 
 def objective(arg, fields) -> tuple[dict, str]:

@@ -18,6 +18,7 @@ def get_config(arg=""):
     test=Argument("data/squad/dev.json", "the test file; 10% holds out the last tenth of train"),
     init="",
     tokenizer="",
+    states=Argument(("encoder", "decoder"), "whose: a decoder reads behind an encoder (BART)"),
     no_answer=Argument(False, "questions may have no answer (SQuAD 2.0)"),
     steps=1000,
     peak=3e-4,
@@ -29,4 +30,4 @@ def get_config(arg=""):
     data=dict(name="squad", splits=splits),
     reading=dict(no_answer=arg.no_answer),
   )
-  return common.fine_tune(task, arg, best_metric="f1")
+  return common.fine_tune(task, arg, best_metric="f1", decoder=arg.states == "decoder")

@@ -43,7 +43,7 @@ def build_model(cfg, task, seed: int, platform: str | None = None) -> Transforme
       " use an encoder-decoder (configs/prefix.py:model=encoder_decoder) or a Transformer"
     )
   for side, layers in (("source", config.encoder_layers), ("target", config.decoder_layers)):
-    if bool(getattr(task, f"{side}_len")) != bool(layers):
+    if not task.any_stack and bool(getattr(task, f"{side}_len")) != bool(layers):
       part = "encoder" if side == "source" else "decoder"
       needs = "needs" if not layers else "has no use for"
       raise UserError(f"model.{part}_layers is {layers}, but the task {needs} {part} layers")

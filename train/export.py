@@ -45,10 +45,11 @@ def as_hf(workdir, checkpoint: str, out: pathlib.Path) -> None:
   source = _source(workdir, checkpoint)
   model, tokenizer, task, origin = source.model, source.tokenizer, source.task, source.origin
   first = origin.family.model_type if origin else ""
-  head = Head(task.pool, task.pool_activation, task.transform)
+  head = Head(task.pool, task.pool_activation, task.transform, task.head_bias)
   if task.kind == "mlm":
     head = head._replace(activation=task.pool_activation or model["activation"])
   fit = writing.best(model, task.kind, head, first)
+  writing.check_start(fit, task.kind, tokenizer.roles)
   _check_new(out)
   target, out = out, out.with_name(f".{out.name}.partial")
   shutil.rmtree(out, ignore_errors=True)
@@ -85,11 +86,12 @@ def _source(workdir, checkpoint) -> Source:
   if origin := pretrained.open(workdir).directory:
     kind = origin.kind
     labels = origin.labels if kind in ("classification", "tagging") else ()
-    pool, activation, transform = origin.head
+    pool, activation, transform, bias = origin.head
     generates = kind in ("causal", "translation")
     decoding = seq2seq.Decoding(**origin.generation) if generates else None
     problem = origin.problem if kind == "classification" else ""
     task = HuggingFace(kind, labels, activation, decoding, problem, pool, transform)
+    task = task._replace(head_bias=bias)
     return Source(origin.model, origin.params, origin.tokenizer, task, origin)
   run = inference.load_run(workdir, checkpoint)
   task, tokenizer, start = run.task.hugging_face(), run.task.tokenizer, run.cfg.init_from.workdir

@@ -28,7 +28,8 @@ HEAD = ("^head/", "^output_bias")
 SIZES = ("dim", "mlp_dim", "num_heads", "head_dim", "embedding_dim", "vocab_size")
 SIZES += ("encoder_layers", "decoder_layers", "decoder_heads", "decoder_head_dim")
 SIZES += ("decoder_mlp_dim",)
-NO_DECODER = dict(decoder_layers=0, output_bias=False, tie_output=True)
+NO_WORDS = dict(output_bias=False, tie_output=True)
+NO_DECODER = dict(decoder_layers=0, **NO_WORDS)
 
 
 class Pretrained(Protocol):
@@ -156,7 +157,7 @@ def resolve(config: Mapping) -> dict:
 
   The section `model` becomes the origin's with `changes`, `task.tokenizer` the origin's,
   `init_from.which` "latest", and `init_from.skip` HEAD and the parts left out. `inherit` is one of
-    "model": the whole model;
+    "model": the whole model, whose decoder's states get labels in a task with labels;
     "encoder": its decoder is left out (and of hf:DIR the head, `which="body"`). A classification
       takes over the head of hf:DIR (`pool_activation`, and where they are not BERT's `pool` and
       `transform`) and, if task.pool is "first" or its own, its pooler;
@@ -173,20 +174,28 @@ def resolve(config: Mapping) -> dict:
   inherit = changes.pop("inherit")
   choose(dict.fromkeys(("model", "encoder", "pretraining")), inherit, "model.inherit")
   origin = open(config["init_from"]["workdir"])
+  labels = tasks.predicts_labels(task["name"])
+  either = labels and inherit == "model"
   for side, length in (("encoder", "source_len"), ("decoder", "target_len")):
-    if task.get(length) and not origin.model[f"{side}_layers"]:
+    if task.get(length) and not origin.model[f"{side}_layers"] and not either:
       raise UserError(
         f"init_from.workdir {origin.name} has no {side}, which a {task['name']} task needs"
       )
   task["tokenizer"] = dict(name="file", path=origin.tokenizer_path)
   model, start = origin.model | changes, dict(which="latest", skip=HEAD)
+  if inherit == "model" and labels:  # by a head on the states of the whole model
+    model = origin.model | NO_WORDS | changes
+    start["skip"] = (*HEAD, "^output/")
+    if origin.directory:
+      task |= _head_of(origin.directory, task)
   body = "body" if origin.directory else "latest"
   if inherit == "encoder":
     model = origin.model | NO_DECODER | changes
     start = dict(which=body, skip=(*HEAD, "^decoder/", "^output/"))
     if origin.directory:
       directory = open(origin.name, body=True).directory
-      task |= _head_of(directory, task)
+      if not origin.model["decoder_layers"]:
+        task |= _head_of(directory, task)
       if directory.pooler and task.get("pool") in ("first", directory.head.pool):
         start["skip"] = ("^head/labels",)
   elif inherit == "pretraining" and origin.kind == task["name"]:
@@ -218,6 +227,7 @@ def _head_of(directory: Directory, task: Mapping) -> dict:
   own = dict(pool_activation=head.activation)
   if head != Head("first", head.activation, "dense") and task["pool"] in ("first", head.pool):
     own |= dict(pool=head.pool, transform=head.transform)
+    own |= {} if head.bias else dict(head_bias=False)
   return own
 
 

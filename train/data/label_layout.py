@@ -40,7 +40,7 @@ class Classes(LabelLayout):
   def encode(self, examples):
     roles, encode = self.tokenizer.roles, self.tokenizer.encode_batch
     *first, bodies = (encode([example[field] for example in examples]) for field in self.fields)
-    heads = [[*roles.first] for _ in examples]
+    heads = [[*roles.before] for _ in examples]
     for texts in first:
       heads = [[*head, *ids, *roles.between] for head, ids in zip(heads, texts)]
     return list(map(Encoded, heads, bodies, map(self.label_of, examples)))
@@ -84,7 +84,7 @@ class Tags(LabelLayout):
         raise UserError(
           f"{len(places)} words have {len(tags)} tags, and each needs one: {example['words']!r}"
         )
-      encoded.append(Encoded([*self.tokenizer.roles.first], body, (places, tags)))
+      encoded.append(Encoded([*self.tokenizer.roles.before], body, (places, tags)))
     return encoded
 
   def item(self, encoded, window):
@@ -127,12 +127,13 @@ class Answers(LabelLayout):
         inside = [i for i, (a, b) in enumerate(characters) if a < last and b > first]
         span = (inside[0], inside[-1]) if inside and last > first else None
       label = (characters, span, known)
-      encoded.append(Encoded([*roles.first, *head, *roles.between], body, label))
+      encoded.append(Encoded([*roles.before, *head, *roles.between], body, label))
     return encoded
 
   def item(self, encoded, window):
     rows, (_, span, known) = self.blank_item(encoded, window), encoded.label
-    rows["answerable"][0] = rows["answerable"][len(encoded.head) : -1] = 1
+    end = len(rows["answerable"]) - len(self.tokenizer.roles.behind)
+    rows["answerable"][0] = rows["answerable"][len(encoded.head) : end] = 1
     if not known:
       return rows
     rows["weights"][0] = 1

@@ -1,9 +1,9 @@
 """Makes items of labelled examples (classes, tags, answers) for an encoder, long ones as windows.
 
-An example is a head, a body and eos. The head is the first special token and, for two texts, the
-first one with its separator. The body may be cut into windows, each of which repeats the head. A
-class is the label of the row's first token, a tag that of its word's first token, and an answer two
-marks at its ends, so items of all three kinds can be packed.
+An example is a head, a body and eos (mBART: and a language). The head is the first special token
+and, for two texts, the first one with its separator. The body may be cut into windows, each of
+which repeats the head. A class is the label of the row's first token, a tag that of its word's
+first token, and an answer two marks at its ends, so items of all three kinds can be packed.
 """
 
 import dataclasses
@@ -53,13 +53,14 @@ class LabelLayout:
     raise NotImplementedError
 
   def item(self, encoded: Encoded, window: Window) -> dict[str, np.ndarray]:
-    """Returns the extras of a window, each as long as head, window and eos together."""
+    """Returns the extras of a window, each as long as its row."""
     raise NotImplementedError
 
   def blank_item(self, encoded: Encoded, window: Window) -> dict[str, np.ndarray]:
     """Returns the extras of a window without labels: zeros, but the second text's `source_types`
     are 1."""
-    length = len(encoded.head) + window.stop - window.start + 1
+    ends = len(self.tokenizer.roles.behind)
+    length = len(encoded.head) + window.stop - window.start + ends
     rows = {key: np.zeros(length, dtype) for key, dtype in self.extras.items()}
     if "source_types" in rows:
       rows["source_types"][len(encoded.head) :] = 1
@@ -102,7 +103,7 @@ class Labelled(PickledByFields):
 
   def __post_init__(self):
     roles = self.layout.tokenizer.roles
-    head = len(roles.first) + len(roles.between)
+    head = len(roles.before) + len(roles.between)
     if self.length < (least := max(4, 2 * head)):  # half of the length holds a head without text
       raise UserError(
         f"task.source_len is {self.length}: special tokens and one of text need {least}"
@@ -135,7 +136,7 @@ class Labelled(PickledByFields):
     """Returns the example's index and the window of each item."""
     index = []
     for i, body in enumerate(self._uncut[:, 1].tolist()):
-      size = self.length - self.head_length(i) - 1
+      size = self.length - self.head_length(i) - self._ends
       index += [(i, window) for window in windows(body, size, self.stride)]
     return index
 
@@ -146,11 +147,16 @@ class Labelled(PickledByFields):
   @functools.cached_property
   def _head_lengths(self) -> np.ndarray:
     heads, bodies = self._uncut.T
-    return np.minimum(heads, np.maximum(self.length // 2, self.length - bodies - 1))
+    return np.minimum(heads, np.maximum(self.length // 2, self.length - bodies - self._ends))
+
+  @property
+  def _ends(self) -> int:
+    """Returns the number of special tokens behind a body."""
+    return len(self.layout.tokenizer.roles.behind)
 
   def lengths(self) -> np.ndarray:
     (heads, bodies), kept = self._uncut.T, self._head_lengths
-    if not self.stride and (cut_texts := int((kept + bodies + 1 > self.length).sum())):
+    if not self.stride and (cut_texts := int((kept + bodies + self._ends > self.length).sum())):
       logging.warning(
         f"of {len(heads)} examples, {cut_texts} are truncated to {self.length} tokens;"
         " a stride would keep all of them"
@@ -160,7 +166,7 @@ class Labelled(PickledByFields):
         f"of {len(heads)} examples, {cut_heads} have a question or first text that is cut;"
         f" task.source_len is {self.length}"
       )
-    lengths = [[self.head_length(i) + w.stop - w.start + 1, 0] for i, w in self.index]
+    lengths = [[self.head_length(i) + w.stop - w.start + self._ends, 0] for i, w in self.index]
     return np.asarray(lengths, np.int32).reshape(-1, 2)
 
   def read(self, indices, positions):
@@ -168,12 +174,12 @@ class Labelled(PickledByFields):
     members = [self.index[index] for index in indices]
     examples = sorted({i for i, _ in members})
     encoded = dict(zip(examples, self.layout.encode(read_many(self.source, examples))))
-    between, eos = self.layout.tokenizer.roles.between, self.layout.tokenizer.roles.eos
+    between, behind = self.layout.tokenizer.roles.between, self.layout.tokenizer.roles.behind
     items = []
     for i, window in members:
       example, kept = encoded[i], self.head_length(i)
       if len(example.head) > kept:
         example = example._replace(head=[*example.head[: kept - len(between)], *between])
-      source = [*example.head, *example.body[window.start : window.stop], eos]
+      source = [*example.head, *example.body[window.start : window.stop], *behind]
       items.append({"source": source, **self.layout.item(example, window)})
     return items

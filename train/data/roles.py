@@ -33,13 +33,22 @@ class Roles:
   source_last: tuple[int, ...] = ()  # after the source's eos (mBART-cc25's language)
   target_first: tuple[int, ...] = ()  # before an encoder-decoder's target: learned ...
   force: bool = True  # ... and forced when decoding
-  source_ends: bool = True  # eos ends an encoder-decoder's source
+  closed: bool = True  # eos ends an encoder-decoder's source, and a text that gets labels
   types: bool = False  # the model distinguishes a first and a second text (BERT's token types)
+
+  @property
+  def before(self) -> tuple[int, ...]:
+    """Returns the ids before a text that gets labels."""
+    return self.source_first or self.first
+
+  @property
+  def behind(self) -> tuple[int, ...]:
+    """Returns the ids behind a text that gets labels."""
+    return (self.eos, *self.source_last) if self.closed else ()
 
   def source(self, ids, longest: int = sys.maxsize) -> list[int]:
     """Frames an encoder-decoder's source, cut to `longest` tokens in all."""
-    last = (self.eos, *self.source_last) if self.source_ends else ()
-    return [*[*self.source_first, *ids][: longest - len(last)], *last]
+    return [*[*self.source_first, *ids][: longest - len(self.behind)], *self.behind]
 
   def target(self, ids, longest: int = sys.maxsize) -> list[int]:
     """Frames an encoder-decoder's target, cut to `longest` tokens in all."""
@@ -61,8 +70,8 @@ def to_json(
   if roles is None:
     return inner.to_str(pretty=pretty)
   given = dataclasses.asdict(roles)
-  if roles.source_ends:  # which tokenizers that were saved earlier do not have
-    del given["source_ends"]
+  if roles.closed:  # tokenizers that were saved earlier do not have it
+    del given["closed"]
   content = {
     "roles": given,
     "tokenizer": json.loads(inner.to_str()),

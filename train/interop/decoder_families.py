@@ -12,10 +12,38 @@ def _fused(theirs: str, ours: str):
     yield Row(f"{theirs}.bias", f"{ours}/{name}/bias", "vector", part)
 
 
+def heads(output: str, tags: str) -> dict[str, tuple[Row, ...]]:
+  """Returns the rows of a decoder's heads, of which two have the names `output` and `tags`."""
+  return dict(
+    causal=(Row(f"{output}.weight", "output/kernel", "linear", body=False),),
+    classification=(Row("score.weight", "head/labels/kernel", "linear", body=False),),
+    tagging=linear(tags, "head/labels", body=False),
+    qa=linear("qa_outputs", "head/labels", body=False),
+  )
+
+
+def read_head(config, kind):
+  """Returns the fields of a classifier's Head: the last token's state, and no bias."""
+  del config
+  return dict(pool="last", transform="none", bias=False) if kind == "classification" else {}
+
+
+def classes(name: str, *kinds: str) -> dict[str, str]:
+  """Returns the architectures of a decoder without a head, and with the heads for `kinds`."""
+  names = dict(
+    causal="ForCausalLM",
+    classification="ForSequenceClassification",
+    tagging="ForTokenClassification",
+    qa="ForQuestionAnswering",
+  )
+  return {name + names[kind]: kind for kind in kinds} | {f"{name}Model": "body"}
+
+
+LABELS = ("classification", "tagging", "qa")
 GPT2 = Family(
   model_type="gpt2",
   prefix="transformer.",
-  classes={"GPT2LMHeadModel": "causal", "GPT2Model": "body"},
+  classes={"GPT2LMHeadModel": "causal"} | classes("GPT2", *LABELS),
   settings=(
     field("vocab_size", "vocab_size", 50257),
     field("n_embd", "dim", 768),
@@ -41,6 +69,7 @@ GPT2 = Family(
     pruned_heads={},
   ),
   ignored=(
+    "classifier_dropout",
     "n_ctx",
     "summary_activation",
     "summary_first_dropout",
@@ -59,7 +88,8 @@ GPT2 = Family(
     *linear(f"{_GPT2}.mlp.c_proj", f"{BLOCK}/mlp/down", "conv"),
     *norm("ln_f", "decoder/norm"),
   ),
-  heads=dict(causal=(Row("lm_head.weight", "output/kernel", "linear", body=False),)),
+  heads=heads("lm_head", "classifier"),
+  read_head=read_head,
   copies={"lm_head.weight": "transformer.wte.weight"},
   computed=r"attn\.(bias|masked_bias)$",
   read=lambda config, _: dict(mlp_dim=config.get("n_inner") or 4 * config.get("n_embd", 768)),
@@ -82,7 +112,8 @@ def write_llama(model):
 LLAMA = Family(
   model_type="llama",
   prefix="model.",
-  classes={"LlamaForCausalLM": "causal", "LlamaModel": "body"},
+  classes=classes("Llama", "causal", *LABELS),
+  prefixes=dict(qa="transformer."),
   settings=(
     field("vocab_size", "vocab_size", 32000),
     field("hidden_size", "dim", 4096),
@@ -123,7 +154,8 @@ LLAMA = Family(
     *linear(f"{_LLAMA}.mlp.down_proj", f"{BLOCK}/mlp/down"),
     *norm("norm", "decoder/norm"),
   ),
-  heads=dict(causal=(Row("lm_head.weight", "output/kernel", "linear", body=False),)),
+  heads=heads("lm_head", "score"),
+  read_head=read_head,
   copies={"lm_head.weight": "model.embed_tokens.weight"},
   computed=r"rotary_emb\.inv_freq$",
   read=read_llama,

@@ -22,6 +22,7 @@ from train.interop import (
   encoder_families,
   gemma_families,
   llama_families,
+  long_families,
   modern_encoder_families,
   opt_families,
   sentence_transformers,
@@ -44,6 +45,7 @@ MODULES = (
   encoder_decoder_families,
   t5_families,
   t5gemma_families,
+  long_families,
 )
 FAMILIES = {family.model_type: family for module in MODULES for family in module.FAMILIES}
 # The two classes of next-sentence prediction: the second text follows the first one, or does not.
@@ -113,7 +115,11 @@ class Directory:
   @functools.cached_property
   def tokenizer(self) -> Tokenizer:
     """Returns the tokenizer, with the roles of its special tokens."""
-    return tokenizers_in.read(self.path, self.config)
+    tokenizer = tokenizers_in.read(self.path, self.config)
+    if not self.family.starts_with_last or self.kind not in ("classification", "qa"):
+      return tokenizer
+    roles = dataclasses.replace(tokenizer.roles, start=tokenizer.roles.behind[-1])
+    return Tokenizer(tokenizer.copy_inner(), roles, None, tokenizer.vocab_size)
 
   @functools.cached_property
   def model(self) -> dict:
@@ -156,8 +162,7 @@ class Directory:
     if self.kind == "mlm":
       model.head = heads.MaskedLmHead(cfg, activation=head.activation, rngs=rngs)
     elif self.kind in (*POOLED, "tagging", "qa", "replaced"):
-      options = dict(pool=head.pool, activation=head.activation, transform=head.transform)
-      model.head = heads.LabelHead(cfg, count or len(self.labels), **options, rngs=rngs)
+      model.head = heads.LabelHead(cfg, count or len(self.labels), **head._asdict(), rngs=rngs)
     return model
 
   @functools.cached_property
@@ -203,14 +208,17 @@ class Directory:
     length = min(LONGEST, self.model["max_len"]) if learned else LONGEST
     common = dict(name=self.kind, data={}, tokenizer=self.tokenizer)
     if self.model["global_tokens"] or self.model["global_blocks"]:  # they are those of a row
-      common |= dict(pack=False)
+      common |= dict(
+        pack=False, global_attention=self.family.global_attention.get(self.kind, "first")
+      )
     if self.kind == "body":
       if not self.model["encoder_layers"]:
         raise UserError(f"hf:{self.path} is a decoder without a head, which predicts nothing")
       return common | dict(name="embedding") | self.modules.settings(length)
     if self.kind in POOLED:
-      pool, activation, transform = self.head
+      pool, activation, transform, bias = self.head
       common |= dict(pool=pool, pool_activation=activation, transform=transform)
+      common |= {} if bias else dict(head_bias=False)
     else:
       common |= self._token_head()
     if self.kind == "choice":

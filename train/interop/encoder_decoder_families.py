@@ -43,6 +43,12 @@ def t5_classes(name: str) -> dict[str, str]:
   }
 
 
+def decoder_head(config, kind) -> dict:
+  """Returns the fields of a head on the decoder's states, of which the last has read the text."""
+  del config
+  return dict(pool="last") if kind == "classification" else {}
+
+
 def is_encoder(config) -> bool:
   """Returns whether config.json's class is a T5 without a decoder."""
   name = (config.get("architectures") or [""])[0]
@@ -148,6 +154,7 @@ T5 = Family(
   rows_with=dict(gated=tuple(t5_mlp(wi_0="gate", wi_1="up"))),
   read=t5_read,
   write=t5_write,
+  read_head=decoder_head,
   heads=dict(
     translation=(Row("lm_head.weight", "output/kernel", "linear", body=False),),
     classification=TWO_LAYERS,
@@ -174,6 +181,16 @@ MT5 = dataclasses.replace(
 )
 
 
+def bart_classes(name: str) -> dict[str, str]:
+  """Returns the kinds of the classes of a BART."""
+  return {
+    f"{name}ForConditionalGeneration": "translation",
+    f"{name}Model": "translation",
+    f"{name}ForSequenceClassification": "classification",
+    f"{name}ForQuestionAnswering": "qa",
+  }
+
+
 def _bart_rows():
   yield from same("shared", "embedding")
   for side in SIDES:
@@ -191,10 +208,19 @@ def _bart_rows():
     yield from norm(f"{side}.layer_norm", f"{side}/norm")
 
 
+def bart_read(config, tensors) -> dict:
+  """Raises UserError for a model with one stack, which no class of the family is."""
+  del tensors
+  for side in SIDES:
+    if config.get(f"{side}_layers", 12) == 0:
+      raise UserError(f"{side}_layers is 0: the model has an encoder and a decoder")
+  return {}
+
+
 BART = Family(
   model_type="bart",
   prefix="model.",
-  classes={"BartForConditionalGeneration": "translation", "BartModel": "translation"},
+  classes=bart_classes("Bart"),
   settings=(
     field("vocab_size", "vocab_size", 50265),
     field("d_model", "dim", 1024),
@@ -241,7 +267,13 @@ BART = Family(
     "save_step",
   ),
   rows=tuple(_bart_rows()),
-  heads=dict(translation=(Row("final_logits_bias", "output_bias", "vector", body=False),)),
+  read=bart_read,
+  read_head=decoder_head,
+  heads=dict(
+    translation=(Row("final_logits_bias", "output_bias", "vector", body=False),),
+    classification=TWO_LAYERS,
+    qa=linear("qa_outputs", "head/labels", body=False),
+  ),
   copies={"lm_head.weight": "model.shared.weight"}
   | {f"model.{side}.embed_tokens.weight": "model.shared.weight" for side in SIDES},
 )
@@ -251,7 +283,8 @@ _SINUSOIDAL = dict(normalize_embedding=False, static_position_embeddings=True)
 MBART = dataclasses.replace(
   BART,
   model_type="mbart",
-  classes={"MBartForConditionalGeneration": "translation", "MBartModel": "translation"},
+  classes=bart_classes("MBart"),
+  starts_with_last=True,
   constants=BART.constants | dict(norm_position="pre"),
   fixed=BART.fixed | _PRE,
 )

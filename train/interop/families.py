@@ -15,6 +15,7 @@ import numpy as np
 # another model has put in (ELECTRA), "choice" scores the choices of an example one by one.
 KINDS = ("body", "mlm", "classification", "tagging", "qa", "causal", "translation")
 KINDS += ("replaced", "next_sentence", "choice")
+MOST_QUESTION = 512  # tokens of a question that may be global (Longformer)
 POOLED = ("classification", "next_sentence", "choice")  # a text has one state
 
 
@@ -24,6 +25,7 @@ class Head(NamedTuple):
   pool: str = "token"
   activation: str = "tanh"
   transform: str = "none"
+  bias: bool = True
 
 
 class Row(NamedTuple):
@@ -63,6 +65,7 @@ class Family:
 
   model_type: str
   prefix: str  # of the body's tensors, in a model with a head
+  prefixes: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of kinds with another
   classes: Mapping[str, str]  # architecture -> kind; the first of a kind is exported
   settings: tuple[Setting, ...]
   constants: Mapping[str, Any]  # our field -> the value that all models of the family have
@@ -83,9 +86,18 @@ class Family:
   pool_activation: str = "tanh"  # of the classifier
   mlm_activation: str = ""  # of the masked-LM head; "": the body's
   token_transform: str = "none"  # of the heads for tags and answers
+  # A decoder whose states get labels starts with the source's last token, not with a token of its
+  # own (mBART).
+  starts_with_last: bool = False
+  # kind -> which tokens are global there, of GLOBALS in train/tasks/base.py; the first by default.
+  global_attention: Mapping[str, str] = dataclasses.field(default_factory=dict)
   # The fields of Head that config.json sets, for a kind, and the reverse.
   read_head: Callable[[Mapping, str], dict] = lambda config, kind: {}
   write_head: Callable[[Head, str], dict] = lambda head, kind: {}
+
+  def prefix_of(self, kind: str) -> str:
+    """Returns the prefix of the body's tensors in a model for `kind`."""
+    return self.prefixes.get(kind, self.prefix)
 
   def rows_of(self, kind: str, model: Mapping) -> dict[str, Row]:
     """Returns the rows of a model (fields of TransformerConfig) for `kind` by the paths of our

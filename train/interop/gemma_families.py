@@ -5,7 +5,7 @@ import dataclasses
 
 from train.common.errors import UserError
 from train.interop import rope
-from train.interop.decoder_families import BLOCK, LLAMA
+from train.interop.decoder_families import BLOCK, LLAMA, classes
 from train.interop.families import ACTIVATIONS, changed, field, gains
 
 # config.json of Gemma has gelu for the approximation that it was trained with.
@@ -35,7 +35,7 @@ def inverse_square(scale) -> int:
 GEMMA = dataclasses.replace(
   LLAMA,
   model_type="gemma",
-  classes={"GemmaForCausalLM": "causal", "GemmaModel": "body"},
+  classes=classes("Gemma", "causal", "classification", "tagging"),
   settings=(
     *changed(
       LLAMA.settings,
@@ -86,7 +86,7 @@ def write_gemma2(model):
 GEMMA2 = dataclasses.replace(
   GEMMA,
   model_type="gemma2",
-  classes={"Gemma2ForCausalLM": "causal", "Gemma2Model": "body"},
+  classes=classes("Gemma2", "causal", "classification", "tagging"),
   settings=(
     *changed(
       GEMMA.settings,
@@ -181,7 +181,7 @@ def _write_gemma3(model):
 GEMMA3 = dataclasses.replace(
   GEMMA2,
   model_type="gemma3_text",
-  classes={"Gemma3ForCausalLM": "causal", "Gemma3TextModel": "body"},
+  classes={"Gemma3ForCausalLM": "causal"} | classes("Gemma3Text", "classification"),
   settings=changed(
     GEMMA2.settings,
     dict(vocab_size=262208, max_position_embeddings=131072, final_logit_softcapping=None),

@@ -4,7 +4,7 @@ import dataclasses
 
 from model.config import TransformerConfig
 from train.interop import rope
-from train.interop.decoder_families import BLOCK, LLAMA
+from train.interop.decoder_families import BLOCK, LABELS, LLAMA, classes
 from train.interop.families import changed, field, norm
 
 
@@ -18,7 +18,8 @@ def _write_mistral(model):
 MISTRAL = dataclasses.replace(
   LLAMA,
   model_type="mistral",
-  classes={"MistralForCausalLM": "causal", "MistralModel": "body"},
+  classes=classes("Mistral", "causal", *LABELS),
+  prefixes={},
   settings=(
     *changed(
       LLAMA.settings,
@@ -63,7 +64,7 @@ def _write_head_dim(model):
 QWEN2 = dataclasses.replace(
   LLAMA,
   model_type="qwen2",
-  classes={"Qwen2ForCausalLM": "causal", "Qwen2Model": "body"},
+  classes=classes("Qwen2", "causal", *LABELS),
   settings=changed(
     LLAMA.settings,
     dict(
@@ -84,7 +85,7 @@ QWEN2 = dataclasses.replace(
 QWEN3 = dataclasses.replace(
   QWEN2,
   model_type="qwen3",
-  classes={"Qwen3ForCausalLM": "causal", "Qwen3Model": "body"},
+  classes=classes("Qwen3", "causal", *LABELS),
   settings=(
     *QWEN2.settings,
     field("head_dim", "head_dim", 128),

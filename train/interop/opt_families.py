@@ -2,7 +2,7 @@
 
 from train.common.errors import UserError
 from train.interop import rope
-from train.interop.decoder_families import BLOCK
+from train.interop.decoder_families import BLOCK, LABELS, classes, heads, read_head
 from train.interop.families import Family, Row, activation, attention, field, linear, norm, same
 
 _OPT, _NEOX = "decoder.layers.{}", "layers.{}"
@@ -21,7 +21,7 @@ def _read_opt(config, tensors):
 OPT = Family(
   model_type="opt",
   prefix="model.",
-  classes={"OPTForCausalLM": "causal", "OPTModel": "body"},
+  classes=classes("OPT", "causal", "classification", "qa"),
   settings=(
     field("vocab_size", "vocab_size", 50272),
     field("hidden_size", "dim", 768),
@@ -65,7 +65,8 @@ OPT = Family(
     *norm(f"{_OPT}.final_layer_norm", f"{BLOCK}/mlp_norm"),
     *norm("decoder.final_layer_norm", "decoder/norm"),
   ),
-  heads=dict(causal=(Row("lm_head.weight", "output/kernel", "linear", body=False),)),
+  heads=heads("lm_head", "classifier"),
+  read_head=read_head,
   copies={"lm_head.weight": "model.decoder.embed_tokens.weight"},
   read=_read_opt,
   write=lambda model: dict(word_embed_proj_dim=model["dim"]),
@@ -109,7 +110,7 @@ def _write_neox(model):
 GPT_NEOX = Family(
   model_type="gpt_neox",
   prefix="gpt_neox.",
-  classes={"GPTNeoXForCausalLM": "causal", "GPTNeoXModel": "body"},
+  classes=classes("GPTNeoX", "causal", *LABELS),
   settings=(
     field("vocab_size", "vocab_size", 50432),
     field("hidden_size", "dim", 6144),
@@ -147,7 +148,8 @@ GPT_NEOX = Family(
     *norm("final_layer_norm", "decoder/norm"),
   ),
   # transformers writes embed_out; its own classes have it as lm_head
-  heads=dict(causal=(Row("embed_out.weight", "output/kernel", "linear", body=False),)),
+  heads=heads("embed_out", "classifier"),
+  read_head=read_head,
   copies={
     "lm_head.weight": "embed_out.weight",
     "embed_out.weight": "gpt_neox.embed_in.weight",

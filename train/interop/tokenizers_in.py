@@ -29,6 +29,7 @@ class Framing:
   source_first: tuple[str, ...] = ()
   target_first: tuple[str, ...] = ()
   start: str = "first"  # the role of what a decoder reads first, if config.json has none
+  closed: bool = True  # see train/data/roles.py
   # Token types of a config.json without a number; None: none, though the model may have some.
   types: int | None = None
 
@@ -37,9 +38,12 @@ _BERT = Framing(
   dict(cls="[CLS]", eos="[SEP]", pad="[PAD]", unk="[UNK]", mask="[MASK]"), ("cls",), types=2
 )
 _S = dict(bos="<s>", cls="<s>", eos="</s>", pad="<pad>", unk="<unk>", mask="<mask>")
-_LLAMA = Framing(dict(bos="<s>", eos="</s>", unk="<unk>"), ("bos",))
-_GEMMA = Framing(dict(bos="<bos>", eos="<eos>", pad="<pad>", unk="<unk>"), ("bos",))
-_T5GEMMA = dataclasses.replace(_GEMMA, first=(), between=(), source_first=("bos",), start="bos")
+_BOS = dict(first=("bos",), between=("bos",), closed=False)
+_BARE = dict(between=(), closed=False)
+_LLAMA = Framing(dict(bos="<s>", eos="</s>", unk="<unk>"), **_BOS)
+_GEMMA = Framing(dict(bos="<bos>", eos="<eos>", pad="<pad>", unk="<unk>"), **_BOS)
+_T5GEMMA = dataclasses.replace(_GEMMA, first=(), source_first=("bos",), start="bos")
+_GPT2 = Framing(dict(bos="<|endoftext|>", eos="<|endoftext|>"), start="bos", **_BARE)
 _ROBERTA = Framing(_S, ("cls",), ("eos", "eos"))
 _T5 = Framing(dict(eos="</s>", pad="<pad>", unk="<unk>"), start="pad")
 FRAMINGS = {
@@ -49,26 +53,28 @@ FRAMINGS = {
   "albert": Framing(dict(_BERT.names, pad="<pad>", unk="<unk>"), ("cls",), types=2),
   "modernbert": dataclasses.replace(_BERT, types=None),
   "deberta-v2": dataclasses.replace(_BERT, types=0),
-  **dict.fromkeys(("roberta", "xlm-roberta", "camembert"), _ROBERTA),
+  **dict.fromkeys(("roberta", "xlm-roberta", "camembert", "longformer"), _ROBERTA),
   "mpnet": dataclasses.replace(_ROBERTA, names=dict(_S, unk="[UNK]")),
   "esm": Framing(dict(cls="<cls>", eos="<eos>", pad="<pad>", unk="<unk>", mask="<mask>"), ("cls",)),
-  "gpt2": Framing(dict(bos="<|endoftext|>", eos="<|endoftext|>"), start="bos"),
+  "gpt2": _GPT2,
   "llama": _LLAMA,
   "mistral": _LLAMA,
-  **dict.fromkeys(("qwen2", "qwen3"), Framing(dict(eos="<|endoftext|>"), start="eos")),
+  **dict.fromkeys(("qwen2", "qwen3"), Framing(dict(eos="<|endoftext|>"), start="eos", **_BARE)),
   **dict.fromkeys(("gemma", "gemma2", "gemma3_text"), _GEMMA),
-  "opt": Framing(dict(bos="</s>", eos="</s>", pad="<pad>"), ("bos",)),
-  "gpt_neox": Framing(dict(bos="<|endoftext|>", eos="<|endoftext|>"), start="bos"),
+  "opt": Framing(dict(bos="</s>", eos="</s>", pad="<pad>"), **_BOS),
+  "gpt_neox": _GPT2,
   "t5gemma": _T5GEMMA,
   "t5": _T5,
   **dict.fromkeys(("mt5", "umt5", "longt5"), _T5),
   "bart": Framing(_S, ("bos",), ("eos", "eos"), ("bos",), ("bos",), start="eos"),
-  "mbart": Framing(_S, start="eos"),
+  "led": Framing(_S, ("bos",), ("eos", "eos"), ("bos",), ("bos",), start="eos"),
+  "mbart": Framing(_S, between=(), start="eos"),
   "marian": _T5,
   "pegasus": Framing(dict(_T5.names, mask="<mask_2>"), between=(), start="pad"),
 }
 # These call the end of a text sep_token.
 _SEP = ("bert", "distilbert", "electra", "albert", "modernbert", "deberta-v2", "roberta")
+_SEP += ("longformer",)
 _SEP += ("xlm-roberta", "camembert", "mpnet")
 LANGUAGE = re.compile(r"[a-z]{2}_[A-Z]{2}")  # mBART's codes
 
@@ -102,7 +108,7 @@ def _tokenizer(folder, kind, framing, config, settings) -> Tokenizer:
     if adds is None:  # transformers' generic class, which other tokenizers have, adds none
       names = settings.get("tokenizer_class", "Llama")
       adds = inner.post_processor is not None or "Llama" in names or "Gemma" in names
-    framing = dataclasses.replace(framing, first=framing.first if adds else ())
+    framing = framing if adds else dataclasses.replace(framing, first=(), between=())
   roles = _roles(folder, config, settings, framing, ids)
   if settings.get("add_bos_token") is None:
     roles = _as_processed(inner, roles, config)
@@ -148,6 +154,7 @@ def _roles(folder, config, settings, framing, ids) -> Roles:
     mask=ids.get("mask"),
     **{name: tuple(map(required, getattr(framing, name))) for name in frames},
     force=forced is not None,
+    closed=framing.closed,
     types=framing.types is not None and config.get("type_vocab_size", framing.types) > 1,
   )
 
@@ -207,12 +214,12 @@ def _as_processed(inner, roles: Roles, config) -> Roles:
   first, last = tuple(single.ids[:at]), tuple(single.ids[at + len(a) :])
   rest = pair.ids[len(first) + len(a) :]
   ends = len(rest) - len(b) - len(last)
+  reads_pairs = ends >= 0 and rest[ends : ends + len(b)] == b
+  between = tuple(rest[:ends]) if reads_pairs else roles.between
+  roles = dataclasses.replace(roles, between=between, closed=bool(last))
   if config.get("is_encoder_decoder"):
-    ends = bool(last)
-    return dataclasses.replace(roles, source_first=first, source_last=last[1:], source_ends=ends)
-  types = roles.types and 1 in pair.type_ids
-  between = tuple(rest[:ends]) if ends > 0 and rest[ends : ends + len(b)] == b else roles.between
-  return dataclasses.replace(roles, first=first, between=between, types=types)
+    return dataclasses.replace(roles, source_first=first, source_last=last[1:])
+  return dataclasses.replace(roles, first=first, types=roles.types and 1 in pair.type_ids)
 
 
 def _without_unused(folder, tokenizer: Tokenizer, config) -> Tokenizer:

@@ -65,7 +65,7 @@ def _absorbing_blanks(inner, tokenizer: Tokenizer) -> tokenizers.Tokenizer:
 
 def _template(inner, roles: Roles, kind: str) -> TemplateProcessing:
   first = roles.source_first if kind == "encoder-decoder" else roles.first
-  ends = kind == "encoder" or (kind == "encoder-decoder" and roles.source_ends)
+  ends = kind == "encoder" or (kind == "encoder-decoder" and roles.closed)
   last = (roles.eos,) if ends else ()
   if kind == "encoder-decoder":
     last += roles.source_last

@@ -200,7 +200,8 @@ def read(
   Raises UserError with a list of the tensors that are not there, that have another shape, or that
   nothing here uses.
   """
-  prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors.shapes) else ""
+  prefix = family.prefix_of(kind)
+  prefix = prefix if any(name.startswith(prefix) for name in tensors.shapes) else ""
   # names in the table have the prefix that a model with a head has
   bare, rows = "" if prefix else family.prefix, family.rows_of(kind, model)
   copies = {
@@ -264,7 +265,7 @@ def switches(family: Family, kind: str, model: Mapping, params: Mapping) -> dict
 def write(folder: pathlib.Path, family: Family, kind: str, model: Mapping, params: Mapping) -> None:
   """Writes our weights (path -> array) as model.safetensors, in shards with an index if they are
   large. `model` has the fields of TransformerConfig."""
-  parts, heads, prefix = {}, {}, "" if kind in family.bare else family.prefix
+  parts, heads, prefix = {}, {}, "" if kind in family.bare else family.prefix_of(kind)
   rows = family.rows_of(kind, model)
   on = switches(family, kind, model, params)
   for path, weight in params.items():

@@ -5,6 +5,7 @@ import json
 import math
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -13,6 +14,7 @@ from model.config import TransformerConfig
 from model.settings import DECODER, LEARNED, RELATIVE
 from model.transformer import Transformer
 from train.common.errors import UserError
+from train.data.roles import Roles
 from train.interop import weights
 from train.interop.directory import FAMILIES
 from train.interop.families import POOLED, Family, Head
@@ -78,12 +80,13 @@ def fit(family: Family, model: Mapping, kind: str, head: Head) -> Fit:
   return Fit(family, config, back, tuple(lacks))
 
 
-def _names(head: Head, kind: str) -> list[tuple[str, str]]:
+def _names(head: Head, kind: str) -> list[tuple[str, Any]]:
   """Returns the settings of a task that its head has, and their values."""
   key = "task.pool_activation" if kind in POOLED else "task.head_activation"
   activation = "" if head.transform == "none" else head.activation
   names = [(key, activation), ("task.transform", head.transform)]
-  return names + [("task.pool", head.pool)] * (kind in POOLED)
+  pooled = [("task.pool", head.pool), ("task.head_bias", head.bias)]
+  return names + pooled * (kind in POOLED)
 
 
 def canonical(model: Mapping, kind: str) -> dict:
@@ -139,6 +142,16 @@ def _of_decoder(cfg: TransformerConfig) -> dict:
   values = {name: getattr(own, name) if used.get(name, True) else None for name in DECODER}
   values |= dict(num_kv_heads=own.kv_heads, head_dim=own.head_size)
   return {DECODER[name]: value for name, value in values.items()}
+
+
+def check_start(fit: Fit, kind: str, roles: Roles) -> None:
+  """Raises UserError where the family's decoder gets labels behind another start token."""
+  last = (roles.eos, *roles.source_last)[-1]
+  if fit.family.starts_with_last and kind in ("classification", "qa") and roles.start != last:
+    raise UserError(
+      f"a {fit.family.model_type} that gets labels starts with its source's last token, {last}, and"
+      f" this model with {roles.start}"
+    )
 
 
 def best(model: Mapping, kind: str, head: Head, first: str = "") -> Fit:

@@ -68,6 +68,11 @@ def layout(task: Task, batch_size: int) -> Layout:
   return Layout(*sizes, most_hidden=task.most_hidden)
 
 
+def predicts_labels(name: str) -> bool:
+  """Returns whether a task predicts labels, by the states of any stack that a model has."""
+  return name in TASKS and TASKS[name].any_stack
+
+
 def defaults(name: str) -> dict[str, Any]:
   """Returns the section of a task with every key but `data`, which has no default, as plain values.
 

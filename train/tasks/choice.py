@@ -10,7 +10,6 @@ from model import layers
 from train.common.errors import UserError
 from train.data import choices
 from train.data.labelled import ListSource
-from train.tasks.base import encode
 from train.tasks.pooled import PooledTask
 
 
@@ -67,7 +66,7 @@ class Choice(PooledTask):
     segments_BS = jnp.cumsum(first_BS, axis=1) * (item_BS > 0)
     starts_BS = jax.lax.cummax(jnp.where(first_BS, place_S, 0), axis=1)
     own = dict(source_segments=segments_BS, source_positions=place_S - starts_BS)
-    x_BSD = encode(model, batch | own, body_key)
+    x_BSD = self.encode(model, batch | own, body_key)
     logits_BS = model.head(x_BSD, segments_BS, head_key)[..., 0]
     same_BTS = (item_BS[:, :, None] == item_BS[:, None, :]) & first_BS[:, None, :]
     scores_BTS = jnp.where(same_BTS, logits_BS[:, None, :], -1e9)

@@ -11,7 +11,6 @@ from model.config import TransformerConfig
 from model.transformer import Transformer
 from train import losses
 from train.common.errors import UserError
-from train.tasks.base import encode
 from train.tasks.mlm import Mlm
 
 
@@ -60,7 +59,7 @@ class Electra(Mlm):
     drawn_BS = jnp.put_along_axis(batch["source"], place_BT, drawn_BT, axis=1, inplace=False)
     source_BS = jnp.where(batch["weights"] > 0, drawn_BS, batch["source"])
     replaced_BS = (batch["weights"] > 0) & (source_BS != batch["labels"])
-    x_BSD = encode(model, batch | {"source": source_BS}, body_key)
+    x_BSD = self.encode(model, batch | {"source": source_BS}, body_key)
     logits_BS = model.head(x_BSD, batch["source_segments"])[..., 0]
     loss_BS = optax.sigmoid_binary_cross_entropy(logits_BS, replaced_BS)
     tokens_BS = (batch["source_segments"] > 0).astype(jnp.float32)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from model import heads
 from train.common.errors import UserError, choose
-from train.tasks.base import Rows, Task, encode
+from train.tasks.base import Rows, Task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class Embedding(Reader):
 
   def predict(self, model, batch, settings):
     seen_BS = batch["source_segments"] > 0
-    x_BD = pool_rows(encode(model, batch).astype(jnp.float32), seen_BS, self.pool)
+    x_BD = pool_rows(self.encode(model, batch).astype(jnp.float32), seen_BS, self.pool)
     if self.dense:
       x_BD = model.head(x_BD)
     if self.normalize:

@@ -11,7 +11,7 @@ from train import losses
 from train.common.errors import UserError, choose
 from train.data import corruption, documents
 from train.data.tokenizer import MASK
-from train.tasks.base import BPE_WITH_MASK, HuggingFace, Rows, Settings, Task, encode, option
+from train.tasks.base import BPE_WITH_MASK, HuggingFace, Rows, Settings, Task, option
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class Mlm(Task):
     T is the most that a row can hide, so that no logits are computed for other tokens.
     """
     network = self.network(model)
-    x_BSD = encode(network, batch, key)
+    x_BSD = self.encode(network, batch, key)
     weights_BT, place_BT = jax.lax.top_k(batch["weights"], self.most_hidden)
     x_BTD = jnp.take_along_axis(x_BSD, place_BT[..., None], axis=1)
     labels_BT = jnp.take_along_axis(batch["labels"], place_BT, axis=1)
@@ -106,7 +106,7 @@ class Mlm(Task):
 
   def predict(self, model, batch, settings):
     network = self.network(model)
-    probs_BSV = jax.nn.softmax(model.logits(network.head(encode(network, batch))))
+    probs_BSV = jax.nn.softmax(model.logits(network.head(self.encode(network, batch))))
     # Special tokens are no words, nor are the rows that a table has more than the vocabulary.
     words_V = np.isin(np.arange(probs_BSV.shape[-1]), self.tokenizer.words)
     best_BSN, token_BSN = jax.lax.top_k(jnp.where(words_V, probs_BSV, -1), settings.top_k)

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 
 from model import heads
-from train.tasks.base import HuggingFace, encode
+from train.tasks.base import HuggingFace
 from train.tasks.embedding import Reader
 
 
@@ -24,7 +24,7 @@ class Replaced(Reader):
     return heads.LabelHead(cfg, 1, pool="token", **options)
 
   def predict(self, model, batch, settings):
-    logits_BS1 = model.head(encode(model, batch), batch["source_segments"])
+    logits_BS1 = model.head(self.encode(model, batch), batch["source_segments"])
     return {"probs": jax.nn.sigmoid(logits_BS1[..., 0])}
 
   def outputs(self, examples, requests, predictions, settings):

@@ -14,7 +14,7 @@ from train import losses
 from train.common.errors import UserError, choose
 from train.common.intervals import SEEDS
 from train.data.roles import Roles
-from train.tasks.base import HuggingFace, Rows, Settings, Task, encode, option
+from train.tasks.base import HuggingFace, Rows, Settings, Task, option
 
 LEAST_TEMPERATURE = 1e-4  # logits divided by less leave float32
 OF_BEAMS = ("length_penalty", "penalty", "stop")  # settings of a search by several beams
@@ -110,7 +110,7 @@ class DecoderTask(Task):
   def loss(self, model, batch, key):
     """Returns the cross-entropy of `labels` given `inputs` and `source`, if there is one."""
     encoder_key, decoder_key = layers.split(key, 2)
-    memory_BSD = encode(model, batch, encoder_key) if "source" in batch else None
+    memory_BSD = self.encode(model, batch, encoder_key) if "source" in batch else None
     x_BTD = model.decode(
       batch["inputs"],
       memory_BSD,
@@ -152,7 +152,7 @@ class DecoderTask(Task):
     rows, source_len = segments_BS.shape
     forced = [roles.start, *roles.target_first] if roles.force else [roles.start]
     length = len(forced) - 1 + settings.longest(source_len)
-    cache, first_B = model.init_cache(rows, length, encode(model, batch), segments_BS), None
+    cache, first_B = model.init_cache(rows, length, self.encode(model, batch), segments_BS), None
     if len(forced) > 1:
       prompt_BT = jnp.tile(np.asarray(forced, np.int32), (rows, 1))
       cache, first_B = model.prefill(prompt_BT, jnp.full(rows, len(forced), jnp.int32), cache)

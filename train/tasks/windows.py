@@ -4,6 +4,7 @@ import collections
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
+import jax.numpy as jnp
 from absl import logging
 
 from model import heads, layers
@@ -11,12 +12,13 @@ from train import losses
 from train.common.decimals import parse_decimal
 from train.common.errors import UserError, choose
 from train.data import labelled, sources
-from train.tasks.base import BPE_WITH_MASK, Task, encode
+from train.tasks.base import BPE_WITH_MASK, Task, label_states
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncoderTask(Task):
-  """A task that predicts labels by an encoder with a head. A subclass adds `encoder`, which lays
+  """A task that predicts labels by a head on the states of an encoder, or of a decoder if the model
+  has one (base.label_states). A subclass adds `encoder`, which lays
   labels along tokens (train/data/labelled.py), `head`, `predict`, `outputs` and `score`, and with
   labels also `labels` and `label_smoothing`, else `loss` and `loss_names`."""
 
@@ -26,6 +28,11 @@ class EncoderTask(Task):
   labels = ()
   default_tokenizer = BPE_WITH_MASK
   has_score = True
+  any_stack = True
+
+  @property
+  def max_positions(self):
+    return self.source_len, self.source_len
 
   def token_head(self, cfg, count: int, rngs) -> heads.LabelHead:
     """Builds the head that scores `count` labels at each token, by the fields `transform` and
@@ -58,7 +65,11 @@ class EncoderTask(Task):
   def logits(self, model, batch, key=None):
     """Returns the head's logits at every token [B, S, C]; no key means no dropout."""
     body_key, head_key = layers.split(key, 2)
-    return model.head(encode(model, batch, body_key), batch["source_segments"], head_key)
+    segments_BS, behind = batch["source_segments"], self.tokenizer.roles.source_last
+    if behind:  # a text ends with eos
+      segments_BS = jnp.where(jnp.isin(batch["source"], jnp.asarray(behind)), 0, segments_BS)
+    states_BSD = label_states(model, batch, self.tokenizer.roles, body_key, self.global_mask(batch))
+    return model.head(states_BSD, segments_BS, head_key)
 
   def loss(self, model, batch, key):
     """Returns the loss of the labels with weight."""

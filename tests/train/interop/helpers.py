@@ -1,5 +1,7 @@
 """Opens tiny models of Hugging Face's families (tests/fixtures) and computes their outputs."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from tests.helpers import FIXTURES
 from train.common.trees import path_name
 from train.interop import directory
 from train.interop.families import POOLED
+from train.tasks.base import label_states
 
 CHOICES = 2  # of a text, in the fixtures
 NAMES = sorted(path.parent.name for path in FIXTURES.glob("*/config.json"))
@@ -27,6 +30,33 @@ def build(source):
   return nnx.merge(graph, params)
 
 
+def global_mask(source, batch):
+  """Returns the tokens that are global as a task has it, or as the batch has it."""
+  which, ids = source.family.global_attention.get(source.kind, "first"), batch["input_ids"]
+  if "global_attention_mask" in batch or which == "first":
+    return batch.get("global_attention_mask")
+  if which == "none":
+    return np.zeros_like(ids)
+  return (np.cumsum(ids == source.config["sep_token_id"], 1) == 0).astype(np.int32)
+
+
+def label_outputs(source, model, ids, mask, which=None):
+  """Returns the outputs of a head on the states of a decoder behind an encoder."""
+  roles = SimpleNamespace(start=source.config["decoder_start_token_id"])
+  if source.family.starts_with_last:
+    roles = SimpleNamespace(start=ids[np.arange(len(ids)), mask.sum(1) - 1][:, None])
+  positions = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
+  batch = dict(source=ids, source_segments=mask, source_positions=positions)
+  states, seen = label_states(model, batch, roles, global_mask=which), mask
+  if source.kind == "classification":  # behind the last eos is a language, or padding
+    eos = ids == source.config["eos_token_id"]
+    seen = mask * (np.cumsum(eos[:, ::-1], 1)[:, ::-1] > 0)
+  labels = model.head(states, seen)
+  if source.kind == "qa":
+    return dict(start_logits=labels[..., 0], end_logits=labels[..., 1])
+  return dict(logits=labels[:, 0])
+
+
 def outputs(source, batch):
   """Returns what a directory's model computes from a batch, by Hugging Face's names."""
   model, ids, mask = build(source), batch["input_ids"], batch["attention_mask"]
@@ -34,13 +64,19 @@ def outputs(source, batch):
     return dict(logits=model.logits(model.decode(ids, segments=mask)))
   if source.kind == "translation":
     inputs = batch["decoder_input_ids"]
-    memory = model.encode(ids, mask)
+    memory = model.encode(ids, mask, global_mask=batch.get("global_attention_mask"))
     return dict(logits=model.logits(model.decode(inputs, memory, mask, np.ones_like(inputs))))
-  hidden = model.encode(ids, mask, types=batch.get("token_type_ids"))
+  if not source.model["encoder_layers"]:
+    labels = model.head(model.decode(ids, segments=mask), mask)
+    if source.kind == "qa":
+      return dict(start_logits=labels[..., 0], end_logits=labels[..., 1])
+    return dict(logits=labels[:, 0] if source.kind == "classification" else labels)
+  if source.model["decoder_layers"]:
+    return label_outputs(source, model, ids, mask, batch.get("global_attention_mask"))
+  which = global_mask(source, batch)
+  hidden = model.encode(ids, mask, types=batch.get("token_type_ids"), global_mask=which)
   if source.kind == "mlm":
     return dict(logits=model.logits(model.head(hidden)))
-  if source.kind == "body" and not source.pooler:
-    return dict(last_hidden_state=hidden)
   if source.kind == "body":
     states = dict(last_hidden_state=hidden)
     if source.pooler:

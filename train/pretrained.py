@@ -158,7 +158,8 @@ def resolve(config: Mapping) -> dict:
   The section `model` becomes the origin's with `changes`, `task.tokenizer` the origin's,
   `init_from.which` "latest", and `init_from.skip` HEAD and the parts left out. `inherit` is one of
     "model": the whole model, whose decoder's states get labels in a task with labels;
-    "encoder": its decoder is left out (and of hf:DIR the head, `which="body"`). A classification
+    "encoder": its decoder is left out (and of hf:DIR the head, `which="body"`), unless it has no
+      encoder, which for labels is "model". A classification
       takes over the head of hf:DIR (`pool_activation`, and where they are not BERT's `pool` and
       `transform`) and, if task.pool is "first" or its own, its pooler;
     "pretraining": the whole model with all its weights (skip=()) if task.name is the origin's; of
@@ -175,6 +176,8 @@ def resolve(config: Mapping) -> dict:
   choose(dict.fromkeys(("model", "encoder", "pretraining")), inherit, "model.inherit")
   origin = open(config["init_from"]["workdir"])
   labels = tasks.predicts_labels(task["name"])
+  if labels and inherit == "encoder" and not origin.model["encoder_layers"]:
+    inherit = "model"
   either = labels and inherit == "model"
   for side, length in (("encoder", "source_len"), ("decoder", "target_len")):
     if task.get(length) and not origin.model[f"{side}_layers"] and not either:

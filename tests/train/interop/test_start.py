@@ -36,6 +36,10 @@ SHORT = {"task.source_len": 32, "schedule.peak": 0.0}  # the tiny models have 40
     pytest.param("bart", "text2text.py:small,data={folder}", {"task.target_len": 8}, marks=SLOW),
     pytest.param("bert_mlm", "mlm.py:small,data={folder}/prose", {}, marks=SLOW),
     pytest.param("bert", "mlm.py:small,data={folder}/prose", {}, marks=SLOW),
+    ("gpt2", "classify.py:small,data={folder}", {}),
+    pytest.param(
+      "llama", "tag.py:small,suffix=.conll,data={folder}", {"task.stride": 16}, marks=SLOW
+    ),
     ("gpt2", "causal.py:small,data={folder}/prose", {"task.target_len": 16}),
     (
       "t5",
@@ -52,7 +56,8 @@ def test_a_run_begins_with_the_directorys_weights(name, text, changes, corpus, t
   changes = SHORT | changes
   if "causal" in text:
     del changes["task.source_len"]
-  if source.model["decoder_layers"] and "classify" not in text:
+  labelled = text.startswith(("classify", "tag", "qa"))
+  if source.model["decoder_layers"] and not labelled:
     changes["task.decoding"] = dict(beam=1, length_penalty=0.0, max_len_ratio=0.0, max_len_extra=20)
   after = train_config(f"{text},init=hf:{FIXTURES / name}", corpus, tmp_path / "run", **changes)
   # the head is taken over if it is for the same task

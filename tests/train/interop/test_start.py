@@ -63,7 +63,7 @@ def test_a_run_begins_with_the_directorys_weights(name, text, changes, corpus, t
   # the head is taken over if it is for the same task
   kept = "mlm" in name and "mlm.py" in text
   body = {path for path in after if kept or not path.startswith(("head/", "output_bias"))}
-  assert len(body) > 20
+  assert len(body) >= 20
   for path in body:
     np.testing.assert_array_equal(after[path], np.asarray(source.params[path]), err_msg=path)
   kept = source.pooler and "classify" in text

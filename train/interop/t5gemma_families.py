@@ -86,13 +86,16 @@ def _shifted(window, step):
 
 def _write(model):
   cfg = TransformerConfig(**model)
-  encoder = dataclasses.replace(
-    cfg,
-    **dict.fromkeys(DECODER.values()),
-    encoder_layers=0,
-    decoder_layers=cfg.encoder_layers,
-    window=_shifted(cfg.window, -1),
-  )
+  try:
+    encoder = dataclasses.replace(
+      cfg,
+      **dict.fromkeys(DECODER.values()),
+      encoder_layers=0,
+      decoder_layers=cfg.encoder_layers,
+      window=_shifted(cfg.window, -1),
+    )
+  except ValueError:  # such an encoder is no decoder; without sections a comparison notices
+    return {}
   decoder = dataclasses.replace(cfg.for_decoder(), encoder_layers=0)
   return dict(encoder=_section(encoder), decoder=_section(decoder), vocab_size=cfg.vocab_size)
 

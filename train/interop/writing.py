@@ -169,7 +169,7 @@ def best(model: Mapping, kind: str, head: Head, first: str = "") -> Fit:
   fits = [fit(family, model, kind, head) for family in FAMILIES.values()]
   whole = [fit for fit in fits if not fit.lacks]
   if not whole:
-    near = min(fits, key=lambda fit: ("task.name" in fit.lacks, len(fit.lacks)))
+    near = min(fits, key=lambda fit: ("task.name" in fit.lacks, not fit.model, len(fit.lacks)))
     values = {f"model.{key}": value for key, value in vars(TransformerConfig(**model)).items()}
     values |= {"task.name": kind, **dict(_names(head, kind))}
     lacks = [f"{key} is {values[key]!r}" if key in values else key for key in near.lacks]

@@ -71,6 +71,7 @@ class SelfAttention(Attention):
   def __init__(self, cfg: TransformerConfig, *, causal: bool, rngs: nnx.Rngs):
     super().__init__(cfg, rngs=rngs)
     self.rotary_dim = cfg.rotary_size if cfg.positions == "rotary" else None
+    self.rope_short = cfg.rope_short
     self.terms = cfg.disentangled_terms if cfg.positions in DISENTANGLED else ""
     own = bool(self.terms) and cfg.disentangled_projections
     query, key = (own and term in self.terms for term in ("p2c", "c2p"))
@@ -97,7 +98,7 @@ class SelfAttention(Attention):
     def turn(x_BTHK):
       if self.rotary_dim is None:
         return x_BTHK
-      rope = layer.rope_theta, layer.rope_scale, self.rotary_dim
+      rope = layer.rope_theta, layer.rope_scale, self.rotary_dim, self.rope_short
       return positions.rotary(x_BTHK, positions_BT[:, : x_BTHK.shape[1]], *rope)
 
     q_BTHK = self.queries(x_BTD)

@@ -51,6 +51,7 @@ class TransformerConfig(Settings):
   token_types: int = 0  # of an encoder's words: a first and a second text (BERT); 0: no types
   bias: bool = True  # in attention and feed-forward
   qkv_bias: bool | None = None  # of queries, keys and values; None: as `bias` (Qwen2: True)
+  mlp_bias: bool | None = None  # of the feed-forward network; None: as `bias`
   qk_norm: bool = False  # norms of each head's queries and keys, before they turn (Qwen3)
   parallel: bool = False  # attention and feed-forward read the same states (GPT-NeoX)
   # sinusoidal, sinusoidal_t2t (M2M-100's wavelengths), learned, relative (T5), learned_relative
@@ -72,6 +73,11 @@ class TransformerConfig(Settings):
   convolution_activation: str = "tanh"
   rope_theta: float | tuple = 10000.0
   rope_scale: float | tuple = 1.0  # rotary positions are divided by it (Gemma 3: 8)
+  # Llama 3's scaling of longer texts than this: pairs that turn rope_high_turns times or more in
+  # them are not scaled, those that turn rope_low_turns times or less are scaled; None: all are
+  rope_original_len: int | None = None
+  rope_low_turns: float = 1.0
+  rope_high_turns: float = 4.0
   rotary_dim: int | None = None  # so many first numbers of a head turn; None: all (GPT-NeoX: part)
   share_embeddings: bool = True  # one table for source and target
   tie_output: bool = True  # output matrix = the decoder's (encoder-only: the encoder's) table
@@ -109,8 +115,9 @@ class TransformerConfig(Settings):
       )
     if self.positions == "rotary":
       self._check_rotary()
-    elif self.rotary_dim is not None:
-      raise ValueError("model.rotary_dim has an effect with model.positions='rotary' alone")
+    elif self.rotary_dim is not None or self.rope_original_len is not None:
+      name = "rope_original_len" if self.rotary_dim is None else "rotary_dim"
+      raise ValueError(f"model.{name} has an effect with model.positions='rotary' alone")
     self._check_distances()
     if self.relative_per_layer and (self.positions not in RELATIVE or self.share_layers):
       raise ValueError(
@@ -175,6 +182,11 @@ class TransformerConfig(Settings):
       raise ValueError(f"model.{name} {self.rotary_size} is odd: rotary positions turn pairs")
     if self.rotary_size > self.head_size:
       raise ValueError(f"model.rotary_dim {self.rotary_dim} is above head_dim {self.head_size}")
+    if self.rope_low_turns >= self.rope_high_turns:
+      raise ValueError(
+        f"model.rope_low_turns {self.rope_low_turns} must be below rope_high_turns"
+        f" {self.rope_high_turns}"
+      )
 
   def for_decoder(self) -> "TransformerConfig":
     """Returns the settings with the decoder's own in place of the encoder's."""
@@ -214,6 +226,13 @@ class TransformerConfig(Settings):
   def rotary_size(self) -> int:
     """Returns the number of a head's numbers that rotary positions turn."""
     return self.rotary_dim or self.head_size
+
+  @property
+  def rope_short(self) -> tuple[int, float, float] | None:
+    """Returns what decides which pairs rope_scale holds for; None: for all."""
+    if self.rope_original_len is None:
+      return None
+    return self.rope_original_len, self.rope_low_turns, self.rope_high_turns
 
   @property
   def kv_heads(self) -> int:

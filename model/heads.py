@@ -36,7 +36,7 @@ class LabelHead(nnx.Module):
 
   pool: "token" (tags, answers) or one of POOLS, which are meant for a segment's first position
   only. transform: one of TRANSFORMS, with `activation`; "": "dense" (with tanh BERT's pooler) for
-  pool="first", else "none".
+  pool="first", else "none". bias: of the labels.
   """
 
   def __init__(
@@ -47,13 +47,15 @@ class LabelHead(nnx.Module):
     pool: str,
     activation: str = "tanh",
     transform: str = "",
+    bias: bool = True,
     rngs: nnx.Rngs,
   ):
     transform = transform or ("dense" if pool == "first" else "none")
     self.pool, self.activation, self.dropout = pool, activation, cfg.dropout
     self.dense = layers.dense(cfg, cfg.dim, cfg.dim, rngs=rngs) if transform != "none" else None
     self.norm = layers.norm(cfg, rngs=rngs) if transform == "dense_norm" else None
-    self.labels = layers.dense(cfg, cfg.dim, num_labels, dtype=jnp.float32, rngs=rngs)
+    options = dict(use_bias=bias, dtype=jnp.float32, rngs=rngs)
+    self.labels = layers.dense(cfg, cfg.dim, num_labels, **options)
 
   def __call__(self, x_BTD, segments_BT, key=None):
     """Returns the scores [B, T, labels], float32."""

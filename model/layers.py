@@ -146,10 +146,10 @@ class FeedForward(nnx.Module):
 
   def __init__(self, cfg, *, rngs: nnx.Rngs):
     self.activation, self.dropout = cfg.activation, cfg.activation_dropout
-    self.up = linear(cfg, cfg.dim, cfg.mlp_dim, "mlp/up/kernel", rngs=rngs)
-    gate = linear(cfg, cfg.dim, cfg.mlp_dim, "mlp/gate/kernel", rngs=rngs) if cfg.gated else None
-    self.gate = gate
-    self.down = linear(cfg, cfg.mlp_dim, cfg.dim, "mlp/down/kernel", rngs=rngs)
+    make = functools.partial(linear, cfg, bias=cfg.mlp_bias, rngs=rngs)
+    self.up = make(cfg.dim, cfg.mlp_dim, "mlp/up/kernel")
+    self.gate = make(cfg.dim, cfg.mlp_dim, "mlp/gate/kernel") if cfg.gated else None
+    self.down = make(cfg.mlp_dim, cfg.dim, "mlp/down/kernel")
 
   def __call__(self, x_BTD, key=None):
     """Returns the output [B, T, D]."""

@@ -39,20 +39,32 @@ def _waves(positions_BT, frequency, dim):
 
 
 def rotary(
-  x_BTHK: jax.Array, positions_BT: jax.Array, theta: float, scale: float = 1.0, dim=None
+  x_BTHK: jax.Array,
+  positions_BT: jax.Array,
+  theta: float,
+  scale: float = 1.0,
+  dim: int | None = None,
+  short: tuple[int, float, float] | None = None,
 ) -> jax.Array:
   """Returns `x` with pairs (i, i + K/2) turned by position * theta^(-2i/K) (Su et al. 2021).
 
   Positions are divided by `scale` (Chen et al. 2023, linear interpolation); `dim` is the K of
-  pairs, and numbers beyond it stay as they are.
+  pairs, and numbers beyond it stay as they are. With `short`, a length and two numbers of turns,
+  this holds for pairs that turn at most so often as the first number in that length, not for pairs
+  that turn at least so often as the second, and in part for those between (Llama 3.1).
   """
   if dim is not None and dim < x_BTHK.shape[-1]:
-    turned = rotary(x_BTHK[..., :dim], positions_BT, theta, scale)
+    turned = rotary(x_BTHK[..., :dim], positions_BT, theta, scale, None, short)
     return jnp.concatenate([turned, x_BTHK[..., dim:]], axis=-1)
-  if scale != 1:
-    positions_BT = positions_BT / scale
   half = x_BTHK.shape[-1] // 2
   frequency = theta ** (-jnp.arange(half) / half)
+  if short is not None:
+    length, low, high = short
+    turns = length * frequency / (2 * math.pi)
+    kept = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
+    frequency = frequency * (kept + (1 - kept) / scale)
+  elif scale != 1:
+    positions_BT = positions_BT / scale
   angle = positions_BT[:, :, None, None].astype(jnp.float32) * frequency
   sin, cos = jnp.sin(angle), jnp.cos(angle)
   a, b = jnp.split(x_BTHK.astype(jnp.float32), 2, axis=-1)

@@ -35,8 +35,10 @@ SMALLEST = dict(vocab_size=1, dim=1, num_heads=1, num_kv_heads=1, head_dim=1, ml
 SMALLEST |= dict(embedding_dim=1, token_types=0, position_offset=0, global_tokens=0)
 SMALLEST |= dict(max_len=1, relative_buckets=2, relative_max_distance=1, norm_eps=0, init_std=0)
 SMALLEST |= dict.fromkeys(DECODER.values(), 1) | dict(rotary_dim=2, global_blocks=1, convolution=1)
+SMALLEST |= dict(rope_original_len=1)
 LARGEST = 2**31 - 1  # a size is an int32
-POSITIVE = ("rope_theta", "rope_scale", "logits_scale", "attention_scale")
+POSITIVE = ("rope_theta", "rope_scale", "rope_low_turns", "rope_high_turns")
+POSITIVE += ("logits_scale", "attention_scale")
 POSITIVE += ("attention_softcap", "logits_softcap")
 RATES = ("dropout", "attention_dropout", "activation_dropout")
 

@@ -64,11 +64,11 @@ def open_source(workdir, checkpoint: str) -> Source:
       raise UserError(f"--checkpoint {checkpoint}: {trained.name} has one set of weights")
     kind, origin, model = directory.kind, directory, dict(directory.model)
     labels = directory.labels if kind in ("classification", "tagging") else ()
-    pool, activation, transform = directory.head
+    pool, activation, transform, bias = directory.head
     decoding = task.decoding if kind in ("causal", "translation") else None
     problem = directory.problem if kind == "classification" else ""
     usual = directory.family.globals_for(kind)
-    facts = HuggingFace(kind, labels, activation, decoding, problem, pool, transform, usual)
+    facts = HuggingFace(kind, labels, activation, decoding, problem, pool, transform, usual, bias)
   else:
     facts, model, start = task.hugging_face(), trained.model, trained.config.init_from.workdir
     facts = facts._replace(global_attention=task.global_attention)
@@ -96,7 +96,7 @@ def as_hf(
   model, tokenizer, facts, origin = source.model, source.tokenizer, source.facts, source.origin
   first = origin.family.model_type if origin else ""
   activation = facts.pool_activation or model["activation"]
-  head = Head(facts.pool, activation, facts.transform)
+  head = Head(facts.pool, activation, facts.transform, facts.head_bias)
   fit = writing.best(model, facts.kind, head, first)
   writing.check_task(fit, facts.kind, facts.global_attention, tokenizer.roles)
   with _new_folder(out) as folder:

@@ -18,7 +18,7 @@ from train.common.errors import UserError, choose, indented
 from train.common.trees import flatten, match_layers, path_name
 from train.data.tokenizer import Tokenizer
 from train.interop.directory import Directory
-from train.interop.families import Head, question_tokens
+from train.interop.families import question_tokens
 from train.record import data_files
 
 PREFIX = "hf:"
@@ -161,7 +161,8 @@ def resolve(config: Mapping) -> dict:
   The section `model` becomes the origin's with `changes`, `task.tokenizer` the origin's,
   `init_from.which` "latest", and `init_from.skip` HEAD and the parts left out. `inherit` is one of
     "model": the whole model, whose decoder's states get labels in a task with labels;
-    "encoder": its decoder is left out (and of hf:DIR the head, `which="body"`). A classification
+    "encoder": its decoder is left out (and of hf:DIR the head, `which="body"`), unless it has no
+      encoder, which for labels is "model". A classification
       takes over the head of hf:DIR (`pool_activation`, and where they are not BERT's `pool` and
       `transform`) and, if task.pool is "first" or its own, its pooler;
     "pretraining": the whole model with all its weights (skip=()) if task.name is the origin's; of
@@ -177,7 +178,10 @@ def resolve(config: Mapping) -> dict:
   inherit = changes.pop("inherit")
   choose(dict.fromkeys(("model", "encoder", "pretraining")), inherit, "model.inherit")
   origin = open(config["init_from"]["workdir"])
-  either = inherit == "model" and tasks.predicts_labels(task["name"])
+  labels = tasks.predicts_labels(task["name"])
+  if labels and inherit == "encoder" and not origin.model["encoder_layers"]:
+    inherit = "model"
+  either = labels and inherit == "model"
   for side, length in (("encoder", "source_len"), ("decoder", "target_len")):
     if task.get(length) and not origin.model[f"{side}_layers"] and not either:
       raise UserError(
@@ -188,7 +192,7 @@ def resolve(config: Mapping) -> dict:
   if either:  # a head on the states of the whole model
     model, start["skip"] = origin.model | NO_WORDS | changes, (*HEAD, "^output/")
     if origin.directory:
-      task |= _head_of(origin.directory, task)
+      task |= origin.directory.head_settings(task)
   body = "body" if origin.directory else "latest"
   if inherit == "encoder":
     model = origin.model | NO_DECODER | changes
@@ -196,7 +200,7 @@ def resolve(config: Mapping) -> dict:
     if origin.directory:
       directory = open(origin.name, body=True).directory
       if not origin.model["decoder_layers"]:
-        task |= _head_of(directory, task)
+        task |= directory.head_settings(task)
       if directory.pooler and task.get("pool") in ("first", directory.head.pool):
         start["skip"] = ("^head/labels",)
   elif inherit == "pretraining" and origin.kind == task["name"]:
@@ -219,21 +223,6 @@ def _mlm_activation(origin: Pretrained) -> str:
     return origin.config.task.get("head_activation", "")
   activation = origin.directory.head.activation
   return "" if activation == origin.model["activation"] else activation
-
-
-def _head_of(directory: Directory, task: Mapping) -> dict:
-  """Returns the settings of a head as the family of a directory has it for a task."""
-  if "pool_activation" not in task:
-    if task["name"] not in ("tagging", "qa"):
-      return {}
-    head = directory.head_for(task["name"])
-    changes = head.transform != "none"
-    return dict(transform=head.transform, head_activation=head.activation) if changes else {}
-  head = directory.head_for("classification")
-  own = dict(pool_activation=head.activation)
-  if head != Head("first", head.activation, "dense") and task["pool"] in ("first", head.pool):
-    own |= dict(pool=head.pool, transform=head.transform)
-  return own
 
 
 def build_task(section, folder) -> tasks.Task:

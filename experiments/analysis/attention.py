@@ -23,10 +23,10 @@ from train.common import entry
 from train.common.errors import UserError
 from train.data import batches
 from train.step import make_predict_step
-from train.tasks.base import encode
 from train.tasks.denoising import Denoising
 from train.tasks.mixture import Mixture
 from train.tasks.mlm import Mlm
+from train.tasks.states import encode
 
 UNLIMITED = 1 << 20  # tokens
 MOST = 8_000_000  # weights in a page, of 2.7 bytes each

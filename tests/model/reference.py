@@ -87,7 +87,7 @@ class Reference:
     K = q.shape[2]
     if cfg.positions == "rotary" and layer is not None:
       theta, scale = at(cfg.rope_theta, layer), at(cfg.rope_scale, layer)
-      q, k = (turn(part, theta, scale, cfg.rotary_dim or K) for part in (q, k))
+      q, k = (turn(part, theta, scale, cfg.rotary_dim or K, cfg) for part in (q, k))
     y = np.zeros(q.shape)
     for h in range(q.shape[1]):
       g = h // (q.shape[1] // k.shape[1])
@@ -208,10 +208,19 @@ def waves(places, frequencies):
   return np.concatenate([np.sin(angle), np.cos(angle)], axis=-1)
 
 
-def turn(x, theta, scale, dim):
+def turn(x, theta, scale, dim, cfg):
   """Turns pairs of the first `dim` numbers of each head as complex numbers."""
-  half = dim // 2
-  angle = np.arange(len(x))[:, None] / scale * theta ** (-np.arange(half) / half)
+  half, length = dim // 2, cfg.rope_original_len
+  scales = np.full(half, scale)
+  for i in range(half if length else 0):
+    wavelength = 2 * math.pi * theta ** (i / half)
+    low, high = length / cfg.rope_low_turns, length / cfg.rope_high_turns
+    if wavelength < high:
+      scales[i] = 1
+    elif wavelength <= low:
+      part = (length / wavelength - cfg.rope_low_turns) / (cfg.rope_high_turns - cfg.rope_low_turns)
+      scales[i] = 1 / ((1 - part) / scale + part)
+  angle = np.arange(len(x))[:, None] / scales * theta ** (-np.arange(half) / half)
   turned = (x[..., :half] + 1j * x[..., half:dim]) * np.exp(1j * angle)[:, None]
   return np.concatenate([turned.real, turned.imag, x[..., dim:]], axis=-1)
 

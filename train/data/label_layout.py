@@ -132,8 +132,8 @@ class Answers(LabelLayout):
 
   def item(self, encoded, window):
     rows, (_, span, known) = self.blank_item(encoded, window), encoded.label
-    ends = len(self.tokenizer.roles.behind)
-    rows["answerable"][0] = rows["answerable"][len(encoded.head) : -ends] = 1
+    end = len(rows["answerable"]) - len(self.tokenizer.roles.behind)
+    rows["answerable"][0] = rows["answerable"][len(encoded.head) : end] = 1
     if not known:
       return rows
     rows["weights"][0] = 1

@@ -36,6 +36,7 @@ class Roles:
   source_last: tuple[int, ...] = ()  # after the source's eos (mBART-cc25's language)
   target_first: tuple[int, ...] = ()  # before an encoder-decoder's target: learned ...
   force: bool = True  # ... and forced when decoding
+  closed: bool = True  # eos ends an encoder-decoder's source, and a text that gets labels
   types: bool = False  # the model distinguishes a first and a second text (BERT's token types)
   ends: tuple[int, ...] = ()  # what ends outputs, where it is not eos alone
   languages: tuple[int, ...] = ()  # the tokens of languages, for which the frames have places:
@@ -55,7 +56,7 @@ class Roles:
   @property
   def behind(self) -> tuple[int, ...]:
     """Returns the ids behind a text that gets labels."""
-    return self.eos, *self.source_last
+    return (self.eos, *self.source_last) if self.closed else ()
 
   def source(self, ids, longest: int = sys.maxsize) -> list[int]:
     """Frames an encoder-decoder's source, cut to `longest` tokens in all."""
@@ -81,6 +82,8 @@ def to_json(
   if roles is None:
     return inner.to_str(pretty=pretty)
   given = {key: x for key, x in dataclasses.asdict(roles).items() if key not in YOUNGER or x}
+  if roles.closed:  # older saved tokenizers lack it
+    del given["closed"]
   content = {
     "roles": given,
     "tokenizer": json.loads(inner.to_str()),

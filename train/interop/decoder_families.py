@@ -3,7 +3,7 @@
 import dataclasses
 import re
 
-from train.common.errors import UserError
+from train.interop import rope
 from train.interop.families import Family, Row, activation, attention, field, linear, norm, same
 
 _GPT2, _LLAMA, BLOCK = "h.{}", "layers.{}", "decoder/blocks/{}"
@@ -28,10 +28,38 @@ def _inverse_layer(config, path) -> float:
   return 1 / (int(match[1]) + 1) if inverse else 1.0
 
 
+def heads(output: str, tags: str) -> dict[str, tuple[Row, ...]]:
+  """Returns the rows of a decoder's heads, of which two have the names `output` and `tags`."""
+  return dict(
+    causal=(Row(f"{output}.weight", "output/kernel", "linear", body=False),),
+    classification=(Row("score.weight", "head/labels/kernel", "linear", body=False),),
+    tagging=linear(tags, "head/labels", body=False),
+    qa=linear("qa_outputs", "head/labels", body=False),
+  )
+
+
+def read_head(config, kind):
+  """Returns the fields of a classifier's Head: the last token's state, and no bias."""
+  del config
+  return dict(pool="last", transform="none", bias=False) if kind == "classification" else {}
+
+
+def classes(name: str, *kinds: str) -> dict[str, str]:
+  """Returns the architectures of a decoder without a head, and with the heads for `kinds`."""
+  names = dict(
+    causal="ForCausalLM",
+    classification="ForSequenceClassification",
+    tagging="ForTokenClassification",
+    qa="ForQuestionAnswering",
+  )
+  return {name + names[kind]: kind for kind in kinds} | {f"{name}Model": "body"}
+
+
+LABELS = ("classification", "tagging", "qa")
 GPT2 = Family(
   model_type="gpt2",
   prefix="transformer.",
-  classes={"GPT2LMHeadModel": "causal", "GPT2Model": "body"},
+  classes={"GPT2LMHeadModel": "causal"} | classes("GPT2", *LABELS),
   settings=(
     field("vocab_size", "vocab_size", 50257),
     field("n_embd", "dim", 768),
@@ -51,6 +79,7 @@ GPT2 = Family(
   ),
   fixed=dict(add_cross_attention=False, pruned_heads={}),
   ignored=(
+    "classifier_dropout",
     "n_ctx",
     "reorder_and_upcast_attn",  # of 16-bit numbers
     "scale_attn_by_inverse_layer_idx",  # _inverse_layer reads it
@@ -72,7 +101,8 @@ GPT2 = Family(
     *linear(f"{_GPT2}.mlp.c_proj", f"{BLOCK}/mlp/down", "conv"),
     *norm("ln_f", "decoder/norm"),
   ),
-  heads=dict(causal=(Row("lm_head.weight", "output/kernel", "linear", body=False),)),
+  heads=heads("lm_head", "classifier"),
+  read_head=read_head,
   copies={"lm_head.weight": "transformer.wte.weight"},
   computed=r"attn\.(bias|masked_bias)$",
   read=_gpt2_read,
@@ -81,22 +111,24 @@ GPT2 = Family(
 )
 
 
-def _rope(config, _):
-  """Returns the base of rotary positions from `rope_parameters`, where newer files have it; raises
-  UserError for scaled positions."""
-  given = config.get("rope_parameters") or {}
-  for name in ("rope_parameters", "rope_scaling"):
-    scaling = config.get(name) or {}
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if kind != "default":
-      raise UserError(f"{name} has rope_type {kind!r}; here rotary positions are 'default'")
-  return {"rope_theta": given["rope_theta"]} if "rope_theta" in given else {}
+def read_llama(config, tensors):
+  """Returns the fields of rotary positions."""
+  del tensors
+  rope.check_whole(config)
+  return rope.read(config)
+
+
+def write_llama(model):
+  """Returns the fields of rotary positions and biases."""
+  mlp_bias = model["bias"] if model["mlp_bias"] is None else model["mlp_bias"]
+  return dict(rope_parameters=rope.write(model), attention_bias=model["bias"], mlp_bias=mlp_bias)
 
 
 LLAMA = Family(
   model_type="llama",
   prefix="model.",
-  classes={"LlamaForCausalLM": "causal", "LlamaModel": "body"},
+  classes=classes("Llama", "causal", *LABELS),
+  prefixes=dict(qa="transformer."),
   settings=(
     field("vocab_size", "vocab_size", 32000),
     field("hidden_size", "dim", 4096),
@@ -112,7 +144,8 @@ LLAMA = Family(
     # transformers takes at most 1
     field("initializer_range", "init_std", 0.02, lambda x: x, lambda x: min(x, 1.0)),
     field("tie_word_embeddings", "tie_output", False),
-    field("rope_theta", "rope_theta", 10000.0),
+    field("attention_bias", "bias", False),
+    field("mlp_bias", "mlp_bias", False),
   ),
   constants=dict(
     encoder_layers=0,
@@ -120,12 +153,11 @@ LLAMA = Family(
     norm="rms",
     norm_position="pre",
     gated=True,
-    bias=False,
     embed_scale=False,
     dropout=0.0,
   ),
-  fixed=dict(attention_bias=False, mlp_bias=False, rope_interleaved=False),
-  ignored=("is_llama_config", "pretraining_tp", "rope_parameters", "rope_scaling"),
+  fixed=dict(rope_interleaved=False),
+  ignored=("is_llama_config", "pretraining_tp", *rope.NAMES),
   rows=(
     *same("embed_tokens", "embedding"),
     *attention(
@@ -138,19 +170,19 @@ LLAMA = Family(
     *linear(f"{_LLAMA}.mlp.down_proj", f"{BLOCK}/mlp/down"),
     *norm("norm", "decoder/norm"),
   ),
-  heads=dict(causal=(Row("lm_head.weight", "output/kernel", "linear", body=False),)),
+  heads=heads("lm_head", "score"),
+  read_head=read_head,
   copies={"lm_head.weight": "model.embed_tokens.weight"},
   computed=r"rotary_emb\.inv_freq$",
-  read=_rope,
-  write=lambda model: {
-    "rope_parameters": dict(rope_type="default", rope_theta=model["rope_theta"])
-  },
+  read=read_llama,
+  write=write_llama,
 )
 
 STARCODER2 = dataclasses.replace(
   LLAMA,
   model_type="starcoder2",
-  classes={"Starcoder2ForCausalLM": "causal", "Starcoder2Model": "body"},
+  classes=classes("Starcoder2", "causal"),
+  prefixes={},
   settings=(
     field("vocab_size", "vocab_size", 49152),
     field("hidden_size", "dim", 3072),
@@ -165,7 +197,6 @@ STARCODER2 = dataclasses.replace(
     field(("residual_dropout", "embedding_dropout"), "dropout", 0.0),
     field("initializer_range", "init_std", 0.018042),
     field("tie_word_embeddings", "tie_output", True),
-    field("rope_theta", "rope_theta", 10000.0),
     field("sliding_window", "window", None),
     field("use_bias", "bias", True),
   ),
@@ -173,7 +204,7 @@ STARCODER2 = dataclasses.replace(
     encoder_layers=0, positions="rotary", norm="layer", norm_position="pre", embed_scale=False
   ),
   fixed={},
-  ignored=("rope_parameters", "rope_scaling"),
+  ignored=rope.NAMES,
   rows=(
     *same("embed_tokens", "embedding"),
     *attention(
@@ -185,6 +216,7 @@ STARCODER2 = dataclasses.replace(
     *linear(f"{_LLAMA}.mlp.c_proj", f"{BLOCK}/mlp/down"),
     *norm("norm", "decoder/norm"),
   ),
+  write=lambda model: dict(rope_parameters=rope.write(model)),
 )
 
 FAMILIES = (GPT2, LLAMA, STARCODER2)

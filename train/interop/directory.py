@@ -4,6 +4,7 @@ weights."""
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Mapping
 
 from absl import logging
 from flax import nnx
@@ -20,12 +21,16 @@ from train.interop import (
   decoder_families,
   encoder_decoder_families,
   encoder_families,
+  gemma_families,
   generation,
+  llama_families,
   long_families,
   modernbert_families,
   multilingual_families,
+  opt_families,
   sentence_transformers,
   t5_families,
+  t5gemma_families,
   tokenizers_in,
   weights,
 )
@@ -38,9 +43,13 @@ MODULES = (
   modernbert_families,
   deberta_families,
   decoder_families,
+  llama_families,
+  gemma_families,
+  opt_families,
   t5_families,
   encoder_decoder_families,
   multilingual_families,
+  t5gemma_families,
   long_families,
 )
 FAMILIES = {family.model_type: family for module in MODULES for family in module.FAMILIES}
@@ -121,6 +130,21 @@ class Directory:
     except (KeyError, TypeError) as error:
       raise UserError(f"{self.file}: {error} is not known here, in a setting of the head") from None
 
+  def head_settings(self, task: Mapping) -> dict:
+    """Returns the settings that the section `task` takes over for its head."""
+    if "pool_activation" not in task:
+      if task["name"] not in ("tagging", "qa"):
+        return {}
+      head = self.head_for(task["name"])
+      changes = head.transform != "none"
+      return dict(transform=head.transform, head_activation=head.activation) if changes else {}
+    head = self.head_for("classification")
+    own = dict(pool_activation=head.activation)
+    if head != Head("first", head.activation, "dense") and task["pool"] in ("first", head.pool):
+      own |= dict(pool=head.pool, transform=head.transform)
+      own |= {} if head.bias else dict(head_bias=False)
+    return own
+
   @functools.cached_property
   def labels(self) -> tuple[str, ...]:
     """Returns the names of classes or tags, in the order of the head's outputs."""
@@ -144,8 +168,7 @@ class Directory:
     if self.kind == "mlm":
       model.head = heads.MaskedLmHead(cfg, activation=head.activation, rngs=rngs)
     elif self.kind in (*POOLED, "tagging", "qa", "replaced"):
-      options = dict(pool=head.pool, activation=head.activation, transform=head.transform)
-      model.head = heads.LabelHead(cfg, count or len(self.labels), **options, rngs=rngs)
+      model.head = heads.LabelHead(cfg, count or len(self.labels), **head._asdict(), rngs=rngs)
     return model
 
   @functools.cached_property
@@ -206,8 +229,9 @@ class Directory:
         raise UserError(f"hf:{self.path} is a decoder without a head, which predicts nothing")
       return common | dict(name="embedding") | self.modules.settings(length)
     if self.kind in POOLED:
-      pool, activation, transform = self.head
+      pool, activation, transform, bias = self.head
       common |= dict(pool=pool, pool_activation=activation, transform=transform)
+      common |= {} if bias else dict(head_bias=False)
     else:
       common |= self._token_head()
     if self.kind == "choice":

@@ -9,6 +9,8 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 # The tasks that a model can have a head for; a "body" has none. "replaced" marks the tokens that
 # another model has put in (ELECTRA), "choice" scores the choices of an example one by one.
 KINDS = ("body", "mlm", "classification", "tagging", "qa", "causal", "translation")
@@ -23,6 +25,7 @@ class Head(NamedTuple):
   pool: str = "token"
   activation: str = "tanh"
   transform: str = "none"
+  bias: bool = True
 
 
 class Row(NamedTuple):
@@ -30,8 +33,9 @@ class Row(NamedTuple):
 
   how: "linear", theirs is [out, in] and ours [in..., out...]; "conv", theirs is [in, out];
   "vector", theirs has one axis (or one more of size 1 in front); "conv1d", theirs is [out, in,
-  width] and ours [width * in, out]; "same". `part` of `parts` equal pieces of the tensor, along its
-  outputs, is the weight (fused projections).
+  width] and ours [width * in, out]; "gain", as "vector", and ours is 1 larger; "same". `part` of
+  `parts` equal pieces of the tensor, along its outputs, is the weight (fused projections), or with
+  `by_head` of the pieces of each head.
   """
 
   theirs: str
@@ -43,6 +47,7 @@ class Row(NamedTuple):
   # A field of config.json that is False, and its default, where there is no such tensor: here the
   # weight is zeros.
   switch: tuple[str, bool] | None = None
+  by_head: bool = False
 
 
 class Setting(NamedTuple):
@@ -61,6 +66,7 @@ class Family:
 
   model_type: str
   prefix: str  # of the body's tensors, in a model with a head
+  prefixes: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of kinds with another
   classes: Mapping[str, str]  # architecture -> kind; the first of a kind is exported
   settings: tuple[Setting, ...]
   constants: Mapping[str, Any]  # our field -> the value that all models of the family have
@@ -91,11 +97,15 @@ class Family:
   # A decoder whose states get labels starts with the source's last token, not with a token of its
   # own (mBART).
   starts_with_last: bool = False
-  # kind -> which tokens are global there, of GLOBALS in train/tasks/base.py; the first by default.
+  # kind -> which tokens are global there (train/tasks/states.py); the first by default.
   global_attention: Mapping[str, str] = dataclasses.field(default_factory=dict)
   # The fields of Head that config.json sets, for a kind, and the reverse.
   read_head: Callable[[Mapping, str], dict] = lambda config, kind: {}
   write_head: Callable[[Head, str], dict] = lambda head, kind: {}
+
+  def prefix_of(self, kind: str) -> str:
+    """Returns the prefix of the body's tensors in a model for `kind`."""
+    return self.prefixes.get(kind, self.prefix)
 
   def rows_of(self, kind: str, model: Mapping) -> dict[str, Row]:
     """Returns the rows of a model (fields of TransformerConfig) for `kind` by the paths of our
@@ -148,6 +158,17 @@ def norm(theirs: str, ours: str, *, body=True) -> tuple[Row, ...]:
   )
 
 
+def reordered(tensor: np.ndarray, outer: int, inner: int) -> np.ndarray:
+  """Returns a tensor whose outputs, [outer, inner, ...], are in the order [inner, outer, ...]."""
+  split = tensor.reshape(outer, inner, -1, *tensor.shape[1:])
+  return split.swapaxes(0, 1).reshape(tensor.shape)
+
+
+def gains(theirs: str, ours: str, *, body=True) -> tuple[Row, ...]:
+  """Returns the row of a norm that multiplies by 1 + w."""
+  return (Row(f"{theirs}.weight", f"{ours}/scale", "gain", body=body),)
+
+
 def attention(theirs: str, ours: str, names) -> tuple[Row, ...]:
   """Returns the rows of queries, keys, values and output; `names` are theirs, in this order."""
   parts = zip(names, ("query", "key", "value", "out"))
@@ -175,6 +196,15 @@ ACTIVATIONS = {
   "tanh": "tanh",
 }
 ACTIVATION_NAMES = {ours: name for name, ours in reversed(ACTIVATIONS.items())}
+
+
+def changed(settings, defaults: Mapping[str, Any], without=()) -> tuple[Setting, ...]:
+  """Returns the settings with other defaults by the names of theirs, and without some."""
+  return tuple(
+    setting._replace(default=defaults.get(setting.theirs[0], setting.default))
+    for setting in settings
+    if setting.theirs[0] not in without
+  )
 
 
 def activation(theirs: str, default: str) -> Setting:

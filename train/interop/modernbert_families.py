@@ -14,6 +14,7 @@ from train.interop.families import (
   norm,
   same,
 )
+from train.interop.rope import shortest
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 THETAS = {FULL: ("global_rope_theta", 160000.0), SLIDING: ("local_rope_theta", 10000.0)}
@@ -45,21 +46,13 @@ def _ropes(config) -> dict[str, tuple[float, float]]:
   return ropes
 
 
-def _pattern(values: list):
-  """Returns the shortest pattern that layers repeat, or one value if all are equal."""
-  period = next(
-    n for n in range(1, len(values) + 1) if values == (values[:n] * len(values))[: len(values)]
-  )
-  return values[0] if period == 1 else tuple(values[:period])
-
-
 def _read_modernbert(config, tensors) -> dict:
   types, ropes = _layer_types(config), _ropes(config)
   half = config.get("local_attention", 128) // 2
   return dict(
-    window=_pattern([None if kind == FULL else half + 1 for kind in types]),
-    rope_theta=_pattern([ropes[kind][0] for kind in types]),
-    rope_scale=_pattern([ropes[kind][1] for kind in types]),
+    window=shortest([None if kind == FULL else half + 1 for kind in types]),
+    rope_theta=shortest([ropes[kind][0] for kind in types]),
+    rope_scale=shortest([ropes[kind][1] for kind in types]),
     bias=bool(config.get("attention_bias") or config.get("mlp_bias")),
   )
 

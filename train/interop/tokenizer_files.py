@@ -12,9 +12,8 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from train.common import json_files
 from train.common.errors import UserError, as_user_error
 from train.data.pieces import BYTES, REPLACEMENT
-from train.interop import spm, spm_encoders, translators, wordpieces
+from train.interop import byte_level, spm, spm_encoders, translators, wordpieces
 from train.interop.spm import BLANK
-from train.interop.wordpieces import read_lines
 
 Inner = tokenizers.Tokenizer
 
@@ -32,6 +31,7 @@ SETTINGS |= dict(additional_special_tokens=list[str])
 # The classes that take tokenizer.json as it is.
 GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
 PREFIXED = ("gpt2", "roberta", "bart", "led", "longformer")  # may put a blank in front of a text
+GEMMAS = ("gemma", "gemma2", "gemma3_text", "t5gemma")
 METASPACE = dict(type="Metaspace", replacement=BLANK, split=False)  # of Llama
 ADDED = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word", "special"), bool)
 MOST_EXTRA = 10_000  # tokens that a number in tokenizer_config.json may add
@@ -130,24 +130,6 @@ def _adapt(content: dict, kind: str, settings: Mapping, path) -> bool:
   return bool(changes)
 
 
-def _byte_level(settings, path, merges) -> Inner:
-  """Builds GPT-2's BPE of bytes."""
-  vocab = json_files.read(path, dict[str, int])
-  pairs = [line for line in read_lines(merges) if line and not line.startswith("#version")]
-  try:
-    model = models.BPE(vocab, [tuple(line.split(" ")) for line in pairs])
-  except Exception as error:  # the library raises plain Exception
-    raise UserError(f"{merges} does not belong to {path}: {error}; copy both anew") from error
-  inner = Inner(model)
-  inner.pre_tokenizer = pre_tokenizers.ByteLevel(settings.get("add_prefix_space", False))
-  inner.decoder = decoders.ByteLevel()
-  names = ("<s>", "<pad>", "</s>", "<unk>", "<|endoftext|>")
-  inner.add_special_tokens([name for name in names if name in vocab])
-  if "<mask>" in vocab:  # replaces a word and the blank in front of it
-    inner.add_special_tokens([AddedToken("<mask>", lstrip=True)])
-  return inner
-
-
 def _add_tokens(folder, inner: Inner, settings) -> None:
   """Adds the tokens of added_tokens.json and tokenizer_config.json; raises UserError if a token
   gets an id other than the file's."""
@@ -169,6 +151,10 @@ def _add_tokens(folder, inner: Inner, settings) -> None:
         f"{folder}: the added token {token.content!r} has id {i}, but the vocabulary's next is"
         f" {inner.token_to_id(token.content)}: the files do not belong together"
       )
+
+
+def _plain(settings, path) -> Inner:
+  return spm.convert(spm.load(path))
 
 
 def _t5(settings, path) -> Inner:
@@ -223,13 +209,15 @@ _MAKERS = {
   "deberta-v2": (spm_encoders.deberta, _SPM),
   "modernbert": (None, (("tokenizer.json",),)),
   "esm": (wordpieces.esm, _WORDS),
-  **dict.fromkeys(("gpt2", "roberta", "bart", "led", "longformer"), (_byte_level, _MERGES)),
+  **dict.fromkeys(("gpt2", "roberta", "bart", "led", "longformer"), (byte_level.gpt2, _MERGES)),
+  **dict.fromkeys(("opt", "gpt_neox"), (byte_level.gpt2, _MERGES)),
   **dict.fromkeys(("t5", "mt5", "umt5", "longt5"), (_t5, _SPM)),
   "byt5": (_bytes, ()),
   "mbart": (translators.mbart, _SPM),
   "m2m_100": (translators.nllb, _SPM),
   "m2m_100 with vocab.json": (translators.m2m, (*_SPM, ("vocab.json",))),
   "pegasus": (_pegasus, _SPM),
-  "llama": (lambda settings, path: spm.convert(spm.load(path)), _SPM),
+  **dict.fromkeys(("llama", "mistral", *GEMMAS), (_plain, _SPM)),
+  **dict.fromkeys(("qwen2", "qwen3"), (byte_level.qwen, _MERGES)),
   "marian": (None, (("source.spm",), ("target.spm",), ("vocab.json",))),  # `read` builds it
 }

@@ -31,6 +31,7 @@ class Framing:
   source_first: tuple[str, ...] = ()
   target_first: tuple[str, ...] = ()
   start: str = "first"  # the role of what a decoder reads first, if config.json has none
+  closed: bool = True  # see train/data/roles.py
   # Token types of a config.json without a number; None: none, though the model may have some.
   types: int | None = None
   languages: str = r"^$"  # pattern of the tokens of languages
@@ -41,6 +42,12 @@ _BERT = Framing(
   dict(cls="[CLS]", eos="[SEP]", pad="[PAD]", unk="[UNK]", mask="[MASK]"), ("cls",), types=2
 )
 _S = dict(bos="<s>", cls="<s>", eos="</s>", pad="<pad>", unk="<unk>", mask="<mask>")
+_BOS = dict(first=("bos",), between=("bos",), closed=False)
+_BARE = dict(between=(), closed=False)
+_LLAMA = Framing(dict(bos="<s>", eos="</s>", unk="<unk>"), **_BOS)
+_GEMMA = Framing(dict(bos="<bos>", eos="<eos>", pad="<pad>", unk="<unk>"), **_BOS)
+_T5GEMMA = dataclasses.replace(_GEMMA, first=(), source_first=("bos",), start="bos")
+_GPT2 = Framing(dict(bos="<|endoftext|>", eos="<|endoftext|>"), start="bos", **_BARE)
 _ROBERTA = Framing(_S, ("cls",), ("eos", "eos"))
 _T5 = Framing(dict(eos="</s>", pad="<pad>", unk="<unk>"), start="pad")
 FRAMINGS = {
@@ -53,8 +60,14 @@ FRAMINGS = {
   **dict.fromkeys(("roberta", "xlm-roberta", "camembert", "longformer"), _ROBERTA),
   "mpnet": dataclasses.replace(_ROBERTA, names=dict(_S, unk="[UNK]")),
   "esm": Framing(dict(cls="<cls>", eos="<eos>", pad="<pad>", unk="<unk>", mask="<mask>"), ("cls",)),
-  "gpt2": Framing(dict(bos="<|endoftext|>", eos="<|endoftext|>"), start="bos"),
-  "llama": Framing(dict(bos="<s>", eos="</s>", unk="<unk>"), ("bos",)),
+  "gpt2": _GPT2,
+  "llama": _LLAMA,
+  "mistral": _LLAMA,
+  **dict.fromkeys(("qwen2", "qwen3"), Framing(dict(eos="<|endoftext|>"), start="eos", **_BARE)),
+  **dict.fromkeys(("gemma", "gemma2", "gemma3_text"), _GEMMA),
+  "opt": Framing(dict(bos="</s>", eos="</s>", pad="<pad>"), **_BOS),
+  "gpt_neox": _GPT2,
+  "t5gemma": _T5GEMMA,
   "t5": _T5,
   **dict.fromkeys(("mt5", "umt5", "longt5"), _T5),
   "bart": Framing(_S, ("bos",), ("eos", "eos"), ("bos",), ("bos",), start="eos"),
@@ -106,11 +119,13 @@ def _tokenizer(folder, framing, config, settings, options) -> Tokenizer:
     numbers = (*by_name, *(number if isinstance(number, list) else [number]))  # -1: none
     ids[role] = next((i for i in numbers if type(i) is int and 0 <= i <= LARGEST), None)
   own = (folder / "tokenizer.json").exists() and target is None
-  adds = settings.get("add_bos_token")
-  if adds is None:
-    adds = "Llama" in settings.get("tokenizer_class", "Llama")
-  if kind == "llama" and (own or not adds):
-    framing = dataclasses.replace(framing, first=())
+  if "bos" in framing.first and not config.get("is_encoder_decoder"):
+    adds = settings.get("add_bos_token")
+    if adds is None:  # transformers' generic class adds none
+      name = settings.get("tokenizer_class", "Llama")
+      adds = "Llama" in name or "Gemma" in name
+    if own or not adds:
+      framing = dataclasses.replace(framing, first=(), between=())
   roles = _roles(folder, config, options, framing, ids)
   if own:  # its own frame counts, whatever add_bos_token is
     roles = _as_processed(inner, roles, config)
@@ -154,6 +169,7 @@ def _roles(folder, config, options, framing, ids) -> Roles:
     **{name: tuple(map(required, getattr(framing, name))) for name in frames}
     | ({} if forced is None else dict(target_first=(forced,))),
     force=forced is not None,
+    closed=framing.closed,
     types=framing.types is not None and config.get("type_vocab_size", framing.types) > 1,
     ends=() if ends in ((), (eos,)) else ends,
   )
@@ -242,13 +258,12 @@ def _as_processed(inner, roles: Roles, config) -> Roles:
   first, last = tuple(single.ids[:at]), tuple(single.ids[at + len(a) :])
   rest = pair.ids[len(first) + len(a) :]
   ends = len(rest) - len(b) - len(last)
+  reads_pairs = ends >= 0 and rest[ends : ends + len(b)] == b
+  between = tuple(rest[:ends]) if reads_pairs else roles.between
+  roles = dataclasses.replace(roles, between=between, closed=bool(last))
   if config.get("is_encoder_decoder"):
-    reads_pairs = ends >= 0 and rest[ends : ends + len(b)] == b
-    between = tuple(rest[:ends]) if reads_pairs else roles.between
-    return dataclasses.replace(roles, source_first=first, source_last=last[1:], between=between)
-  types = roles.types and 1 in pair.type_ids
-  between = tuple(rest[:ends]) if ends > 0 and rest[ends : ends + len(b)] == b else roles.between
-  return dataclasses.replace(roles, first=first, between=between, types=types)
+    return dataclasses.replace(roles, source_first=first, source_last=last[1:])
+  return dataclasses.replace(roles, first=first, types=roles.types and 1 in pair.type_ids)
 
 
 def _without_unused(folder, tokenizer: Tokenizer, config) -> Tokenizer:

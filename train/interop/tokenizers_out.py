@@ -78,7 +78,8 @@ def _absorbing_blanks(inner, tokenizer: Tokenizer) -> tokenizers.Tokenizer:
 
 def _template(inner, roles: Roles, kind: str) -> TemplateProcessing:
   first = roles.source_first if kind == "encoder-decoder" else roles.first
-  last = () if kind == "decoder" else (roles.eos,)
+  ends = kind == "encoder" or (kind == "encoder-decoder" and roles.closed)
+  last = (roles.eos,) if ends else ()
   if kind == "encoder-decoder":
     last += roles.source_last
   token, second = inner.id_to_token, int(roles.types)

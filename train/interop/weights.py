@@ -18,7 +18,7 @@ from flax import nnx
 from train.common import json_files
 from train.common.errors import UserError, as_user_error, indented
 from train.common.trees import flatten
-from train.interop.families import BUFFERS, Family, Row
+from train.interop.families import BUFFERS, Family, Row, reordered
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # A name without a folder, so that it cannot lead out of the directory. Links are followed: Hugging
@@ -163,7 +163,11 @@ def outputs_axis(row: Row) -> int:
 def to_ours(tensor: np.ndarray, row: Row, shape) -> np.ndarray:
   """Returns a tensor, or the row's part of it, as a weight of `shape`."""
   if row.part is not None:
+    if row.by_head:
+      tensor = reordered(tensor, shape[-2], row.parts)
     tensor = np.split(tensor, row.parts, axis=outputs_axis(row))[row.part]
+  if row.how == "gain":
+    tensor = 1 + tensor
   axes = dict(linear=(1, 0), conv1d=(2, 1, 0)).get(row.how)
   return (tensor if axes is None else tensor.transpose(axes)).reshape(shape)
 
@@ -189,7 +193,8 @@ def read(
   Raises UserError with a list of the tensors that are not there, that have another shape, or that
   nothing here uses.
   """
-  prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors.shapes) else ""
+  prefix = family.prefix_of(kind)
+  prefix = prefix if any(name.startswith(prefix) for name in tensors.shapes) else ""
   # names in the table have the prefix that a model with a head has
   bare, rows = "" if prefix else family.prefix, family.rows_of(kind, model)
   copies = {

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import safetensors.numpy
 
-from train.interop.families import Family, Row
+from train.interop.families import Family, Row, reordered
 from train.interop.weights import INDEX, SINGLE, outputs_axis, tensor_of
 
 SHARD_BYTES = 5 * 10**9  # the most of a file that is written
@@ -22,6 +22,8 @@ def to_theirs(weight: np.ndarray, row: Row) -> np.ndarray:
   if row.how == "conv1d":
     width = weight.shape[0] // weight.shape[1]
     return np.ascontiguousarray(weight.reshape(width, -1, weight.shape[1]).transpose(2, 1, 0))
+  if row.how == "gain":
+    return weight - 1
   if row.how == "vector":
     return weight.reshape((1, -1) if row.theirs == "final_logits_bias" else -1)
   return weight
@@ -40,7 +42,7 @@ def switches(family: Family, kind: str, model: Mapping, params: Mapping) -> dict
 def write(folder: pathlib.Path, family: Family, kind: str, model: Mapping, params: Mapping) -> None:
   """Writes our weights (path -> array) as model.safetensors, in shards with an index if they are
   large. `model` has the fields of TransformerConfig."""
-  parts, prefix = {}, "" if kind in family.bare else family.prefix
+  parts, heads, prefix = {}, {}, "" if kind in family.bare else family.prefix_of(kind)
   rows = family.rows_of(kind, model)
   on = switches(family, kind, model, params)
   for path, weight in params.items():
@@ -48,10 +50,12 @@ def write(folder: pathlib.Path, family: Family, kind: str, model: Mapping, param
     if not row.switch or on[row.switch[0]]:
       pieces = parts.setdefault((name, outputs_axis(row)), {})
       pieces[row.part or 0] = to_theirs(np.asarray(weight, np.float32), row)
+      heads |= {name: (row.parts, weight.shape[-2])} if row.by_head else {}
   whole = {
     name: np.ascontiguousarray(np.concatenate([pieces[i] for i in sorted(pieces)], axis=axis))
     for (name, axis), pieces in sorted(parts.items())
   } | family.make(model)
+  whole |= {name: reordered(whole[name], *order) for name, order in heads.items()}
   if not model["tie_output"]:
     whole |= {theirs: whole[name] for name, theirs in family.untied.items() if name in whole}
   shards, size = [{}], 0

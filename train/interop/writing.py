@@ -5,6 +5,7 @@ import json
 import math
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -95,7 +96,7 @@ def _fit(family: Family, model: dict, kind: str, head: Head) -> Fit:
     return Fit(family, config, model, {}, tuple(f"model.{field}" for field in lost) or ("model",))
   here, there = canonical(model, kind), canonical(back, kind)
   lacks = {field for field in here if here[field] != there[field]} | set(lost)
-  lacks -= {name for name in ("bias", "qkv_bias") if not here[name]}  # zeros are written
+  lacks -= {field for field in ("bias", "qkv_bias", "mlp_bias") if not here[field]}  # zeros
   lacks = [f"model.{field}" for field in sorted(lacks)]
   if kind not in BARE:
     there = dict(_names(family.head(config, kind, model["activation"]), kind))
@@ -119,12 +120,13 @@ def _numbers(model: Mapping) -> dict:
   }
 
 
-def _names(head: Head, kind: str) -> list[tuple[str, str]]:
+def _names(head: Head, kind: str) -> list[tuple[str, Any]]:
   """Returns the settings of a task that its head has, and their values."""
   key = "task.pool_activation" if kind in POOLED else "task.head_activation"
   activation = "" if head.transform == "none" else head.activation
   names = [(key, activation), ("task.transform", head.transform)]
-  return names + [("task.pool", head.pool)] * (kind in POOLED)
+  pooled = [("task.pool", head.pool), ("task.head_bias", head.bias)]
+  return names + pooled * (kind in POOLED)
 
 
 def canonical(model: Mapping, kind: str) -> dict:
@@ -137,6 +139,7 @@ def canonical(model: Mapping, kind: str) -> dict:
     embedding_dim=cfg.table_dim,
     attention_scale=cfg.self_scale if cfg.encoder_layers and not cfg.decoder_layers else cfg.scale,
     qkv_bias=cfg.bias if cfg.qkv_bias is None else cfg.qkv_bias,
+    mlp_bias=cfg.bias if cfg.mlp_bias is None else cfg.mlp_bias,
     token_types=None,
     **_of_layers(cfg),
     **_of_decoder(cfg),
@@ -156,6 +159,9 @@ def canonical(model: Mapping, kind: str) -> dict:
     convolution_activation=cfg.convolution is not None,
     rope_theta=rotary,
     rope_scale=rotary,
+    rope_original_len=rotary,
+    rope_low_turns=cfg.rope_original_len is not None,
+    rope_high_turns=cfg.rope_original_len is not None,
     rotary_dim=rotary,
     share_embeddings=bool(cfg.encoder_layers and cfg.decoder_layers),
     tie_output=kind in WORDS,
@@ -186,7 +192,7 @@ def _of_decoder(cfg: TransformerConfig) -> dict:
 def check_task(fit: Fit, kind: str, global_attention: str, roles: Roles) -> None:
   """Raises UserError where the family's decoder gets labels behind another start token, or where
   other tokens are global."""
-  last, usual = roles.behind[-1], fit.family.globals_for(kind)
+  last, usual = (roles.eos, *roles.source_last)[-1], fit.family.globals_for(kind)
   if fit.model["global_tokens"] and global_attention != usual:
     raise UserError(
       f"task.global_attention is {global_attention!r}, and of a {fit.family.model_type} for {kind}"

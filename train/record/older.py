@@ -29,7 +29,9 @@ ADDED_TO = {  # the same settings in the section of each task
     generation="ours",
   ),
   "reading": {"nbest": 1},
-  "task": dict(class_weights="", global_attention="first", source_lang="", target_lang=""),
+  "task": dict(
+    class_weights="", global_attention="first", head_bias=True, source_lang="", target_lang=""
+  ),
 }
 # Older and present names of settings; IN_TASK: those of a task or of a part of a mixture.
 RENAMED = {"step": "parallelism"}

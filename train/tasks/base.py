@@ -28,10 +28,8 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
-from model import layers
 from train import losses
 from train.common import intervals
 from train.common.errors import UserError, choose, did_you_mean
@@ -39,14 +37,10 @@ from train.data import sources
 from train.data.items import Items
 from train.data.tokenizer import Tokenizer
 from train.scoring.classes import Report
+from train.tasks import states
 
 BPE = types.MappingProxyType(dict(name="bpe", vocab_size=8000))
 BPE_WITH_MASK = types.MappingProxyType(BPE | dict(special=("<mask>",)))
-
-
-# Which of a row's first model.global_tokens tokens are global: all of them; those before the first
-# eos, which ends a question; none.
-GLOBALS = ("first", "question", "none")
 
 
 class HuggingFace(NamedTuple):
@@ -59,7 +53,8 @@ class HuggingFace(NamedTuple):
   problem: str = ""  # a classifier's problem_type; "": one class a text
   pool: str = "first"  # of a classifier
   transform: str = "none"  # see model/heads.py; of a head for tokens
-  global_attention: str = "first"  # one of GLOBALS
+  global_attention: str = "first"  # one of states.GLOBALS
+  head_bias: bool = True  # of a classifier's logits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +126,7 @@ class Objective:
   data: Mapping  # see train/data/sources.py
   tokenizer: Tokenizer
   pack: bool = True  # a row holds several items
-  global_attention: str = "first"  # one of GLOBALS
+  global_attention: str = "first"  # one of states.GLOBALS
 
   default_tokenizer = BPE  # the spec in a config that names no other
   columns = ("text",)  # keys that the data's examples must have
@@ -154,16 +149,11 @@ class Objective:
 
   def encode(self, model, batch, key=None):
     """Returns the encoder's states [B, S, D] for a batch; no key means no dropout."""
-    return encode(model, batch, key, self.global_mask(batch))
+    return states.encode(model, batch, key, self.global_mask(batch))
 
   def global_mask(self, batch):
     """Returns 1 for the tokens [B, S] that `global_attention` admits, None for all."""
-    if self.global_attention == "none":
-      return jnp.zeros_like(batch["source"])
-    if self.global_attention == "question":
-      ends_BS = batch["source"] == self.tokenizer.roles.eos
-      return (jnp.cumsum(ends_BS, axis=1) == 0).astype(jnp.int32)
-    return None
+    return states.global_mask(self.global_attention, batch["source"], self.tokenizer.roles.eos)
 
   def items(self, split: str) -> Items:
     """Returns the split as the items that batches are made of."""
@@ -272,7 +262,7 @@ class Task(Predictor, Objective):
 
   def __post_init__(self):
     """Completes fields of settings, which a config gives as a section with what differs."""
-    choose(dict.fromkeys(GLOBALS), self.global_attention, "task.global_attention")
+    choose(dict.fromkeys(states.GLOBALS), self.global_attention, "task.global_attention")
     if self.decode_batch < 1:
       raise UserError(f"{self.decode_batch} rows cannot be decoded at a time: set 1 or more")
     for field in dataclasses.fields(self):
@@ -280,34 +270,6 @@ class Task(Predictor, Objective):
       if isinstance(field.default, Settings) and isinstance(given, Mapping):
         settings = field.default.changed(given, self, f"task.{field.name}.")
         object.__setattr__(self, field.name, settings)
-
-
-def encode(model, batch, key=None, global_mask=None):
-  """Returns the encoder's states [B, S, D] for a batch; no key means no dropout. `global_mask` is
-  as in `Transformer.encode`."""
-  options = {"types": batch["source_types"]} if "source_types" in batch else {}
-  options |= {} if global_mask is None else {"global_mask": global_mask}
-  return model.encode(
-    batch["source"], batch["source_segments"], batch["source_positions"], key=key, **options
-  )
-
-
-def label_states(model, batch, roles, key=None, global_mask=None):
-  """Returns the states [B, S, D] of the model's last stack at each token of a batch's source.
-
-  An encoder reads the source, and so does a decoder alone. A decoder behind an encoder reads it
-  too, shifted by the start token (BART: Lewis et al. 2020, section 3.1).
-  """
-  if model.decoder is None:
-    return encode(model, batch, key, global_mask)
-  source_BS, segments_BS = batch["source"], batch["source_segments"]
-  positions_BS = batch["source_positions"]
-  if model.encoder is None:
-    return model.decode(source_BS, segments=segments_BS, positions=positions_BS, key=key)
-  encoder_key, decoder_key = layers.split(key, 2)
-  memory_BSD = encode(model, batch, encoder_key, global_mask)
-  inputs_BS = jnp.where(positions_BS == 0, roles.start, jnp.roll(source_BS, 1, axis=1))
-  return model.decode(inputs_BS, memory_BSD, segments_BS, segments_BS, positions_BS, decoder_key)
 
 
 def require_score(task: Task) -> None:

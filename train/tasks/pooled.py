@@ -21,6 +21,7 @@ class PooledTask(EncoderTask):
   pool: str = "first"  # one of POOLS
   transform: str = ""  # layers before the logits, see heads.LabelHead; "": by `pool`
   pool_activation: str = "tanh"  # after the dense layer
+  head_bias: bool = True  # of the logits; transformers' classifiers by a decoder alone have none
 
   hf_kind = "classification"
   hf_problem = ""  # transformers' problem_type; "": by the number of labels
@@ -36,7 +37,7 @@ class PooledTask(EncoderTask):
   @property
   def head_key(self) -> tuple[str, ...]:
     """Returns what the layers of the head depend on."""
-    return self.pool, self.pool_activation, self.transform
+    return self.pool, self.pool_activation, self.transform, self.head_bias
 
   @property
   def outputs_of_head(self) -> tuple[str, ...]:
@@ -54,8 +55,8 @@ class PooledTask(EncoderTask):
         " task.pool='last' (and task.transform='dense', as in BART), or model.decoder_layers=0"
       )
     count = len(self.outputs_of_head)
-    options = dict(activation=self.pool_activation, transform=self.transform, rngs=rngs)
-    return heads.LabelHead(cfg, count, pool=self.pool, **options)
+    options = dict(activation=self.pool_activation, transform=self.transform, bias=self.head_bias)
+    return heads.LabelHead(cfg, count, pool=self.pool, **options, rngs=rngs)
 
   def example(self, text):
     """Returns a text, or two with a tab between; raises UserError for another number of texts."""
@@ -82,4 +83,5 @@ class PooledTask(EncoderTask):
       problem=self.hf_problem,
       pool=self.pool,
       transform=self.transform or ("dense" if self.pool == "first" else "none"),
+      head_bias=self.head_bias,
     )

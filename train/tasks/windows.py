@@ -12,15 +12,16 @@ from train import losses
 from train.common.decimals import parse_decimal
 from train.common.errors import UserError, choose
 from train.data import labelled, sources
-from train.tasks.base import BPE_WITH_MASK, Task, label_states
+from train.tasks.base import BPE_WITH_MASK, Task
+from train.tasks.states import label_states
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncoderTask(Task):
   """A task that predicts labels by a head on the states of an encoder, or of a decoder if the model
-  has one (base.label_states). A subclass adds `encoder`, which lays
-  labels along tokens (train/data/labelled.py), `head`, `predict`, `outputs` and `score`, and with
-  labels also `labels` and `label_smoothing`, else `loss` and `loss_names`."""
+  has one (states.label_states). A subclass adds `encoder`, which lays labels along tokens
+  (train/data/labelled.py), `head`, `predict`, `outputs` and `score`, and with labels also `labels`
+  and `label_smoothing`, else `loss` and `loss_names`."""
 
   source_len: int = 128  # tokens in a row, special ones included
   stride: int = 0  # tokens from one window's start to the next's; 0: long texts are truncated

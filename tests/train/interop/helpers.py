@@ -11,7 +11,7 @@ from tests.helpers import FIXTURES
 from train.common.trees import path_name
 from train.interop import directory
 from train.interop.families import POOLED, Head
-from train.tasks.base import label_states
+from train.tasks.states import label_states
 
 CHOICES = 2  # of a text, in the fixtures
 TRAINED = FIXTURES / "trained"  # runs that answer nearly all inputs right
@@ -102,6 +102,11 @@ def outputs(source, batch):
     inputs = batch["decoder_input_ids"]
     memory = model.encode(ids, mask, global_mask=batch.get("global_attention_mask"))
     return dict(logits=model.logits(model.decode(inputs, memory, mask, np.ones_like(inputs))))
+  if not source.model["encoder_layers"]:
+    labels = model.head(model.decode(ids, segments=mask), mask)
+    if source.kind == "qa":
+      return dict(start_logits=labels[..., 0], end_logits=labels[..., 1])
+    return dict(logits=labels[:, 0] if source.kind == "classification" else labels)
   if source.model["decoder_layers"]:
     return label_outputs(source, model, ids, mask, batch.get("global_attention_mask"))
   which = global_mask(source, batch)

@@ -80,14 +80,11 @@ def test_generations_are_equal_token_for_token(name, search):
 def test_lines_have_the_ids_that_transformers_gives_them(name):
   source = open_fixture(name)
   roles, tokenizer = source.tokenizer.roles, source.tokenizer
-  both = source.config.get("is_encoder_decoder")
   for line in texts_of(name)["lines"]:
-    first = roles.source_first if both else roles.first
-    last = [] if source.kind == "causal" else [roles.eos, *roles.source_last]
     if name == "mt5" and "\t" in line["text"]:
       continue  # its SentencePiece model knows no tab; transformers takes one for a blank
     (ids,) = tokenizer.encode_batch([line["text"]])
-    assert [*first, *ids, *last] == line["ids"], line["text"]
+    assert [*roles.before, *ids, *roles.behind] == line["ids"], line["text"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -141,7 +138,19 @@ def copy(tmp_path):
     ("bert_mlm", dict(intermediate_size=24), ["intermediate.dense.weight", "24"]),
     ("bert_mlm", dict(num_attention_heads=5), ["config.json", "num_heads 5"]),
     ("bart", dict(decoder_ffn_dim=8), ["decoder.layers.0.fc1.weight has shape", "8"]),
-    ("llama", dict(rope_scaling={"type": "linear", "factor": 2}), ["rope_scaling"]),
+    ("llama", dict(rope_scaling={"type": "dynamic", "factor": 2}), ["rope_scaling", "dynamic"]),
+    ("llama", dict(rope_scaling={"type": "linear"}), ["rope_scaling", "factor"]),
+    ("llama", dict(rope_scaling={"type": "linear", "factor": "2"}), ["rope_scaling", "factor"]),
+    ("llama", dict(partial_rotary_factor=0.5), ["partial_rotary_factor is 0.5"]),
+    ("qwen2", dict(layer_types=["full_attention"]), ["layer_types", "num_hidden_layers is 3"]),
+    ("qwen2", dict(layer_types=["chunked_attention"] * 3), ["layer_types", "chunked_attention"]),
+    ("qwen2", dict(use_sliding_window=False), ["layer_types", "sliding_window"]),
+    ("qwen2", dict(num_hidden_layers=10**6, layer_types="gone"), ["num_hidden_layers"]),
+    ("gemma2", dict(query_pre_attn_scalar=-1), ["query_pre_attn_scalar is -1"]),
+    ("gemma2", dict(use_bidirectional_attention=True), ["use_bidirectional_attention"]),
+    ("gemma3", dict(attn_logit_softcapping=2.0), ["attn_logit_softcapping"]),
+    ("gemma3", dict(sliding_window_pattern=0, layer_types="gone"), ["config.json"]),
+    ("gemma3", dict(rope_parameters=dict(rope_type="default")), ["rope_type", "full_attention"]),
     ("llama", dict(rope_parameters={"rope_type": "yarn", "rope_theta": 1.0}), ["yarn"]),
     ("t5", dict(feed_forward_proj="gated-quick"), ["gated-quick"]),
   ],

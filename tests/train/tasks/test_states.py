@@ -14,7 +14,7 @@ from train import predict, pretrained
 from train.common.errors import UserError
 from train.data.roles import Roles
 from train.interop import directory
-from train.tasks.base import label_states
+from train.tasks.states import label_states
 from train.tasks.tagging import Tagging
 
 ROLES = Roles(pad=0, eos=2, start=1)

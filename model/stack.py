@@ -89,15 +89,17 @@ class Stack(nnx.Module):
       period = self.cfg.period
 
       def layers_of_period(x_BTD, weights_and_keys):
-        for index in range(period):
-          weights, key = jax.tree.map(operator.itemgetter(index), weights_and_keys)
+        for index, (weights, key) in enumerate(weights_and_keys):
           block = self.blocks[0] if graph is None else nnx.merge(graph, weights)
           x_BTD = run(alone + index, block, x_BTD, key)
         return x_BTD, None
 
       graph, weights = (None, None) if self.cfg.share_layers else nnx.split(self.blocks)
-      each = weights, None if key is None else keys[alone:]
-      each = jax.tree.map(lambda x: x.reshape(-1, period, *x.shape[1:]), each)
+      whole = weights, None if key is None else keys[alone:]
+      # sliced here: a slice in the body is kept for the backward pass, gathered over fsdp
+      each = [
+        jax.tree.map(lambda x, index=index: x[index::period], whole) for index in range(period)
+      ]
       x_BTD, _ = jax.lax.scan(layers_of_period, x_BTD, each, length=self.scanned // period)
     return constrain(self._last(x_BTD), "sublayer_input")
 

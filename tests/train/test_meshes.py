@@ -162,18 +162,19 @@ def test_a_tensor_parallel_gradient_gathers_nothing():
 
 
 @pytest.mark.parametrize(
-  "scan, remat",
+  "scan, remat, window",
   [
-    (False, "none"),
-    (True, "full"),
-    pytest.param(False, "full", marks=pytest.mark.slow),
-    pytest.param(True, "none", marks=pytest.mark.slow),
+    (False, "none", None),
+    (True, "full", None),
+    (True, "full", (16, None)),
+    pytest.param(False, "full", None, marks=pytest.mark.slow),
+    pytest.param(True, "none", None, marks=pytest.mark.slow),
   ],
 )
-def test_fsdp_gathers_each_weight_when_it_is_used_and_then_forgets_it(scan, remat):
+def test_fsdp_gathers_each_weight_when_it_is_used_and_then_forgets_it(scan, remat, window):
   """Once for the forward pass, once for the backward; never activations."""
   mesh = mesh_of(1, 8, 1)
-  settings = dict(scan_layers=scan, remat=remat, gradient=True)
+  settings = dict(scan_layers=scan, remat=remat, window=window, gradient=True)
   program = compile_states(mesh, **settings)
   attention, mlp = 4 * DIM**2, 2 * DIM * 128
   blocks = ENCODER * (attention + mlp) + DECODER * (2 * attention + mlp)

@@ -11,6 +11,36 @@ ADDED = dict(ema=0.0, spike=3.0, skip_spikes=False, watchdog_seconds=600.0)
 ADDED |= {"model.name": "transformer", "epochs": 0.0}
 ADDED_TO = {  # the same settings in the section of each task
   "data": {"on_bad_record": "error", "cutoff": 22},
+  "model": dict(
+    decoder_heads=None,
+    decoder_kv_heads=None,
+    decoder_head_dim=None,
+    decoder_mlp_dim=None,
+    decoder_max_len=None,
+    decoder_window=None,
+    share_layers=False,
+    norm_bias=True,
+    first_norm=True,
+    qkv_bias=None,
+    mlp_bias=None,
+    qk_norm=False,
+    parallel=False,
+    relative_per_layer=False,
+    disentangled_terms="c2p+p2c",
+    disentangled_projections=False,
+    disentangled_norm=True,
+    convolution=None,
+    convolution_activation="tanh",
+    rope_scale=1.0,
+    rope_original_len=None,
+    rope_low_turns=1.0,
+    rope_high_turns=4.0,
+    rotary_dim=None,
+    logits_softcap=None,
+    attention_softcap=None,
+    global_projections=False,
+    global_blocks=None,
+  ),
   "decoding": dict(
     penalty="wu",
     stop="exact",
@@ -30,9 +60,18 @@ ADDED_TO = {  # the same settings in the section of each task
   ),
   "reading": {"nbest": 1},
   "task": dict(
-    class_weights="", global_attention="first", head_bias=True, source_lang="", target_lang=""
+    class_weights="",
+    global_attention="first",
+    head_bias=True,
+    source_lang="",
+    target_lang="",
+    lower_case=False,
+    strip=False,
+    dense=(),
   ),
 }
+# The same, for tasks that have a setting and for those that lack it.
+ADDED_WITH = {"transform": ("pool", "", "none"), "head_activation": ("rate", "", "gelu")}
 # Older and present names of settings; IN_TASK: those of a task or of a part of a mixture.
 RENAMED = {"step": "parallelism"}
 RENAMED_IN_TASK = {"across": "cross_documents", "static": "fixed_masks"}
@@ -110,14 +149,18 @@ def _rename(section: dict, names: dict[str, str]) -> dict:
 
 def defaults(keys: Iterable[str]) -> dict[str, object]:
   """Returns those dotted keys that older runs lack, with the value that continues such a run."""
-  values = {}
+  keys, values = set(keys), {}
   for key in keys:
     sections, _, name = key.rpartition(".")
-    later = ADDED_TO.get(sections.rpartition(".")[2], {})
+    parent, _, section = sections.rpartition(".")
+    section = "task" if parent == "task.parts" else section
     if key in ADDED:
       values[key] = ADDED[key]
-    elif name in later:
-      values[key] = later[name]
+    elif name in ADDED_TO.get(section, {}):
+      values[key] = ADDED_TO[section][name]
+    elif section == "task" and name in ADDED_WITH:
+      setting, value, other = ADDED_WITH[name]
+      values[key] = value if f"{sections}.{setting}" in keys else other
   return values
 
 

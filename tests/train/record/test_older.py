@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from train import schema, tasks
 from train.record import older
+from train.record.config import flat
 from train.record.writer import read_metrics
 
 
@@ -33,3 +35,15 @@ def test_metrics_have_their_present_names_and_units(before, now, tmp_path):
 def test_an_unfinished_window_has_the_present_names_of_sums():
   window = dict(loss=[1.0, 2.0], accuracy=[1.0, 2.0], recall=[1.0, 2.0])
   assert older.sums(window).keys() == {"loss", "right", "recalled"}
+
+
+@pytest.mark.parametrize("name", [name for name in tasks.NAMES if name != "mixture"])
+def test_settings_of_models_and_tasks_were_added_with_their_defaults(name):
+  usual = flat(schema.defaults(dict(task=dict(name=name), model={})))
+  added = older.defaults(usual)
+  changed = {
+    key for key in added if key.startswith(("model.", "task.")) and added[key] != usual[key]
+  }
+  assert changed <= {"task.decoding.temperature"}  # a language model's was 0
+  moved = {key.replace("task.", "task.parts.x."): key for key in usual if key.startswith("task.")}
+  assert older.defaults(moved) == {new: added[old] for new, old in moved.items() if old in added}

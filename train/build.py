@@ -122,4 +122,10 @@ def _fit(config: TransformerConfig, task, platform) -> TransformerConfig:
         f"model.{name} are those of a row, and task.pack puts several texts in one: set"
         " task.pack=False"
       )
+  if task.global_attention == "question" and 0 < config.global_tokens < task.source_len:
+    message = (
+      "model.global_tokens is %d: of a longer question, the tokens behind those are local, as the"
+      " text's are (task.source_len is %d)"
+    )
+    logging.log_first_n(logging.WARNING, message, 1, config.global_tokens, task.source_len)
   return config

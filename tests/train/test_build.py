@@ -18,6 +18,7 @@ def task(**changes):
   tokenizer = types.SimpleNamespace(vocab_size=9)
   plain = dict(tokenizer=tokenizer, source_len=0, target_len=4, max_positions=(0, 4))
   plain |= dict(pack=True, prefix=False, any_stack=False, head=lambda cfg, rngs: None)
+  plain |= dict(global_attention="first")
   return types.SimpleNamespace(**plain | changes)
 
 
@@ -62,6 +63,17 @@ def test_what_counts_from_the_start_of_a_row_is_not_packed(own):
   with pytest.raises(UserError, match=rf"model.{next(iter(own))} .* task.pack=False"):
     build_model(TRANSFORMER_OF | sizes | own, task(**of_encoder), 0)
   build_model(TRANSFORMER_OF | sizes | own, task(**of_encoder, pack=False), 0)
+
+
+@pytest.mark.parametrize(
+  "which, tokens, logged", [("question", 2, 1), ("question", 4, 0), ("first", 2, 0)]
+)
+def test_tokens_of_a_question_that_cannot_be_global_are_named(which, tokens, logged, caplog):
+  sizes = dict(encoder_layers=1, decoder_layers=0, window=2, positions="relative")
+  own = dict(source_len=4, target_len=0, max_positions=(4, 0), pack=False, global_attention=which)
+  build_model(TRANSFORMER_OF | sizes | dict(global_tokens=tokens), task(**own), 0)
+  words = "model.global_tokens is 2", "task.source_len is 4"
+  assert sum(all(word in line for word in words) for line in caplog.messages) == logged
 
 
 def test_a_decoder_has_as_many_positions_as_its_own_table():

@@ -100,8 +100,7 @@ def prepare(run: inference.Run, args) -> tuple:
   else:
     name = results["split"] = split
   for key, language in inference.direction(args).items():
-    if language:
-      name, results[key] = f"{name}-{re.sub('[^A-Za-z0-9_]', '-', language)}", language
+    name, results[key] = f"{name}-{re.sub('[^A-Za-z0-9_]', '-', language)}", language
   if args.limit:
     task = inference.limited(task, split, args.limit)
     name, results["limit"] = f"{name}-first{args.limit}", args.limit

@@ -142,6 +142,7 @@ def as_ctranslate2(
       names = ctranslate2.vocabulary(source.tokenizer, model["vocab_size"])
       generator = facts.kind == "causal"
       content = generation_out.for_ctranslate2(facts.decoding, names, roles, generator)
+      source.notes.extend(generation_out.ctranslate2_notes(facts.decoding))
       _write_json(folder / "generation.json", content)
       if forced := [names[i] for i in roles.target_first if roles.force]:
         source.notes.append(f"Each output begins with: target_prefix=[{forced}].")

@@ -132,7 +132,7 @@ class Predictor:
 
 def direction(args) -> dict[str, str]:
   """Returns the languages that were given as flags."""
-  return {name: vars(args)[name] for name in FIELDS}
+  return {name: code for name in FIELDS if (code := vars(args)[name])}
 
 
 def _stack(rows: Sequence[np.ndarray], pad: int) -> np.ndarray:

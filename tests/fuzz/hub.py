@@ -34,7 +34,8 @@ def each(folder: Mapping[str, bytes], *names: str):
 FAMILIES = ("bert_classification", "electra_mlm", "distilbert_mlm", "roberta_classification")
 FAMILIES += ("gpt2", "llama", "t5", "mt5", "bart", "mbart", "marian", "pegasus", "bert")
 SENTENCES = {
-  "modules.json": b'[{"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"}]',
+  "modules.json": b'[{"type": "sentence_transformers.models.Transformer", "path": ""},'
+  b' {"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"}]',
   "1_Pooling/config.json": b'{"word_embedding_dimension": 8, "pooling_mode_cls_token": true}',
   "sentence_bert_config.json": b'{"max_seq_length": 16, "do_lower_case": false}',
 }

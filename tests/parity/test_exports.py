@@ -105,6 +105,8 @@ SETTINGS = [
   dict(norm_position="pre"),
   dict(norm="rms", norm_position="pre", norm_eps=0.5),
   dict(positions="learned", position_offset=2, norm_eps=0.5),
+  dict(positions="sinusoidal_t2t", position_offset=2, norm_position="pre"),
+  dict(decoder_heads=2, decoder_mlp_dim=12, positions="learned", decoder_max_len=40),
   dict(positions="rotary", rope_theta=100.0, head_dim=6, num_kv_heads=2),
   dict(positions="relative", attention_scale=1.0, gated=True, activation="gelu_tanh"),
   dict(positions="alibi"),

@@ -8,9 +8,11 @@ import importlib.util
 import pathlib
 from collections.abc import Mapping
 
+import jax.numpy as jnp
 import numpy as np
 
 from model.config import TransformerConfig
+from model.embeddings import SINUSOIDS
 from train.common.errors import UserError
 from train.data.tokenizer import Tokenizer
 from train.interop.families import Row
@@ -18,13 +20,20 @@ from train.interop.weights_out import to_theirs
 
 ACTIVATIONS = dict(relu="RELU", gelu="GELU", gelu_tanh="GELUTanh", silu="SWISH", tanh="Tanh")
 POSITIONS = 1024  # rows of a table of positions, if no more are needed
+# The values that it has, of settings that may have others.
+HAS = dict(
+  positions=("sinusoidal", "sinusoidal_t2t", "learned", "relative", "rotary", "alibi", "none"),
+  norm_position=("pre", "post"),
+  activation=tuple(ACTIVATIONS),
+)
 KINDS = ("body", "causal", "translation")  # CTranslate2 has no heads on an encoder's states
 # The settings that are written; any other must be as it is by default. The last two lines are the
 # settings that change no output, or only how it is computed.
 # fmt: off
 WRITTEN = (
   "vocab_size", "dim", "num_heads", "num_kv_heads", "head_dim", "mlp_dim", "encoder_layers",
-  "decoder_layers", "activation", "gated", "norm", "norm_position", "norm_eps", "embedding_norm",
+  "decoder_layers", "decoder_heads", "decoder_kv_heads", "decoder_head_dim", "decoder_mlp_dim",
+  "decoder_max_len", "activation", "gated", "norm", "norm_position", "norm_eps", "embedding_norm",
   "token_types", "bias", "positions", "max_len", "position_offset", "relative_buckets",
   "relative_max_distance", "rope_theta", "share_embeddings", "tie_output", "output_bias",
   "embed_scale", "logits_scale", "attention_scale",
@@ -59,9 +68,13 @@ def lacking(model: Mapping, kind: str) -> list[str]:
   if kind == "translation" and not cfg.encoder_layers:
     lacks.append("a decoder that reads its source as a prefix (model.encoder_layers=0)")
   for field in dataclasses.fields(cfg):
-    value = getattr(cfg, field.name)
-    if field.name not in WRITTEN and value != field.default and value != _neutral(cfg, field.name):
-      lacks.append(f"model.{field.name}={value!r}")
+    value, name = getattr(cfg, field.name), field.name
+    if name not in WRITTEN:
+      serves = value in (field.default, _neutral(cfg, name))
+    else:
+      serves = value in HAS.get(name, (value,)) and not isinstance(value, tuple)
+    if not serves:
+      lacks.append(f"model.{name}={value!r}")
   if cfg.positions == "alibi" and cfg.encoder_layers:
     lacks.append("model.positions='alibi' (its encoders have no ALiBi; a lone decoder has)")
   if cfg.positions == "relative" and not cfg.encoder_layers:
@@ -125,7 +138,7 @@ class _Model:
     cfg = self.cfg
     if not cfg.decoder_layers:
       return specs.TransformerEncoderModelSpec(self._encoder(specs))
-    decoder = self._decoder(specs)
+    decoder = _Model(cfg.for_decoder(), self.params, self.longest)._decoder(specs)
     if not cfg.encoder_layers:
       return specs.TransformerDecoderModelSpec(decoder)
     return specs.TransformerSpec(self._encoder(specs), decoder)
@@ -209,8 +222,10 @@ class _Model:
     cfg = self.cfg
     if cfg.positions == "learned":
       return self._weight(f"{side}/embeddings/positions/embedding")[cfg.position_offset :]
-    if cfg.positions == "sinusoidal":
-      return sinusoids(self.longest, cfg.table_dim)
+    if cfg.positions in SINUSOIDS:
+      first = cfg.position_offset if cfg.positions == "sinusoidal_t2t" else 0
+      rows = jnp.arange(first, first + self.longest)[None]
+      return np.asarray(SINUSOIDS[cfg.positions](rows, cfg.table_dim))[0]
     # without a table CTranslate2 would add sinusoids of its own
     return np.zeros((self.longest, cfg.table_dim), np.float32) if cfg.positions == "none" else None
 
@@ -244,10 +259,3 @@ class _Model:
 
   def _weight(self, path: str) -> np.ndarray:
     return np.asarray(self.params[path], np.float32)
-
-
-def sinusoids(rows: int, dim: int) -> np.ndarray:
-  """Returns sinusoidal positions [rows, dim], float32: sines, then cosines, as in the model."""
-  angle = np.arange(rows)[:, None] / 10000 ** (2 * np.arange(dim // 2) / dim)
-  table = np.concatenate([np.sin(angle), np.cos(angle), np.zeros((rows, dim % 2))], axis=1)
-  return table.astype(np.float32)

@@ -7,6 +7,7 @@ import dataclasses
 import importlib.util
 import json
 import re
+import shutil
 import typing
 
 import jax
@@ -120,6 +121,9 @@ def test_a_t5_with_our_scales_is_a_t5():
     (dict(decoder_layers=0), "classification", "head of a classification"),
     (dict(positions="alibi"), "translation", "model.positions='alibi'"),
     (dict(window=4), "translation", "model.window=4"),
+    (dict(positions="disentangled"), "body", "model.positions='disentangled'"),
+    (dict(norm_position="both"), "translation", "model.norm_position='both'"),
+    (dict(positions="rotary", rope_theta=(1e4, 1e6)), "translation", "model.rope_theta=(10000.0"),
     (dict(decoder_layers=0, embedding_dim=4), "body", "model.embedding_dim=4"),
     (dict(encoder_layers=0), "translation", "prefix"),
   ],
@@ -168,6 +172,47 @@ def test_sampling_is_written_for_both():
   assert options["sampling_temperature"] == 0.5
   assert (options["sampling_topk"], options["sampling_topp"]) == (3, 0.9)
   assert options["include_prompt_in_result"] is False
+
+
+@pytest.fixture
+def copied(tmp_path):
+  """Returns a function that copies a fixture and changes its JSON files."""
+
+  def make(name, **files):
+    folder = shutil.copytree(FIXTURES / name, tmp_path / name)
+    for file, change in files.items():
+      (folder / f"{file}.json").write_text(json.dumps(change))
+    return folder
+
+  return make
+
+
+@pytest.mark.parametrize(
+  "name, settings",
+  [
+    ("t5", dict(beam=3, nbest=2, length_penalty=0.6, stop="current", min_len=4, max_len_extra=9)),
+    ("t5", dict(beam=1, temperature=0.5, top_k=3, top_p=0.9, banned=((7, 8), (9,)))),
+    ("bart", dict(beam=2, stop="full", min_len=3, max_len_extra=8, forced_last=(2,))),  # forced
+    ("bart", dict(beam=1, no_repeat_ngram=2, repetition_penalty=1.5, begin_banned=(5,))),
+    ("llama", dict(beam=1, max_len_extra=11, max_len_total=12)),
+    ("llama", dict(beam=1, max_len_extra=8)),
+  ],
+)
+def test_settings_of_generation_are_those_that_were_written(name, settings, copied):
+  usual = dict(max_len_ratio=0.0, max_len_extra=30, penalty="length", length_penalty=1.0)
+  decoding = Decoding(**usual | dict(stop="current") | settings)
+  source = Directory(FIXTURES / name)
+  roles = dataclasses.replace(source.tokenizer.roles, ends=(3, source.tokenizer.roles.eos))
+  ids = {f"{key}_token_id": source.config.get(f"{key}_token_id") for key in ("pad", "eos", "bos")}
+  ids["decoder_start_token_id"] = source.config.get("decoder_start_token_id")
+  written = generation_out.for_transformers(decoding, ids, roles)
+  back = Directory(copied(name, generation_config=written))
+  assert set(back.tokenizer.roles.output_ends) == set(roles.output_ends)
+  read = back.generation | dict(seed=0)
+  never = {(i,) for i in (roles.pad, roles.start)} - {(i,) for i in roles.output_ends}
+  assert {*read["banned"]} == {*decoding.banned} | never
+  changed = dataclasses.replace(decoding, banned=read["banned"])
+  assert {key: vars(changed)[key] for key in read} == read
 
 
 @pytest.fixture(scope="module")

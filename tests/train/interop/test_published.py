@@ -177,9 +177,9 @@ def test_a_first_token_is_forced_only_where_the_files_say_so(copied):
   [
     ({}, [], dict(pool="mean", normalize=True)),
     (dict(pooling_mode_cls_token=True, pooling_mode_mean_tokens=False), [], dict(pool="first")),
-    (dict(pooling_mode="cls"), ["Transformer", "Pooling"], dict(pool="first", normalize=False)),
-    (dict(pooling_mode_max_tokens=True), [], "max_tokens"),
-    (dict(pooling_mode_mean_tokens=True), ["Transformer", "Pooling", "Dense"], "Dense"),
+    (dict(pooling_mode="cls"), ["", "1_Pooling"], dict(pool="first", normalize=False)),
+    (dict(pooling_mode_max_tokens=True), [], dict(pool="max")),
+    (dict(pooling_mode_max_tokens=True, pooling_mode_mean_tokens=True), [], "max_tokens and mean"),
   ],
 )
 def test_sentence_transformers_files_are_followed_or_refused(pooling, modules, expected, tmp_path):
@@ -187,7 +187,8 @@ def test_sentence_transformers_files_are_followed_or_refused(pooling, modules, e
   shutil.copytree(FIXTURES / "bert", folder)
   (folder / "1_Pooling").mkdir()
   (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-  listed = [{"type": f"sentence_transformers.models.{name}"} for name in modules]
+  kinds = ("sentence_transformers.models.Transformer", "sentence_transformers.models.Pooling")
+  listed = [{"type": kind, "path": path} for kind, path in zip(kinds, modules)]
   (folder / "modules.json").write_text(json.dumps(listed))
   (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 7}')
   if isinstance(expected, str):

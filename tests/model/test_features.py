@@ -53,6 +53,9 @@ FEATURES = {
     window=(None, 3), rope_theta=(100.0, 10.0, 10.0), rope_scale=(1.0, 2.0), encoder_layers=8,
     decoder_layers=7, norm_position="both", norm="rms", positions="rotary",
   ),
+  "patterns of a short period": dict(
+    window=(None, 3), rope_theta=(100.0, 10.0), encoder_layers=3, decoder_layers=4, **ROTARY
+  ),
   "no first norm": dict(first_norm=False, window=(None, 2), encoder_layers=4, decoder_layers=3,
                         **ROTARY),
   "shared layers of patterns": dict(
@@ -90,6 +93,14 @@ FEATURES = {
 ROWS = {"global_tokens", "global_blocks"}  # settings that count from the start of a row
 UNPACKED = {name for name, settings in FEATURES.items() if ROWS & settings.keys()}
 every_feature = pytest.mark.parametrize("name", FEATURES)
+# Of the tests that compile much the other features are slow ones.
+QUICK = ("norms on both sides", "shared layers", "patterns of a short period", "global blocks")
+
+
+def a_feature(*quick):
+  """Runs a test of every feature, of which those besides `quick` are slow."""
+  names = [x if x in quick else pytest.param(x, marks=pytest.mark.slow) for x in FEATURES]
+  return pytest.mark.parametrize("name", names)
 
 
 @functools.cache
@@ -119,7 +130,7 @@ def test_a_feature_is_its_formula_in_numpy(name):
   np.testing.assert_allclose(logits[0], theirs.decode(inputs, encoded), atol=2e-4)
 
 
-@every_feature
+@a_feature(*QUICK, "decoder sizes", "capped", "parallel")
 def test_a_feature_is_cached_as_it_is_parallel(name):
   """By prefilling half of a prompt at once, and then token by token."""
   model, batch = model_of(name), batch_of(packed=False)
@@ -168,11 +179,12 @@ def test_of_the_first_tokens_those_are_global_that_a_mask_names():
     assert np.abs(states - model.encode(source))[:2].max() > 1e-2
 
 
-OVER_DEVICES = ["patterns", "a table for each layer", "disentangled in chunks"]
-OVER_DEVICES += ["global projections", "global blocks in chunks", "norms of queries and keys"]
+OVER_DEVICES = ("patterns", "a table for each layer", "disentangled in chunks")
+OVER_DEVICES += ("global projections", "global blocks in chunks")
+OVER_DEVICES = [pytest.param(name, marks=pytest.mark.slow) for name in OVER_DEVICES]
 
 
-@pytest.mark.parametrize("name", OVER_DEVICES)
+@pytest.mark.parametrize("name", ["norms of queries and keys", *OVER_DEVICES])
 def test_a_feature_over_eight_devices_is_that_on_one(name):
   mesh = sharding.make_mesh(dict(data=2, fsdp=2, tensor=2))
   model = build(**FEATURES[name] | dict(num_kv_heads=2, scan_layers=True))
@@ -207,7 +219,7 @@ def test_every_weight_of_a_feature_has_a_place(name):
         assert "fsdp" in place.spec, path
 
 
-@every_feature
+@a_feature(*QUICK)
 def test_a_feature_scanned_is_the_feature_unrolled(name):
   """In loss, gradient and decoding, with dropout and remat; the weights match both ways."""
   rates = dict(dropout=0.1, attention_dropout=0.1)

@@ -58,7 +58,8 @@ def resolve(name, task, inherit, changes=(), **start):
   return pretrained.resolve(config)
 
 
-ENCODER = dict(decoder_layers=0, output_bias=False, tie_output=True)
+NO_WORDS = dict(output_bias=False, tie_output=True)
+ENCODER = dict(decoder_layers=0, **NO_WORDS)
 NO_DECODER = (*HEAD, "^decoder/", "^output/")
 NO_HEAD = (*HEAD, "^output/")
 MLM = dict(output_bias=True, decoder_layers=0)  # the changes of configs/mlm.py
@@ -71,6 +72,7 @@ MLM = dict(output_bias=True, decoder_layers=0)  # the changes of configs/mlm.py
     ("lstm", "translation", "model", dict(dropout=0.5), "latest", HEAD, dict(dropout=0.5)),
     ("marian", "translation", "model", {}, "latest", HEAD, {}),
     ("gpt2", "causal", "model", {}, "latest", HEAD, {}),
+    ("gpt2", "tagging", "encoder", {}, "latest", NO_HEAD, NO_WORDS),
     ("mlm", "tagging", "encoder", {}, "latest", NO_DECODER, ENCODER),
     ("span", "classification", "encoder", {}, "latest", NO_DECODER, ENCODER),
     ("t5", "tagging", "encoder", {}, "body", NO_DECODER, ENCODER),
@@ -121,7 +123,7 @@ def test_a_config_that_inherits_nothing_stays_as_it_is():
   [
     ("mlm", "translation", "model", ["no decoder", "translation"]),
     ("causal", "mlm", "pretraining", ["no encoder", "mlm"]),
-    ("gpt2", "tagging", "encoder", ["no encoder", "tagging", "hf:"]),
+    ("gpt2", "mlm", "pretraining", ["no encoder", "mlm", "hf:"]),
     ("mlm", "mlm", "encoders", ["model.inherit", "'encoders'", "did you mean encoder"]),
   ],
 )

@@ -85,6 +85,14 @@ def settings(config: Mapping, family: Family, tensors, where) -> dict:
     raise UserError(f"{where}: {error}") from error
 
 
+def floats(model: Mapping) -> dict:
+  """Returns fields of TransformerConfig with whole numbers as floats where a field may be one."""
+  return {
+    name: float(value) if type(value) is int and isinstance(0.0, TYPES[name]) else value
+    for name, value in model.items()
+  }
+
+
 def _check_types(model, theirs, where):
   for name, value in model.items():
     if not json_files.fits(value, TYPES[name]):

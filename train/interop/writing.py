@@ -18,7 +18,7 @@ from train.data.roles import Roles
 from train.interop import folding, weights, weights_out
 from train.interop.directory import FAMILIES
 from train.interop.families import POOLED, Family, Head
-from train.interop.settings import TYPES, settings
+from train.interop.settings import floats, settings
 
 # The settings that change no output of a trained model, or only how it is computed.
 FREE = (
@@ -88,7 +88,7 @@ def _fit(family: Family, model: dict, kind: str, head: Head) -> Fit:
     except KeyError:
       lost.append(setting.ours)
     config |= dict.fromkeys(setting.theirs, value)
-  config |= family.write(model) | family.write_head(head, kind)
+  config |= family.write(floats(model)) | family.write_head(head, kind)
   tied = {} if model["tie_output"] else {"lm_head.weight": None}
   try:
     back = settings(config, family, tied, family.model_type)
@@ -108,16 +108,12 @@ def _numbers(model: Mapping) -> dict:
   """Returns the settings with the numbers that None stands for, and whole floats as floats, as the
   families' strict dataclasses want them. A None that remains means the family's default."""
   cfg = TransformerConfig(**model)
-  values = dict(vars(cfg)) | dict(
+  return floats(vars(cfg)) | dict(
     num_kv_heads=cfg.kv_heads,
     head_dim=cfg.head_size,
     embedding_dim=cfg.table_dim,
-    attention_scale=cfg.scale,
+    attention_scale=float(cfg.scale),
   )
-  return {
-    name: float(value) if type(value) is int and isinstance(0.0, TYPES[name]) else value
-    for name, value in values.items()
-  }
 
 
 def _names(head: Head, kind: str) -> list[tuple[str, Any]]:

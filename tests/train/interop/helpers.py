@@ -19,6 +19,12 @@ NAMES = sorted(path.parent.name for path in FIXTURES.glob("*/config.json"))
 
 SIZES = dict(vocab_size=20, dim=8, num_heads=2, mlp_dim=12, max_len=16)
 T5 = dict(norm="rms", norm_position="pre", bias=False, positions="relative")
+LLAMA = dict(encoder_layers=0, norm="rms", norm_position="pre", positions="rotary", bias=False,
+             gated=True, activation="silu")  # fmt: skip
+GEMMA2 = dict(LLAMA, norm_position="both", activation="gelu_tanh", attention_scale=0.5,
+              window=(4, None), logits_softcap=3)  # fmt: skip
+GLOBAL = dict(positions="learned", embedding_norm=True, window=3, global_tokens=1,
+              global_projections=True)  # fmt: skip
 SHAPES = {  # model_type -> settings that differ from SIZES, and the kind
   "electra": (dict(decoder_layers=0, positions="learned", embedding_norm=True, norm_eps=0), "mlm"),
   "bert": (dict(decoder_layers=0, positions="learned", embedding_norm=True, token_types=2), "qa"),
@@ -41,8 +47,29 @@ SHAPES = {  # model_type -> settings that differ from SIZES, and the kind
   "gpt2": (dict(encoder_layers=0, positions="learned", norm_position="pre"), "causal"),
   "starcoder2": (dict(encoder_layers=0, positions="rotary", norm_position="pre", window=4),
                  "causal"),
-  "llama": (dict(encoder_layers=0, norm="rms", norm_position="pre", positions="rotary", bias=False,
-                 gated=True, activation="silu", init_std=3), "causal"),
+  "llama": (LLAMA | dict(init_std=3), "causal"),
+  "umt5": (T5 | dict(relative_per_layer=True), "translation"),
+  "longt5": (T5 | dict(window=3, decoder_window=(None,), global_blocks=2), "translation"),
+  "longformer": (GLOBAL | dict(decoder_layers=0, position_offset=2, token_types=1), "mlm"),
+  "led": (GLOBAL | dict(decoder_window=(None,), embed_scale=False), "translation"),
+  "bart": (dict(positions="learned", position_offset=2, embedding_norm=True), "translation"),
+  "mbart": (dict(positions="learned", position_offset=2, embedding_norm=True, norm_position="pre"),
+            "translation"),
+  "m2m_100": (dict(positions="sinusoidal_t2t", position_offset=2, norm_position="pre"),
+              "translation"),
+  "mistral": (LLAMA | dict(window=4), "causal"),
+  "qwen2": (LLAMA | dict(qkv_bias=True, window=(None, 4)), "causal"),
+  "qwen3": (LLAMA | dict(qk_norm=True, rope_scale=2), "causal"),
+  "gemma": (LLAMA | dict(activation="gelu_tanh", rope_theta=9), "causal"),
+  "gemma2": (GEMMA2 | dict(attention_softcap=2), "causal"),
+  "gemma3_text": (GEMMA2 | dict(qk_norm=True, rope_theta=(9, 8.0)), "causal"),
+  "opt": (dict(encoder_layers=0, positions="learned", position_offset=2, norm_position="pre"),
+          "causal"),
+  "gpt_neox": (dict(encoder_layers=0, positions="rotary", norm_position="pre", parallel=True,
+                    rotary_dim=2, rope_theta=9), "causal"),
+  "t5gemma": (GEMMA2 | dict(encoder_layers=2, decoder_layers=3, share_embeddings=False,
+                            attention_softcap=2, window=(5, None), decoder_window=(4, None)),
+              "translation"),
 }  # fmt: skip
 
 

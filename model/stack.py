@@ -96,7 +96,7 @@ class Stack(nnx.Module):
 
       graph, weights = (None, None) if self.cfg.share_layers else nnx.split(self.blocks)
       whole = weights, None if key is None else keys[alone:]
-      # sliced here: a slice in the body is kept for the backward pass, gathered over fsdp
+      # sliced here: a slice in the body is kept for the backward pass, gathered
       each = [
         jax.tree.map(lambda x, index=index: x[index::period], whole) for index in range(period)
       ]

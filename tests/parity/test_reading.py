@@ -20,6 +20,8 @@ sys.path.insert(0, str(FIXTURES))
 
 TEXTS = ["The lazy fox jumps.", "Is it the 3rd?", "He reads!"]
 WRITERS = ("bart", "t5", "mt5", "marian", "pegasus", "mbart", "gpt2", "llama")
+OTHER_WRITERS = ("umt5", "longt5", "led", "t5gemma", "mistral", "qwen2", "qwen3", "gemma", "gemma2")
+OTHER_WRITERS += ("gemma3", "opt", "gpt_neox")
 
 
 @pytest.fixture
@@ -99,6 +101,12 @@ def test_strict_generation_is_that_of_transformers(name, search, copied):
   compare(copied(name, generation_config=SEARCHES[search]))
 
 
+@pytest.mark.parametrize("name", OTHER_WRITERS)
+@pytest.mark.parametrize("search", ["default", "beams", "penalty"])
+def test_strict_generation_of_other_families_is_that_of_transformers(name, search, copied):
+  compare(copied(name, generation_config=SEARCHES[search]))
+
+
 @pytest.mark.parametrize("name", ["bart", "t5", "gpt2"])
 @pytest.mark.parametrize("beams", [1, 3])
 def test_each_of_several_ends_ends_an_output(name, beams, copied):
@@ -162,6 +170,10 @@ CLASSES = {
   "bart": ("BartTokenizer", "BartTokenizerFast", dict(add_prefix_space=True)),
   "gpt2": ("GPT2Tokenizer", "GPT2TokenizerFast", dict(add_prefix_space=True)),
   "llama": ("LlamaTokenizer", "LlamaTokenizerFast", dict(add_prefix_space=False)),
+  "mistral": ("LlamaTokenizer", "LlamaTokenizerFast", dict(add_prefix_space=False)),
+  "gemma": ("GemmaTokenizer", "GemmaTokenizerFast", dict(add_prefix_space=True)),
+  "qwen2": ("Qwen2Tokenizer", "Qwen2TokenizerFast", {}),
+  "gpt_neox": ("GPTNeoXTokenizer", "GPTNeoXTokenizerFast", dict(add_prefix_space=True)),
   "t5": ("T5Tokenizer", "T5TokenizerFast", dict(add_prefix_space=False)),
   "pegasus": ("PegasusTokenizer", "PegasusTokenizerFast", {}),
   "mbart": ("MBartTokenizer", "MBartTokenizerFast", {}),

@@ -248,6 +248,8 @@ class Directory:
     if strict:
       section = generation.decoding(self.options, self.tokenizer.roles, self.model, strict)
       section["generation"] = "transformers"
+      if self.model["global_tokens"]:  # generate makes no token of an LED global by itself
+        common["global_attention"] = "none"
     else:
       generation.report_rule(self.path, section)
     if self.kind == "translation":

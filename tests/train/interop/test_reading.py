@@ -316,3 +316,8 @@ def test_a_decoder_may_have_other_sizes_than_its_encoder(copied):
   assert source.params["decoder/blocks/0/mlp/up/kernel"].shape == (8, 40)
   assert source.params["encoder/blocks/0/mlp/up/kernel"].shape == (8, 20)
   assert source.params["decoder/blocks/0/self_attention/query/kernel"].shape == (8, 4, 2)
+
+
+@pytest.mark.parametrize("strict, which", [(False, "first"), (True, "none")])
+def test_an_led_has_a_global_token_where_generate_has_none(strict, which):
+  assert open_fixture("led").task(strict=strict)["global_attention"] == which

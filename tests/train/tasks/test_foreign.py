@@ -103,6 +103,8 @@ def test_types_are_passed_where_they_are(typed):
   got = []
 
   class Model:
+    decoder = None
+
     def encode(self, source, segments, positions, **more):
       got.append(more)
       return source

@@ -14,7 +14,7 @@ import functools
 import jax.numpy as jnp
 from flax import nnx
 
-from model import layers, matmul
+from model import heads, layers, matmul
 from model.embeddings import attend, embedding_table
 
 
@@ -35,9 +35,13 @@ class EncoderDecoder(nnx.Module):
     output = functools.partial(layers.dense, cfg, cfg.table_dim, cfg.vocab_size, **options)
     self.output = None if cfg.tie_output else output()
     self.output_bias = nnx.Param(jnp.zeros(cfg.vocab_size)) if cfg.output_bias else None
+    transform = functools.partial(heads.MaskedLmHead, cfg, activation=cfg.output_transform)
+    self.output_transform = None if cfg.output_transform == "none" else transform(rngs=rngs)
 
   def logits(self, x_BTD):
     """Returns the logits [..., V], float32."""
+    if self.output_transform is not None:
+      x_BTD = self.output_transform(x_BTD)
     logits_BTV = attend(self.embedding, x_BTD) if self.output is None else self.output(x_BTD)
     logits_BTV = logits_BTV.astype(jnp.float32) * self.cfg.logits_scale
     if self.output_bias is not None:

@@ -82,6 +82,8 @@ class TransformerConfig(Settings):
   share_embeddings: bool = True  # one table for source and target
   tie_output: bool = True  # output matrix = the decoder's (encoder-only: the encoder's) table
   output_bias: bool = False
+  # none, or the activation of a dense layer with a norm between a decoder's states and its words
+  output_transform: str = "none"
   embed_scale: bool = True  # embeddings times sqrt(dim)
   logits_scale: float = 1.0
   logits_softcap: float | None = None  # cap * tanh(logits / cap) (Gemma 2); None: no cap
@@ -136,6 +138,8 @@ class TransformerConfig(Settings):
       )
     if self.decoder_layers and (self.token_types or self.table_dim != self.dim):
       raise ValueError("model.token_types and model.embedding_dim need model.decoder_layers=0")
+    if self.output_transform != "none" and not self.decoder_layers:
+      raise ValueError("model.output_transform is a decoder's: an encoder has a head for its words")
     if self.attention_dropout and not kernels.IMPLS[self.attention_impl].dropout:
       raise ValueError("model.attention_dropout needs model.attention_impl='einsum'")
     if any(getattr(self, name) is not None for name in DECODER.values()):
@@ -281,6 +285,7 @@ class LSTMConfig(Settings):
   norm_eps = 1e-5
   logits_scale = 1.0
   logits_softcap = None
+  output_transform = "none"
   embedding_dim = None
 
   def __post_init__(self):

@@ -27,6 +27,7 @@ KNOWN = dict(
   positions=POSITIONS,
   disentangled_terms=TERMS,
   convolution_activation=layers.ACTIVATIONS,
+  output_transform=("none", *layers.ACTIVATIONS),
   attention_impl=kernels.IMPLS,
   remat=layers.REMAT,
   dtype=DTYPES,

@@ -38,8 +38,8 @@ RULES = (
   (r"(^|/)output_bias$", P("tensor")),  # [V]
   (r"(relative|distance_states)/embedding$", P()),  # [buckets, H], [buckets, D]
   (r"(^|/)head/(dense|labels|projections/\d+)/(kernel|bias)$", P()),  # [D, D], [D, labels]
-  (r"convolution/dense/kernel$", P("fsdp", None)),  # [width * D, D]
-  (r"convolution/dense/bias$", P()),  # [D]
+  (r"(convolution|output_transform)/dense/kernel$", P("fsdp", None)),  # [width * D, D], [D, D]
+  (r"(convolution|output_transform)/dense/bias$", P()),  # [D]
   (r"^opt_state/.*ns_coeffs$", P()),  # muon's three numbers
   (r"^recent$", P()),  # losses
   (r"(scale|out/bias|down/bias|norm/bias|projection/bias)$", P()),

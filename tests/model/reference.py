@@ -10,7 +10,7 @@ from flax import nnx
 
 from train.common.trees import flatten
 
-ACTIVATIONS = {"relu": lambda x: np.maximum(x, 0)}
+ACTIVATIONS = {"relu": lambda x: np.maximum(x, 0), "tanh": np.tanh}
 
 
 class Reference:
@@ -29,6 +29,9 @@ class Reference:
   def decode(self, ids, memory=None):
     """Returns the logits [T, V]."""
     x = self._stack("decoder", self.weights["embedding/embedding"][ids], memory)
+    if (transform := self.cfg.output_transform) != "none":
+      x = ACTIVATIONS[transform](self._linear("output_transform/dense", x))
+      x = self._norm("output_transform/norm", x)
     logits = x @ self.weights["embedding/embedding"].T * self.cfg.logits_scale
     cap = self.cfg.logits_softcap
     return logits if cap is None else cap * np.tanh(logits / cap)

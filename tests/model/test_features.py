@@ -44,6 +44,7 @@ FEATURES = {
     rope_theta=100.0, **ROTARY,
   ),
   "capped": dict(attention_softcap=0.5, logits_softcap=2.0),
+  "a transform before logits": dict(output_transform="tanh"),
   "parallel": dict(parallel=True, encoder_layers=0, decoder_layers=3, **ROTARY),
   "a part turns": dict(rotary_dim=2, **ROTARY),
   "fairseq's sinusoids": dict(positions="sinusoidal_t2t", position_offset=2),
@@ -316,6 +317,8 @@ def test_a_config_with_a_feature_survives_its_file(name):
     (dict(global_blocks=2, window=3, positions="rotary"), "global_blocks"),
     (dict(attention_softcap=0.0), "attention_softcap"),
     (dict(logits_softcap=-1.0), "logits_softcap"),
+    (dict(output_transform="quick"), "output_transform"),
+    (dict(output_transform="gelu", decoder_layers=0), "output_transform"),
   ],
 )  # fmt: skip
 def test_features_that_exclude_one_another_are_named(wrong, message):

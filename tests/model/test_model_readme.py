@@ -23,6 +23,7 @@ CHOICES = dict(
   positions=settings.POSITIONS,
   disentangled_terms=settings.TERMS,
   convolution_activation=layers.ACTIVATIONS,
+  output_transform=settings.KNOWN["output_transform"],
   attention_impl=kernels.IMPLS,
   remat=layers.REMAT,
   dtype=settings.DTYPES,

@@ -37,6 +37,7 @@ ADDED_TO = {  # the same settings in the section of each task
     rope_high_turns=4.0,
     rotary_dim=None,
     logits_softcap=None,
+    output_transform="none",
     attention_softcap=None,
     global_projections=False,
     global_blocks=None,

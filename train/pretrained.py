@@ -28,8 +28,8 @@ HEAD = ("^head/", "^output_bias")
 SIZES = ("dim", "mlp_dim", "num_heads", "head_dim", "embedding_dim", "vocab_size")
 SIZES += ("encoder_layers", "decoder_layers", "decoder_heads", "decoder_head_dim")
 SIZES += ("decoder_mlp_dim",)
-NO_WORDS = dict(output_bias=False, tie_output=True)
-NO_DECODER = dict(decoder_layers=0, **NO_WORDS)
+OUTPUT = "^output(_transform)?/"
+NO_WORDS = dict(output_bias=False, tie_output=True, output_transform="none")
 
 
 class Pretrained(Protocol):
@@ -190,13 +190,13 @@ def resolve(config: Mapping) -> dict:
   task["tokenizer"] = dict(name="file", path=origin.tokenizer_path)
   model, start = origin.model | changes, dict(which="latest", skip=HEAD)
   if either:  # a head on the states of the whole model
-    model, start["skip"] = origin.model | NO_WORDS | changes, (*HEAD, "^output/")
+    model, start["skip"] = _without_words(origin.model) | changes, (*HEAD, OUTPUT)
     if origin.directory:
       task |= origin.directory.head_settings(task)
   body = "body" if origin.directory else "latest"
   if inherit == "encoder":
-    model = origin.model | NO_DECODER | changes
-    start = dict(which=body, skip=(*HEAD, "^decoder/", "^output/"))
+    model = _without_words(origin.model) | dict(decoder_layers=0) | changes
+    start = dict(which=body, skip=(*HEAD, "^decoder/", OUTPUT))
     if origin.directory:
       directory = open(origin.name, body=True).directory
       if not origin.model["decoder_layers"]:
@@ -208,13 +208,18 @@ def resolve(config: Mapping) -> dict:
     if "head_activation" in task:
       task["head_activation"] = _mlm_activation(origin)
   elif inherit == "pretraining":
-    start = dict(which=body, skip=(*HEAD, "^output/"))
+    start = dict(which=body, skip=(*HEAD, OUTPUT))
   if origin.directory and model["global_tokens"] and task["name"] in tasks.TASKS:
     which = origin.directory.family.globals_for(tasks.TASKS[task["name"]].hf_kind)
     task |= dict(global_attention=which, pack=False)
     if which == "question":
       model = model | dict(global_tokens=question_tokens(model["max_len"])) | changes
   return dict(config) | dict(model=model, task=task, init_from=start | config["init_from"])
+
+
+def _without_words(model: Mapping) -> dict:
+  """Returns the section `model` without the layers that predict words alone; an LSTM has fewer."""
+  return model | {name: value for name, value in NO_WORDS.items() if name in model}
 
 
 def _mlm_activation(origin: Pretrained) -> str:

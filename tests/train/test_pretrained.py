@@ -9,7 +9,7 @@ from train import pretrained
 from train.common.errors import UserError
 from train.data.tokenizer import Tokenizer
 from train.data.tokenizer_training import train_tokenizer
-from train.pretrained import HEAD
+from train.pretrained import HEAD, OUTPUT
 from train.record import config as configs
 from train.record import workdir
 
@@ -58,10 +58,10 @@ def resolve(name, task, inherit, changes=(), **start):
   return pretrained.resolve(config)
 
 
-NO_WORDS = dict(output_bias=False, tie_output=True)
+NO_WORDS = dict(output_bias=False, tie_output=True, output_transform="none")
 ENCODER = dict(decoder_layers=0, **NO_WORDS)
-NO_DECODER = (*HEAD, "^decoder/", "^output/")
-NO_HEAD = (*HEAD, "^output/")
+NO_DECODER = (*HEAD, "^decoder/", OUTPUT)
+NO_HEAD = (*HEAD, OUTPUT)
 MLM = dict(output_bias=True, decoder_layers=0)  # the changes of configs/mlm.py
 
 

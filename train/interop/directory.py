@@ -16,6 +16,7 @@ from model.transformer import Transformer
 from train.common.errors import UserError, choose
 from train.data.tokenizer import Tokenizer
 from train.interop import (
+  bert2bert_families,
   bert_variant_families,
   deberta_families,
   decoder_families,
@@ -50,6 +51,7 @@ MODULES = (
   encoder_decoder_families,
   multilingual_families,
   t5gemma_families,
+  bert2bert_families,
   long_families,
 )
 FAMILIES = {family.model_type: family for module in MODULES for family in module.FAMILIES}
@@ -101,7 +103,7 @@ class Directory:
   @functools.cached_property
   def tokenizer(self) -> Tokenizer:
     """Returns the tokenizer, with the roles of its special tokens."""
-    tokenizer = tokenizers_in.read(self.path, self.config, self.options)
+    tokenizer = tokenizers_in.read(self.path, self.family.flat(self.config), self.options)
     if not self.family.starts_with_last or self.kind not in ("classification", "qa"):
       return tokenizer
     roles = dataclasses.replace(tokenizer.roles, start=tokenizer.roles.behind[-1])
@@ -115,7 +117,7 @@ class Directory:
     if self.kind not in ("mlm", "translation"):  # the others have no head with this bias
       model["output_bias"] = False
     if self.kind not in ("mlm", "translation", "causal"):
-      model["tie_output"] = True
+      model |= dict(tie_output=True, output_transform="none")
     return model
 
   @functools.cached_property
@@ -287,7 +289,7 @@ class Directory:
   @functools.cached_property
   def options(self) -> generation.Options:
     """Returns the options of generation."""
-    return generation.read(self.path, self.config)
+    return generation.read(self.path, self.family.flat(self.config))
 
   @functools.cached_property
   def generation(self) -> dict:

@@ -48,6 +48,8 @@ class Row(NamedTuple):
   # weight is zeros.
   switch: tuple[str, bool] | None = None
   by_head: bool = False
+  # A table whose first row is added to each row of the tensor; it is written as zeros.
+  plus: str = ""
 
 
 class Setting(NamedTuple):
@@ -73,12 +75,14 @@ class Family:
   fixed: Mapping[str, Any]  # their field -> the only value that has a counterpart here
   rows: tuple[Row, ...]
   heads: Mapping[str, tuple[Row, ...]]
-  # Our setting -> rows that replace some of `rows` where it is on, as in gated layers.
+  # Our setting -> rows that replace some of `rows` and `heads` where it is on, as in gated layers.
   rows_with: Mapping[str, tuple[Row, ...]] = dataclasses.field(default_factory=dict)
   bare: tuple[str, ...] = ("body",)  # kinds of models whose tensors are without the prefix
   # For fields that no table can express: (config.json, tensors) -> our fields; ours -> theirs.
   read: Callable[[Mapping, Any], dict] = lambda config, tensors: {}
   write: Callable[[Mapping], dict] = lambda model: {}
+  # config.json with the fields, of its sections too, that tokenizers and generation are read by
+  flat: Callable[[Mapping], Mapping] = lambda config: config
   ignored: tuple[str, ...] = ()  # their fields that change no output
   copies: Mapping[str, str] = dataclasses.field(default_factory=dict)  # tensor -> its original
   computed: str = r"^$"  # pattern of the tensors that are computed, not learned (and BUFFERS)
@@ -111,7 +115,7 @@ class Family:
     """Returns the rows of a model (fields of TransformerConfig) for `kind` by the paths of our
     weights."""
     chosen = (rows for setting, rows in self.rows_with.items() if model[setting])
-    rows = itertools.chain(self.rows, *chosen, self.heads.get(kind, ()))
+    rows = itertools.chain(self.rows, self.heads.get(kind, ()), *chosen)
     return {row.ours: row for row in rows}
 
   def globals_for(self, kind: str) -> str:

@@ -44,7 +44,9 @@ def fold(params: Mapping, before: Mapping, after: Mapping, words: bool) -> dict:
 def _before_logits(cfg: TransformerConfig) -> tuple[str, str]:
   """Returns the paths of the norm whose output the logits are computed from."""
   path = "head/norm"
-  if cfg.decoder_layers:
+  if cfg.output_transform != "none":
+    path = "output_transform/norm"
+  elif cfg.decoder_layers:
     last = f"decoder/blocks/{cfg.decoder_layers - 1}/mlp_norm"
     path = "decoder/norm" if cfg.norm_position == "pre" else last
   return f"{path}/scale", f"{path}/bias"

@@ -68,8 +68,7 @@ FRAMINGS = {
   "opt": Framing(dict(bos="</s>", eos="</s>", pad="<pad>"), **_BOS),
   "gpt_neox": _GPT2,
   "t5gemma": _T5GEMMA,
-  "t5": _T5,
-  **dict.fromkeys(("mt5", "umt5", "longt5"), _T5),
+  **dict.fromkeys(("t5", "mt5", "umt5", "longt5"), _T5),
   "bart": Framing(_S, ("bos",), ("eos", "eos"), ("bos",), ("bos",), start="eos"),
   "mbart": Framing(_S, between=(), start="eos", languages=r"[a-z]{2}_[A-Z]{2}", usual=("en_XX",)),
   "m2m_100": Framing(
@@ -84,8 +83,7 @@ FRAMINGS = {
 }
 # These call the end of a text sep_token.
 _SEP = ("bert", "distilbert", "electra", "albert", "modernbert", "deberta-v2", "roberta")
-_SEP += ("longformer",)
-_SEP += ("xlm-roberta", "camembert", "mpnet")
+_SEP += ("longformer", "xlm-roberta", "camembert", "mpnet")
 
 
 def read(
@@ -99,6 +97,9 @@ def read(
   """
   kind = config.get("model_type")
   framing = choose(FRAMINGS, kind, f"model_type in {folder / 'config.json'}")
+  if config.get("is_encoder_decoder") and kind in _SEP:  # two encoders, of which one is a decoder
+    frame = dict(source_first=framing.first, target_first=framing.first)
+    framing = dataclasses.replace(framing, **frame, types=None)
   settings = files.settings(folder)
   options = options or generation.read(folder, config)
   with as_user_error(f"{folder}: the vocabulary cannot be used"):
@@ -262,7 +263,9 @@ def _as_processed(inner, roles: Roles, config) -> Roles:
   between = tuple(rest[:ends]) if reads_pairs else roles.between
   roles = dataclasses.replace(roles, between=between, closed=bool(last))
   if config.get("is_encoder_decoder"):
-    return dataclasses.replace(roles, source_first=first, source_last=last[1:])
+    learned = first if roles.target_first and not roles.force else roles.target_first
+    frame = dict(source_first=first, source_last=last[1:], target_first=learned)
+    return dataclasses.replace(roles, **frame)
   return dataclasses.replace(roles, first=first, types=roles.types and 1 in pair.type_ids)
 
 

@@ -111,7 +111,8 @@ def check_sizes(tensors: Tensors, family: Family, model: Mapping, where) -> None
   be called before the model is built. `read` names tensors that misfit a model of reasonable
   size."""
   for side in ("encoder", "decoder"):
-    names = [row.theirs for row in family.rows if row.ours.startswith(f"{side}/blocks/")]
+    rows = family.rows_of("body", model).values()
+    names = [row.theirs for row in rows if row.ours.startswith(f"{side}/blocks/")]
     layer = re.compile("|".join(re.escape(name).replace(r"\{\}", r"(\d{1,9})") for name in names))
     matches = [match for match in map(layer.search, tensors.shapes) if match and names]
     there = len({match[match.lastindex] for match in matches})
@@ -152,6 +153,8 @@ class Weight:
   def __array__(self, dtype=None, copy=None):
     del copy
     weight = to_ours(self.tensors[self.name], self.row, self.shape)
+    if self.row.plus:
+      weight = weight + self.tensors[self.row.plus][0]
     return (weight if self.factor == 1 else weight * self.factor).astype(dtype or np.float32)
 
 
@@ -229,8 +232,13 @@ def read(
       wrong.append(f"{name} has shape {there}, by config.json {shape} in all")
     else:
       ours[path] = Weight(tensors, name, row, shape, family.factor(config, path))
+    if row.plus:
+      used.add(row.plus)
+      if tensors.shapes.get(row.plus, ())[1:] != shape[1:]:
+        wrong.append(f"{row.plus} has shape {tensors.shapes.get(row.plus)}, and {name} {there}")
   unused = []
-  of_heads = {row.theirs for rows in family.heads.values() for row in rows if not row.body}
+  groups = *family.heads.values(), *family.rows_with.values()
+  of_heads = {row.theirs for rows in groups for row in rows if not row.body}
   of_heads |= family.copies.keys()
   for name in sorted(tensors.shapes.keys() - used):
     if re.search(family.computed, name) or re.search(BUFFERS, name):

@@ -162,6 +162,7 @@ def canonical(model: Mapping, kind: str) -> dict:
     share_embeddings=bool(cfg.encoder_layers and cfg.decoder_layers),
     tie_output=kind in WORDS,
     output_bias=False,
+    output_transform=kind in WORDS,
     logits_scale=kind in WORDS,
   )
   return settings | {field: None for field, matters in used.items() if not matters}
@@ -263,7 +264,7 @@ def write(folder: pathlib.Path, fit: Fit, kind: str, params: Mapping, more: Mapp
   (folder / "config.json").write_text(text + "\n", encoding="utf-8")
   needed = _shapes(fit.model)
   params = folding.fold(params, fit.source, fit.model, kind in WORDS)
-  if any(row.ours == "output_bias" for row in fit.family.heads.get(kind, ())):
+  if "output_bias" in fit.family.rows_of(kind, fit.model):
     needed["output_bias"] = (fit.model["vocab_size"],)
   else:
     needed.pop("output_bias", None)

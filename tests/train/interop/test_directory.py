@@ -69,7 +69,8 @@ def test_generations_are_equal_token_for_token(name, search):
   settings = task.settings(**SEARCHES[search], max_len_extra=24)
   batch = dict(source=ids * mask, source_segments=mask, row=np.arange(len(ids)))
   batch["source_positions"] = np.tile(np.arange(ids.shape[1]), (len(ids), 1))
-  model, first = build(source), task.tokenizer.roles.target_first
+  model, roles = build(source), task.tokenizer.roles
+  first = roles.target_first if roles.force else ()
   predictions = jax.jit(lambda batch: task.predict(model, batch, settings))(batch)
   best = predictions["tokens"][:, 0], predictions["lengths"][:, 0]
   for row, tokens, length in zip(references[search], *best):

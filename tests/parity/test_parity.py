@@ -52,7 +52,7 @@ def inputs(model, rows=3, length=9):
     batch["token_type_ids"] = np.minimum(np.arange(length) // 5, 1)[None].repeat(rows, 0)
   if config.model_type == "led":
     batch["global_attention_mask"] = (np.arange(length)[None] < 1).repeat(rows, 0).astype(int)
-  if config.is_encoder_decoder and kind.endswith(("Generation", "MTModel")):
+  if config.is_encoder_decoder and kind.endswith(("Generation", "MTModel", "EncoderDecoderModel")):
     batch["decoder_input_ids"] = rng.integers(5, config.vocab_size - 2, (rows, 7))
   return batch
 
@@ -184,7 +184,16 @@ def test_a_real_tokenizer_gives_the_ids_that_transformers_gives():
 
 
 @pytest.mark.parametrize(
-  "name", ["t5gemma/windows", "gemma3/layer_types", "gpt_neox/pct=0.5", "mistral/base", "opt/post"]
+  "name",
+  [
+    "t5gemma/windows",
+    "gemma3/layer_types",
+    "gpt_neox/pct=0.5",
+    "mistral/base",
+    "opt/post",
+    "bert2bert/layers=3+1",
+    "roberta2roberta/untied",
+  ],
 )
 def test_a_variation_generates_what_transformers_generates(name, tmp_path):
   """Greedily and by our cache, 12 tokens of random weights, which seldom end of themselves."""

@@ -21,7 +21,7 @@ sys.path.insert(0, str(FIXTURES))
 TEXTS = ["The lazy fox jumps.", "Is it the 3rd?", "He reads!"]
 WRITERS = ("bart", "t5", "mt5", "marian", "pegasus", "mbart", "gpt2", "llama")
 OTHER_WRITERS = ("umt5", "longt5", "led", "t5gemma", "mistral", "qwen2", "qwen3", "gemma", "gemma2")
-OTHER_WRITERS += ("gemma3", "opt", "gpt_neox")
+OTHER_WRITERS += ("gemma3", "opt", "gpt_neox", "bert2bert", "roberta2roberta")
 
 
 @pytest.fixture
@@ -136,6 +136,19 @@ def test_generation_config_wins_over_config(name, copied):
   others = dict(eos_token_id=6, decoder_start_token_id=8, forced_bos_token_id=12, num_beams=3)
   generation = changes | dict(max_new_tokens=12)
   compare(copied(name, generation_config=generation, config=others))
+
+
+def test_options_may_stand_in_a_decoders_section(copied):
+  folder = copied("bert2bert")
+  (folder / "generation_config.json").unlink()
+  path = folder / "config.json"
+  config = json.loads(path.read_text()) | dict(eos_token_id=None, num_beams=2)
+  options = dict(eos_token_id=3, max_length=12, no_repeat_ngram_size=2, num_beams=3)
+  config["decoder"] |= options
+  path.write_text(json.dumps(config))
+  read = directory.Directory(folder).generation
+  assert (read["beam"], read["max_len_extra"], read["no_repeat_ngram"]) == (2, 11, 2)
+  compare(folder)
 
 
 SIZES = dict(decoder_attention_heads=4, decoder_ffn_dim=12, encoder_ffn_dim=20)

@@ -27,25 +27,27 @@ _BY_OFFSET = {0: BERT, 2: ROBERTA}  # model.position_offset -> the family of bot
 _TYPES = dict(bert=2, roberta=1)  # rows of each table of token types that is written
 
 
-def _part(section, side: str) -> Family:
-  """Returns the family of a section, whose decoder is a causal one."""
-  part = choose(_PARTS, section.get("model_type"), f"{side}.model_type")
-  fixed = part.fixed | (_CAUSAL if side == "decoder" else {})
-  return dataclasses.replace(part, fixed=fixed)
+def _part(config) -> Family:
+  """Returns the family of both halves."""
+  kinds = [(config.get(side) or {}).get("model_type") for side in SIDES]
+  for side, kind in zip(SIDES, kinds):
+    choose(_PARTS, kind, f"{side}.model_type")
+  if kinds[0] != kinds[1]:
+    raise UserError(
+      f"encoder.model_type is {kinds[0]!r} and decoder.model_type is {kinds[1]!r}; here both are"
+      " of one family"
+    )
+  return _PARTS[kinds[0]]
 
 
 def _read(config, tensors) -> dict:
-  halves = {}
-  for side in SIDES:
-    given = config.get(side) or {}
-    json_files.check(given, side, FIELDS)
-    given = dict.fromkeys(_CAUSAL, False) | given  # transformers' defaults
-    halves[side] = settings(given, _part(given, side), tensors, side)
+  part, halves = _part(config), {}
+  for side, fixed in zip(SIDES, ({}, _CAUSAL)):
+    json_files.check(config[side], side, FIELDS)
+    given = dict.fromkeys(_CAUSAL, False) | config[side]  # transformers' defaults
+    family = dataclasses.replace(part, fixed=part.fixed | fixed)
+    halves[side] = settings(given, family, tensors, side)
   encoder, decoder = halves["encoder"], halves["decoder"]
-  kinds = [config[side]["model_type"] for side in SIDES]
-  if kinds[0] != kinds[1]:
-    raise UserError(f"encoder.model_type is {kinds[0]!r} and decoder.model_type is {kinds[1]!r}")
-  part = _PARTS[kinds[1]]
   theirs = {setting.ours: setting.theirs[0] for setting in part.settings}
   for name in sorted(theirs.keys() - {*_OWN, *_APART}):
     if encoder[name] != decoder[name]:
@@ -79,7 +81,7 @@ def _write(model) -> dict:
   encoder = model | dict(tie_output=True)
   sections = dict(encoder=_section(part, encoder), decoder=_section(part, decoder) | _CAUSAL)
   padding = {name: x for name, x in part.fixed.items() if name == "pad_token_id"}
-  return sections | padding
+  return sections | padding | dict(vocab_size=cfg.vocab_size)
 
 
 def _section(part: Family, model) -> dict:

@@ -98,7 +98,7 @@ def _names(tokenizer: Tokenizer, kind: str) -> dict:
   start = roles.first[0] if roles.first else roles.start
   start = None if start == roles.pad != roles.eos else start  # T5's decoders start with padding
   ids = dict(bos=start, eos=roles.eos, pad=roles.pad, unk=roles.unk, mask=roles.mask)
-  if kind == "encoder" and roles.first:
+  if kind != "decoder" and roles.first:
     ids |= dict(cls=roles.first[0], sep=roles.eos)
   names = {f"{role}_token": by_id[i] for role, i in ids.items() if i in by_id}
   more = [name for name in tokenizer.specials if name not in names.values()]

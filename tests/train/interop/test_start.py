@@ -62,6 +62,9 @@ SHORT = {"task.source_len": 32, "schedule.peak": 0.0}  # the tiny models have 40
       {"task.length": 16, "task.target_len": 16, "task.rate": 0.15},
     ),
     pytest.param("marian", "multi30k.py:small,data={folder}", {"task.target_len": 32}, marks=SLOW),
+    pytest.param(
+      "bert2bert", "multi30k.py:small,data={folder}", {"task.target_len": 16}, marks=SLOW
+    ),
   ],
 )
 def test_a_run_begins_with_the_directorys_weights(name, text, changes, corpus, tmp_path):

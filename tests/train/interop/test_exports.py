@@ -51,9 +51,8 @@ def test_values_have_the_types_of_the_familys_dataclass(family):
   fit = writing.fit(FAMILIES[family], SIZES | changes, kind, head_of(kind))
   assert not fit.lacks
   assert not problems(fit.config)
-  assert problems(
-    fit.config | {"initializer_range": 1, "hidden_act": 1, "init_std": "x", "d_model": None}
-  )
+  wrong = dict(initializer_range=1, hidden_act=1, init_std="x", d_model=None, vocab_size="x")
+  assert problems(fit.config | wrong)
 
 
 @pytest.mark.parametrize(

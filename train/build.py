@@ -127,5 +127,5 @@ def _fit(config: TransformerConfig, task, platform) -> TransformerConfig:
       "model.global_tokens is %d: of a longer question, the tokens behind those are local, as the"
       " text's are (task.source_len is %d)"
     )
-    logging.log_first_n(logging.WARNING, message, 1, config.global_tokens, task.source_len)
+    logging.warning(message, config.global_tokens, task.source_len)
   return config

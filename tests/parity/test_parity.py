@@ -41,9 +41,7 @@ def inputs(model, rows=3, length=9):
   windowed = getattr(config, "sliding_window", None) and config.model_type != "modernbert"
   if config.pad_token_id is not None and not windowed and config.model_type != "t5gemma":
     ids[-1, length - 3 :], mask[-1, length - 3 :] = pad, 0
-  if config.is_encoder_decoder and (
-    "Classification" in kind or "Answering" in kind
-  ):  # a decoder's state of eos gets the labels
+  if "Classification" in kind or "Answering" in kind:  # a decoder's state of eos gets the labels
     ids[np.arange(rows), mask.sum(1) - 1] = config.eos_token_id or 5
   if kind == "LongformerForQuestionAnswering":
     ids[:, [4, 5]] = config.sep_token_id

@@ -84,7 +84,8 @@ def lacking(model: Mapping, kind: str) -> list[str]:
 
 
 def _neutral(cfg: TransformerConfig, field: str):
-  return cfg.dim if field == "embedding_dim" else None
+  """Returns the value of a field that says the same as its default."""
+  return dict(embedding_dim=cfg.dim, mlp_bias=cfg.bias, qkv_bias=cfg.bias).get(field)
 
 
 def write(

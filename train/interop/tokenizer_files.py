@@ -30,7 +30,8 @@ SETTINGS |= dict(added_tokens_decoder=dict[str, dict], language_codes=str, legac
 SETTINGS |= dict(additional_special_tokens=list[str])
 # The classes that take tokenizer.json as it is.
 GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
-PREFIXED = ("gpt2", "roberta", "bart", "led", "longformer")  # may put a blank in front of a text
+# They may put a blank in front of a text.
+PREFIXED = ("gpt2", "roberta", "bart", "led", "longformer", "opt", "gpt_neox")
 GEMMAS = ("gemma", "gemma2", "gemma3_text", "t5gemma")
 METASPACE = dict(type="Metaspace", replacement=BLANK, split=False)  # of Llama
 ADDED = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word", "special"), bool)

@@ -153,7 +153,7 @@ class Objective:
 
   def global_mask(self, batch):
     """Returns 1 for the tokens [B, S] that `global_attention` admits, None for all."""
-    return states.global_mask(self.global_attention, batch["source"], self.tokenizer.roles.eos)
+    return states.global_mask(self.global_attention, batch["source"], self.tokenizer)
 
   def items(self, split: str) -> Items:
     """Returns the split as the items that batches are made of."""

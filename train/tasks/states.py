@@ -9,12 +9,12 @@ from model import layers
 GLOBALS = ("first", "question", "none")
 
 
-def global_mask(which: str, source_BS, eos: int):
+def global_mask(which: str, source_BS, tokenizer):
   """Returns 1 for the tokens [B, S] that `which`, one of GLOBALS, admits; None for all."""
   if which == "none":
     return jnp.zeros_like(source_BS)
   if which == "question":
-    return (jnp.cumsum(source_BS == eos, axis=1) == 0).astype(jnp.int32)
+    return (jnp.cumsum(source_BS == tokenizer.roles.eos, axis=1) == 0).astype(jnp.int32)
   return None
 
 

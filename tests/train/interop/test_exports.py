@@ -19,7 +19,7 @@ from flax import nnx
 from model.config import TransformerConfig
 from model.transformer import Transformer
 from tests.helpers import FIXTURES, load_config
-from tests.train.interop.helpers import SHAPES, SIZES, T5, TRAINED, head_of
+from tests.train.interop.helpers import LLAMA, SHAPES, SIZES, T5, TRAINED, head_of
 from train import export, export_check, inference
 from train.common.errors import UserError
 from train.common.trees import flatten
@@ -51,9 +51,8 @@ def test_values_have_the_types_of_the_familys_dataclass(family):
   fit = writing.fit(FAMILIES[family], SIZES | changes, kind, head_of(kind))
   assert not fit.lacks
   assert not problems(fit.config)
-  assert problems(
-    fit.config | {"initializer_range": 1, "hidden_act": 1, "init_std": "x", "d_model": None}
-  )
+  wrong = dict(initializer_range=1, hidden_act=1, init_std="x", d_model=None, vocab_size="x")
+  assert problems(fit.config | wrong)
 
 
 @pytest.mark.parametrize(
@@ -126,11 +125,18 @@ def test_a_t5_with_our_scales_is_a_t5():
     (dict(positions="rotary", rope_theta=(1e4, 1e6)), "translation", "model.rope_theta=(10000.0"),
     (dict(decoder_layers=0, embedding_dim=4), "body", "model.embedding_dim=4"),
     (dict(encoder_layers=0), "translation", "prefix"),
+    (LLAMA | dict(qkv_bias=True), "causal", "model.qkv_bias=True"),
+    (LLAMA | dict(rope_scale=2.0), "causal", "model.rope_scale=2.0"),
   ],
 )
 def test_what_ctranslate2_lacks_is_named(changes, kind, name):
   with pytest.raises(UserError, match=re.escape(name)):
     ctranslate2.check(SIZES | changes, kind)
+
+
+@pytest.mark.parametrize("changes", [{}, dict(qkv_bias=False, mlp_bias=False)])
+def test_biases_that_are_nowhere_are_none(changes):
+  ctranslate2.check(SIZES | LLAMA | changes, "causal")
 
 
 def test_ctranslate2_serves_what_no_family_of_transformers_has():

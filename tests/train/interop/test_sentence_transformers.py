@@ -34,7 +34,11 @@ def folder(tmp_path):
   return tmp_path / "model"
 
 
-@pytest.mark.parametrize("case", CASES)
+QUICK = ("last token, two layers", "cut")
+SLOW = [pytest.param(case, marks=pytest.mark.slow) for case in CASES if case not in QUICK]
+
+
+@pytest.mark.parametrize("case", [*QUICK, *SLOW])
 def test_vectors_are_those_of_the_modules(case, folder, tmp_path):
   options = CASES[case]
   weights = sentences.write(folder, **options)

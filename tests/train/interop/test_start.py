@@ -19,7 +19,7 @@ SHORT = {"task.source_len": 32, "schedule.peak": 0.0}  # the tiny models have 40
 @pytest.mark.parametrize(
   "name, text, changes",
   [
-    ("bert", "classify.py:small,data={folder}", {}),
+    pytest.param("bert", "classify.py:small,data={folder}", {}, marks=SLOW),
     pytest.param("bert_mlm", "classify.py:small,data={folder}", {}, marks=SLOW),
     pytest.param("bert_qa", "classify.py:small,data={folder}", {}, marks=SLOW),
     pytest.param("electra_classification", "classify.py:small,data={folder}", {}, marks=SLOW),
@@ -37,7 +37,7 @@ SHORT = {"task.source_len": 32, "schedule.peak": 0.0}  # the tiny models have 40
     pytest.param("bart", "text2text.py:small,data={folder}", {"task.target_len": 8}, marks=SLOW),
     pytest.param("bert_mlm", "mlm.py:small,data={folder}/prose", {}, marks=SLOW),
     pytest.param("bert", "mlm.py:small,data={folder}/prose", {}, marks=SLOW),
-    ("gpt2", "classify.py:small,data={folder}", {}),
+    pytest.param("gpt2", "classify.py:small,data={folder}", {}, marks=SLOW),
     pytest.param(
       "llama", "tag.py:small,suffix=.conll,data={folder}", {"task.stride": 16}, marks=SLOW
     ),
@@ -48,7 +48,7 @@ SHORT = {"task.source_len": 32, "schedule.peak": 0.0}  # the tiny models have 40
     ),
     pytest.param("modernbert_mlm", "mlm.py:small,data={folder}/prose", {}, marks=SLOW),
     pytest.param("albert_mlm", "classify.py:small,data={folder}", {}, marks=SLOW),
-    ("deberta_v2_classification", "glue.py:small,name=rte", {}),
+    pytest.param("deberta_v2_classification", "glue.py:small,name=rte", {}, marks=SLOW),
     pytest.param(
       "mpnet",
       "choice.py:small,data={folder}",

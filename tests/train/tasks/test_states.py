@@ -42,7 +42,9 @@ def test_a_decoder_behind_an_encoder_reads_the_shifted_source():
   np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("depths", [(1, 1), (1, 0), (0, 1)])
+@pytest.mark.parametrize(
+  "depths", [(1, 1), *(pytest.param(x, marks=pytest.mark.slow) for x in ((1, 0), (0, 1)))]
+)
 def test_texts_in_one_row_have_the_states_that_they_have_alone(depths):
   model = build(**dict(zip(("encoder_layers", "decoder_layers"), depths)))
   texts = [5, 6, 7, 2], [8, 2], [9, 4, 2]
@@ -67,6 +69,7 @@ def test_a_decoders_first_state_gets_no_class(corpus, tmp_path):
     train_config(text, corpus, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_classifier_learns_and_predicts_by_decoders_states(corpus, tmp_path):
   params = train_config("classify.py:small,states=decoder,data={folder}", corpus, tmp_path / "run")
   assert {"head/dense/kernel", "head/labels/kernel"} <= params.keys()

@@ -1,5 +1,7 @@
 """Opens tiny models of Hugging Face's families (tests/fixtures) and computes their outputs."""
 
+import json
+import re
 from types import SimpleNamespace
 
 import jax
@@ -15,6 +17,7 @@ from train.tasks.states import label_states
 
 CHOICES = 2  # of a text, in the fixtures
 TRAINED = FIXTURES / "trained"  # runs that answer nearly all inputs right
+TYPES = json.loads((FIXTURES / "config_types.json").read_text())
 NAMES = sorted(path.parent.name for path in FIXTURES.glob("*/config.json"))
 
 SIZES = dict(vocab_size=20, dim=8, num_heads=2, mlp_dim=12, max_len=16)
@@ -71,6 +74,21 @@ SHAPES = {  # model_type -> settings that differ from SIZES, and the kind
                             attention_softcap=2, window=(5, None), decoder_window=(4, None)),
               "translation"),
 }  # fmt: skip
+
+
+def problems(config):
+  """Returns the fields of a config.json whose values transformers' strict dataclass refuses."""
+  wrong = []
+  for name, value in config.items():
+    kind, least, most = (*TYPES[config["model_type"]].get(name, ["object"]), None, None)[:3]
+    if kind == "object":
+      continue
+    names = re.findall(r"bool|int|float|str|list|dict|None", re.sub(r"\[.*?\]", "", kind))
+    names += ["str"] * kind.startswith("Literal")
+    inside = least is None or least <= value <= most
+    if type(value).__name__.replace("NoneType", "None") not in names or not inside:
+      wrong.append(f"{name}={value!r}: {kind}")
+  return wrong
 
 
 def head_of(kind, activation="gelu"):

@@ -8,8 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tests.helpers import FIXTURES, train_config
-from tests.train.interop.helpers import SIZES, head_of, open_fixture
-from tests.train.interop.test_exports import TYPES, problems
+from tests.train.interop.helpers import SIZES, TYPES, head_of, open_fixture, problems
 from train import export, predict
 from train.common.errors import UserError
 from train.interop import ctranslate2, directory, writing

@@ -19,30 +19,13 @@ from flax import nnx
 from model.config import TransformerConfig
 from model.transformer import Transformer
 from tests.helpers import FIXTURES, load_config
-from tests.train.interop.helpers import LLAMA, SHAPES, SIZES, T5, TRAINED, head_of
+from tests.train.interop.helpers import LLAMA, SHAPES, SIZES, T5, TRAINED, head_of, problems
 from train import export, export_check, inference
 from train.common.errors import UserError
 from train.common.trees import flatten
 from train.interop import card, ctranslate2, folding, generation_out, settings, writing
 from train.interop.directory import FAMILIES, Directory
 from train.tasks.seq2seq import Decoding
-
-TYPES = json.loads((FIXTURES / "config_types.json").read_text())
-
-
-def problems(config):
-  """Returns the fields of a config.json whose values transformers' strict dataclass refuses."""
-  wrong = []
-  for name, value in config.items():
-    kind, least, most = (*TYPES[config["model_type"]].get(name, ["object"]), None, None)[:3]
-    if kind == "object":
-      continue
-    names = re.findall(r"bool|int|float|str|list|dict|None", re.sub(r"\[.*?\]", "", kind))
-    names += ["str"] * kind.startswith("Literal")
-    inside = least is None or least <= value <= most
-    if type(value).__name__.replace("NoneType", "None") not in names or not inside:
-      wrong.append(f"{name}={value!r}: {kind}")
-  return wrong
 
 
 @pytest.mark.parametrize("family", SHAPES)

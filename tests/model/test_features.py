@@ -181,7 +181,7 @@ def test_of_the_first_tokens_those_are_global_that_a_mask_names():
 
 
 OVER_DEVICES = ("patterns", "a table for each layer", "disentangled in chunks")
-OVER_DEVICES += ("global projections", "global blocks in chunks")
+OVER_DEVICES += ("global projections", "global blocks in chunks", "a transform before logits")
 OVER_DEVICES = [pytest.param(name, marks=pytest.mark.slow) for name in OVER_DEVICES]
 
 

@@ -17,9 +17,9 @@ from train.interop.settings import FIELDS, settings
 SIDES = ("encoder", "decoder")
 _PARTS = {part.model_type: part for part in (BERT, ROBERTA)}
 _CAUSAL = dict(is_decoder=True, add_cross_attention=True)
-# A section's fields in which the halves may differ -> the decoder's own.
+# Fields in which the halves may differ -> the decoder's own.
 _OWN = dict(num_heads="decoder_heads", mlp_dim="decoder_mlp_dim", max_len="decoder_max_len")
-# Fields that count in one half, or that a half reads the first row of.
+# Depths; the decoder's tying of its words; token types, of which positions take in the first.
 _APART = ("encoder_layers", "tie_output", "token_types")
 # Fields that change no output, of which the encoder's count.
 _TRAINING = ("attention_dropout", "dropout", "init_std")

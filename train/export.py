@@ -116,6 +116,8 @@ def as_hf(
     if facts.decoding:
       content = generation_out.for_transformers(facts.decoding, ids, tokenizer.roles)
       _write_json(folder / "generation_config.json", content)
+    if fit.model["global_tokens"] and fit.model["decoder_layers"]:
+      source.notes.append("The first token is global: pass a global_attention_mask with a 1 there.")
     if zeros:
       source.notes.append(f"Weights that the run lacks are zeros: {', '.join(zeros)}.")
     family = f"{fit.family.model_type} ({fit.config['architectures'][0]})"

@@ -84,8 +84,9 @@ def inputs(task) -> list[Mapping]:
   if not examples:
     texts = [" ".join(words) for words in itertools.permutations(WORDS, 2)]
     values = itertools.cycle(texts + list(WORDS))
+    columns = [key for key in task.columns if key != task.label_column]
     examples = [
-      {key: next(values).split() if key == "words" else next(values) for key in task.columns}
+      {key: next(values).split() if key == "words" else next(values) for key in columns}
       for _ in range(COUNT)
     ]
   kind = task.hf_kind

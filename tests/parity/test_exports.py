@@ -43,6 +43,20 @@ def test_a_trained_run_gives_the_same_texts_there(name, form, count, tmp_path, m
   assert f"for {count} inputs." in card  # without near ties
 
 
+SHORT = ("A dog.", "Two men", "the red garden", "Why?", "12 cats")
+READ = ("bart_qa", "byt5", "gemma2_tagging", "gpt2_classification", "gpt_neox", "led", "llama_qa")
+READ += ("longformer_qa", "longt5", "mbart_classification", "opt", "qwen3", "t5_tagging", "t5gemma")
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_directory_that_is_read_and_written_gives_the_same(name, tmp_path, monkeypatch):
+  monkeypatch.setattr(export_check, "WORDS", SHORT)
+  export.as_hf(f"hf:{FIXTURES / name}", "latest", tmp_path / "out", check=True)
+  card = (tmp_path / "out" / "README.md").read_text()
+  assert "for 20 inputs" in card
+  assert ("global_attention_mask" in card) == (name == "led")
+
+
 @pytest.mark.parametrize("form", export.FORMATS)
 def test_a_wrong_start_token_is_noticed(form, tmp_path, monkeypatch):
   opened = export.open_source

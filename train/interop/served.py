@@ -22,14 +22,16 @@ class Served:
 
 
 class _Encoder:
-  """An export's encoder and head, in the place of a task's model."""
+  """An export's states and head, in the place of a task's model, of which they are an encoder's."""
+
+  decoder = None
 
   def __init__(self, compute: Callable):
     self.compute = compute
 
-  def encode(self, source, segments, positions, key=None, types=None):
+  def encode(self, source, segments, positions, key=None, types=None, global_mask=None):
     """Returns what the export computes for each row, [B, S, ...]."""
-    del positions, key
+    del positions, key, global_mask
     rows = []
     for number, (ids, seen) in enumerate(zip(np.asarray(source), np.asarray(segments) > 0)):
       kinds = None if types is None else np.asarray(types)[number][seen].tolist()
@@ -145,6 +147,8 @@ def open_transformers(folder: pathlib.Path, task, settings) -> Served:
 
   def tensors(ids, **more):
     fields = dict(input_ids=[ids], attention_mask=[[1] * len(ids)], **more)
+    if config.is_encoder_decoder and hasattr(config, "attention_window"):  # none is global there
+      fields["global_attention_mask"] = [[1] + [0] * (len(ids) - 1)]
     return transformers.BatchEncoding(fields, tensor_type="pt")
 
   if not settings:

@@ -20,7 +20,7 @@ from model.config import TransformerConfig
 from model.transformer import Transformer
 from tests.helpers import FIXTURES, load_config
 from tests.train.interop.helpers import LLAMA, SHAPES, SIZES, T5, TRAINED, head_of, problems
-from train import export, export_check, inference
+from train import export, export_check, inference, tasks
 from train.common.errors import UserError
 from train.common.trees import flatten
 from train.interop import card, ctranslate2, folding, generation_out, settings, writing
@@ -270,3 +270,11 @@ def test_a_missing_package_is_no_failure(monkeypatch):
   monkeypatch.setattr(export_check.importlib.util, "find_spec", lambda name: None)
   result = export_check.check(TRAINED / "pre_norm", "latest", None, "hf", None, None)
   assert result.startswith("not checked: transformers and torch")
+
+
+def test_made_up_inputs_have_no_answers():
+  task = tasks.make(Directory(FIXTURES / "bert_tagging").task())
+  examples = export_check.inputs(task)
+  assert len(examples) == export_check.COUNT
+  assert {*examples[0]} == {"words"}
+  assert len(task.requests(examples).lengths()) >= export_check.COUNT

@@ -20,11 +20,12 @@ FRAME = ("<s>", "</s>", "<pad>", "[CLS]", "[SEP]", "[PAD]", "<cls>", "<eos>", "<
 
 
 def frame_ids(roles: Roles, specials: Mapping[str, int]) -> frozenset[int]:
-  """Returns the ids of the special tokens that texts cannot contain, as they frame texts."""
+  """Returns the ids of the special tokens that texts cannot contain, as they frame texts; a text
+  may name a language."""
   frames = (roles.first, roles.between, roles.source_first, roles.source_last, roles.target_first)
-  frames += (roles.languages,)
   named = (specials[name] for name in FRAME if name in specials)
-  return frozenset([roles.pad, roles.eos, roles.start, *named, *(i for ids in frames for i in ids)])
+  ids = frozenset([roles.pad, roles.eos, roles.start, *named, *(i for ids in frames for i in ids)])
+  return ids - {*roles.languages}
 
 
 def text_reader(inner: tokenizers.Tokenizer, frame: frozenset[int]) -> tokenizers.Tokenizer:

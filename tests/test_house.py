@@ -377,6 +377,13 @@ def test_every_room_is_read():
   assert all((ROOT / room / "__init__.py") in files(room) for room in ROOMS)
 
 
+def test_no_two_files_of_tests_have_one_name():
+  """Pytest imports them by it."""
+  names = [file.name for file in (ROOT / "tests").rglob("test_*.py")]
+  assert len(names) > 100
+  assert not {name for name in names if names.count(name) > 1}
+
+
 NO_VERBS = {"Of", "As", "By", "Its", "Within", "What", "Whether", "Where", "Which", "Who", "How"}
 
 

@@ -1,6 +1,6 @@
 """What an export says, and what it refuses, without torch: types, folded scales, limits, the card.
 
-tests/parity/test_exports.py compares the exports themselves with the libraries that load them.
+tests/parity/test_exports_parity.py compares the exports themselves with the libraries that load them.
 """
 
 import dataclasses

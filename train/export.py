@@ -32,7 +32,7 @@ from train.interop import (
   writing,
 )
 from train.interop.directory import Directory
-from train.interop.families import KINDS, Head
+from train.interop.families.base import KINDS, Head
 from train.tasks.base import HuggingFace
 
 

@@ -18,7 +18,7 @@ from train.common.errors import UserError, choose, indented
 from train.common.trees import flatten, match_layers, path_name
 from train.data.tokenizer import Tokenizer
 from train.interop.directory import Directory
-from train.interop.families import question_tokens
+from train.interop.families.base import question_tokens
 from train.record import data_files
 
 PREFIX = "hf:"

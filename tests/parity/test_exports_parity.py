@@ -22,7 +22,7 @@ from train.common.errors import UserError
 from train.common.trees import flatten
 from train.data.roles import OWN
 from train.interop import ctranslate2, writing
-from train.interop.directory import FAMILIES
+from train.interop.families.known import FAMILIES
 
 transformers = pytest.importorskip("transformers", reason="`make parity` compares with it")
 pytest.importorskip("torch", reason="`make parity` compares with transformers on torch")

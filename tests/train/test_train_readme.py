@@ -11,7 +11,7 @@ import pytest
 import train
 from configs import __main__ as configs
 from train import resolve, tasks
-from train.interop.directory import FAMILIES
+from train.interop.families.known import FAMILIES
 from train.record import config
 
 FOLDER = pathlib.Path(train.__file__).parent

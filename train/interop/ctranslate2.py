@@ -15,7 +15,7 @@ from model.config import TransformerConfig
 from model.embeddings import SINUSOIDS
 from train.common.errors import UserError
 from train.data.tokenizer import Tokenizer
-from train.interop.families import Row
+from train.interop.families.base import Row
 from train.interop.weights_out import to_theirs
 
 ACTIVATIONS = dict(relu="RELU", gelu="GELU", gelu_tanh="GELUTanh", silu="SWISH", tanh="Tanh")

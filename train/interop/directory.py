@@ -15,46 +15,11 @@ from model.settings import LEARNED
 from model.transformer import Transformer
 from train.common.errors import UserError, choose
 from train.data.tokenizer import Tokenizer
-from train.interop import (
-  bert2bert_families,
-  bert_variant_families,
-  deberta_families,
-  decoder_families,
-  encoder_decoder_families,
-  encoder_families,
-  gemma_families,
-  generation,
-  llama_families,
-  long_families,
-  modernbert_families,
-  multilingual_families,
-  opt_families,
-  sentence_transformers,
-  t5_families,
-  t5gemma_families,
-  tokenizers_in,
-  weights,
-)
-from train.interop.families import POOLED, Family, Head
+from train.interop import generation, sentence_transformers, tokenizers_in, weights
+from train.interop.families.base import POOLED, Family, Head
+from train.interop.families.known import FAMILIES
 from train.interop.settings import FIELDS, json_of, settings
 
-MODULES = (
-  encoder_families,
-  bert_variant_families,
-  modernbert_families,
-  deberta_families,
-  decoder_families,
-  llama_families,
-  gemma_families,
-  opt_families,
-  t5_families,
-  encoder_decoder_families,
-  multilingual_families,
-  t5gemma_families,
-  bert2bert_families,
-  long_families,
-)
-FAMILIES = {family.model_type: family for module in MODULES for family in module.FAMILIES}
 # The two classes of next-sentence prediction: the second text follows the first one, or does not.
 NEXT_SENTENCE = ("next", "random")
 LONGEST = 1024  # tokens that a task reads, where the model could read more

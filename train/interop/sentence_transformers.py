@@ -8,7 +8,7 @@ from absl import logging
 from train.common import json_files
 from train.common.errors import UserError
 from train.interop import weights
-from train.interop.families import Row
+from train.interop.families.base import Row
 from train.interop.settings import json_of
 
 LONGEST = 1 << 20  # tokens that a file may name

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from model.config import TransformerConfig
 from train.common import json_files
 from train.common.errors import UserError, did_you_mean
-from train.interop.families import GENERIC, NEUTRAL, Family
+from train.interop.families.base import GENERIC, NEUTRAL, Family
 
 # The types of the fields of config.json that are read beside those in a family's table.
 FIELDS = dict(

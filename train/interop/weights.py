@@ -18,7 +18,7 @@ from flax import nnx
 from train.common import json_files
 from train.common.errors import UserError, as_user_error, indented
 from train.common.trees import flatten
-from train.interop.families import BUFFERS, Family, Row, reordered
+from train.interop.families.base import BUFFERS, Family, Row, reordered
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # A name without a folder, so that it cannot lead out of the directory. Links are followed: Hugging

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import safetensors.numpy
 
-from train.interop.families import Family, Row, reordered
+from train.interop.families.base import Family, Row, reordered
 from train.interop.weights import INDEX, SINGLE, outputs_axis, tensor_of
 
 SHARD_BYTES = 5 * 10**9  # the most of a file that is written

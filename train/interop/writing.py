@@ -16,8 +16,8 @@ from model.transformer import Transformer
 from train.common.errors import UserError
 from train.data.roles import Roles
 from train.interop import folding, weights, weights_out
-from train.interop.directory import FAMILIES
-from train.interop.families import POOLED, Family, Head
+from train.interop.families.base import POOLED, Family, Head
+from train.interop.families.known import FAMILIES
 from train.interop.settings import floats, settings
 
 # The settings that change no output of a trained model, or only how it is computed.

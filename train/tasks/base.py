@@ -46,7 +46,7 @@ BPE_WITH_MASK = types.MappingProxyType(BPE | dict(special=("<mask>",)))
 class HuggingFace(NamedTuple):
   """The facts about a task that a Hugging Face directory of its model records."""
 
-  kind: str  # of train.interop.families.KINDS; "": the model has no counterpart there
+  kind: str  # of train.interop.families.base.KINDS; "": the model has no counterpart there
   labels: tuple[str, ...] = ()
   pool_activation: str = "tanh"  # after the dense layer of a head
   decoding: Any = None  # a seq2seq.Decoding, where outputs are generated

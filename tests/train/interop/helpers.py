@@ -12,7 +12,7 @@ from flax import nnx
 from tests.helpers import FIXTURES
 from train.common.trees import path_name
 from train.interop import directory
-from train.interop.families import POOLED, Head
+from train.interop.families.base import POOLED, Head
 from train.tasks.states import label_states
 
 CHOICES = 2  # of a text, in the fixtures

@@ -1,6 +1,6 @@
 """What an export says, and what it refuses, without torch: types, folded scales, limits, the card.
 
-tests/parity/test_exports_parity.py compares the exports themselves with the libraries that load them.
+tests/parity/test_exports_parity.py compares exports with what the libraries that load them do.
 """
 
 import dataclasses
@@ -24,7 +24,8 @@ from train import export, export_check, inference, tasks
 from train.common.errors import UserError
 from train.common.trees import flatten
 from train.interop import card, ctranslate2, folding, generation_out, settings, writing
-from train.interop.directory import FAMILIES, Directory
+from train.interop.directory import Directory
+from train.interop.families.known import FAMILIES
 from train.tasks.seq2seq import Decoding
 
 

@@ -3,7 +3,8 @@
 import dataclasses
 
 from train.common.errors import UserError
-from train.interop.encoder_families import (
+from train.interop.families.base import attention, field, linear, norm, same
+from train.interop.families.encoders import (
   BERT,
   BLOCK,
   HEADS,
@@ -15,7 +16,6 @@ from train.interop.encoder_families import (
   mlm_head,
   pooled,
 )
-from train.interop.families import attention, field, linear, norm, same
 
 # RoBERTas whose config.json has BERT's size of the vocabulary by default.
 _SETTINGS = (

@@ -3,9 +3,9 @@
 import dataclasses
 
 from model.config import TransformerConfig
-from train.interop import rope
-from train.interop.decoder_families import BLOCK, LABELS, LLAMA, classes
-from train.interop.families import changed, field, norm
+from train.interop.families import rope
+from train.interop.families.base import changed, field, norm
+from train.interop.families.decoders import BLOCK, LABELS, LLAMA, classes
 
 
 def _write_mistral(model):

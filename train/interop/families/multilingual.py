@@ -3,7 +3,7 @@
 import dataclasses
 
 from train.common.errors import UserError
-from train.interop.encoder_decoder_families import BART
+from train.interop.families.encoder_decoders import BART
 
 
 def _read(config, tensors):

@@ -8,8 +8,8 @@ from model.config import TransformerConfig
 from model.settings import DECODER
 from train.common import json_files
 from train.common.errors import UserError
-from train.interop.families import Family, Row, attention, field, gains, linear, same
-from train.interop.gemma_families import GEMMA2
+from train.interop.families.base import Family, Row, attention, field, gains, linear, same
+from train.interop.families.gemma import GEMMA2
 from train.interop.settings import FIELDS, settings
 
 SIDES = ("encoder", "decoder")

@@ -3,8 +3,17 @@
 import dataclasses
 import re
 
-from train.interop import rope
-from train.interop.families import Family, Row, activation, attention, field, linear, norm, same
+from train.interop.families import rope
+from train.interop.families.base import (
+  Family,
+  Row,
+  activation,
+  attention,
+  field,
+  linear,
+  norm,
+  same,
+)
 
 _GPT2, _LLAMA, BLOCK = "h.{}", "layers.{}", "decoder/blocks/{}"
 

@@ -10,8 +10,8 @@ from absl import logging
 from model.config import TransformerConfig
 from train.common import json_files
 from train.common.errors import UserError, choose
-from train.interop.encoder_families import BERT, LAYER, ROBERTA, SELF
-from train.interop.families import Family, attention, norm
+from train.interop.families.base import Family, attention, norm
+from train.interop.families.encoders import BERT, LAYER, ROBERTA, SELF
 from train.interop.settings import FIELDS, settings
 
 SIDES = ("encoder", "decoder")

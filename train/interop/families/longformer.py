@@ -4,9 +4,9 @@ import dataclasses
 
 from train.common import json_files
 from train.common.errors import UserError
-from train.interop.encoder_decoder_families import BART, bart_read, bart_write
-from train.interop.encoder_families import BLOCK, LAYER, ROBERTA
-from train.interop.families import attention, field, linear, question_tokens
+from train.interop.families.base import attention, field, linear, question_tokens
+from train.interop.families.encoder_decoders import BART, bart_read, bart_write
+from train.interop.families.encoders import BLOCK, LAYER, ROBERTA
 
 PROJECTIONS = ("query", "key", "value")
 

@@ -1,8 +1,7 @@
 """Defines the table of ModernBERT."""
 
 from train.common.errors import UserError
-from train.interop.encoder_families import BLOCK, classes, labels
-from train.interop.families import (
+from train.interop.families.base import (
   ACTIVATION_NAMES,
   ACTIVATIONS,
   Family,
@@ -14,7 +13,8 @@ from train.interop.families import (
   norm,
   same,
 )
-from train.interop.rope import shortest
+from train.interop.families.encoders import BLOCK, classes, labels
+from train.interop.families.rope import shortest
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 THETAS = {FULL: ("global_rope_theta", 160000.0), SLIDING: ("local_rope_theta", 10000.0)}

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from train.common.errors import UserError
-from train.interop.families import (
+from train.interop.families.base import (
   Family,
   Row,
   activation,

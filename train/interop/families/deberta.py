@@ -4,8 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from train.common.errors import UserError
-from train.interop.encoder_families import BERT, BLOCK, HEADS, LAYER, classes, mlm_head, pooled
-from train.interop.families import (
+from train.interop.families.base import (
   ACTIVATION_NAMES,
   ACTIVATIONS,
   POOLED,
@@ -15,6 +14,7 @@ from train.interop.families import (
   linear,
   norm,
 )
+from train.interop.families.encoders import BERT, BLOCK, HEADS, LAYER, classes, mlm_head, pooled
 
 _TERMS = {frozenset(("c2p", "p2c")): "c2p+p2c", frozenset(("c2p",)): "c2p"}
 _TERMS |= {frozenset(("p2c",)): "p2c", frozenset(): ""}

@@ -1,7 +1,7 @@
 """Defines what a family of Hugging Face's models is: a table of tensors and a table of settings.
 
 Each table serves to import and to export. A family is one value of config.json's `model_type`; the
-tables are in the files *_families.py.
+tables are in the files beside this one.
 """
 
 import dataclasses

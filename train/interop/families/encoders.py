@@ -2,7 +2,16 @@
 
 import dataclasses
 
-from train.interop.families import Family, Row, activation, attention, field, linear, norm, same
+from train.interop.families.base import (
+  Family,
+  Row,
+  activation,
+  attention,
+  field,
+  linear,
+  norm,
+  same,
+)
 
 LAYER, BLOCK = "encoder.layer.{}", "encoder/blocks/{}"
 

@@ -1,9 +1,18 @@
 """Defines the tables of OPT and GPT-NeoX."""
 
 from train.common.errors import UserError
-from train.interop import rope
-from train.interop.decoder_families import BLOCK, LABELS, classes, heads, read_head
-from train.interop.families import Family, Row, activation, attention, field, linear, norm, same
+from train.interop.families import rope
+from train.interop.families.base import (
+  Family,
+  Row,
+  activation,
+  attention,
+  field,
+  linear,
+  norm,
+  same,
+)
+from train.interop.families.decoders import BLOCK, LABELS, classes, heads, read_head
 
 _OPT, _NEOX = "decoder.layers.{}", "layers.{}"
 

@@ -4,9 +4,9 @@
 import dataclasses
 
 from train.common.errors import UserError
-from train.interop import rope
-from train.interop.decoder_families import BLOCK, LLAMA, classes
-from train.interop.families import ACTIVATIONS, changed, field, gains
+from train.interop.families import rope
+from train.interop.families.base import ACTIVATIONS, changed, field, gains
+from train.interop.families.decoders import BLOCK, LLAMA, classes
 
 # config.json of Gemma has gelu for the approximation that it was trained with.
 _GELU = ACTIVATIONS | dict(gelu="gelu_tanh")

@@ -4,8 +4,17 @@ import dataclasses
 import functools
 
 from train.common.errors import UserError
-from train.interop.encoder_decoder_families import SIDES, TWO_LAYERS, decoder_head
-from train.interop.families import ACTIVATIONS, Family, Row, attention, field, linear, norm, same
+from train.interop.families.base import (
+  ACTIVATIONS,
+  Family,
+  Row,
+  attention,
+  field,
+  linear,
+  norm,
+  same,
+)
+from train.interop.families.encoder_decoders import SIDES, TWO_LAYERS, decoder_head
 
 FEED_FORWARD_LAYER = {"encoder": 1, "decoder": 2}  # of a T5's block, after its attentions
 _ACTIVATION_NAMES = {ours: name for name, ours in reversed(ACTIVATIONS.items())}

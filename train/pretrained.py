@@ -160,7 +160,8 @@ def resolve(config: Mapping) -> dict:
 
   The section `model` becomes the origin's with `changes`, `task.tokenizer` the origin's,
   `init_from.which` "latest", and `init_from.skip` HEAD and the parts left out. `inherit` is one of
-    "model": the whole model, whose decoder's states get labels in a task with labels;
+    "model": the whole model with the bias of its outputs, whose decoder's states get labels in a
+      task with labels, without the bias;
     "encoder": its decoder is left out (and of hf:DIR the head, `which="body"`), unless it has no
       encoder, which for labels is "model". A classification
       takes over the head of hf:DIR (`pool_activation`, and where they are not BERT's `pool` and
@@ -188,7 +189,9 @@ def resolve(config: Mapping) -> dict:
         f"init_from.workdir {origin.name} has no {side}, which a {task['name']} task needs"
       )
   task["tokenizer"] = dict(name="file", path=origin.tokenizer_path)
-  model, start = origin.model | changes, dict(which="latest", skip=HEAD)
+  model = origin.model | changes
+  same = origin.model.get("output_bias") == model.get("output_bias")  # a translator's is learned
+  start = dict(which="latest", skip=HEAD[:1] if same else HEAD)
   if either:  # a head on the states of the whole model
     model, start["skip"] = _without_words(origin.model) | changes, (*HEAD, OUTPUT)
     if origin.directory:

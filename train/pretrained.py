@@ -25,10 +25,9 @@ PREFIX = "hf:"
 # Weights that belong to what a model was trained for, by patterns of their paths.
 HEAD = ("^head/", "^output_bias")
 # Sizes in the section `model` that are sides of weights, or at most their number.
-SIZES = ("dim", "mlp_dim", "num_heads", "head_dim", "embedding_dim", "vocab_size")
-SIZES += ("encoder_layers", "decoder_layers", "decoder_heads", "decoder_head_dim")
-SIZES += ("decoder_mlp_dim",)
-OUTPUT = "^output(_transform)?/"
+SIZES = ("dim", "mlp_dim", "num_heads", "head_dim", "embedding_dim", "vocab_size", "encoder_layers")
+SIZES += ("decoder_layers", "decoder_heads", "decoder_head_dim", "decoder_mlp_dim")
+WORDS, OUTPUT = "embedding/embedding", "^output(_transform)?/"
 NO_WORDS = dict(output_bias=False, tie_output=True, output_transform="none")
 
 
@@ -194,8 +193,7 @@ def resolve(config: Mapping) -> dict:
   start = dict(which="latest", skip=HEAD[:1] if same else HEAD)
   if either:  # a head on the states of the whole model
     model, start["skip"] = _without_words(origin.model) | changes, (*HEAD, OUTPUT)
-    if origin.directory:
-      task |= origin.directory.head_settings(task)
+    task |= origin.directory.head_settings(task) if origin.directory else {}
   body = "body" if origin.directory else "latest"
   if inherit == "encoder":
     model = _without_words(origin.model) | dict(decoder_layers=0) | changes
@@ -255,10 +253,12 @@ def init_from(params, tokenizer: Tokenizer, workdir: str, which: str, skip: Sequ
     return any(re.search(pattern, name) for pattern in skip)
 
   origin = open(workdir, body=which == "body")
-  if not skipped("embedding/embedding"):
+  if not skipped(WORDS):
     _check_vocabulary(origin, tokenizer)
   theirs, steps = origin.weights(which)
-  ours = flatten(params)
+  own, ours = "source_embedding/embedding", flatten(params)
+  if own in theirs and not any(path.startswith("decoder/") for path in ours):  # a lone encoder
+    theirs = {path: theirs[path] for path in theirs if path != own} | {WORDS: theirs[own]}
   theirs = match_layers(theirs, ours)
 
   def describe(name):

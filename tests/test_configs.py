@@ -19,12 +19,10 @@ CONFIGS = [
   "causal.py:small,data={folder}/prose/*.txt",
   "mlm.py:small,data={folder}/prose,whole_words",
   "span.py:small,data={folder}/prose",
-  "prefix.py:small,data={folder}/prose",
   "classify.py:small,data={folder},dev=25%,class_weights=dog:2",
   "tag.py:small,data={folder},suffix=.conll,dev=20%,test=20%",
   "qa.py:small,train={folder}/train.json,test={folder}/test.json",
   "choice.py:small,data={folder}",
-  "text2text.py:small,data={folder}",
   f"nllb.py:small,init=hf:{FIXTURES}/nllb,source_lang=eng_Latn,target_lang=deu_Latn,both,"
   "data={folder},source=en,target=de,dev=10%,test=10%",
 ]
@@ -39,6 +37,8 @@ ALIKE = [
   "multi30k.py:small,recipe=tiny,form=wu2021,data={folder}",
   "wmt14.py:small,size=big",
   "mlm.py:small,size=large,data={folder}/prose",
+  "prefix.py:small,data={folder}/prose",
+  "text2text.py:small,data={folder}",
   "prefix.py:small,data={folder}/prose,model=decoder",
   "text2text.py:small,task=tag,data={folder},suffix=.conll",
   "text2text.py:small,task=qa,data={folder}",

@@ -495,6 +495,7 @@ def test_scales_are_factors():
   np.testing.assert_allclose(half.encode(batch["source"]), model.encode(batch["source"]), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_layers_computed_in_a_loop_or_twice_give_the_same_gradient():
   """Every way to trade time for memory, dropout on, in one encoder-decoder."""
   settings = dict(positions="relative", norm_position="pre", dropout=0.1, attention_dropout=0.1)

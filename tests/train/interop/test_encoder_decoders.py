@@ -144,6 +144,7 @@ def test_ctranslate2_has_no_counterpart():
     ctranslate2.check(open_fixture("bert2bert").model, "translation")
 
 
+@pytest.mark.slow
 def test_our_run_goes_out_and_comes_back(corpus, tmp_path):
   """With embeddings that are scaled, which goes into weights."""
   text, changes = "multi30k.py:small,data={folder}", BERT | dict(embed_scale=True)

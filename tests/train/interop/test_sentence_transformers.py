@@ -34,7 +34,7 @@ def folder(tmp_path):
   return tmp_path / "model"
 
 
-QUICK = ("last token, two layers", "cut")
+QUICK = ("cut",)
 SLOW = [pytest.param(case, marks=pytest.mark.slow) for case in CASES if case not in QUICK]
 
 

@@ -55,11 +55,14 @@ SHORT = {"task.source_len": 32, "schedule.peak": 0.0}  # the tiny models have 40
       {"task.choice_len": 16, "task.source_len": 64},
       marks=SLOW,
     ),
-    ("gpt2", "causal.py:small,data={folder}/prose", {"task.target_len": 16}),
-    (
+    pytest.param(
+      "gpt2", "causal.py:small,data={folder}/prose", {"task.target_len": 16}, marks=SLOW
+    ),
+    pytest.param(
       "t5",
       "span.py:small,data={folder}/prose",
       {"task.length": 16, "task.target_len": 16, "task.rate": 0.15},
+      marks=SLOW,
     ),
     pytest.param("t5gemma", "classify.py:small,data={folder}", {}, marks=SLOW),
     pytest.param("marian", "multi30k.py:small,data={folder}", {"task.target_len": 32}, marks=SLOW),

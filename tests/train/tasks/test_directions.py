@@ -21,7 +21,7 @@ NAMES = {  # fixture -> directions
 
 
 @pytest.mark.parametrize(
-  "name", [pytest.param(x, marks=[pytest.mark.slow] * ("m" in x and x != "mbart")) for x in NAMES]
+  "name", [pytest.param(x, marks=[pytest.mark.slow] * (x != "mbart")) for x in NAMES]
 )
 def test_rows_of_a_batch_have_their_own_directions(name):
   texts = ["The lazy fox jumps.", "Is it the 3rd?", "Où?"]

@@ -77,6 +77,7 @@ def test_a_classifier_learns_and_predicts_by_decoders_states(corpus, tmp_path):
   assert all(0 < output["score"] <= 1 for output in outputs)
 
 
+@pytest.mark.slow
 def test_a_classifier_starts_from_a_bart_with_both_stacks(corpus, tmp_path):
   bart = FIXTURES / "bart"
   text = f"classify.py:small,states=decoder,init=hf:{bart},data={{folder}}"

@@ -35,6 +35,9 @@ from train.interop.directory import Directory
 from train.interop.families.base import KINDS, Head
 from train.tasks.base import HuggingFace
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+TOKENIZER_FILES += ("sentencepiece.bpe.model", "vocab.json", "added_tokens.json")
+
 
 class Source(NamedTuple):
   """A trained model in the form that is exported; its weights are read by `weights`."""
@@ -110,7 +113,7 @@ def as_hf(
       more["label2id"] = {label: i for i, label in enumerate(facts.labels)}
     zeros = writing.write(folder, fit, facts.kind, params, more)
     longest = fit.model["max_len"] if fit.model["positions"] in LEARNED else 10**9
-    _write_tokenizer(source, folder, longest)
+    _write_tokenizer(source, folder, longest, copy=True)
     if facts.kind == "body" and origin:
       sentence_transformers.copy(origin.path, folder)
     if facts.decoding:
@@ -193,15 +196,24 @@ def _special_ids(source: Source, model_type: str) -> dict[str, int | None]:
   return ids
 
 
-def _write_tokenizer(source: Source, folder: pathlib.Path, longest: int) -> None:
-  tokenizer, origin = source.tokenizer, source.origin
+def _write_tokenizer(source: Source, folder: pathlib.Path, longest: int, copy=False) -> None:
+  """Writes the tokenizer's files; with `copy` those of a model of several languages are copied,
+  whose class in transformers places the languages."""
+  tokenizer, origin, names = source.tokenizer, source.origin, ()
   if tokenizer.targets_differ and origin:  # Marian's two sets of pieces fit no single file
-    for name in ("source.spm", "target.spm", "vocab.json", "tokenizer_config.json"):
-      if (origin.path / name).exists():
-        shutil.copy(origin.path / name, folder / name)
-    return
-  sides = [side for side in ("encoder", "decoder") if source.model[f"{side}_layers"]]
-  tokenizers_out.write(tokenizer, folder, "-".join(sides), longest)
+    names = ("source.spm", "target.spm", "vocab.json", "tokenizer_config.json")
+  elif copy and origin and tokenizer.roles.languages:
+    names = TOKENIZER_FILES
+  for name in names:
+    if (origin.path / name).exists():
+      shutil.copy(origin.path / name, folder / name)
+  if names and tokenizer.roles.languages:
+    file = folder / "tokenizer_config.json"
+    settings = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    _write_json(file, settings | tokenizers_out.languages(tokenizer))
+  if not names:
+    sides = [side for side in ("encoder", "decoder") if source.model[f"{side}_layers"]]
+    tokenizers_out.write(tokenizer, folder, "-".join(sides), longest)
 
 
 def _finish(source: Source, folder, steps, form: str, family: str, license: str, check: bool):

@@ -14,6 +14,7 @@ from flax import nnx
 
 from train import evaluation, inference
 from train.common.errors import UserError, indented
+from train.data import languages
 from train.interop import served
 
 COUNT = 20  # inputs
@@ -40,6 +41,11 @@ def check(workdir, checkpoint: str, folder: pathlib.Path, form: str, task, decod
     return (
       f"not checked: {' and '.join(missing)} is not installed (pip install {' '.join(missing)})"
     )
+  if task.hf_kind == "choice":
+    return "not checked: a model of choices is not compared with others' answers"
+  roles = task.tokenizer.roles
+  if decoding and any(languages.lacks(roles, field) for field in languages.FIELDS):
+    return "not checked: the model has several languages, and no direction of its own"
   examples = inputs(task)
   settings = {}
   if decoding:
@@ -47,11 +53,19 @@ def check(workdir, checkpoint: str, folder: pathlib.Path, form: str, task, decod
     settings = dict(beam=1, nbest=1, max_len_ratio=0.0, max_len_extra=longest)
   predictor = inference.load(workdir, checkpoint, **settings)
   run = predictor.run
-  serve = served.OPENED[form](folder, run.task, settings)
-  _check_tokens(serve, run.task, examples)
-  ours, theirs = (
-    _outputs(run, step, examples, predictor.settings) for step in (predictor.step, serve.step)
-  )
+  name = "transformers" if form == "hf" else "CTranslate2"
+  ours = _outputs(run, predictor.step, examples, predictor.settings)
+  try:
+    serve = served.OPENED[form](folder, run.task, settings)
+    _check_tokens(serve, run.task, examples)
+    theirs = _outputs(run, serve.step, examples, predictor.settings)
+  except UserError:
+    raise
+  except Exception as error:
+    raise UserError(
+      f"{name} fails on the export ({type(error).__name__}: {error}), and nothing was written;"
+      " --no-check writes it all the same"
+    ) from error
   wrong, near = [], 0
   for example, (a, x), (b, y) in zip(examples, zip(*ours), zip(*theirs)):
     if a["text"] == b["text"]:
@@ -60,7 +74,6 @@ def check(workdir, checkpoint: str, folder: pathlib.Path, form: str, task, decod
       near += 1
     else:
       wrong.append(f"{example}: {a['text'][:80]!r} here, {b['text'][:80]!r} there")
-  name = "transformers" if form == "hf" else "CTranslate2"
   if wrong:
     raise UserError(
       f"{name} gives other outputs than the source for {len(wrong)} of {len(examples)} inputs, and"

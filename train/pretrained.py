@@ -61,8 +61,7 @@ class Pretrained(Protocol):
 
 def open(name: str | os.PathLike, body: bool = False) -> Pretrained:
   """Opens a run's folder or hf:DIR; `body` leaves out the head of the latter."""
-  name = str(name)
-  return _HuggingFace(name, body) if name.startswith(PREFIX) else _Run(name)
+  return _HuggingFace(str(name), body) if str(name).startswith(PREFIX) else _Run(str(name))
 
 
 class _Run:
@@ -146,7 +145,8 @@ class _HuggingFace:
     ), []
 
   def task(self, pair=False, strict=False):
-    return tasks.make(self.directory.task(pair, strict))
+    with self.directory.naming_options():
+      return tasks.make(self.directory.task(pair, strict))
 
 
 def resolve(config: Mapping) -> dict:

@@ -6,6 +6,7 @@ lost setting changes texts; models of random weights are compared by their numbe
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +45,16 @@ def test_a_trained_run_gives_the_same_texts_there(name, form, count, tmp_path, m
 
 
 SHORT = ("A dog.", "Two men", "the red garden", "Why?", "12 cats")
-READ = ("bart_qa", "byt5", "gemma2_tagging", "gpt2_classification", "gpt_neox", "led", "llama_qa")
+READ = (
+  "bart_qa",
+  "electra_replaced",
+  "byt5",
+  "gemma2_tagging",
+  "gpt2_classification",
+  "gpt_neox",
+  "led",
+  "llama_qa",
+)
 READ += ("longformer_qa", "longt5", "mbart_classification", "opt", "qwen3", "t5_tagging", "t5gemma")
 
 
@@ -55,6 +65,24 @@ def test_a_directory_that_is_read_and_written_gives_the_same(name, tmp_path, mon
   card = (tmp_path / "out" / "README.md").read_text()
   assert "for 20 inputs" in card
   assert ("global_attention_mask" in card) == (name == "led")
+
+
+def test_an_export_on_which_the_library_fails_is_not_left(tmp_path, monkeypatch):
+  monkeypatch.setattr(export_check, "WORDS", (" ".join(["fox"] * 60),) * 2)  # 40 positions
+  with pytest.raises(UserError, match=r"transformers fails on the export \(IndexError.*--no-check"):
+    export.as_hf(f"hf:{FIXTURES / 'marian'}", "latest", tmp_path / "out", check=True)
+  assert not list(tmp_path.iterdir())
+
+
+def test_an_export_that_returns_several_outputs_is_checked(tmp_path):
+  folder = shutil.copytree(FIXTURES / "bart", tmp_path / "bart")
+  options = dict(num_beams=3, num_return_sequences=2, max_new_tokens=9)
+  (folder / "generation_config.json").write_text(json.dumps(options))
+  export.as_hf(f"hf:{folder}", "latest", tmp_path / "out", check=True)
+  assert (
+    json.loads((tmp_path / "out" / "generation_config.json").read_text()).items()
+    >= {"num_return_sequences": 2}.items()
+  )
 
 
 @pytest.mark.parametrize("form", export.FORMATS)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import FIXTURES
-from train import inference
+from train import export, inference
 from train.data import languages
 from train.interop import directory
 
@@ -115,3 +115,18 @@ def test_m2m_numbers_its_languages_behind_vocab_json(codes, tmp_path):
     assert ours.decode(known) == theirs.decode(known, skip_special_tokens=True)
   assert ours.vocab_size == len(names) + len(theirs.lang_code_to_id)
   assert np.all(np.asarray(ours.encode_batch(["the one o"])[0]) < ours.vocab_size)
+
+
+@pytest.mark.parametrize("name", ["m2m_100", "nllb", "mbart50"])
+def test_the_tokenizer_of_an_export_places_other_languages(name, tmp_path):
+  source = f"hf:{FIXTURES / name}"
+  export.as_hf(source, "latest", tmp_path / "out")
+  before, after = (
+    transformers.AutoTokenizer.from_pretrained(folder)
+    for folder in (FIXTURES / name, tmp_path / "out")
+  )
+  given = NAMES[name][1][0]
+  assert given != before.src_lang
+  for tokenizer in (before, after):
+    tokenizer.src_lang = given
+  assert after("The lazy fox")["input_ids"] == before("The lazy fox")["input_ids"]

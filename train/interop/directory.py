@@ -1,10 +1,11 @@
 """Reads the parts of a run from a Hugging Face directory: model, task, labels, tokenizer,
 weights."""
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from absl import logging
 from flax import nnx
@@ -125,7 +126,12 @@ class Directory:
       logging.warning(message, self.file, count, len(labels))
     if sorted(labels) != sorted(map(str, range(len(labels)))):
       raise UserError(f"{self.file}: id2label has the ids {list(labels)}; they must count from 0")
-    return tuple(labels[str(number)] for number in range(len(labels)))
+    names = tuple(labels[str(number)] for number in range(len(labels)))
+    if twice := [name for name in names if names.count(name) > 1]:
+      raise UserError(f"{self.file}: id2label has {twice[0]!r} twice: give each label its own name")
+    if (others := self.config.get("label2id")) and others != {x: i for i, x in enumerate(names)}:
+      logging.warning("%s: label2id and id2label differ; id2label counts", self.file)
+    return names
 
   def build(self) -> Transformer:
     """Builds the model with its head and random weights."""
@@ -255,6 +261,16 @@ class Directory:
   def options(self) -> generation.Options:
     """Returns the options of generation."""
     return generation.read(self.path, self.family.flat(self.config))
+
+  @contextlib.contextmanager
+  def naming_options(self) -> Iterator[None]:
+    """Puts the file of the options before an error in a setting that is read from them."""
+    try:
+      yield
+    except UserError as error:
+      if "task.decoding." not in str(error):
+        raise
+      raise UserError(f"{self.options.file}: {error}") from error
 
   @functools.cached_property
   def generation(self) -> dict:

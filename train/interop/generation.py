@@ -140,8 +140,11 @@ def decoding(options: Options, roles: Roles, model: Mapping, strict: bool = Fals
   both, positions = bool(model["encoder_layers"]), model["decoder_max_len"] or model["max_len"]
   learned = model["positions"].startswith("learned")
   forced = len(roles.target_first) if both and roles.force else 0
-  sampled, beam = bool(given.get("do_sample")), given.get("num_beams") or 1
-  nbest = given.get("num_return_sequences") or 1
+  sampled, beam = bool(given.get("do_sample")), given.get("num_beams", 1)
+  nbest = given.get("num_return_sequences", 1)
+  for key in ("temperature", "top_p") if sampled else ():
+    if given.get(key, 1.0) <= 0:
+      raise UserError(f"{file}: {key} is {given[key]}, and it must be above 0 (do_sample is true)")
   left_out = {
     key: given[key]
     for key, neutral in UNSUPPORTED.items()
@@ -191,9 +194,9 @@ def decoding(options: Options, roles: Roles, model: Mapping, strict: bool = Fals
     length_penalty=float(given.get("length_penalty", 1.0)),
     penalty="length",
     stop=STOPS[early],
-    temperature=(given.get("temperature") or 1.0) if sampled else 0.0,
+    temperature=given.get("temperature", 1.0) if sampled else 0.0,
     top_k=given.get("top_k", 50) if sampled else 0,
-    top_p=(given.get("top_p") or 1.0) if sampled else 1.0,
+    top_p=given.get("top_p", 1.0) if sampled else 1.0,
     max_len_ratio=0.0,
     max_len_extra=max(longest - forced, 1),
     max_len_total=total,

@@ -163,6 +163,8 @@ def open_transformers(folder: pathlib.Path, task, settings) -> Served:
 
     def rows(ids, kinds):
       x = compute(ids, kinds)
+      if task.hf_kind == "replaced":
+        return x.reshape(-1, 1)
       return x[None] if x.ndim == 1 else x  # a classifier's logits are its first token's
 
     return Served(functools.partial(_predict, task, _Encoder(rows)), encode)
@@ -170,7 +172,8 @@ def open_transformers(folder: pathlib.Path, task, settings) -> Served:
   first = roles.target_first if roles.force else ()
 
   def generate(ids):
-    options = dict(num_beams=1, do_sample=False, max_new_tokens=limit + len(first))
+    options = dict(num_beams=1, num_return_sequences=1, do_sample=False)
+    options |= dict(max_new_tokens=limit + len(first))
     output = model.generate(**tensors(ids), **options)[0].tolist()
     before = len(ids) if task.hf_kind == "causal" else 1
     return _without(output[before:], first, roles.eos)

@@ -42,7 +42,7 @@ def write(tokenizer: Tokenizer, folder: pathlib.Path, kind: str, max_len: int) -
     model_input_names=["input_ids", *["token_type_ids"] * roles.types, "attention_mask"],
     clean_up_tokenization_spaces=False,
     **names,
-    **_languages(tokenizer),
+    **languages(tokenizer),
   )
   write_atomically(folder / "tokenizer.json", inner.to_str(pretty=True))
   for name, content in (("tokenizer_config", settings), ("special_tokens_map", names)):
@@ -57,7 +57,7 @@ def _has_more(tokenizer: Tokenizer) -> bool:
   return bool(beyond - {*tokenizer.specials.values()})
 
 
-def _languages(tokenizer: Tokenizer) -> dict:
+def languages(tokenizer: Tokenizer) -> dict:
   """Returns the languages and the frame of a translator, in the form that tokenizers_in reads."""
   roles, names = tokenizer.roles, {i: code for code, i in tokenizer.languages.items()}
   pairs = (("src_lang", roles.source_place), ("tgt_lang", roles.target_place))

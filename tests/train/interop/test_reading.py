@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from tests.helpers import FIXTURES
 from tests.train.interop.helpers import add_tokens, build, open_fixture, outputs
-from train import predict, tasks
+from train import predict, pretrained, tasks
 from train.common.errors import UserError
 from train.interop import directory
 
@@ -123,10 +123,32 @@ def test_prompt_and_output_together_have_at_most_max_length_tokens(copied):
   assert len(prompt) + len(written(source, text="The fox", **longest)) == 12
 
 
-def test_an_impossible_option_is_refused(copied):
-  source = directory.Directory(copied("t5", generation_config=dict(early_stopping="sometimes")))
-  with pytest.raises(UserError, match="early_stopping is 'sometimes'"):
-    _ = source.generation
+@pytest.mark.parametrize(
+  "options, message",
+  [
+    (dict(early_stopping="sometimes"), "early_stopping is 'sometimes'"),
+    (dict(do_sample=True, temperature=0.0), "temperature is 0.0"),
+    (dict(do_sample=True, top_p=0.0), "top_p is 0.0"),
+    (dict(num_beams=0), "num_beams is 0"),
+    (dict(repetition_penalty=-1.0), "repetition_penalty is -1.0"),
+  ],
+)
+def test_an_impossible_option_is_refused_by_its_file(options, message, copied):
+  folder = copied("t5", generation_config=options)
+  with pytest.raises(UserError, match=rf"generation_config\.json: .*{message}"):
+    pretrained.open(f"hf:{folder}").task()
+
+
+def test_labels_of_one_name_are_refused_and_other_numbers_named(copied, caplog):
+  both = {"0": "a", "1": "a", "2": "b"}
+  folder = copied("bert_classification", config=dict(id2label=both))
+  with pytest.raises(UserError, match=r"config\.json: id2label has 'a' twice"):
+    _ = directory.Directory(folder).labels
+  names = dict(id2label={"0": "a", "1": "b", "2": "c"}, label2id={"a": 2, "b": 1, "c": 0})
+  with caplog.at_level(logging.WARNING):
+    source = directory.Directory(copied("bert_classification", config=names))
+    assert source.labels == ("a", "b", "c")
+  assert "label2id and id2label differ" in caplog.text
 
 
 def test_an_output_at_its_limit_just_ends_in_strict_mode(caplog):

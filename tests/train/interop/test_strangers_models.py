@@ -112,6 +112,8 @@ def test_links_in_the_folder_are_followed_as_of_hugging_faces_cache(tmp_path):
     ("bert_mlm", dict(architectures={"a": 1}), "architectures is"),
     ("pegasus", dict(max_position_embeddings=2 * 10**9), "2000000000 positions"),
     ("t5", dict(d_model=0), "config.json"),
+    ("t5gemma", dict(encoder=None), "the section encoder is missing"),
+    ("bart", dict(num_hidden_layers=3), "num_hidden_layers is 3 and encoder_layers 2"),
     ("llama", dict(rope_parameters=[1]), "rope_parameters is"),
   ],
 )

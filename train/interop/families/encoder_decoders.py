@@ -72,6 +72,12 @@ def bart_read(config, tensors) -> dict:
   for side in SIDES:
     if config.get(f"{side}_layers", 12) == 0:
       raise UserError(f"{side}_layers is 0: the model has an encoder and a decoder")
+  layers = config.get("encoder_layers", 12)
+  if config.get("num_hidden_layers", layers) != layers:  # transformers takes the first for both
+    raise UserError(
+      f"num_hidden_layers is {config['num_hidden_layers']} and encoder_layers {layers}; they name"
+      " one number"
+    )
   pairs = [
     (own, config.get(theirs, usual), config.get(other, usual))
     for theirs, other, own, _, usual in BART_SIDES

@@ -48,7 +48,8 @@ def _rows():
 def _read(config, tensors):
   sections = {}
   for side in SIDES:
-    given = config.get(side) or {}
+    if not (given := config.get(side)):
+      raise UserError(f"the section {side} is missing")
     json_files.check(given, side, FIELDS)
     given = {name: x for name, x in given.items() if name not in _SET}
     sections[side] = settings(given, _SECTION, tensors, side)

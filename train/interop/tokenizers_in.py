@@ -285,14 +285,14 @@ def _without_unused(folder, tokenizer: Tokenizer, config) -> Tokenizer:
 
 
 def _check(folder, tokenizer, config) -> None:
-  rows = config.get("vocab_size")
-  if rows is None:
+  if (rows := config.get("vocab_size")) is None:
     return
-  unfit = [
-    f"token for {name!r} has id {i}" for name, i in _ids(tokenizer.roles) if not 0 <= i < rows
-  ]
-  if tokenizer.vocab_size > rows:
-    unfit.append(f"vocabulary has {tokenizer.vocab_size} tokens")
+  if (size := tokenizer.vocab_size) < 0.9 * rows:  # tables are padded by less
+    logging.warning("%s: a vocabulary of %d, and the model's table has %d rows", folder, size, rows)
+  ids = _ids(tokenizer.roles)
+  unfit = [f"token for {name!r} has id {i}" for name, i in ids if not 0 <= i < rows]
+  if size > rows:
+    unfit.append(f"vocabulary has {size} tokens")
   if unfit:
     raise UserError(
       f"{folder}: the {unfit[0]}, and the model's table {rows} rows (vocab_size in config.json):"

@@ -14,7 +14,7 @@ from tests.helpers import FIXTURES
 from tests.train.interop.helpers import add_tokens, build, open_fixture, outputs
 from train import predict, pretrained, tasks
 from train.common.errors import UserError
-from train.interop import directory
+from train.interop import directory, tokenizers_in
 
 
 @pytest.fixture
@@ -137,6 +137,18 @@ def test_an_impossible_option_is_refused_by_its_file(options, message, copied):
   folder = copied("t5", generation_config=options)
   with pytest.raises(UserError, match=rf"generation_config\.json: .*{message}"):
     pretrained.open(f"hf:{folder}").task()
+
+
+def test_facts_of_two_places_are_named(copied, caplog):
+  two = dict(rope_theta=50.0, rope_parameters=dict(rope_type="default", rope_theta=100.0))
+  with caplog.at_level(logging.WARNING):
+    assert directory.Directory(copied("llama", config=two)).model["rope_theta"] == 100.0
+    source = open_fixture("gpt2")
+    tokenizers_in.read(source.path, source.config | dict(vocab_size=1000), source.options)
+  assert "rope_theta is 50.0, and rope_parameters has rope_theta 100.0, which counts" in caplog.text
+  assert (
+    f"a vocabulary of {source.tokenizer.vocab_size}, and the model's table has 1000" in caplog.text
+  )
 
 
 def test_labels_of_one_name_are_refused_and_other_numbers_named(copied, caplog):

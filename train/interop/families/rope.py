@@ -4,6 +4,8 @@ of both over layers."""
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from absl import logging
+
 from model.config import TransformerConfig
 from train.common import json_files
 from train.common.errors import UserError
@@ -30,7 +32,12 @@ def read(config: Mapping) -> dict[str, Any]:
   Raises UserError, which names the field, for a kind of scaling that has no counterpart.
   """
   field = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
-  return read_one(config, config.get(field) or {}, field, config.get("rope_theta"))
+  given, theta = config.get(field) or {}, config.get("rope_theta")
+  own = given.get("rope_theta")
+  if None not in (own, theta) and own != theta:
+    message = "rope_theta is %s, and %s has rope_theta %s, which counts"
+    logging.warning(message, theta, field, own)
+  return read_one(config, given, field, theta)
 
 
 def read_one(config: Mapping, given: Mapping, field: str, theta: float | None) -> dict[str, Any]:

@@ -22,7 +22,6 @@ CONFIGS = [
   "classify.py:small,data={folder},dev=25%,class_weights=dog:2",
   "tag.py:small,data={folder},suffix=.conll,dev=20%,test=20%",
   "qa.py:small,train={folder}/train.json,test={folder}/test.json",
-  "choice.py:small,data={folder}",
   f"nllb.py:small,init=hf:{FIXTURES}/nllb,source_lang=eng_Latn,target_lang=deu_Latn,both,"
   "data={folder},source=en,target=de,dev=10%,test=10%",
 ]
@@ -30,6 +29,7 @@ CONFIGS = [
 ALIKE = [
   "wmt14.py:small",  # load_config gives it the data of multi30k
   "causal.py:small,model=lstm,data={folder}/prose/*.txt",
+  "choice.py:small,data={folder}",
   "classify.py:small,data={folder}/reviews.csv,columns=review+stars",
   "scan.py:small,split=length,positions=rotary",
   "scan.py:small,model=lstm",

@@ -74,6 +74,7 @@ def test_an_embedding_model_s_vectors_are_its_outputs():
   )
 
 
+@pytest.mark.slow
 def test_the_n_best_of_a_search_are_arrays():
   pipeline = load(f"hf:{FIXTURES}/t5", beam=3, nbest=2)
   texts = ["The lazy fox jumps.", "Is it"]

@@ -41,7 +41,11 @@ def test_there_are_fixtures_of_every_family_but_our_own_encoders():
   assert families == directory.FAMILIES.keys() - {"esm", "starcoder2"}
 
 
-@pytest.mark.parametrize("name", NAMES)
+# A fixture of each family; what is tested for the others is slow.
+FIRST = {open_fixture(name).family.model_type: name for name in reversed(NAMES)}.values()
+
+
+@pytest.mark.parametrize("name", [x if x in FIRST else pytest.param(x, marks=SLOW) for x in NAMES])
 def test_outputs_are_those_of_transformers(name):
   batch, source = expected(name), open_fixture(name)
   actual = outputs(source, batch)

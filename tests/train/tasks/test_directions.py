@@ -51,6 +51,7 @@ def write_rows(path, count=30):
   path.write_text("\n".join(rows) + "\n")
 
 
+@pytest.mark.slow
 def test_a_run_of_several_directions(tmp_path, capsys):
   """Rows of a table have their languages in training, in evaluation, and in the export."""
   write_rows(tmp_path / "a.csv")

@@ -372,6 +372,14 @@ def test_no_file_names_a_place_of_one_machine(room):
   assert not [str(file) for file in files(room) if own.search(file.read_text(encoding="utf-8"))]
 
 
+def test_fixtures_name_no_folder_of_a_machine():
+  """Orbax's marks and tokenizers' settings would have them."""
+  own = re.compile(rb"/(home|root|work|Users)/\w|/tmp/tmp")
+  paths = [x for x in (ROOT / "tests/fixtures").rglob("*") if x.suffix in (".json", ".txt")]
+  assert len(paths) > 100
+  assert not [str(path) for path in paths if own.search(path.read_bytes())]
+
+
 def test_every_room_is_read():
   """Else the tests above pass on a wrong ROOT."""
   assert all((ROOT / room / "__init__.py") in files(room) for room in ROOMS)

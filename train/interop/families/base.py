@@ -211,6 +211,11 @@ def changed(settings, defaults: Mapping[str, Any], without=()) -> tuple[Setting,
   )
 
 
+def renamed(copies: Mapping[str, str], old: str, new: str) -> dict[str, str]:
+  """Returns the copies of tensors and their originals with `new` for the first `old` in a name."""
+  return {name.replace(old, new, 1): of.replace(old, new, 1) for name, of in copies.items()}
+
+
 def activation(theirs: str, default: str) -> Setting:
   """Returns the Setting of the feed-forward layers' activation."""
   convert = ACTIVATIONS.__getitem__, ACTIVATION_NAMES.__getitem__

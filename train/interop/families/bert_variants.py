@@ -3,15 +3,13 @@
 import dataclasses
 
 from train.common.errors import UserError
-from train.interop.families.base import attention, field, linear, norm, same
+from train.interop.families.base import attention, field, linear, norm, renamed, same
 from train.interop.families.encoders import (
   BERT,
   BLOCK,
   HEADS,
   LAYER,
-  LM_HEAD,
   ROBERTA,
-  TWO_LAYERS,
   classes,
   mlm_head,
   pooled,
@@ -118,20 +116,11 @@ MPNET = dataclasses.replace(
     *norm(f"{LAYER}.output.LayerNorm", f"{BLOCK}/mlp_norm"),
     *same("encoder.relative_attention_bias", "encoder/relative"),
   ),
-  heads=dict(
-    body=linear("pooler.dense", "head/dense"),
-    mlm=LM_HEAD,
-    classification=TWO_LAYERS,
-    choice=pooled("pooler.dense"),
-    **HEADS,
-  ),
-  copies={
-    "lm_head.decoder.weight": "mpnet.embeddings.word_embeddings.weight",
-    "lm_head.decoder.bias": "lm_head.bias",
-  },
-  untied={"lm_head.bias": "lm_head.decoder.bias"},
+  heads=ROBERTA.heads,
+  copies=renamed(ROBERTA.copies, "roberta", "mpnet"),
+  untied=ROBERTA.untied,
   left_out=r"^mpnet\.pooler\.",
-  mlm_activation="gelu",
+  mlm_activation=ROBERTA.mlm_activation,
 )
 
 FAMILIES = (XLM_ROBERTA, CAMEMBERT, ALBERT, MPNET)

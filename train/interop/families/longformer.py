@@ -4,7 +4,7 @@ import dataclasses
 
 from train.common import json_files
 from train.common.errors import UserError
-from train.interop.families.base import attention, field, linear, question_tokens
+from train.interop.families.base import attention, field, linear, question_tokens, renamed
 from train.interop.families.encoder_decoders import BART, bart_read, bart_write
 from train.interop.families.encoders import BLOCK, LAYER, ROBERTA
 
@@ -70,10 +70,7 @@ LONGFORMER = dataclasses.replace(
     *("attention_mode", "ignore_attention_mask", "onnx_export"),
   ),
   rows=(*ROBERTA.rows, *_global_rows(f"{LAYER}.attention.self")),
-  copies={
-    name.replace("roberta", "longformer"): of.replace("roberta", "longformer")
-    for name, of in ROBERTA.copies.items()
-  },
+  copies=renamed(ROBERTA.copies, "roberta", "longformer"),
   left_out=r"^longformer\.pooler\.",
   read=_longformer_read,
   write=_written,
@@ -125,10 +122,7 @@ LED = dataclasses.replace(
   ),
   ignored=(*BART.ignored, "attention_window"),
   rows=(*BART.rows, *_led_rows()),
-  copies={
-    name.replace("model.", "led.", 1): of.replace("model.", "led.", 1)
-    for name, of in BART.copies.items()
-  },
+  copies=renamed(BART.copies, "model.", "led."),
   read=_led_read,
   write=_led_write,
 )

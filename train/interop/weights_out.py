@@ -39,12 +39,18 @@ def switches(family: Family, kind: str, model: Mapping, params: Mapping) -> dict
   return on
 
 
-def write(folder: pathlib.Path, family: Family, kind: str, model: Mapping, params: Mapping) -> None:
+def write(
+  folder: pathlib.Path,
+  family: Family,
+  kind: str,
+  model: Mapping,
+  params: Mapping,
+  on: Mapping[str, bool],
+) -> None:
   """Writes our weights (path -> array) as model.safetensors, in shards with an index if they are
-  large. `model` has the fields of TransformerConfig."""
+  large. `model` has the fields of TransformerConfig, `on` what `switches` returns."""
   parts, heads, prefix = {}, {}, "" if kind in family.bare else family.prefix_of(kind)
   rows = family.rows_of(kind, model)
-  on = switches(family, kind, model, params)
   for path, weight in params.items():
     name, row = tensor_of(path, rows, prefix)
     if not row.switch or on[row.switch[0]]:

@@ -260,8 +260,6 @@ def write(folder: pathlib.Path, fit: Fit, kind: str, params: Mapping, more: Mapp
         f"{key} is {more[key]} in the vocabulary, and a {fit.family.model_type} with these settings"
         f" of the model has {fit.config[key]}: no file can say both"
       )
-  text = json.dumps(fit.config | dict(more), indent=2, sort_keys=True, ensure_ascii=False)
-  (folder / "config.json").write_text(text + "\n", encoding="utf-8")
   needed = _shapes(fit.model)
   params = folding.fold(params, fit.source, fit.model, kind in WORDS)
   if "output_bias" in fit.family.rows_of(kind, fit.model):
@@ -274,8 +272,9 @@ def write(folder: pathlib.Path, fit: Fit, kind: str, params: Mapping, more: Mapp
   # are in files of their own
   heads = (path for path in params if path.startswith("head/") and "/projections/" not in path)
   params = {path: params[path] for path in (*needed, *heads)}
-  config = fit.config | weights_out.switches(fit.family, kind, fit.model, params) | dict(more)
+  on = weights_out.switches(fit.family, kind, fit.model, params)
+  config = fit.config | on | dict(more)
   text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
   (folder / "config.json").write_text(text + "\n", encoding="utf-8")
-  weights_out.write(folder, fit.family, kind, fit.model, params)
+  weights_out.write(folder, fit.family, kind, fit.model, params, on)
   return zeros

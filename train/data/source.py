@@ -8,7 +8,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from absl import logging
@@ -35,6 +35,29 @@ class Source(Protocol):
   def __getitem__(self, index: int) -> Example: ...
 
   def _getitems(self, indices: Sequence[int]) -> list[Example]: ...
+
+
+class Block(NamedTuple):
+  """Examples that are read together, and what is wrong with records that were skipped."""
+
+  examples: list[Example]
+  bad: Sequence[str] = ()  # file, place and reason of each
+
+
+class Shards(Protocol):
+  """A corpus that is too large to list: its examples are read shard by shard, in any order.
+
+  A shard is a range of a file, or a file that can only be read from its beginning. Opening the
+  corpus takes no pass over it. It pickles small: a worker process opens the files itself.
+  """
+
+  fingerprint: str  # hex digest of the files' sizes and samples of their bytes
+  num_bytes: int  # of all files
+  num_shards: int
+
+  def blocks(self, shard: int, first: int = 0) -> Iterator[Block]:
+    """Yields the blocks of a shard from number `first` on, always the same ones, each of bounded
+    size. Raises UserError, with file and place, for what cannot be read."""
 
 
 def digest(*parts: object) -> str:

@@ -1,7 +1,8 @@
 """Cuts documents into windows of tokens, which each pre-training objective turns into items.
 
-All documents of a source are encoded once into one array on disk, each ended by eos, and read
-through a memory map: a window costs a copy of its tokens, however long its document is.
+All documents of an indexed source are encoded once into one array on disk, each ended by eos, and
+read through a memory map: a window costs a copy of its tokens, however long its document is. Those
+of a streamed source are encoded block by block.
 """
 
 import dataclasses
@@ -9,7 +10,7 @@ import functools
 import itertools
 import operator
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -19,7 +20,7 @@ from train.common.errors import UserError
 from train.common.files import cache_dir, new_folder
 from train.data import corruption, items
 from train.data.roles import Roles
-from train.data.source import PickledByFields, Source, digest, read_in_chunks
+from train.data.source import PickledByFields, Source, as_shards, digest, read_in_chunks
 from train.data.tokenizer import Tokenizer
 
 
@@ -50,18 +51,12 @@ class Tokens(PickledByFields):  # a worker process maps the file itself
     return folder
 
   def _write(self, folder):
-    starts, empty, eos = [0], [], np.int32(self.tokenizer.roles.eos).tobytes()
+    starts, empty = [0], []
     with open(folder / "ids", "wb") as file:
       for first, examples in read_in_chunks(self.source):
-        encoded = self.tokenizer.encode_parts([example["text"] for example in examples])
-        for number, parts in itertools.groupby(encoded, key=operator.itemgetter(0)):
-          length = 0
-          for _, ids in parts:
-            file.write(np.asarray(ids, np.int32).tobytes())
-            length += len(ids)
-          if length:
-            file.write(eos)
-            starts.append(starts[-1] + length + 1)
+        for number, pieces in itertools.groupby(self._encode(examples), operator.itemgetter(0)):
+          if length := sum(file.write(ids.tobytes()) // ids.itemsize for _, ids in pieces):
+            starts.append(starts[-1] + length)
           else:
             empty.append(first + number)
     if empty:
@@ -73,18 +68,41 @@ class Tokens(PickledByFields):  # a worker process maps the file itself
       raise UserError("the data has no document with text: check the split and the files it names")
     np.save(folder / "starts.npy", np.asarray(starts, np.int64))
 
+  def _encode(self, examples) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields each document's number and ids in one or more pieces, of which eos is the last one,
+    or an empty piece for an empty document."""
+    eos = np.asarray([self.tokenizer.roles.eos], np.int32)
+    encoded = self.tokenizer.encode_parts([example["text"] for example in examples])
+    for number, parts in itertools.groupby(encoded, operator.itemgetter(0)):
+      length = 0
+      for _, ids in parts:
+        length += len(ids)
+        yield number, np.asarray(ids, np.int32)
+      if length:
+        yield number, eos
+
+  def join(self, examples) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the ids and starts of some documents as `ids` and `starts` are of all."""
+    lengths, pieces = np.zeros(len(examples) + 1, np.int64), [np.zeros(0, np.int32)]
+    for number, ids in self._encode(examples):
+      lengths[number + 1] += len(ids)
+      pieces.append(ids)
+    return np.concatenate(pieces), np.cumsum(lengths[(lengths > 0) | (np.arange(len(lengths)) < 1)])
+
 
 class Objective(Protocol):
   """A pre-training objective: turns a window into an item; picklable."""
 
   extras: Mapping[str, str]
   ends: bool  # an eos is put after each window, so that the document's own eos is left out
+  draws: bool  # something in an item is random
 
   def max_lengths(self, length: int) -> tuple[int, int]:
     """Returns the most source and target tokens of an item from a window of that length."""
 
   def __call__(self, ids: np.ndarray, before: int, rng: np.random.Generator) -> items.Item:
-    """Returns the item of a window's ids; `before` is the token before it, or the start."""
+    """Returns the item of a window's ids; `before` is the token before it, or the start. Without
+    `draws`, `rng` may be None."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,8 +127,11 @@ class Windows(PickledByFields):
 
   @functools.cached_property
   def _spans(self) -> np.ndarray:
-    """Returns the start and stop of each window in the ids: [windows, 2]."""
-    starts = self.tokens.starts[[0, -1]] if self.cross_documents else self.tokens.starts
+    return self._cut(self.tokens.starts)
+
+  def _cut(self, starts: np.ndarray) -> np.ndarray:
+    """Returns the start and stop of each window in the ids of documents: [windows, 2]."""
+    starts = starts[[0, -1]] if self.cross_documents else starts
     starts, stops = starts[:-1], starts[1:] - (self.objective.ends and not self.cross_documents)
     counts = -(-(stops - starts) // self.length)  # windows of each document
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -137,12 +158,31 @@ class Windows(PickledByFields):
   def read(self, indices, positions):
     read = []
     for index, position in zip(indices, positions):
-      start, stop = self._spans[index].tolist()
-      ids = np.asarray(self.tokens.ids[start:stop])
-      before = int(self.tokens.ids[start - 1]) if start and self.cross_documents else self.start
-      rng = np.random.default_rng([self.seed, index if self.fixed_masks else position])
-      read.append(self.objective(ids, before, rng))
+      number = index if self.fixed_masks else position
+      read.append(self._item(self.tokens.ids, *self._spans[index].tolist(), (number,)))
     return read
+
+  @property
+  def shards(self):
+    return as_shards(self.tokens.source)
+
+  def make(self, examples, key):
+    """Returns the windows of a block, whose ends no window crosses."""
+    ids, starts = self.tokens.join(examples)
+    # a block is the same in every epoch, its place in the stream is not
+    key = key[1:] if self.fixed_masks else key
+    made, sizes = [], {}
+    for number, (start, stop) in enumerate(self._cut(starts).tolist()):
+      if stop - start not in sizes:
+        sizes[stop - start] = self.objective.max_lengths(stop - start)
+      made.append(items.Made(*sizes[stop - start], self._item(ids, start, stop, (*key, number))))
+    return made
+
+  def _item(self, ids, start, stop, key) -> items.Item:
+    before = int(ids[start - 1]) if start and self.cross_documents else self.start
+    # a generator takes 15 us
+    rng = np.random.default_rng([self.seed, *key]) if self.objective.draws else None
+    return self.objective(np.asarray(ids[start:stop]), before, rng)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +192,7 @@ class NextToken:
   roles: Roles
 
   extras = types.MappingProxyType({"inputs": "int32"})
-  ends = False
+  ends = draws = False
 
   def max_lengths(self, length: int) -> tuple[int, int]:
     return 0, length
@@ -168,6 +208,7 @@ class PrefixLm(NextToken):
   """Predicts the tokens after a random prefix, visible as a whole (Raffel et al. 2020, fig. 4)."""
 
   extras = types.MappingProxyType({"inputs": "int32", "prefix": "int32", "weights": "float32"})
+  draws = True
 
   def __call__(self, ids, before, rng):
     cut, place = rng.integers(1, len(ids)), np.arange(len(ids))
@@ -183,7 +224,7 @@ class Denoise:
   corruption: corruption.Corruption
   roles: Roles
   extras = types.MappingProxyType({})
-  ends = True
+  ends = draws = True
 
   def max_lengths(self, length: int) -> tuple[int, int]:
     source, target = self.corruption.max_lengths(length)
@@ -211,7 +252,7 @@ class MaskedLm:
   rate: float
   word_starts: np.ndarray | None = None  # bool [V]: if given, whole words are hidden
   extras = types.MappingProxyType({"labels": "int32", "weights": "float32"})
-  ends = True
+  ends = draws = True
 
   def max_lengths(self, length: int) -> tuple[int, int]:
     return length + len(self.roles.first) + 1, corruption.most_hidden(length, self.rate)

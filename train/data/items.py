@@ -8,16 +8,25 @@ writes, both with eos; one of them may be absent. Other sequences of a task, und
 import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from absl import logging
 
 from train.data import languages, packing
-from train.data.source import Source, cached_lengths, read_many
+from train.data.source import Example, Shards, Source, as_shards, cached_lengths, read_many
 from train.data.tokenizer import Tokenizer
 
 Item = Mapping[str, Sequence[int] | np.ndarray]
+
+
+class Made(NamedTuple):
+  """An item of a streamed example, and what `Items.lengths` returns of one that is listed."""
+
+  source_len: int
+  target_len: int
+  item: Item
+  truncated: bool = False
 
 
 class Items(Protocol):
@@ -33,6 +42,13 @@ class Items(Protocol):
   def read(self, indices: Sequence[int], positions: Sequence[int]) -> list[Item]:
     """Returns the items at `indices`. Anything random in an item depends on its position in the
     stream: it differs between epochs and repeats after a restart."""
+
+  @property
+  def shards(self) -> Shards | None:
+    """Returns the data that are read shard by shard, None where `lengths` and `read` list them."""
+
+  def make(self, examples: Sequence[Example], key: Sequence[int]) -> list[Made]:
+    """Returns the items of a block of the shards. Anything random in them depends on `key`."""
 
 
 def order(items: Items, count: int, seed: int) -> Callable[[int], int]:
@@ -84,18 +100,35 @@ class Pairs:
     del positions  # nothing is random
     return self._encode(read_many(self.source, indices), self.source_len, self.target_len)
 
+  @property
+  def shards(self):
+    return as_shards(self.source)
+
+  def make(self, examples, key):
+    del key  # nothing is random
+    limits, made = (self.source_len, self.target_len), []
+    for roles, *ids in self._ids(examples):
+      item = self._item(roles, *ids, *limits)
+      whole = len(roles.source(())) + len(ids[0]), len(roles.target(())) + len(ids[1])
+      is_cut = whole[0] > limits[0] or whole[1] > limits[1]
+      made.append(Made(len(item["source"]), len(item["target"]), item, is_cut))
+    return made
+
   def _encode(self, examples, source_len=sys.maxsize, target_len=sys.maxsize):
+    return [self._item(*row, source_len, target_len) for row in self._ids(examples)]
+
+  def _ids(self, examples):
+    """Returns roles, source ids and target ids of each example."""
     sources = self.tokenizer.encode_sources([example["source"] for example in examples])
     targets = self.tokenizer.encode_targets([example["target"] for example in examples])
     frames = languages.frames(self.tokenizer, examples, self.target_lang)
-    rows = [
-      {"source": roles.source(source, source_len), "target": roles.target(target, target_len)}
-      for roles, source, target in zip(frames, sources, targets)
-    ]
+    return list(zip(frames, sources, targets))
+
+  def _item(self, roles, source, target, source_len, target_len):
+    row = {"source": roles.source(source, source_len), "target": roles.target(target, target_len)}
     if self.extras:
-      for roles, row in zip(frames, rows):
-        row["inputs"] = [roles.start, *row["target"][:-1]]
-    return rows
+      row["inputs"] = [roles.start, *row["target"][:-1]]
+    return row
 
   @property
   def _marked(self) -> bool:

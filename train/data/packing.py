@@ -41,16 +41,17 @@ def plan(
   target_len: int,
   max_per_row: int | None = None,
   end: int | None = None,
+  carry: int = 0,
 ) -> tuple[list[list[int]], dict]:
   """Returns the stream positions in each row of the next batch, and the state after the batch.
 
   `lengths_at(position)` is the item's length on each side: source, target. A side with a row length
   of 0 is absent. Carried positions come first, oldest first, then the stream from `position` on (to
   `end`). Each item goes into the first row with space on both sides; an item without such a row is
-  carried, and the batch ends when as many items are carried as the batch has rows. Delivered and
-  carried positions together are always exactly range(position). Raises ValueError for an item
-  longer than a row, and for one without a token on the target or, where targets are absent, the
-  source.
+  carried, and the batch ends when as many items are carried as the batch has rows, or `carry` if
+  that is more. Delivered and carried positions together are always exactly range(position).
+  Raises ValueError for an item longer than a row, and for one without a token on the target or,
+  where targets are absent, the source.
   """
   source_left, target_left = np.full(rows, source_len), np.full(rows, target_len)
   filled: list[list[int]] = [[] for _ in range(rows)]
@@ -78,7 +79,7 @@ def plan(
   position = state["position"]
   while open_rows and position != end:
     if not put_in_row(position):
-      if len(carried) >= rows:
+      if len(carried) >= max(rows, carry):
         break
       carried.append(position)
     position += 1

@@ -6,6 +6,7 @@ mark at a line's start, where a file or a part of a joined file begins, are stri
 yields None in place of a bad record, which it reports to `bad` (bad_records.BadRecords).
 """
 
+import contextlib
 import functools
 import glob
 import gzip
@@ -16,7 +17,7 @@ import os
 import pathlib
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from train.common.errors import NoSplit, UserError, did_you_mean
 from train.data.bad_records import MAX_RECORD_BYTES, BadRecords
@@ -29,6 +30,7 @@ MOST_RATIO = 200  # times the file's own size
 OTHER_NAMES = dict.fromkeys(("dev", "val", "valid", "eval"), "validation")
 BYTE_ORDER_MARK = "\ufeff"
 BUFFER = 1 << 17  # bytes that are unpacked at a time
+COMPRESSED = (".gz",)
 
 
 def is_dangling(path: pathlib.Path) -> bool:
@@ -166,25 +168,44 @@ def read_lines(
   short, or if it has no line and `empty` is False.
   """
   number = 0
+  with named_errors(path, lambda: f" after line {number}"), open_bytes(path) as file:
+    while raw := file.readline(most + 1):
+      number += 1
+      if len(raw) > most and not raw.endswith(b"\n"):
+        yield bad(path, f"line {number}", f"more than {most:,} bytes; is this a text file?")
+        while raw and not raw.endswith(b"\n"):
+          raw = file.readline(most)
+      else:
+        yield _decode(raw, path, number, bad)
+  if not number and not empty:
+    raise UserError(f"{path} is empty; give a file with at least one line")
+
+
+@contextlib.contextmanager
+def named_errors(path: pathlib.Path, place: Callable[[], str] = lambda: ""):
+  """Raises UserError that names the file for what cannot be read in the block."""
   try:
-    with open_bytes(path) as file:
-      while raw := file.readline(most + 1):
-        number += 1
-        if len(raw) > most and not raw.endswith(b"\n"):
-          yield bad(path, f"line {number}", f"more than {most:,} bytes; is this a text file?")
-          while raw and not raw.endswith(b"\n"):
-            raw = file.readline(most)
-        else:
-          yield _decode(raw, path, number, bad)
+    yield
   # an error under every policy: the size of the loss is unknown
   except (EOFError, zlib.error, gzip.BadGzipFile) as error:
     raise UserError(
-      f"{path}: not a complete gzip file, broken after line {number} ({error}); fetch it again"
+      f"{path}: not a complete gzip file, broken{place()} ({error}); fetch it again"
     ) from None
   except OSError as error:
     raise UserError(f"{path} cannot be read: {error.strerror}") from None
-  if not number and not empty:
-    raise UserError(f"{path} is empty; give a file with at least one line")
+
+
+def split_lines(content: bytes, path: pathlib.Path, bad: BadRecords) -> list[str | None]:
+  """Returns the lines of a part of a file as `read_lines` does; their numbers count from 1."""
+  try:
+    text = content.decode("utf-8").removesuffix("\n")
+  except UnicodeDecodeError:
+    lines = content.removesuffix(b"\n").split(b"\n")
+    return [_decode(line, path, number, bad) for number, line in enumerate(lines, 1)]
+  lines = text.split("\n")
+  if "\r" in text or BYTE_ORDER_MARK in text:
+    lines = [line.removesuffix("\r").removeprefix(BYTE_ORDER_MARK) for line in lines]
+  return lines
 
 
 def open_bytes(path: pathlib.Path):

@@ -37,11 +37,20 @@ class Source(Protocol):
   def _getitems(self, indices: Sequence[int]) -> list[Example]: ...
 
 
+LARGE = 64 << 20  # bytes of text; larger data are streamed
+
+
+def is_large(num_bytes: int, stream: bool | None) -> bool:
+  """Returns whether data are streamed: as `stream` demands, by their size without a demand."""
+  return num_bytes > LARGE if stream is None else stream
+
+
 class Block(NamedTuple):
-  """Examples that are read together, and what is wrong with records that were skipped."""
+  """Examples that are read together, and what of the data is no example."""
 
   examples: list[Example]
-  bad: Sequence[str] = ()  # file, place and reason of each
+  bad: Sequence[str] = ()  # file, place and reason of each record that was skipped
+  dropped: int = 0  # examples with a blank field
 
 
 class Shards(Protocol):
@@ -58,6 +67,11 @@ class Shards(Protocol):
   def blocks(self, shard: int, first: int = 0) -> Iterator[Block]:
     """Yields the blocks of a shard from number `first` on, always the same ones, each of bounded
     size. Raises UserError, with file and place, for what cannot be read."""
+
+
+def as_shards(source: Source | Shards) -> Shards | None:
+  """Returns a streamed source itself, None for an indexed one."""
+  return source if hasattr(source, "blocks") else None
 
 
 def digest(*parts: object) -> str:

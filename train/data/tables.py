@@ -6,10 +6,11 @@ reports to `bad` (bad_records.BadRecords).
 
 import contextlib
 import csv
+import functools
 import itertools
 import json
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from absl import logging
@@ -56,6 +57,13 @@ def read_rows(table: Table, fields: Sequence[str], bad: BadRecords) -> Iterator[
 def number_rows(table: Table, fields: Sequence[str], bad: BadRecords) -> Rows:
   """Yields the rows as `read_rows` does, each after its line."""
   return READERS[table.kind](table, fields, bad)
+
+
+def parse_rows(
+  table: Table, fields: Sequence[str], lines: Iterable[str | None], bad: BadRecords
+) -> Iterator[Row | None]:
+  """Yields the rows of some lines of a table of PARSERS as `read_rows` does."""
+  return (row for _, row in PARSERS[table.kind](table, fields, lines, bad))
 
 
 def find_table(path: pathlib.Path, columns: Sequence[str] | Mapping, header: bool | None) -> Table:
@@ -109,7 +117,7 @@ def _first_row(path, kind, columns: int) -> list[str]:
   """Returns the cells of the first row, none if it cannot be read."""
   skip = BadRecords("skip")
   if kind == ".tsv":
-    rows = _tsv_rows(path, skip)
+    rows = _split_tabs(read_lines(path, skip))
   else:
     rows = _csv_rows(path, _delimiter(path, columns), skip, read_lines(path, skip))
   return next((row or [] for _, row in rows if row is None or not _is_blank(row)), [])
@@ -165,8 +173,8 @@ class _BadAsBlank:
     return bad
 
 
-def _tsv_rows(path, bad) -> Rows:
-  for number, line in enumerate(read_lines(path, bad), 1):
+def _split_tabs(lines) -> Rows:
+  for number, line in enumerate(lines, 1):
     yield number, None if line is None else line.split("\t")
 
 
@@ -199,8 +207,8 @@ def _is_blank(row) -> bool:
   return len(row) < 2 and not "".join(row).strip()
 
 
-def _read_tsv(table: Table, fields, bad):
-  return _read_cells(_tsv_rows(table.paths[0], bad), "tab", table, fields, bad)
+def _parse_tsv(table: Table, fields, lines, bad):
+  return _read_cells(_split_tabs(lines), "tab", table, fields, bad)
 
 
 def _read_csv(table: Table, fields, bad):
@@ -210,9 +218,9 @@ def _read_csv(table: Table, fields, bad):
   return _read_cells(rows, DELIMITERS[delimiter], table, fields, bad)
 
 
-def _read_jsonl(table: Table, fields, bad):
+def _parse_jsonl(table: Table, fields, lines, bad):
   (path,) = table.paths
-  for number, text in enumerate(read_lines(path, bad), 1):
+  for number, text in enumerate(lines, 1):
     if text is not None and not text.strip():
       continue
     place, row = f"line {number}", None
@@ -268,9 +276,12 @@ def _read_aligned(table: Table, fields, bad) -> Rows:
     yield number, None if None in row else row
 
 
-READERS = {
-  "aligned": _read_aligned,
-  ".csv": _read_csv,
-  ".tsv": _read_tsv,
-  ".jsonl": _read_jsonl,
+def _read_whole(parse, table: Table, fields, bad):
+  return parse(table, fields, read_lines(table.paths[0], bad), bad)
+
+
+# The kinds of tables whose every line is a row.
+PARSERS = {".tsv": _parse_tsv, ".jsonl": _parse_jsonl}
+READERS = {"aligned": _read_aligned, ".csv": _read_csv} | {
+  kind: functools.partial(_read_whole, parse) for kind, parse in PARSERS.items()
 }

@@ -8,9 +8,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 
 from train.common.errors import choose
-from train.data import reading, tables
+from train.data import chunks, reading, tables
 from train.data.bad_records import MAX_RECORD_BYTES, BadRecords
-from train.data.source import PickledByFields, digest
+from train.data.source import PickledByFields, digest, is_large
 
 SUFFIXES = {"documents": (".txt", ".md", ".jsonl")}
 
@@ -80,16 +80,47 @@ def between(sequence, start: int, stop: int):
 
 
 def open_text(
-  split: str, /, splits: Mapping, unit: str = "file", on_bad_record: str = "error"
-) -> InMemory:
+  split: str,
+  /,
+  splits: Mapping,
+  unit: str = "file",
+  on_bad_record: str = "error",
+  stream: bool | None = None,
+) -> InMemory | chunks.ChunkedFiles:
   """Opens documents {"text"}: whole files, paragraphs (between blank lines) or lines.
 
   Each line of a .jsonl file is a document, its key "text". "PATH[:90%]" is a part of each file. A
-  line that cannot be read is a bad record, also within a longer document.
+  line that cannot be read is a bad record, also within a longer document. Large data are streamed:
+  then a part is one of a file's bytes, and a document of more than some 100 KB (unit "file"), or
+  1 MB, is cut into parts.
   """
   choose(UNITS, unit, "data.unit")
   splits, start, stop = reading.parse_part(split, splits)
-  return _open("documents", read_documents, split, splits, on_bad_record, unit, start, stop)
+  files = reading.list_files(split, splits, SUFFIXES["documents"])
+  if not is_large(sum(map(chunks.unpacked_size, files)), stream):
+    return _open("documents", read_documents, split, splits, on_bad_record, unit, start, stop)
+  chunks.check_part(f"data.splits.{split}", files, start, stop)
+  kinds = [reading.file_type(path) for path in files]
+  fingerprint = chunks.sampled_digest(files, "documents", unit, start, stop, kinds, on_bad_record)
+  rules = {".jsonl": chunks.RECORDS}
+  rules = tuple(rules.get(kind, RULES[unit]) for kind in kinds)
+  parse = functools.partial(parse_documents, unit)
+  return chunks.ChunkedFiles(tuple(files), rules, parse, fingerprint, on_bad_record, (start, stop))
+
+
+RULES = {"file": chunks.PARTS, "paragraph": chunks.PARAGRAPHS, "line": chunks.LINES}
+
+
+def parse_documents(unit: str, path, chunk: chunks.Chunk, bad) -> tuple[list[dict], int]:
+  """Returns the documents of a chunk of a file."""
+  lines = reading.split_lines(chunk.content, path, bad)
+  if reading.file_type(path) == ".jsonl":
+    rows = tables.parse_rows(tables.Table(".jsonl", (path,), ("text",)), ("text",), lines, bad)
+    texts = [row[0] for row in rows if row is not None]
+  else:
+    texts = UNITS[unit]("\n".join(line for line in lines if line is not None))
+  kept = [{"text": text} for text in texts if text]
+  return kept, len(texts) - len(kept)
 
 
 def read_documents(path: pathlib.Path, unit: str, start: int, stop: int, bad) -> list[dict]:

@@ -1,0 +1,260 @@
+"""Cuts files of any size into chunks of bytes that end where a line, a paragraph or a word ends.
+
+A chunk is found from its number alone, without reading what is before it, unless the file is
+compressed: such a file is read from its beginning.
+"""
+
+import bisect
+import dataclasses
+import functools
+import hashlib
+import itertools
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from train.common import paths
+from train.common.errors import UserError
+from train.data import reading
+from train.data.bad_records import MAX_RECORD_BYTES, BadRecords
+from train.data.source import Block, Example, PickledByFields
+
+CHUNK_BYTES = 1 << 17  # some 30,000 tokens
+LOOK = 1 << 16  # bytes that are read at a time to find an end
+LONGEST = 1 << 20  # bytes of a document beyond a chunk's end; a longer one is cut at a blank
+PACKED = 4  # bytes of text in a byte of a compressed file
+SAMPLES, SAMPLE_BYTES = 4096, 4096  # of all files together, for their fingerprint
+
+Read = Callable[[int, int], bytes]  # (place, count) -> at most `count` bytes of a file from a place
+
+
+class Rule(NamedTuple):
+  """Where a chunk may end: behind a match of `end`, which is looked for from `back` bytes before
+  the chunk's nominal end, in `most` bytes; `cut`: else behind a blank, or between characters."""
+
+  end: re.Pattern
+  back: int
+  most: int
+  cut: bool
+
+
+RECORDS = Rule(re.compile(rb"\n"), 1, MAX_RECORD_BYTES, False)
+LINES = Rule(RECORDS.end, 1, LONGEST, True)
+PARTS = Rule(RECORDS.end, 1, LOOK, True)  # of a document, preferably whole lines
+PARAGRAPHS = Rule(re.compile(rb"\n\s*\n"), 1, LONGEST, True)
+BLANK = re.compile(rb"[ \t\r\n]")
+LINE = re.compile(r"line (\d+)")
+
+
+class Chunk(NamedTuple):
+  """The bytes of a file from `start` on; the file goes on behind them unless `last`."""
+
+  start: int
+  content: bytes
+  whole: bool  # begins where a line or a paragraph begins
+  last: bool
+
+
+def is_compressed(path: paths.Path) -> bool:
+  """Returns whether a file can only be read from its beginning."""
+  return path.suffix in reading.COMPRESSED
+
+
+def unpacked_size(path: paths.Path) -> int:
+  """Returns about how many bytes of text a file holds."""
+  return paths.size(path) * (PACKED if is_compressed(path) else 1)
+
+
+def check_part(where: str, files: Sequence[paths.Path], start: int, stop: int) -> None:
+  """Raises UserError where a part of a large compressed file is asked for."""
+  packed = next(filter(is_compressed, files), None)
+  if packed is not None and (start, stop) != (0, 100):
+    raise UserError(
+      f"{where}: {packed} is compressed and large, so a part of it cannot be found without reading"
+      " it all: unpack it, or give other files for each split"
+    )
+
+
+def count(size: int) -> int:
+  """Returns the number of chunks of so many bytes."""
+  return -(-size // CHUNK_BYTES)
+
+
+def read_chunk(path: paths.Path, rule: Rule, number: int, start: int, stop: int) -> Chunk:
+  """Returns a chunk of the part of a file between two places, each moved to the next end. Chunks
+  whose numbers follow one another are all of the part."""
+  with reading.open_bytes(path) as file:
+
+    def read(place, size):
+      file.seek(place)
+      return file.read(size)
+
+    first, last = start + number * CHUNK_BYTES, start + (number + 1) * CHUNK_BYTES
+    first, whole = find_end(read, first, rule)
+    last, _ = find_end(read, min(last, stop), rule)
+    content = read(first, last - first)
+    return Chunk(first, content, whole, not read(last, 1))
+
+
+def read_in_order(path: paths.Path, rule: Rule, skip: int = 0) -> Iterator[Chunk]:
+  """Yields the chunks of a file but the first `skip`; reads it once, from its beginning."""
+  with reading.open_bytes(path) as file:
+    window, start, whole, number, last = _Window(file), 0, True, 0, False
+    while not last:
+      number += 1
+      stop, next_whole = find_end(window.read, number * CHUNK_BYTES, rule)
+      content, last = window.read(start, stop - start), not window.read(stop, 1)
+      if number > skip:
+        yield Chunk(start, content, whole, last)
+      window.drop(stop)
+      start, whole = stop, next_whole
+
+
+class _Window:
+  """A part of a file that is read forwards."""
+
+  def __init__(self, file):
+    self.file, self.start, self.content = file, 0, b""
+
+  def read(self, place: int, size: int) -> bytes:
+    """Returns the bytes from a place on that is not dropped."""
+    first = place - self.start
+    while (missing := first + size - len(self.content)) > 0:
+      more = self.file.read(max(missing, LOOK))
+      if not more:
+        break
+      self.content += more
+    return self.content[first : first + size]
+
+  def drop(self, place: int) -> None:
+    """Forgets what is before a place, but for what `find_end` may look back at."""
+    kept = max(place - 1, self.start)
+    self.content, self.start = self.content[kept - self.start :], kept
+
+
+def find_end(read: Read, place: int, rule: Rule) -> tuple[int, bool]:
+  """Returns the first place from `place` on where a chunk may end, at most the file's end, and
+  whether it is an end by the rule. It depends on the bytes around `place` alone, so that the chunk
+  before and the chunk behind it agree."""
+  if place <= 0:
+    return 0, True
+  since, content, look = place - rule.back, b"", LOOK
+  while len(content) <= rule.most:
+    more = read(since + len(content), look)
+    known = max(len(content) - LOOK, 0)  # an end that reaches the end of what was read may go on
+    content += more
+    found = rule.end.search(content, known)
+    if found and (found.end() < len(content) or not more):
+      return since + found.end(), True
+    if len(more) < look:
+      return since + len(content), True
+    look = len(content)
+  if found := BLANK.search(content, rule.back, rule.back + LOOK):
+    return since + found.end(), not rule.cut
+  step = next((i for i in range(4) if content[rule.back + i] & 0xC0 != 0x80), 0)
+  return place + step, False
+
+
+def sampled_digest(files: Sequence[paths.Path], *more: object) -> str:
+  """Returns the hex digest of the sizes of all files and of some thousand samples of their bytes,
+  the first and the last ones among them. What is not sampled may change unnoticed."""
+  content = hashlib.sha256(repr(more).encode())
+  each = max(2, min(64, SAMPLES // max(len(files), 1)))
+  stride = max(1, 2 * len(files) // SAMPLES)
+  for number, path in enumerate(files):
+    size = paths.size(path)
+    content.update(str(size).encode())
+    if number % stride == 0:
+      with path.open("rb") as file:
+        for i in range(each):
+          file.seek(max(0, size - SAMPLE_BYTES) * i // (each - 1))
+          content.update(file.read(SAMPLE_BYTES))
+  return content.hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class ChunkedFiles(PickledByFields):
+  """The examples of files as shards: a shard is a chunk, or a whole file that is compressed.
+
+  `parse(path, chunk, bad)` returns the examples of a chunk, and the number of those left out.
+  """
+
+  files: tuple[paths.Path, ...]
+  rules: tuple[Rule, ...]  # of each file
+  parse: Callable[[paths.Path, Chunk, "ChunkBadRecords"], tuple[list[Example], int]]
+  fingerprint: str
+  on_bad_record: str = "error"
+  part: tuple[int, int] = (0, 100)  # percentages of each file's bytes
+
+  @functools.cached_property
+  def _sizes(self) -> list[int]:
+    return [paths.size(path) for path in self.files]
+
+  @property
+  def num_bytes(self) -> int:
+    return sum(self._sizes) * (self.part[1] - self.part[0]) // 100
+
+  @functools.cached_property
+  def _first(self) -> list[int]:
+    """Returns the number of each file's first shard, and the number of all shards."""
+    counts = []
+    for path, size in zip(self.files, self._sizes):
+      start, stop = self._ends(size)
+      counts.append(1 if is_compressed(path) else count(stop - start))
+    return [0, *itertools.accumulate(counts)]
+
+  @property
+  def num_shards(self) -> int:
+    return self._first[-1]
+
+  def _ends(self, size: int) -> tuple[int, int]:
+    start, stop = self.part
+    return size * start // 100, size * stop // 100
+
+  def blocks(self, shard: int, first: int = 0) -> Iterator[Block]:
+    file = bisect.bisect_right(self._first, shard) - 1
+    path, rule = self.files[file], self.rules[file]
+    with reading.named_errors(path):
+      if is_compressed(path):
+        for chunk in read_in_order(path, rule, first):
+          yield self._block(path, rule, chunk)
+      elif not first:
+        ends = self._ends(self._sizes[file])
+        chunk = read_chunk(path, rule, shard - self._first[file], *ends)
+        yield self._block(path, rule, chunk)
+
+  def _block(self, path, rule, chunk):
+    bad = ChunkBadRecords(self.on_bad_record, chunk.start)
+    if not chunk.whole and not rule.cut:
+      place = f"byte {chunk.start:,}"
+      bad(path, place, f"a record of more than {rule.most:,} bytes; is this a text file?")
+      return Block([], bad.messages)
+    examples, dropped = self.parse(path, chunk, bad)
+    return Block(examples, bad.messages, dropped)
+
+
+class ChunkBadRecords(BadRecords):
+  """The bad records of a chunk; names their lines in the file."""
+
+  def __init__(self, on_bad_record: str, start: int):
+    super().__init__(on_bad_record)
+    self.start, self.messages = start, []
+
+  def __call__(self, path, place: str, reason) -> None:
+    place = LINE.sub(lambda match: f"line {int(match[1]) + self._lines_before(path)}", place)
+    super().__call__(path, place, reason)
+    self.messages.append(f"{path}, {place}: {reason}")
+
+  @functools.cached_property
+  def _known(self) -> dict:
+    return {}
+
+  def _lines_before(self, path) -> int:
+    """Returns the number of lines before the chunk, for which the file is read up to there."""
+    if path not in self._known:
+      lines, left = 0, self.start
+      with reading.open_bytes(path) as file:
+        while left and (content := file.read(min(left, LONGEST))):
+          lines, left = lines + content.count(b"\n"), left - len(content)
+      self._known[path] = lines
+    return self._known[path]

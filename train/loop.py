@@ -17,7 +17,7 @@ from train.cluster.watchdog import Watchdog
 from train.common.entry import INTERRUPTED
 from train.common.errors import choose
 from train.data.bad_records import LEFT_OUT
-from train.data.batches import Batches
+from train.data.streamed_batches import open_batches
 from train.evaluation import EarlyStopping, Evaluation
 from train.record import data_files
 from train.record.config import flat
@@ -63,7 +63,8 @@ def train(
     optimizer.log_unused(cfg.optimizer, cfg.schedule)
     graph, state = init(cfg, task, tx, mesh)
     layout = tasks.layout(task, cfg.batch_size)
-    batches = Batches(task.items("train"), layout, seed=cfg.seed, workers=cfg.workers)
+    how = dict(seed=cfg.seed, workers=cfg.workers, count=cfg.streams, gather=processes.gather)
+    batches = open_batches(task.items("train"), layout, **how)
   checkpoints = Checkpoints(workdir.path, clean=True, **checkpoint_policy(cfg))
   activations = sharding.activation_sharding(mesh, cfg.mesh.sequence)
   with checkpoints, batches, activations, profile:

@@ -21,6 +21,7 @@ RANGES = {
   "batch_size": "[1, inf)",
   "microbatches": "[1, inf)",
   "workers": "[0, 1024]",
+  "streams": "[0, 65536]",
   "log_every": "[1, inf)",
   "ema": "[0, 1)",
   "spike": "[0, inf)",

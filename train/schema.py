@@ -19,6 +19,9 @@ RUN = dict(
   epochs=0.0,  # passes over the training data in place of `steps`; 0: steps
   microbatches=1,
   workers=0,  # processes that make batches; 0: a thread
+  # virtual streams, which share a batch's rows, where data are streamed; 0: 64, or the most of its
+  # divisors that do. Where it is given, small data are read so too.
+  streams=0,
   ema=0.0,  # decay of the weights' moving average, which is then evaluated and exported; 0: none
   spike=3.0,  # counts a loss above this multiple of the median of the last 100; 0: none
   skip_spikes=False,  # skips the update of such a loss
@@ -40,7 +43,8 @@ SECTIONS = ("task", "model", "optimizer", "schedule", "evaluate", "checkpoint")
 MOST_TOKENS = 2**28  # of a batch, on one side
 UNKNOWN_STEPS = 10**6  # of a run of epochs, where settings are checked before its data are read
 # A record that cannot be read is an "error", or "skip" leaves it out and counts it.
-DATA = dict(on_bad_record="error")
+# Data are streamed by their size (None), always (True) or never (False).
+DATA = dict(on_bad_record="error", stream=None)
 # Sections whose other keys are checked where they are used: by the data's source and the tokenizer.
 OPEN = ("data", "tokenizer")
 

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from train import tasks
 from train.common.errors import UserError
 from train.data import packing
-from train.data.items import order
+from train.data.items import is_streamed, order
 from train.record import config, workdir
 
 # Settings of which a number above 0 and below 1 is a share of `steps`.
@@ -86,6 +86,11 @@ def steps_of_epochs(epochs: float, task, layout, seed: int) -> int:
   """Returns the steps of so many passes over the training data: `epochs` times the batches in which
   the packed stream has passed each item once."""
   items = task.items("train")
+  if is_streamed(items):
+    raise UserError(
+      f"epochs={epochs:g}: how many steps streamed data are is not known before they are read: set"
+      " steps, or task.data.stream=False to list the data first"
+    )
   lengths = items.lengths()
   index_at = order(items, len(lengths), seed)
   state, count = packing.START, 0

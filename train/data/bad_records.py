@@ -65,12 +65,18 @@ class BadRecords:
   def check_limit(self, where: str) -> None:
     """Raises UserError if too many records of the split `where` are bad, or all of them."""
     bad, total = (sum(count[key] for count in self.counts) for key in ("records", "of"))
-    if bad > max(FEW, int(MAX_SHARE * total)) or 0 < bad == total:
+    if bad:
       first = next(count["first"][0] for count in self.counts if count["first"])
-      raise UserError(
-        f"{where}: {bad:,} of {total:,} records cannot be read; task.data.on_bad_record='skip'"
-        f" allows {MAX_SHARE:.0%} ({FEW} in a small split), and never all; the first is {first}"
-      )
+      check_share(where, bad, total, first)
+
+
+def check_share(where: str, bad: int, total: int, first: str) -> None:
+  """Raises UserError if too many of all records of the data `where` are bad, or all of them."""
+  if bad > max(FEW, int(MAX_SHARE * total)) or 0 < bad == total:
+    raise UserError(
+      f"{where}: {bad:,} of {total:,} records cannot be read; task.data.on_bad_record='skip'"
+      f" allows {MAX_SHARE:.0%} ({FEW} in a small split), and never all; the first is {first}"
+    )
 
 
 def report(name: str, count: dict) -> None:

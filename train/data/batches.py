@@ -4,10 +4,6 @@ import collections
 import contextlib
 import dataclasses
 import functools
-import multiprocessing
-import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -17,7 +13,7 @@ import numpy as np
 from absl import logging
 
 from train.common.errors import UserError
-from train.data import packing
+from train.data import packing, workers
 from train.data.items import Items, order
 
 CHUNK = 1024  # stream positions looked up at a time
@@ -76,24 +72,8 @@ class BatchBuilder:
     return packing.fill(row_positions, items, **lengths, extras=self.items.extras, start=start)
 
 
-_builder: BatchBuilder  # set in each worker process
-
-
-def _start_worker(builder: BatchBuilder) -> None:
-  global _builder
-  _builder = builder
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
-  os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the threads
-  threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-  multiprocessing.parent_process().join()  # returns when the parent is gone, kill -9 included
-  os._exit(1)
-
-
-def _build_in_worker(rows: list[Row]) -> dict[str, np.ndarray]:
-  return _builder(rows)
+def _keep(builder: BatchBuilder) -> BatchBuilder:
+  return builder
 
 
 @dataclasses.dataclass
@@ -134,8 +114,8 @@ class Batches(Iterator, contextlib.AbstractContextManager):
     self._top_up()
 
   def _start_pool(self) -> ProcessPoolExecutor:
-    context = multiprocessing.get_context("spawn")  # a fork would copy jax's threads' locks
-    return ProcessPoolExecutor(self._workers, context, _start_worker, (self._builder,))
+    starting = (workers.start, (_keep, self._builder))
+    return ProcessPoolExecutor(self._workers, workers.CONTEXT, *starting)
 
   def _read_chunk(self, number: int) -> list[tuple[int, int, int]]:
     indices = [self._order(i) for i in range(number * CHUNK, (number + 1) * CHUNK)]
@@ -155,7 +135,7 @@ class Batches(Iterator, contextlib.AbstractContextManager):
 
   def _submit(self, rows: list[Row]) -> Future[dict[str, np.ndarray]]:
     try:
-      return self._pool.submit(_build_in_worker if self._workers else self._builder, rows)
+      return self._pool.submit(workers.run if self._workers else self._builder, rows)
     except BrokenProcessPool as error:
       failed = Future()
       failed.set_exception(error)
@@ -167,10 +147,7 @@ class Batches(Iterator, contextlib.AbstractContextManager):
 
   def _restart_pool(self) -> None:
     if self._restarted:
-      raise UserError(
-        "a data worker process died twice on one batch (killed, or out of memory?): set fewer"
-        " workers (0 for none) and run the same command again"
-      )
+      raise UserError(workers.DIED_TWICE)
     self._restarted = True
     logging.warning("a data worker process died: starting the workers anew")
     waiting = [future.result() for future in self._queue]  # after this the planner is idle
@@ -216,6 +193,10 @@ class Batches(Iterator, contextlib.AbstractContextManager):
     """Returns the number of passes over the data that the stream has completed."""
     return self._state["position"] // len(self._lengths)
 
+  def counts(self) -> dict[str, float]:
+    """Returns the tokens without padding, the share of padding, and the epoch so far."""
+    return dict(tokens=self.tokens, padding=self.padding, epoch=self.epoch)
+
   def get_state(self) -> dict:
     """Returns the position after the last delivered batch, as JSON values, and what was counted."""
     counted = dict(tokens=self.tokens, batches=self._count)
@@ -223,6 +204,11 @@ class Batches(Iterator, contextlib.AbstractContextManager):
 
   def set_state(self, state: Mapping) -> None:
     """Moves to a saved position; raises UserError for a position in other data or another order."""
+    if "states" in state:
+      raise UserError(
+        "the saved position is one in streamed data, and now they would be listed: go on with the"
+        " same data.stream and `streams`"
+      )
     for key, value in self._identity.items():
       if state[key] != value:
         raise UserError(

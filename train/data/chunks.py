@@ -29,8 +29,9 @@ Read = Callable[[int, int], bytes]  # (place, count) -> at most `count` bytes of
 
 
 class Rule(NamedTuple):
-  """Where a chunk may end: behind a match of `end`, which is looked for from `back` bytes before
-  the chunk's nominal end, in `most` bytes; `cut`: else behind a blank, or between characters."""
+  """The places at which a chunk may end: behind a match of `end`, which is looked for from `back`
+  bytes before the chunk's nominal end, in `most` bytes; `cut`: else behind a blank, or between
+  characters."""
 
   end: re.Pattern
   back: int
@@ -214,14 +215,18 @@ class ChunkedFiles(PickledByFields):
   def blocks(self, shard: int, first: int = 0) -> Iterator[Block]:
     file = bisect.bisect_right(self._first, shard) - 1
     path, rule = self.files[file], self.rules[file]
-    with reading.named_errors(path):
-      if is_compressed(path):
-        for chunk in read_in_order(path, rule, first):
-          yield self._block(path, rule, chunk)
-      elif not first:
-        ends = self._ends(self._sizes[file])
-        chunk = read_chunk(path, rule, shard - self._first[file], *ends)
-        yield self._block(path, rule, chunk)
+    if is_compressed(path):
+      found = read_in_order(path, rule, first)
+    else:
+      numbers = [shard - self._first[file]][first:]
+      ends = self._ends(self._sizes[file])
+      found = (read_chunk(path, rule, number, *ends) for number in numbers)
+    while True:
+      with reading.named_errors(path):
+        chunk = next(found, None)
+      if chunk is None:
+        return
+      yield self._block(path, rule, chunk)
 
   def _block(self, path, rule, chunk):
     bad = ChunkBadRecords(self.on_bad_record, chunk.start)

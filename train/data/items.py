@@ -51,6 +51,11 @@ class Items(Protocol):
     """Returns the items of a block of the shards. Anything random in them depends on `key`."""
 
 
+def is_streamed(items: Items) -> bool:
+  """Returns whether data of the items are read shard by shard."""
+  return getattr(items, "is_streamed", False) or getattr(items, "shards", None) is not None
+
+
 def order(items: Items, count: int, seed: int) -> Callable[[int], int]:
   """Returns the function from a position in an endless stream to the index of an item. Every epoch
   is shuffled anew, unless the items have an `order` of their own (a mixture's)."""

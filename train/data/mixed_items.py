@@ -25,10 +25,12 @@ class MixedItems:
 
   parts: Mapping[str, items.Items]
   rates: Mapping[str, float]  # shares; they need not add up to 1
+  # How often a part may be read as a whole; then the others have its place (streams.py alone).
+  epochs: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
   @property
   def fingerprint(self) -> str:
-    return digest(*(part.fingerprint for part in self.parts.values()), *self._counts())
+    return digest(*(part.fingerprint for part in self.parts.values()), *self.counts())
 
   @property
   def extras(self) -> Mapping[str, str]:
@@ -37,6 +39,11 @@ class MixedItems:
   @property
   def start(self) -> int:
     return next(iter(self.parts.values())).start  # a mixture has one tokenizer
+
+  @property
+  def is_streamed(self) -> bool:
+    """Returns whether some part is read shard by shard."""
+    return any(map(items.is_streamed, self.parts.values()))
 
   @functools.cached_property
   def _lengths(self) -> list[np.ndarray]:
@@ -52,7 +59,8 @@ class MixedItems:
     return np.cumsum([0, *map(len, self._lengths)])
 
   def __getstate__(self):
-    return {"parts": self.parts, "rates": self.rates, "_first": self._first}
+    state = {"parts": self.parts, "rates": self.rates, "epochs": self.epochs}
+    return state if self.is_streamed else state | {"_first": self._first}
 
   def lengths(self) -> np.ndarray:
     return np.concatenate(self._lengths)
@@ -67,7 +75,7 @@ class MixedItems:
     return [read[i] for i in range(len(indices))]
 
   def order(self, seed: int) -> Callable[[int], int]:
-    counts = self._counts()
+    counts = self.counts()
     parts = zip(self.parts.values(), self._lengths)
     orders = [items.order(part, len(lengths), seed) for part, lengths in parts]
     mixed_seed = int.from_bytes(hashlib.sha256(f"mixed {seed}".encode()).digest()[:4], "big")
@@ -90,7 +98,7 @@ class MixedItems:
 
     return index_at
 
-  def _counts(self) -> list[int]:
+  def counts(self) -> list[int]:
     """Returns how often each part is in a block: its share, the largest remainders rounded up."""
     rates = np.asarray([self.rates[name] for name in self.parts], float)
     shares = rates / rates.sum() * BLOCK

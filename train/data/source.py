@@ -74,6 +74,14 @@ def as_shards(source: Source | Shards) -> Shards | None:
   return source if hasattr(source, "blocks") else None
 
 
+def first_example(source: Source | Shards) -> Example | None:
+  """Returns the first example, None if there is none."""
+  if as_shards(source) is None:
+    return source[0] if len(source) else None
+  blocks = (block for shard in range(source.num_shards) for block in source.blocks(shard))
+  return next((example for block in blocks for example in block.examples), None)
+
+
 def digest(*parts: object) -> str:
   """Returns the hex digest of the parts as text."""
   return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()

@@ -20,7 +20,7 @@ from train.data import (
   sentences,
   texts,
 )
-from train.data.source import Changed, Source, digest, read_many
+from train.data.source import Changed, Source, digest, first_example, read_many
 
 
 def open_split(spec: Mapping[str, object], split: str, needs: Sequence[str] = ()) -> Source:
@@ -40,8 +40,10 @@ def open_split(spec: Mapping[str, object], split: str, needs: Sequence[str] = ()
   choose(bad_records.POLICIES, options.get("on_bad_record", "error"), "data.on_bad_record")
   _, *parameters = inspect.signature(open_source).parameters.values()
   known = [parameter.name for parameter in parameters if parameter.kind != parameter.VAR_KEYWORD]
-  if "on_bad_record" not in known:  # the source has no record that could be skipped
-    options.pop("on_bad_record", None)
+  for key in {"on_bad_record", "stream"}.difference(
+    known
+  ):  # no record is skipped, or all are listed
+    options.pop(key, None)
   for key in options:
     if key not in known and len(known) == len(parameters):
       raise UserError(
@@ -54,7 +56,7 @@ def open_split(spec: Mapping[str, object], split: str, needs: Sequence[str] = ()
   source = open_source(split, **options)
   if split in limit:
     source = First(source, limit[split], digest(source.fingerprint, "first", limit[split]))
-  example = source[0] if needs and len(source) else dict.fromkeys(needs)
+  example = (first_example(source) if needs else None) or dict.fromkeys(needs)
   for field in needs:
     if field not in example:
       raise UserError(

@@ -106,13 +106,14 @@ class Meter:
       values = dict.fromkeys(values, float("nan"))
     counts = dict(skipped=skipped, spikes=spikes)
     values |= {name: float(count) for name, count in counts.items() if count}
-    values["tokens_per_second"] = (self.batches.tokens - self.tokens) / seconds
+    data = self.batches.counts()
+    values["tokens_per_second"] = (data.pop("tokens") - self.tokens) / seconds
     values["step_ms"] = 1000 * statistics.median(self.step_seconds)
     values |= self.cost(values["step_ms"])
     values["stall_share"] = (self.batches.stall_seconds - self.stalled) / seconds
-    values["padding_share"] = self.batches.padding
+    values["padding_share"] = data.pop("padding")
     values["compiles"], values["recompiles"] = self.compiles, self.recompiles
-    values["epoch"] = self.batches.epoch
+    values |= {name: float(count) for name, count in data.items()}
     self.total, self.logged = None, True
     self._start_window()
     return values
@@ -120,7 +121,7 @@ class Meter:
   def _start_window(self):
     self.started = self.step_started = time.perf_counter()
     self.step_seconds: list[float] = []
-    self.stalled, self.tokens = self.batches.stall_seconds, self.batches.tokens
+    self.stalled, self.tokens = self.batches.stall_seconds, self.batches.counts()["tokens"]
 
   def _flush(self):
     if self.pending is not None:

@@ -8,9 +8,9 @@ from train.record.config import BOOLS, flat, frozen
 
 # Settings that older runs lack, each with the value that continues such a run unchanged.
 ADDED = dict(ema=0.0, spike=3.0, skip_spikes=False, watchdog_seconds=600.0)
-ADDED |= {"model.name": "transformer", "epochs": 0.0}
+ADDED |= {"model.name": "transformer", "epochs": 0.0, "streams": 0}
 ADDED_TO = {  # the same settings in the section of each task
-  "data": {"on_bad_record": "error", "cutoff": 22},
+  "data": {"on_bad_record": "error", "cutoff": 22, "stream": None},
   "model": dict(
     decoder_heads=None,
     decoder_kv_heads=None,

@@ -32,6 +32,7 @@ CHANGEABLE = (
   "max_skipped",
 )
 CHANGEABLE += ("watchdog_seconds", "model.remat", "task.loss_chunks")
+CHANGEABLE += ("task.data.stream",)  # the saved position decides
 # Settings that may change too, with what a change means, which the log reports. The schedule
 # follows steps, as train/loop.py logs.
 CADENCE = {

@@ -17,7 +17,7 @@ SPIKE = 100.0
 class Data:
   """What a meter asks of the batches."""
 
-  tokens = stall_seconds = padding = epoch = 0
+  stall_seconds = 0
 
   def __init__(self):
     self.number = 0
@@ -26,6 +26,9 @@ class Data:
   def delivered(self):
     number = self.number
     return lambda: [[number]]
+
+  def counts(self):
+    return dict(tokens=0, padding=0, epoch=0)
 
   def get_state(self):
     return {"position": self.number}

@@ -79,6 +79,18 @@ def check_share(where: str, bad: int, total: int, first: str) -> None:
     )
 
 
+class CollectedBadRecords(BadRecords):
+  """Bad records of streamed data; keeps the messages of those that are skipped."""
+
+  def __init__(self, on_bad_record: str):
+    super().__init__(on_bad_record)
+    self.messages: list[str] = []
+
+  def __call__(self, path, place: str, reason) -> None:
+    super().__call__(path, place, reason)
+    self.messages.append(f"{path}, {place}: {reason}")
+
+
 def report(name: str, count: dict) -> None:
   """Logs the skipped records of a file, once in a process, and keeps their count in LEFT_OUT."""
   if not count["records"]:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from train.common import paths
 from train.common.errors import UserError
 from train.data import reading
-from train.data.bad_records import MAX_RECORD_BYTES, BadRecords
+from train.data.bad_records import MAX_RECORD_BYTES, CollectedBadRecords
 from train.data.source import Block, Example, PickledByFields
 
 CHUNK_BYTES = 1 << 17  # some 30,000 tokens
@@ -42,18 +42,19 @@ class Rule(NamedTuple):
 RECORDS = Rule(re.compile(rb"\n"), 1, MAX_RECORD_BYTES, False)
 LINES = Rule(RECORDS.end, 1, LONGEST, True)
 PARTS = Rule(RECORDS.end, 1, LOOK, True)  # of a document, preferably whole lines
-PARAGRAPHS = Rule(re.compile(rb"\n\s*\n"), 1, LONGEST, True)
+PARAGRAPHS = Rule(re.compile(rb"\n\s*\n(?=[^\S\n]*\S)"), 1, LONGEST, True)
 BLANK = re.compile(rb"[ \t\r\n]")
-LINE = re.compile(r"line (\d+)")
+LINE, LINE_END = re.compile(r"line (\d+)"), b"\n"
 
 
 class Chunk(NamedTuple):
-  """The bytes of a file from `start` on; the file goes on behind them unless `last`."""
+  """The bytes of a file from `start` on."""
 
   start: int
   content: bytes
-  whole: bool  # begins where a line or a paragraph begins
-  last: bool
+  begins: bool  # begins where the rule lets a chunk end
+  ends: bool  # ends so too
+  last: bool  # the file ends with it
 
 
 def is_compressed(path: paths.Path) -> bool:
@@ -91,24 +92,26 @@ def read_chunk(path: paths.Path, rule: Rule, number: int, start: int, stop: int)
       return file.read(size)
 
     first, last = start + number * CHUNK_BYTES, start + (number + 1) * CHUNK_BYTES
-    first, whole = find_end(read, first, rule)
-    last, _ = find_end(read, min(last, stop), rule)
+    first, begins = find_end(read, first, rule)
+    last, ends = find_end(read, min(last, stop), rule)
     content = read(first, last - first)
-    return Chunk(first, content, whole, not read(last, 1))
+    return Chunk(first, content, begins, ends, not read(last, 1))
 
 
 def read_in_order(path: paths.Path, rule: Rule, skip: int = 0) -> Iterator[Chunk]:
   """Yields the chunks of a file but the first `skip`; reads it once, from its beginning."""
   with reading.open_bytes(path) as file:
-    window, start, whole, number, last = _Window(file), 0, True, 0, False
+    window, start, begins, number, last = _Window(file), 0, True, 0, False
     while not last:
       number += 1
-      stop, next_whole = find_end(window.read, number * CHUNK_BYTES, rule)
+      stop, ends = start, begins  # this chunk's place is in the one before
+      if number * CHUNK_BYTES > start:
+        stop, ends = find_end(window.read, number * CHUNK_BYTES, rule)
       content, last = window.read(start, stop - start), not window.read(stop, 1)
       if number > skip:
-        yield Chunk(start, content, whole, last)
+        yield Chunk(start, content, begins, ends, last)
       window.drop(stop)
-      start, whole = stop, next_whole
+      start, begins = stop, ends
 
 
 class _Window:
@@ -151,7 +154,7 @@ def find_end(read: Read, place: int, rule: Rule) -> tuple[int, bool]:
       return since + len(content), True
     look = len(content)
   if found := BLANK.search(content, rule.back, rule.back + LOOK):
-    return since + found.end(), not rule.cut
+    return since + found.end(), False
   step = next((i for i in range(4) if content[rule.back + i] & 0xC0 != 0x80), 0)
   return place + step, False
 
@@ -229,37 +232,40 @@ class ChunkedFiles(PickledByFields):
       yield self._block(path, rule, chunk)
 
   def _block(self, path, rule, chunk):
+    if not rule.cut and not chunk.begins:  # the end of a record that is too long
+      rest = chunk.content.partition(b"\n")[2]
+      chunk = chunk._replace(start=chunk.start + len(chunk.content) - len(rest), content=rest)
     bad = ChunkBadRecords(self.on_bad_record, chunk.start)
-    if not chunk.whole and not rule.cut:
-      place = f"byte {chunk.start:,}"
-      bad(path, place, f"a record of more than {rule.most:,} bytes; is this a text file?")
+    if not rule.cut and not chunk.ends:
+      kept = chunk.content[: chunk.content.rfind(b"\n") + 1]
+      if kept or chunk.begins:
+        place, number = f"line {kept.count(LINE_END) + 1}", rule.most
+        bad(path, place, f"a record of more than {number:,} bytes; is this a text file?")
+      chunk = chunk._replace(content=kept)
+    if not chunk.content:
       return Block([], bad.messages)
     examples, dropped = self.parse(path, chunk, bad)
     return Block(examples, bad.messages, dropped)
 
 
-class ChunkBadRecords(BadRecords):
+class ChunkBadRecords(CollectedBadRecords):
   """The bad records of a chunk; names their lines in the file."""
 
   def __init__(self, on_bad_record: str, start: int):
     super().__init__(on_bad_record)
-    self.start, self.messages = start, []
+    self._start, self._before = start, None
 
   def __call__(self, path, place: str, reason) -> None:
-    place = LINE.sub(lambda match: f"line {int(match[1]) + self._lines_before(path)}", place)
+    if self._before is None:
+      self._before = count_lines(path, self._start)
+    place = LINE.sub(lambda match: f"line {int(match[1]) + self._before}", place)
     super().__call__(path, place, reason)
-    self.messages.append(f"{path}, {place}: {reason}")
 
-  @functools.cached_property
-  def _known(self) -> dict:
-    return {}
 
-  def _lines_before(self, path) -> int:
-    """Returns the number of lines before the chunk, for which the file is read up to there."""
-    if path not in self._known:
-      lines, left = 0, self.start
-      with reading.open_bytes(path) as file:
-        while left and (content := file.read(min(left, LONGEST))):
-          lines, left = lines + content.count(b"\n"), left - len(content)
-      self._known[path] = lines
-    return self._known[path]
+def count_lines(path: paths.Path, stop: int) -> int:
+  """Returns the number of line ends before a place in a file."""
+  lines = 0
+  with reading.open_bytes(path) as file:
+    while stop > 0 and (content := file.read(min(stop, LONGEST))):
+      lines, stop = lines + content.count(b"\n"), stop - len(content)
+  return lines

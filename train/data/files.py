@@ -22,11 +22,13 @@ from train.common.errors import UserError
 from train.common.files import cache_dir, new_folder
 from train.data import bad_records, reading
 from train.data.bad_records import BadRecords, log_once
+from train.data.chunks import unpacked_size
 from train.data.label_columns import LabelColumns
 from train.data.label_names import NamedLabels, name_labels
 from train.data.reading import file_digest, file_type, find_files
 from train.data.records import Records
-from train.data.source import digest
+from train.data.rows import open_rows
+from train.data.source import Shards, digest, is_large
 from train.data.tables import ENDINGS, LIST, Row, Table, find_table, number_rows, read_rows
 
 FORMAT_VERSION = "1.0.0"  # part of the cache's key: raise it when the written records change
@@ -52,27 +54,42 @@ def open_files(
   label_names: str | Sequence[str] | None = None,
   label_columns: Sequence[str] = (),
   on_bad_record: str = "error",
-) -> Records | NamedLabels | LabelColumns:
-  """Opens the rows of a split's files; "train.tsv[:90%]" is that part of the rows, in order.
+  stream: bool | None = None,
+) -> Records | NamedLabels | LabelColumns | Shards:
+  """Opens the rows of a split's files; "train.tsv[:90%]" is that part of the rows, in order. Large
+  files are streamed (rows.py).
 
   `label_names` is a file that has a name on line N for the label N, from 0, or a list of names.
   `label_columns` are the labels of which the fields label_0, label_1, ... say if a text has them.
   """
   splits, start, stop = reading.parse_part(split, splits)
   part = "" if (start, stop) == (0, 100) else f"[{start}%:{stop}%]"
-  # all parts of a file are parts of the same records, so blank ones are dropped from each
-  folder, fields = prepare(split, splits, columns, bool(part), on_bad_record, header)
-  remedy = "run the same command again, which writes the cache anew from your files"
-  names = dict(zip(fields, fields))
-  rows = Records(str(folder), SPLIT + part, names, folder.name + part, remedy)
-  if part and rows.is_empty():
-    raise UserError(
-      f"data.splits.{split}: the part {part} of {len(dataclasses.replace(rows, split=SPLIT))} rows"
-      " has none: take a larger part (dev=, test=), or another file"
-    )
+  if large := _find_large(split, splits, columns, header, stream):
+    drop_blank = bool(part) or split == "train"
+    where = f"data.splits.{split}"
+    rows = open_rows(where, large[1], large[0], drop_blank, on_bad_record, (start, stop))
+  else:
+    # all parts of a file are parts of the same records, so blank ones are dropped from each
+    folder, fields = prepare(split, splits, columns, bool(part), on_bad_record, header)
+    remedy = "run the same command again, which writes the cache anew from your files"
+    names = dict(zip(fields, fields))
+    rows = Records(str(folder), SPLIT + part, names, folder.name + part, remedy)
+    if part and rows.is_empty():
+      raise UserError(
+        f"data.splits.{split}: the part {part} of {len(dataclasses.replace(rows, split=SPLIT))}"
+        " rows has none: take a larger part (dev=, test=), or another file"
+      )
   if label_columns:
     return LabelColumns(rows, tuple(label_columns))
   return name_labels(rows, label_names) if label_names else rows
+
+
+def _find_large(split, splits, columns, header, stream) -> tuple | None:
+  """Returns the fields and tables of a split whose files are streamed, None for any other."""
+  where = f"data.splits.{split}"
+  fields, tables = _find_tables(where, reading.get_split(split, splits), columns, header)
+  size = sum(unpacked_size(path) for table in tables for path in table.paths)
+  return (fields, tables) if is_large(size, stream) else None
 
 
 def prepare(
@@ -96,9 +113,6 @@ def prepare(
   """
   where = f"data.splits.{split}"
   fields, tables = _find_tables(where, reading.get_split(split, splits), columns, header)
-  names = set(fields)
-  if not fields or len(names) < len(fields) or "" in names or "/" in "".join(fields):
-    raise UserError(f"{where}: fields {fields} must be distinct, not empty and without '/'")
   drop_blank = drop_blank or split == "train"
   content = [[x.kind, *map(file_digest, x.paths), *x.key(fields)] for x in tables]
   policy = [on_bad_record] if on_bad_record != "error" else []
@@ -171,6 +185,14 @@ def _read_note(folder: pathlib.Path) -> dict | None:
 
 def _find_tables(where: str, value, columns, header) -> tuple[tuple[str, ...], list[Table]]:
   """Returns the field names and the tables of a split's value in the config."""
+  fields, tables = _list_tables(where, value, columns, header)
+  names = set(fields)
+  if not fields or len(names) < len(fields) or "" in names or "/" in "".join(fields):
+    raise UserError(f"{where}: fields {fields} must be distinct, not empty and without '/'")
+  return fields, tables
+
+
+def _list_tables(where: str, value, columns, header) -> tuple[tuple[str, ...], list[Table]]:
   if isinstance(value, str):
     paths = find_files(where, value)
     for path in paths:

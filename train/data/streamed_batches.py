@@ -117,10 +117,10 @@ class StreamedBatches(Iterator, contextlib.AbstractContextManager):
     gather: Gather = alone,
   ):
     self._layout, self._gather, self.fingerprint = layout, gather, items.fingerprint
-    self._count = count or math.gcd(layout.batch_size, MOST_STREAMS)
+    self._count = count or _choose_count(items, layout.batch_size)
     self._own = _share(self._count, layout)
     self._num_shards = streams.count_shards(items)
-    self._identity = {"seed": seed, "streams": self._count, "data": items.fingerprint}
+    self._identity = {"seed": seed, "streams": self._count, "data": streams.identity(items)}
     weaver, states = Weaver(items, layout, seed, self._count), dict.fromkeys(self._own, START)
     parts = np.array_split(self._own, min(max(workers, 1), len(self._own)))
     self._workers = [
@@ -189,12 +189,17 @@ class StreamedBatches(Iterator, contextlib.AbstractContextManager):
         "the saved position is one in data that were listed before training, and now they would be"
         " streamed: go on with --config.task.data.stream=False"
       )
-    for key, value in self._identity.items():
-      if state.get(key) != value:
+    here, data = self._identity, self._identity["data"]
+    pairs = {key: (state[key], here[key]) for key in ("seed", "streams")}
+    pairs |= {f"data {name}".strip(): (x, data.get(name)) for name, x in state["data"].items()}
+    for key, (before, now) in pairs.items():
+      if before != now:
         raise UserError(
-          f"the saved position is for {key}={state.get(key)!r}, but this run has {key}={value!r}:"
-          " go back to it, or start in a new workdir"
+          f"the saved position is for {key}={before!r}, but this run has {key}={now!r}: go back to"
+          " it, or start in a new workdir"
         )
+    if added := sorted(data.keys() - state["data"].keys()):
+      logging.warning("parts of the mixture that begin here: %s", ", ".join(added))
     for worker in self._workers:
       worker.start({number: state["states"][str(number)] for number in worker.states})
 
@@ -202,6 +207,21 @@ class StreamedBatches(Iterator, contextlib.AbstractContextManager):
     """Ends the threads and the worker processes."""
     for worker in self._workers:
       worker.stop()
+
+
+def _choose_count(items: Items, batch_size: int) -> int:
+  """Returns the most streams that share the rows evenly and have shards of their own."""
+  shards = streams.fewest_shards(items)
+  most = min(shards, math.gcd(batch_size, MOST_STREAMS))
+  count = max(n for n in range(1, most + 1) if batch_size % n == 0)
+  if shards < MOST_STREAMS:
+    logging.info(
+      "the data are read by %d streams, as they have %d shards: several processes need a multiple"
+      " of their number (unpacked files, or more of them)",
+      count,
+      shards,
+    )
+  return count
 
 
 def _share(count: int, layout: Layout) -> range:

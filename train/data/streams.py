@@ -75,11 +75,25 @@ def open_supply(given: Items, share: Share, tally: Tally, epochs: float = math.i
   return supply(given, share, tally, epochs)
 
 
+def identity(given: Items) -> dict[str, str]:
+  """Returns the fingerprint of each part of a mixture, and "" -> that of other data."""
+  if isinstance(given, MixedItems):
+    return {name: part.fingerprint for name, part in given.parts.items()}
+  return {"": given.fingerprint}
+
+
 def count_shards(given: Items) -> int:
   """Returns the number of shards, of which an indexed item is one."""
   if isinstance(given, MixedItems):
     return sum(map(count_shards, given.parts.values()))
   return given.shards.num_shards if is_streamed(given) else len(given.lengths())
+
+
+def fewest_shards(given: Items) -> int:
+  """Returns the shards of the part that has the fewest."""
+  if isinstance(given, MixedItems):
+    return min(map(fewest_shards, given.parts.values()))
+  return max(count_shards(given), 1)
 
 
 def shuffled(n: int, seed: int) -> Callable[[int], int]:

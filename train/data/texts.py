@@ -108,6 +108,7 @@ def open_text(
   return chunks.ChunkedFiles(tuple(files), rules, parse, fingerprint, on_bad_record, (start, stop))
 
 
+BLANK_END = re.compile(r"\n\s*\Z")  # what is between a chunk's last paragraph and the next chunk
 RULES = {"file": chunks.PARTS, "paragraph": chunks.PARAGRAPHS, "line": chunks.LINES}
 
 
@@ -118,7 +119,8 @@ def parse_documents(unit: str, path, chunk: chunks.Chunk, bad) -> tuple[list[dic
     rows = tables.parse_rows(tables.Table(".jsonl", (path,), ("text",)), ("text",), lines, bad)
     texts = [row[0] for row in rows if row is not None]
   else:
-    texts = UNITS[unit]("\n".join(line for line in lines if line is not None))
+    text = "\n".join(line for line in lines if line is not None)
+    texts = UNITS[unit](text if chunk.last or unit == "file" else BLANK_END.sub("", text))
   kept = [{"text": text} for text in texts if text]
   return kept, len(texts) - len(kept)
 

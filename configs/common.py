@@ -12,7 +12,8 @@ from configs.sections import ADAMW, ENCODER, SMALL
 
 MASKED = dict(name="bpe", vocab_size=8000, special=("<mask>",))  # a tokenizer with <mask>
 
-# Endings of files, the usual one first. Each may be packed (.gz).
+# Endings of files, the usual one first. Each may be packed.
+PACKED = (".gz", ".zst")
 TABLES = (".tsv", ".csv", ".jsonl")
 TAGS = (".conllu.gz", ".conllu", ".conll", ".bio", ".tsv")
 QUESTIONS = (".json", ".jsonl")
@@ -157,7 +158,7 @@ def splits(data: str, endings: str | Sequence[str], dev: str = "dev", test: str 
     return hold_out(data, files.get(dev, dev), files.get(test, test))
   if os.path.isfile(os.path.expanduser(data)):
     raise ValueError(f"data={data}: a file ends in {', '.join(endings)}, or is a folder of such")
-  forms = [*endings, *(f"{ending}.gz" for ending in endings)]
+  forms = [*endings, *(f"{ending}{packed}" for packed in PACKED for ending in endings)]
   there = (form for form in forms if os.path.exists(os.path.expanduser(f"{data}/train{form}")))
   ending = next(there, forms[0])
   shares = [name.endswith("%") or name.isdecimal() for name in (dev, test)]
@@ -167,7 +168,12 @@ def splits(data: str, endings: str | Sequence[str], dev: str = "dev", test: str 
 
 def is_file(data: str, endings: Sequence[str]) -> bool:
   """Returns whether `data` names a file (or a glob) with one of the endings, perhaps packed."""
-  return data.removesuffix(".gz").endswith(tuple(ending.removesuffix(".gz") for ending in endings))
+  return _unpacked(data).endswith(tuple(map(_unpacked, endings)))
+
+
+def _unpacked(name: str) -> str:
+  """Returns a file's name, or its ending, without .gz or .zst."""
+  return os.path.splitext(name)[0] if name.endswith(PACKED) else name
 
 
 def hold_out(train: str, validation: str, test: str) -> dict:

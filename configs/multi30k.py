@@ -106,12 +106,12 @@ def parts_of_file(arg, path):
 
 
 def parts_of_folder(arg, language):
-  """Returns the files of a language in the folder; they end in .gz unless only others are there."""
+  """Returns the files of a language in the folder; they end in .gz unless others are there."""
   names = dict(FILES[arg.form])
   names |= {"validation": arg.dev or names["validation"], "test": arg.test or names["test"]}
 
   def path(name):
-    forms = (f"{arg.data}/{name}.{language}.gz", f"{arg.data}/{name}.{language}")
+    forms = [f"{arg.data}/{name}.{language}{packed}" for packed in (".gz", "", ".zst")]
     return next((form for form in forms if os.path.isfile(os.path.expanduser(form))), forms[0])
 
   files = {split: name if name.endswith("%") else path(name) for split, name in names.items()}

@@ -2,7 +2,7 @@
     target_lang=deu_Latn --workdir runs/nllb
 
 Fine-tunes a translator of many languages (NLLB-200, M2M-100, mBART-50; init=hf:DIR) on pairs. The
-folder holds train.eng_Latn, train.deu_Latn, dev.*, test.* (or with .gz; source=en,target=de are
+folder holds train.eng_Latn, train.deu_Latn, dev.*, test.* (or .gz, .zst; source=en,target=de are
 other endings), line by line; a table has columns that source= and target= name.
 
 Several directions at once: directions=eng_Latn-deu_Latn+fra_Latn-eng_Latn reads a folder of that
@@ -104,7 +104,7 @@ def folder(arg, path, source, target):
 
   def split_files(end):
     def file(name):
-      forms = (f"{path}/{name}.{end}", f"{path}/{name}.{end}.gz")
+      forms = [f"{path}/{name}.{end}{packed}" for packed in ("", *common.PACKED)]
       return next((x for x in forms if os.path.isfile(os.path.expanduser(x))), forms[0])
 
     names = (x if x.endswith("%") or x.isdecimal() else file(x) for x in (arg.dev, arg.test))

@@ -14,6 +14,7 @@ import contextlib
 import functools
 import itertools
 import json
+import pathlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -22,7 +23,7 @@ from absl import logging
 from train import inference
 from train.common import entry
 from train.common.errors import UserError
-from train.data import given, tables
+from train.data import given, reading, tables
 from train.inference import load
 from train.scoring import colour
 
@@ -104,7 +105,7 @@ def main(argv):
     **changes,
   )
   task = predictor.run.task
-  if args.input and args.input.removesuffix(".gz").endswith(tables.ENDINGS):
+  if args.input and reading.file_type(pathlib.Path(args.input)) in tables.ENDINGS:
     logging.warning("--input %s: each line is an input; --data reads a table's rows", args.input)
   waits = args.input == "-" and sys.stdin.isatty()  # a person waits for each answer
   if args.data:

@@ -5,9 +5,10 @@ A file that breaks off (a gzip file, a JSON document, a catalog, parallel files 
 is always an error, because the size of the loss is unknown.
 """
 
+import bisect
 import functools
 import multiprocessing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from absl import logging
 
@@ -21,6 +22,8 @@ MAX_SHARE = 0.01  # of a split; a file with more bad records is probably of anot
 # The longest books have 15 million characters. A longer line comes from a file without line ends,
 # and a gzip file expands such a line a thousandfold: reading it would exhaust the memory.
 MAX_RECORD_BYTES = 16 << 20
+
+CHECKS = {".gz": "gzip -t", ".zst": "zstd -t"}  # ending of a file -> what checks that it is whole
 
 # File -> {"records": number skipped, "of": number of all, "first": messages}, for all files that
 # this process has opened. Runs write it to run.json and to the results of evaluations.
@@ -40,7 +43,8 @@ class BadRecords:
   def __call__(self, path, place: str, reason) -> None:
     message = f"{path}, {place}: {reason}"
     if not self._skip:
-      check = "; gzip -t checks whether the file is whole" if str(path).endswith(".gz") else ""
+      commands = [CHECKS[ending] for ending in CHECKS if str(path).endswith(ending)]
+      check = "".join(f"; {command} checks whether the file is whole" for command in commands)
       raise UserError(f"{message}{check}; or skip such records: task.data.on_bad_record='skip'")
     if len(self._first) < FEW:
       self._first.append(message)
@@ -89,6 +93,13 @@ class CollectedBadRecords(BadRecords):
   def __call__(self, path, place: str, reason) -> None:
     super().__call__(path, place, reason)
     self.messages.append(f"{path}, {place}: {reason}")
+
+
+def nth_kept(left_out: Sequence[int], index: int) -> int:
+  """Returns the number of the record that holds example `index`, where `left_out` are the numbers
+  of the records that hold none, ascending."""
+  # left_out[i] - i examples lie before left_out[i]
+  return index + bisect.bisect(range(len(left_out)), index, key=lambda i: left_out[i] - i)
 
 
 def report(name: str, count: dict) -> None:

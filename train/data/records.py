@@ -1,7 +1,6 @@
 """Reads examples from record files that TFDS can open: those that files.py writes, and any prepared
 TFDS dataset."""
 
-import bisect
 import contextlib
 import dataclasses
 import functools
@@ -19,7 +18,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from train.common import json_files
 from train.common.errors import NoSplit, UserError, did_you_mean
-from train.data.bad_records import FEW, MAX_RECORD_BYTES, BadRecords
+from train.data.bad_records import FEW, MAX_RECORD_BYTES, BadRecords, nth_kept
 from train.data.source import CHUNK, Example, PickledByFields
 
 # Raised for a broken record by ArrayRecord, by protobuf, and by the conversion to text below.
@@ -74,19 +73,14 @@ class Records(PickledByFields):
   def __getitem__(self, index: int) -> Example:
     if not 0 <= index < len(self):
       raise IndexError(f"{index} of {len(self)} examples")
-    return self._read(self._number(index))
+    return self._read(nth_kept(self.left_out, index))
 
   def _getitems(self, indices: Sequence[int]) -> list[Example]:
-    numbers = [self._number(index) for index in indices]
+    numbers = [nth_kept(self.left_out, index) for index in indices]
     try:
       return [self._texts(record) for record in self._records.__getitems__(numbers)]
     except READ_ERRORS:  # read one by one, so that the error names the record
       return [self._read(number) for number in numbers]
-
-  def _number(self, index: int) -> int:
-    """Returns the number of the record that holds example `index`."""
-    skipped = self.left_out  # skipped[i] - i examples lie before skipped[i]
-    return index + bisect.bisect(range(len(skipped)), index, key=lambda i: skipped[i] - i)
 
   def _read(self, number: int) -> Example:
     try:

@@ -3,6 +3,7 @@ lengths."""
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import os
 import time
@@ -15,6 +16,8 @@ from absl import logging
 
 from train.common.errors import UserError
 from train.common.files import cache_dir
+from train.data import packing
+from train.data.bad_records import FEW, log_once
 
 CHUNK = 1024  # examples read at a time
 SECONDS = 10  # between two lines of progress
@@ -71,7 +74,19 @@ class Shards(Protocol):
 
 def as_shards(source: Source | Shards) -> Shards | None:
   """Returns a streamed source itself, None for an indexed one."""
-  return source if hasattr(source, "blocks") else None
+  return source if hasattr(source, "num_shards") else None
+
+
+def sample(shards: Shards, seed: int) -> Iterator[Example]:
+  """Yields all examples, shard by shard in an order that depends on the seed alone, so that the
+  first ones are a sample. Bad records are left out; the first FEW of them are logged."""
+  shard_at, bad = packing.shuffled(shards.num_shards, seed), 0
+  for position in range(shards.num_shards):
+    for block in shards.blocks(shard_at(position)):
+      for message in block.bad[: max(FEW - bad, 0)]:
+        log_once(f"skipped: {message}")
+      bad += len(block.bad)
+      yield from block.examples
 
 
 def first_example(source: Source | Shards) -> Example | None:
@@ -140,9 +155,9 @@ class PickledByFields:
 @dataclasses.dataclass(frozen=True)
 class Changed(PickledByFields):
   """The examples of another source, each as `change` returns it. A subclass adds `change` and
-  `fingerprint`."""
+  `fingerprint`. It has shards if the other has them, and else is read by index."""
 
-  of: Source
+  of: Source | Shards
 
   def __len__(self) -> int:
     return len(self.of)
@@ -153,6 +168,47 @@ class Changed(PickledByFields):
   def _getitems(self, indices: Sequence[int]) -> list[Example]:
     return [self.change(example) for example in read_many(self.of, indices)]
 
+  @property
+  def num_bytes(self) -> int:
+    return self.of.num_bytes
+
+  @property
+  def num_shards(self) -> int:  # as_shards: a source that is read by index raises AttributeError
+    return self.of.num_shards
+
+  def blocks(self, shard: int, first: int = 0) -> Iterator[Block]:
+    for block in self.of.blocks(shard, first):
+      yield block._replace(examples=[self.change(example) for example in block.examples])
+
   def change(self, example: Example) -> Example:
     """Returns an example of this source for one of the other."""
     raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranges(PickledByFields):
+  """The shards of a source that is read by index: ranges of `size` examples, one block each."""
+
+  of: Source
+  size: int = 256
+
+  @property
+  def fingerprint(self) -> str:
+    return self.of.fingerprint
+
+  @functools.cached_property
+  def num_bytes(self) -> int:
+    """Returns an estimate by the first examples."""
+    examples = read_many(self.of, range(min(self.size, len(self.of))))
+    size = sum(len(str(value)) for example in examples for value in example.values())
+    return size * len(self.of) // max(len(examples), 1)
+
+  @property
+  def num_shards(self) -> int:
+    return -(-len(self.of) // self.size)
+
+  def blocks(self, shard: int, first: int = 0) -> Iterator[Block]:
+    if not first:
+      start = shard * self.size
+      stop = min(start + self.size, len(self.of))
+      yield Block(read_many(self.of, range(start, stop)))

@@ -1,11 +1,12 @@
-"""Opens a split of any data source by the name in its config; all are read by index."""
+"""Opens a split of any data source by the name in its config, to be read by index or, if it is
+large, shard by shard."""
 
 import bisect
 import dataclasses
 import functools
 import inspect
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from absl import logging
 
@@ -14,19 +15,36 @@ from train.data import (
   bad_records,
   files,
   gettext_catalogs,
+  parquet,
   questions,
   records,
   scan,
   sentences,
   texts,
 )
-from train.data.source import Changed, Source, digest, first_example, read_many
+from train.data.source import (
+  Block,
+  Changed,
+  PickledByFields,
+  Ranges,
+  Shards,
+  Source,
+  as_shards,
+  digest,
+  first_example,
+  read_many,
+  sample,
+)
 
 
-def open_split(spec: Mapping[str, object], split: str, needs: Sequence[str] = ()) -> Source:
+def open_split(
+  spec: Mapping[str, object], split: str, needs: Sequence[str] = ()
+) -> Source | Shards:
   """Opens the examples of one split; spec["name"] is a key of SOURCES, the rest are its options.
 
-  Each source has the option `limit`, split -> number: only so many first examples are read.
+  Each source has the option `limit`, split -> number: only so many first examples are read, of
+  shards as many of a sample. Those that may be large have the option `stream`, whether they are
+  read shard by shard, by default by their size.
 
   Raises UserError for an unknown name, option or split, for data that cannot be read (with
   on_bad_record="skip": for more than a few bad records), and for examples without one of the fields
@@ -40,10 +58,9 @@ def open_split(spec: Mapping[str, object], split: str, needs: Sequence[str] = ()
   choose(bad_records.POLICIES, options.get("on_bad_record", "error"), "data.on_bad_record")
   _, *parameters = inspect.signature(open_source).parameters.values()
   known = [parameter.name for parameter in parameters if parameter.kind != parameter.VAR_KEYWORD]
-  for key in {"on_bad_record", "stream"}.difference(
-    known
-  ):  # no record is skipped, or all are listed
-    options.pop(key, None)
+  for key in ("on_bad_record", "stream"):  # the source has no bad record, or is always small
+    if key not in known:
+      options.pop(key, None)
   for key in options:
     if key not in known and len(known) == len(parameters):
       raise UserError(
@@ -55,7 +72,11 @@ def open_split(spec: Mapping[str, object], split: str, needs: Sequence[str] = ()
       raise UserError(f"data.{parameter.name} is missing: source {name!r} needs it")
   source = open_source(split, **options)
   if split in limit:
-    source = First(source, limit[split], digest(source.fingerprint, "first", limit[split]))
+    fingerprint = digest(source.fingerprint, "first", limit[split])
+    if as_shards(source) is None:
+      source = First(source, limit[split], fingerprint)
+    else:
+      source = texts.InMemory(_read_sample, (source, limit[split]), fingerprint)
   example = (first_example(source) if needs else None) or dict.fromkeys(needs)
   for field in needs:
     if field not in example:
@@ -72,6 +93,10 @@ def find_line(spec: Mapping[str, object], split: str, cell: str) -> str | None:
   if spec.get("name") != "files":
     return None
   return files.find_line(split, cell, **{key: spec[key] for key in spec if key != "name"})
+
+
+def _read_sample(shards: Shards, count: int) -> list[dict]:
+  return list(itertools.islice(sample(shards, 0), count))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,18 +149,27 @@ def _to_text(value: str | list) -> str:
 
 
 def _open_formatted(
-  split: str, /, of: Mapping, on_bad_record: str = "error", **patterns: str
+  split: str,
+  /,
+  of: Mapping,
+  on_bad_record: str = "error",
+  stream: bool | None = None,
+  **patterns: str,
 ) -> Formatted:
   if not patterns:
     raise UserError('data: name the texts to make of the examples, such as source="{question}"')
   if "on_bad_record" in of:
     raise UserError("data.of.on_bad_record has no effect: set data.on_bad_record")
-  source = open_split({**of, "on_bad_record": on_bad_record}, split)
+  source = open_split(_with_policy(of, on_bad_record, stream), split)
   source = Formatted(source, patterns, digest(source.fingerprint, *sorted(patterns.items())))
-  if not len(source):
+  if first_example(source) is None:  # which raises for a wrong pattern here, not in a worker
     raise UserError(f"data.of: {split!r} has no example; check the files it names")
-  source[0]  # raises for a wrong pattern here rather than in a worker
   return source
+
+
+def _with_policy(section: Mapping, on_bad_record: str, stream: bool | None) -> dict:
+  """Returns the section with the options of the one that it is in."""
+  return {"stream": stream, **section, "on_bad_record": on_bad_record}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,19 +201,50 @@ class Joined:
     return [examples[index] for index in indices]
 
 
-def _open_joined(split: str, /, of: Mapping, on_bad_record: str = "error") -> Joined:
+@dataclasses.dataclass(frozen=True)
+class JoinedShards(PickledByFields):
+  """The shards of several corpora, one after another."""
+
+  parts: tuple[Shards, ...]
+  fingerprint: str
+
+  @functools.cached_property
+  def _first(self) -> list[int]:
+    """Returns the number of each part's first shard, and the number of all."""
+    return [0, *itertools.accumulate(part.num_shards for part in self.parts)]
+
+  @property
+  def num_bytes(self) -> int:
+    return sum(part.num_bytes for part in self.parts)
+
+  @property
+  def num_shards(self) -> int:
+    return self._first[-1]
+
+  def blocks(self, shard: int, first: int = 0) -> Iterator[Block]:
+    part = bisect.bisect_right(self._first, shard) - 1
+    return self.parts[part].blocks(shard - self._first[part], first)
+
+
+def _open_joined(
+  split: str, /, of: Mapping, on_bad_record: str = "error", stream: bool | None = None
+) -> Joined | JoinedShards:
   """Opens the parts `of` (name -> section) that have the split, in the order of their names; raises
   NoSplit if none has."""
   parts, missing = [], None
   for name, section in sorted(of.items()):
     try:
-      parts.append(open_split({**section, "on_bad_record": on_bad_record}, split))
+      parts.append(open_split(_with_policy(section, on_bad_record, stream), split))
     except NoSplit as error:
       missing = error
       logging.info("data.of.%s has no split %s", name, split)
   if not parts:
     raise missing or UserError("data.of is empty: name the sections to join")
-  return Joined(tuple(parts), digest("joined", *(part.fingerprint for part in parts)))
+  fingerprint = digest("joined", *(part.fingerprint for part in parts))
+  if any(as_shards(part) is not None for part in parts):
+    parts = [Ranges(part) if as_shards(part) is None else part for part in parts]
+    return JoinedShards(tuple(parts), fingerprint)
+  return Joined(tuple(parts), fingerprint)
 
 
 TEXT_FIELDS = ("source", "target", "text", "text_pair", "id", "question", "context")
@@ -201,6 +266,7 @@ SOURCES = {
   "files": files.open_files,
   "gettext": gettext_catalogs.open_gettext,
   "tfds": records.open_tfds,
+  "parquet": parquet.open_parquet,
   "text": texts.open_text,
   "conll": sentences.open_conll,
   "squad": questions.open_squad,

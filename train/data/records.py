@@ -1,31 +1,30 @@
-"""Reads examples from record files that TFDS can open: those that files.py writes, and any prepared
-TFDS dataset."""
+"""Reads examples from record files that TFDS can open, by index or shard by shard: those that
+files.py writes, and any prepared TFDS dataset."""
 
+import bisect
 import contextlib
 import dataclasses
 import functools
-import hashlib
-import json
+import itertools
 import operator
-import pathlib
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
-from google.protobuf import json_format, message
+from array_record.python.array_record_module import ArrayRecordReader
+from google.protobuf import message
 from tensorflow_datasets.proto import tf_example_pb2
 
-from train.common import json_files
-from train.common.errors import NoSplit, UserError, did_you_mean
+from train.common.errors import UserError, as_user_error
 from train.data.bad_records import FEW, MAX_RECORD_BYTES, BadRecords, nth_kept
-from train.data.source import CHUNK, Example, PickledByFields
+from train.data.chunks import CHUNK_BYTES
+from train.data.source import CHUNK, Block, Example, PickledByFields
 
 # Raised for a broken record by ArrayRecord, by protobuf, and by the conversion to text below.
 READ_ERRORS = (RuntimeError, OSError, ValueError, LookupError, message.DecodeError)
-# Examples in a TFDS dataset's fingerprint: enough to distinguish datasets of the same size.
-FINGERPRINT_RECORDS = 100
-OWN_MODULES = ("tensorflow_datasets.", "tfds.")
+SHARD_RECORDS = 2048  # opening a file of 300,000 records takes 15 ms, reading so many as long
+BLOCK_RECORDS = 512  # at most
+READER = "readahead_buffer_size:0,max_parallelism:0"  # threads would not be faster
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +65,11 @@ class Records(PickledByFields):
   def __len__(self) -> int:
     return len(self._records) - len(self.left_out)
 
+  @property
+  def instructions(self) -> list:
+    """Returns TFDS's instructions, each a `filename` of which to `take` records after `skip`."""
+    return self._builder.info.splits[self.split].file_instructions
+
   def is_empty(self) -> bool:
     """Returns whether the split, which may be a part of another, has no record at all."""
     return not self._builder.info.splits[self.split].num_examples
@@ -78,23 +82,30 @@ class Records(PickledByFields):
   def _getitems(self, indices: Sequence[int]) -> list[Example]:
     numbers = [nth_kept(self.left_out, index) for index in indices]
     try:
-      return [self._texts(record) for record in self._records.__getitems__(numbers)]
+      return [self.texts(record) for record in self._records.__getitems__(numbers)]
     except READ_ERRORS:  # read one by one, so that the error names the record
       return [self._read(number) for number in numbers]
 
   def _read(self, number: int) -> Example:
     try:
-      return self._texts(self._records[number])
+      return self.texts(self._records[number])
     except READ_ERRORS as error:
       raise UserError(f"{', '.join(self._where(number))}: {error}; {self.remedy}") from None
 
   def _where(self, number: int) -> tuple[str, str]:
     """Returns the file of a record and the record's number in that file."""
-    for part in self._builder.info.splits[self.split].file_instructions:
+    for part in self.instructions:
       if number < part.take:
         return part.filename, f"record {part.skip + number} (from 0)"
       number -= part.take
     return self.folder, f"split {self.split!r}"
+
+  def features(self) -> Mapping:
+    """Returns the features of the first readable record, looking at the first few records only."""
+    for number in range(min(FEW + 1, len(self))):
+      with contextlib.suppress(*READ_ERRORS):
+        return tf_example_pb2.Example.FromString(self._records[number]).features.feature
+    return self._read(0)  # raises the error that names the record
 
   def skip_bad(self) -> "Records":
     """Returns the source without the records that cannot be read, which are counted and logged."""
@@ -106,7 +117,7 @@ class Records(PickledByFields):
       except UserError:
         for number in numbers:
           try:
-            self._texts(self._records[number])
+            self.texts(self._records[number])
           except READ_ERRORS as error:
             unreadable.append(number)
             bad(*self._where(number), error)
@@ -114,7 +125,8 @@ class Records(PickledByFields):
     bad.check_limit(name)
     return dataclasses.replace(self, left_out=tuple(unreadable))
 
-  def _texts(self, record: bytes) -> Example:
+  def texts(self, record: bytes) -> Example:
+    """Returns the example in a record; raises one of READ_ERRORS if it cannot be read."""
     values = tf_example_pb2.Example.FromString(record).features.feature
     return {name: self._text(name, values[path]) for name, path in self.fields.items()}
 
@@ -135,109 +147,54 @@ class Records(PickledByFields):
     return names[number] if names and number >= 0 else str(number)
 
 
-def open_tfds(
-  split: str,
-  /,
-  dataset: str,
-  data_dir: str | None = None,
-  on_bad_record: str = "error",
-  **fields: str,
-) -> Records:
-  """Opens a prepared TFDS dataset; `fields` maps our names to its features, nested as "a/b".
+@dataclasses.dataclass(frozen=True)
+class RecordShards(PickledByFields):
+  """The examples of many records (Shards); a shard is a range of the records of one file."""
 
-  The fingerprint covers dataset_info.json (version, shard lengths, bytes), the split's length and
-  up to 200 of its examples, so that opening does not read the whole dataset. With
-  on_bad_record="skip" the whole dataset is read: the bad records must be known before training
-  begins, so that the order of the data stays a function of seed and step.
-  """
-  builder = _prepared_builder(dataset, data_dir)
-  known = list(builder.info.splits)
-  if split.split("[")[0] not in known:
-    raise NoSplit(
-      f"{dataset} has no split {split!r}; it has {', '.join(known)}" + did_you_mean(split, known)
-    )
-  remedy = "prepare the dataset again"
-  if on_bad_record == "error":
-    remedy += ", or skip such records: task.data.on_bad_record='skip'"
-  source = Records(str(builder.data_dir), split, fields, "", remedy)
-  try:
-    len(source)
-  except (NotImplementedError, ValueError) as error:
-    problem = f"{builder.data_dir} split {split!r} cannot be read by index: {error}"
-    raise _unprepared(problem, dataset, data_dir) from None
-  _check_fields(dataset, source)
-  if on_bad_record == "skip":
-    source = source.skip_bad()
-  size = len(source)
-  content = hashlib.sha256(pathlib.Path(builder.data_dir, "dataset_info.json").read_bytes())
-  content.update(str(size).encode())
-  for index in range(0, size, max(1, size // FINGERPRINT_RECORDS)):
-    content.update(json.dumps(source[index]).encode())
-  if source.left_out:
-    content.update(json.dumps(source.left_out).encode())
-  return dataclasses.replace(source, fingerprint=content.hexdigest())
+  of: Records
+  num_bytes: int
+  on_bad_record: str
+  fingerprint: str
 
+  @functools.cached_property
+  def _files(self) -> list:
+    return [part for part in self.of.instructions if part.take]
 
-def _check_modules(dataset: str, data_dir: str | None) -> None:
-  """Raises UserError if the dataset's features.json would make TFDS import, and so run, a module
-  that is not part of TFDS."""
-  folder = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR, re.split("[/:]", dataset)[0])
-  for path in folder.rglob("features.json"):
-    waiting = [json_files.read(path)]
-    while waiting:
-      value = waiting.pop()
-      for key in ("pythonClassName", "python_class_name", "type"):
-        name = value.get(key) if isinstance(value, dict) else None
-        if isinstance(name, str) and "." in name and not name.startswith(OWN_MODULES):
-          raise UserError(f"{path}: {key} is {name}, not a feature of TFDS: it is not imported")
-      if isinstance(value, (dict, list)):
-        waiting += value.values() if isinstance(value, dict) else value
+  @functools.cached_property
+  def _first(self) -> list[int]:
+    """Returns the number of each file's first shard, and the number of all shards."""
+    return [0, *itertools.accumulate(-(-part.take // SHARD_RECORDS) for part in self._files)]
 
+  @property
+  def num_shards(self) -> int:
+    return self._first[-1]
 
-def _prepared_builder(dataset: str, data_dir: str | None):
-  data_dir = data_dir and str(pathlib.Path(data_dir).expanduser())
-  reason = ""
-  try:
-    _check_modules(dataset, data_dir)
-    builder = tfds.builder(dataset, data_dir=data_dir)
-    if builder.info.splits:
-      return builder
-  except (UserError, *READ_ERRORS, AssertionError, json_format.Error) as error:
-    # the name, config, version or folder does not exist, or TFDS has not written its content
-    reason = f" ({str(error).splitlines()[0]})"
-  place = data_dir or "TFDS's own folder ($TFDS_DATA_DIR or ~/tensorflow_datasets)"
-  problem = f"TFDS dataset {dataset!r} is not prepared in {place}{reason}"
-  raise _unprepared(problem, dataset, data_dir)
+  def blocks(self, shard: int, first: int = 0) -> Iterator[Block]:
+    number = bisect.bisect_right(self._first, shard) - 1
+    part, bad = self._files[number], BadRecords(self.on_bad_record)
+    size = max(self.num_bytes // sum(part.take for part in self._files), 1)  # bytes of a record
+    most = min(max(CHUNK_BYTES // size, 1), BLOCK_RECORDS)
+    start = part.skip + (shard - self._first[number]) * SHARD_RECORDS
+    stop = min(start + SHARD_RECORDS, part.skip + part.take)
+    with as_user_error(str(part.filename), *READ_ERRORS):
+      reader = ArrayRecordReader(str(part.filename), READER)
+    with contextlib.closing(reader):
+      for place in range(start + first * most, stop, most):
+        yield self._read(reader, part.filename, range(place, min(place + most, stop)), bad)
 
-
-def _unprepared(problem: str, dataset: str, data_dir: str | None) -> UserError:
-  option = f" --data_dir={data_dir}" if data_dir else ""
-  return UserError(
-    f"{problem}\nPrepare it once, in an environment with TensorFlow (training needs none):\n"
-    "  pip install tensorflow tensorflow-datasets\n"
-    f"  tfds build {dataset} --file_format=array_record{option}"
-  )
-
-
-def _features(source: Records) -> Mapping:
-  """Returns the features of the first readable record, looking at the first few records only."""
-  for number in range(min(FEW + 1, len(source))):
-    with contextlib.suppress(*READ_ERRORS):
-      return tf_example_pb2.Example.FromString(source._records[number]).features.feature
-  return source._read(0)  # raises the error that names the record
-
-
-def _check_fields(dataset: str, source: Records) -> None:
-  if not source.fields:
-    raise UserError(f'data: name the features of {dataset} to read, such as source="de"')
-  values = _features(source)
-  known = sorted(values)
-  for name, path in source.fields.items():
-    if path not in known:
-      raise UserError(
-        f"data.{name}: {dataset} has no feature {path!r}; it has {', '.join(known)}"
-        + (did_you_mean(path, known) or did_you_mean(name, ("dataset", "data_dir")))
-      )
-    value = values[path]
-    if len(value.bytes_list.value or value.float_list.value or value.int64_list.value) != 1:
-      raise UserError(f"data.{name}: feature {path!r} of {dataset} is not one text or number")
+  def _read(self, reader, name, places: range, bad: BadRecords) -> Block:
+    try:
+      records = reader.read(places.start, places.stop)
+    except READ_ERRORS:  # read one by one, so that the error names the record
+      records = [None] * len(places)
+    examples, messages = [], []
+    for place, record in zip(places, records, strict=True):
+      try:
+        if record is None:
+          (record,) = reader.read(place, place + 1)
+        examples.append(self.of.texts(record))
+      except READ_ERRORS as error:
+        where = f"record {place} (from 0)"
+        bad(name, where, f"{error}; {self.of.remedy}")
+        messages.append(f"{name}, {where}: {error}")
+    return Block(examples, messages)

@@ -172,8 +172,17 @@ class ToyPairs(tfds.core.GeneratorBasedBuilder):
       )
 
 
-def write_toy_pairs(folder, builder=ToyPairs):
-  """Prepares the dataset in a folder and returns the spec of its pairs."""
-  builder(data_dir=folder, file_format="array_record").download_and_prepare()
+def write_toy_pairs(folder, builder=ToyPairs, files=1):
+  """Prepares the dataset in a folder, each split in `files` files, and returns the spec of its
+  pairs."""
+  config = tfds.download.DownloadConfig(num_shards=files)
+  toy = builder(data_dir=folder, file_format="array_record")
+  toy.download_and_prepare(download_config=config)
   spec = {"name": "tfds", "dataset": "toy_pairs", "data_dir": str(folder)}
   return spec | {"source": "de", "target": "more/en"}
+
+
+def read_shards(shards):
+  """Reads all shards in their order."""
+  blocks = (block for shard in range(shards.num_shards) for block in shards.blocks(shard))
+  return [example for block in blocks for example in block.examples]

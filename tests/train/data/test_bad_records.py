@@ -15,7 +15,13 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from tests.train.data import po
-from tests.train.data.helpers import ToyPairs, assert_same_batches, take, write_toy_pairs
+from tests.train.data.helpers import (
+  ToyPairs,
+  assert_same_batches,
+  read_shards,
+  take,
+  write_toy_pairs,
+)
 from train import evaluate, loop, tasks
 from train.common.errors import UserError
 from train.common.files import cache_dir
@@ -370,6 +376,27 @@ def test_bad_records_of_a_dataset(toy, warnings):
   for cut in (stored[:1000], b""):
     shard.write_bytes(cut)
     for one in (spec, skip):
+      with pytest.raises(UserError, match="array_record"):
+        sources.open_split(one, "train")
+
+
+def test_bad_records_of_a_streamed_dataset(toy):
+  spec, shard = toy
+  whole, stored = list(sources.open_split(spec, "train")), shard.read_bytes()
+  damage(shard, 7, 300, 301)
+  stream = {**spec, "stream": True}
+  where = r"train\.array_record\S*, record 7 \(from 0\): .*hash mismatch.*on_bad_record='skip'"
+  with pytest.raises(UserError, match=where):
+    read_shards(sources.open_split(stream, "train"))
+  shards = sources.open_split({**stream, "on_bad_record": "skip"}, "train")
+  assert read_shards(shards) == [x for number, x in enumerate(whole) if number not in (7, 300, 301)]
+  blocks = [block for number in range(shards.num_shards) for block in shards.blocks(number)]
+  places = [re.search(r"record (\d+) ", line)[1] for block in blocks for line in block.bad]
+  assert places == ["7", "300", "301"]
+  assert all(line.startswith(f"{shard}, ") for block in blocks for line in block.bad)
+  for cut in (stored[:1000], b""):
+    shard.write_bytes(cut)
+    for one in (stream, {**stream, "on_bad_record": "skip"}):
       with pytest.raises(UserError, match="array_record"):
         sources.open_split(one, "train")
 

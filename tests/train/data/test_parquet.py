@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.train.data.helpers import assert_same_batches, batches_of, take
+from tests.train.data.helpers import assert_same_batches, batches_of, read_shards, take
 from train.common.errors import UserError
 from train.data import row_groups, sources
 from train.data.source import as_shards, first_example, read_many, sample
@@ -40,12 +40,6 @@ def open_parquet(value, columns=("source", "target"), split="train", **options):
 
 def is_streamed(source):
   return as_shards(source) is not None
-
-
-def read_shards(shards):
-  """Reads all shards in their order."""
-  blocks = (block for shard in range(shards.num_shards) for block in shards.blocks(shard))
-  return [example for block in blocks for example in block.examples]
 
 
 def test_small_parquet_is_json_lines_in_the_same_order(tmp_path):

@@ -8,9 +8,10 @@ import textwrap
 
 import pytest
 
-from tests.train.data.helpers import ToyPairs, write_toy_pairs
+from tests.train.data.helpers import ToyPairs, read_shards, write_toy_pairs
 from train.common.errors import UserError
-from train.data import scan, sources
+from train.data import records, scan, sources
+from train.data import source as source_module
 from train.data.source import read_many
 
 
@@ -111,6 +112,47 @@ def test_tfds_fingerprint_follows_split_fields_and_content(toy, tmp_path, monkey
     fingerprint(write_toy_pairs(tmp_path / "same_size")),
   ]
   assert len({first, *others}) == 4
+
+
+@pytest.mark.parametrize("split", ["train", "train[10:93%]"])
+def test_the_shards_of_a_tfds_dataset_hold_its_records(tmp_path, monkeypatch, split):
+  monkeypatch.setattr(ToyPairs, "sizes", {"train": 300})
+  monkeypatch.setattr(records, "SHARD_RECORDS", 40)
+  monkeypatch.setattr(records, "CHUNK_BYTES", 4000)
+  spec = write_toy_pairs(tmp_path, files=3) | {"label": "kind/label"}
+  indexed = sources.open_split(spec, split)
+  monkeypatch.setattr(records.Records, "skip_bad", None)  # would pass over all
+  shards = sources.open_split(spec | {"stream": True, "on_bad_record": "skip"}, split)
+  assert read_shards(shards) == list(indexed)
+  assert shards.num_shards == {"train": 9}.get(split, 7)  # at most three in each file
+  data = pickle.dumps(shards)
+  assert len(data) < 1000
+  copy = pickle.loads(data)
+  assert (copy.fingerprint, copy.num_bytes) == (shards.fingerprint, shards.num_bytes)
+  blocks = list(shards.blocks(4))
+  assert len(blocks) > 1
+  for first in range(len(blocks) + 1):
+    assert list(copy.blocks(4, first)) == blocks[first:]
+
+
+def test_a_large_tfds_dataset_is_streamed(toy, monkeypatch):
+  assert len(sources.open_split(toy, "train")) == 7
+  monkeypatch.setattr(source_module, "LARGE", 600)
+  shards = sources.open_split(toy, "train")
+  assert 600 < shards.num_bytes < 3000
+  assert len(sources.open_split(toy, "test")) == 3
+  assert len(sources.open_split(toy | {"stream": False}, "train")) == 7
+  prints = [
+    sources.open_split(spec, split).fingerprint
+    for spec, split in (
+      (toy, "train"),
+      (toy, "train[:6]"),
+      (toy | {"target": "de"}, "train"),
+      (toy | {"on_bad_record": "skip"}, "train"),
+    )
+  ]
+  assert prints[0] == shards.fingerprint
+  assert len(set(prints)) == 4
 
 
 def test_neither_tensorflow_nor_torch_nor_jax_is_imported(toy, texts):

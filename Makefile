@@ -66,6 +66,7 @@ parity: .parity/installed
 fixtures: .parity/installed
 	@.parity/bin/python tests/fixtures/make.py
 	@.parity/bin/python tests/fixtures/config_types.py
+	@.parity/bin/python tests/fixtures/saved_folder.py
 
 plan-check: .plan/tpu.installed .plan/cuda.installed
 	@.plan/tpu/bin/python -m pytest tests/train/planning/test_tpu.py

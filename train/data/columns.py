@@ -130,7 +130,7 @@ class Cells:
 
   def __init__(self, batch, columns: Sequence[Column]):
     self.num_rows, self.num_bytes = batch.num_rows, batch.nbytes
-    self._columns = [(column, _pick(batch, column.path)) for column in columns]
+    self._columns = [(column, pick(batch, column.path)) for column in columns]
 
   def example(self, row: int) -> Example:
     """Returns the example of a row; raises ValueError for a value that cannot be read."""
@@ -142,7 +142,8 @@ class Cells:
     return example
 
 
-def _pick(batch, path):
+def pick(batch, path: Sequence[str]):
+  """Returns the array of a column, or of a field within it."""
   import pyarrow.compute as pc
 
   array = batch.column(path[0])

@@ -12,6 +12,7 @@ from absl import logging
 
 from train.common.errors import NoSplit, UserError, choose, did_you_mean
 from train.data import (
+  arrow,
   bad_records,
   files,
   gettext_catalogs,
@@ -267,6 +268,7 @@ SOURCES = {
   "gettext": gettext_catalogs.open_gettext,
   "tfds": prepared.open_tfds,
   "parquet": parquet.open_parquet,
+  "arrow": arrow.open_arrow,
   "text": texts.open_text,
   "conll": sentences.open_conll,
   "squad": questions.open_squad,

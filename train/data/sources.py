@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import inspect
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from absl import logging
@@ -23,6 +24,7 @@ from train.data import (
   sentences,
   texts,
 )
+from train.data.bad_records import log_once
 from train.data.source import (
   Block,
   Changed,
@@ -36,6 +38,8 @@ from train.data.source import (
   read_many,
   sample,
 )
+
+SAMPLE_BYTES = 1 << 20  # of large data that are not for training, without a limit
 
 
 def open_split(
@@ -78,6 +82,14 @@ def open_split(
       source = First(source, limit[split], fingerprint)
     else:
       source = texts.InMemory(_read_sample, (source, limit[split]), fingerprint)
+  elif split != "train" and as_shards(source) is not None:
+    if source.num_bytes > SAMPLE_BYTES:
+      log_once(
+        f"{split}: of {source.num_bytes:,} bytes a sample of {SAMPLE_BYTES:,} is read;"
+        f" data.limit.{split} sets another number of examples, and data.stream=False reads all"
+      )
+    fingerprint = digest(source.fingerprint, "sample", SAMPLE_BYTES)
+    source = texts.InMemory(_read_sample, (source, None, SAMPLE_BYTES), fingerprint)
   example = (first_example(source) if needs else None) or dict.fromkeys(needs)
   for field in needs:
     if field not in example:
@@ -96,8 +108,15 @@ def find_line(spec: Mapping[str, object], split: str, cell: str) -> str | None:
   return files.find_line(split, cell, **{key: spec[key] for key in spec if key != "name"})
 
 
-def _read_sample(shards: Shards, count: int) -> list[dict]:
-  return list(itertools.islice(sample(shards, 0), count))
+def _read_sample(shards: Shards, count: int | None, num_bytes: float = math.inf) -> list[dict]:
+  """Returns the first `count` examples of a sample, or those within so many bytes."""
+  examples = []
+  for example in itertools.islice(sample(shards, 0), count):
+    num_bytes -= sum(len(str(value).encode()) for value in example.values())
+    if num_bytes < 0 and examples:
+      break
+    examples.append(example)
+  return examples
 
 
 @dataclasses.dataclass(frozen=True)

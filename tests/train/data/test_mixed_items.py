@@ -156,4 +156,4 @@ def test_rates_are_rounded_by_the_largest_remainders():
   counts = {(1, 1, 1): [334, 333, 333], (0.29, 0.71): [290, 710], (2, 3, 2): [286, 428, 286]}
   for rates, expected in counts.items():
     parts = {str(i): Numbers(i, 3) for i in range(len(rates))}
-    assert MixedItems(parts, dict(zip(parts, rates)))._counts() == expected
+    assert MixedItems(parts, dict(zip(parts, rates))).counts() == expected

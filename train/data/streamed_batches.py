@@ -117,7 +117,7 @@ class StreamedBatches(Iterator, contextlib.AbstractContextManager):
     gather: Gather = alone,
   ):
     self._layout, self._gather, self.fingerprint = layout, gather, items.fingerprint
-    self._count = count or _choose_count(items, layout.batch_size)
+    self._count = _choose_count(items, layout.batch_size, count)
     self._own = _share(self._count, layout)
     self._num_shards = streams.count_shards(items)
     self._identity = {"seed": seed, "streams": self._count, "data": streams.identity(items)}
@@ -209,19 +209,22 @@ class StreamedBatches(Iterator, contextlib.AbstractContextManager):
       worker.stop()
 
 
-def _choose_count(items: Items, batch_size: int) -> int:
-  """Returns the most streams that share the rows evenly and have shards of their own."""
+def _choose_count(items: Items, batch_size: int, count: int) -> int:
+  """Returns the number of streams: `count`, or the most that share the rows evenly and have shards
+  of their own; raises UserError for a count of more streams than there are shards."""
   shards = streams.fewest_shards(items)
-  most = min(shards, math.gcd(batch_size, MOST_STREAMS))
-  count = max(n for n in range(1, most + 1) if batch_size % n == 0)
+  if count > shards:
+    raise UserError(f"streams={count}: data of {shards} shards are read by at most as many streams")
+  if count:
+    return count
   if shards < MOST_STREAMS:
     logging.info(
-      "the data are read by %d streams, as they have %d shards: several processes need a multiple"
-      " of their number (unpacked files, or more of them)",
-      count,
+      "data of %d shards are read by at most as many streams, and by as many processes; unpacked"
+      " files, or more of them, have more",
       shards,
     )
-  return count
+  most = math.gcd(batch_size, MOST_STREAMS)
+  return max(n for n in range(1, min(shards, most) + 1) if most % n == 0)
 
 
 def _share(count: int, layout: Layout) -> range:

@@ -13,10 +13,12 @@ import time
 
 import pytest
 
+from tests import corpus
 from train.cluster import processes, rendezvous
 from train.cluster.rendezvous import GONE, Rendezvous
 from train.common import entry
 from train.common.errors import UserError
+from train.record.writer import read_metrics
 
 DEVICES = 8
 RUN = (
@@ -50,7 +52,7 @@ def free_port():
 class Processes:
   """`count` processes of one run with a part of the devices each, their output in files."""
 
-  def __init__(self, folder, count, *, odd=(), devices=DEVICES):
+  def __init__(self, folder, count, *, odd=(), devices=DEVICES, run=RUN):
     """odd: more arguments of the last."""
     self.folder, port = folder, free_port()
     folder.mkdir(exist_ok=True)
@@ -58,7 +60,7 @@ class Processes:
     environment = dict(os.environ, JAX_NUM_CPU_DEVICES=str(devices // count), XLA_FLAGS=flags)
     self.running = {}
     for index in range(count):
-      command = [*(sys.executable, "-m", "train.main"), f"--workdir={folder / 'run'}", *RUN]
+      command = [*(sys.executable, "-m", "train.main"), f"--workdir={folder / 'run'}", *run]
       if count > 1:
         command += [f"--coordinator=127.0.0.1:{port}", f"--process_count={count}"]
         command += [f"--process_index={index}", "--start_timeout=200"]
@@ -139,6 +141,39 @@ def test_a_run_goes_on_with_other_devices_otherwise_used(alone, tmp_path):
       assert run.wait() == [entry.INTERRUPTED], run.text(0)
   assert "1 devices, going on after step" in run.text(0)
   assert run.losses() == pytest.approx(alone, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_streamed_run_goes_on_in_any_number_of_processes(tmp_path):
+  """Each process reads its own streams; the run is that of one process."""
+  corpus.write(tmp_path / "corpus", 2_000_000, files=3)
+  streamed = (
+    f"--config=configs/causal.py:small,data={tmp_path}/corpus/*.txt",
+    *("--config.steps=12", "--config.log_every=1", "--config.evaluate.every=12"),
+    *("--config.checkpoint.every=2", "--config.loggers=()", "--config.model.dropout=0.3"),
+    *("--config.task.data.stream=True", "--config.batch_size=16"),
+  )
+  alone = Processes(tmp_path / "alone", 1, run=streamed)
+  assert alone.wait() == [0], alone.text(0)
+  for number, count in enumerate((1, 2, 4, 1), 1):
+    run = Processes(tmp_path / "several", count, run=streamed)
+    if number < 4:
+      run.until(f"step  {3 * number}/12")
+      run.running[count - 1].send_signal(signal.SIGINT)
+      assert run.wait() == [entry.INTERRUPTED] * count, run.text(0)
+    else:
+      assert run.wait() == [0], run.text(0)
+  assert "going on after step" in run.text(0)
+  assert run.losses() == pytest.approx(alone.losses(), rel=1e-5)
+  rates = [
+    [
+      (line["padding_share"], line["epoch"])
+      for line in read_metrics(x.folder / "run")
+      if "epoch" in line
+    ]
+    for x in (run, alone)
+  ]
+  assert rates[0] == rates[1]
 
 
 @pytest.mark.slow

@@ -235,6 +235,8 @@ def note_start(cfg: ConfigDict, workdir: Workdir, mesh, params, batches, evaluat
   data = {"train": batches.fingerprint, cfg.evaluate.split: evaluation.items.fingerprint}
   files = data_files.digests(workdir.path)
   workdir.note(data=data, files=files, left_out=LEFT_OUT, parameters=parameters)
+  if sample := tasks.TRAINED_ON.get(workdir.path):
+    workdir.note(tokenizer_sample=sample)
   how = "going on after" if start else "starting before"
   logging.info(
     "%d parameters, %d devices, %s step %d of %d", parameters, mesh.size, how, start, cfg.steps

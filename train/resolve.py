@@ -8,10 +8,11 @@ from ml_collections import ConfigDict
 
 from train import pretrained, schema, shares, tasks
 from train.common.errors import UserError
+from train.data import samples
 from train.data.sources import SOURCES
 from train.record import config, older, workdir
 
-TOKENIZER = ("vocab_size", "special", "sentinels", "path")  # keys of some tokenizers
+TOKENIZER = ("vocab_size", "special", "sentinels", "path", *samples.KEYS)  # keys of some tokenizers
 
 
 def load(text: str, overrides: Sequence[str] = (), check=schema.check) -> ConfigDict:

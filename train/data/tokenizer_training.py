@@ -1,5 +1,6 @@
 """Trains tokenizers of five kinds; equal texts give an equal tokenizer in every process."""
 
+import heapq
 import itertools
 import re
 from collections import Counter
@@ -12,6 +13,7 @@ from train.common.errors import UserError, choose
 from train.data import long_texts, unigram
 from train.data.roles import MASK, SPECIALS, UNK
 from train.data.tokenizer import Tokenizer
+from train.data.word_counts import count_words, repeat_words
 
 SENTINEL = "<extra_{}>"
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())  # one printable character for each byte
@@ -19,7 +21,12 @@ ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())  # one printable characte
 # 300 bytes for each byte of different words, of which a word of European languages has 10.
 SEED_WORDS, SEED_BYTES = 100_000, 3_000_000
 LONGEST_WORD = 1024  # bytes of a word in unigram training; a longer one is cut
+# Bytes of different words. The trainer of BPE takes some 120 bytes for each; 200 MB of a European
+# language have 4 to 11 MB of words. All words and their ids fill 90 MB of a tokenizer.json.
+BPE_BYTES, WORD_BYTES = 12_000_000, 50_000_000
 WORD = re.compile(r"\S+")  # finds the words of str.split() one by one
+# finds what ByteLevel splits a text into, without blanks but the one in front of a word
+PART_OF_TEXT = re.compile(r"'(?:[sdmt]|ll|ve|re)| ?[^\W\d_]+| ?\d+| ?(?:[^\w\s]|_)+")
 # str.split() also splits at the four separators U+001C..1F, which the regex class \s leaves out
 BLANK = tokenizers.Regex(r"[\s\x1c-\x1f]+")
 
@@ -30,6 +37,10 @@ def train_tokenizer(spec: Mapping, texts: Iterable[str]) -> Tokenizer:
   `spec` has `name`, a key of KINDS, and for bpe and unigram `vocab_size`, an upper bound. Its
   `special` names more special tokens ("<mask>"), and `sentinels` is the number of <extra_0>,
   <extra_1>, ... Raises UserError for an unknown name or key, a size below 260 and empty texts.
+
+  The texts are read twice for bpe. The words of more than some 200 MB of text, or of languages
+  without blanks, may exceed the memory that is set aside for them, and some are left out then
+  (word_counts.count_words).
   """
   options = dict(spec)
   name = options.pop("name", None)
@@ -46,13 +57,8 @@ def train_tokenizer(spec: Mapping, texts: Iterable[str]) -> Tokenizer:
       f"tokenizer vocab_size={options['vocab_size']!r} is too small: {name} needs a whole number"
       f" of at least {smallest} ({len(specials)} special ids and 256 bytes)"
     )
-  if name != "byte":
-    texts = itertools.dropwhile(lambda text: not text, texts)
-    if (first := next(texts, None)) is None:
-      raise UserError(
-        f"the text to train the {name} tokenizer on is empty: check the training split"
-      )
-    texts = itertools.chain([first], texts)
+  if name != "byte" and not any(texts):
+    raise UserError(f"the text to train the {name} tokenizer on is empty: check the training split")
   return Tokenizer(make(texts, specials, **options))
 
 
@@ -82,20 +88,27 @@ def _sort_by_frequency(counts: Counter, specials=()) -> list[str]:
   return sorted(counts.keys() - set(specials), key=lambda piece: (-counts[piece], piece))
 
 
-def _train_word(texts: Iterator[str], specials) -> tokenizers.Tokenizer:
-  counts = Counter(match[0] for text in texts for match in WORD.finditer(text))
+def _list_words(text: str) -> Iterable[str]:
+  """Returns the words of a text, one by one if they are many."""
+  short = len(text) <= long_texts.PART
+  return text.split() if short else (match[0] for match in WORD.finditer(text))
+
+
+def _train_word(texts: Iterable[str], specials) -> tokenizers.Tokenizer:
+  counts, _ = count_words(texts, _list_words, WORD_BYTES)
   vocab = _number(specials, _sort_by_frequency(counts, specials))
+  del counts
   model = models.WordLevel(vocab, unk_token=SPECIALS[UNK])
   return _assemble(model, pre_tokenizers.Split(BLANK, "removed"), None, specials)
 
 
-def _train_char(texts: Iterator[str], specials) -> tokenizers.Tokenizer:
+def _train_char(texts: Iterable[str], specials) -> tokenizers.Tokenizer:
   counts = Counter(itertools.chain.from_iterable(texts))
   vocab = _number(specials, _sort_by_frequency(counts, specials))
   return _assemble(models.BPE(vocab, [], unk_token=SPECIALS[UNK]), None, decoders.Fuse(), specials)
 
 
-def _make_byte(texts: Iterator[str], specials) -> tokenizers.Tokenizer:
+def _make_byte(texts: Iterable[str], specials) -> tokenizers.Tokenizer:
   del texts  # a byte tokenizer is not trained
   # the byte-level alphabet keeps printable Latin-1 and moves the other bytes to 256, 257, ...
   moved = iter(sorted(set(map(ord, ALPHABET)) - set(range(256))))
@@ -111,35 +124,46 @@ def _assemble_bytelevel(model, specials) -> tokenizers.Tokenizer:
   return _assemble(model, pre_tokenizers.ByteLevel(add_prefix_space=True), decoder, specials)
 
 
-def _train_bpe(texts: Iterator[str], specials, vocab_size: int) -> tokenizers.Tokenizer:
+def _train_bpe(texts: Iterable[str], specials, vocab_size: int) -> tokenizers.Tokenizer:
   inner = _assemble_bytelevel(models.BPE(), specials)
   trainer = trainers.BpeTrainer(
     vocab_size=vocab_size, special_tokens=specials, initial_alphabet=ALPHABET, show_progress=False
   )
   encoding = inner.pre_tokenizer
   inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-  blank_first = (text if text.startswith(" ") else f" {text}" for text in texts if text)
-  inner.train_from_iterator(_cut(blank_first), trainer)
+  inner.train_from_iterator(_bound(texts), trainer)
   inner.pre_tokenizer = encoding
   return inner
 
 
+def _bound(texts: Iterable[str]) -> Iterator[str]:
+  """Returns the parts of the texts, or texts of most of their words where all are too many."""
+  counts, complete = count_words(_cut(texts), PART_OF_TEXT.findall, BPE_BYTES)
+  return _cut(texts) if complete else repeat_words(counts)
+
+
 def _cut(texts: Iterable[str]) -> Iterator[str]:
-  return itertools.chain.from_iterable(map(long_texts.cut_for_training, texts))
+  blank_first = (text if text.startswith(" ") else f" {text}" for text in texts if text)
+  return itertools.chain.from_iterable(map(long_texts.cut_for_training, blank_first))
 
 
-def _train_unigram(texts: Iterator[str], specials, vocab_size: int) -> tokenizers.Tokenizer:
-  words = Counter(match[0] for text in texts for match in WORD.finditer(text))
+def _train_unigram(texts: Iterable[str], specials, vocab_size: int) -> tokenizers.Tokenizer:
   counts, size = Counter(), 0
-  most_frequent = _sort_by_frequency(words)[:SEED_WORDS]
-  for part, count in ((part, words[word]) for word in most_frequent for part in _split(word)):
+  words = _most_frequent(texts)
+  for part, frequency in ((part, count) for word, count in words for part in _split(word)):
     size += 0 if part in counts else len(part)
     if size > SEED_BYTES:
       break
-    counts[part] += count
+    counts[part] += frequency
   pieces = unigram.train_pieces(counts, vocab_size - len(specials), ALPHABET)
   vocab = [(special, 0.0) for special in specials] + pieces
   return _assemble_bytelevel(models.Unigram(vocab, unk_id=UNK, byte_fallback=False), specials)
+
+
+def _most_frequent(texts: Iterable[str]) -> list[tuple[str, int]]:
+  """Returns the SEED_WORDS most frequent words with their counts."""
+  counts, _ = count_words(texts, _list_words, WORD_BYTES)
+  return heapq.nsmallest(SEED_WORDS, counts.items(), key=lambda pair: (-pair[1], pair[0]))
 
 
 def _split(word: str) -> Iterator[str]:

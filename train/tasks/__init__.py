@@ -18,7 +18,7 @@ from absl import logging
 from train.common import json_files
 from train.common.errors import UserError, choose, did_you_mean
 from train.common.files import write_atomically
-from train.data import sources
+from train.data import samples, sources
 from train.data.batches import Layout
 from train.data.tokenizer import Tokenizer
 from train.data.tokenizer_training import train_tokenizer
@@ -59,6 +59,9 @@ TASKS = {
 }
 STYLES = {"prefix": "prefix", "denoise": "bert"}  # names of span tasks with a style of their own
 NAMES = (*TASKS, *STYLES, "mixture")
+# Folder of a run -> the size of the sample of texts that this process has trained its tokenizer on
+# (samples.Sample.describe), which run.json records.
+TRAINED_ON: dict[pathlib.Path, dict] = {}
 
 
 def layout(task: Task, batch_size: int) -> Layout:
@@ -191,7 +194,7 @@ def _is_to_write(path, write: bool) -> bool:
 
 def _tokenizer(spec, data, folder, write) -> Tokenizer:
   """Returns the folder's tokenizer. If there is none, another run's (name "file") or a new
-  tokenizer, trained on the texts of all `data`, is saved first."""
+  tokenizer, trained on the texts of all `data` or a sample of them, is saved first."""
   path = folder / "tokenizer.json"
   if _is_to_write(path, write):
     if spec["name"] == "file":
@@ -199,24 +202,17 @@ def _tokenizer(spec, data, folder, write) -> Tokenizer:
         raise UserError("tokenizer.path is missing: a tokenizer named file is read from that path")
       Tokenizer.load(os.path.expanduser(spec["path"])).save(path)
     else:
+      spec, limits = samples.split_limits(spec)
       splits = [sources.open_split(section, "train") for section in data]
       logging.info("training the tokenizer (%s) on the texts of the training split", spec["name"])
-      train_tokenizer(spec, (text for split in splits for text in _texts(split))).save(path)
+      texts = samples.take(splits, limits) if spec["name"] != "byte" else ()
+      train_tokenizer(spec, texts).save(path)
+      if texts:
+        TRAINED_ON[folder] = texts.describe()
   return Tokenizer.load(path)
 
 
 FEW_EXAMPLES = 20  # with fewer, each label may well be of one example
-NO_TEXTS = ("id", "label", "labels")  # fields that a tokenizer need not learn, "label_0" neither
-
-
-def _texts(source):
-  """Yields the texts of a source's examples."""
-  for example in source:
-    for key, text in example.items():
-      if isinstance(text, str) and key.split("_")[0] not in NO_TEXTS:
-        yield text
-    if "words" in example:
-      yield " ".join(example["words"])
 
 
 def _check_swapped(source, labels) -> None:

@@ -3,16 +3,18 @@
 import collections
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from absl import logging
 
 from train.common.errors import UserError
 from train.data import packing
-from train.data.source import Example, Shards, Source, read_many
+from train.data.source import Example, Shards, Source, as_shards, read_many
 
-READ_AT_ONCE = 128  # examples
+READ_AT_ONCE = 256  # examples of an indexed source
 PROBE = 1000  # examples whose mean length estimates that of all
 OPEN_SHARDS = 16  # of which blocks are read in turn
 NO_TEXTS = ("id", "label", "labels")  # fields that a tokenizer need not learn, "label_0" neither
@@ -41,82 +43,69 @@ def split_limits(spec: Mapping) -> tuple[dict, Limits]:
   return rest, Limits(**{key: spec[key] for key in KEYS if key in spec})
 
 
-@dataclasses.dataclass(frozen=True)
-class Part:
-  """The examples that a sample has of one source."""
-
-  source: Source | Shards
-  seed: int
-  indices: np.ndarray | None = None  # ascending; None: all, or the first blocks of shuffled shards
-  examples: int = 0
-  bytes: int = 0  # of text
-  whole: bool = False  # the source has no other examples
-
-  def read(self) -> Iterator[Example]:
-    """Yields examples of the source in the sample's order, perhaps more than `examples`."""
-    if hasattr(self.source, "blocks"):
-      yield from _read_shards(self.source, self.seed)
-      return
-    chosen = range(len(self.source)) if self.indices is None else self.indices
-    for first in range(0, len(chosen), READ_AT_ONCE):
-      yield from read_many(self.source, [int(i) for i in chosen[first : first + READ_AT_ONCE]])
-
-  def measured(self, most_bytes: int, most_examples: int) -> "Part":
-    """Returns the part with as many examples as the two limits allow."""
-    examples = size = 0
-    for example in self.read():
-      more = sum(len(text.encode()) for text in list_texts(example))
-      if size + more > most_bytes or examples == most_examples:
-        return dataclasses.replace(self, examples=examples, bytes=size)
-      examples, size = examples + 1, size + more
-    return dataclasses.replace(self, examples=examples, bytes=size, whole=self.indices is None)
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Sample:
-  """Texts of sources, which can be read again and again."""
+  """Texts in a temporary file, which can be read again and again."""
 
-  parts: Sequence[Part]
-  seed: int
+  whole: bool = True  # all texts of all sources
+  examples: int = 0
+  bytes: int = 0  # of the texts, as UTF-8
+
+  def __post_init__(self):
+    self._file = tempfile.TemporaryFile()  # noqa: SIM115, it lives as long as the sample
 
   def __iter__(self) -> Iterator[str]:
-    for part in self.parts:
-      for example in itertools.islice(part.read(), part.examples):
-        yield from list_texts(example)
+    self._file.seek(0)
+    return map(json.loads, self._file)
 
-  def describe(self) -> dict:
-    """Returns the sample's size, for run.json."""
-    examples, size = (sum(getattr(x, name) for x in self.parts) for name in ("examples", "bytes"))
-    whole = all(part.whole for part in self.parts)
-    return dict(whole=whole, examples=examples, bytes=size, seed=self.seed)
+  def add(self, examples: Iterable[Example], most_bytes: int, most_examples: int) -> bool:
+    """Adds examples until the sample has one of the two sizes; returns whether it has all then."""
+    for example in examples:
+      texts = list(list_texts(example))
+      size = sum(len(text.encode()) for text in texts)
+      if self.bytes + size > most_bytes or self.examples == most_examples:
+        return False
+      self.examples, self.bytes = self.examples + 1, self.bytes + size
+      self._file.writelines(json.dumps(text).encode() + b"\n" for text in texts)
+    return True
+
+  def cut(self, examples: int, size: int, place: int) -> None:
+    """Removes what was added after a former state, `place` of the file."""
+    self.examples, self.bytes = examples, size
+    self._file.seek(place)
+    self._file.truncate()
+
+  @property
+  def state(self) -> tuple[int, int, int]:
+    """Returns the arguments with which `cut` leads back here."""
+    return self.examples, self.bytes, self._file.tell()
 
 
 def take(sources: Sequence[Source | Shards], limits: Limits) -> Sample:
-  """Returns all texts of the sources where the limits allow it, else a seeded sample, and logs its
-  size.
+  """Returns all texts of the sources where the limits allow it, else a seeded sample. Logs which.
 
   Of several sources the small ones are whole and the others have equal parts. The examples of an
   indexed source are drawn evenly and read in order; those of a corpus in shards are blocks, read in
   turn from shards in a seeded order.
   """
-  parts, most = {}, (limits.sample_bytes, limits.sample_examples)
-  sizes = [_estimate_bytes(source, limits.sample_seed) for source in sources]
-  ascending = sorted(range(len(sources)), key=lambda i: sizes[i])
-  for place, number in enumerate(ascending):
-    share = [left // (len(sources) - place) for left in most]
-    part = parts[number] = _take_part(sources[number], sizes[number], *share, limits.sample_seed)
-    most = most[0] - part.bytes, most[1] - part.examples
-  sample = Sample([parts[number] for number in range(len(sources))], limits.sample_seed)
-  facts = sample.describe()
-  if facts["whole"]:
-    logging.info("the texts are %d examples, %.1f MB", facts["examples"], facts["bytes"] / 1e6)
+  sample, seed = Sample(), limits.sample_seed
+  sized = [(_estimate_bytes(source, seed), source) for source in sources]
+  sized.sort(key=lambda pair: pair[0])
+  for place, (size, source) in enumerate(sized):
+    share = len(sized) - place
+    most_bytes = (limits.sample_bytes - sample.bytes) // share
+    most_examples = (limits.sample_examples - sample.examples) // share
+    sample.whole &= _add_source(sample, source, size, most_bytes, most_examples, seed)
+  megabytes = sample.bytes / 1e6
+  if sample.whole:
+    logging.info("the texts are %d examples of %.1f MB", sample.examples, megabytes)
   else:
     logging.warning(
-      "the tokenizer learns from a sample of %d examples, %.1f MB of about %.0f MB of text:"
-      " tokenizer.sample_bytes is %d, tokenizer.sample_examples %d",
-      facts["examples"],
-      facts["bytes"] / 1e6,
-      sum(sizes) / 1e6,
+      "the tokenizer learns from a sample of %d examples, %.1f MB of about %.0f MB of text"
+      " (tokenizer.sample_bytes=%d, tokenizer.sample_examples=%d)",
+      sample.examples,
+      megabytes,
+      sum(size for size, _ in sized) / 1e6,
       limits.sample_bytes,
       limits.sample_examples,
     )
@@ -132,33 +121,41 @@ def list_texts(example: Example) -> Iterator[str]:
     yield " ".join(example["words"])
 
 
-def _take_part(source, size: float, most_bytes: int, most_examples: int, seed: int) -> Part:
-  """Returns the whole source within the limits, else a sample; `size` is an estimate in bytes."""
-  part = Part(source, seed)
-  streamed = hasattr(source, "blocks")
-  if streamed or (size <= 2 * most_bytes and len(source) <= most_examples):
-    part = part.measured(most_bytes, most_examples)
-    if streamed or part.whole:
-      return part
-  number = int(most_bytes * len(source) / max(size, 1))
-  indices = _draw_indices(len(source), min(number, most_examples, len(source)), seed)
-  return dataclasses.replace(part, indices=indices).measured(most_bytes, most_examples)
+def _add_source(sample, source, size: float, most_bytes: int, most_examples: int, seed) -> bool:
+  """Adds at most so many examples of a source; `size` is an estimate of its bytes. Returns whether
+  it has no others."""
+  limits = sample.bytes + most_bytes, sample.examples + most_examples
+  if shards := as_shards(source):
+    return sample.add(_read_shards(shards, seed), *limits)
+  count, before = len(source), sample.state
+  if size <= 1.25 * most_bytes and count <= most_examples:
+    if sample.add(_read(source, range(count)), *limits):
+      return True
+    sample.cut(*before)
+  number = min(int(most_bytes * count / max(size, 1)), most_examples, count)
+  sample.add(_read(source, _draw_indices(count, number, seed)), *limits)
+  return False
 
 
 def _estimate_bytes(source, seed: int) -> float:
   """Returns the bytes of a source's texts, by the mean of PROBE examples, or of a corpus' files."""
-  if hasattr(source, "blocks"):
-    return float(source.num_bytes)
-  indices = _draw_indices(len(source), min(PROBE, len(source)), seed)
-  probe = Part(source, seed, indices).measured(2**62, PROBE)
-  return probe.bytes * len(source) / max(probe.examples, 1)
+  if shards := as_shards(source):
+    return float(shards.num_bytes)
+  examples = list(_read(source, _draw_indices(len(source), min(PROBE, len(source)), seed)))
+  size = sum(len(text.encode()) for example in examples for text in list_texts(example))
+  return size * len(source) / max(len(examples), 1)
 
 
-def _draw_indices(count: int, number: int, seed: int) -> np.ndarray:
+def _draw_indices(count: int, number: int, seed: int) -> Sequence[int]:
   """Returns one index of each of `number` equal ranges of range(count)."""
   bounds = np.arange(number + 1) * count // max(number, 1)
   draw = np.random.default_rng(seed).random(number)
   return bounds[:-1] + (draw * np.diff(bounds)).astype(np.int64)
+
+
+def _read(source: Source, indices: Sequence[int]) -> Iterator[Example]:
+  for first in range(0, len(indices), READ_AT_ONCE):
+    yield from read_many(source, [int(i) for i in indices[first : first + READ_AT_ONCE]])
 
 
 def _read_shards(shards: Shards, seed: int) -> Iterator[Example]:

@@ -38,7 +38,7 @@ def train_tokenizer(spec: Mapping, texts: Iterable[str]) -> Tokenizer:
   `special` names more special tokens ("<mask>"), and `sentinels` is the number of <extra_0>,
   <extra_1>, ... Raises UserError for an unknown name or key, a size below 260 and empty texts.
 
-  The texts are read twice for bpe. The words of more than some 200 MB of text, or of languages
+  The texts are read two or three times. The words of more than some 200 MB of text, or of languages
   without blanks, may exceed the memory that is set aside for them, and some are left out then
   (word_counts.count_words).
   """

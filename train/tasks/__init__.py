@@ -59,8 +59,8 @@ TASKS = {
 }
 STYLES = {"prefix": "prefix", "denoise": "bert"}  # names of span tasks with a style of their own
 NAMES = (*TASKS, *STYLES, "mixture")
-# Folder of a run -> the size of the sample of texts that this process has trained its tokenizer on
-# (samples.Sample.describe), which run.json records.
+# Folder of a run -> what this process has trained its tokenizer on, for run.json: the fields of
+# samples.Sample, and the seed.
 TRAINED_ON: dict[pathlib.Path, dict] = {}
 
 
@@ -208,7 +208,7 @@ def _tokenizer(spec, data, folder, write) -> Tokenizer:
       texts = samples.take(splits, limits) if spec["name"] != "byte" else ()
       train_tokenizer(spec, texts).save(path)
       if texts:
-        TRAINED_ON[folder] = texts.describe()
+        TRAINED_ON[folder] = dataclasses.asdict(texts) | dict(seed=limits.sample_seed)
   return Tokenizer.load(path)
 
 

@@ -461,6 +461,7 @@ def test_a_run_that_skips_has_the_batches_without_those_lines(tmp_path, warnings
   assert sum(line.startswith(f"3 of 60 records of {file}") for line in warnings) == 1
   (start,) = json.loads((run / "run.json").read_text())["starts"]
   assert (start["left_out"][file]["records"], start["left_out"][file]["of"]) == (3, 60)
+  assert (start["tokenizer_sample"]["whole"], start["tokenizer_sample"]["examples"]) == (True, 57)
   evaluate.main([f"--workdir={run}", "--split=validation"])
   assert json.loads((run / "results.json").read_text())["left_out"][file]["of"] == 60
   LEFT_OUT.clear()

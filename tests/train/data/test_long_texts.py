@@ -125,6 +125,10 @@ before = status("VmRSS")
 open("/proc/self/clear_refs", "w").write("5")
 if sys.argv[1] == "unigram":
   tokenizer_training.train_tokenizer({"name": "unigram", "vocab_size": 4000}, sentences)
+elif sys.argv[1] == "bpe":
+  tokenizer_training.BPE_BYTES = 200_000
+  more = ["".join(draw.choices(letters, weights, k=30)) for _ in range(20_000)]
+  tokenizer_training.train_tokenizer({"name": "bpe", "vocab_size": 4000}, more)
 else:
   documents.Tokens(Docs([{"text": words}]), tokenizer).ids
 print((status("VmHWM") - before) // 1000)
@@ -132,7 +136,8 @@ print((status("VmHWM") - before) // 1000)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of the memory from /proc")
-@pytest.mark.parametrize("what", ["unigram", "document"])  # 308 and 452 MB without a bound
+@pytest.mark.parametrize("what", ["unigram", "bpe", "document"])
+# without a bound 308, 212 and 452 MB
 def test_memory_is_bounded(what, tmp_path):
   environment = {**os.environ, "SCRIPTORIUM_CACHE": str(tmp_path)}
   command = [sys.executable, "-c", PROGRAM, what]

@@ -149,16 +149,16 @@ def test_a_streamed_run_goes_on_in_any_number_of_processes(tmp_path):
   corpus.write(tmp_path / "corpus", 2_000_000, files=3)
   streamed = (
     f"--config=configs/causal.py:small,data={tmp_path}/corpus/*.txt",
-    *("--config.steps=12", "--config.log_every=1", "--config.evaluate.every=12"),
-    *("--config.checkpoint.every=2", "--config.loggers=()", "--config.model.dropout=0.3"),
+    *("--config.steps=30", "--config.log_every=1", "--config.evaluate.every=30"),
+    *("--config.checkpoint.every=5", "--config.loggers=()", "--config.model.dropout=0.3"),
     *("--config.task.data.stream=True", "--config.batch_size=16"),
   )
   alone = Processes(tmp_path / "alone", 1, run=streamed)
   assert alone.wait() == [0], alone.text(0)
-  for number, count in enumerate((1, 2, 4, 1), 1):
+  for count, step in ((1, 3), (2, 11), (4, 19), (1, None)):
     run = Processes(tmp_path / "several", count, run=streamed)
-    if number < 4:
-      run.until(f"step  {3 * number}/12")
+    if step:
+      run.until(f"step {step:>2}/30")
       run.running[count - 1].send_signal(signal.SIGINT)
       assert run.wait() == [entry.INTERRUPTED] * count, run.text(0)
     else:

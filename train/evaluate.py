@@ -19,6 +19,7 @@ from train.common.errors import UserError
 from train.common.files import write_atomically
 from train.data import batches, given
 from train.data.bad_records import LEFT_OUT
+from train.data.items import is_streamed
 from train.scoring import classes
 from train.step import make_eval_step, make_predict_step
 from train.tasks.windows import check_any_known
@@ -47,6 +48,8 @@ def main(argv):
     tasks.check_packages(run.cfg.task.to_dict())
   task, split, name, results = prepare(run, args)
   items = task.items(split)
+  if is_streamed(items):
+    raise UserError(f"--split {split}: the data are streamed: --limit N takes N examples of them")
   eval_step = make_eval_step(task, run.graph)
   rows = args.batch_size or (run.cfg.batch_size if run.cfg else rows_of(task, items))
   layout = tasks.layout(task, evaluation.rounded_up(rows, run.mesh))

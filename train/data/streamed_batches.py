@@ -23,6 +23,8 @@ from train.data.items import Items, is_streamed
 from train.data.weaving import START, Rows, Weaver
 
 MOST_STREAMS = 64
+# What a tally counts -> its metric.
+LOGGED = dict(truncated="truncated_items", bad="skipped_records", dropped="blank_examples")
 Gather = Callable[[Any], list]  # returns the values of all processes, in their order
 
 
@@ -164,14 +166,14 @@ class StreamedBatches(Iterator, contextlib.AbstractContextManager):
 
   def counts(self) -> dict[str, float]:
     """Returns `tokens`, `padding` and `epoch` as Batches does, of all processes together, with the
-    truncated, skipped (`bad`) and blank (`dropped`) examples so far, where there are some."""
-    names = ("tokens", "batches", "shards", "truncated", "bad", "dropped")
+    counts of LOGGED so far, where there are some."""
+    names = ("tokens", "batches", "shards", *LOGGED)
     gathered = self._gather(self._totals(names))
     totals = {name: sum(part[name] for part in gathered) for name in names}
     length = self._layout.target_len or self._layout.source_len
     capacity = totals["batches"] * (self._layout.batch_size // self._count) * length
     padding = 1 - totals["tokens"] / capacity if capacity else 0.0
-    more = {name: totals[name] for name in ("truncated", "bad", "dropped") if totals[name]}
+    more = {LOGGED[name]: totals[name] for name in LOGGED if totals[name]}
     epoch = totals["shards"] // self._num_shards
     return dict(tokens=totals["tokens"], padding=padding, epoch=epoch, **more)
 
@@ -212,7 +214,7 @@ class StreamedBatches(Iterator, contextlib.AbstractContextManager):
 def _choose_count(items: Items, batch_size: int, count: int) -> int:
   """Returns the number of streams: `count`, or the most that share the rows evenly and have shards
   of their own; raises UserError for a count of more streams than there are shards."""
-  shards = streams.fewest_shards(items)
+  shards = streams.most_shards(items)
   if count > shards:
     raise UserError(f"streams={count}: data of {shards} shards are read by at most as many streams")
   if count:

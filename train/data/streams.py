@@ -89,10 +89,11 @@ def count_shards(given: Items) -> int:
   return given.shards.num_shards if is_streamed(given) else len(given.lengths())
 
 
-def fewest_shards(given: Items) -> int:
-  """Returns the shards of the part that has the fewest."""
+def most_shards(given: Items) -> int:
+  """Returns the shards of the part that has the most. Of a part with fewer shards than streams, some
+  streams read the next epoch at once."""
   if isinstance(given, MixedItems):
-    return min(map(fewest_shards, given.parts.values()))
+    return max(map(most_shards, given.parts.values()))
   return max(count_shards(given), 1)
 
 

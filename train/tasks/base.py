@@ -135,6 +135,7 @@ class Objective:
   target_len = 0  # tokens in a row of the decoder; 0: there is no decoder
   most_hidden = 0  # tokens that a row of an encoder without targets predicts at most; 0: all
   prefix = False  # batches have a `prefix`
+  streams = False  # large training data are read as they come; else they are listed first
   any_stack = False  # the model may have an encoder, a decoder, or both
   loss_key: ClassVar[tuple]  # what the loss depends on; only tasks with equal keys can be mixed
 
@@ -145,7 +146,8 @@ class Objective:
 
   def examples(self, split: str) -> Sequence[Mapping[str, Any]]:
     """Returns the examples of a split, mostly texts; raises NoSplit for a missing split."""
-    return sources.open_split(self.data, split, self.columns)
+    data = self.data if self.streams else {**self.data, "stream": False}
+    return sources.open_split(data, split, self.columns)
 
   def encode(self, model, batch, key=None):
     """Returns the encoder's states [B, S, D] for a batch; no key means no dropout."""

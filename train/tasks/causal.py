@@ -33,6 +33,7 @@ class Causal(DecoderTask):
   decoding: Mapping | Decoding = SAMPLED
 
   hf_kind = "causal"
+  streams = True
   loss_name = "causal"
 
   @classmethod

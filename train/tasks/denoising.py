@@ -28,6 +28,7 @@ class Denoising(DecoderTask):
   decoding: Mapping | Decoding = GREEDY
 
   default_tokenizer = BPE_WITH_MASK | dict(sentinels=100)
+  streams = True
 
   def __post_init__(self):
     super().__post_init__()

@@ -35,6 +35,7 @@ class Mlm(Task):
 
   default_tokenizer = BPE_WITH_MASK
   settings_class = TopWords
+  streams = True
   hf_kind = "mlm"
 
   def __post_init__(self):

@@ -33,6 +33,7 @@ class PairTask(DecoderTask):
   target_lang: str = ""
 
   columns = ("source", "target")
+  streams = True
   has_score = True
 
   def __post_init__(self):

@@ -90,8 +90,8 @@ def count_shards(given: Items) -> int:
 
 
 def most_shards(given: Items) -> int:
-  """Returns the shards of the part that has the most. Of a part with fewer shards than streams, some
-  streams read the next epoch at once."""
+  """Returns the number of shards of the part that has the most. Of a part with fewer shards than
+  streams, some streams read the next epoch at once."""
   if isinstance(given, MixedItems):
     return max(map(most_shards, given.parts.values()))
   return max(count_shards(given), 1)

@@ -37,14 +37,13 @@ def get_config(arg=""):
   else:
     start = dict(model=lstm(arg.small) if arg.model == "lstm" else transformer(arg))
   every = 10 if arg.small else arg.steps // 4
-  splits = {"train": f"{arg.data}[:90%]", "validation": f"{arg.data}[90%:]"}
   return common.run(
     steps=20 if arg.small else arg.steps,
     batch_size=8 if arg.small else 12,  # windows
     log_every=5 if arg.small else 100,
     task=dict(
       name="causal",
-      data=dict(name="text", splits=splits, unit="file"),
+      data=common.prose(arg.data, 90),
       tokenizer=tokenizer(arg),
       target_len=64,
     ),

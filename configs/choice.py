@@ -12,7 +12,7 @@ from configs.common import Argument
 def get_config(arg=""):
   arg = common.parse(
     arg,
-    data=Argument("data/choice", "a folder, or one file (.jsonl, or with .gz)"),
+    data=Argument("data/choice", "a folder, or one file (.jsonl, .parquet)"),
     dev=Argument("dev", "the validation file; 10% holds out the last tenth of train"),
     test=Argument("test", "the test file; 10% holds out the last tenth of train, behind dev"),
     init="",
@@ -21,6 +21,7 @@ def get_config(arg=""):
     peak=1e-4,
     small=False,
   )
-  files = common.splits(arg.data, ".jsonl", arg.dev, arg.test)
-  data = dict(name="files", splits=files, columns=("text", "choices", "label"))
+  files = common.splits(arg.data, (".jsonl", *common.PARQUET), arg.dev, arg.test)
+  name = common.table_source(files["train"])
+  data = dict(name=name, splits=files, columns=("text", "choices", "label"))
   return common.fine_tune(dict(name="choice", data=data), arg, best_metric="accuracy")

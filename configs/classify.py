@@ -1,12 +1,12 @@
 """python -m train.main --config configs/classify.py:data=DIR,init=runs/mlm --workdir runs/sst2
 
 Learns classes of texts from the files train.tsv, dev.tsv and test.tsv of a folder, with a line
-`text<TAB>label` for each example (SST-2, TREC), or .csv, or .jsonl with the keys text and label.
-data=reviews.csv reads one file, of which the last two tenths are validation and test. With pair, a
-line is `text<TAB>text<TAB>label`; with regression, labels are numbers. A header is recognised.
-With multi_label, the column labels has any number of labels, `spam,urgent`, or in .jsonl a list;
-with labels=spam+urgent, these columns have 1 where a text has the label, else 0.
-With targets=price+quality, the columns price and quality have numbers to predict.
+`text<TAB>label` for each example (SST-2, TREC), or .csv, or .jsonl or .parquet with the keys text
+and label. data=reviews.csv reads one file, of which the last two tenths are validation and test.
+With pair, a line is `text<TAB>text<TAB>label`; with regression, labels are numbers. A header is
+recognised. With multi_label, the column labels has any number of labels, `spam,urgent`, or in
+.jsonl and .parquet a list; with labels=spam+urgent, these columns have 1 where a text has the
+label, else 0. With targets=price+quality, the columns price and quality have numbers to predict.
 Where labels are numbers from 0, a file labels.txt beside the data has the name of each on a line.
 
 The encoder is that of init=RUN, or the same as in configs/mlm.py with random weights.
@@ -21,7 +21,7 @@ from configs.common import Argument
 def get_config(arg=""):
   arg = common.parse(
     arg,
-    data=Argument("data/sst2", "a folder, or one file (.tsv, .csv, .jsonl, or with .gz)"),
+    data=Argument("data/sst2", "a folder, or one file (.tsv, .csv, .jsonl, .parquet)"),
     dev=Argument("dev", "the validation file; 10% holds out the last tenth of train (TREC)"),
     test=Argument("test", "the test file; 10% holds out the last tenth of train, behind dev"),
     columns=Argument("", "names or numbers of the columns in a table: review+sentiment, 2+1"),

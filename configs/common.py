@@ -9,12 +9,12 @@ from collections.abc import Collection, Sequence
 from ml_collections import ConfigDict
 
 from configs.sections import ADAMW, ENCODER, SMALL
+from configs.stored import PACKED, PARQUET, has, is_file, table_source
 
 MASKED = dict(name="bpe", vocab_size=8000, special=("<mask>",))  # a tokenizer with <mask>
 
 # Endings of files, the usual one first. Each may be packed.
-PACKED = (".gz", ".zst")
-TABLES = (".tsv", ".csv", ".jsonl")
+TABLES = (".tsv", ".csv", ".jsonl", *PARQUET)
 TAGS = (".conllu.gz", ".conllu", ".conll", ".bio", ".tsv")
 QUESTIONS = (".json", ".jsonl")
 
@@ -141,39 +141,42 @@ def run(**sections) -> ConfigDict:
   return ConfigDict(sections)
 
 
-def prose(pattern: str) -> dict:
-  """Returns texts of which the last fiftieth of each file is held out."""
-  splits = {"train": f"{pattern}[:98%]", "validation": f"{pattern}[98%:]"}
-  return dict(name="text", splits=splits, unit="file")
+def prose(pattern: str, share: int = 98) -> dict:
+  """Returns texts of which what follows `share` percent is held out: of each file, or of the rows
+  (column `text`) of Parquet files or of a folder that Hugging Face's `datasets` has saved."""
+  train = f"{pattern}/train" if has(pattern, "dataset_dict.json") else pattern
+  splits = {"train": f"{train}[:{share}%]", "validation": f"{train}[{share}%:]"}
+  if (name := table_source(train)) == "files":
+    return dict(name="text", splits=splits, unit="file")
+  return dict(name=name, splits=splits, columns=dict(text="text"))
 
 
 def splits(data: str, endings: str | Sequence[str], dev: str = "dev", test: str = "test") -> dict:
   """Returns the files train, `dev` and `test` of a folder, with the first of the endings that its
   train has. If `data` is itself a file with one of the endings, dev and test are parts of it (10%
   by default) or other files. A share such as "10%" holds out the end of train: dev, then test.
+  A folder that `datasets` has saved is a file, or has a folder for each split.
   """
   endings = (endings,) if isinstance(endings, str) else endings
-  if is_file(data, endings):
+  if is_file(data, endings) or has(data, "state.json"):
     files = {"dev": "10%", "test": "10%"}
     return hold_out(data, files.get(dev, dev), files.get(test, test))
   if os.path.isfile(os.path.expanduser(data)):
     raise ValueError(f"data={data}: a file ends in {', '.join(endings)}, or is a folder of such")
   forms = [*endings, *(f"{ending}{packed}" for packed in PACKED for ending in endings)]
-  there = (form for form in forms if os.path.exists(os.path.expanduser(f"{data}/train{form}")))
-  ending = next(there, forms[0])
+  if has(data, "dataset_dict.json"):
+    forms = [""]
+  ending = next((form for form in forms if has(data, f"train{form}")), forms[0])
+  if dev == "dev" and not has(data, f"dev{ending}") and has(data, f"validation{ending}"):
+    dev = "validation"  # its name in Hugging Face's data sets
   shares = [name.endswith("%") or name.isdecimal() for name in (dev, test)]
   names = (name if share else f"{data}/{name}{ending}" for name, share in zip((dev, test), shares))
   return hold_out(f"{data}/train{ending}", *names)
 
 
-def is_file(data: str, endings: Sequence[str]) -> bool:
-  """Returns whether `data` names a file (or a glob) with one of the endings, perhaps packed."""
-  return _unpacked(data).endswith(tuple(map(_unpacked, endings)))
-
-
-def _unpacked(name: str) -> str:
-  """Returns a file's name, or its ending, without .gz or .zst."""
-  return os.path.splitext(name)[0] if name.endswith(PACKED) else name
+def is_table(data: str) -> bool:
+  """Returns whether `data` has columns: a file, or a folder that `datasets` has saved."""
+  return is_file(data, TABLES) or table_source(data) == "arrow"
 
 
 def hold_out(train: str, validation: str, test: str) -> dict:
@@ -196,7 +199,8 @@ def table(arg, fields: Sequence[str] | dict[str, str]) -> dict:
   """Returns the source of a table's fields, from the arguments data, dev, test, columns, header."""
   files = splits(arg.data, TABLES, arg.dev, arg.test)
   header = {} if arg.header == "auto" else dict(header=arg.header == "yes")
-  return dict(name="files", splits=files, columns=columns(arg.columns, fields), **header)
+  name = table_source(files["train"])
+  return dict(name=name, splits=files, columns=columns(arg.columns, fields), **header)
 
 
 def columns(names: str, fields: Sequence[str] | dict[str, str]) -> Sequence[str] | dict[str, str]:

@@ -57,7 +57,7 @@ def get_config(arg=""):
   if arg.model == "lstm" and (arg.recipe == "tiny" or arg.init):
     raise ValueError("model=lstm goes with recipe=quick and random weights")
   cfg = tiny() if arg.recipe == "tiny" else quick()
-  cfg.task.name, cfg.task.data = "translation", dict(name="files", **pairs(arg))
+  cfg.task.name, cfg.task.data = "translation", pairs(arg)
   if arg.small:
     cfg.steps, cfg.batch_size, cfg.log_every = 20, 8, 5
     cfg.schedule.warmup_steps = 5
@@ -78,13 +78,13 @@ def get_config(arg=""):
 
 
 def pairs(arg):
-  """Returns the splits of the data, and the columns of a table."""
-  if common.is_file(arg.data, common.TABLES):
+  """Returns the data: a table with its columns, or line-aligned files."""
+  if common.is_table(arg.data):
     if bool(arg.source) != bool(arg.target):
       raise ValueError("name both columns of a table, source= and target=, or none")
     columns = {"source": arg.source, "target": arg.target} if arg.source else ("source", "target")
     splits = common.splits(arg.data, common.TABLES, arg.dev or "10%", arg.test or "10%")
-    return dict(splits=splits, columns=columns)
+    return dict(name=common.table_source(splits["train"]), splits=splits, columns=columns)
   ends = {"source": arg.source or "en", "target": arg.target or "de"}
   are_files = ["/" in end or "." in end for end in ends.values()]
   if any(are_files) and not all(are_files):
@@ -94,7 +94,7 @@ def pairs(arg):
     for side, end in ends.items()
   }
   splits = {split: {side: sides[side][split] for side in sides} for split in sides["source"]}
-  return dict(splits=splits)
+  return dict(name="files", splits=splits)
 
 
 def parts_of_file(arg, path):

@@ -68,7 +68,7 @@ def directions(arg):
   if arg.directions and (arg.source_lang, arg.target_lang) != USUAL:
     raise ValueError("directions= names the languages: leave out source_lang and target_lang")
   if arg.directions == "rows":
-    if not common.is_file(arg.data, common.TABLES):
+    if not common.is_table(arg.data):
       raise ValueError("directions=rows is for a table, whose rows name their languages")
     columns = {field: field for field in ("source", "target", "source_lang", "target_lang")}
     columns |= {"source": arg.source or "source", "target": arg.target or "target"}
@@ -78,7 +78,7 @@ def directions(arg):
     if not all(len(pair) == 2 and all(pair) for pair in pairs):
       raise ValueError(f"directions={arg.directions}: write SOURCE-TARGET, with + between several")
     parts = {pair: folder(arg, f"{arg.data}/{'-'.join(pair)}", *pair) for pair in pairs}
-  elif common.is_file(arg.data, common.TABLES):
+  elif common.is_table(arg.data):
     columns = {"source": arg.source or "source", "target": arg.target or "target"}
     parts = {(arg.source_lang, arg.target_lang): table(arg, columns)}
   else:
@@ -96,7 +96,7 @@ def directions(arg):
 def table(arg, columns):
   """Returns the section of a table's columns."""
   splits = common.splits(arg.data, common.TABLES, arg.dev, arg.test)
-  return dict(name="files", splits=splits, columns=columns)
+  return dict(name=common.table_source(splits["train"]), splits=splits, columns=columns)
 
 
 def folder(arg, path, source, target):

@@ -25,9 +25,12 @@ def get_config(arg=""):
     small=False,
   )
   splits = common.hold_out(arg.train, arg.validation or arg.dev, arg.test)
+  name = common.table_source(arg.train)
+  columns = dict(columns=("id", "question", "context", "answers"))
   task = dict(
     name="qa",
-    data=dict(name="squad", splits=splits),
+    data=dict(splits=splits)
+    | (dict(name="squad") if name == "files" else dict(columns, name=name)),
     reading=dict(no_answer=arg.no_answer),
   )
   return common.fine_tune(task, arg, best_metric="f1", decoder=arg.states == "decoder")

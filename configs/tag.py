@@ -12,12 +12,11 @@ from configs.common import Argument
 def get_config(arg=""):
   arg = common.parse(
     arg,
-    data=Argument(
-      "data/ud_ewt", "a folder, or one file (.conllu, .conll, .bio, .tsv, or with .gz)"
-    ),
+    data=Argument("data/ud_ewt", "a folder, or one file (.conllu, .conll, .bio, .tsv, .parquet)"),
     suffix=Argument("", "the ending of the files; empty: the one that train has"),
     dev=Argument("dev", "the validation file; 10% holds out the last tenth of train"),
     test=Argument("test", "the test file; 10% holds out the last tenth of train, behind dev"),
+    columns=Argument("", "of a .parquet file, the words and the tags: tokens+ner_tags"),
     metric=Argument(("accuracy", "f1"), "the score to choose a checkpoint by; f1: of entities"),
     init="",
     tokenizer="",
@@ -25,6 +24,12 @@ def get_config(arg=""):
     peak=3e-4,
     small=False,
   )
-  splits = common.splits(arg.data, arg.suffix or common.TAGS, arg.dev, arg.test)
-  task = dict(name="tagging", data=dict(name="conll", splits=splits, word=0, tag=-1), stride=96)
+  endings = arg.suffix or (*common.TAGS, *common.PARQUET)
+  splits = common.splits(arg.data, endings, arg.dev, arg.test)
+  data = dict(name=common.table_source(splits["train"]), splits=splits)
+  if data["name"] == "files":
+    data |= dict(name="conll", word=0, tag=-1)
+  else:
+    data |= dict(columns=common.columns(arg.columns, ("words", "tags")))
+  task = dict(name="tagging", data=data, stride=96)
   return common.fine_tune(task, arg, best_metric=arg.metric)

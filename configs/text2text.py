@@ -12,7 +12,7 @@ installs.
 from configs import common
 from configs.common import Argument
 
-# The source, its files' ending, and how examples are written.
+# The source, its files' endings, and how examples are written.
 SOURCES = {
   "classify": ("files", common.TABLES, dict(source="classify: {text}", target="{label}")),
   "regress": ("files", common.TABLES, dict(source="regress: {text}", target="{label}")),
@@ -23,6 +23,14 @@ SOURCES = {
     common.QUESTIONS,
     dict(source="question: {question} context: {context}", target="{answers}"),
   ),
+}
+# The columns of a table.
+FIELDS = {
+  "classify": ("text", "label"),
+  "regress": ("text", "label"),
+  "summarize": ("text", "summary"),
+  "tag": ("words", "tags"),
+  "qa": ("id", "question", "context", "answers"),
 }
 # The kind of label, the metric that chooses a checkpoint, and the most tokens of a source, a target
 # and an output.
@@ -52,13 +60,13 @@ def get_config(arg=""):
   )
   source, suffix, patterns = SOURCES[arg.task]
   kind, best_metric, source_len, target_len, output_len = LABELS[arg.task]
-  splits = common.splits(arg.data, arg.suffix or suffix, arg.dev, arg.test)
+  endings = arg.suffix or (*suffix, *common.PARQUET)
+  splits = common.splits(arg.data, endings, arg.dev, arg.test)
   options = {}
-  if source == "files":
-    fields = ("text", "summary" if arg.task == "summarize" else "label")
-    options = dict(columns=common.columns(arg.columns, fields))
+  if (name := common.table_source(splits["train"])) != "files" or source == "files":
+    source, options = name, dict(columns=common.columns(arg.columns, FIELDS[arg.task]))
   elif arg.columns:
-    raise ValueError(f"columns={arg.columns} is for tables, not for task={arg.task}")
+    raise ValueError(f"columns={arg.columns} is for tables, not for the files of task={arg.task}")
   task = dict(
     name="text_to_text",
     data=dict(name="formatted", of=dict(name=source, splits=splits) | options, **patterns),

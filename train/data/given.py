@@ -12,6 +12,9 @@ from train.data.source import Source, digest
 SPLIT = "data"  # the name of the split
 PAIR = re.compile(r"source=(?P<source>.+),target=(?P<target>.+)")
 WITH_SPLITS = ("files", "text", "conll", "squad")  # sources whose option `splits` names files
+STORED = {".parquet": "parquet", ".arrow": "arrow"}  # files by columns, and their sources
+TABLES = ("files", *STORED.values())
+SHARED = ("columns", "label_names", "label_columns", "on_bad_record")  # options of TABLES
 ANSWERS = ("target", "label", "labels", "tags", "answers", "summary")  # fields that inputs may lack
 
 
@@ -30,7 +33,7 @@ def describe(
     return {**like, "of": inner}
   data = _form(file, like, fields)
   pair = PAIR.fullmatch(file)
-  if data["name"] == "files":
+  if data["name"] in TABLES:
     if columns:
       listed = columns.split("+")
       inputs = [field for field in fields if not is_answer(field)]
@@ -39,7 +42,8 @@ def describe(
       picked = next((x for x in choices if len(x) == len(listed)), ())
       if not picked or (picked[-1] in languages.FIELDS and "target" not in fields):
         raise UserError(f"--columns {columns}: give {len(fields)}, {'+'.join(fields)}")
-      data |= dict(columns=dict(zip(picked, listed)), header=None)
+      data |= dict(columns=dict(zip(picked, listed)))
+      data.pop("header", None)
       data.pop("label_columns", None)  # these columns are the run's; `columns` has one of labels
     data.setdefault("columns", tuple(fields))
     if labels and not any(map(str.isdecimal, labels)):
@@ -56,8 +60,14 @@ def describe(
 
 def _form(file, like, fields) -> dict:
   """Returns a section `data` without the file: that of `like`, or by the fields."""
-  is_table = file_types(file) <= {".csv", ".tsv"}
-  if like.get("name") in WITH_SPLITS and not (like["name"] == "text" and is_table):
+  types, name = file_types(file), like.get("name")
+  is_table = types <= {".csv", ".tsv"}
+  options = {key: like[key] for key in SHARED if key in like} if name in TABLES else {}
+  if stored := types & STORED.keys():
+    return options | dict(name=STORED[min(stored)], stream=False)
+  if name in STORED.values() and (is_table or types == {".jsonl"}):
+    return options | dict(name="files")
+  if name in WITH_SPLITS and not (name == "text" and is_table):
     return dict(like)
   policy = {key: like[key] for key in ("on_bad_record",) if key in like}
   if "words" in fields:
@@ -90,7 +100,7 @@ def short_name(file: str, contents: Mapping[str, str]) -> str:
 
 
 def file_types(file: str) -> set[str]:
-  """Returns the endings of the files without .gz."""
+  """Returns the endings of the files without .gz or .zst."""
   return {reading.file_type(path) for path in _files(file)}
 
 
@@ -99,7 +109,7 @@ def _files(file: str) -> list[pathlib.Path]:
   pair = PAIR.fullmatch(file)
   patterns = list(pair.groupdict().values()) if pair else [file]
   patterns = [part["path"] if (part := reading.PART.fullmatch(x)) else x for x in patterns]
-  suffixes = texts.SUFFIXES["documents"]
+  suffixes = (*texts.SUFFIXES["documents"], *STORED)
   return [path for pattern in patterns for path in reading.find_files("--data", pattern, suffixes)]
 
 

@@ -53,6 +53,17 @@ def test_small_parquet_is_json_lines_in_the_same_order(tmp_path):
   assert len(open_parquet(str(tmp_path / "x.parquet"), split="test")) == 301  # blanks are kept
 
 
+def test_streams_of_parquet_and_of_json_lines_have_the_same_examples(tmp_path):
+  rows = [{"text": pair["source"]} for pair in PAIRS]
+  (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, rows)))
+  spec = {"name": "text", "splits": {"train": str(tmp_path / "x.jsonl")}, "stream": True}
+  lines = read_shards(sources.open_split(spec, "train"))
+  assert lines == read_shards(
+    open_parquet(write(tmp_path / "x.parquet", rows), ("text",), stream=True)
+  )
+  assert lines == rows
+
+
 @pytest.mark.parametrize("part", ["", "[:90%]", "[33%:34%]"])
 def test_shards_and_rows_are_the_same_examples(tmp_path, part):
   for name, rows in (("a", PAIRS[:200]), ("b", PAIRS[200:])):

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import gzip
 import io
 import json
@@ -9,6 +10,7 @@ import math
 import struct
 import zipfile
 
+import pyarrow as pa
 from hypothesis import strategies as st
 
 # Texts that replace a value in JSON; Python's json module cannot write them.
@@ -137,6 +139,10 @@ def near(name: str, content: bytes):
     inner = gzip.decompress(content)
     inside = near(name.removesuffix(".gz"), inner).map(lambda x: gzip.compress(x, 1))
     return inside | changed_bytes(content)
+  if name.endswith(".zst"):
+    inner = pa.CompressedInputStream(pa.BufferReader(content), "zstd").read()
+    pack = functools.partial(pa.Codec("zstd").compress, asbytes=True)
+    return near(name.removesuffix(".zst"), inner).map(pack) | changed_bytes(content)
   strategies = [changed_bytes(content), st.binary(max_size=100), changed_bytes(content)]
   if name.endswith(".safetensors"):
     strategies = [changed_safetensors(content), *strategies]

@@ -9,9 +9,12 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from tests.fuzz import hub
 from tests.train.data import po
-from tests.train.data.helpers import Docs
+from tests.train.data.helpers import Docs, read_shards
 from train import tasks
 from train.data import (
   bad_records,
@@ -84,6 +87,8 @@ LINES = {
 
 def _lines():
   packed = {f"{name}.gz": gzip.compress(content, 1) for name, content in LINES.items()}
+  pack = pa.Codec("zstd").compress
+  packed |= {f"{name}.zst": pack(content, asbytes=True) for name, content in LINES.items()}
   return [(LINES | packed, name) for name in (*LINES, *packed)]
 
 
@@ -163,6 +168,41 @@ def _read_records(folder, _):
   assert all(type(source[i]["source"]) is str for i in range(len(source)))
 
 
+# Tables that are stored by columns
+
+ROWS = [
+  dict(text=f"Größe {i}", pair=dict(de="a" * i, en="b"), label=i % 2, words=["a", "é"] * (i % 3))
+  for i in range(40)
+]
+CLASSES = dict(label=dict(_type="ClassLabel", names=["no", "yes"]))
+COLUMNS = dict(text="text", text_pair="pair.de", label="label", words="words")
+
+
+def _stored():
+  metadata = dict(huggingface=json.dumps(dict(info=dict(features=CLASSES))))
+  table = pa.Table.from_pylist(ROWS).replace_schema_metadata(metadata)
+  contents = {"data.arrow": pa.BufferOutputStream()}
+  with pa.ipc.new_stream(contents["data.arrow"], table.schema) as writer:
+    writer.write_table(table, max_chunksize=15)
+  for name, options in (("a", {}), ("b", dict(compression="zstd", use_dictionary=False))):
+    contents[f"{name}.parquet"] = pa.BufferOutputStream()
+    pq.write_table(table, contents[f"{name}.parquet"], row_group_size=15, **options)
+  contents = {name: bytes(content.getvalue()) for name, content in contents.items()}
+  contents["state.json"] = b'{"_data_files": [{"filename": "data.arrow"}], "_split": null}'
+  return [(contents, name) for name in contents]
+
+
+def _read_stored(folder, name):
+  spec = dict(name="arrow", folder=str(folder), columns=COLUMNS)
+  if name.endswith(".parquet"):
+    spec = dict(name="parquet", splits=dict(train=str(folder / name)), columns=COLUMNS)
+  for stream in (False, True):
+    source = sources.open_split(spec | dict(stream=stream), "train")
+    for example in read_shards(source) if stream else source:
+      words = example.pop("words")
+      assert all(type(value) is str for value in (*example.values(), *words))
+
+
 # A run's folder
 
 
@@ -222,5 +262,6 @@ TARGETS = {
   "texts": Target(_lines, _read_lines),
   "catalogs": Target(_catalogs, _read_catalog),
   "tfds folder": Target(_records, _read_records),
+  "stored tables": Target(_stored, _read_stored),
   "run folder": Target(_run, _read_run),
 }

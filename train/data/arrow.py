@@ -41,13 +41,17 @@ class Arrow:
     # not mapped into memory, in which a run would seem to hold all that it has read
     with pa.OSFile(self._path) as file:
       batch = self._read(file, group)
+    for column in columns:  # else an offset in a damaged file leads out of its memory
+      pick(batch, column.path).validate(full=True)
     return (batch.slice(first, most) for first in range(0, batch.num_rows, most))
 
   def _read(self, file, group: int):
     import pyarrow as pa
 
     file.seek(self._places[group])
-    return pa.ipc.read_record_batch(pa.ipc.read_message(file), self.schema)
+    batch = pa.ipc.read_record_batch(pa.ipc.read_message(file), self.schema)
+    batch.validate()
+    return batch
 
 
 @functools.lru_cache(maxsize=64)

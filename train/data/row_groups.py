@@ -272,6 +272,5 @@ def read_errors(path: pathlib.Path):
   """Returns the context in which errors of pyarrow name the file."""
   import pyarrow as pa
 
-  return as_user_error(
-    f"{path} cannot be read, fetch or write it again", pa.ArrowException, OSError
-  )
+  kinds = (pa.ArrowException, OSError, EOFError, ValueError, LookupError)
+  return as_user_error(f"{path} cannot be read, fetch or write it again", *kinds)

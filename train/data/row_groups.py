@@ -22,7 +22,7 @@ from train.data.source import LARGE, Block, Example, PickledByFields, digest, is
 BLOCK_ROWS = 512  # rows of a block, at most
 # A large group is several shards, so that all streams of a run read different rows. A shard is
 # found by decoding its group from the beginning, at 1 GB/s, so there are only so many.
-SHARD_BYTES, MOST_PARTS = 16 << 20, 64
+SHARD_BYTES, MOST_PARTS = 4 << 20, 64
 
 
 class Format(Protocol):

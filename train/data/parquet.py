@@ -10,7 +10,7 @@ from train.data.label_names import NamedLabels
 from train.data.row_groups import RowGroups, Rows
 
 SUFFIXES = (".parquet",)
-BUFFER = 1 << 20  # bytes of a column that are read at a time
+BUFFER = 1 << 18  # bytes of a column that are read at a time
 
 
 class Parquet:

@@ -314,7 +314,7 @@ def test_too_many_bad_rows_stop_the_run(tmp_path):
 def test_other_values_are_refused(tmp_path, stream):
   def read(columns, kinds, features=None):
     path = write_typed(tmp_path / "x.parquet", columns, features)
-    source = open_parquet(path, kinds, split="test", stream=stream)
+    source = open_parquet(path, kinds, stream=stream)
     return read_shards(source) if stream else list(source)
 
   classes = {"x": {"_type": "ClassLabel", "names": ["no"]}}

@@ -10,7 +10,7 @@ import pytest
 
 from tests.train.data.helpers import ToyPairs, read_shards, write_toy_pairs
 from train.common.errors import UserError
-from train.data import records, scan, sources
+from train.data import prepared, records, scan, sources
 from train.data import source as source_module
 from train.data.source import read_many
 
@@ -122,7 +122,8 @@ def test_the_shards_of_a_tfds_dataset_hold_its_records(tmp_path, monkeypatch, sp
   spec = write_toy_pairs(tmp_path, files=3) | {"label": "kind/label"}
   indexed = sources.open_split(spec, split)
   monkeypatch.setattr(records.Records, "skip_bad", None)  # would pass over all
-  shards = sources.open_split(spec | {"stream": True, "on_bad_record": "skip"}, split)
+  options = {key: value for key, value in spec.items() if key != "name"}
+  shards = prepared.open_tfds(split, **options, stream=True, on_bad_record="skip")
   assert read_shards(shards) == list(indexed)
   assert shards.num_shards == {"train": 9}.get(split, 7)  # at most three in each file
   data = pickle.dumps(shards)

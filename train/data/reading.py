@@ -13,12 +13,12 @@ import gzip
 import hashlib
 import importlib.util
 import io
-import os
 import pathlib
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from train.common import paths
 from train.common.errors import NoSplit, UserError, did_you_mean
 from train.data.bad_records import MAX_RECORD_BYTES, BadRecords
 
@@ -221,7 +221,7 @@ class _Unpacked(io.RawIOBase):
 
   def __init__(self, path: pathlib.Path, packed: io.BufferedReader):
     self._path, self._packed = path, packed
-    self._limit = max(MOST_PACKED, MOST_RATIO * os.path.getsize(path))
+    self._limit = max(MOST_PACKED, MOST_RATIO * paths.size(path))
     if path.suffix == ".gz":
       self._content = gzip.GzipFile(fileobj=self._packed)
     else:

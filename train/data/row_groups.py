@@ -148,8 +148,8 @@ class Rows(PickledByFields):
       if start <= row < start + cells.num_rows:
         try:
           return cells.example(row - start)
-        except ValueError as error:
-          return BadRecords("error")(*self.of.place(group, row), error)
+        except ValueError as error:  # since it was opened
+          BadRecords("error")(*self.of.place(group, row), error)  # raises UserError
     raise UserError(f"{self.of.paths[group.file]} has changed since it was opened; start again")
 
   def _load(self, place: int) -> list[tuple[int, Cells]]:

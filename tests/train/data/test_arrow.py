@@ -4,6 +4,7 @@ import json
 import pathlib
 import pickle
 import shutil
+import struct
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -135,6 +136,18 @@ def test_files_that_are_missing_or_damaged_are_named(tmp_path):
     open_arrow(folder)
 
 
+def test_offsets_that_lead_out_of_the_memory_are_refused(tmp_path):
+  folder = pathlib.Path(save(tmp_path / "saved", ROWS[:3], files=1))
+  offsets = pa.py_buffer(struct.pack("<4i", 0, 10**9, 2, 3))
+  text = pa.Array.from_buffers(pa.string(), 3, [None, offsets, pa.py_buffer(b"abc")])
+  batch = pa.record_batch({"text": text, "label": [0, 1, 0]})
+  with pa.ipc.new_stream(folder / "data-00000-of-00001.arrow", batch.schema) as writer:
+    writer.write_batch(batch)
+  for stream in (False, True):
+    with pytest.raises(UserError, match=r"data-00000-of-00001\.arrow cannot be read"):
+      read_shards(open_arrow(folder, stream=stream))
+
+
 def test_dictionaries_indices_and_other_states_are_refused(tmp_path):
   folder = pathlib.Path(save(tmp_path / "saved", ROWS, files=1))
   text = pa.array(["a", "b"]).dictionary_encode()
@@ -162,6 +175,7 @@ def test_wrong_folders_columns_and_rows_are_reported(tmp_path):
   folder = save(tmp_path / "saved", [*ROWS[:99], {"text": None, "label": 0}, *ROWS[100:]])
   shutil.copytree(folder, tmp_path / "no_state")
   (tmp_path / "no_state" / "state.json").unlink()
+  write_arrow(tmp_path / "no_state" / "cache-01.arrow", ROWS)  # a result of map
   assert len(open_arrow(splits={"train": str(tmp_path / "no_state")}, on_bad_record="skip")) == 299
   with pytest.raises(UserError, match=r"00000-of-00002\.arrow, record batch 1, row 49 .*is null"):
     open_arrow(folder)

@@ -43,14 +43,15 @@ def is_streamed(source):
 
 
 def test_small_parquet_is_json_lines_in_the_same_order(tmp_path):
-  rows = [*PAIRS, {"source": " ", "target": "blank"}]
+  blank = {"source": " ", "target": "blank"}
+  rows = [*PAIRS[:5], blank, blank, *PAIRS[5:9], blank, *PAIRS[9:], blank]
   (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, rows)))
   files = {"name": "files", "splits": {"train": str(tmp_path / "x.jsonl")}}
   lines = sources.open_split(files, "train")
   source = open_parquet(write(tmp_path / "x.parquet", rows))
   assert list(source) == list(lines) == PAIRS
   assert_same_batches(take(batches_of(source), 20), take(batches_of(lines), 20))
-  assert len(open_parquet(str(tmp_path / "x.parquet"), split="test")) == 301  # blanks are kept
+  assert len(open_parquet(str(tmp_path / "x.parquet"), split="test")) == 304  # blanks are kept
 
 
 def test_streams_of_parquet_and_of_json_lines_have_the_same_examples(tmp_path):
@@ -109,6 +110,24 @@ def test_rows_pickle_small_and_are_read_in_any_order(tmp_path, monkeypatch):
   for index in (300, -1):
     with pytest.raises(IndexError):
       source[index]
+
+
+def test_a_group_is_read_once_for_many_rows_and_few_are_kept(tmp_path, monkeypatch):
+  source = open_parquet(write(tmp_path / "x.parquet", PAIRS))
+  groups, read = [], row_groups.RowGroups.read
+  monkeypatch.setattr(
+    row_groups.RowGroups,
+    "read",
+    lambda self, group, most=None: groups.append(group.number) or read(self, group, most),
+  )
+  indices = [290, 3, 299, 70, 0, 1]
+  assert read_many(source, indices) == [PAIRS[i] for i in indices]
+  assert groups == [0, 1, 4]
+  assert source[2] == PAIRS[2]
+  assert groups == [0, 1, 4]
+  monkeypatch.setattr(row_groups, "LARGE", 1)  # bytes of groups that are kept
+  assert [source[i] for i in (2, 70, 2)] == [PAIRS[i] for i in (2, 70, 2)]
+  assert groups == [0, 1, 4, 1, 0]
 
 
 def test_the_size_decides_whether_rows_are_streamed(tmp_path, monkeypatch):
@@ -297,7 +316,8 @@ def test_a_bad_row_is_an_error_or_is_skipped(
     assert warnings[-1] == f"1 of 300 records of {path} were skipped"
     return
   assert read_shards(source) == kept
-  blocks = itertools.chain.from_iterable(map(source.blocks, range(source.num_shards)))
+  wrapped = sources.Formatted(source, {"text": "{source}"}, "")
+  blocks = itertools.chain.from_iterable(map(wrapped.blocks, range(source.num_shards)))
   (message,) = [message for block in blocks for message in block.bad]
   assert message.startswith(f"{path}, row group 2, row 22")
   assert sorted(map(str, sample(source, 0))) == sorted(map(str, kept))

@@ -32,6 +32,33 @@ def shuffled(n: int, seed: int) -> Callable[[int], int]:
   return lambda position: int(order[position])
 
 
+def permuted(n: int, seed: int) -> Callable[[int], int]:
+  """Returns the function from a position in an endless stream to a number in range(n), in another
+  order every epoch, without an array of n numbers.
+
+  The order is a permutation by a Feistel network (Luby & Rackoff 1988) over the next power of 4,
+  in which numbers beyond n are permuted on.
+  """
+  if n < SMALL:
+    return shuffled(n, seed)
+  half = ((n - 1).bit_length() + 1) // 2
+  mask = (1 << half) - 1
+
+  def number_at(position: int) -> int:
+    epoch, place = divmod(position, n)
+    while True:
+      left, right = place >> half, place & mask
+      for turn in range(4):
+        text = f"{seed} {epoch} {turn} {right}".encode()
+        drawn = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+        left, right = right, left ^ (drawn & mask)
+      place = left << half | right
+      if place < n:
+        return place
+
+  return number_at
+
+
 def plan(
   lengths_at: Callable[[int], tuple[int, int]],
   state: Mapping,

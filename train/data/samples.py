@@ -160,7 +160,7 @@ def _read(source: Source, indices: Sequence[int]) -> Iterator[Example]:
 
 def _read_shards(shards: Shards, seed: int) -> Iterator[Example]:
   """Yields the examples of all shards, a block in turn of each of OPEN_SHARDS."""
-  order = packing.shuffled(shards.num_shards, seed)
+  order = packing.permuted(shards.num_shards, seed)
   waiting = (shards.blocks(order(place)) for place in range(shards.num_shards))
   opened = collections.deque(itertools.islice(waiting, OPEN_SHARDS))
   while opened:

@@ -80,7 +80,7 @@ def as_shards(source: Source | Shards) -> Shards | None:
 def sample(shards: Shards, seed: int) -> Iterator[Example]:
   """Yields all examples, shard by shard in an order that depends on the seed alone, so that the
   first ones are a sample. Bad records are left out; the first FEW of them are logged."""
-  shard_at, bad = packing.shuffled(shards.num_shards, seed), 0
+  shard_at, bad = packing.permuted(shards.num_shards, seed), 0
   for position in range(shards.num_shards):
     for block in shards.blocks(shard_at(position)):
       for message in block.bad[: max(FEW - bad, 0)]:

@@ -5,10 +5,9 @@ each stream can be read anywhere, by any host and process, without what the othe
 """
 
 import collections
-import hashlib
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -97,33 +96,6 @@ def most_shards(given: Items) -> int:
   return max(count_shards(given), 1)
 
 
-def shuffled(n: int, seed: int) -> Callable[[int], int]:
-  """Returns the function from a position in an endless stream to a number in range(n), in another
-  order every epoch, without an array of n numbers.
-
-  The order is a permutation by a Feistel network (Luby & Rackoff 1988) over the next power of 4,
-  in which numbers beyond n are permuted on.
-  """
-  if n < packing.SMALL:
-    return packing.shuffled(n, seed)
-  half = ((n - 1).bit_length() + 1) // 2
-  mask = (1 << half) - 1
-
-  def number_at(position: int) -> int:
-    epoch, place = divmod(position, n)
-    while True:
-      left, right = place >> half, place & mask
-      for turn in range(4):
-        text = f"{seed} {epoch} {turn} {right}".encode()
-        drawn = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
-        left, right = right, left ^ (drawn & mask)
-      place = left << half | right
-      if place < n:
-        return place
-
-  return number_at
-
-
 class ShardSupply:
   """The items of every `count`-th shard, shuffled within each block."""
 
@@ -131,7 +103,7 @@ class ShardSupply:
     self._items, self._shards, self._share, self._tally = given, given.shards, share, tally
     if not self._shards.num_shards:
       raise UserError("the data are empty: check the split and the files it names")
-    self._order, self._end = shuffled(self._shards.num_shards, share.seed), epochs
+    self._order, self._end = packing.permuted(self._shards.num_shards, share.seed), epochs
     self.set_state(dict(shard=0, block=-1, item=0))
 
   def get_state(self) -> dict:

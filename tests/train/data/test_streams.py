@@ -11,7 +11,7 @@ import pytest
 
 from tests.train.data.helpers import WORDS, Texts, assert_same_batches, pairs, take
 from train.common.errors import UserError
-from train.data import documents, packing, streams
+from train.data import documents, packing
 from train.data.batches import Batches, Layout
 from train.data.mixed_items import MixedItems
 from train.data.source import Block
@@ -106,12 +106,12 @@ def saved(stream):
 
 @pytest.mark.parametrize("n", [1, 2, 5, packing.SMALL, 5000, 17_000])
 def test_shards_are_shuffled_anew_every_epoch(n):
-  order = streams.shuffled(n, 3)
+  order = packing.permuted(n, 3)
   epochs = [[order(epoch * n + i) for i in range(n)] for epoch in range(2)]
   assert all(sorted(epoch) == list(range(n)) for epoch in epochs)
   if n > 5:
     assert epochs[0] != epochs[1]
-    assert epochs[0] != [streams.shuffled(n, 4)(i) for i in range(n)]
+    assert epochs[0] != [packing.permuted(n, 4)(i) for i in range(n)]
     follows = np.mean(np.diff(epochs[0]) == 1)
     assert follows < 10 / n
 

@@ -38,6 +38,8 @@ class BadRecords:
     self._skip = on_bad_record == "skip"
     self.counts: list[dict] = []  # one for each file, as in LEFT_OUT
     self.rules: set[str] = set()  # those that older versions did not follow and that were applied
+    self.reports: list[tuple[str, dict]] = []  # (name, count) of each call of `report`
+    self.notes: list[tuple[str, str]] = []  # (message, level) of each call of `note`
     self._first: list[str] = []
 
   def __call__(self, path, place: str, reason) -> None:
@@ -64,7 +66,17 @@ class BadRecords:
   def end_file(self, name: str, bad: int, total: int) -> None:
     """Records and logs the counts of the file `name`."""
     self.counts.append({"records": bad, "of": total, "first": self._first})
-    report(name, self.counts[-1])
+    self.report(name, self.counts[-1])
+
+  def report(self, name: str, count: dict) -> None:
+    """Reports the skipped records of a file, now and whenever they are read from the cache."""
+    self.reports.append((name, count))
+    report(name, count)
+
+  def note(self, message: str, level: str = "warning") -> None:
+    """Logs a note about the data, now and whenever they are read from the cache."""
+    self.notes.append((message, level))
+    log_once(message, level)
 
   def check_limit(self, where: str) -> None:
     """Raises UserError if too many records of the split `where` are bad, or all of them."""

@@ -1,26 +1,18 @@
-"""Converts the user's text files to ArrayRecord once, cached by content, and opens them by index.
+"""Converts text files to ArrayRecord once, cached by content, and opens them by index."""
 
-TFDS's own writer is not used: it needs TensorFlow for more than 1 GB, and its shards grow too long
-(see SHARD_RECORDS).
-"""
-
-import contextlib
 import dataclasses
 import itertools
 import json
 import os
 import pathlib
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import tensorflow_datasets as tfds
-from absl import logging
-from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
 from train.common.errors import UserError
-from train.common.files import cache_dir, new_folder
-from train.data import bad_records, reading
+from train.common.files import cache_dir
+from train.data import bad_records, reading, record_cache
 from train.data.bad_records import BadRecords, log_once
 from train.data.chunks import unpacked_size
 from train.data.label_columns import LabelColumns
@@ -34,13 +26,6 @@ from train.data.tables import ENDINGS, LIST, Row, Table, find_table, number_rows
 FORMAT_VERSION = "1.0.0"  # part of the cache's key: raise it when the written records change
 DATASET = "text_files"
 SPLIT = "data"  # the one split of each cached folder, whatever its user calls it
-# Reading one record takes time in proportion to its shard's length (array_record 0.8.6: 20 us at
-# 4,000 records, 100 us at 29,000, 1.7 ms at 500,000), and each shard keeps a file open. So shards
-# begin short and double every 64: 4.5M pairs make 151 files.
-SHARD_RECORDS = 16384
-SHARDS_BEFORE_DOUBLING = 64
-# A file in each cached folder: how many rows were dropped, the bad records, and the files' digests.
-NOTE = "written.json"
 
 FIELDS = ("source", "target")
 
@@ -118,17 +103,14 @@ def prepare(
   policy = [on_bad_record] if on_bad_record != "error" else []
   key = [FORMAT_VERSION, fields, drop_blank, content, *policy]
   folder = cache_dir("files") / digest(json.dumps(key))
-  note = _read_note(folder)
-  if note is None:
-    if folder.exists():
-      logging.warning("%s is damaged and is written again", folder)
-      with contextlib.suppress(FileNotFoundError):  # another process was first
-        folder.rename(folder.with_name(f"{folder.name}.partial-{uuid.uuid4().hex}"))
-    logging.info("%s: writing its files to ArrayRecord, once", where)
+
+  def write(partial):
     bad = BadRecords(on_bad_record)
-    with new_folder(folder) as partial:
-      _write_records(partial, fields, _read_rows(where, tables, fields, bad), drop_blank)
-      note = _write_note(partial, bad.counts)
+    _write_records(partial, fields, _read_rows(where, tables, fields, bad), drop_blank)
+    dropped = tfds.builder_from_directory(partial).info.metadata["dropped"]
+    return {"dropped": dropped, "left_out": bad.counts}
+
+  note = record_cache.write_once(folder, where, write)
   for table, count in zip(tables, note["left_out"], strict=True):
     bad_records.report(_join(table.paths), count)
   if note["dropped"]:
@@ -162,25 +144,6 @@ def find_line(split: str, cell: str, *, splits, columns=FIELDS, header=None, **_
 
 def _join(paths) -> str:
   return " and ".join(map(str, paths))
-
-
-def _write_note(folder: pathlib.Path, left_out: list[dict]) -> dict:
-  """Writes NOTE and returns its content."""
-  dropped = tfds.builder_from_directory(folder).info.metadata["dropped"]
-  digests = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
-  note = {"dropped": dropped, "left_out": left_out, "digests": digests}
-  (folder / NOTE).write_text(json.dumps(note), encoding="utf-8")
-  return note
-
-
-def _read_note(folder: pathlib.Path) -> dict | None:
-  """Returns NOTE's content, or None if NOTE or a file that it lists is missing or has changed."""
-  try:
-    note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
-    whole = all(file_digest(folder / name) == value for name, value in note["digests"].items())
-    return note if whole else None
-  except (OSError, ValueError, KeyError, UserError):
-    return None
 
 
 def _find_tables(where: str, value, columns, header) -> tuple[tuple[str, ...], list[Table]]:
@@ -217,17 +180,7 @@ def _list_tables(where: str, value, columns, header) -> tuple[tuple[str, ...], l
 def _write_records(folder: pathlib.Path, fields, rows: Iterable[Row], drop_blank: bool) -> None:
   number = itertools.count()  # of the rows that are read
   kept = (row for row, _ in zip(rows, number) if not drop_blank or all(map(str.strip, row)))
-  lengths, size = [], 0
-  for first in kept:
-    limit = SHARD_RECORDS << (len(lengths) // SHARDS_BEFORE_DOUBLING)
-    count = 0
-    path = folder / str(len(lengths))
-    with contextlib.closing(ArrayRecordWriter(str(path), "group_size:1,uncompressed")) as writer:
-      for row in itertools.chain([first], itertools.islice(kept, limit - 1)):
-        record = _serialize(fields, row)
-        writer.write(record)
-        count, size = count + 1, size + len(record)
-    lengths.append(count)
+  lengths, size = record_cache.write_shards(folder, (_serialize(fields, row) for row in kept))
   dropped = next(number) - sum(lengths)
   if not lengths:
     raise UserError(

@@ -11,20 +11,19 @@ stay as they are.
 import collections
 import dataclasses
 import functools
+import hashlib
 import lzma
 import pathlib
 import re
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
-
-from absl import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from train.common import json_files
 from train.common.errors import UserError, did_you_mean
-from train.data import gettext_messages, reading
-from train.data.source import digest
-from train.data.texts import InMemory
+from train.data import gettext_messages, reading, stored
+from train.data.bad_records import BadRecords
+from train.data.source import Source
 
 # Other names of a language. xx_XX is xx too ("de_DE"), and so is a language in its country below;
 # other variants are languages of their own (de_AT, pt_BR).
@@ -39,6 +38,9 @@ WORD = re.compile(r"[^\W\d_][\w'’-]*")
 ZIP_ERRORS = (*gettext_messages.PARSE_ERRORS, zipfile.BadZipFile, EOFError, RuntimeError)
 ZIP_ERRORS += (zlib.error, lzma.LZMAError)
 
+SMALL = 1 << 20  # bytes of a catalog whose messages are kept
+Message = tuple[str, str, str]
+
 
 @dataclasses.dataclass(frozen=True)
 class Catalog:
@@ -48,6 +50,7 @@ class Catalog:
   member: str  # "": the file itself
   language: str  # as the user calls it
   digest: str  # of the file, or of the wheel
+  size: int  # bytes, unpacked
 
   @property
   def name(self) -> str:
@@ -76,7 +79,7 @@ def open_gettext(
   min_words: int = 3,
   max_words: int = 50,
   unseen_of: str = "train",
-) -> InMemory:
+) -> Source:
   """Opens the pairs {"source": English, "target"} of a split.
 
   A split is folders, wheels, globs or `package:NAME`, or dict(files=those, language=some of the
@@ -99,8 +102,10 @@ def open_gettext(
   seen = _find_catalogs(unseen_of, splits, languages) if unseen_of not in ("", split) else ()
   options = (not isinstance(language, str), (min_words, max_words))
   digests = [f"{x.language} {x.member} {x.digest}" for x in (*catalogs, *seen)]
-  fingerprint = digest("gettext", *options, len(catalogs), *digests)
-  return InMemory(read_pairs, (split, catalogs, seen, *options), fingerprint)
+  size = sum(catalog.size for catalog in (*catalogs, *seen))
+  read = functools.partial(read_pairs, split, catalogs, seen, *options)
+  key = ("gettext", *options, len(catalogs), *digests)
+  return stored.open_examples(read, size, key, more=(split,))
 
 
 def _as_tuple(words) -> tuple[str, ...]:
@@ -117,11 +122,11 @@ def _find_catalogs(split, splits, languages) -> tuple[Catalog, ...]:
   requested = {_canonical(language): language for language in languages}
   catalogs, available = {}, set()  # catalogs by their names without .po or .mo
   for path in _list_files(split, splits):
-    for member in _list_members(path):
+    for member, size in _list_members(path):
       names = [_canonical(name) for name in _language_names(pathlib.PurePath(member or path))]
       available.update(names)
       for name in [name for name in names if name in requested][:1]:
-        catalog = Catalog(path, member, requested[name], reading.file_digest(path))
+        catalog = Catalog(path, member, requested[name], reading.file_digest(path), size)
         catalogs.setdefault(catalog.name[: -len(".po")], []).append(catalog)
   # ".po" is greater than ".mo"
   chosen = tuple(max(forms, key=lambda catalog: catalog.name) for forms in catalogs.values())
@@ -142,12 +147,14 @@ def _list_files(split, splits) -> list[pathlib.Path]:
     raise type(error)(f"{error}{hint if '.whl' in str(error) else ''}") from None
 
 
-def _list_members(path) -> list[str]:
+def _list_members(path) -> list[tuple[str, int]]:
+  """Returns the catalogs in a wheel, or "" for a file that is one, with their bytes."""
   if path.suffix != ".whl":
-    return [""]
+    return [("", path.stat().st_size)]
   try:
     with zipfile.ZipFile(path) as wheel:
-      return [name for name in wheel.namelist() if name.endswith((".po", ".mo"))]
+      members = [(member.filename, member.file_size) for member in wheel.infolist()]
+      return [member for member in members if member[0].endswith((".po", ".mo"))]
   except ZIP_ERRORS as error:
     raise UserError(f"{path}: not a complete wheel ({error}); fetch it again") from None
 
@@ -170,28 +177,34 @@ def read_pairs(
   seen: Sequence[Catalog],
   multilingual: bool,
   words: tuple[int, int],
-) -> list[dict]:
+  bad: BadRecords,
+) -> Iterator[dict]:
   """Reads the distinct pairs of the catalogs whose English is not in `seen`, and logs how many are
   left out, by reason."""
-  seen_keys = {_word_key(source) for catalog in seen for source, _, _ in _read(catalog)}
-  pairs, dropped = {}, collections.Counter()
+  seen_keys = {_checksum(_word_key(source)) for catalog in seen for source, _, _ in _read(catalog)}
+  pairs, dropped = set(), collections.Counter()
   for catalog in catalogs:
     for source, target, defect in _read(catalog):
       reason = defect or _unfit(source, target, *words)
       pair = (f"<2{catalog.language}> {source}" if multilingual else source, target)
-      if not reason and pair in pairs:
+      checksum = _checksum(*pair)
+      if not reason and checksum in pairs:
         reason = "duplicate"
-      if not reason and _word_key(source) in seen_keys:
+      if not reason and seen_keys and _checksum(_word_key(source)) in seen_keys:
         reason = "seen"
       if reason:
         dropped[reason] += 1
       else:
-        pairs[pair] = None
+        pairs.add(checksum)
+        yield dict(zip(("source", "target"), pair))
   reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items())) or "none"
-  logging.info(
-    f"gettext {split}: {len(pairs)} pairs of {len(catalogs)} catalogs; left out: {reasons}"
-  )
-  return [{"source": source, "target": target} for source, target in pairs]
+  note = f"gettext {split}: {len(pairs)} pairs of {len(catalogs)} catalogs; left out: {reasons}"
+  bad.note(note, "info")
+
+
+def _checksum(*texts: str) -> bytes:
+  """Returns a checksum of texts, in place of which it is kept."""
+  return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).digest()
 
 
 def _unfit(source, target, min_words, max_words) -> str:
@@ -213,10 +226,16 @@ def _word_key(source: str) -> str:
   return " ".join(re.findall(r"\w+", source.casefold()))
 
 
-@functools.cache  # every other split reads the training split's catalogs again
-def _read(catalog: Catalog) -> list[tuple[str, str, str]]:
+def _read(catalog: Catalog) -> Iterable[Message]:
   """Returns English, translation and defect of each message of a catalog, with single blanks."""
-  return [
-    (" ".join(source.split()), " ".join(target.split()), defect)
-    for source, target, defect in gettext_messages.read_messages(catalog.name, catalog.read())
-  ]
+  return _read_small(catalog) if catalog.size <= SMALL else _read_messages(catalog)
+
+
+@functools.lru_cache(maxsize=64)  # every other split reads the training split's catalogs again
+def _read_small(catalog: Catalog) -> list[Message]:
+  return list(_read_messages(catalog))
+
+
+def _read_messages(catalog: Catalog) -> Iterator[Message]:
+  for source, target, defect in gettext_messages.read_messages(catalog.name, catalog.read()):
+    yield " ".join(source.split()), " ".join(target.split()), defect

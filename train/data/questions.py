@@ -2,33 +2,45 @@
 Hugging Face's data sets. Errors name file and place."""
 
 import functools
-import itertools
 import json
 import pathlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from train.common.errors import as_user_error
-from train.data import reading, texts
-from train.data.bad_records import FEW, MAX_RECORD_BYTES, BadRecords, log_once, report
+from train.data import reading, stored
+from train.data.bad_records import FEW, MAX_RECORD_BYTES, BadRecords
+from train.data.json_stream import Document
+from train.data.source import Source
 
 SUFFIXES = (".json", ".jsonl")
 FEW_ARTICLES = 10  # a percentage of fewer articles is taken of their paragraphs
 NOWHERE = -1  # `answer_start` of an answer that has no place in its context
 MOVED = "stand elsewhere in the context, once, and are taken from there"
 UNPLACED = "are not in the context, or several times: they have no loss, yet count in scores"
-EXTRA = "Extra data"  # the JSON parser's message for a second value: the file is JSON lines
+
+
+class Some:
+  """Counts texts and keeps the first few."""
+
+  def __init__(self):
+    self.count, self.first = 0, []
+
+  def add(self, text: str) -> None:
+    self.count += 1
+    self.first += [text] * (len(self.first) < FEW)
 
 
 class Paragraph(NamedTuple):
-  """A record with a context, and its questions with their places; None: under its key "qas"."""
+  """A record with a context, and its questions under the key "qas"."""
 
   place: str
   record: object
-  questions: list[tuple[str, object]] | None = None
+  is_flat: bool = False  # the record is a question itself
 
 
-def open_squad(split: str, /, splits: Mapping, on_bad_record: str = "error") -> texts.InMemory:
+def open_squad(split: str, /, splits: Mapping, on_bad_record: str = "error") -> Source:
   """Opens questions {"id", "question", "context", "answers"}. "PATH[:90%]" is a part of each file's
   articles, or of its paragraphs if the articles are few.
 
@@ -36,8 +48,10 @@ def open_squad(split: str, /, splits: Mapping, on_bad_record: str = "error") -> 
   """
   splits, start, stop = reading.parse_part(split, splits)
   paths = reading.list_files(split, splits, SUFFIXES)
-  reader = functools.partial(read_questions, start=start, stop=stop, learnable=split == "train")
-  return texts.open_and_read(reader, paths, on_bad_record, ("questions", start, stop))
+  learnable = split == "train"
+  reader = functools.partial(read_questions, start=start, stop=stop, learnable=learnable)
+  key = ("questions", start, stop)
+  return stored.open_files(reader, paths, key, on_bad_record, "context", (learnable,))
 
 
 def read_questions(
@@ -52,7 +66,8 @@ def read_questions(
   With `learnable` such answers are left out, and questions that have no other or lack the key,
   which are counted.
   """
-  name, count, moved, unplaced, left_out = reading.name_part(path, start, stop), 0, [], [], []
+  name, count = reading.name_part(path, start, stop), 0
+  moved, unplaced, left_out = Some(), Some(), Some()
   for question in bad.drop_bad(name, _parse_questions(path, start, stop, bad)):
     count += 1
     given = question.get("answers", ())
@@ -60,25 +75,24 @@ def read_questions(
     known = [answer for answer in answers if answer["answer_start"] != NOWHERE]
     lost = [answer for answer in answers if answer["answer_start"] == NOWHERE]
     if any(a != b for a, b in zip(given, answers) if b not in lost):
-      moved.append(question["id"])
+      moved.add(question["id"])
     if lost:
-      unplaced.append(question["id"])
+      unplaced.add(question["id"])
     if learnable and ("answers" not in question or (lost and not known)):
       reason = f"no place in its context has {lost[0]['text']!r}" if lost else "it has no 'answers'"
       bad.rules |= set() if lost else {"no answers"}
-      left_out.append(f"{path}, question {question['id']}: {reason}")
+      left_out.add(f"{path}, question {question['id']}: {reason}")
       continue
     yield question | {"answers": known if learnable else known + lost} if answers else question
-  if moved:
+  if moved.count:
     bad.rules.add("moved answers")
-    log_once(f"{name}: of {len(moved)} questions, answers {MOVED}: {', '.join(moved[:FEW])}")
-  if unplaced and not learnable:
+    bad.note(f"{name}: of {moved.count} questions, answers {MOVED}: {', '.join(moved.first)}")
+  if unplaced.count and not learnable:
     bad.rules.add("answers without a place")
-    log_once(
-      f"{name}: of {len(unplaced)} questions, answers {UNPLACED}: {', '.join(unplaced[:FEW])}"
-    )
-  counts = {"records": len(left_out), "of": count, "first": left_out[:FEW]}
-  report(f"{name} (questions to learn from)", counts)
+    first = ", ".join(unplaced.first)
+    bad.note(f"{name}: of {unplaced.count} questions, answers {UNPLACED}: {first}")
+  counts = {"records": left_out.count, "of": count, "first": left_out.first}
+  bad.report(f"{name} (questions to learn from)", counts)
 
 
 def _find(context: str, text: str, answer_start: int) -> int:
@@ -90,32 +104,51 @@ def _find(context: str, text: str, answer_start: int) -> int:
 
 
 def _parse_questions(path, start, stop, bad):
-  """Yields the questions, and None for a part without SQuAD's shape."""
-  articles, title = [], None
+  """Yields the questions, and None for a part without SQuAD's shape.
+
+  The file is read twice: the first time for the errors outside of paragraphs, which come first, and
+  for the number of articles.
+  """
+  counts = Counter()
+  yield from (None for paragraph in _list_paragraphs(path, bad, counts) if paragraph is None)
+  unit = "paragraphs" if counts["articles"] < FEW_ARTICLES else "articles"
+  first, last = counts[unit] * start // 100, counts[unit] * stop // 100
+  counts.clear()
+  for paragraph in _list_paragraphs(path, BadRecords("skip"), counts):
+    if paragraph is not None and first < counts[unit] <= last:
+      yield from _parse_paragraph(path, *paragraph, bad)
+
+
+def _list_paragraphs(path, bad, counts: Counter) -> Iterator[Paragraph | None]:
+  """Yields the paragraphs of a file, which `counts` counts with their articles, and None for an
+  article without SQuAD's shape.
+
+  Flat examples that follow one another are of one article if they have the same title, and of one
+  paragraph if they have the same context too: each is then yielded for itself.
+  """
+  title = context = None
   for entry in _read_records(path, bad):
     if entry is None:
       yield None
       continue
     place, record = entry
     try:
-      if not _is_flat(record):
-        parts = enumerate(_part(record, "paragraphs", list))
-        articles.append([Paragraph(f"{place}.paragraphs[{i}]", part) for i, part in parts])
-        continue
+      parts = None if _is_flat(record) else _part(record, "paragraphs", list)
     except ValueError as error:
       yield bad(path, place, error)
       continue
-    if not articles or record.get("title") != title:
-      articles.append([])
-    title = record.get("title")
-    paragraphs = articles[-1]
-    if not paragraphs or paragraphs[-1].record.get("context") != record.get("context"):
-      paragraphs.append(Paragraph(place, record, []))
-    paragraphs[-1].questions.append((place, record))
-  if len(articles) < FEW_ARTICLES:
-    articles = [[paragraph] for paragraph in itertools.chain.from_iterable(articles)]
-  for paragraph in itertools.chain.from_iterable(texts.between(articles, start, stop)):
-    yield from _parse_paragraph(path, *paragraph, bad)
+    if parts is None:
+      is_new = not counts["articles"] or record.get("title") != title
+      counts["articles"] += is_new
+      counts["paragraphs"] += is_new or record.get("context") != context
+      title, context = record.get("title"), record.get("context")
+      yield Paragraph(place, record, is_flat=True)
+      continue
+    counts["articles"] += 1
+    context = object()  # unlike any context
+    for i, part in enumerate(parts):
+      counts["paragraphs"] += 1
+      yield Paragraph(f"{place}.paragraphs[{i}]", part)
 
 
 def _is_flat(record) -> bool:
@@ -123,12 +156,12 @@ def _is_flat(record) -> bool:
   return isinstance(record, dict) and "question" in record and "paragraphs" not in record
 
 
-def _parse_paragraph(path, place, record, questions, bad):
+def _parse_paragraph(path, place, record, is_flat, bad):
   try:
     context = _part(record, "context", str)
-    if questions is None:
-      asked = enumerate(_part(record, "qas", list))
-      questions = [(f"{place}.qas[{i}]", question) for i, question in asked]
+    asked = [] if is_flat else enumerate(_part(record, "qas", list))
+    questions = [(f"{place}.qas[{i}]", question) for i, question in asked]
+    questions += [(place, record)] * is_flat
   except ValueError as error:
     yield bad(path, place, error)
     return
@@ -189,25 +222,34 @@ def _read_records(path, bad) -> Iterator[tuple[str, object] | None]:
   if reading.file_type(path) == ".jsonl":
     yield from _read_lines(path, bad)
     return
+  content, is_listed = None, False  # a document without a list; it has one
   # an error under every policy: the size of the loss is unknown
   with as_user_error(f"{path}: not JSON in SQuAD's format"), reading.open_bytes(path) as file:
-    text = file.read().decode("utf-8-sig")
-    try:
-      content = json.loads(text)
-    except json.JSONDecodeError as error:
-      if error.msg != EXTRA:
-        raise
-      content = None
-  if content is None and text.strip() != "null":
+    document = Document(file)
+    if document.peek() == "[":
+      for i, record in enumerate(document.items()):
+        is_listed = True
+        yield f"[{i}]", record
+    elif document.peek() == "{":
+      content = {}
+      for key in document.members():
+        if key == "data" and document.peek() == "[":
+          is_listed = True
+          yield from ((f"data[{i}]", record) for i, record in enumerate(document.items()))
+        else:
+          content[key] = document.value()
+    else:
+      document.value()
+    is_more = bool(document.peek())
+    if is_more and is_listed:
+      raise document.error("Extra data")
+  if is_more:
     yield from _read_lines(path, bad)
-  elif isinstance(content, list) and content:
-    yield from ((f"[{i}]", record) for i, record in enumerate(content))
   elif _is_flat(content):
     yield "line 1", content
-  else:
+  elif not is_listed:
     with as_user_error(str(path)):
-      records = _part(content, "data", list)
-    yield from ((f"data[{i}]", record) for i, record in enumerate(records))
+      _part(content, "data", list)
 
 
 def _read_lines(path, bad):

@@ -8,10 +8,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from train.data import reading, texts
-from train.data.bad_records import BadRecords, log_once
+from train.common.errors import UserError
+from train.data import reading, stored
+from train.data.bad_records import BadRecords
+from train.data.source import Source
 
 SUFFIXES = (".conll", ".conllu", ".bio", ".tsv")
+MOST_LINES = 1_000_000  # of a sentence
 NODE = re.compile(r"\d+([-.]\d+)?")  # id of a word, a range of words (1-2) or an empty node (8.1)
 COMMENT = re.compile(r"# ?[\w.:-]+ = |# ?(begin|end) document\b")  # CoNLL-U's, CoNLL-2012's
 
@@ -26,7 +29,7 @@ class Line(NamedTuple):
 
 def open_conll(
   split: str, /, splits: Mapping, word: int = 0, tag: int = -1, on_bad_record: str = "error"
-) -> texts.InMemory:
+) -> Source:
   """Opens sentences {"words", "tags"} of column files; CoNLL-U (.conllu) gives forms and UPOS.
   "PATH[:90%]" is a part of each file's sentences. A sentence with a line that cannot be read is a
   bad record."""
@@ -34,7 +37,7 @@ def open_conll(
   paths = reading.list_files(split, splits, SUFFIXES)
   part = () if (start, stop) == (0, 100) else (start, stop)
   reader = functools.partial(read_sentences, word=word, tag=tag, start=start, stop=stop)
-  return texts.open_and_read(reader, paths, on_bad_record, ("sentences", word, tag, *part))
+  return stored.open_files(reader, paths, ("sentences", word, tag, *part), on_bad_record)
 
 
 def read_sentences(
@@ -46,25 +49,29 @@ def read_sentences(
   (see `_is_comment`), and in CoNLL-U, or where an id stands before the word, ranges of words (1-2)
   and empty nodes (8.1).
   """
-
-  def read():
-    yield from texts.between(list(_parse_sentences(path, word, tag, bad)), start, stop)
-
-  return bad.drop_bad(reading.name_part(path, start, stop), read())
+  first, last = 0, None
+  if (start, stop) != (0, 100):
+    count = sum(1 for _ in _parse_sentences(path, word, tag, BadRecords("skip")))
+    first, last = count * start // 100, count * stop // 100
+  sentences = enumerate(_parse_sentences(path, word, tag, bad))
+  part = (sentence for i, sentence in sentences if i >= first and (last is None or i < last))
+  return bad.drop_bad(reading.name_part(path, start, stop), part)
 
 
 def _parse_sentences(path, word, tag, bad):
   """Yields a file's sentences, None for one with a bad line."""
   conllu = reading.file_type(path) == ".conllu"
   word, tag = (1, 3) if conllu else (word, tag)
-  width, comments = 0, []  # the columns of the last sentence's first word; lines that are comments
+  width = 0  # the columns of the last sentence's first word
+  comments, first_comment = 0, None  # the number of lines that are comments, and the first line
   for lines in _split_sentences(path, bad):
     numbered = word != 0 and _has_ids(lines)
     if conllu:
       lines = [line for line in lines if line.text is None or not line.text.startswith("#")]
     else:
       count, width = _count_comments(lines, width, numbered)
-      comments += [line.number for line in lines[:count]]
+      first_comment = first_comment or (lines[0].number if count else None)
+      comments += count
       lines = lines[count:]
     if conllu or numbered:
       kept = [line for line in lines if line.text is None or not _is_extra_node(line)]
@@ -75,9 +82,9 @@ def _parse_sentences(path, word, tag, bad):
       yield None if None in rows else dict(zip(("words", "tags"), map(list, zip(*rows))))
   if comments:
     bad.rules.add("comments")
-    log_once(
-      f"{path}: {len(comments)} lines before sentences begin with # and are read as comments, the"
-      f" first is line {comments[0]}"
+    bad.note(
+      f"{path}: {comments} lines before sentences begin with # and are read as comments, the first"
+      f" is line {first_comment}"
     )
 
 
@@ -93,6 +100,11 @@ def _split_sentences(path, bad) -> Iterator[list[Line]]:
       lines = []
     elif not text.startswith("-DOCSTART-"):
       lines.append(Line(number, text, _split_cells(text)))
+    if len(lines) > MOST_LINES:
+      raise UserError(
+        f"{path}, line {number}: {MOST_LINES:,} lines without an empty one, which ends a sentence;"
+        " is this a file in columns?"
+      )
 
 
 def _split_cells(text: str) -> list[str]:

@@ -49,28 +49,6 @@ def _read_files(reader, paths, on_bad_record, *arguments):
   bad.check_limit("data")
 
 
-def open_and_read(reader, paths, on_bad_record: str, key: tuple) -> InMemory:
-  """Opens and reads files by `reader(path, bad=...)`; `key` stands for it in the fingerprint, with
-  the rules that change what older versions read (BadRecords.rules)."""
-  digests = [f"{reading.file_type(path)} {reading.file_digest(path)}" for path in paths]
-  policy, bad = [on_bad_record] if on_bad_record != "error" else [], BadRecords(on_bad_record)
-  examples = _read_all(reader, paths, bad)
-  fingerprint = digest(*key, *digests, *policy, *sorted(bad.rules))
-  source = InMemory(_read_again, (reader, paths, on_bad_record), fingerprint)
-  vars(source)["_examples"] = examples
-  return source
-
-
-def _read_all(reader, paths, bad) -> list[dict]:
-  examples = [example for path in paths for example in reader(path, bad=bad)]
-  bad.check_limit("data")
-  return examples
-
-
-def _read_again(reader, paths, on_bad_record) -> list[dict]:
-  return _read_all(reader, paths, BadRecords(on_bad_record))
-
-
 def between(sequence, start: int, stop: int):
   """Returns the part of a sequence between two percentages."""
   return sequence[len(sequence) * start // 100 : len(sequence) * stop // 100]

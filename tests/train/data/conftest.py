@@ -3,11 +3,14 @@
 import pytest
 from absl import logging
 
+from train.data.bad_records import log_once
+
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
-  """Gives each test a cache of its own."""
+  """Gives each test a cache of its own, and nothing that was logged before."""
   monkeypatch.setenv("SCRIPTORIUM_CACHE", str(tmp_path / "cache"))
+  log_once.cache_clear()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 
 from train.common.errors import UserError
 from train.common.files import cache_dir
-from train.data import files, reading, sources
+from train.data import files, reading, record_cache, sources
 from train.data.bad_records import log_once
 
 ENGLISH = ["jump twice", "a line\u2028with a separator", "  edges ", "tab\there", "last"]
@@ -113,8 +113,8 @@ def test_blank_sides_are_dropped_and_counted_in_train_only(tmp_path, warnings):
 
 
 def test_many_shards_keep_the_order(tmp_path, monkeypatch):
-  monkeypatch.setattr(files, "SHARD_RECORDS", 2)
-  monkeypatch.setattr(files, "SHARDS_BEFORE_DOUBLING", 3)
+  monkeypatch.setattr(record_cache, "SHARD_RECORDS", 2)
+  monkeypatch.setattr(record_cache, "SHARDS_BEFORE_DOUBLING", 3)
   texts = [str(i) for i in range(41)]
   source = open_files({"text": put(tmp_path / "x.txt", texts)})
   assert [x["text"] for x in source] == texts

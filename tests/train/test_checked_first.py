@@ -72,11 +72,11 @@ def test_encoding_says_when_it_ends(caplog, monkeypatch):
   monkeypatch.setattr(source, "SECONDS", -1)
   monkeypatch.setattr(source, "CHUNK", 2)
   caplog.set_level(stdlib_logging.INFO, logger="absl")
-  assert [first for first, _ in source.read_in_chunks([1, 2, 3, 4, 5])] == [0, 2, 4]
+  assert [first for first, _ in source.read_in_chunks([{}] * 5)] == [0, 2, 4]
   assert caplog.messages[-1].startswith("encoded all 5 examples in ")
   caplog.clear()
   monkeypatch.setattr(source, "SECONDS", 10)
-  list(source.read_in_chunks([1, 2, 3]))
+  list(source.read_in_chunks([{}] * 3))
   assert not caplog.messages
 
 

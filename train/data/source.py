@@ -19,7 +19,9 @@ from train.common.files import cache_dir
 from train.data import packing
 from train.data.bad_records import FEW, log_once
 
-CHUNK = 1024  # examples read at a time
+CHUNK = 1024  # examples read at a time, fewer if they are long
+FIRST_CHUNK = 16  # the first ones, whose lengths are not known yet
+CHUNK_CHARACTERS = 1 << 21  # of several examples; encoding them takes some 130 bytes for each
 SECONDS = 10  # between two lines of progress
 Example = dict[str, str]
 
@@ -109,12 +111,25 @@ def read_many(source: Source, indices: Sequence[int]) -> list[Example]:
 
 
 def read_in_chunks(source: Source) -> Iterator[tuple[int, list[Example]]]:
-  """Yields all examples, CHUNK at a time with the index of the first, and logs the progress."""
+  """Yields all examples in chunks with the index of the first, and logs the progress.
+
+  A chunk has at most CHUNK examples, and CHUNK_CHARACTERS characters unless it is one example.
+  """
   began = shown = time.monotonic()
-  for first in range(0, len(source), CHUNK):
-    stop, now = min(first + CHUNK, len(source)), time.monotonic()
-    yield first, read_many(source, range(first, stop))
-    if now - shown > SECONDS:
+  first, count = 0, min(FIRST_CHUNK, CHUNK)
+  while first < len(source):
+    examples, size, total = [], 0, 0
+    for example in read_many(source, range(first, min(first + count, len(source)))):
+      length = sum(len(value) for value in example.values() if isinstance(value, (str, list)))
+      if examples and size + length > CHUNK_CHARACTERS:
+        yield first, examples
+        first, examples, size = first + len(examples), [], 0
+      examples.append(example)
+      size, total = size + length, total + length
+    yield first, examples
+    first += len(examples)
+    count = max(1, min(CHUNK, 4 * count, count * CHUNK_CHARACTERS // max(total, 1)))
+    if (now := time.monotonic()) - shown > SECONDS:
       shown = now
       logging.info("encoded %d of %d examples", first, len(source))
   if shown > began:

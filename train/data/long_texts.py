@@ -26,15 +26,30 @@ def encode(texts: Sequence[str], first: Encode, later: Encode) -> Iterator[tuple
   `first` encodes texts and their first parts, `later` the other parts. The ids of a text's parts
   joined are those of the whole text, except where a text has no place for a cut (see `cut`).
   """
+  for is_later, group in list_groups(texts, first, later):
+    numbers, _, parts = zip(*group)
+    yield from zip(numbers, (later if is_later else first)(parts))
+
+
+def list_groups(
+  texts: Sequence[str], first: Encode, later: Encode
+) -> Iterator[tuple[bool, list[tuple[int, int, str]]]]:
+  """Yields the parts of texts in groups of some GROUP characters: whether they are later parts, and
+  of each the number of its text, its place in the text and the part."""
   group, size = [], 0
   for number, text in enumerate(texts):
-    for place, part in enumerate(cut(text, first, later)):
-      group.append((place > 0, number, part))
-      size += len(part)
+    for start, stop in _list_spans(text, first, later):
+      group.append((number, start, text[start:stop]))
+      size += stop - start
       if size >= GROUP:
-        yield from _encode_group(group, first, later)
+        yield from _split_group(group)
         group, size = [], 0
-  yield from _encode_group(group, first, later)
+  yield from _split_group(group)
+
+
+def _split_group(group):
+  for is_later, parts in itertools.groupby(group, key=lambda part: part[1] > 0):
+    yield is_later, list(parts)
 
 
 def join(parts: Iterator[tuple[int, list[int]]], count: int) -> list[list[int]]:
@@ -45,12 +60,6 @@ def join(parts: Iterator[tuple[int, list[int]]], count: int) -> list[list[int]]:
   return rows
 
 
-def _encode_group(group, first, later):
-  for is_later, rows in itertools.groupby(group, key=lambda row: row[0]):
-    _, numbers, parts = zip(*rows)
-    yield from zip(numbers, (later if is_later else first)(parts))
-
-
 def cut(text: str, first: Encode, later: Encode) -> Iterator[str]:
   """Yields the parts of a text, each of at most LONGEST characters.
 
@@ -58,6 +67,10 @@ def cut(text: str, first: Encode, later: Encode) -> Iterator[str]:
   without the blank if `later` puts one in front, or between two tokens. A text that has no such
   place for LONGEST characters, such as one endless word of a word tokenizer, is cut there anyway.
   """
+  return (text[start:stop] for start, stop in _list_spans(text, first, later))
+
+
+def _list_spans(text: str, first: Encode, later: Encode) -> Iterator[tuple[int, int]]:
   start = 0
   while len(text) - start > PART:
     for stop, following in _list_places(text, start):
@@ -68,10 +81,10 @@ def cut(text: str, first: Encode, later: Encode) -> Iterator[str]:
         break
     else:
       stop = following = min(start + LONGEST, len(text))
-    yield text[start:stop]
+    yield start, stop
     start = following
   if start < len(text) or not start:
-    yield text[start:]
+    yield start, len(text)
 
 
 def _list_places(text: str, start: int) -> Iterator[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 
 import tokenizers
 from tokenizers import decoders, models
@@ -45,6 +46,26 @@ def place(text: str, encoding: tokenizers.Encoding, blank_first: bool) -> list[t
   if blank_first and alone and text[:1] not in (" ", METASPACE):
     places[0] = (0, 0)
   return places
+
+
+def place_parts(
+  groups, count: int, readers, clean: Callable[[list[int]], list[int]]
+) -> list[tuple[list[int], list[tuple[int, int]]]]:
+  """Returns the ids of each of `count` texts and their characters, as `place` does, from the parts
+  of long_texts.list_groups.
+
+  `readers` are the tokenizers of first and of later parts, each with its `blank_first`; `clean`
+  changes the ids of a part.
+  """
+  rows = [([], []) for _ in range(count)]
+  for is_later, group in groups:
+    reader, blank_first = readers[is_later]
+    encoded = reader.encode_batch([part for _, _, part in group], add_special_tokens=False)
+    for (number, first, part), encoding in zip(group, encoded):
+      ids, places = rows[number]
+      ids += clean(encoding.ids)
+      places += [(first + a, first + b) for a, b in place(part, encoding, blank_first)]
+  return rows
 
 
 class Pieces:

@@ -16,7 +16,7 @@ from train.common import json_files
 from train.common.errors import UserError, as_user_error
 from train.common.files import write_atomically
 from train.data import languages, long_texts, special_tokens
-from train.data.pieces import Pieces, encode_with_absent, place
+from train.data.pieces import Pieces, encode_with_absent, place_parts
 from train.data.roles import MASK, OWN, SPECIALS, Roles, check, check_own, from_json, to_json
 from train.data.special_tokens import LANGUAGE, READING, SENTINELS
 
@@ -27,8 +27,7 @@ class Tokenizer:
   A tokenizer without `roles` was trained here: ids 0 to 3 are pad, bos, eos, unk, and more special
   tokens may follow from 4 on. A foreign tokenizer (train/interop) has them anywhere. Text becomes
   no special token but those of a foreign tokenizer that do not frame texts (special_tokens.py).
-  `target` has other pieces over the same ids, for targets (Marian's). Pieces with ids from `size`
-  on are not in the vocabulary: they are unknown.
+  `target` has other pieces over the same ids (Marian's targets). Ids from `size` on are unknown.
   """
 
   def __init__(
@@ -84,9 +83,12 @@ class Tokenizer:
 
   def encode_parts(self, texts: Sequence[str], inner=None) -> Iterator[tuple[int, list[int]]]:
     """Yields the ids of each text's parts with the text's number (long_texts.encode)."""
-    first = functools.partial(self._encode_whole, inner or self._reader)
-    later = functools.partial(self._encode_whole, self._inner_part) if self.blank_first else first
-    return long_texts.encode(texts, first, later)
+    return long_texts.encode(texts, *self._encoders(inner))
+
+  def _encoders(self, inner=None):
+    first = inner or self._reader
+    inners = first, self._inner_part if self.blank_first else first
+    return [functools.partial(self._encode_whole, inner) for inner in inners]
 
   def _encode_whole(self, inner, texts):
     if self.targets_differ:
@@ -132,12 +134,10 @@ class Tokenizer:
 
   def encode_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
     """Returns the ids of each text and the characters (from, to) of each id, without blanks."""
-    blank_first = self.foreign or self.blank_first
-    encoded = self._reader.encode_batch(texts, add_special_tokens=False)
-    return [
-      (self._replace_specials(encoding.ids), place(text, encoding, blank_first))
-      for text, encoding in zip(texts, encoded)
-    ]
+    first = (self._reader, self.foreign or self.blank_first)
+    readers = first, (self._inner_part, False) if self.blank_first else first
+    groups = long_texts.list_groups(texts, *self._encoders())
+    return place_parts(groups, len(texts), readers, self._replace_specials)
 
   def name_mask(self, text: str) -> str:
     """Replaces <mask> and [MASK] in a text by the vocabulary's name of the mask, if it has one."""

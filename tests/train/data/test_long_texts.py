@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.train.data.helpers import BART, BERT, GPT2
 from train.data import long_texts, tokenizer_training, unigram
+from train.data.pieces import place
 from train.data.tokenizer_training import train_tokenizer
 
 SENTENCES = [
@@ -64,6 +65,19 @@ def test_a_long_text_is_encoded_in_parts(name):
   parts = list(TOKENIZERS[name].encode_parts(["the cat. " * 50, "the"]))
   assert [number for number, _ in parts].count(0) >= 450 // 24
   assert parts[-1][0] == 1
+
+
+@pytest.mark.usefixtures("short_parts")
+@pytest.mark.parametrize("name", TOKENIZERS)
+@given(parts=st.lists(st.sampled_from(PIECES) | st.sampled_from(CHINESE), max_size=120))
+@settings(max_examples=30, deadline=None)
+def test_the_characters_of_parts_are_those_of_the_whole(name, parts):
+  tokenizer, text = TOKENIZERS[name], "".join(parts)
+  found = tokenizer.encode_offsets([text, "the cat"])
+  encoding = tokenizer._reader.encode(text, add_special_tokens=False)
+  blank_first = tokenizer.foreign or tokenizer.blank_first
+  assert [ids for ids, _ in found] == tokenizer.encode_batch([text, "the cat"])
+  assert found[0][1] == place(text, encoding, blank_first)
 
 
 @pytest.mark.usefixtures("short_parts")

@@ -59,14 +59,23 @@ class Sample:
     return map(json.loads, self._file)
 
   def add(self, examples: Iterable[Example], most_bytes: int, most_examples: int) -> bool:
-    """Adds examples until the sample has one of the two sizes; returns whether it has all then."""
+    """Adds examples until the sample has one of the two sizes; returns whether it has all then. The
+    first example of a sample is cut if it is too long."""
     for example in examples:
       texts = list(list_texts(example))
       size = sum(len(text.encode()) for text in texts)
-      if self.bytes + size > most_bytes or self.examples == most_examples:
+      is_full = self.bytes + size > most_bytes or self.examples == most_examples
+      if is_full and self.examples:
         return False
+      if is_full:
+        texts = [
+          text[: most_bytes // (4 * len(texts))] for text in texts
+        ]  # of 4 bytes each at most
+        size = sum(len(text.encode()) for text in texts)
       self.examples, self.bytes = self.examples + 1, self.bytes + size
       self._file.writelines(json.dumps(text).encode() + b"\n" for text in texts)
+      if is_full:
+        return False
     return True
 
   def cut(self, examples: int, size: int, place: int) -> None:

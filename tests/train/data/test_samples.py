@@ -80,6 +80,11 @@ def test_a_sample_of_shards_is_of_many_shards():
   assert len({text[:3] for text in more}) == samples.OPEN_SHARDS + 8
 
 
+def test_one_long_text_is_cut():
+  sample = take([Indexed([{"text": "é" * 1000}])], Limits(sample_bytes=400))
+  assert (list(sample), sample.whole, sample.bytes) == (["é" * 100], False, 200)
+
+
 def test_small_sources_are_whole_beside_large_ones():
   large, small = examples(1000), Indexed({"text": "abc"} for _ in range(20))
   sample = take([large, small, Sharded()], Limits(sample_bytes=2060))

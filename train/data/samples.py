@@ -141,7 +141,7 @@ def _add_source(sample, source, size: float, most_bytes: int, most_examples: int
     if sample.add(_read(source, range(count)), *limits):
       return True
     sample.cut(*before)
-  number = min(int(most_bytes * count / max(size, 1)), most_examples, count)
+  number = min(int(most_bytes * count / max(size, 1)) or 1, most_examples, count)
   sample.add(_read(source, _draw_indices(count, number, seed)), *limits)
   return False
 

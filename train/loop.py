@@ -17,6 +17,7 @@ from train.cluster.watchdog import Watchdog
 from train.common.entry import INTERRUPTED
 from train.common.errors import choose
 from train.data.bad_records import LEFT_OUT
+from train.data.mixed_items import MixedItems
 from train.data.streamed_batches import open_batches
 from train.evaluation import EarlyStopping, Evaluation
 from train.record import data_files
@@ -64,7 +65,8 @@ def train(
     graph, state = init(cfg, task, tx, mesh)
     layout = tasks.layout(task, cfg.batch_size)
     how = dict(seed=cfg.seed, workers=cfg.workers, count=cfg.streams, gather=processes.gather)
-    batches = open_batches(task.items("train"), layout, **how)
+    items = task.items("train")
+    batches = open_batches(items, layout, **how)
   checkpoints = Checkpoints(workdir.path, clean=True, **checkpoint_policy(cfg))
   activations = sharding.activation_sharding(mesh, cfg.mesh.sequence)
   with checkpoints, batches, activations, profile:
@@ -82,7 +84,7 @@ def train(
     train_step = profile.watch(meter.watch(train_step))
     if debug_nans:
       train_step = nans.watch(train_step, task, graph, cfg.seed)
-    note_start(cfg, workdir, mesh, state["params"], batches, evaluation)
+    note_start(cfg, workdir, mesh, state["params"], items, batches.streams, evaluation)
     vote, watchdog = processes.Vote(mesh), Watchdog(workdir.path, cfg.watchdog_seconds)
     options = dict(total_steps=cfg.steps, loggers=cfg.loggers, config=flat(cfg))
     writer = Writer(workdir.path, start, primary, **options)
@@ -229,12 +231,18 @@ def log_changed_steps(cfg: ConfigDict, workdir: Workdir, learning_rate) -> None:
   )
 
 
-def note_start(cfg: ConfigDict, workdir: Workdir, mesh, params, batches, evaluation) -> None:
-  """Logs model size, devices and steps, and records the data's fingerprints in run.json."""
+def note_start(
+  cfg: ConfigDict, workdir: Workdir, mesh, params, items, streams: int, evaluation
+) -> None:
+  """Logs model size, devices and steps, and records the data's fingerprints in run.json, with the
+  rates of a mixture and the number of streams (0: the data are listed)."""
   parameters, start = sum(x.size for x in jax.tree.leaves(params)), workdir.last_step
-  data = {"train": batches.fingerprint, cfg.evaluate.split: evaluation.items.fingerprint}
+  data = {"train": items.fingerprint, cfg.evaluate.split: evaluation.items.fingerprint}
   files = data_files.digests(workdir.path)
   workdir.note(data=data, files=files, left_out=LEFT_OUT, parameters=parameters)
+  workdir.note(streams=streams)
+  if isinstance(items, MixedItems):
+    workdir.note(rates=items.block_rates())
   if sample := tasks.TRAINED_ON.get(workdir.path):
     workdir.note(tokenizer_sample=sample)
   how = "going on after" if start else "starting before"

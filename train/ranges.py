@@ -62,6 +62,9 @@ RANGES = {
   "task.loss_chunks": "[1, inf)",
   "task.decode_batch": "[1, inf)",
   "task.share": "(0, inf)",
+  "task.max_epochs": "[0, inf)",
+  "task.alpha": "[0, 1]",
+  "task.size_cap": "[0, inf)",
 }
 CHOICES = {
   "parallelism": ("jit", "pmap"),
@@ -79,7 +82,7 @@ CHOICES = {
 TYPES = dict.fromkeys(("b1", "b2", "eps", "weight_decay", "weight_decay_rate", "momentum"), float)
 TYPES = {f"optimizer.{key}": kind for key, kind in TYPES.items()}
 TYPES |= {"optimizer.nesterov": bool, "optimizer.mu_dtype": str}
-TYPES |= {"schedule.final": float, "schedule.decay_steps": int, "task.share": float}
+TYPES |= {"schedule.final": float, "schedule.decay_steps": int}
 
 
 def check(key: str, value, kind: type | None) -> None:

@@ -207,9 +207,9 @@ def task_defaults(task: Mapping) -> dict:
   shared = {field.name: field.default for field in dataclasses.fields(tasks.Mixture)}
   usual = {key: value for key, value in shared.items() if value is not dataclasses.MISSING}
   if not isinstance(task.get("parts"), (Mapping, ConfigDict)):
-    raise UserError("task.parts is missing: a mixture's tasks by name, each with its share")
+    raise UserError("task.parts is missing: a mixture's tasks by name")
   parts = {
-    name: {key: value for key, value in task_defaults(part).items() if key not in shared}
+    name: {key: x for key, x in task_defaults(part).items() if key not in shared} | tasks.PART
     for name, part in task["parts"].items()
   }
   return dict(name="mixture") | usual | dict(parts=parts)
@@ -220,5 +220,4 @@ def _is_known(key: str) -> bool:
   *sections, last = key.split(".")
   if sections == ["optimizer"]:
     return any(last in names for names in optimizer.accepted(optimizer.OPTIMIZERS).values())
-  mixture = key == "task.main" or (sections[:2] == ["task", "parts"] and last == "share")
-  return key in REQUIRED or mixture or any(section in OPEN for section in sections)
+  return key in REQUIRED or key == "task.main" or any(section in OPEN for section in sections)

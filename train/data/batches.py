@@ -94,6 +94,8 @@ class Batches(Iterator, contextlib.AbstractContextManager):
   share, for empty data, and when a worker dies twice on one batch.
   """
 
+  streams = 0  # the data are listed
+
   def __init__(
     self, items: Items, layout: Layout, *, seed: int, workers: int = 0, lookahead: int = 4
   ):

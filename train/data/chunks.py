@@ -196,7 +196,8 @@ class ChunkedFiles(PickledByFields):
 
   @property
   def num_bytes(self) -> int:
-    return sum(self._sizes) * (self.part[1] - self.part[0]) // 100
+    sizes = map(unpacked_size, self.files)
+    return sum(sizes) * (self.part[1] - self.part[0]) // 100
 
   @functools.cached_property
   def _first(self) -> list[int]:

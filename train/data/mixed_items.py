@@ -24,7 +24,7 @@ class MixedItems:
   """
 
   parts: Mapping[str, items.Items]
-  rates: Mapping[str, float]  # shares; they need not add up to 1
+  rates: Mapping[str, float]  # they need not add up to 1
   # How often a part may be read as a whole; then the others have its place (streams.py alone).
   epochs: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
@@ -98,12 +98,21 @@ class MixedItems:
 
     return index_at
 
+  def block_rates(self) -> dict[str, float]:
+    """Returns the share of each part in a block, of 1."""
+    return {name: count / BLOCK for name, count in zip(self.parts, self.counts())}
+
   def counts(self) -> list[int]:
-    """Returns how often each part is in a block: its share, the largest remainders rounded up."""
+    """Returns how often each part is in a block: by its rate, the largest remainders rounded up."""
     rates = np.asarray([self.rates[name] for name in self.parts], float)
     shares = rates / rates.sum() * BLOCK
     counts = np.floor(shares).astype(int)
     counts[np.argsort(counts - shares, kind="stable")[: BLOCK - counts.sum()]] += 1
-    if (counts < 1).any():
-      raise UserError(f"task.parts: a rate is less than 1/{BLOCK} of all: {dict(self.rates)}")
+    rare = [name for name, count in zip(self.parts, counts.tolist()) if not count]
+    if rare:
+      raise UserError(
+        f"task.parts: less than 1/{BLOCK} of all items would be of {', '.join(rare)} (rates:"
+        f" {dict(self.rates)}): raise task.parts.{rare[0]}.share, lower task.alpha or set"
+        " task.size_cap, which bring the rates nearer to each other, or leave it out"
+      )
     return counts.tolist()

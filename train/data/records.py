@@ -169,6 +169,10 @@ class RecordShards(PickledByFields):
   def num_shards(self) -> int:
     return self._first[-1]
 
+  @property
+  def num_examples(self) -> int:
+    return sum(part.take for part in self._files)
+
   def blocks(self, shard: int, first: int = 0) -> Iterator[Block]:
     number = bisect.bisect_right(self._first, shard) - 1
     part, bad = self._files[number], BadRecords(self.on_bad_record)

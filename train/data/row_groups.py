@@ -70,6 +70,10 @@ class RowGroups(PickledByFields):
   def num_shards(self) -> int:
     return len(self.groups)
 
+  @property
+  def num_examples(self) -> int:
+    return sum(x.stop - x.start for x in self.groups)
+
   def blocks(self, shard: int, first: int = 0) -> Iterator[Block]:
     group, bad = self.groups[shard], BadRecords(self.on_bad_record)
     most = min(CHUNK_BYTES * group.rows // max(group.num_bytes, 1), BLOCK_ROWS)

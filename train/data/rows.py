@@ -144,6 +144,10 @@ class AlignedFiles(PickledByFields):
   def num_shards(self) -> int:
     return self._first[-1]
 
+  @property
+  def num_examples(self) -> int:  # the last shard of each table may have fewer lines
+    return self.num_shards * LINES
+
   @functools.cached_property
   def num_bytes(self) -> int:
     size = sum(paths.size(path) for table in self.tables for path in table.paths)

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import itertools
 import os
 import time
 import uuid
@@ -23,6 +24,7 @@ CHUNK = 1024  # examples read at a time, fewer if they are long
 FIRST_CHUNK = 16  # the first ones, whose lengths are not known yet
 CHUNK_CHARACTERS = 1 << 21  # of several examples; encoding them takes some 130 bytes for each
 SECONDS = 10  # between two lines of progress
+PROBE = 1000  # examples whose mean size estimates how many there are
 Example = dict[str, str]
 
 
@@ -62,7 +64,8 @@ class Shards(Protocol):
   """A corpus that is too large to list: its examples are read shard by shard, in any order.
 
   A shard is a range of a file, or a file that can only be read from its beginning. Opening the
-  corpus takes no pass over it. It pickles small: a worker process opens the files itself.
+  corpus takes no pass over it. It pickles small: a worker process opens the files itself. Shards
+  that know the number of their examples have it as `num_examples`.
   """
 
   fingerprint: str  # hex digest of the files' sizes and samples of their bytes
@@ -97,6 +100,21 @@ def first_example(source: Source | Shards) -> Example | None:
     return source[0] if len(source) else None
   blocks = (block for shard in range(source.num_shards) for block in source.blocks(shard))
   return next((example for block in blocks for example in block.examples), None)
+
+
+def count_examples(source: Source | Shards) -> tuple[int, bool]:
+  """Returns the number of examples, and whether it is known. Of shards without `num_examples` it is
+  an estimate: their bytes by the mean size of the first examples of a sample."""
+  if as_shards(source) is None:
+    return len(source), True
+  if known := getattr(source, "num_examples", 0):
+    return known, True
+  examples = list(itertools.islice(sample(source, 0), PROBE))
+  if len(examples) < PROBE:
+    return len(examples), True
+  values = (value for example in examples for value in example.values())
+  size = sum(len(str(value).encode()) + 1 for value in values)  # with a line's end
+  return max(source.num_bytes * PROBE // size, PROBE), False
 
 
 def digest(*parts: object) -> str:
@@ -191,6 +209,10 @@ class Changed(PickledByFields):
   def num_shards(self) -> int:  # as_shards: a source that is read by index raises AttributeError
     return self.of.num_shards
 
+  @property
+  def num_examples(self) -> int:  # shards that do not know it raise AttributeError
+    return self.of.num_examples
+
   def blocks(self, shard: int, first: int = 0) -> Iterator[Block]:
     for block in self.of.blocks(shard, first):
       yield block._replace(examples=[self.change(example) for example in block.examples])
@@ -221,6 +243,10 @@ class Ranges(PickledByFields):
   @property
   def num_shards(self) -> int:
     return -(-len(self.of) // self.size)
+
+  @property
+  def num_examples(self) -> int:
+    return len(self.of)
 
   def blocks(self, shard: int, first: int = 0) -> Iterator[Block]:
     if not first:

@@ -241,6 +241,10 @@ class JoinedShards(PickledByFields):
   def num_shards(self) -> int:
     return self._first[-1]
 
+  @property
+  def num_examples(self) -> int:  # a part that does not know it raises AttributeError
+    return sum(part.num_examples for part in self.parts)
+
   def blocks(self, shard: int, first: int = 0) -> Iterator[Block]:
     part = bisect.bisect_right(self._first, shard) - 1
     return self.parts[part].blocks(shard - self._first[part], first)

@@ -20,6 +20,7 @@ from train.common.errors import UserError
 from train.data import bad_records, streams, workers
 from train.data.batches import Batches, Layout
 from train.data.items import Items, is_streamed
+from train.data.mixed_items import MixedItems
 from train.data.weaving import START, Rows, Weaver
 
 MOST_STREAMS = 64
@@ -41,6 +42,11 @@ def open_batches(
   if count or is_streamed(items):
     options = dict(seed=seed, count=count, workers=workers, gather=gather)
     return StreamedBatches(items, layout, **options)
+  if capped := [*getattr(items, "epochs", ())]:
+    raise UserError(
+      f"task.parts.{capped[0]}.max_epochs is for a mixture that is streamed, and these data are"
+      f" small: stream them too, --config.streams={math.gcd(layout.batch_size, MOST_STREAMS)}"
+    )
   return Batches(items, layout, seed=seed, workers=workers)
 
 
@@ -119,11 +125,13 @@ class StreamedBatches(Iterator, contextlib.AbstractContextManager):
     gather: Gather = alone,
   ):
     self._layout, self._gather, self.fingerprint = layout, gather, items.fingerprint
-    self._count = _choose_count(items, layout.batch_size, count)
-    self._own = _share(self._count, layout)
+    self.streams = _choose_count(items, layout.batch_size, count)
+    self._own = _share(self.streams, layout)
     self._num_shards = streams.count_shards(items)
-    self._identity = {"seed": seed, "streams": self._count, "data": streams.identity(items)}
-    weaver, states = Weaver(items, layout, seed, self._count), dict.fromkeys(self._own, START)
+    self._identity = {"seed": seed, "streams": self.streams, "data": streams.identity(items)}
+    if isinstance(items, MixedItems):
+      self._identity["rates"] = items.block_rates()
+    weaver, states = Weaver(items, layout, seed, self.streams), dict.fromkeys(self._own, START)
     parts = np.array_split(self._own, min(max(workers, 1), len(self._own)))
     self._workers = [
       _Worker(weaver, {number: states[number] for number in part.tolist()}, lookahead, workers > 0)
@@ -171,7 +179,7 @@ class StreamedBatches(Iterator, contextlib.AbstractContextManager):
     gathered = self._gather(self._totals(names))
     totals = {name: sum(part[name] for part in gathered) for name in names}
     length = self._layout.target_len or self._layout.source_len
-    capacity = totals["batches"] * (self._layout.batch_size // self._count) * length
+    capacity = totals["batches"] * (self._layout.batch_size // self.streams) * length
     padding = 1 - totals["tokens"] / capacity if capacity else 0.0
     more = {LOGGED[name]: totals[name] for name in LOGGED if totals[name]}
     epoch = totals["shards"] // self._num_shards
@@ -192,7 +200,9 @@ class StreamedBatches(Iterator, contextlib.AbstractContextManager):
         " streamed: go on with --config.task.data.stream=False"
       )
     here, data = self._identity, self._identity["data"]
-    pairs = {key: (state[key], here[key]) for key in ("seed", "streams")}
+    added = sorted(data.keys() - state["data"].keys())
+    same = [key for key in ("seed", "streams", *["rates"] * (not added)) if key in state]
+    pairs = {key: (state[key], here.get(key)) for key in same}
     pairs |= {f"data {name}".strip(): (x, data.get(name)) for name, x in state["data"].items()}
     for key, (before, now) in pairs.items():
       if before != now:
@@ -200,7 +210,7 @@ class StreamedBatches(Iterator, contextlib.AbstractContextManager):
           f"the saved position is for {key}={before!r}, but this run has {key}={now!r}: go back to"
           " it, or start in a new workdir"
         )
-    if added := sorted(data.keys() - state["data"].keys()):
+    if added:
       logging.warning("parts of the mixture that begin here: %s", ", ".join(added))
     for worker in self._workers:
       worker.start({number: state["states"][str(number)] for number in worker.states})

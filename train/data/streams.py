@@ -17,6 +17,7 @@ from train.data import items, packing
 from train.data.bad_records import FEW
 from train.data.items import Items, Made, is_streamed
 from train.data.mixed_items import BLOCK, MixedItems
+from train.data.source import digest
 
 READ = 64  # indexed items that are read at a time
 
@@ -209,7 +210,10 @@ class MixedSupply:
   def __init__(self, given: MixedItems, share: Share, tally: Tally):
     self._share, self._parts = share, {}
     for name, part in given.parts.items():
-      self._parts[name] = open_supply(part, share, tally, given.epochs.get(name, math.inf))
+      # an order of its own, so that parts on the same data do not read them side by side
+      seed = int(digest("part", share.seed, name)[:8], 16)
+      epochs = given.epochs.get(name, math.inf)
+      self._parts[name] = open_supply(part, share._replace(seed=seed), tally, epochs)
     self._owners = np.repeat(list(self._parts), given.counts())
     self._at, self._block, self._shuffled = 0, -1, []
 

@@ -69,6 +69,10 @@ ADDED_TO = {  # the same settings in the section of each task
     lower_case=False,
     strip=False,
     dense=(),
+    alpha=0.0,
+    size_cap=0,
+    max_epochs=0.0,
+    mode="",
   ),
 }
 # The same, for tasks that have a setting and for those that lack it.

@@ -30,7 +30,7 @@ from train.tasks.classification import Classification
 from train.tasks.denoising import Denoising
 from train.tasks.electra import Electra
 from train.tasks.embedding import Embedding
-from train.tasks.mixture import Mixture
+from train.tasks.mixture import PART, Mixture
 from train.tasks.mlm import Mlm
 from train.tasks.multi_label import MultiLabel
 from train.tasks.numbers import Numbers
@@ -147,14 +147,13 @@ def build(cfg, workdir, write: bool = True) -> Task:
     return make(settings | {"tokenizer": tokenizer}, folder, write=write)
   del settings["name"]
   main, parts, spec = (settings.pop(key) for key in ("main", "parts", "tokenizer"))
-  for name, part in parts.items():
-    if "share" not in part:
-      raise UserError(f"task.parts.{name} has no `share`, its part of all items")
-  shares = {name: part.pop("share") for name, part in parts.items()}
+  shares, max_epochs = (
+    {name: part.pop(key, usual) for name, part in parts.items()} for key, usual in PART.items()
+  )
   tokenizer = _tokenizer(spec, [part["data"] for part in parts.values()], folder, write)
   shared = settings | {"tokenizer": tokenizer}
   parts = {name: make(part, folder, shared, write) for name, part in parts.items()}
-  return Mixture(main=main, shares=shares, parts=parts, **shared)
+  return Mixture(main=main, shares=shares, max_epochs=max_epochs, parts=parts, **shared)
 
 
 def make(settings, folder=None, shared=types.MappingProxyType({}), write: bool = True) -> Task:

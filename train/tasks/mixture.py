@@ -1,28 +1,39 @@
 """Mixes several tasks, or one task on several data sets, in one stream."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 
 from absl import logging
 
 from train.common.errors import NoSplit, UserError, choose
 from train.data.mixed_items import MixedItems
+from train.data.source import count_examples
 from train.data.tokenizer import Tokenizer
 from train.tasks.base import HuggingFace, Task
+
+# A part's settings in its section, beside those of its task. max_epochs: how often its data are
+# read at most, then the others have its place (0: any number).
+PART = dict(share=1.0, max_epochs=0.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mixture:
-  """Items of all parts, each with its share, in the same rows.
+  """Items of all parts, each at its rate, in the same rows.
 
-  Evaluation takes the parts that have the split. The part `main` defines everything else: loss,
-  head and prediction.
+  A rate is share * min(size, size_cap)**alpha, where the size is the number of training examples:
+  alpha=1 mixes in proportion to the sizes, 0 by the shares alone (1/alpha is the temperature of
+  Raffel et al. 2020, section 3.5.2, size_cap their limit K). Evaluation takes the parts that have
+  the split. The part `main` defines everything else: loss, head and prediction.
   """
 
   main: str
   parts: Mapping[str, Task]
   shares: Mapping[str, float]  # they need not add up to 1
   tokenizer: Tokenizer
+  alpha: float = 0.0
+  size_cap: int = 0  # 0: none
+  max_epochs: Mapping[str, float] = dataclasses.field(default_factory=dict)
   source_len: int = 0
   target_len: int = 0
   pack: bool = True
@@ -32,6 +43,8 @@ class Mixture:
     for name, share in self.shares.items():
       if not share > 0:
         raise UserError(f"task.parts.{name}.share is {share}: it must be more than 0")
+    if self.size_cap and not self.alpha:
+      raise UserError(f"task.size_cap={self.size_cap} has no effect with task.alpha=0")
     main = self.parts[self.main]
     for name, part in self.parts.items():
       if part.loss_key != main.loss_key:
@@ -64,7 +77,24 @@ class Mixture:
       raise next(iter(missing.values()))
     if missing:
       logging.warning("task.parts without a split %r are left out: %s", split, ", ".join(missing))
-    return MixedItems(items, {name: self.shares[name] for name in items})
+    if split != "train":
+      return MixedItems(items, {name: self.shares[name] for name in items})
+    return MixedItems(items, self._rates, {name: x for name, x in self.max_epochs.items() if x})
+
+  @functools.cached_property
+  def _rates(self) -> dict[str, float]:
+    """Returns the rate of each part in training; logs them with the sizes, if these matter."""
+    if not self.alpha:
+      return dict(self.shares)
+    rates, sizes = {}, {}
+    for name, part in self.parts.items():
+      size, known = count_examples(part.examples("train"))
+      sizes[name] = f"{size} examples" if known else f"about {size} examples"
+      rates[name] = self.shares[name] * min(size, self.size_cap or size) ** self.alpha
+    total = sum(rates.values())
+    lines = [f"{name} {rate / total:.2%} ({sizes[name]})" for name, rate in rates.items()]
+    logging.info("rates of the mixture: %s", ", ".join(lines))
+    return rates
 
   def scored_parts(self, split):
     """Returns the parts that have a score and the split, `main` under "": its metrics keep their

@@ -1,11 +1,14 @@
 """A spec opens the source that it names, which pickles small; errors name the wrong key."""
 
+import gzip
 import json
 import pickle
 import subprocess
 import sys
 import textwrap
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.train.data.helpers import ToyPairs, read_shards, write_toy_pairs
@@ -288,3 +291,30 @@ def test_parts_of_a_file_are_the_file(tmp_path):
     sources.open_split(spec | {"splits": {"train": path + "[90%:30%]"}}, "train")
   with pytest.raises(UserError, match=r"needs examples with 'txt', .* did you mean text"):
     sources.open_split(spec, "train", ("txt",))
+
+
+def test_examples_are_counted_without_a_pass_over_the_data(tmp_path):
+  lines = [f"{'word ' * (i % 9)}{i}" for i in range(9000)]
+  for name in ("x.txt", "x.txt.gz"):
+    text = "".join(f"{line}\n" for line in lines).encode()
+    (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("gz") else text)
+  pq.write_table(pa.table({"text": lines}), tmp_path / "x.parquet", row_group_size=1000)
+
+  def count(name, end, **options):
+    spec = dict(name=name, splits={"train": str(tmp_path / end)}, **options)
+    return source_module.count_examples(sources.open_split(spec, "train", ("text",)))
+
+  assert count("text", "x.txt", unit="line") == (9000, True)
+  assert count("parquet", "x.parquet", columns=("text",), stream=True) == (9000, True)
+  assert count("parquet", "x.parquet[:50%]", columns=("text",), stream=True) == (4500, True)
+  for end, error in (("x.txt", 0.05), ("x.txt.gz", 0.6)):  # digits and one word compress more
+    number, known = count("text", end, unit="line", stream=True)
+    assert number == pytest.approx(9000, rel=error)
+    assert not known
+    assert count("text", end, unit="line", stream=True) == (number, known)
+  aligned = {side: str(tmp_path / "x.txt") for side in ("source", "target")}
+  spec = dict(name="files", splits={"train": aligned}, stream=True)
+  number, known = source_module.count_examples(sources.open_split(spec, "train"))
+  assert known
+  assert 0 <= number - 9000 < 512
+  assert source_module.count_examples(source_module.Ranges(lines)) == (9000, True)

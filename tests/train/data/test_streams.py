@@ -100,6 +100,10 @@ def sentences(batch):
   return [int(WORDS.decode([i])) for i in batch["labels"][rows, columns]]
 
 
+def sentences_of(batches):
+  return [number for batch in batches for number in sentences(batch)]
+
+
 def saved(stream):
   return json.loads(json.dumps(stream.get_state()))
 
@@ -271,6 +275,42 @@ def test_a_mixture_keeps_its_rates_and_its_caps():
     assert set(names) <= {"a", "b"}
   ends = [state["supply"]["parts"]["b"]["shard"] for state in late.values()]
   assert sum(ends) == 2 * Cut(60).num_shards  # each shard twice, and no more
+
+
+def test_caps_are_for_streams():
+  items = MixedItems({"a": pairs(Texts(40)), "b": pairs(Texts(60))}, {"a": 1, "b": 1}, {"b": 2})
+  with pytest.raises(UserError, match=r"parts\.b\.max_epochs .*--config\.streams=8"):
+    open_batches(items, LAYOUT, seed=0, workers=0)
+  with open_batches(items, LAYOUT, seed=0, workers=0, count=2) as stream:
+    seen = collections.Counter(sentences_of(take(stream, 60)))
+  # those of b alone are 40 to 59, those of both come from a for ever
+  assert [seen[i] for i in range(40, 60)] == [2] * 20
+
+
+def test_parts_on_the_same_data_read_them_in_orders_of_their_own():
+  items = MixedItems({"a": pairs(Cut()), "b": pairs(Cut())}, {"a": 1, "b": 1})
+  with StreamedBatches(items, LAYOUT, seed=0, count=1) as stream:
+    counts = collections.Counter(sentences_of(take(stream, 12)))
+  assert counts.total() > 100
+  assert np.mean([count == 1 for count in counts.values()]) > 0.5
+
+
+def test_a_small_part_does_not_limit_the_streams():
+  items = MixedItems({"a": pairs(Cut()), "b": pairs(Cut(5, fingerprint="b"))}, {"a": 1, "b": 1})
+  with open_batches(items, LAYOUT, seed=0, workers=0) as stream:
+    assert stream.streams == 8
+
+
+def test_a_position_at_other_rates_is_refused():
+  def opened(**rates):
+    parts = {name: pairs(Cut()) for name in rates}
+    return StreamedBatches(MixedItems(parts, rates), LAYOUT, seed=0, count=2)
+
+  with opened(a=1, b=1) as stream, opened(a=1, b=2) as other, opened(a=1, b=2, c=1) as more:
+    take(stream, 2)
+    with pytest.raises(UserError, match="rates"):
+      other.set_state(saved(stream))
+    more.set_state(saved(stream))
 
 
 def test_a_source_is_added_at_a_restart():

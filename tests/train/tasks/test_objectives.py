@@ -245,7 +245,7 @@ def parts(**changes):
     (dict(parts=parts(share=0.0)), "task.parts.b.share is 0.0"),
     (dict(parts=parts(rate=0.2)), r"parts.b cannot share a loss with task.parts.a: .*0\.2.*0\.3"),
     (dict(parts=parts(rat=0.2)), "task.rat: a mlm task has no such setting; did you mean rate"),
-    (dict(parts=dict(a=dict(name="mlm"))), "task.parts.a has no `share`"),
+    (dict(size_cap=9), r"task\.size_cap=9 .*alpha"),
   ],
 )
 def test_parts_that_make_no_mixture_are_named(changed, message, data, tmp_path):

@@ -2,7 +2,7 @@
 
 A `Corruption` turns the ids of a window into (source, target), an encoder-decoder's training pair;
 `hide` masks tokens of an encoder's input. The styles are named after Raffel et al. 2020 (T5),
-tables 3 to 7.
+tables 3 to 7, but for that of Tay et al. 2022 (UL2), section 3.1.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ STYLES = {
   "bert": "the same with BERT's 80% <mask>, 10% random, 10% unchanged (BERT-style)",
   "deshuffle": "the source is the text in random order, the target the text",
   "prefix": "the source is the text up to a random place, the target the rest (prefix LM)",
+  "suffix": "the same with a target of `rate` of the tokens on average (the S-denoiser of UL2)",
 }
 
 
@@ -49,6 +50,9 @@ class Corruption:
     if self.style == "prefix":
       place = rng.integers(1, len(ids))
       return ids[:place], ids[place:]
+    if self.style == "suffix":
+      place = len(ids) - rng.integers(1, self._longest_suffix(len(ids)) + 1)
+      return ids[:place], ids[place:]
     if self.style == "spans":
       return self._replace_by_sentinels(ids, self._choose_spans(len(ids), rng))
     chosen = np.zeros(len(ids), bool)
@@ -72,7 +76,13 @@ class Corruption:
       return length - noise, noise
     if self.style == "prefix":
       return length - 1, length - 1
+    if self.style == "suffix":
+      return length - 1, self._longest_suffix(length)
     return length, length
+
+  def _longest_suffix(self, length: int) -> int:
+    """Returns the most tokens of a target whose length is uniform with the mean of `rate`."""
+    return min(2 * number_chosen(length, self.rate) - 1, length - 1)
 
   def number_of_spans(self, length: int) -> int:
     """Returns the number of spans that the chosen tokens of a window form."""

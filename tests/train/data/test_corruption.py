@@ -77,10 +77,11 @@ def test_shuffles_and_prefixes_keep_every_token(length, rate, seed):
   ids, _, source, target = corrupted("deshuffle", length, seed, rate=rate)
   assert target.tolist() == ids.tolist()
   assert sorted(source.tolist()) == sorted(ids.tolist())
-  ids, _, source, target = corrupted("prefix", length, seed, rate=rate)
-  assert [*source, *target] == ids.tolist()
-  assert len(source)
-  assert len(target)
+  for style in ("prefix", "suffix"):
+    ids, _, source, target = corrupted(style, length, seed, rate=rate)
+    assert [*source, *target] == ids.tolist()
+    assert len(source)
+    assert len(target)
 
 
 @pytest.mark.parametrize("style", corruption.STYLES)
@@ -115,6 +116,12 @@ def test_spans_are_as_long_on_average_as_they_should_be():
       lengths += (np.diff([*starts, len(target)]) - 1).tolist()
     assert np.mean(lengths) == pytest.approx(mean, rel=0.02)
     assert len(set(lengths)) > 1 or mean == 1
+
+
+def test_a_suffix_is_of_any_length_with_the_mean_of_the_rate():
+  lengths = [len(corrupted("suffix", 40, seed, rate=0.25)[3]) for seed in range(2000)]
+  assert set(lengths) == set(range(1, 20))
+  assert np.mean(lengths) == pytest.approx(10, rel=0.05)
 
 
 def test_spans_may_be_of_any_length_and_anywhere():

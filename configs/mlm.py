@@ -19,20 +19,24 @@ SIZES = {
   "base": (sections.BERT, 256, 512, 30_000),
   "large": (LARGE, 256, 512, 30_000),
 }
+ARGUMENTS = dict(
+  size=Argument(tuple(SIZES), "size of the model and its batches"),
+  init="",
+  rate=Argument(0.15, "share of the tokens to predict"),
+  whole_words=Argument(False, "masks whole words"),
+  steps=2000,
+  peak=1e-3,
+  small=False,
+)
 
 
 def get_config(arg=""):
-  arg = common.parse(
-    arg,
-    data=Argument("data/prose", "a text file, folder or glob"),
-    size=Argument(tuple(SIZES), "size of the model and its batches"),
-    init="",
-    rate=Argument(0.15, "share of the tokens to predict"),
-    whole_words=Argument(False, "masks whole words"),
-    steps=2000,
-    peak=1e-3,
-    small=False,
-  )
+  data = Argument("data/prose", "a text file, folder or glob")
+  return build(common.parse(arg, data=data, **ARGUMENTS))
+
+
+def build(arg, **task):
+  """Returns the run of ARGUMENTS; `task` replaces settings of its task."""
   model, batch_size, source_len, vocab_size = SIZES[arg.size]
   model = model | dict(output_bias=True)
   if arg.small:
@@ -49,12 +53,7 @@ def get_config(arg=""):
     arg,
     batch_size=batch_size,
     vocab_size=vocab_size,
-    task=dict(
-      name="mlm",
-      source_len=source_len,
-      rate=arg.rate,
-      whole_words=arg.whole_words,
-    ),
+    task=dict(name="mlm", source_len=source_len, rate=arg.rate, whole_words=arg.whole_words) | task,
     optimizer=sections.ADAMW | dict(rates=rates),
     **start,
   )

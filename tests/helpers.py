@@ -6,6 +6,8 @@ import pathlib
 import random
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from tests.train.data import po
 from train import loop, resolve
@@ -66,9 +68,31 @@ def write_data(folder):
       options = [sentence(rng) for _ in range(2 + number % 3)]
       rows.append(dict(text=sentence(rng), choices=options, label=rng.randrange(len(options))))
     (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+  write_corpora(folder, rng)
   rows = [f'{n},"{sentence(rng)},\n{sentence(rng)}",{n % 2}\n' for n in range(40)]
   (folder / "reviews.csv").write_text("id,review,stars\n" + "".join(rows))
   write_wheels(folder, rng)
+
+
+def write_corpora(folder, rng):
+  """Writes files in the forms of C4, Wikipedia and OPUS-100."""
+  for name in ("c4", "wikipedia", "de-en", "en-fr"):
+    (folder / name).mkdir()
+  for split in ("train", "validation"):
+    rows = [dict(text=sentence(rng, 20, 60), url="x") for _ in range(20)]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    path = folder / "c4" / f"c4-{split}.00000-of-00001.json.gz"
+    path.write_bytes(gzip.compress(text.encode()))
+  articles = [sentence(rng, 20, 60) for _ in range(100)]
+  table = pa.table({"title": [text[:9] for text in articles], "text": articles})
+  pq.write_table(table, folder / "wikipedia" / "train-00000-of-00001.parquet")
+  for pair in ("de-en", "en-fr"):
+    for split in ("train", "dev", "test")[: 3 if pair == "de-en" else 1]:
+      lines = [sentence(rng) for _ in range(60)]
+      for language in pair.split("-"):
+        change = str if language == "en" else str.upper
+        text = "".join(change(line) + "\n" for line in lines)
+        (folder / pair / f"opus.{pair}-{split}.{language}").write_text(text)
 
 
 def load_config(text, folder):

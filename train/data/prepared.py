@@ -5,12 +5,14 @@ import hashlib
 import json
 import pathlib
 import re
+from collections.abc import Mapping
 
 import tensorflow_datasets as tfds
 from google.protobuf import json_format
 
 from train.common import json_files
 from train.common.errors import NoSplit, UserError, did_you_mean
+from train.data import reading
 from train.data.records import READ_ERRORS, Records, RecordShards
 from train.data.source import digest, first_example, is_large
 
@@ -26,15 +28,18 @@ def open_tfds(
   data_dir: str | None = None,
   on_bad_record: str = "error",
   stream: bool | None = None,
+  splits: Mapping[str, str] | None = None,
   **fields: str,
 ) -> Records | RecordShards:
   """Opens a prepared TFDS dataset; `fields` maps our names to its features, nested as "a/b".
+  `splits` maps our splits to the dataset's, or to parts of them: "train[:99%]".
 
   The fingerprint covers dataset_info.json (version, shard lengths, bytes), the split's length and
   up to 200 of its examples, of shards the first one. By index with on_bad_record="skip" the whole
   dataset is read: the bad records must be known before training begins, so that the order of the
   data stays a function of seed and step.
   """
+  split = reading.get_split(split, splits) if splits else split
   builder = _prepared_builder(dataset, data_dir)
   known = list(builder.info.splits)
   if split.split("[")[0] not in known:

@@ -66,6 +66,8 @@ def open_split(
   for key in ("on_bad_record", "stream"):  # the source has no bad record, or is always small
     if key not in known:
       options.pop(key, None)
+  if split != "train" and options.get("stream"):  # what is not for training is listed, see below
+    options["stream"] = None
   for key in options:
     if key not in known and len(known) == len(parameters):
       raise UserError(

@@ -12,7 +12,8 @@ from train.data import chunks, reading, tables
 from train.data.bad_records import MAX_RECORD_BYTES, BadRecords
 from train.data.source import PickledByFields, digest, is_large
 
-SUFFIXES = {"documents": (".txt", ".md", ".jsonl")}
+JSON_LINES = ".jsonl"
+SUFFIXES = {"documents": (".txt", ".md", JSON_LINES)}  # of a folder's files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,7 @@ class InMemory(PickledByFields):
 def _open(kind: str, reader, split, splits, on_bad_record, *arguments) -> InMemory:
   """Opens the files of `splits[split]`; `kind` stands for the reader in the fingerprint."""
   paths = reading.list_files(split, splits, SUFFIXES[kind])
-  digests = [f"{reading.file_type(path)} {reading.file_digest(path)}" for path in paths]
+  digests = [f"{document_type(path)} {reading.file_digest(path)}" for path in paths]
   policy = [on_bad_record] if on_bad_record != "error" else []
   fingerprint = digest(kind, *arguments, *digests, *policy)
   return InMemory(_read_files, (reader, paths, on_bad_record, *arguments), fingerprint)
@@ -67,10 +68,10 @@ def open_text(
 ) -> InMemory | chunks.ChunkedFiles:
   """Opens documents {"text"}: whole files, paragraphs (between blank lines) or lines.
 
-  Each line of a .jsonl file is a document, its key "text". "PATH[:90%]" is a part of each file. A
-  line that cannot be read is a bad record, also within a longer document. Large data are streamed:
-  then a part is one of a file's bytes, and a document of more than some 100 KB (unit "file"), or
-  1 MB, is cut into parts.
+  Each line of a .jsonl or .json file is a document, its key "text". "PATH[:90%]" is a part of each
+  file. A line that cannot be read is a bad record, also within a longer document. Large data are
+  streamed: then a part is one of a file's bytes, and a document of more than some 100 KB (unit
+  "file"), or 1 MB, is cut into parts.
   """
   choose(UNITS, unit, "data.unit")
   splits, start, stop = reading.parse_part(split, splits)
@@ -78,12 +79,18 @@ def open_text(
   if not is_large(sum(map(chunks.unpacked_size, files)), stream):
     return _open("documents", read_documents, split, splits, on_bad_record, unit, start, stop)
   chunks.check_part(f"data.splits.{split}", files, start, stop)
-  kinds = [reading.file_type(path) for path in files]
+  kinds = [document_type(path) for path in files]
   fingerprint = chunks.sampled_digest(files, "documents", unit, start, stop, kinds, on_bad_record)
-  rules = {".jsonl": chunks.RECORDS}
+  rules = {JSON_LINES: chunks.RECORDS}
   rules = tuple(rules.get(kind, RULES[unit]) for kind in kinds)
   parse = functools.partial(parse_documents, unit)
   return chunks.ChunkedFiles(tuple(files), rules, parse, fingerprint, on_bad_record, (start, stop))
+
+
+def document_type(path: pathlib.Path) -> str:
+  """Returns the file name's ending as reading.file_type does, and .jsonl for .json, as C4 has."""
+  ending = reading.file_type(path)
+  return JSON_LINES if ending == ".json" else ending
 
 
 BLANK_END = re.compile(r"\n\s*\Z")  # what is between a chunk's last paragraph and the next chunk
@@ -93,8 +100,8 @@ RULES = {"file": chunks.PARTS, "paragraph": chunks.PARAGRAPHS, "line": chunks.LI
 def parse_documents(unit: str, path, chunk: chunks.Chunk, bad) -> tuple[list[dict], int]:
   """Returns the documents of a chunk of a file."""
   lines = reading.split_lines(chunk.content, path, bad)
-  if reading.file_type(path) == ".jsonl":
-    rows = tables.parse_rows(tables.Table(".jsonl", (path,), ("text",)), ("text",), lines, bad)
+  if document_type(path) == JSON_LINES:
+    rows = tables.parse_rows(tables.Table(JSON_LINES, (path,), ("text",)), ("text",), lines, bad)
     texts = [row[0] for row in rows if row is not None]
   else:
     text = "\n".join(line for line in lines if line is not None)
@@ -105,8 +112,8 @@ def parse_documents(unit: str, path, chunk: chunks.Chunk, bad) -> tuple[list[dic
 
 def read_documents(path: pathlib.Path, unit: str, start: int, stop: int, bad) -> list[dict]:
   """Reads a file's documents between two percentages, of its characters if it is one document."""
-  if reading.file_type(path) == ".jsonl":
-    table = tables.find_table(path, ("text",), None)
+  if document_type(path) == JSON_LINES:
+    table = tables.Table(JSON_LINES, (path,), ("text",))
     rows = bad.drop_bad(path, tables.read_rows(table, ("text",), bad))
     texts = [text for (text,) in rows]
   else:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets")
 # The types of a start's fields in run.json, and of the fields of its "git".
 FIELDS = dict(git=dict, versions=dict[str, str | None], after=int, steps=list[int])
-FIELDS |= {"files": dict[str, str]}
+FIELDS |= {"files": dict[str, str], "rates": dict[str, float], "streams": int}
 GIT = dict(commit=str, dirty=bool)
 PATCH_BYTES = 1 << 20  # a longer patch is cut
 

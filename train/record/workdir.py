@@ -18,20 +18,12 @@ from ml_collections import ConfigDict
 from train.common import json_files
 from train.common.errors import UserError, as_user_error, nearest
 from train.common.files import write_atomically
-from train.record import checksums, older, provenance
+from train.record import added_parts, checksums, older, provenance
 from train.record.config import flat, frozen
 
 # Settings that may change when a run goes on, as they change no number (up to rounding).
-CHANGEABLE = (
-  "log_every",
-  "loggers",
-  "workers",
-  "mesh",
-  "parallelism",
-  "microbatches",
-  "max_skipped",
-)
-CHANGEABLE += ("watchdog_seconds", "model.remat", "task.loss_chunks")
+CHANGEABLE = ("log_every", "loggers", "workers", "mesh", "parallelism", "microbatches")
+CHANGEABLE += ("max_skipped", "watchdog_seconds", "model.remat", "task.loss_chunks")
 CHANGEABLE += ("task.data.stream",)  # the saved position decides
 # Settings that may change too, with what a change means, which the log reports. The schedule
 # follows steps, as train/loop.py logs.
@@ -234,13 +226,15 @@ def _refuse_another(path, here, there, defaults):
   here, there = flat(here), flat(there)
   later = {key: defaults[key] for key in here.keys() & defaults.keys() if is_unchanged(path)}
   there = later | older.defaults(here) | there
+  done = max(checksums.steps(path / "checkpoints"), default=0)
+  # The saved position lacks these parts of a mixture, so they begin where the run goes on.
+  free = (*CHANGEABLE, *CADENCE, *added_parts.find((here, there), starts(path), done))
   rows = [
     (key, *(repr(side[key]) if key in side else "(absent)" for side in (here, there)))
     for key in sorted(here.keys() | there.keys())
-    if not any(f"{key}.".startswith(f"{name}.") for name in (*CHANGEABLE, *CADENCE))
+    if not any(f"{key}.".startswith(f"{name}.") for name in free)
   ]
   rows = [row for row in rows if row[1] != row[2]]
-  done = max(checksums.steps(path / "checkpoints"), default=0)
   if not rows and 0 < here.get("steps", done) < done:  # 0: known later, of epochs
     raise UserError(
       f"{path}: steps is {here['steps']}, and {done} are done: set it to {done} or more, or use"

@@ -1,11 +1,12 @@
 """Every config trains at `small`, every key of it is read, and configs/README.md has them all."""
 
 import re
+import types
 
 import pytest
 
 from configs import __main__ as listing
-from configs import common
+from configs import common, corpora
 from tests.helpers import FIXTURES, ROOT, load_config
 from train import loop, resolve
 from train.common.errors import UserError
@@ -223,6 +224,41 @@ def test_parallel_text_is_a_table_two_files_or_a_folder():
   assert splits["test"]["source"] == "DIR/test_2016_flickr.de.gz"
 
 
+def test_large_texts_are_a_dataset_files_or_prepared(tmp_path):
+  data = data_of("c4.py:data_dir=D")
+  assert (data["name"], data["dataset"], data["data_dir"]) == ("tfds", "c4/en", "D")
+  assert data["limit"] == {"validation": 5000}
+  data = data_of("c4.py:data=D/c4-train.*.json.gz")
+  assert (data["name"], data["splits"]["validation"]) == ("text", "D/c4-validation.*.json.gz")
+  data = data_of("c4.py:data=D/train-*.parquet")
+  assert (data["name"], data["splits"]["validation"]) == ("parquet", "D/validation-*.parquet")
+  data = data_of("wikipedia.py:data=D/train-*.parquet")
+  assert data["splits"]["validation"] == "D/train-*.parquet[99%:]"
+  data = data_of("wikipedia.py:")
+  assert data["splits"] == dict(train="train[:99%]", validation="train[99%:]")
+  parts = resolve.load(f"{ROOT}/configs/c4.py:style=ul2").task.parts
+  assert {part.data.dataset for part in parts.values()} == {"c4/en"}
+  expected = {("[R]", "spans", 0.15, 3.0), ("[R]", "spans", 0.15, 8.0)}
+  expected |= {("[S]", "suffix", 0.25, 1.0), ("[X]", "spans", 0.5, 3.0), ("[X]", "spans", 0.5, 8.0)}
+  expected |= {("[X]", "spans", 0.15, 64.0), ("[X]", "spans", 0.5, 64.0)}
+  assert {(x.mode, x.style, x.rate, x.mean_span) for x in parts.values()} == expected
+  (tmp_path / "manifest.json").touch()  # of train.prepare
+  assert corpora.read(types.SimpleNamespace(data=str(tmp_path)), "c4/en") == {}
+
+
+def test_every_pair_of_opus100_has_both_directions(corpus):
+  task = resolve.load(f"{ROOT}/configs/opus100.py:temperature=2").task
+  assert len(task.parts) == 2 * 99
+  assert task.alpha == 0.5
+  assert set(task.tokenizer.special) == {f"<2{part.target_lang}>" for part in task.parts.values()}
+  parts = resolve.load(f"{ROOT}/configs/opus100.py:data={corpus},languages=de+fr").task.parts
+  splits = parts["en-de"].data.splits.to_dict()
+  assert splits["validation"] == dict(
+    source=f"{corpus}/de-en/opus.de-en-dev.en", target=f"{corpus}/de-en/opus.de-en-dev.de"
+  )
+  assert set(parts["fr-en"].data.splits) == {"train"}  # the others are not there
+
+
 def test_directions_are_folders_rows_or_reversed():
   data = data_of("nllb.py:data=D,directions=de-en+fr-en,dev=10%")["of"]
   assert data["fr-en"]["of"]["splits"]["train"] == dict(
@@ -261,6 +297,8 @@ def test_summaries_are_scored_by_rouge():
     ("nllb.py:directions=rows", "directions=rows is for a table"),
     ("multi30k.py:data=x.csv,source=en", "name both columns"),
     ("multi30k.py:source=a.en,target=a.de,dev=b.en", "dev and test are shares"),
+    ("span.py:style=ul2,rate=0.5", "leave out rate and mean_span"),
+    ("opus100.py:temperature=0.5", "temperature=0.5: 1 or more"),
   ],
 )
 def test_arguments_that_name_no_data_are_refused(text, message):

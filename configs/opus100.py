@@ -11,10 +11,13 @@ pairs alone. Batches, model and schedule are those of configs/wmt14.py with a vo
 python -m train.evaluate --workdir runs/opus100 --split test   # BLEU of every direction
 python -m train.predict --workdir runs/opus100 "<2fr> A dog runs."
 
-On paper, of 55 million pairs, each in both directions: 5.5 billion tokens at 50 a pair, which are
-read as text, from files whose lines are counted once. The pairs' files lie on a disk of each host.
+On paper: 55 million pairs, each in both directions, are 5.5 billion tokens at 50 a pair. They are
+read as text, as train.prepare does not take mixtures, from a disk of each host; the lines of the
+files are counted once.
 
-Time: not measured. Expected: no number was measured.
+Time: not measured; with all directions each of a process's streams takes 250 MB and 6 seconds of a
+core before the first batch (measured: 2.0 GB and 49 s for the 8 streams of one process). Expected:
+no number was measured.
 """
 
 import os

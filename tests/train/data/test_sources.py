@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.train.data.helpers import ToyPairs, read_shards, write_toy_pairs
-from train.common.errors import UserError
+from train.common.errors import NoSplit, UserError
 from train.data import prepared, records, scan, sources
 from train.data import source as source_module
 from train.data.source import read_many
@@ -84,6 +84,13 @@ def test_tfds_fields_are_the_texts_written(toy):
   assert source._getitems([5, 2]) == [source[5], source[2]]
   assert list(pickle.loads(pickle.dumps(source))) == list(source)
   assert list(sources.open_split(toy, "train[2:4]")) == [source[2], source[3]]
+  spec = toy | {"splits": {"train": "train[:5]", "validation": "train[5:]"}}
+  assert [list(sources.open_split(spec, split)) for split in spec["splits"]] == [
+    list(source)[:5],
+    list(source)[5:],
+  ]
+  with pytest.raises(NoSplit, match="test"):
+    sources.open_split(spec, "test")
 
 
 def test_tfds_numbers_are_their_digits_and_classes_their_names(toy):

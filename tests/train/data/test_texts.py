@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from train.common.errors import UserError
 from train.data import sources, texts
-from train.data.source import read_many
+from train.data.source import read_many, sample
 
 SHARED = pathlib.Path(__file__).parents[4] / "shared" / "data"
 
@@ -78,6 +78,19 @@ def test_files_come_from_folders_globs_lists_and_packages(tmp_path, monkeypatch)
   assert documents("package:some_plays/plays") == expected
   assert documents("package:some_plays/plays/deep/*.md") == ["deep/a.md"]
   assert documents("package:some_plays/plays[:50%]") == ["b.", "d.tx", "deep"]
+
+
+@pytest.mark.parametrize("stream", [None, True])
+@pytest.mark.parametrize("ending", ["jsonl", "json.gz"])  # C4's
+def test_json_lines_are_documents(tmp_path, stream, ending):
+  texts = ["one\n\ntwo", "three"]
+  content = "".join(json.dumps(dict(url="x", text=text)) + "\n" for text in texts).encode()
+  path = tmp_path / f"a.{ending}"
+  path.write_bytes(gzip.compress(content) if ending.endswith("gz") else content)
+  spec = {"name": "text", "splits": {"train": f"{tmp_path}/a.*"}, "stream": stream}
+  source = sources.open_split(spec, "train")
+  examples = list(source) if stream is None else list(sample(source, 0))
+  assert examples == [{"text": text} for text in texts]
 
 
 def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path):

@@ -146,7 +146,7 @@ class SkippedUpdates:
   """
 
   def __init__(self, workdir: pathlib.Path, limit: int, primary: bool = True):
-    self.file, self.limit, self.primary = pathlib.Path(workdir, "skipped.jsonl"), limit, primary
+    self.file, self.limit, self.primary = workdir / "skipped.jsonl", limit, primary
     self.in_a_row = 0
 
   def note(self, step: int, skipped: bool, spike: bool, delivered: Callable) -> None:

@@ -8,13 +8,14 @@ import argparse
 import contextlib
 import functools
 import http.server
+import io
 import os
+import re
 import threading
 import time
 import urllib.parse
 
 BUCKET = "bucket"
-CONDITIONS = ("ifGenerationMatch", "ifGenerationNotMatch")
 
 
 class Google:
@@ -54,17 +55,20 @@ class Google:
 
 
 def _handler(server, google: Google):
+  from gcp_storage_emulator import exceptions
+
   class Handler(server.RequestHandler):
     protocol_version = "HTTP/1.1"
 
     def handle_one_request(self):
-      self.generation = None
+      self.generation = 0
       # A client that goes away in the middle of an answer is none of the server's troubles.
       with contextlib.suppress(ConnectionError):
         super().handle_one_request()
 
     def answer(self, method):
       google.requests.append((method, self.path))
+      body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
       time.sleep(google.delay)
       if google.broken:
         self.close_connection = True
@@ -72,32 +76,30 @@ def _handler(server, google: Google):
       if google.denied:
         self.refuse(403, b'{"error": {"code": 403, "message": "Forbidden: no storage.objects"}}')
         return
+      connection, self.rfile = self.rfile, io.BytesIO(body)
       with google.lock:
-        self.generation = self.current()
-        query = {
-          key: int(value) for key, value in self.query().items() if key in CONDITIONS
-        }
-        here = self.generation or 0
-        if query.get("ifGenerationMatch", here) != here:
+        query = dict(urllib.parse.parse_qsl(urllib.parse.urlparse(self.path).query))
+        here = self.generation = self.current(query.get("name"), body)
+        if int(query.get("ifGenerationMatch", here)) != here:
           self.refuse(412)
-        elif "ifGenerationNotMatch" in query and query["ifGenerationNotMatch"] == here:
+        elif int(query.get("ifGenerationNotMatch", -1)) == here:
           self.refuse(304 if method == "GET" else 412)
         else:
           server.Router(self).handle(method)
+      self.rfile = connection
 
-    def query(self):
-      return dict(urllib.parse.parse_qsl(urllib.parse.urlparse(self.path).query))
-
-    def current(self):
+    def current(self, name, body):
+      """Returns the generation of the object that a request is of, 0 if there is none."""
       path = urllib.parse.urlparse(self.path).path
-      name = urllib.parse.unquote(path.partition(f"/b/{BUCKET}/o/")[2]) or self.query().get("name")
+      name = urllib.parse.unquote(path.partition(f"/b/{BUCKET}/o/")[2]) or name
+      if not name and (match := re.search(rb'"name": "([^"]*)"', body[:1000])):
+        name = match[1].decode()
       try:
-        return int(self.storage.get_file_obj(BUCKET, name)["generation"]) if name else None
-      except Exception:  # none there
-        return None
+        return int(self.storage.get_file_obj(BUCKET, name)["generation"]) if name else 0
+      except exceptions.NotFound:
+        return 0
 
     def refuse(self, status, content=b""):
-      self.rfile.read(int(self.headers.get("Content-Length") or 0))
       self.send_response(status)
       self.send_header("Content-Length", str(len(content)))
       self.end_headers()

@@ -227,7 +227,8 @@ def _refuse_another(path, here, there, defaults):
   """Raises UserError for settings that differ and may not change, or fewer steps than done; logs
   those of CADENCE that differ."""
   here, there = flat(here), flat(there)
-  later = {key: defaults[key] for key in here.keys() & defaults.keys() if is_unchanged(path)}
+  later = {key: defaults[key] for key in here.keys() & defaults.keys()}
+  later = later if is_unchanged(path) else {}
   there = later | older.defaults(here) | there
   rows = [
     (key, *(repr(side[key]) if key in side else "(absent)" for side in (here, there)))

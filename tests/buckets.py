@@ -59,6 +59,7 @@ def _handler(server, google: Google):
 
   class Handler(server.RequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # an answer is written in two parts: 40 ms each
 
     def handle_one_request(self):
       self.generation = 0

@@ -61,6 +61,7 @@ class Checkpoints(contextlib.AbstractContextManager):
     if paths.is_bucket(self.directory):
       kvstore.install()
       self.context.atomicity.mode = ocp.options.AtomicityMode.COMMIT_FILE
+      self.context.file_options.skip_sync_file_validations = True  # requests that hold the step
     self.before_record = before_record
     self.primary = jax.process_index() == 0
     if clean and self.primary:

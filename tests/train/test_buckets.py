@@ -1,10 +1,12 @@
 """Runs in buckets, on servers on loopback: the same runs as on a disk, whatever happens to them."""
 
+import asyncio
 import json
 import os
 import sys
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
@@ -165,7 +167,7 @@ def test_a_run_is_locked_for_one_process(folder, quick):
 
 def test_the_lease_of_a_process_that_has_ended_is_free(folder, quick):
   here = dict(machine=lock._machine(), started=lock._started(os.getpid()))
-  for number, facts in enumerate((dict(pid=2**22 + 1), dict(pid=os.getpid(), started="1"))):
+  for number, facts in enumerate((dict(pid=2**22 + 1), dict(pid=os.getpid()))):
     held(folder, 3 + 2 * number, **here | facts)
     began = time.monotonic()
     lock.lock(folder).close()
@@ -302,6 +304,53 @@ def test_a_bucket_without_permission_is_named(folder, google):
 def test_a_bucket_that_is_not_there_is_named(google):
   with pytest.raises(UserError, match="no such bucket"):
     workdir.open_run("gs://another-bucket/run", settings(), [])
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+  """Makes gcsfs try again a hundred times as fast, and us for some seconds alone."""
+  sleep = types.SimpleNamespace(sleep=lambda seconds: asyncio.sleep(seconds / 100))
+  monkeypatch.setattr("gcsfs.retry.asyncio", sleep)
+  monkeypatch.setattr(buckets, "PATIENCE", 3)
+
+
+def breaks_in_a_save(google, step, seconds):
+  """Returns `Checkpoints.save` after which a bucket cannot be reached for some seconds."""
+  save = Checkpoints.save
+
+  def breaking(self, state, *args):
+    if int(state["step"]) == step:
+      google.broken = True
+      mending = threading.Timer(seconds, setattr, [google, "broken", False])
+      mending.daemon = True
+      mending.start()
+    save(self, state, *args)
+
+  return breaking
+
+
+@pytest.mark.slow
+def test_a_network_that_fails_for_a_while_is_waited_for(
+  folder, google, on_disk, impatient, monkeypatch, caplog
+):
+  monkeypatch.setattr(buckets, "PATIENCE", 60)
+  monkeypatch.setattr(Checkpoints, "save", breaks_in_a_save(google, 2, 4))
+  api.train(settings(), folder)
+  assert "the bucket cannot be reached" in caplog.text
+  assert_same(folder, on_disk)
+
+
+@pytest.mark.slow
+def test_a_network_that_fails_for_good_ends_the_run_which_can_go_on(
+  folder, google, on_disk, impatient, monkeypatch
+):
+  with monkeypatch.context() as patch:
+    patch.setattr(Checkpoints, "save", breaks_in_a_save(google, 4, 600))
+    with pytest.raises(UserError, match=r"gs://.*could not be reached.*start the same command"):
+      api.train(settings(), folder)
+  google.broken = False
+  api.train(settings(), folder)
+  assert_same(folder, on_disk)
 
 
 def test_a_missing_package_is_named(monkeypatch):

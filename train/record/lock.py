@@ -16,6 +16,7 @@ from train.common.errors import UserError
 
 LEASE = 60  # seconds without a sign of life after which a lease is free
 RENEW = LEASE / 4
+HELD: set[str] = set()  # the ids of this process's leases
 POLL = 2  # seconds between looks at a lease of another machine
 LONG_AGO = 10 * LEASE  # by the clocks of two machines, which may differ
 
@@ -55,7 +56,7 @@ class KernelLock:
   def check(self) -> None:
     """Does nothing: nobody takes a lock from a living process."""
 
-  def close(self) -> None:
+  def close(self, reachable: bool = True) -> None:
     os.close(self.file)
 
 
@@ -73,6 +74,7 @@ class Lease:
     process = dict(machine=_machine(), pid=os.getpid(), started=_started(os.getpid()))
     self.content = dict(holder=_own_name(), id=uuid.uuid4().hex, **process)
     self._acquire(folder)
+    HELD.add(self.content["id"])
     self.closed = threading.Event()
     self.thread = threading.Thread(target=self._renew, name="lease", daemon=True)
     self.thread.start()
@@ -85,11 +87,12 @@ class Lease:
         f" reach the bucket for more than {LEASE} s"
       )
 
-  def close(self) -> None:
-    """Gives up the lease."""
+  def close(self, reachable: bool = True) -> None:
+    """Gives up the lease. One in a bucket that is not `reachable` ends by itself."""
+    HELD.discard(self.content["id"])
     self.closed.set()
-    self.thread.join(RENEW)
-    if not self.lost:
+    if reachable and not self.lost:
+      self.thread.join()
       self._write(released=True)
 
   def _acquire(self, folder):
@@ -169,8 +172,10 @@ def _is_free(lease: dict) -> bool:
 
 
 def _is_here(lease: dict) -> bool:
-  """Returns whether the process of a lease lives on this machine."""
-  return lease.get("machine") == _machine() and _started(lease["pid"]) == lease["started"]
+  """Returns whether the process of a lease lives on this machine, and has not given it up."""
+  if lease.get("machine") != _machine() or _started(lease["pid"]) != lease["started"]:
+    return False
+  return lease["pid"] != os.getpid() or lease["id"] in HELD
 
 
 def _machine() -> str:

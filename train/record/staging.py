@@ -50,10 +50,11 @@ class Staging:
         (self.folder / name).unlink(missing_ok=True)
         del self.uploaded[name]
 
-  def close(self) -> None:
-    """Uploads a last time, and removes the local folder."""
+  def close(self, reachable: bool = True) -> None:
+    """Uploads a last time, unless the bucket is not `reachable`, and removes the local folder."""
     self.closed.set()
-    self.upload()
+    if reachable:
+      self.upload()
     self.temporary.cleanup()
 
   def _run(self):

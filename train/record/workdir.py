@@ -94,11 +94,15 @@ class Workdir(contextlib.AbstractContextManager):
       self.note(config_sha256=hashlib.sha256(text.encode()).hexdigest(), steps=steps)
 
   def close(self, reachable: bool = True) -> None:
-    """Uploads the last files, and releases the folder to other processes."""
-    held, self.staging, self.lock = (self.staging, self.lock), None, None
-    for part in held if reachable else ():
-      if part:
-        part.close()
+    """Uploads the last files, unless the bucket is not `reachable`, and releases the folder."""
+    staging, lock = self.staging, self.lock
+    self.staging = self.lock = None
+    try:
+      if staging:
+        staging.close(reachable)
+    finally:
+      if lock:
+        lock.close(reachable)
 
   def __exit__(self, kind, error, *_):
     self.close(reachable=not (error and self.staging and disk_trouble(error)))

@@ -28,6 +28,7 @@ class Google:
     from gcp_storage_emulator.handlers import buckets
 
     self.delay, self.broken, self.denied = 0.0, False, False  # what it does to each request
+    self.breaks_at = ""  # the part of a path that breaks it
     self.requests, self.lock = [], threading.Lock()
     store = storage.Storage(use_memory_fs=True)
     buckets.create_bucket(BUCKET, store)
@@ -71,6 +72,7 @@ def _handler(server, google: Google):
       google.requests.append((method, self.path))
       body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
       time.sleep(google.delay)
+      google.broken |= bool(google.breaks_at) and google.breaks_at in self.path
       if google.broken:
         self.close_connection = True
         return

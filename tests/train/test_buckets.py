@@ -1,19 +1,19 @@
 """Runs in buckets, on servers on loopback: the same runs as on a disk, whatever happens to them."""
 
-import asyncio
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
-import types
 
 import numpy as np
 import pytest
 
+from experiments import compare
 from tests import buckets as servers
 from tests import helpers
-from train import api
+from train import api, checkpoints, evaluate, inference, predict, resolve
 from train.checkpoint import Checkpoints
 from train.common import buckets, paths
 from train.common.errors import UserError
@@ -51,17 +51,18 @@ def amazon():
 @pytest.fixture
 def folder(google, request):
   """Returns a new folder of a test in a bucket."""
-  google.delay, google.broken, google.denied = 0.0, False, False
   google.requests.clear()
   yield paths.of(f"{google.prefix}/{request.node.name}")
-  google.delay, google.broken, google.denied = 0.0, False, False
+  google.delay, google.broken, google.denied, google.breaks_at = 0.0, False, False, ""
+
+
+CHANGES = {"steps": 4, "log_every": 1, "checkpoint.every": 2, "evaluate.every": 4}
+CHANGES |= {"evaluate.decode_every": 0, "checkpoint.best_metric": "loss", "workers": 0}
+CHANGES |= {"schedule.warmup_steps": 1, "checkpoint.keep_latest": 1, "checkpoint.keep_best": 1}
 
 
 def settings(**changes):
-  values = {"steps": 4, "log_every": 1, "checkpoint.every": 2, "evaluate.every": 4}
-  values |= {"evaluate.decode_every": 0, "checkpoint.best_metric": "loss", "workers": 0}
-  values |= {"schedule.warmup_steps": 1, "checkpoint.keep_latest": 1, "checkpoint.keep_best": 1}
-  return api.config(f"{helpers.ROOT}/configs/scan.py:small", values | changes)
+  return api.config(f"{helpers.ROOT}/configs/scan.py:small", CHANGES | changes)
 
 
 def numbers(path):
@@ -139,6 +140,35 @@ def test_a_run_in_a_bucket_of_amazon_is_the_run_on_a_disk(amazon, on_disk):
   with workdir.open_run(path, settings(), []), pytest.raises(UserError, match="in use by process"):
     workdir.open_run(path, settings(), [])
   assert not checksums.problems(path / "checkpoints" / "4")
+
+
+@pytest.mark.slow
+def test_commands_read_and_write_in_a_bucket(folder, google, tmp_path, capsys):
+  api.train(settings(), folder)
+  evaluate.main(["--workdir", str(folder), "--split", "test", "--limit", "8"])
+  results = json.loads((folder / "results.json").read_text())
+  assert results["steps"] == [4]
+  written = files(folder / "evaluations")
+  assert written == {f"test-first8-latest-beam1{end}" for end in (".json", ".jsonl")}, written
+  predictor = inference.load(str(folder))
+  assert len(predictor(["jump twice", "walk"])) == 2
+  predict.main(["--workdir", str(folder), "jump twice"])
+  capsys.readouterr()
+  assert not checkpoints.main(["check", str(folder)])
+  assert "step 4: sound" in capsys.readouterr().out
+  assert not checkpoints.main(["list", str(folder)])
+  assert not checkpoints.main(["diff", f"{folder}@4", str(folder)])
+  assert resolve.load_again(str(folder)) == settings()
+  init = f"{helpers.ROOT}/configs/scan.py:small"
+  changes = CHANGES | {"init_from.workdir": str(folder), "task.tokenizer.name": "file"}
+  changes |= {"task.tokenizer.path": f"{folder}/tokenizer.json", "steps": 2}
+  api.train(api.config(init, changes), tmp_path / "from")
+  name = "tokenizer.json"
+  assert (tmp_path / "from" / name).read_text() == (folder / name).read_text()
+  compare.main([str(folder), str(tmp_path / "from"), "--out", str(tmp_path / "compared")])
+  assert str(folder) in (tmp_path / "compared" / "compare.md").read_text()
+  with pytest.raises(UserError, match=f"{folder.name}x: .*no such folder.*did you mean {folder}"):
+    workdir.load_config(f"{folder}x")
 
 
 def held(folder, number=3, **facts):
@@ -306,51 +336,43 @@ def test_a_bucket_that_is_not_there_is_named(google):
     workdir.open_run("gs://another-bucket/run", settings(), [])
 
 
-@pytest.fixture
-def impatient(monkeypatch):
-  """Makes gcsfs try again a hundred times as fast, and us for some seconds alone."""
-  sleep = types.SimpleNamespace(sleep=lambda seconds: asyncio.sleep(seconds / 100))
-  monkeypatch.setattr("gcsfs.retry.asyncio", sleep)
-  monkeypatch.setattr(buckets, "PATIENCE", 3)
-
-
-def breaks_in_a_save(google, step, seconds):
-  """Returns `Checkpoints.save` after which a bucket cannot be reached for some seconds."""
-  save = Checkpoints.save
-
-  def breaking(self, state, *args):
-    if int(state["step"]) == step:
-      google.broken = True
-      mending = threading.Timer(seconds, setattr, [google, "broken", False])
-      mending.daemon = True
-      mending.start()
-    save(self, state, *args)
-
-  return breaking
-
-
 @pytest.mark.slow
-def test_a_network_that_fails_for_a_while_is_waited_for(
-  folder, google, on_disk, impatient, monkeypatch, caplog
-):
-  monkeypatch.setattr(buckets, "PATIENCE", 60)
-  monkeypatch.setattr(Checkpoints, "save", breaks_in_a_save(google, 2, 4))
+def test_a_network_that_fails_for_a_while_is_waited_for(folder, google, on_disk, caplog):
+  def mend():
+    while not google.broken:
+      time.sleep(0.05)
+    time.sleep(40)  # gcsfs itself tries for half a minute
+    google.breaks_at, google.broken = "", False
+
+  google.breaks_at = f"{folder.name}%2Fcheckpoints%2F2%2F"
+  threading.Thread(target=mend, daemon=True).start()
   api.train(settings(), folder)
   assert "the bucket cannot be reached" in caplog.text
   assert_same(folder, on_disk)
 
 
 @pytest.mark.slow
-def test_a_network_that_fails_for_good_ends_the_run_which_can_go_on(
-  folder, google, on_disk, impatient, monkeypatch
-):
-  with monkeypatch.context() as patch:
-    patch.setattr(Checkpoints, "save", breaks_in_a_save(google, 4, 600))
-    with pytest.raises(UserError, match=r"gs://.*could not be reached.*start the same command"):
-      api.train(settings(), folder)
-  google.broken = False
-  api.train(settings(), folder)
+def test_a_network_that_fails_for_good_ends_the_run_which_can_go_on(folder, google, on_disk):
+  google.breaks_at = f"{folder.name}%2Fcheckpoints%2F4%2F"
+  failed = train_as_a_command(folder)
+  assert failed.returncode == 2, failed.stderr
+  last = failed.stderr.splitlines()[-1]
+  assert last.startswith(f"error: {folder}: the bucket could not be reached for 5 s"), failed.stderr
+  assert "start the same command again" in last
+  google.breaks_at, google.broken = "", False
+  ended = train_as_a_command(folder)
+  assert ended.returncode == 0, ended.stderr
+  assert "going on after step 2 of 4" in ended.stderr
   assert_same(folder, on_disk)
+
+
+def train_as_a_command(folder):
+  command = [sys.executable, "-m", "train.main", "--workdir", str(folder)]
+  command += ["--config", "configs/scan.py:small"]
+  command += [f"--config.{key}={value}" for key, value in CHANGES.items()]
+  environment = os.environ | dict(SCRIPTORIUM_BUCKET_SECONDS="5")
+  options = dict(cwd=helpers.ROOT, env=environment, capture_output=True, text=True, timeout=300)
+  return subprocess.run(command, check=False, **options)
 
 
 def test_a_missing_package_is_named(monkeypatch):

@@ -5,6 +5,7 @@ import hashlib
 import os
 import pathlib
 import shutil
+import types
 from collections.abc import Iterator
 
 from train.common import buckets
@@ -45,6 +46,11 @@ class BucketPath(pathlib.PurePosixPath):
   def is_symlink(self) -> bool:
     return False
 
+  def stat(self) -> types.SimpleNamespace:
+    """Returns the size and the time of the last change of a file."""
+    info, changed = self.system.info(str(self)), self.system.modified(str(self))
+    return types.SimpleNamespace(st_size=info["size"], st_mtime=changed.timestamp())
+
   def expanduser(self) -> "BucketPath":
     return self
 
@@ -62,8 +68,8 @@ class BucketPath(pathlib.PurePosixPath):
       type(self)(self.parts[0] + "//" + name) for name in self.system.glob(f"{self}/{pattern}")
     )
 
-  def open(self, mode: str = "r", encoding: str | None = None):
-    return self.system.open(str(self), mode, **({} if "b" in mode else dict(encoding=encoding)))
+  def open(self, mode: str = "r", **text):
+    return self.system.open(str(self), mode, **text)
 
   def read_bytes(self) -> bytes:
     return self.system.cat_file(str(self))
@@ -101,8 +107,6 @@ def of(path: str | os.PathLike) -> Path:
 
 def size(path: Path) -> int:
   """Returns the number of bytes of a file."""
-  if is_bucket(path):
-    return path.system.info(str(path))["size"]
   return path.stat().st_size
 
 

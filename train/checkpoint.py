@@ -17,7 +17,7 @@ from train import schema
 from train.common import paths, trees
 from train.common.errors import UserError, choose, indented
 from train.common.trees import flatten
-from train.record import checksums, kvstore, older
+from train.record import checksums, older, orbax_context
 
 FORMAT = 3  # 1 has no number of its own, and no `recent`; up to 2 checksums may be missing
 LATER = {"recent"}  # parts of the state that format 1 lacks: they start as in a new run
@@ -50,19 +50,8 @@ class Checkpoints(contextlib.AbstractContextManager):
     before a checkpoint counts as finished."""
     self.keep_latest, self.keep_best, self.best_metric = keep_latest, keep_best, best_metric
     self.sign = choose({"min": 1, "max": -1}, best_mode, "checkpoint.best_mode")
-    registry = ocp.handlers.local_registry()
-    registry.add(ocp.handlers.JsonHandler, checkpointable_name="data")
-    self.context = ocp.Context()
-    self.context.checkpointables.registry = registry
-    # Replicas write slices of a weight side by side. XLA compiles a program for each shape, which
-    # takes longer than to write a small weight whole.
-    self.context.array.saving.min_slice_bytes_for_replica_parallel = 2**20
     self.directory = paths.of(workdir).resolve() / "checkpoints"
-    if paths.is_bucket(self.directory):
-      kvstore.install()
-      self.context.atomicity.mode = ocp.options.AtomicityMode.COMMIT_FILE
-      self.context.file_options.skip_sync_file_validations = True  # requests that hold the step
-    self.before_record = before_record
+    self.context, self.before_record = orbax_context.make(self.directory), before_record
     self.primary = jax.process_index() == 0
     if clean and self.primary:
       checksums.remove_unfinished(self.directory)

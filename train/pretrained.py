@@ -3,7 +3,6 @@
 import functools
 import operator
 import os
-import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -129,7 +128,7 @@ class _HuggingFace:
 
   def __init__(self, name: str, body: bool):
     self.name = self.tokenizer_path = name
-    self.directory = Directory(pathlib.Path(name.removeprefix(PREFIX)).expanduser(), body)
+    self.directory = Directory(paths.of(name.removeprefix(PREFIX)), body)
 
   def weights(self, which):
     return self.directory.params, []

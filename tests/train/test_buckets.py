@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from experiments import compare
-from tests import buckets as servers
 from tests import helpers
 from train import api, checkpoints, evaluate, inference, predict, resolve
 from train.checkpoint import Checkpoints
@@ -23,29 +22,6 @@ from train.record.writer import read_metrics
 
 TIMED = {"time", "tokens_per_second", "stall_share", "padding_share", "compiles", "seconds"}
 TIMED |= {"step_ms", "mfu", "recompiles", "host_memory_gb", "device_memory_gb"}
-
-
-def start(kind, package, *needs):
-  for name in (package, *needs):
-    pytest.importorskip(name, reason="requirements-dev.txt has it")
-  server = kind()
-  os.environ.update(server.environment)
-  return server
-
-
-@pytest.fixture(scope="session")
-def google():
-  """Returns a server with an empty bucket; TensorStore reads its address once a process."""
-  server = start(servers.Google, "gcp_storage_emulator", "gcsfs")
-  yield server
-  server.close()
-
-
-@pytest.fixture(scope="session")
-def amazon():
-  server = start(servers.Amazon, "moto", "s3fs", "boto3")
-  yield server
-  server.close()
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
 """Runs in buckets, on servers on loopback: the same runs as on a disk, whatever happens to them."""
 
+import gzip
 import json
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -17,6 +19,8 @@ from train.checkpoint import Checkpoints
 from train.common import buckets, paths
 from train.common.errors import UserError
 from train.common.trees import flatten
+from train.data import reading
+from train.data.bad_records import BadRecords
 from train.record import checksums, lock, staging, workdir
 from train.record.writer import read_metrics
 
@@ -116,6 +120,24 @@ def test_a_run_in_a_bucket_of_amazon_is_the_run_on_a_disk(amazon, on_disk):
   with workdir.open_run(path, settings(), []), pytest.raises(UserError, match="in use by process"):
     workdir.open_run(path, settings(), [])
   assert not checksums.problems(path / "checkpoints" / "4")
+
+
+def test_data_are_read_in_a_bucket(folder, tmp_path):
+  for place in (tmp_path, folder):
+    for name, content in (("a.txt", b"one\n"), ("deep/b.txt.gz", gzip.compress(b"two\nthree\n"))):
+      (place / name).parent.mkdir(exist_ok=True)
+      (place / name).write_bytes(content)
+    found = reading.find_files("data", f"{place}/**/*.txt*")
+    assert [path.relative_to(place).as_posix() for path in found] == ["a.txt", "deep/b.txt.gz"]
+    assert reading.find_files("data", str(place), (".txt",)) == found
+    assert reading.find_files("data", f"{place}/a.txt") == found[:1]
+    lines = [list(reading.read_lines(path, BadRecords("error"))) for path in found]
+    assert lines == [["one"], ["two", "three"]]
+    with pytest.raises(UserError, match=f"there is no file {place}/b.txt; did you mean a.txt"):
+      reading.find_files("data", f"{place}/b.txt")
+  files = [place / "deep" / "b.txt.gz" for place in (tmp_path, folder)]
+  assert reading.file_digest(files[0]) == reading.file_digest(files[1])
+  assert pickle.loads(pickle.dumps(files[1])) == files[1]  # for data workers
 
 
 @pytest.mark.slow

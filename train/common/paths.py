@@ -1,7 +1,9 @@
 """Opens files on disks and in buckets; no other module looks at what kind of path it has."""
 
 import base64
+import glob as globbing
 import hashlib
+import io
 import os
 import pathlib
 import shutil
@@ -48,8 +50,8 @@ class BucketPath(pathlib.PurePosixPath):
 
   def stat(self) -> types.SimpleNamespace:
     """Returns the size and the time of the last change of a file."""
-    info, changed = self.system.info(str(self)), self.system.modified(str(self))
-    return types.SimpleNamespace(st_size=info["size"], st_mtime=changed.timestamp())
+    size, time = self.system.info(str(self))["size"], self.system.modified(str(self)).timestamp()
+    return types.SimpleNamespace(st_size=size, st_mtime=time, st_mtime_ns=round(1e9 * time))
 
   def expanduser(self) -> "BucketPath":
     return self
@@ -68,8 +70,12 @@ class BucketPath(pathlib.PurePosixPath):
       type(self)(self.parts[0] + "//" + name) for name in self.system.glob(f"{self}/{pattern}")
     )
 
+  def rglob(self, pattern: str) -> Iterator["BucketPath"]:
+    return self.glob(f"**/{pattern}")
+
   def open(self, mode: str = "r", **text):
-    return self.system.open(str(self), mode, **text)
+    file = self.system.open(str(self), mode, **text)
+    return io.BufferedReader(file) if mode == "rb" else file  # fsspec's has no readline(size)
 
   def read_bytes(self) -> bytes:
     return self.system.cat_file(str(self))
@@ -108,6 +114,14 @@ def of(path: str | os.PathLike) -> Path:
 def size(path: Path) -> int:
   """Returns the number of bytes of a file."""
   return path.stat().st_size
+
+
+def glob(pattern: Path) -> Iterator[Path]:
+  """Returns the paths that match a pattern, in which ** stands for any number of folders."""
+  if is_bucket(pattern):
+    first = pattern.parents[-3]  # the bucket: gs: is its parent
+    return first.glob(str(pattern.relative_to(first)))
+  return map(pathlib.Path, globbing.glob(str(pattern), recursive=True))
 
 
 def contents(folder: Path, digests: bool = True) -> dict[str, tuple[int, str]]:

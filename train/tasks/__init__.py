@@ -59,7 +59,7 @@ STYLES = {"prefix": "prefix", "denoise": "bert"}  # names of span tasks with a s
 NAMES = (*TASKS, *STYLES, "mixture")
 # Folder of a run -> what this process has trained its tokenizer on, for run.json: the fields of
 # samples.Sample, and the seed.
-TRAINED_ON: dict[pathlib.Path, dict] = {}
+TRAINED_ON: dict[paths.Path, dict] = {}
 
 
 def layout(task: Task, batch_size: int) -> Layout:

@@ -267,6 +267,7 @@ def test_what_is_appended_is_uploaded_and_fetched_again(folder, quick):
   with workdir.open_run(folder, settings(), []) as again:
     assert (again.local / "metrics.jsonl").read_text() == "12"
     assert again.local.name == folder.name  # the title of its pictures
+    assert staging.destination(again.local / "a" / "b") == folder / "a" / "b"
     (again.local / "metrics.jsonl").unlink()
   assert not (folder / "metrics.jsonl").exists()
 

@@ -9,6 +9,7 @@ from absl import logging
 from train.common import paths
 
 EVERY = 15  # seconds between two uploads
+OPEN: list["Staging"] = []
 APPENDED = ("metrics.jsonl", "skipped.jsonl", "stacks*.txt", "loggers.json")
 
 
@@ -31,6 +32,7 @@ class Staging:
     for file in (file for name in APPENDED for file in folder.glob(name)) if primary else ():
       (self.local / file.name).write_bytes(file.read_bytes())
       self.uploaded[file.name] = _state(self.local / file.name)
+    OPEN.append(self)
     self.closed = threading.Event()
     self.thread = threading.Thread(target=self._run, name="staging", daemon=True)
     self.thread.start()
@@ -53,6 +55,7 @@ class Staging:
   def close(self, reachable: bool = True) -> None:
     """Uploads a last time, unless the bucket is not `reachable`, and removes the local folder."""
     self.closed.set()
+    OPEN.remove(self)
     if reachable:
       self.upload()
     self.temporary.cleanup()
@@ -71,6 +74,14 @@ def open_staging(folder: paths.Path, lock) -> Staging | None:
   if not paths.is_bucket(folder):
     return None
   return Staging(folder, lock.check if lock else lambda: None, primary=lock is not None)
+
+
+def destination(path: pathlib.Path) -> paths.Path:
+  """Returns where a file of a run can be found later, to be named in messages."""
+  for staging in OPEN:
+    if path.is_relative_to(staging.local):
+      return staging.folder / path.relative_to(staging.local)
+  return path
 
 
 def _state(path: pathlib.Path) -> tuple[int, int]:

@@ -72,13 +72,13 @@ plan-check: .plan/tpu.installed .plan/cuda.installed
 	@.plan/tpu/bin/python -m pytest tests/train/planning/test_tpu.py
 	@.plan/cuda/bin/python -m pytest tests/train/planning/test_cuda.py
 
-.plan/%.installed: requirements-%.txt requirements-dev.txt requirements-experiments.txt requirements.txt
+.plan/%.installed: requirements-%.txt requirements-dev.txt requirements-experiments.txt requirements-buckets.txt requirements.txt
 	@echo "Installing $< into .plan/$* (some minutes the first time) ..."
 	@$(PYTHON) -m venv .plan/$*
 	@.plan/$*/bin/python -m pip install --disable-pip-version-check -qq -r $< -r requirements-dev.txt
 	@touch $@
 
-.parity/installed: requirements-parity.txt requirements-dev.txt requirements-experiments.txt requirements.txt
+.parity/installed: requirements-parity.txt requirements-dev.txt requirements-experiments.txt requirements-buckets.txt requirements.txt
 	@echo "Installing requirements-parity.txt into .parity (some minutes the first time) ..."
 	@$(PYTHON) -m venv .parity
 	@.parity/bin/python -m pip install --disable-pip-version-check -qq -r requirements-parity.txt
@@ -93,7 +93,7 @@ format: $(TESTED)
 	@$(BIN)/ruff format -q .
 
 # One stamp for each requirements file; each is installed again when it or requirements.txt changes.
-.venv/%.installed: % requirements-experiments.txt requirements.txt | .venv/bin/python
+.venv/%.installed: % requirements-experiments.txt requirements-buckets.txt requirements.txt | .venv/bin/python
 	@echo "Installing $< into .venv (a minute or two the first time) ..."
 	@$(PIP) -r $<
 	@touch $@

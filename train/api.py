@@ -8,7 +8,6 @@ load("runs/reviews")(["A wonderful film."])
 import argparse
 import contextlib
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -18,6 +17,7 @@ from ml_collections import ConfigDict
 
 from train import loop, resolve, schema, shares
 from train.cluster import processes
+from train.common import paths
 from train.common.entry import INTERRUPTED, set_compile_cache
 from train.common.errors import UserError
 from train.common.files import disk_trouble
@@ -50,9 +50,9 @@ def train(cfg: ConfigDict, path: str | os.PathLike) -> dict[str, float]:
   command does.
   """
   set_compile_cache()
-  path = os.path.expanduser(path)
+  path = paths.of(path)
   schema.check_tokenizer(cfg, path)
-  status = run(shares.resume(cfg, pathlib.Path(path)), path, ["train.api.train"], exits=False)
+  status = run(shares.resume(cfg, path), path, ["train.api.train"], exits=False)
   if status:
     raise KeyboardInterrupt if status == INTERRUPTED else SystemExit(status)
   split = cfg.evaluate.split

@@ -3,10 +3,8 @@
 import contextlib
 import math
 import os
-import pathlib
 import re
-import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,10 +14,10 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
 from train import schema
-from train.common import trees
+from train.common import paths, trees
 from train.common.errors import UserError, choose, indented
 from train.common.trees import flatten
-from train.record import checksums, older
+from train.record import checksums, older, orbax_context
 
 FORMAT = 3  # 1 has no number of its own, and no `recent`; up to 2 checksums may be missing
 LATER = {"recent"}  # parts of the state that format 1 lacks: they start as in a new run
@@ -45,23 +43,18 @@ class Checkpoints(contextlib.AbstractContextManager):
     best_metric: str = "loss",
     best_mode: str = "min",
     clean: bool = False,
+    before_record: Callable[[], None] = lambda: None,
   ):
     """Opens the folder. `clean` removes interrupted saves: only the process that trains the run may
-    set `clean`, as any other process would remove the save in progress."""
+    set `clean`, as any other process would remove the save in progress. `before_record` is called
+    before a checkpoint counts as finished."""
     self.keep_latest, self.keep_best, self.best_metric = keep_latest, keep_best, best_metric
     self.sign = choose({"min": 1, "max": -1}, best_mode, "checkpoint.best_mode")
-    registry = ocp.handlers.local_registry()
-    registry.add(ocp.handlers.JsonHandler, checkpointable_name="data")
-    self.context = ocp.Context()
-    self.context.checkpointables.registry = registry
-    # Replicas write slices of a weight side by side. XLA compiles a program for each shape, which
-    # takes longer than to write a small weight whole.
-    self.context.array.saving.min_slice_bytes_for_replica_parallel = 2**20
-    self.directory = pathlib.Path(workdir).resolve() / "checkpoints"
+    self.directory = paths.of(workdir).resolve() / "checkpoints"
+    self.context, self.before_record = orbax_context.make(self.directory), before_record
     self.primary = jax.process_index() == 0
     if clean and self.primary:
-      for interrupted in self.directory.glob("*.orbax-checkpoint-tmp*"):
-        shutil.rmtree(interrupted)
+      checksums.remove_unfinished(self.directory)
       for path in (self.directory / str(step) for step in checksums.steps(self.directory)):
         if not checksums.path_of(path).exists():  # of an older version, which wrote records later
           checksums.write(path, scores=checksums.scores(path))
@@ -95,7 +88,7 @@ class Checkpoints(contextlib.AbstractContextManager):
     parts = _parts(state) | dict(data=data.get_state())
     with self.context:
       saving = ocp.save_checkpointables_async(
-        self.directory / str(step), parts, custom_metadata=dict(format=FORMAT)
+        str(self.directory / str(step)), parts, custom_metadata=dict(format=FORMAT)
       )
     self.latest = step
     self._in_background(self._finish, step, saving, keep)
@@ -112,6 +105,7 @@ class Checkpoints(contextlib.AbstractContextManager):
   def _finish(self, step, saving, keep):
     saving.result()
     if self.primary:
+      self.before_record()
       checksums.write(self.directory / str(step), keep=keep)
       self._prune()
 
@@ -189,7 +183,8 @@ class Checkpoints(contextlib.AbstractContextManager):
       except Exception:
         if all(step in checksums.steps(self.directory) for step in steps):
           raise  # none was removed
-      damaged = {step: x for step, x in damaged.items() if (self.directory / str(step)).exists()}
+      there = checksums.steps(self.directory)
+      damaged = {step: wrong for step, wrong in damaged.items() if step in there}
       for step in damaged.keys() & set(steps):
         message = f"{self.directory / str(step)} is damaged: {'; '.join(damaged[step][:3])}"
         if which != "latest":
@@ -255,12 +250,12 @@ class Checkpoints(contextlib.AbstractContextManager):
   def load(self, step: int, parts: Mapping) -> Mapping:
     """Returns parts of the checkpoint of a step, placed as the trees in `parts` are."""
     with self.context:
-      return ocp.load_checkpointables(self.directory / str(step), parts)
+      return ocp.load_checkpointables(str(self.directory / str(step)), parts)
 
   def _metadata(self, path):
     """Returns the shapes of what is saved; raises UserError for a newer format."""
     with self.context:
-      saved = ocp.checkpointables_metadata(path)
+      saved = ocp.checkpointables_metadata(str(path))
     version = (saved.custom_metadata or {"format": 1})["format"]
     if version > FORMAT:
       raise UserError(

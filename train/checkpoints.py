@@ -5,7 +5,6 @@ python -m train.checkpoints diff DIR[@STEP] DIR[@STEP]       exits 1 if a weight
 Lists, checks and compares the checkpoints of runs. STEP is also best, or average:N.
 """
 
-import pathlib
 import sys
 
 import numpy as np
@@ -14,19 +13,19 @@ from rich.table import Column, Table
 
 from train import schema
 from train.checkpoint import Checkpoints, open_to_read
-from train.common import entry
+from train.common import entry, paths
 from train.common.errors import UserError
 from train.common.trees import flatten
 from train.record import checksums
 
 
-def show_list(workdir: pathlib.Path, console: Console) -> None:
+def show_list(workdir: paths.Path, console: Console) -> None:
   """Prints step, size and validation scores of each checkpoint, and whether it has checksums."""
   table = Table("step", "MB", "checksums", "scores")
   with Checkpoints(workdir) as checkpoints:
     for step in checksums.committed(checkpoints.directory):
       folder = checkpoints.directory / str(step)
-      size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+      size = sum(size for size, _ in paths.contents(folder, digests=False).values())
       scores = "  ".join(f"{name} {value:.4g}" for name, value in checkpoints.scores(step).items())
       there = checksums.path_of(folder).exists()
       has_checksums = "yes" if checksums.read(folder) else "damaged" if there else "no"
@@ -35,7 +34,7 @@ def show_list(workdir: pathlib.Path, console: Console) -> None:
   console.print(table)
 
 
-def check(workdir: pathlib.Path, console: Console) -> bool:
+def check(workdir: paths.Path, console: Console) -> bool:
   """Prints what is wrong with each checkpoint, and returns whether all are as they were written."""
   sound = True
   for step in checksums.committed(workdir / "checkpoints"):
@@ -46,7 +45,7 @@ def check(workdir: pathlib.Path, console: Console) -> bool:
   return sound
 
 
-def diff(first: tuple[pathlib.Path, str], second: tuple[pathlib.Path, str], console) -> bool:
+def diff(first: tuple[paths.Path, str], second: tuple[paths.Path, str], console) -> bool:
   """Prints which weights of two checkpoints, (workdir, which), differ; returns True if none do."""
   trees = []
   for workdir, which in (first, second):
@@ -68,10 +67,10 @@ def diff(first: tuple[pathlib.Path, str], second: tuple[pathlib.Path, str], cons
   return not table.rows
 
 
-def parse(text: str) -> tuple[pathlib.Path, str]:
+def parse(text: str) -> tuple[paths.Path, str]:
   """Returns (workdir, which) of "DIR" or "DIR@STEP"."""
   folder, _, which = text.partition("@")
-  schema.load_run(path := pathlib.Path(folder))  # names a folder that is no run's
+  schema.load_run(path := paths.of(folder))  # names a folder that is no run's
   if not checksums.steps(path / "checkpoints"):
     left = checksums.committed(path / "checkpoints")
     why = f": step {left[-1]} has no checksums" if left else ""

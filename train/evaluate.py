@@ -10,11 +10,10 @@ results also into results.json beside it. Results on a file name it with its SHA
 
 import dataclasses
 import json
-import pathlib
 import re
 
 from train import evaluation, inference, pretrained, tasks
-from train.common import entry
+from train.common import entry, paths
 from train.common.errors import UserError
 from train.common.files import write_atomically
 from train.data import batches, given
@@ -56,7 +55,7 @@ def main(argv):
   eval_batches = batches.eval_batches(items, layout)
   results |= evaluation.loss(eval_step, run.params, run.mesh, eval_batches)
   parent = args.out or (args.workdir if run.cfg else None)
-  folder = parent and parent.expanduser() / "evaluations"
+  folder = parent and parent / "evaluations"
   if folder:
     folder.mkdir(parents=True, exist_ok=True)
   if task.has_score:
@@ -83,7 +82,7 @@ def build_parser():
   inference.add_data(parser)
   parser.add_argument(
     "--out",
-    type=pathlib.Path,
+    type=paths.of,
     metavar="DIR",
     help="the folder for results (the run's; those of hf:DIR are only printed without one)",
   )
@@ -117,11 +116,11 @@ def rows_of(task, items) -> int:
   return max(1, min(task.decode_batch, len(items.lengths())))
 
 
-def report(decoded: evaluation.Decoded, part: str, path: pathlib.Path | None) -> dict:
+def report(decoded: evaluation.Decoded, part: str, path: paths.Path | None) -> dict:
   """Returns the task's report of classes, which it shows; writes it and the outputs as JSON lines
   to files that begin with `path`, if there is one."""
   if path:
-    with open(f"{path}.jsonl", "w", encoding="utf-8") as file:
+    with path.with_name(f"{path.name}.jsonl").open("w", encoding="utf-8") as file:
       for example, output in zip(decoded.examples, decoded.outputs):
         file.write(json.dumps(dict(example) | {"output": output}, ensure_ascii=False) + "\n")
   by_class = decoded.task.report(decoded.outputs, decoded.examples)
@@ -130,9 +129,9 @@ def report(decoded: evaluation.Decoded, part: str, path: pathlib.Path | None) ->
   classes.print_report(by_class)
   if path:
     text = classes.format_report(by_class)
-    pathlib.Path(f"{path}-classes.txt").write_text(text, encoding="utf-8")
+    path.with_name(f"{path.name}-classes.txt").write_text(text, encoding="utf-8")
     if len(by_class.labels):
-      classes.draw_confusion(by_class, pathlib.Path(f"{path}-confusion.png"))
+      classes.draw_confusion(by_class, path.with_name(f"{path.name}-confusion.png"))
   return {evaluation.prefixed(part, "classes", "/"): by_class.classes}
 
 

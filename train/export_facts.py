@@ -1,11 +1,10 @@
 """Collects what a model card says of a run, from its records."""
 
 import json
-import pathlib
 import shlex
 from collections.abc import Sequence
 
-from train.common import json_files
+from train.common import json_files, paths
 from train.common.errors import UserError
 from train.interop.card import Card
 from train.record import workdir, writer
@@ -19,7 +18,7 @@ def card(trained, steps: Sequence[int], *, kind: str, **fields) -> Card:
   empty = dict(data={}, metrics=[], training={})
   if trained.config is None:
     return Card(kind=kind, origin=trained.name, model=model, **empty, **fields)
-  path = pathlib.Path(trained.name).expanduser()
+  path = paths.of(trained.name)
   start = (workdir.starts(path) or [{}])[-1]
   model |= {"step of the weights": ", ".join(map(str, steps))}
   if "parameters" in start:
@@ -45,7 +44,7 @@ def card(trained, steps: Sequence[int], *, kind: str, **fields) -> Card:
   )
 
 
-def metrics(path: pathlib.Path, steps: Sequence[int]) -> list[tuple[str, str, str]]:
+def metrics(path: paths.Path, steps: Sequence[int]) -> list[tuple[str, str, str]]:
   """Returns (split, metric, value) of all evaluations of the checkpoint of a run, the run's own and
   those of train.evaluate, which have the signatures of BLEU and chrF."""
   rows = []

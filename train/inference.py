@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from flax import nnx
 
 from train import evaluation, pretrained, sharding, tasks
 from train.build import build_model
-from train.common import entry, intervals
+from train.common import entry, intervals, paths
 from train.common.errors import UserError
 from train.data import given
 from train.data.languages import FIELDS
@@ -222,7 +221,7 @@ def parser(
     "--model",
     required=True,
     dest="workdir",
-    type=pathlib.Path,
+    type=paths.of,
     help=model,
   )
   parser.add_argument(

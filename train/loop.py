@@ -48,7 +48,7 @@ def train(
   Returns the exit status: 0, or 130 or 143 if Ctrl-C or SIGTERM ended the run early, after saving.
   """
   start, primary = workdir.last_step, jax.process_index() == 0
-  profile = Profile(workdir.path, profile_steps, start)
+  profile = Profile(workdir.local, profile_steps, start)
   put = choose(PUT, cfg.parallelism, "parallelism")
   mesh = sharding.make_mesh(cfg.mesh)
   if cfg.evaluate.decode_every:
@@ -67,10 +67,11 @@ def train(
     how = dict(seed=cfg.seed, workers=cfg.workers, count=cfg.streams, gather=processes.gather)
     items = task.items("train")
     batches = open_batches(items, layout, **how)
-  checkpoints = Checkpoints(workdir.path, clean=True, **checkpoint_policy(cfg))
+  policy = dict(before_record=workdir.upload, **checkpoint_policy(cfg))
+  checkpoints = Checkpoints(workdir.path, clean=True, **policy)
   activations = sharding.activation_sharding(mesh, cfg.mesh.sequence)
   with checkpoints, batches, activations, profile:
-    meter = Meter(batches, SkippedUpdates(workdir.path, cfg.max_skipped, primary))
+    meter = Meter(batches, SkippedUpdates(workdir.local, cfg.max_skipped, primary))
     state = restore(cfg, task, state, checkpoints, meter)
     lines = lines_before(cfg, workdir)
     early_stopping = restore_early_stopping(cfg, workdir, lines)
@@ -85,9 +86,9 @@ def train(
     if debug_nans:
       train_step = nans.watch(train_step, task, graph, cfg.seed)
     note_start(cfg, workdir, mesh, state["params"], items, batches.streams, evaluation)
-    vote, watchdog = processes.Vote(mesh), Watchdog(workdir.path, cfg.watchdog_seconds)
+    vote, watchdog = processes.Vote(mesh), Watchdog(workdir.local, cfg.watchdog_seconds)
     options = dict(total_steps=cfg.steps, loggers=cfg.loggers, config=flat(cfg))
-    writer = Writer(workdir.path, start, primary, **options)
+    writer = Writer(workdir.local, start, primary, **options)
     meter.begin(Cost(lambda: evaluation.forward_flops(weights(state)), mesh.devices.flat))
     step = done = start  # done: those whose result is in `state`
 

@@ -9,9 +9,8 @@ Trains the run that a config describes; the same command again resumes it from i
 
 def main(argv):
   # Imported here: data workers import this module again, and need none of it.
-  import pathlib
-
   from train import api, resolve, schema, shares
+  from train.common import paths
   from train.common.errors import UserError
   from train.record import config, profile, rendering, workdir
 
@@ -42,7 +41,7 @@ def main(argv):
     return 0
   if not args.workdir:
     raise UserError("--workdir is missing: the folder for this run's checkpoints and metrics")
-  cfg = shares.resume(cfg, pathlib.Path(args.workdir))
+  cfg = shares.resume(cfg, paths.of(args.workdir))
   steps = args.profile_steps
   last = cfg.steps or schema.UNKNOWN_STEPS
   profile_steps = range(0) if steps is None else profile.parse_steps(steps, last)

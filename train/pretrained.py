@@ -3,7 +3,6 @@
 import functools
 import operator
 import os
-import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -14,6 +13,7 @@ from absl import logging
 
 from train import schema, tasks
 from train.checkpoint import open_to_read
+from train.common import paths
 from train.common.errors import UserError, choose, indented
 from train.common.trees import flatten, match_layers, path_name
 from train.data.tokenizer import Tokenizer
@@ -71,7 +71,7 @@ class _Run:
   kind = property(operator.attrgetter("config.task.name"))
 
   def __init__(self, name: str):
-    self.name, self.path = name, pathlib.Path(name).expanduser()
+    self.name, self.path = name, paths.of(name)
     self.tokenizer_path = f"{name}/tokenizer.json"
 
   @functools.cached_property
@@ -128,7 +128,7 @@ class _HuggingFace:
 
   def __init__(self, name: str, body: bool):
     self.name = self.tokenizer_path = name
-    self.directory = Directory(pathlib.Path(name.removeprefix(PREFIX)).expanduser(), body)
+    self.directory = Directory(paths.of(name.removeprefix(PREFIX)), body)
 
   def weights(self, which):
     return self.directory.params, []
@@ -233,7 +233,7 @@ def _mlm_activation(origin: Pretrained) -> str:
 
 def build_task(section, folder) -> tasks.Task:
   """Builds the task of a config section as `tasks.build` does; its tokenizer may be hf:DIR's."""
-  spec, path = section["tokenizer"], pathlib.Path(folder) / "tokenizer.json"
+  spec, path = section["tokenizer"], paths.of(folder) / "tokenizer.json"
   source = spec.get("path") if spec["name"] == "file" else None
   if source and str(source).startswith(PREFIX) and not path.exists():
     open(source).tokenizer.save(path)

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from train import optimizer, ranges, shares, tasks
 from train.build import MODELS, model_config
+from train.common import paths
 from train.common.errors import UserError, choose, did_you_mean
 from train.record import config, older, workdir
 from train.record.loggers import registry
@@ -136,13 +137,13 @@ def _check_batch(cfg: ConfigDict) -> None:
 def check_tokenizer(cfg: ConfigDict, folder: str | None) -> None:
   """Raises UserError where the tokenizer is to be read from a file that is not there, and the run's
   `folder`, if there is one, has none yet."""
-  if folder and os.path.exists(os.path.join(folder, "tokenizer.json")):
+  if folder and (paths.of(folder) / "tokenizer.json").exists():
     return
   spec = cfg.task.tokenizer
   path = str(spec.get("path") or "")
   if spec.get("name") != "file" or not path or path.startswith("hf:"):
     return
-  if not os.path.isfile(os.path.expanduser(path)):
+  if not paths.of(path).is_file():
     raise UserError(
       f"task.tokenizer.path: there is no file {path}; it is the tokenizer.json of a run's folder"
       " (tokenizer=RUN of a config)"

@@ -13,6 +13,7 @@ import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
 
+from train.common import paths
 from train.common.errors import UserError, did_you_mean
 from train.record.config import inside, unread_module
 
@@ -102,11 +103,11 @@ def check_name(name: str, what: str) -> None:
     )
 
 
-def folder(text: str) -> pathlib.Path:
+def folder(text: str) -> paths.Path:
   """Returns a command's folder; raises UserError for an empty name or one like an option."""
   if not text or text.startswith("-"):
     raise UserError(f"{text!r} cannot name a folder of a command: write ./{text}")
-  return pathlib.Path(text)
+  return paths.of(text)
 
 
 def group_name(name: str, ending: str = "") -> str:

@@ -19,6 +19,8 @@ import time
 
 import numpy as np
 
+from train.common import paths
+
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS, EVERY, EVALUATE, DECODE = 40, 3, 10, 20
 TIMED = {"time", "tokens_per_second", "stall_share", "padding_share", "compiles", "seconds"}
@@ -58,6 +60,7 @@ class Run:
   folder: pathlib.Path  # its workdir is in there, and its cache
   data: pathlib.Path
   rng: random.Random
+  bucket: object = None  # a server (tests/buckets.py): the workdir is in its bucket
   mounted: bool = False
   lost: dict = dataclasses.field(default_factory=lambda: collections.defaultdict(list))
   where: collections.Counter = dataclasses.field(default_factory=collections.Counter)
@@ -65,7 +68,9 @@ class Run:
   saved: list = dataclasses.field(default_factory=list)  # seconds from SIGTERM to the end
 
   @property
-  def workdir(self) -> pathlib.Path:
+  def workdir(self) -> paths.Path:
+    if self.bucket:
+      return paths.of(f"{self.bucket.prefix}/{self.folder.name}/run")
     return self.folder / "run"
 
   @property
@@ -92,6 +97,8 @@ class Run:
       JAX_COMPILATION_CACHE_DIR=str(self.data.parent / "compiled"),
       SCRIPTORIUM_CACHE=str(self.folder / "cache"),
     )
+    if self.bucket:
+      environment |= self.bucket.environment
     if clock:
       environment["PYTHONPATH"] = str(clock)
     with open(log or self.log, "a", encoding="utf-8") as file:
@@ -119,7 +126,7 @@ class Run:
     os.killpg(process.pid, signal.SIGKILL)  # with its workers, as a power cut would
     process.wait()
     self._note("SIGKILL" if clock is None else "clock set back, SIGKILL", before)
-    if any(self.workdir.glob("checkpoints/*tmp*")):
+    if any(self.workdir.glob("checkpoints/*tmp*")) or (self.bucket and self._unmarked()):
       self.where["in a save"] += 1
     elif before:
       self.where["between saves"] += 1
@@ -151,8 +158,8 @@ class Run:
       self.workdir.glob("checkpoints/*/commit_success.txt"), key=lambda x: int(x.parent.name)
     )
     if saved:
-      files = [x for x in saved[-1].parent.rglob("*") if x.is_file() and x.stat().st_size]
-      file = self.rng.choice(sorted(files))
+      sizes = paths.contents(saved[-1].parent, digests=False)
+      file = saved[-1].parent / self.rng.choice([name for name in sizes if sizes[name][0]])
       content = bytearray(file.read_bytes())
       content[self.rng.randrange(len(content))] ^= 1 << self.rng.randrange(8)
       file.write_bytes(content)
@@ -179,6 +186,25 @@ class Run:
   def _unrecorded(self) -> bool:
     finished = {file.parent.name for file in self.workdir.glob("checkpoints/*/commit_success.txt")}
     return bool(finished - {file.stem for file in self.workdir.glob("checksums/*.json")})
+
+  def _unmarked(self) -> bool:
+    """Whether a checkpoint in a bucket is being saved or removed."""
+    names = {file.name for file in self.workdir.glob("checkpoints/*")}
+    marked = {file.parent.name for file in self.workdir.glob("checkpoints/*/commit_success.txt")}
+    return bool(names - marked)
+
+  def lose_network(self) -> bool:
+    """The bucket cannot be reached for some seconds, and the run goes on."""
+    process = self.start()
+    if not self._reach(process, self._soon()):
+      return False
+    self.bucket.broken = True
+    time.sleep(self.rng.uniform(1, 6))
+    self.bucket.broken = False
+    before = self.step()
+    if not self._reach(process, before + 1):
+      return False
+    return self._stop(process) and self._note("network lost", self.step())
 
   def clock_back(self, within: float) -> bool:
     """A start a day before the one before, killed."""

@@ -23,15 +23,18 @@ OTHERS = (
 MOUNTED = {"fill_disk", "make_read_only"}
 
 
-def endure(folder: pathlib.Path, wanted: collections.Counter, seed: int) -> list[harness.Run]:
-  """Runs that were hurt in all `wanted` ways, so often; each was compared with one left alone."""
+def endure(
+  folder: pathlib.Path, wanted: collections.Counter, seed: int, bucket=None
+) -> list[harness.Run]:
+  """Runs that were hurt in all `wanted` ways, so often; each was compared with one left alone,
+  which is on a disk, while they are in a bucket if a server is given."""
   data = harness.corpus(folder / "data" / "files")
   whole = harness.Run(folder / "whole", data, random.Random(seed))
   whole.folder.mkdir()
   seconds = 0.7 * whole.finish()  # the rest of it was compilation, which those that follow reuse
   runs, left = [], collections.Counter(wanted)
   while left.total():
-    hurt = harness.Run(folder / f"hurt{len(runs)}", data, random.Random(seed + len(runs)))
+    hurt = harness.Run(folder / f"hurt{len(runs)}", data, random.Random(seed + len(runs)), bucket)
     hurt.folder.mkdir()
     runs.append(hurt)
     wants = bool(MOUNTED & set(+left))

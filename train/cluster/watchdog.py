@@ -10,6 +10,8 @@ import traceback
 import jax
 from absl import logging
 
+from train.record.staging import destination
+
 
 class Watchdog(contextlib.AbstractContextManager):
   """A thread that reports when a step, a batch of an evaluation or a save takes more than `seconds`
@@ -46,7 +48,7 @@ class Watchdog(contextlib.AbstractContextManager):
         "no progress for %.0f s (watchdog_seconds), in %s; all threads' stacks are in %s",
         quiet,
         self.doing,
-        self.file,
+        destination(self.file),
       )
 
 

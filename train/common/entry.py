@@ -26,7 +26,7 @@ def run(main) -> None:
     print(text)
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
-    _leave(2)
+    _leave(2, at_once=bool(disk_trouble(error)))
   except BrokenPipeError:  # the reader, such as `head`, has closed standard output
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
   except KeyboardInterrupt:
@@ -35,7 +35,7 @@ def run(main) -> None:
   except Exception as error:
     if trouble := disk_trouble(error):
       print(f"error: {trouble}. Mend that and run the same command again", file=sys.stderr)
-      _leave(2)
+      _leave(2, at_once=True)
     traceback.print_exc()
     _leave(1)
 
@@ -67,9 +67,10 @@ def make_parser(doc: str, **options) -> argparse.ArgumentParser:
   )
 
 
-def _leave(status: int):
-  """Exits without waiting for the other processes of the run, which may never end."""
-  if jax.distributed.is_initialized():
+def _leave(status: int, at_once: bool = False):
+  """Exits without waiting for the other processes of the run, which may never end, and `at_once`
+  without waiting for threads: Orbax's wait for minutes for a save that has failed."""
+  if at_once or jax.distributed.is_initialized():
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
@@ -86,6 +87,7 @@ def set_logging() -> None:
   handler.addFilter(lambda r: r.levelno > stdlib_logging.INFO or r.pathname.startswith(ours))
   # A failed save's stacks: its error is raised where the run waits for the save.
   handler.addFilter(lambda r: "orbax/checkpoint/_src/futures" not in r.pathname)
+  handler.addFilter(lambda r: r.name != "gcsfs")  # stacks of requests that are sent again
 
 
 def set_compile_cache() -> None:

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 
 from absl import logging
 
+from train.common import buckets, paths
+
 STALE_SECONDS = 24 * 3600  # the writer of an older half-written folder was killed
 
 
@@ -75,7 +77,10 @@ def new_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def write_atomically(path: str | os.PathLike, text: str) -> None:
   """Writes `text` so that `path` holds the whole old or new text, whenever the machine stops."""
-  path = pathlib.Path(path)
+  path = paths.of(path)
+  if paths.is_bucket(path):
+    path.write_text(text)
+    return
   temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
   try:
     with open(temporary, "w", encoding="utf-8") as file:
@@ -100,7 +105,8 @@ DISK_MESSAGES = re.compile("|".join(re.escape(os.strerror(number)) for number in
 
 
 def disk_trouble(error: BaseException) -> str | None:
-  """Returns the file system's message if the file system caused `error`, else None.
+  """Returns the file system's message if the file system caused `error`, or what is wrong with the
+  bucket that did, else None.
 
   Orbax and TensorStore wrap the cause in errors of their own, and their cleanup may fail for the
   same reason again.
@@ -117,6 +123,8 @@ def disk_trouble(error: BaseException) -> str | None:
       )
     if match := DISK_MESSAGES.search(str(cause)):
       return _with_limit(match[0])
+    if message := buckets.trouble(cause):
+      return message
     waiting += [cause.__cause__, cause.__context__, *getattr(cause, "exceptions", ())]
   return None
 

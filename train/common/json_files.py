@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import pathlib
 import re
 import reprlib
 import sys
@@ -11,6 +10,7 @@ import types
 import typing
 from collections.abc import Mapping
 
+from train.common import paths
 from train.common.errors import UserError
 
 MOST_BYTES = 100_000_000  # as in a safetensors header; the largest known tokenizer.json has 60 MB
@@ -34,14 +34,17 @@ def read_text(path: str | os.PathLike, most: int = MOST_BYTES) -> str:
 
 def read_bytes(path: str | os.PathLike, most: int = MOST_BYTES) -> bytes:
   """Returns the bytes of a file; raises UserError if it has more than `most` or can't be read."""
-  path = pathlib.Path(path)
+  path = paths.of(path)
   try:
-    if path.exists() and not path.is_file():  # a pipe or a device might never end
+    if paths.is_bucket(path):
+      content = path.read_bytes()
+    elif path.exists() and not path.is_file():  # a pipe or a device might never end
       raise UserError(f"{path} is not a regular file")
-    with open(path, "rb") as file:
-      content = file.read(min(most, os.fstat(file.fileno()).st_size) + 1)
+    else:
+      with open(path, "rb") as file:
+        content = file.read(min(most, os.fstat(file.fileno()).st_size) + 1)
   except (OSError, ValueError) as error:  # ValueError: a zero in its name
-    raise UserError(f"cannot read {path}: {getattr(error, 'strerror', error)}") from None
+    raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
   if len(content) > most:
     raise UserError(f"{path} has more than {most:,} bytes, the most that is read of such a file")
   return content

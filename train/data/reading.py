@@ -8,9 +8,7 @@ yields None in place of a bad record, which it reports to `bad` (bad_records.Bad
 
 import contextlib
 import functools
-import glob
 import gzip
-import hashlib
 import importlib.util
 import io
 import pathlib
@@ -50,7 +48,7 @@ def find_files(where: str, pattern: str, suffixes: Sequence[str] = ()) -> list[p
   imported. Raises UserError that names the setting `where` if there is no file.
   """
   pattern = _resolve_package(where, pattern)
-  path = pathlib.Path(pattern).expanduser()
+  path = paths.of(pattern)
   if path.is_file():
     return [path]
   if path.is_dir():
@@ -59,7 +57,7 @@ def find_files(where: str, pattern: str, suffixes: Sequence[str] = ()) -> list[p
     matches = [match for match in sorted(path.rglob("*")) if file_type(match) in suffixes]
     problem = f"{path} has no {' or '.join(suffixes)} file (.gz, .zst or neither)"
   elif any(mark in pattern for mark in "*?["):
-    matches = map(pathlib.Path, sorted(glob.glob(str(path), recursive=True)))
+    matches = sorted(paths.glob(path), key=str)
     matches = [match for match in matches if match.is_file() or is_dangling(match)]
     problem = f"no file matches {pattern}; check the folder and the pattern"
   elif is_dangling(path):
@@ -147,8 +145,7 @@ def file_digest(path: pathlib.Path) -> str:
 @functools.cache
 def _file_digest(path: str, size: int, mtime_ns: int) -> str:
   # size and time are there to drop the cached digest when the file changes
-  with open(path, "rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
+  return paths.digest(paths.of(path))
 
 
 def encode_utf8(key: str, text: str) -> bytes:
@@ -212,7 +209,7 @@ def split_lines(content: bytes, path: pathlib.Path, bad: BadRecords) -> list[str
 def open_bytes(path: pathlib.Path):
   """Opens a file for reading; .gz and .zst are unpacked up to a limit, beyond which reads raise
   UserError. A compressed file that breaks off raises EOFError or zlib.error."""
-  file = open(path, "rb")  # noqa: SIM115 (the caller closes it)
+  file = path.open("rb")  # the caller closes it
   return io.BufferedReader(_Unpacked(path, file), BUFFER) if path.suffix in COMPRESSED else file
 
 

@@ -2,17 +2,17 @@
 
 import hashlib
 import os
-import pathlib
 
 from absl import logging
 
+from train.common import paths
 from train.common.errors import UserError
 from train.record.workdir import MADE_OF_DATA, starts
 
 
 def digests(path: str | os.PathLike) -> dict[str, str]:
   """Returns name -> SHA-256 of the files that a run makes of its data, as far as they exist."""
-  files = [pathlib.Path(path) / name for name in MADE_OF_DATA]
+  files = [paths.of(path) / name for name in MADE_OF_DATA]
   return {
     file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()
   }
@@ -33,6 +33,5 @@ def check(path: str | os.PathLike) -> None:
     if here.get(name) != digest:
       what = "another than the run was trained with" if name in here else "missing"
       raise UserError(
-        f"{pathlib.Path(path) / name} is {what} (its SHA-256 in run.json: {digest[:12]}...):"
-        " restore it"
+        f"{paths.of(path) / name} is {what} (its SHA-256 in run.json: {digest[:12]}...): restore it"
       )

@@ -14,6 +14,7 @@ from absl import logging
 
 from train.common.errors import UserError
 from train.record import older
+from train.record.staging import destination
 
 # Shares of labels among the sums, and the metrics that report them in percent.
 PERCENTAGES = {"right": "token_accuracy", "recalled": "replaced_recall"}
@@ -146,7 +147,7 @@ class SkippedUpdates:
   """
 
   def __init__(self, workdir: pathlib.Path, limit: int, primary: bool = True):
-    self.file, self.limit, self.primary = pathlib.Path(workdir, "skipped.jsonl"), limit, primary
+    self.file, self.limit, self.primary = workdir / "skipped.jsonl", limit, primary
     self.in_a_row = 0
 
   def note(self, step: int, skipped: bool, spike: bool, delivered: Callable) -> None:
@@ -160,14 +161,15 @@ class SkippedUpdates:
     if self.primary:
       with open(self.file, "a", encoding="utf-8") as file:
         file.write(json.dumps(dict(step=step, examples=delivered())) + "\n")
+    name = destination(self.file)
     reason = "the loss is a spike" if spike else "loss or gradient is not finite"
     logging.warning(
-      "step %d: %s, so the update is skipped; its examples are in %s", step, reason, self.file
+      "step %d: %s, so the update is skipped; its examples are in %s", step, reason, name
     )
     if self.limit and self.in_a_row >= self.limit:
       raise UserError(
         f"{self.in_a_row} updates in a row (max_skipped) were skipped, up to step {step}, where"
-        f" {reason}: their examples are in {self.file}. The weights are those before them. Try a"
+        f" {reason}: their examples are in {name}. The weights are those before them. Try a"
         " lower schedule.peak, a longer warm-up or optimizer.clip_norm, and look at these examples;"
         " --debug_nans names the first operation that made a NaN"
       )

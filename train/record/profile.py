@@ -9,6 +9,7 @@ import jax
 from absl import logging
 
 from train.common.errors import UserError
+from train.record.staging import destination
 
 
 def parse_steps(text: str, total: int) -> range:
@@ -71,4 +72,5 @@ class Profile(contextlib.AbstractContextManager):
   def _stop(self):
     jax.profiler.stop_trace()
     self.running = False
-    logging.info("profile: tensorboard --logdir %s (needs tensorboard-plugin-profile)", self.folder)
+    folder = destination(self.folder)
+    logging.info("profile: tensorboard --logdir %s (needs tensorboard-plugin-profile)", folder)

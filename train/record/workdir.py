@@ -2,24 +2,24 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import hashlib
 import json
 import os
 import pathlib
-import socket
 import types
 from collections.abc import Mapping, Sequence
 
 from absl import logging
 from ml_collections import ConfigDict
 
-from train.common import json_files
+from train.common import buckets, json_files, paths
 from train.common.errors import UserError, as_user_error, nearest
-from train.common.files import write_atomically
+from train.common.files import disk_trouble, write_atomically
 from train.record import added_parts, checksums, older, provenance
 from train.record.config import flat, frozen
+from train.record.lock import KernelLock, Lease, lock
+from train.record.staging import Staging, open_staging
 
 # Settings that may change when a run goes on, as they change no number (up to rounding).
 CHANGEABLE = ("log_every", "loggers", "workers", "mesh", "parallelism", "microbatches")
@@ -42,10 +42,22 @@ MADE_OF_DATA = ("tokenizer.json", "labels.json")
 class Workdir(contextlib.AbstractContextManager):
   """A run's folder, locked for this process until `close` or the process's end."""
 
-  path: pathlib.Path
+  path: paths.Path
   primary: bool
-  lock: int | None  # file descriptor; the kernel frees the lock with it, also on kill -9
+  lock: KernelLock | Lease | None
+  staging: Staging | None = None  # of a folder in a bucket
   steps_before: int | None = None  # `steps` of the config that made the latest checkpoint
+
+  @property
+  def local(self) -> pathlib.Path:
+    """Returns the folder on a disk for files that are appended to or written by libraries."""
+    return self.staging.local if self.staging else self.path
+
+  def upload(self) -> None:
+    """Copies these files into the bucket, if the folder is in one; raises UserError where another
+    process has taken it over."""
+    if self.staging:
+      self.staging.upload()
 
   @functools.cached_property
   def last_step(self) -> int:
@@ -73,14 +85,19 @@ class Workdir(contextlib.AbstractContextManager):
       steps = [self.steps_before or config.steps, config.steps]
       self.note(config_sha256=hashlib.sha256(text.encode()).hexdigest(), steps=steps)
 
-  def close(self) -> None:
-    """Releases the folder to other processes."""
-    if self.lock is not None:
-      os.close(self.lock)
-      self.lock = None
+  def close(self, reachable: bool = True) -> None:
+    """Uploads the last files, unless the bucket is not `reachable`, and releases the folder."""
+    staging, lock = self.staging, self.lock
+    self.staging = self.lock = None
+    try:
+      if staging:
+        staging.close(reachable)
+    finally:
+      if lock:
+        lock.close(reachable)
 
-  def __exit__(self, *_):
-    self.close()
+  def __exit__(self, kind, error, *_):
+    self.close(reachable=not (error and self.staging and disk_trouble(error)))
 
 
 def open_run(
@@ -98,13 +115,13 @@ def open_run(
   is in use by a living process, holds checkpoints of a run with another config or of more steps, or
   can't be written to.
   """
-  path = pathlib.Path(path)
+  path = paths.of(path)
   if not primary:
-    return Workdir(path, False, None)
+    return Workdir(path, False, None, open_staging(path, None))
   text = config_json(config)
   try:
     path.mkdir(parents=True, exist_ok=True)
-    workdir = Workdir(path, True, _lock(path))
+    workdir = Workdir(path, True, lock(path))
     try:
       if any(checksums.is_step(file.name) for file in path.glob("checkpoints/*")):
         before = load_config(path)
@@ -116,13 +133,13 @@ def open_run(
           (path / name).unlink(missing_ok=True)
       write_atomically(path / "config.json", text)
       _note_start(workdir, command, config, devices)
+      workdir.staging = open_staging(path, workdir.lock)
     except BaseException:
       workdir.close()
       raise
   except OSError as error:
-    raise UserError(
-      f"{path}: can't be used as workdir: {error.strerror}: {error.filename}"
-    ) from error
+    reason = buckets.trouble(error) or f"{error.strerror}: {error.filename}"
+    raise UserError(f"{path}: can't be used as workdir: {reason}") from error
   return workdir
 
 
@@ -131,7 +148,7 @@ def load_config(path: str | os.PathLike) -> ConfigDict:
 
   Sequences are tuples in the config. Raises UserError where `path` holds no run.
   """
-  path = pathlib.Path(path)
+  path = paths.of(path)
   file = path / "config.json"
   if not file.is_file():
     raise UserError(_no_run(path))
@@ -145,7 +162,7 @@ def load_config(path: str | os.PathLike) -> ConfigDict:
 
 def starts(path: str | os.PathLike) -> list[dict]:
   """Returns the starts in the run.json of the folder `path`, none where there is no such file."""
-  file = pathlib.Path(path) / "run.json"
+  file = paths.of(path) / "run.json"
   if not file.exists():
     return []
   listed = json_files.read(file).get("starts")
@@ -165,7 +182,7 @@ def starts(path: str | os.PathLike) -> list[dict]:
 
 def is_unchanged(path: str | os.PathLike) -> bool:
   """Returns whether the run's config.json is the one that its last start wrote."""
-  content = (pathlib.Path(path) / "config.json").read_bytes()
+  content = (paths.of(path) / "config.json").read_bytes()
   recorded = [start.get("config_sha256") for start in starts(path)[-1:]]
   return recorded == [hashlib.sha256(content).hexdigest()]
 
@@ -202,29 +219,12 @@ def again(path: str | os.PathLike) -> ConfigDict:
   return config
 
 
-def _lock(path):
-  """Returns a descriptor of the held lock; raises UserError where a living process holds it."""
-  lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-  try:
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError:
-    holder = os.pread(lock, 1000, 0).decode(errors="replace").strip() or "another process"
-    os.close(lock)
-    raise UserError(
-      f"{path}: in use by {holder}. Wait for it, stop it, or use another --workdir"
-    ) from None
-  except OSError as error:
-    logging.warning("%s: this file system has no locks (%s); start only one run in it", path, error)
-  os.ftruncate(lock, 0)
-  os.pwrite(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-  return lock
-
-
 def _refuse_another(path, here, there, defaults):
   """Raises UserError for settings that differ and may not change, or fewer steps than done; logs
   those of CADENCE that differ."""
   here, there = flat(here), flat(there)
-  later = {key: defaults[key] for key in here.keys() & defaults.keys() if is_unchanged(path)}
+  later = {key: defaults[key] for key in here.keys() & defaults.keys()}
+  later = later if is_unchanged(path) else {}
   there = later | older.defaults(here) | there
   done = max(checksums.steps(path / "checkpoints"), default=0)
   # The saved position lacks these parts of a mixture, so they begin where the run goes on.

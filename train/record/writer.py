@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from absl import logging
 
-from train.common import json_files
+from train.common import json_files, paths
 from train.common.errors import UserError
 from train.common.files import write_atomically
 from train.record import curves, older
@@ -122,7 +122,7 @@ def read_metrics(path: str | os.PathLike, missing_ok: bool = False) -> list[dict
 
   A last line that a kill cut off is left out. Raises UserError for any other line that is broken.
   """
-  path = pathlib.Path(path)
+  path = paths.of(path)
   path = path / "metrics.jsonl" if path.is_dir() else path
   if missing_ok and not path.exists():
     return []

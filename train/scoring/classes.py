@@ -2,12 +2,12 @@
 
 import dataclasses
 import itertools
-import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from train.common import paths
 from train.scoring import schemes
 from train.scoring.schemes import Rows
 from train.scoring.scores import count_labels, split_tags
@@ -154,7 +154,7 @@ def print_report(report: Report) -> None:
     print(report.note, file=sys.stderr)
 
 
-def draw_confusion(report: Report, path: pathlib.Path) -> None:
+def draw_confusion(report: Report, path: paths.Path) -> None:
   """Draws the confusion matrix, a row for each reference label, coloured by shares of the row."""
   from matplotlib.figure import Figure  # imported late: 1.2 s
 
@@ -178,4 +178,5 @@ def draw_confusion(report: Report, path: pathlib.Path) -> None:
         colour = "white"
       axes.text(column, row, str(number), ha="center", va="center", color=colour, fontsize=8)
   figure.colorbar(image, ax=axes, label="share of the reference label", shrink=0.8)
-  figure.savefig(path)
+  with path.open("wb") as file:
+    figure.savefig(file)

@@ -6,8 +6,6 @@ with an encoder and with a decoder.
 
 import dataclasses
 import json
-import os
-import pathlib
 import types
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +13,7 @@ from typing import Any
 import jax
 from absl import logging
 
-from train.common import json_files
+from train.common import json_files, paths
 from train.common.errors import UserError, choose, did_you_mean
 from train.common.files import write_atomically
 from train.data import samples, sources
@@ -61,7 +59,7 @@ STYLES = {"prefix": "prefix", "denoise": "bert"}  # names of span tasks with a s
 NAMES = (*TASKS, *STYLES, "mixture")
 # Folder of a run -> what this process has trained its tokenizer on, for run.json: the fields of
 # samples.Sample, and the seed.
-TRAINED_ON: dict[pathlib.Path, dict] = {}
+TRAINED_ON: dict[paths.Path, dict] = {}
 
 
 def layout(task: Task, batch_size: int) -> Layout:
@@ -141,7 +139,7 @@ def build(cfg, workdir, write: bool = True) -> Task:
   Where these files are missing, they are made from the training split first; without `write` that
   is a UserError.
   """
-  settings, folder = cfg.to_dict(), pathlib.Path(workdir)
+  settings, folder = cfg.to_dict(), paths.of(workdir)
   if settings["name"] != "mixture":
     tokenizer = _tokenizer(settings.pop("tokenizer"), [settings["data"]], folder, write)
     return make(settings | {"tokenizer": tokenizer}, folder, write=write)
@@ -199,7 +197,7 @@ def _tokenizer(spec, data, folder, write) -> Tokenizer:
     if spec["name"] == "file":
       if not spec.get("path"):
         raise UserError("tokenizer.path is missing: a tokenizer named file is read from that path")
-      Tokenizer.load(os.path.expanduser(spec["path"])).save(path)
+      Tokenizer.load(paths.of(spec["path"])).save(path)
     else:
       spec, limits = samples.split_limits(spec)
       splits = [sources.open_split(section, "train") for section in data]

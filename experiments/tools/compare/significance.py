@@ -73,7 +73,7 @@ def kind_of(task: Mapping) -> str | None:
 
 def read(file: pathlib.Path) -> list[dict]:
   """Reads the lines that train.evaluate wrote."""
-  with open(file, encoding="utf-8", errors="replace") as lines:
+  with file.open(encoding="utf-8", errors="replace") as lines:
     return [json_files.parse(line, f"{file} line {n}") for n, line in enumerate(lines, 1)]
 
 

@@ -7,14 +7,13 @@ import hashlib
 import itertools
 import math
 import os
-import pathlib
 import statistics
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
 from train import tasks
-from train.common import json_files
+from train.common import json_files, paths
 from train.common.errors import UserError, as_user_error
 from train.evaluation import EarlyStopping, prefixed
 from train.record import workdir
@@ -29,7 +28,7 @@ FIELDS = dict(time=str, devices=list[str], data=dict[str, str])
 class TrainedRun:
   """A run, read from its folder, to which nothing is written."""
 
-  path: pathlib.Path
+  path: paths.Path
   name: str  # short and unique among the runs that are compared
   cfg: ConfigDict
   starts: list[dict]  # of run.json
@@ -132,24 +131,24 @@ class TrainedRun:
     every = {file.stem.removeprefix(f"{split}-"): json_files.read(file) for file in files}
     return {name: results for name, results in every.items() if results.get("split") == split}
 
-  def outputs(self, split: str, name: str) -> dict[str, pathlib.Path]:
+  def outputs(self, split: str, name: str) -> dict[str, paths.Path]:
     """Returns part -> file of an evaluation's outputs; the name of the only part is ""."""
     stems = {part: prefixed(part, f"{split}-{name}", "-") for part in task_settings(self.cfg)}
     files = {part: self.path / "evaluations" / f"{stem}.jsonl" for part, stem in stems.items()}
     return {part: file for part, file in files.items() if file.is_file()}
 
 
-def read(paths: Sequence[str | os.PathLike]) -> list[TrainedRun]:
+def read(folders: Sequence[str | os.PathLike]) -> list[TrainedRun]:
   """Reads two or more runs; raises UserError for a folder that is given twice or holds no run."""
-  paths = [pathlib.Path(path) for path in paths]
-  if len(paths) < 2:
-    raise UserError(f"{len(paths)} run to compare: give two folders or more")
-  resolved = [path.resolve() for path in paths]
-  for index, path in enumerate(paths):
+  folders = list(map(paths.of, folders))
+  if len(folders) < 2:
+    raise UserError(f"{len(folders)} run to compare: give two folders or more")
+  resolved = [path.resolve() for path in folders]
+  for index, path in enumerate(folders):
     if (first := resolved.index(resolved[index])) < index:
-      raise UserError(f"{path} is given twice (first as {paths[first]}): a run equals itself")
+      raise UserError(f"{path} is given twice (first as {folders[first]}): a run equals itself")
   runs = []
-  for path, name in zip(paths, _names(resolved)):
+  for path, name in zip(folders, _names(resolved)):
     cfg, starts = workdir.load_config(path), workdir.starts(path)
     for start in starts:
       json_files.check(start, path / "run.json", FIELDS)
@@ -175,11 +174,11 @@ def by_vocabulary(runs: Sequence[TrainedRun]) -> list[list[TrainedRun]]:
   return list(groups.values())
 
 
-def _names(paths):
-  """Returns the shortest ends of the paths that are all different."""
+def _names(folders):
+  """Returns the shortest ends of the folders that are all different."""
   for depth in itertools.count(1):
-    names = ["/".join(path.parts[-depth:]) for path in paths]
-    if len(set(names)) == len(paths):
+    names = ["/".join(path.parts[-depth:]) for path in folders]
+    if len(set(names)) == len(folders):
       return names
 
 

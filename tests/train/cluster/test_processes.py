@@ -16,8 +16,9 @@ import pytest
 from tests import corpus
 from train.cluster import processes, rendezvous
 from train.cluster.rendezvous import GONE, Rendezvous
-from train.common import entry
+from train.common import entry, paths
 from train.common.errors import UserError
+from train.record import checksums
 from train.record.writer import read_metrics
 
 DEVICES = 8
@@ -52,15 +53,16 @@ def free_port():
 class Processes:
   """`count` processes of one run with a part of the devices each, their output in files."""
 
-  def __init__(self, folder, count, *, odd=(), devices=DEVICES, run=RUN):
-    """odd: more arguments of the last."""
+  def __init__(self, folder, count, *, odd=(), devices=DEVICES, run=RUN, workdir=None):
+    """odd: more arguments of the last. workdir: another than one in the folder."""
     self.folder, port = folder, free_port()
+    self.workdir = workdir or folder / "run"
     folder.mkdir(exist_ok=True)
     flags = os.environ["SCRIPTORIUM_TEST_XLA_FLAGS"]
     environment = dict(os.environ, JAX_NUM_CPU_DEVICES=str(devices // count), XLA_FLAGS=flags)
     self.running = {}
     for index in range(count):
-      command = [*(sys.executable, "-m", "train.main"), f"--workdir={folder / 'run'}", *run]
+      command = [*(sys.executable, "-m", "train.main"), f"--workdir={self.workdir}", *run]
       if count > 1:
         command += [f"--coordinator=127.0.0.1:{port}", f"--process_count={count}"]
         command += [f"--process_index={index}", "--start_timeout=200"]
@@ -83,7 +85,7 @@ class Processes:
       time.sleep(0.05)
 
   def losses(self):
-    lines = (self.folder / "run/metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (self.workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return {(line["step"], line["split"]): line["loss"] for line in map(json.loads, lines)}
 
 
@@ -109,6 +111,22 @@ def test_a_killed_process_stops_the_others_and_two_started_again_are_one_alone(a
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_two_in_a_bucket_that_are_killed_go_on_as_one(alone, tmp_path, google):
+  workdir = paths.of(f"{google.prefix}/processes")
+  first = Processes(tmp_path, 2, workdir=workdir)
+  first.until("step  8/12")
+  for process in first.running.values():
+    process.kill()
+  first.wait()
+  assert checksums.steps(workdir / "checkpoints")
+  again = Processes(tmp_path, 2, workdir=workdir)
+  assert again.wait() == [0, 0], again.text(0)
+  assert "going on after step" in again.text(0)
+  assert again.losses() == pytest.approx(alone, rel=1e-5)
+  assert not checksums.problems(workdir / "checkpoints" / "12")
+
+
 def test_ctrl_c_saves_the_same_step_in_both_and_one_process_goes_on(alone, tmp_path):
   first = Processes(tmp_path, 2)
   first.until("step  2/12")

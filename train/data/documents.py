@@ -72,7 +72,9 @@ class Tokens(PickledByFields):  # a worker process maps the file itself
     """Yields each document's number and ids in one or more pieces, of which eos is the last one,
     or an empty piece for an empty document."""
     eos = np.asarray([self.tokenizer.roles.eos], np.int32)
-    encoded = self.tokenizer.encode_parts([example["text"] for example in examples])
+    texts = [example["text"] for example in examples]
+    prepared = bool(texts) and not isinstance(texts[0], str)  # arrays of ids
+    encoded = enumerate(texts) if prepared else self.tokenizer.encode_parts(texts)
     for number, parts in itertools.groupby(encoded, operator.itemgetter(0)):
       length = 0
       for _, ids in parts:

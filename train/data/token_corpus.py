@@ -70,10 +70,9 @@ def find_folders(section: Mapping) -> Iterator[str]:
   """Yields the folders of the prepared corpora in a section `data`."""
   if section.get("name") == "prepared" and section.get("folder"):
     yield section["folder"]
-  of = section.get("of", {})
-  for part in [of, *of.values()]:
-    if isinstance(part, Mapping):
-      yield from find_folders(part)
+  of = section.get("of") or {}  # a section, or sections by name
+  for part in [of] if isinstance(of.get("name"), str) else of.values():
+    yield from find_folders(part)
 
 
 def check_tokenizer(section: Mapping, tokenizer) -> None:

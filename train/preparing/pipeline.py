@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Sequence
 
 from train.common import paths
@@ -23,7 +24,9 @@ def make_options(runner: str, flags: Sequence[str]):
     raise UserError(f"train.prepare needs Apache Beam ({error}): {INSTALL}") from None
   defaults = []
   if runner in LOCAL:
-    defaults = ["--direct_running_mode=multi_processing", "--direct_num_workers=0"]
+    workers = f"--direct_num_workers={len(os.sched_getaffinity(0))}"
+    quiet = "--default_sdk_harness_log_level=ERROR"
+    defaults = ["--direct_running_mode=multi_processing", workers, quiet]
   flags = [f"--runner={runner}", *defaults, *flags]
   known = pipeline_options._BeamArgumentParser(allow_abbrev=False)
   for options in pipeline_options.PipelineOptions.__subclasses__():
@@ -48,6 +51,9 @@ def run(task: Callable[[int], None], numbers: Sequence[int], folder: str, option
   place = paths.of(folder)
   for path in place.glob(FAILED.format("*")):
     path.unlink(missing_ok=True)
+  hook = threading.excepthook
+  # Beam's threads print a traceback for each worker that Ctrl-C ends; their errors come here too.
+  threading.excepthook = lambda args: None
   try:
     with beam.Pipeline(options=options) as pipeline:
       elements = pipeline | beam.Create(list(numbers)) | beam.Reshuffle()
@@ -56,6 +62,8 @@ def run(task: Callable[[int], None], numbers: Sequence[int], folder: str, option
     for path in sorted(place.glob(FAILED.format("*"))):
       raise UserError(path.read_text(encoding="utf-8")) from None
     raise
+  finally:
+    threading.excepthook = hook
 
 
 def call(task: Callable[[int], None], number: int, folder: str) -> None:

@@ -1,11 +1,10 @@
 """python -m train.prepare --config configs/mlm.py:data=DIR --out prepared/mine
-python -m train.prepare --config configs/mlm.py:data=gs://BUCKET/c4 --out gs://BUCKET/prepared \\
-    --runner DataflowRunner --project PROJECT --region REGION --temp_location gs://BUCKET/tmp
 
 Tokenises the data of a config's task and writes them in shards, from which training reads without
 tokenising: `data=prepared/mine` of any config. The splits are `train` and the config's evaluation
 split, which stays text. The same command again goes on with the files that are missing. Other
-arguments than those below are Apache Beam's (make install REQUIREMENTS=requirements-prepare.txt).
+arguments than those below are Apache Beam's (make install REQUIREMENTS=requirements-prepare.txt);
+train/README.md has those of clusters.
 """
 
 SPLIT = "train"

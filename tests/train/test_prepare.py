@@ -286,7 +286,7 @@ def finish(process):
 @needs_beam
 def test_any_number_of_beams_workers_writes_the_same_bytes(folder, tmp_path):
   errors = finish(start(folder, tmp_path / "two", "--drop_duplicates", "--direct_num_workers=2"))
-  assert "tokens in 31 files" in errors
+  assert "tokens in 30 files" in errors
   one = ["--drop_duplicates", "--direct_num_workers=1", "--direct_running_mode=in_memory"]
   finish(start(folder, tmp_path / "one", *one))
   assert contents(tmp_path / "one") == contents(tmp_path / "two")
@@ -300,7 +300,7 @@ def test_beam_goes_on_after_a_kill(folder, tmp_path, number, status):
   wait_for_files(process, out, 3)
   os.killpg(process.pid, number)
   assert process.wait(60) == status
-  assert len(list(out.glob("train/part-*.json"))) < 31
+  assert len(list(out.glob("train/part-*.json"))) < 30
   finish(start(folder, out))
   finish(start(folder, tmp_path / "whole"))
   assert contents(out) == contents(tmp_path / "whole")
@@ -309,7 +309,7 @@ def test_beam_goes_on_after_a_kill(folder, tmp_path, number, status):
 @needs_beam
 def test_beam_names_a_bad_record_and_unknown_flags(folder, tmp_path):
   (tmp_path / "raw").mkdir()
-  (tmp_path / "raw" / "a.jsonl").write_text('{"text": "a"}\n{"text": 1}\n')
+  (tmp_path / "raw" / "a.jsonl").write_text('{"text": "a"}\n{"text": \n')
   (tmp_path / "raw" / "part-00000.txt").write_text("a text with words\n")
   process = start(tmp_path / "raw", tmp_path / "out")
   _, errors = process.communicate(timeout=300)

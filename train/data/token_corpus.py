@@ -34,8 +34,12 @@ def open_prepared(
   Raises UserError for a manifest of another version, and for a file that is missing or has another
   size than the manifest names.
   """
-  manifest = read_manifest(folder)
-  known = manifest["splits"]
+  if paths.is_bucket(folder):
+    raise UserError(
+      f"{folder}: ArrayRecord reads files on a disk alone: mount the bucket (gcsfuse, s3fs), or copy"
+      " the folder"
+    )
+  known = read_manifest(folder)["splits"]
   if split not in known:
     hint = did_you_mean(split, known)
     raise NoSplit(f"{folder}: no split {split!r} was prepared, but {', '.join(known)}{hint}")

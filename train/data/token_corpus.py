@@ -36,8 +36,8 @@ def open_prepared(
   """
   if paths.is_bucket(folder):
     raise UserError(
-      f"{folder}: ArrayRecord reads files on a disk alone: mount the bucket (gcsfuse, s3fs), or copy"
-      " the folder"
+      f"{folder}: ArrayRecord reads files on a disk alone: mount the bucket (gcsfuse, s3fs), or"
+      " copy the folder"
     )
   known = read_manifest(folder)["splits"]
   if split not in known:

@@ -154,22 +154,39 @@ def test_a_small_corpus_is_read_by_index_as_the_raw_one_is(folder, tokenizer, tm
   assert count_shards(windows(streamed, tokenizer)) == -(-len(raw) // 256)
 
 
-def test_a_compressed_file_is_a_shard_of_many_records(folder, tokenizer, tmp_path):
-  (tmp_path / "raw").mkdir()
+def open_packed(folder, out):
+  """Opens the corpus as two compressed files, each a shard."""
+  out.mkdir()
   for path in folder.iterdir():
-    packed = gzip.compress(path.read_bytes(), mtime=0)
-    (tmp_path / "raw" / f"{path.name}.gz").write_bytes(packed)
-  raw = open_text(tmp_path / "raw")
+    (out / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes(), mtime=0))
+  return open_text(out)
+
+
+def open_parquet(folder, out):
+  """Opens a corpus of two Parquet files, whose shards are groups of rows."""
+  texts.write(out, 1_200_000, files=2, form="parquet")
+  spec = {"name": "parquet", "splits": {"train": f"{out}/*.parquet"}, "columns": ("text",)}
+  return sources.open_split(spec | {"stream": True}, "train", ("text",))
+
+
+@pytest.mark.parametrize("open_raw", [open_packed, open_parquet])
+def test_a_shard_may_have_several_records(folder, tokenizer, tmp_path, open_raw):
+  raw = open_raw(folder, tmp_path / "raw")
   spec = prepare(tmp_path / "out", raw, tokenizer)
   source = sources.open_split(spec, "train")
-  assert source.num_shards == raw.num_shards == 2
-  assert len(list(source.blocks(1))) == len(list(raw.blocks(1))) > 3
+  assert source.num_shards == raw.num_shards >= 2
+  assert len(list(source.blocks(0))) == len(list(raw.blocks(0))) > 3
+  assert list(map(len, read(source, 1))) == list(map(len, read(raw, 1)))
   raw, source = windows(raw, tokenizer), windows(source, tokenizer)
   options = dict(seed=0, count=2)
   with streamed_batches.StreamedBatches(raw, layout("causal"), **options) as batches:
     wanted = take(batches, 30)
   with streamed_batches.StreamedBatches(source, layout("causal"), **options) as batches:
     assert_same_batches(take(batches, 30), wanted)
+
+
+def read(source, shard):
+  return [block.examples for block in source.blocks(shard)]
 
 
 def test_pairs_are_those_of_the_raw_corpus(tmp_path):

@@ -201,9 +201,11 @@ class NextToken:
 
   def __call__(self, ids, before, rng):
     del rng
-    inputs = np.concatenate([[before], ids[:-1]])
+    inputs = np.empty_like(ids)
+    inputs[0], inputs[1:] = before, ids[:-1]
     # the start precedes each document, as when predicting
-    return {"target": ids, "inputs": np.where(inputs == self.roles.eos, self.roles.start, inputs)}
+    inputs[inputs == self.roles.eos] = self.roles.start
+    return {"target": ids, "inputs": inputs}
 
 
 class PrefixLm(NextToken):

@@ -46,7 +46,8 @@ def get_config(arg=""):
       data=common.prose(arg.data, 90),
       tokenizer=tokenizer(arg),
       target_len=64,
-    ),
+    )
+    | common.prepared(arg.data),
     optimizer=sections.ADAMW | dict(b2=0.99, weight_decay=0.1),
     schedule=dict(name="cosine", peak=arg.peak, warmup_steps=5 if arg.small else 100, final=0.1),
     evaluate=dict(every=every),

@@ -151,6 +151,15 @@ def prose(pattern: str, share: int = 98) -> dict:
   return dict(name=name, splits=splits, columns=dict(text="text"))
 
 
+def prepared(folder: str) -> dict:
+  """Returns the settings of a task that reads a corpus which train.prepare has written, with its
+  tokenizer; nothing for other data."""
+  if not has(folder, "manifest.json"):
+    return {}
+  tokenizer = dict(name="file", path=f"{folder}/tokenizer.json")
+  return dict(data=dict(name="prepared", folder=folder), tokenizer=tokenizer)
+
+
 def splits(data: str, endings: str | Sequence[str], dev: str = "dev", test: str = "test") -> dict:
   """Returns the files train, `dev` and `test` of a folder, with the first of the endings that its
   train has. If `data` is itself a file with one of the endings, dev and test are parts of it (10%
@@ -237,7 +246,7 @@ def pretrain(arg, *, batch_size: int, vocab_size: int, task: dict, **more) -> Co
     steps=20 if arg.small else arg.steps,
     batch_size=batch_size,
     log_every=5 if arg.small else 50,
-    task=dict(data=prose(arg.data), tokenizer=tokenizer) | task,
+    task=dict(data=prose(arg.data), tokenizer=tokenizer) | prepared(arg.data) | task,
     schedule=dict(name="linear", peak=arg.peak, warmup_steps=5 if arg.small else 100, final=0.0),
     evaluate=dict(every=every),
     checkpoint=dict(every=every),

@@ -57,7 +57,9 @@ def get_config(arg=""):
   if arg.model == "lstm" and (arg.recipe == "tiny" or arg.init):
     raise ValueError("model=lstm goes with recipe=quick and random weights")
   cfg = tiny() if arg.recipe == "tiny" else quick()
-  cfg.task.name, cfg.task.data = "translation", pairs(arg)
+  cfg.task.name = "translation"
+  prepared = common.prepared(arg.data)
+  cfg.task.data = prepared.get("data") or pairs(arg)
   if arg.small:
     cfg.steps, cfg.batch_size, cfg.log_every = 20, 8, 5
     cfg.schedule.warmup_steps = 5
@@ -71,6 +73,8 @@ def get_config(arg=""):
   if arg.form == "wu2021":
     cfg.task.tokenizer = dict(name="word")
     cfg.task.bleu_tokenizer, cfg.task.piece_marker = "none", "@@ "
+  if prepared:
+    cfg.task.tokenizer = prepared["tokenizer"]
   if arg.init:
     start = common.inherit(arg.init)
     cfg.model, cfg.init_from = start["model"], start["init_from"]

@@ -24,20 +24,22 @@ ARROWS = {
   "train/interop": "train/common train/data model",
   "train/tasks": "train/common train/data train/scoring train/losses model",
   "train/planning": "train -train/interop -train/loop model",
+  "train/preparing": "train/common train/data",
   # the files of train/ itself: the main path, with the commands at its end
-  "train": "model -train/interop -train/planning",
+  "train": "model -train/interop -train/planning -train/preparing",
   "train/pretrained": "train model -train/planning -train/loop -train/inference",
   "train/export": "train model -train/planning",
   "train/export_check": "train model -train/planning",
   "train/export_facts": "train model -train/planning",
   "train/plan": "train model -train/interop",
+  "train/prepare": "train model -train/interop -train/planning",
   "experiments": "train model configs",
   "tests": "train model configs experiments",
 }
 # A person starts them; of the project only tests import them.
 COMMANDS = (
   *("train/main", "train/evaluate", "train/predict", "train/export", "train/plan"),
-  "train/checkpoints",
+  *("train/checkpoints", "train/prepare"),
   *("experiments/run", "experiments/search", "experiments/compare"),
 )
 # Folder -> the packages of others that it may import.
@@ -48,6 +50,7 @@ PACKAGES = {
 # Folder -> the packages of others that it must not import.
 BANNED = {
   "": {"tensorflow", "torch", "keras"},
+  "train/preparing": {"jax", "flax", "optax", "orbax"},
   # worker processes import it, and jax would take their memory and seconds
   "train/data": {"jax", "flax", "optax", "orbax"},
 }
@@ -231,10 +234,11 @@ def test_the_model_has_no_word_for_how_devices_share_it():
     assert not words.search(text), f"{file}: {words.search(text)}"
 
 
-def test_data_reaches_no_jax_by_a_detour():
-  for file in files("train/data"):
+@pytest.mark.parametrize("folder", ["train/data", "train/preparing"])
+def test_data_reaches_no_jax_by_a_detour(folder):
+  for file in files(folder):
     for other in reached(file, "train"):
-      path = "train/data/" + other.relative_to(ROOT).as_posix()  # judged as if it were data
+      path = f"{folder}/" + other.relative_to(ROOT).as_posix()  # judged as if it were data
       assert not list(forbidden_imports(path, other.read_text(encoding="utf-8"))), file
 
 
@@ -258,6 +262,10 @@ WRONG_IMPORTS = [
   ("train/tasks/mlm.py", "from train.interop import directory"),
   ("train/planning/estimate.py", "from train import loop"),
   ("train/planning/estimate.py", "import train.interop.directory"),
+  ("train/preparing/job.py", "from train import tasks"),
+  ("train/preparing/job.py", "import jax"),
+  ("train/prepare.py", "from train.interop import directory"),
+  ("train/loop.py", "from train.preparing import job"),
   ("train/loop.py", "from configs import scan"),
   ("train/loop.py", "from tests import helpers"),
   ("train/loop.py", "import torch"),

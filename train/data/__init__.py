@@ -3,6 +3,7 @@
 1. sources.py opens a split by name: texts.py (documents), sentences.py (CoNLL), questions.py
    (SQuAD), files.py (parallel text, TSV, JSON lines), records.py (TFDS), gettext_catalogs.py (with
    gettext_messages.py) or scan.py.
+   token_corpus.py opens tokens that train.prepare has written, in records of token_records.py.
    reading.py reads lines, bad_records.py counts broken ones, source.py has what sources share.
 2. tokenizer.py turns text into ids, a long one in parts (long_texts.py); tokenizer_training.py
    (with unigram.py) trains it, roles.py names its special tokens, pieces.py interprets its pieces.

@@ -72,7 +72,9 @@ class Tokens(PickledByFields):  # a worker process maps the file itself
     """Yields each document's number and ids in one or more pieces, of which eos is the last one,
     or an empty piece for an empty document."""
     eos = np.asarray([self.tokenizer.roles.eos], np.int32)
-    encoded = self.tokenizer.encode_parts([example["text"] for example in examples])
+    texts = [example["text"] for example in examples]
+    prepared = bool(texts) and not isinstance(texts[0], str)  # arrays of ids
+    encoded = enumerate(texts) if prepared else self.tokenizer.encode_parts(texts)
     for number, parts in itertools.groupby(encoded, operator.itemgetter(0)):
       length = 0
       for _, ids in parts:
@@ -199,9 +201,11 @@ class NextToken:
 
   def __call__(self, ids, before, rng):
     del rng
-    inputs = np.concatenate([[before], ids[:-1]])
+    inputs = np.empty_like(ids)
+    inputs[0], inputs[1:] = before, ids[:-1]
     # the start precedes each document, as when predicting
-    return {"target": ids, "inputs": np.where(inputs == self.roles.eos, self.roles.start, inputs)}
+    inputs[inputs == self.roles.eos] = self.roles.start
+    return {"target": ids, "inputs": inputs}
 
 
 class PrefixLm(NextToken):

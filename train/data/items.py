@@ -124,8 +124,8 @@ class Pairs:
 
   def _ids(self, examples):
     """Returns roles, source ids and target ids of each example."""
-    sources = self.tokenizer.encode_sources([example["source"] for example in examples])
-    targets = self.tokenizer.encode_targets([example["target"] for example in examples])
+    sources = _encode(self.tokenizer.encode_sources, examples, "source")
+    targets = _encode(self.tokenizer.encode_targets, examples, "target")
     frames = languages.frames(self.tokenizer, examples, self.target_lang)
     return list(zip(frames, sources, targets))
 
@@ -139,3 +139,10 @@ class Pairs:
   def _marked(self) -> bool:
     """Returns whether the target's language adds a token to sources."""
     return bool(self.target_lang and not self.tokenizer.roles.languages)
+
+
+def _encode(encode, examples: Sequence[Example], field: str) -> list[list[int]]:
+  """Returns the ids of a field's texts, which a prepared corpus has in their place."""
+  values = [example[field] for example in examples]
+  prepared = bool(values) and not isinstance(values[0], str)
+  return [ids.tolist() for ids in values] if prepared else encode(values)

@@ -74,7 +74,7 @@ def frames(
   for example in examples:
     pair = example.get("source_lang") or "", example.get("target_lang") or target_lang
     if not placed:  # then a source does not name its own language, and may name its target's
-      named = tokenizer.languages and split_language(example["source"], tokenizer.specials)[0]
+      named = tokenizer.languages and _names_language(tokenizer, example["source"])
       pair = ("", "" if named else pair[1])
     if pair not in known:
       known[pair] = frame(tokenizer, *pair)
@@ -82,6 +82,13 @@ def frames(
         check(known[pair], tokenizer.languages)
     rows.append(known[pair])
   return rows
+
+
+def _names_language(tokenizer, source: str | Sequence[int]) -> bool:
+  """Returns whether a source, a text or its ids, begins with the token of a language."""
+  if isinstance(source, str):
+    return bool(split_language(source, tokenizer.specials)[0])
+  return len(source) > 0 and source[0] in tokenizer.languages.values()
 
 
 def check(roles: Roles, languages: Iterable[str]) -> None:

@@ -23,6 +23,7 @@ from train.data import (
   scan,
   sentences,
   texts,
+  token_corpus,
 )
 from train.data.bad_records import log_once
 from train.data.source import (
@@ -295,6 +296,7 @@ SOURCES = {
   "parquet": parquet.open_parquet,
   "arrow": arrow.open_arrow,
   "text": texts.open_text,
+  "prepared": token_corpus.open_prepared,
   "conll": sentences.open_conll,
   "squad": questions.open_squad,
 }

@@ -16,7 +16,7 @@ from absl import logging
 from train.common import json_files, paths
 from train.common.errors import UserError, choose, did_you_mean
 from train.common.files import write_atomically
-from train.data import samples, sources
+from train.data import samples, sources, token_corpus
 from train.data.batches import Layout
 from train.data.tokenizer import Tokenizer
 from train.data.tokenizer_training import train_tokenizer
@@ -199,6 +199,8 @@ def _tokenizer(spec, data, folder, write) -> Tokenizer:
         raise UserError("tokenizer.path is missing: a tokenizer named file is read from that path")
       Tokenizer.load(paths.of(spec["path"])).save(path)
     else:
+      for section in data:
+        token_corpus.check_raw(section)
       spec, limits = samples.split_limits(spec)
       splits = [sources.open_split(section, "train") for section in data]
       logging.info("training the tokenizer (%s) on the texts of the training split", spec["name"])
@@ -206,7 +208,10 @@ def _tokenizer(spec, data, folder, write) -> Tokenizer:
       train_tokenizer(spec, texts).save(path)
       if texts:
         TRAINED_ON[folder] = dataclasses.asdict(texts) | dict(seed=limits.sample_seed)
-  return Tokenizer.load(path)
+  tokenizer = Tokenizer.load(path)
+  for section in data:
+    token_corpus.check_tokenizer(section, tokenizer)
+  return tokenizer
 
 
 FEW_EXAMPLES = 20  # with fewer, each label may well be of one example

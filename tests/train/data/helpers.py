@@ -1,4 +1,5 @@
-"""Reads items and batches, and makes sources, foreign tokenizers and a TFDS dataset for tests."""
+"""Reads items and batches, and makes sources, prepared corpora, foreign tokenizers and a TFDS
+dataset for tests."""
 
 from typing import ClassVar
 
@@ -10,8 +11,10 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from train.data import items
 from train.data.batches import Batches, Layout
 from train.data.roles import Roles
+from train.data.source import as_shards
 from train.data.tokenizer import Tokenizer
 from train.data.tokenizer_training import train_tokenizer
+from train.preparing import corpus
 
 
 def take(iterator, count):
@@ -76,6 +79,21 @@ def batches_of(source, **options):
 def stream(n=60, **options):
   """Returns the batches of `n` numbered sentences."""
   return batches_of(Texts(n), **options)
+
+
+def prepare(folder, source, tokenizer, split="train", fields=("text",), drop=False, order=list):
+  """Prepares a split in this process; `order` reorders the numbers of the files. Returns the spec
+  of the prepared corpus."""
+  folder.mkdir(exist_ok=True)
+  tokenizer.save(folder / "tokenizer.json")
+  job = corpus.make_job(str(folder), split, source, fields, tokenizer, drop)
+
+  def run_all(task, numbers):
+    for number in order(numbers):
+      task(number)
+
+  corpus.prepare_split(job, as_shards(source) is None, run_all)
+  return {"name": "prepared", "folder": str(folder)}
 
 
 def make_bert():

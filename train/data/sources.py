@@ -1,13 +1,10 @@
 """Opens a split of any data source by the name in its config, to be read by index or, if it is
 large, shard by shard."""
 
-import bisect
-import dataclasses
-import functools
 import inspect
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from absl import logging
 
@@ -26,17 +23,14 @@ from train.data import (
   token_corpus,
 )
 from train.data.bad_records import log_once
+from train.data.combined import First, Formatted, Joined, JoinedShards
 from train.data.source import (
-  Block,
-  Changed,
-  PickledByFields,
   Ranges,
   Shards,
   Source,
   as_shards,
   digest,
   first_example,
-  read_many,
   sample,
 )
 
@@ -122,55 +116,6 @@ def _read_sample(shards: Shards, count: int | None, num_bytes: float = math.inf)
   return examples
 
 
-@dataclasses.dataclass(frozen=True)
-class First:
-  """The first examples of another source, at most `count`."""
-
-  of: Source
-  count: int
-  fingerprint: str
-
-  def __len__(self) -> int:
-    return min(len(self.of), self.count)
-
-  def __getitem__(self, index: int) -> dict:
-    if index >= len(self):  # ends an iteration
-      raise IndexError(index)
-    return self.of[index]
-
-  def _getitems(self, indices: Sequence[int]) -> list[dict]:
-    return read_many(self.of, indices)
-
-
-@dataclasses.dataclass(frozen=True)
-class Formatted(Changed):
-  """The examples of another source, rendered as text by patterns for a text-to-text model.
-
-  `patterns` maps names to patterns such as "question: {question}". A list is joined by blanks;
-  `answers` is the text of the first answer, or empty without one.
-  """
-
-  patterns: Mapping[str, str]
-  fingerprint: str
-
-  def change(self, example):
-    texts = {name: _to_text(value) for name, value in example.items()}
-    answers = {"answers": example["answers"]} if "answers" in example else {}
-    try:
-      return {name: pattern.format_map(texts) for name, pattern in self.patterns.items()} | answers
-    except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
-      raise UserError(
-        f"data: a pattern asks for {error}; the examples have {', '.join(texts)}"
-        + did_you_mean(str(error).strip("'"), texts)
-      ) from None
-
-
-def _to_text(value: str | list) -> str:
-  if value and isinstance(value[0], dict):
-    return value[0]["text"]
-  return " ".join(value) if isinstance(value, list) else value
-
-
 def _open_formatted(
   split: str,
   /,
@@ -193,64 +138,6 @@ def _open_formatted(
 def _with_policy(section: Mapping, on_bad_record: str, stream: bool | None) -> dict:
   """Returns the section with the options of the one that it is in."""
   return {"stream": stream, **section, "on_bad_record": on_bad_record}
-
-
-@dataclasses.dataclass(frozen=True)
-class Joined:
-  """The examples of several sources, one after another."""
-
-  parts: tuple[Source, ...]
-  fingerprint: str
-
-  @functools.cached_property
-  def _first(self) -> list[int]:
-    """Returns the index of each part's first example, and the number of all."""
-    return [0, *itertools.accumulate(map(len, self.parts))]
-
-  def __len__(self) -> int:
-    return self._first[-1]
-
-  def __getitem__(self, index: int) -> dict:
-    if index >= len(self):  # ends an iteration
-      raise IndexError(index)
-    part = bisect.bisect_right(self._first, index) - 1
-    return self.parts[part][index - self._first[part]]
-
-  def _getitems(self, indices: Sequence[int]) -> list[dict]:
-    examples = {}
-    for part, first, stop in zip(self.parts, self._first, self._first[1:]):
-      own = [index for index in indices if first <= index < stop]
-      examples |= zip(own, read_many(part, [index - first for index in own]))
-    return [examples[index] for index in indices]
-
-
-@dataclasses.dataclass(frozen=True)
-class JoinedShards(PickledByFields):
-  """The shards of several corpora, one after another."""
-
-  parts: tuple[Shards, ...]
-  fingerprint: str
-
-  @functools.cached_property
-  def _first(self) -> list[int]:
-    """Returns the number of each part's first shard, and the number of all."""
-    return [0, *itertools.accumulate(part.num_shards for part in self.parts)]
-
-  @property
-  def num_bytes(self) -> int:
-    return sum(part.num_bytes for part in self.parts)
-
-  @property
-  def num_shards(self) -> int:
-    return self._first[-1]
-
-  @property
-  def num_examples(self) -> int:  # a part that does not know it raises AttributeError
-    return sum(part.num_examples for part in self.parts)
-
-  def blocks(self, shard: int, first: int = 0) -> Iterator[Block]:
-    part = bisect.bisect_right(self._first, shard) - 1
-    return self.parts[part].blocks(shard - self._first[part], first)
 
 
 def _open_joined(

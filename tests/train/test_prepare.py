@@ -26,7 +26,14 @@ from train.preparing.corpus import check_settings
 
 ROOT = pathlib.Path(__file__).parents[2]
 BEAM = importlib.util.find_spec("apache_beam") is not None
-needs_beam = pytest.mark.skipif(not BEAM, reason="needs requirements-prepare.txt")
+
+
+def needs_beam(test):
+  """Marks a test that starts Beam's workers."""
+  skip = pytest.mark.skipif(not BEAM, reason="needs requirements-prepare.txt")
+  return pytest.mark.slow(skip(test))
+
+
 BYTES = train_tokenizer({"name": "byte"}, ())
 
 

@@ -1,8 +1,8 @@
 """python -m experiments.analysis.prepare_speed --data DIR --tokenizer tokenizer.json --out prepared
 
-Times train.prepare on a folder of texts beside `tokenizers.encode_batch` alone on the same cores,
-and reading what was prepared by one core: windows of 1,024 tokens, across documents and within. A
-minute for each 50 MB on two cores. Beside other programs, compare the seconds of the processors.
+Times train.prepare on a folder of texts beside `tokenizers.encode_batch_fast` alone on the same
+cores, and reading what was prepared by one core: windows of 1,024 tokens, across documents and
+within. A minute for each 100 MB on two cores. Beside other programs, compare the seconds of cores.
 `--record FILE` writes the table for experiments/RESULTS.md.
 
     python -m tests.corpus DIR --megabytes 1000      # writes a corpus
@@ -24,7 +24,7 @@ from train.data import documents, sources, token_corpus, weaving
 from train.data.batches import Layout
 from train.data.tokenizer import Tokenizer
 
-SAMPLE = 64 << 20  # bytes of text that encode_batch gets, 1 MB at a time
+SAMPLE, CALL = 96 << 20, 4 << 20  # bytes of text that encode_batch gets, in all and in a call
 ROWS, LENGTH, BATCHES = 64, 1024, 200
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -44,13 +44,13 @@ class Times(NamedTuple):
 
 
 def time_encoding(path: pathlib.Path, tokenizer: Tokenizer) -> Times:
-  """Times the library's own encode_batch, in threads, on lines of a file."""
+  """Times the library's own encode_batch_fast, in threads, on lines of a file."""
   inner, tokens, seconds, cpu = tokenizer.copy_inner(), 0, 0.0, 0.0
   with open(path, encoding="utf-8") as file:
-    for _ in range(SAMPLE >> 20):
-      lines = file.readlines(1 << 20)
+    for _ in range(SAMPLE // CALL):
+      lines = file.readlines(CALL)
       began, used = time.perf_counter(), time.process_time()
-      encoded = inner.encode_batch(lines, add_special_tokens=False)
+      encoded = inner.encode_batch_fast(lines, add_special_tokens=False)
       seconds, cpu = seconds + time.perf_counter() - began, cpu + time.process_time() - used
       tokens += sum(len(encoding.ids) for encoding in encoded)
   return Times(tokens, seconds, cpu)
@@ -136,7 +136,7 @@ def main(argv):
   alone = time_encoding(first, tokenizer)
   preparing = time_preparing(args.data, args.tokenizer, args.out)
   rows = [["", "million tokens a second", "a second of a core", "MB of memory"]]
-  rows += [alone.row("encode_batch alone"), preparing.row("train.prepare")]
+  rows += [alone.row("encode_batch_fast alone"), preparing.row("train.prepare")]
   rows.append(time_reading(args.out, tokenizer, True).row("prepared, across documents"))
   rows.append(time_reading(args.out, tokenizer, False).row("prepared, within documents"))
   words = [word for word in argv if word not in ("--record", str(args.record))]

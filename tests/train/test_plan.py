@@ -279,3 +279,9 @@ def test_slices_are_of_tpus():
   assert chips.parse("v5e:4x4", 3).count == 48
   with pytest.raises(UserError, match="--slices 2"):
     chips.parse("h100:8", 2)
+
+
+def test_a_tokenizer_in_a_file_gives_the_vocabulary():
+  words = ["task.tokenizer.name=file", "task.tokenizer.path=tokenizer.json"]
+  assert estimate.without_data(resolve.load("configs/mlm.py", words)).model.vocab_size is None
+  assert estimate.without_data(resolve.load("configs/mlm.py")).model.vocab_size == 8000

@@ -18,6 +18,7 @@ from tests import corpus as texts
 from tests.helpers import train_config
 from tests.train.data.helpers import Docs, prepare
 from train import prepare as command
+from train.common import paths
 from train.common.errors import UserError
 from train.data import sources, token_corpus
 from train.data.tokenizer_training import train_tokenizer
@@ -26,7 +27,14 @@ from train.preparing.corpus import check_settings
 
 ROOT = pathlib.Path(__file__).parents[2]
 BEAM = importlib.util.find_spec("apache_beam") is not None
-needs_beam = pytest.mark.skipif(not BEAM, reason="needs requirements-prepare.txt")
+
+
+def needs_beam(test):
+  """Marks a test that starts Beam's workers."""
+  skip = pytest.mark.skipif(not BEAM, reason="needs requirements-prepare.txt")
+  return pytest.mark.slow(skip(test))
+
+
 BYTES = train_tokenizer({"name": "byte"}, ())
 
 
@@ -107,6 +115,20 @@ def test_a_file_that_was_removed_is_written_again(folder, tmp_path):
       (tmp_path / "out" / name).unlink()
   prepare(tmp_path / "out", source, BYTES)
   assert contents(tmp_path / "out") == before
+
+
+def test_a_bucket_gets_the_files_of_a_disk(google, folder, tmp_path):
+  """They are read from a disk: ArrayRecord has no other files."""
+  source = sources.open_split(spec_of(folder), "train")
+  prepare(tmp_path, source, BYTES, drop=True)
+  place = paths.of(f"{google.prefix}/prepared")
+  spec = prepare(place, source, BYTES, drop=True)
+  written = contents(tmp_path)
+  assert paths.contents(place, digests=False).keys() == written.keys()
+  for name in ("manifest.json", "train/part-00003-of-00031.array_record"):
+    assert (place / name).read_bytes() == written[name]
+  with pytest.raises(UserError, match="mount the bucket"):
+    sources.open_split(spec, "train")
 
 
 # Duplicates

@@ -175,12 +175,14 @@ def _bytes_needed(text) -> float:
 
 
 def without_data(cfg: ConfigDict) -> ConfigDict:
-  """Returns the config with blank data of the same shapes, and with a vocabulary size."""
+  """Returns the config with blank data of the same shapes, and with a vocabulary size, unless it is
+  that of a tokenizer in a file."""
   cfg = ConfigDict(cfg.to_dict())
   for section in (cfg.task, *cfg.task.get("parts", {}).values()):
     if "data" in section:
       section.data = ConfigDict(dict(name="blank"))
-  cfg.model.vocab_size = cfg.model.vocab_size or cfg.task.tokenizer.get("vocab_size", 256)
+  if cfg.task.tokenizer.name != "file":
+    cfg.model.vocab_size = cfg.model.vocab_size or cfg.task.tokenizer.get("vocab_size", 256)
   return cfg
 
 

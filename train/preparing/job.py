@@ -23,7 +23,7 @@ from train.preparing.parts import new_file, shard_range
 
 # Raw text of a file, of which the ids take half. So much work is lost to a kill, for each core.
 FILE_BYTES = 512 << 20
-FEWEST = 32  # files of a small corpus, so that all cores have work
+FEWEST = 64  # files of a small corpus, so that all cores have work
 SECONDS = 5  # between two notes of a file's progress
 PROGRESS = ".progress"
 OPTIONS = "group_size:1,uncompressed"  # zstd takes a third less space and 7 times the time

@@ -26,19 +26,23 @@ STEPS, EVERY, EVALUATE, DECODE = 40, 3, 10, 20
 TIMED = {"time", "tokens_per_second", "stall_share", "padding_share", "compiles", "seconds"}
 TIMED |= {"step_ms", "mfu", "recompiles", "host_memory_gb", "device_memory_gb"}
 DAY = 86_400
+STREAMED = 1000  # pairs, above which a run's data are streamed
 CLOCK = f"import time\n_time = time.time\ntime.time = lambda: _time() - {DAY}\n"
 
 
-def corpus(folder: pathlib.Path) -> pathlib.Path:
+def corpus(folder: pathlib.Path, count: int = 120) -> pathlib.Path:
   """Files as configs/multi30k.py wants them, so few that an epoch is some steps."""
   rng = random.Random(0)
   words = ["a", "man", "woman", "dog", "red", "runs", "jumps", "sees", "ball", "on", "two"]
   folder.mkdir(parents=True)
   for name in ("train", "val", "test_2016_flickr"):
-    lines = [" ".join(rng.choices(words, k=rng.randint(3, 9))) for _ in range(120)]
+    lines = [" ".join(rng.choices(words, k=rng.randint(3, 9))) for _ in range(count)]
     for language, change in (("en", str), ("de", str.upper)):
       text = "".join(change(line) + "\n" for line in lines)
-      (folder / f"{name}.{language}.gz").write_bytes(gzip.compress(text.encode()))
+      if count > STREAMED:  # a packed file would be one shard
+        (folder / f"{name}.{language}").write_text(text)
+      else:
+        (folder / f"{name}.{language}.gz").write_bytes(gzip.compress(text.encode()))
   return folder
 
 
@@ -90,6 +94,9 @@ class Run:
     )
     command = [sys.executable, "-m", "train.main", "--workdir", str(self.workdir)]
     command += [f"--config=configs/mixture.py:small,data={self.data}"]
+    if not (self.data / "train.en.gz").exists():
+      parts = ("translation", "denoising")
+      changes |= {f"task.parts.{part}.data.stream": True for part in parts} | dict(streams=4)
     command += [f"--config.{key}={value}" for key, value in changes.items()]
     environment = os.environ | dict(
       XLA_FLAGS=os.environ.get("SCRIPTORIUM_TEST_XLA_FLAGS", ""),

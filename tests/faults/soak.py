@@ -24,11 +24,12 @@ MOUNTED = {"fill_disk", "make_read_only"}
 
 
 def endure(
-  folder: pathlib.Path, wanted: collections.Counter, seed: int, bucket=None
+  folder: pathlib.Path, wanted: collections.Counter, seed: int, bucket=None, pairs: int = 120
 ) -> list[harness.Run]:
   """Runs that were hurt in all `wanted` ways, so often; each was compared with one left alone,
-  which is on a disk, while they are in a bucket if a server is given."""
-  data = harness.corpus(folder / "data" / "files")
+  which is on a disk, while they are in a bucket if a server is given. Of many pairs the data are
+  streamed."""
+  data = harness.corpus(folder / "data" / "files", pairs)
   whole = harness.Run(folder / "whole", data, random.Random(seed))
   whole.folder.mkdir()
   seconds = 0.7 * whole.finish()  # the rest of it was compilation, which those that follow reuse

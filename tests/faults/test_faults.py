@@ -32,6 +32,14 @@ def test_killed_as_it_evaluates_decodes_and_seals_and_with_a_flipped_bit(tmp_pat
 
 
 @pytest.mark.slow
+def test_hurt_with_streamed_data_it_is_the_same_run(tmp_path):
+  wanted = collections.Counter({"kill": 2, "terminate": 1, "kill_worker": 1})
+  runs = soak.endure(tmp_path, wanted, seed=4, pairs=2500)
+  assert sum(len(steps) for run in runs for steps in run.lost.values()) >= 4
+  assert "streams" in (tmp_path / "whole/run/checkpoints/40/data/data.json").read_text()
+
+
+@pytest.mark.slow
 def test_and_in_the_other_ways(tmp_path):
   ways = ("interrupt", "start_twice", "clock_back", "make_read_only", "kill")
   runs = soak.endure(tmp_path, collections.Counter(ways), seed=1)

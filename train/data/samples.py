@@ -134,7 +134,7 @@ def _add_source(sample, source, size: float, most_bytes: int, most_examples: int
   """Adds at most so many examples of a source; `size` is an estimate of its bytes. Returns whether
   it has no others."""
   limits = sample.bytes + most_bytes, sample.examples + most_examples
-  if shards := as_shards(source):
+  if (shards := as_shards(source)) is not None:
     return sample.add(_read_shards(shards, seed), *limits)
   count, before = len(source), sample.state
   if size <= 1.25 * most_bytes and count <= most_examples:
@@ -148,7 +148,7 @@ def _add_source(sample, source, size: float, most_bytes: int, most_examples: int
 
 def _estimate_bytes(source, seed: int) -> float:
   """Returns the bytes of a source's texts, by the mean of PROBE examples, or of a corpus' files."""
-  if shards := as_shards(source):
+  if (shards := as_shards(source)) is not None:
     return float(shards.num_bytes)
   examples = list(_read(source, _draw_indices(len(source), min(PROBE, len(source)), seed)))
   size = sum(len(text.encode()) for example in examples for text in list_texts(example))

@@ -1,8 +1,9 @@
 """python -m experiments.analysis.buckets --workdirs runs/disk gs://BUCKET/run [--repeats 3]
 
 Compares runs of a config whose workdirs lie on a disk and in a bucket, in turns: the median of a
-step, how long a save holds the step after it, and the time of all steps after the first ten, saves
-included, with its ratio to the first workdir's. Each repeat trains anew, in a folder of its own.
+step, how long a save holds the step after it, the share of the time in which saves do so, and the
+time of all steps after the first ten, saves included, with its ratio to the first workdir's. Each
+repeat trains anew, in a folder of its own. On a busy machine the share is surer than the ratio.
 
 Without a bucket, `python -m tests.buckets gs --delay 0.03` serves one that answers after 30 ms; it
 prints the variables of the environment that name it.
@@ -54,14 +55,16 @@ def main(argv):
   for repeat in range(args.repeats):
     for path, measured in results.items():
       measured.append(train(cfg, path / f"{time.time_ns()}-{repeat}"))
-  rows, first = [["workdir", "ms a step", "ms a save holds", "s of all steps", "ratio"]], None
+  head = ["workdir", "ms a step", "ms a save holds", "stalls", "s of all steps", "ratio"]
+  rows, first = [head], None
   for path, measured in results.items():
     seconds = statistics.median(seconds for *_, seconds in measured)
     first = first or seconds
     held = statistics.median(hold for _, holds, _ in measured for hold in holds)
+    stalls = statistics.median(sum(holds) / 1000 / seconds for _, holds, seconds in measured)
     step_ms = statistics.median(step_ms for step_ms, *_ in measured)
-    numbers = (f"{step_ms:.2f}", f"{held:.0f}", f"{seconds:.2f}", f"{seconds / first:.3f}")
-    rows.append([str(path), *numbers])
+    numbers = (f"{step_ms:.2f}", f"{held:.0f}", f"{stalls:.2%}", f"{seconds:.2f}")
+    rows.append([str(path), *numbers, f"{seconds / first:.3f}"])
   print(tables.markdown(rows))
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from experiments import compare
+from experiments.analysis import buckets as measuring
 from tests import helpers
 from train import api, checkpoints, evaluate, inference, predict, resolve
 from train.checkpoint import Checkpoints
@@ -380,3 +381,11 @@ def test_a_missing_package_is_named(monkeypatch):
   with pytest.raises(UserError, match=r"gs://.*gcsfs.*requirements-buckets.txt"):
     paths.of("gs://bucket/run").exists()
   buckets.file_system.cache_clear()
+
+
+@pytest.mark.slow
+def test_a_disk_and_a_bucket_are_compared(folder, tmp_path, capsys):
+  command = ["--workdirs", str(tmp_path), str(folder), "--repeats", "1"]
+  measuring.main([*command, "--steps", "30", "--every", "10"])
+  rows = capsys.readouterr().out.splitlines()
+  assert [row.split(" | ")[0].strip("| ") for row in rows[-2:]] == [str(tmp_path), str(folder)]

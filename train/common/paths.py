@@ -12,6 +12,8 @@ from collections.abc import Iterator
 
 from train.common import buckets
 
+READ = 1 << 18  # bytes of a request
+
 
 class BucketPath(pathlib.PurePosixPath):
   """A path in a bucket with those methods of pathlib.Path that runs use.

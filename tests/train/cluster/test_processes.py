@@ -112,7 +112,7 @@ def test_a_killed_process_stops_the_others_and_two_started_again_are_one_alone(a
 
 @pytest.mark.slow
 @pytest.mark.slow
-def test_two_in_a_bucket_that_are_killed_go_on_as_one(alone, tmp_path, google):
+def test_two_in_a_bucket_that_are_killed_go_on_as_two(alone, tmp_path, google):
   workdir = paths.of(f"{google.prefix}/processes")
   first = Processes(tmp_path, 2, workdir=workdir)
   first.until("step  8/12")

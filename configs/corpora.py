@@ -17,7 +17,7 @@ def read(arg, dataset, splits=None):
   if not arg.data:
     section = dict(name="tfds", dataset=dataset, data_dir=arg.data_dir or None, text="text")
     section |= dict(splits=splits) if splits else {}
-  elif os.path.isfile(os.path.expanduser(f"{arg.data}/manifest.json")):
+  elif common.prepared(arg.data):
     return {}
   else:
     section = common.prose(arg.data, 99)

@@ -17,16 +17,18 @@ from configs.common import Argument
 
 STYLES = ("spans", "iid", "drop", "mask", "bert", "deshuffle", "prefix", "suffix")
 MODES = ("[R]", "[S]", "[X]")
-# UL2's denoisers: mode, style, share of the tokens, mean length of a span.
+# UL2's denoisers: mode, style, share of the tokens, mean length of a span, and the longest window
+# that rows of 128 and of 512 tokens hold.
 UL2 = {
-  "r3": ("[R]", "spans", 0.15, 3.0),
-  "r8": ("[R]", "spans", 0.15, 8.0),
-  "s": ("[S]", "suffix", 0.25, 1.0),
-  "x3": ("[X]", "spans", 0.5, 3.0),
-  "x8": ("[X]", "spans", 0.5, 8.0),
-  "x64": ("[X]", "spans", 0.15, 64.0),
-  "x64_half": ("[X]", "spans", 0.5, 64.0),
+  "r3": ("[R]", "spans", 0.15, 3.0, (140, 567)),
+  "r8": ("[R]", "spans", 0.15, 8.0, (145, 587)),
+  "s": ("[S]", "suffix", 0.25, 1.0, (127, 511)),
+  "x3": ("[X]", "spans", 0.5, 3.0, (189, 765)),
+  "x8": ("[X]", "spans", 0.5, 8.0, (224, 907)),
+  "x64": ("[X]", "spans", 0.15, 64.0, (147, 599)),
+  "x64_half": ("[X]", "spans", 0.5, 64.0, (248, 1004)),
 }
+SENTINELS = 128  # a window of x3 has 127 spans
 
 LARGE = dict(dim=1024, num_heads=16, mlp_dim=4096, encoder_layers=24, decoder_layers=24)
 HUGE = LARGE | dict(head_dim=128, scan_layers=True, remat="full")
@@ -88,23 +90,23 @@ def build(arg, modes=False, **task):
     **(common.inherit(arg.init, skip=()) if arg.init else dict(model=model)),
   )
   if modes and cfg.task.tokenizer.name == "bpe":
-    cfg.task.tokenizer.special = ("<mask>", *MODES)
+    cfg.task.tokenizer.update(special=("<mask>", *MODES), sentinels=SENTINELS)
   if arg.style != "ul2":
     cfg.task.update(style=arg.style, rate=arg.rate, mean_span=arg.mean_span)
   elif (arg.rate, arg.mean_span) != (0.15, 3.0):
     raise ValueError("style=ul2 has rates and spans of its own: leave out rate and mean_span")
   else:
-    cfg.task = mixed(cfg.task.to_dict())
+    cfg.task = mixed(cfg.task.to_dict(), t5)
   return cfg
 
 
-def mixed(task):
+def mixed(task, t5):
   """Returns the mixture of UL2's denoisers, of the section of one. The data are streamed however
   small they are: listed, all denoisers would read them in the same order."""
   shared = {key: task.pop(key) for key in ("tokenizer", "source_len", "target_len")}
   task["data"] = task["data"] | dict(stream=True)
   parts = {
-    name: task | dict(mode=mode, style=style, rate=rate, mean_span=mean_span)
-    for name, (mode, style, rate, mean_span) in UL2.items()
+    name: task | dict(mode=mode, style=style, rate=rate, mean_span=mean_span, length=lengths[t5])
+    for name, (mode, style, rate, mean_span, lengths) in UL2.items()
   }
   return dict(name="mixture", main="r3", parts=parts, **shared)

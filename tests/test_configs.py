@@ -10,7 +10,7 @@ from configs import common, corpora
 from tests.helpers import FIXTURES, ROOT, load_config
 from train import loop, resolve
 from train.common.errors import UserError
-from train.data import scan, sources
+from train.data import corruption, scan, sources
 from train.record import workdir
 
 CONFIGS = [
@@ -244,6 +244,21 @@ def test_large_texts_are_a_dataset_files_or_prepared(tmp_path):
   assert {(x.mode, x.style, x.rate, x.mean_span) for x in parts.values()} == expected
   (tmp_path / "manifest.json").touch()  # of train.prepare
   assert corpora.read(types.SimpleNamespace(data=str(tmp_path)), "c4/en") == {}
+
+
+@pytest.mark.parametrize("size, row", [("mini", 128), ("base", 512)])
+def test_a_denoisers_window_is_the_longest_that_rows_hold(size, row):
+  cfg = resolve.load(f"{ROOT}/configs/span.py:style=ul2,size={size}")
+  task = cfg.task
+  assert (task.source_len, task.target_len) == (row, row)
+  for part in task.parts.values():
+    made = corruption.Corruption(part.style, part.rate, part.mean_span)
+    fits = [
+      source + 2 <= row and target + 1 <= row  # the mode and eos; eos
+      for source, target in map(made.max_lengths, range(2, 2 * row))
+    ]
+    assert part.length == 2 + fits.index(False) - 1
+    assert made.number_of_spans(part.length) <= task.tokenizer.sentinels
 
 
 def test_every_pair_of_opus100_has_both_directions(corpus):

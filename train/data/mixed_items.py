@@ -66,6 +66,8 @@ class MixedItems:
     return np.concatenate(self._lengths)
 
   def read(self, indices: Sequence[int], positions: Sequence[int]) -> list[items.Item]:
+    if not len(indices):  # of a batch without items, which train.plan compiles: no part is listed
+      return []
     read = {}
     owners = np.searchsorted(self._first, indices, side="right") - 1
     for owner, part in enumerate(self.parts.values()):

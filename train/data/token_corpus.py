@@ -143,6 +143,10 @@ class TokenShards(PickledByFields):
     return self._manifest["splits"][self.split]["num_bytes"]
 
   @property
+  def num_examples(self) -> int:
+    return self._manifest["splits"][self.split]["totals"]["documents"]
+
+  @property
   def num_shards(self) -> int:
     return self._first[-1]
 

@@ -143,6 +143,12 @@ def test_a_mixture_pickles_without_its_lengths():
   assert [item["target"] for item in copy.read(numbers, numbers)] == expected
 
 
+def test_no_items_are_read_without_lengths(monkeypatch):
+  part = Numbers(0, 5)
+  monkeypatch.setattr(part, "lengths", None, raising=False)
+  assert MixedItems({"a": part}, {"a": 1}).read([], []) == []
+
+
 def test_items_that_cannot_be_mixed_are_reported(monkeypatch):
   with pytest.raises(UserError, match=r"less than 1/1000 .* of a .*parts\.a\.share.*alpha"):
     MixedItems(PARTS, RATES | {"a": 1e-4}).order(0)

@@ -16,7 +16,7 @@ from tests.train.data.helpers import Texts, assert_same_batches, pairs, prepare,
 from train.common.errors import NoSplit, UserError
 from train.data import documents, items, sources, streamed_batches, token_corpus, token_records
 from train.data.batches import Batches, Layout
-from train.data.source import Ranges
+from train.data.source import Ranges, count_examples
 from train.data.streams import count_shards
 from train.data.tokenizer_training import train_tokenizer
 
@@ -244,6 +244,8 @@ def test_the_manifest_counts(folder, prepared, tokenizer):
   split = token_corpus.read_manifest(prepared["folder"])["splits"]["train"]
   raw = open_text(folder)
   blocks = [block for shard in range(raw.num_shards) for block in raw.blocks(shard)]
+  count = sum(len(block.examples) for block in blocks)
+  assert count_examples(sources.open_split(prepared, "train")) == (count, True)
   rows = tokenizer.encode_batch([example["text"] for block in blocks for example in block.examples])
   assert split["totals"]["documents"] == len(rows)
   assert split["totals"]["tokens"] == sum(map(len, rows))

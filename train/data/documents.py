@@ -173,12 +173,13 @@ class Windows(PickledByFields):
     ids, starts = self.tokens.join(examples)
     # a block is the same in every epoch, its place in the stream is not
     key = key[1:] if self.fixed_masks else key
-    made, sizes = [], {}
-    for number, (start, stop) in enumerate(self._cut(starts).tolist()):
-      if stop - start not in sizes:
-        sizes[stop - start] = self.objective.max_lengths(stop - start)
-      made.append(items.Made(*sizes[stop - start], self._item(ids, start, stop, (*key, number))))
-    return made
+    spans, max_lengths = self._cut(starts), functools.cache(self.objective.max_lengths)
+
+    def make(number):
+      start, stop = spans[number].tolist()
+      return items.Made(*max_lengths(stop - start), self._item(ids, start, stop, (*key, number)))
+
+    return items.BlockItems(len(spans), make)
 
   def _item(self, ids, start, stop, key) -> items.Item:
     before = int(ids[start - 1]) if start and self.cross_documents else self.start

@@ -142,7 +142,7 @@ class ShardSupply:
       self._tally["dropped"] += block.dropped
       self._tally.note(block.bad)
       self._made, self._at = self._make(self._shard, self._block, block.examples), 0
-      if self._made:
+      if len(self._made):
         return True
     return False
 
@@ -159,12 +159,12 @@ class ShardSupply:
   def _position(self, shard: int) -> int:
     return self._share.number + shard * self._share.count
 
-  def _make(self, shard: int, block: int, examples) -> list[Made]:
+  def _make(self, shard: int, block: int, examples) -> Sequence[Made]:
     position = self._position(shard)
     key = (position // self._shards.num_shards, self._order(position), block)
     made = self._items.make(examples, key)
     order = np.random.default_rng([abs(self._share.seed), *key]).permutation(len(made))
-    return [made[i] for i in order.tolist()]
+    return items.BlockItems(len(made), lambda number: made[int(order[number])])
 
 
 class IndexedSupply:

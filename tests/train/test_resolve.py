@@ -25,6 +25,7 @@ from train import (
 )
 from train.common.errors import Help, UserError
 from train.record import config, workdir
+from train.tasks import mixture
 from train.tasks.seq2seq import Decoding
 
 # What a config has to have.
@@ -90,7 +91,8 @@ def test_the_parts_of_a_mixture_have_the_defaults_that_they_do_not_share(write):
   for part in section["parts"].values():
     expected = config.frozen(tasks.defaults(part["name"])).to_dict()
     del part["data"]
-    part.pop("share", None)
+    assert part.pop("share") == 1.0
+    assert part.pop("max_epochs") == 0.0
     assert part == {key: value for key, value in expected.items() if key not in shared}
 
 
@@ -251,9 +253,12 @@ def test_a_value_of_a_part_of_a_mixture_is_checked(write):
 def test_every_range_and_choice_is_of_a_setting_and_allows_its_default():
   defaults = config.flat(schema.RUN | schema.REQUIRED)
   defaults |= config.flat(dict(optimizer=optimizer.OPTIMIZER, schedule=optimizer.SCHEDULE))
+  mixed = {field.name: field.default for field in dataclasses.fields(mixture.Mixture)}
+  mixed = {name: x for name, x in mixed.items() if x is not dataclasses.MISSING} | mixture.PART
+  defaults |= {f"task.{key}": value for key, value in mixed.items()}
   for name in tasks.NAMES[:-1]:
     defaults |= {f"task.{key}": value for key, value in tasks.defaults(name).items()}
-  assert {*ranges.RANGES, *ranges.CHOICES, *ranges.TYPES} - {"task.share"} <= defaults.keys()
+  assert {*ranges.RANGES, *ranges.CHOICES, *ranges.TYPES} <= defaults.keys()
   for key, value in defaults.items():
     if key not in schema.REQUIRED and not key.startswith(("task.tokenizer", "task.decoding")):
       ranges.check(key, value, None if value is None else type(value))
@@ -333,7 +338,7 @@ def test_a_hugging_face_directory_without_hf_is_named_as_such(write):
 
 @pytest.mark.parametrize("path", ["configs", "nosuch/scn.py", "train", "model/scan.py"])
 def test_a_path_that_is_no_config_file_is_answered_with_those_there_are(path):
-  assert "configs has: catalogs.py, " in refusal(path)
+  assert "configs has: c4.py, " in refusal(path)
 
 
 def test_no_steps_to_profile_are_refused(write, tmp_path):

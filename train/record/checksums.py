@@ -72,7 +72,9 @@ def read(checkpoint: paths.Path) -> dict:
   except UserError:
     return {}
   files = record.get("files")
-  sound = json_files.fits(files, dict[str, list]) and not {*map(len, files.values())} - {2}
+  sound = json_files.fits(files, dict[str, list]) and all(
+    [type(part) for part in entry] == [int, str] for entry in files.values()
+  )
   digest = record.pop("sha256", None)  # older records have none
   return record if sound and digest in (None, _digest(record)) else {}
 

@@ -37,19 +37,20 @@ from train.record.workdir import load_config
 from train.record.writer import read_metrics
 
 CONFIG = "configs/mlm.py:small,data={}"
+CAUSAL = "configs/causal.py:small,tokenizer=bpe,data={}"  # of measurements of speed
 ROWS = 64  # of a batch, as many as streams
 PLACE = 0.9  # of the data, at which a run is resumed
-BATCHES = 40  # of a measurement of speed
+BATCHES = 150  # of a measurement of speed: more than the streams have read ahead
 TEXT_BYTES = 4_000_000  # that encode_batch reads in one
 
 
-def overrides(args, **more) -> list[str]:
-  """Returns the words of a run of a tiny model with batches of ROWS rows of 128 tokens."""
+def overrides(args, length="task.source_len", rows=128, **more) -> list[str]:
+  """Returns the changes of a run of a tiny model with batches of ROWS rows of 128 tokens."""
   values = {"steps": 10_000, "log_every": 1, "batch_size": ROWS, "loggers": "()"}
   values |= {"evaluate.every": 10_000, "checkpoint.every": 10_000, "checkpoint.best_metric": "loss"}
-  values |= {"task.source_len": 128, "model.dim": 16, "model.mlp_dim": 16}
-  values |= {"task.tokenizer.name": "file", "task.tokenizer.path": args.tokenizer} | more
-  return [f"--config.{key}={value}" for key, value in values.items()]
+  values |= {"model.dim": 16, "model.mlp_dim": 16}
+  values |= {length: rows, "task.tokenizer.name": "file", "task.tokenizer.path": args.tokenizer} | more
+  return [f"{key}={value}" for key, value in values.items()]
 
 
 def launch(args, data: str, workdir: str, until: int, **more) -> tuple[float, float, list[float]]:
@@ -57,7 +58,8 @@ def launch(args, data: str, workdir: str, until: int, **more) -> tuple[float, fl
   and the losses."""
   before = len(read_metrics(workdir, missing_ok=True))
   command = [sys.executable, "-m", "train.main", "--config", CONFIG.format(data)]
-  command += ["--workdir", workdir, *overrides(args, **more)]
+  command += ["--workdir", workdir]
+  command += [f"--config.{word}" for word in overrides(args, **more)]
   began, first = time.time(), None
   with open(f"{workdir}.log", "a", encoding="utf-8") as log:
     process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -121,7 +123,7 @@ def speed(args):
   """Times the batches alone, and `encode_batch`."""
   rows = [["corpus", "workers", "tokens/s", "encode_batch, tokens/s", "ratio", "padding"]]
   for data in args.data:
-    cfg = resolve.load(CONFIG.format(data), overrides(args))
+    cfg = resolve.load(CAUSAL.format(data), overrides(args, "task.target_len", 512))
     with tempfile.TemporaryDirectory() as folder:
       task = tasks.build(cfg.task, folder)
     layout = tasks.layout(task, cfg.batch_size)

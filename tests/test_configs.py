@@ -20,13 +20,10 @@ CONFIGS = [
   "causal.py:small,data={folder}/prose/*.txt",
   "mlm.py:small,data={folder}/prose,whole_words",
   "span.py:small,data={folder}/prose",
-  "c4.py:small,style=ul2,data={folder}/c4/c4-train.*.json.gz",
-  "opus100.py:small,data={folder},languages=de+fr",
+  "c4.py:small,data={folder}/c4/c4-train.*.json.gz",
   "classify.py:small,data={folder},dev=25%,class_weights=dog:2",
   "tag.py:small,data={folder},suffix=.conll,dev=20%,test=20%",
   "qa.py:small,train={folder}/train.json,test={folder}/test.json",
-  f"nllb.py:small,init=hf:{FIXTURES}/nllb,source_lang=eng_Latn,target_lang=deu_Latn,both,"
-  "data={folder},source=en,target=de,dev=10%,test=10%",
 ]
 # At `small` each does nearly what one of the above does.
 ALIKE = [
@@ -49,7 +46,10 @@ ALIKE = [
   "span.py:small,size=11b,data={folder}/prose",
   "span.py:small,data={folder}/prose,rate=0.5",
   "span.py:small,data={folder}/prose,style=ul2",
-  "c4.py:small,data={folder}/c4/c4-train.*.json.gz",
+  "c4.py:small,style=ul2,data={folder}/c4/c4-train.*.json.gz",
+  "opus100.py:small,data={folder},languages=de+fr",
+  f"nllb.py:small,init=hf:{FIXTURES}/nllb,source_lang=eng_Latn,target_lang=deu_Latn,both,"
+  "data={folder},source=en,target=de,dev=10%,test=10%",
   "wikipedia.py:small,data={folder}/wikipedia/*.parquet",
   "wikipedia.py:small,objective=ul2,data={folder}/wikipedia/*.parquet",
   "catalogs.py:small,target=all,data={folder}",

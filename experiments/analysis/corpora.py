@@ -49,7 +49,11 @@ def overrides(args, length="task.source_len", rows=128, **more) -> list[str]:
   values = {"steps": 10_000, "log_every": 1, "batch_size": ROWS, "loggers": "()"}
   values |= {"evaluate.every": 10_000, "checkpoint.every": 10_000, "checkpoint.best_metric": "loss"}
   values |= {"model.dim": 16, "model.mlp_dim": 16}
-  values |= {length: rows, "task.tokenizer.name": "file", "task.tokenizer.path": args.tokenizer} | more
+  values |= {
+    length: rows,
+    "task.tokenizer.name": "file",
+    "task.tokenizer.path": args.tokenizer,
+  } | more
   return [f"{key}={value}" for key, value in values.items()]
 
 
@@ -80,7 +84,7 @@ def launch(args, data: str, workdir: str, until: int, **more) -> tuple[float, fl
 
 
 def start(args):
-  """Times the start of a run, and measures its peak memory."""
+  """Times the start of a run, with its peak memory."""
   rows = [["corpus", "bytes", "files", "first step, s", "peak memory, MB"]]
   for data in args.data:
     with tempfile.TemporaryDirectory() as folder:
@@ -120,7 +124,7 @@ def _move(workdir: pathlib.Path) -> None:
 
 
 def speed(args):
-  """Times the batches alone, and `encode_batch`."""
+  """Times the batches alone, beside `encode_batch`."""
   rows = [["corpus", "workers", "tokens/s", "encode_batch, tokens/s", "ratio", "padding"]]
   for data in args.data:
     cfg = resolve.load(CAUSAL.format(data), overrides(args, "task.target_len", 512))
@@ -186,7 +190,7 @@ def main(argv):
   parser.add_argument("--record", type=pathlib.Path, metavar="FILE")
   args = parser.parse_args(argv)
   part = PARTS[args.part]
-  title = part.__doc__.partition(".")[0]
+  title = part.__doc__.partition(".")[0].removeprefix("Times the ").capitalize()
   words = [word for word in argv if word not in ("--record", str(args.record))]
   command = shlex.join(["python", "-m", "experiments.analysis.corpora", *words])
   measured.report(part(args), args.record, title=title, section="Corpora", commands=[command])

@@ -249,6 +249,7 @@ def test_what_is_worse_than_others_were_is_stopped_early(pruner, fake, tmp_path,
   assert len(trials) == 10
 
 
+@pytest.mark.slow
 def test_a_training_that_is_pruned_saves_and_leaves(tmp_path, here, monkeypatch):
   """The real one: where others were at 0.1 by step 5, it is at 3."""
   file = FILE.replace("'evaluate.every': 1", "'evaluate.every': 5, 'steps': 5000")

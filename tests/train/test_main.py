@@ -156,6 +156,7 @@ entry.run(main.main)
 """
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_does_not_end_is_left_and_its_step_is_saved(whole, tmp_path):
   process = start(tmp_path, program=("-c", HANGS))
   when(saved(tmp_path, 40), process)
@@ -208,6 +209,7 @@ def test_only_training_makes_the_tokenizer_and_it_is_the_one_trained_with(whole,
   assert path.read_text() == content
 
 
+@pytest.mark.slow
 def test_a_run_is_run_again_from_its_folder(whole, tmp_path):
   code, output = finish(start(tmp_path / "new", config=["--rerun", str(whole)]))
   assert code == 0, output

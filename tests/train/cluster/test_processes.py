@@ -111,7 +111,6 @@ def test_a_killed_process_stops_the_others_and_two_started_again_are_one_alone(a
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_two_in_a_bucket_that_are_killed_go_on_as_two(alone, tmp_path, google):
   workdir = paths.of(f"{google.prefix}/processes")
   first = Processes(tmp_path, 2, workdir=workdir)
@@ -127,6 +126,7 @@ def test_two_in_a_bucket_that_are_killed_go_on_as_two(alone, tmp_path, google):
   assert not checksums.problems(workdir / "checkpoints" / "12")
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_the_same_step_in_both_and_one_process_goes_on(alone, tmp_path):
   first = Processes(tmp_path, 2)
   first.until("step  2/12")

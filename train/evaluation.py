@@ -11,8 +11,9 @@ from ml_collections import ConfigDict
 from train import sharding, tasks
 from train.build import without_kernels
 from train.common import flops
+from train.common.errors import UserError
 from train.data import batches
-from train.data.items import Items
+from train.data.items import Items, is_streamed
 from train.record.meter import means
 from train.state import make_graph
 from train.step import make_eval_step, make_predict_step
@@ -56,6 +57,11 @@ class Evaluation:
     self.eval_step = make_eval_step(task, graph)
     self.predict_step = make_predict_step(task, graph)
     self.items = task.items(cfg.evaluate.split)  # a mistake in the split is named before training
+    if is_streamed(self.items):
+      raise UserError(
+        f"evaluate.split={cfg.evaluate.split}: its data are streamed, endlessly: set"
+        f" task.data.limit.{cfg.evaluate.split} to a number of examples, or evaluate another split"
+      )
     self.layout = tasks.layout(task, cfg.batch_size)
 
   def is_due(self, step: int) -> bool:

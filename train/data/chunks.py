@@ -7,7 +7,6 @@ compressed: such a file is read from its beginning.
 import bisect
 import dataclasses
 import functools
-import hashlib
 import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -21,29 +20,45 @@ from train.data.source import Block, Example, PickledByFields
 
 CHUNK_BYTES = 1 << 17  # some 30,000 tokens
 LOOK = 1 << 16  # bytes that are read at a time to find an end
+BACK = 1 << 12  # bytes that `find_end` may look back at
 LONGEST = 1 << 20  # bytes of a document beyond a chunk's end; a longer one is cut at a blank
 PACKED = 4  # bytes of text in a byte of a compressed file
-SAMPLES, SAMPLE_BYTES = 4096, 4096  # of all files together, for their fingerprint
+LINE_ENDS = re.compile(rb"\n\s*")  # takes in all that follow: no end is tried twice
 
 Read = Callable[[int, int], bytes]  # (place, count) -> at most `count` bytes of a file from a place
 
 
-class Rule(NamedTuple):
-  """The places at which a chunk may end: behind a match of `end`, which is looked for from `back`
-  bytes before the chunk's nominal end, in `most` bytes; `cut`: else behind a blank, or between
-  characters."""
+def find_line(content: bytes, at: int) -> int | None:
+  """Returns the first place from `at` (above 0) on that is behind a line's end."""
+  return content.find(b"\n", at - 1) + 1 or None
 
-  end: re.Pattern
+
+def find_paragraph(content: bytes, at: int) -> int | None:
+  """Returns the first place from `at` on that is behind blank lines with a text behind them."""
+  for run in LINE_ENDS.finditer(content):
+    last = content.rfind(b"\n", run.start(), run.end())
+    if run.start() < last >= at - 1 and run.end() < len(content):
+      return last + 1
+  return None
+
+
+class Rule(NamedTuple):
+  """The places at which a chunk may end: `find` returns the first from a place in some bytes on,
+  which begin `back` bytes before the chunk's nominal end, None if there is none. Behind about
+  `most` bytes without any, a chunk is `cut` behind a blank or between characters."""
+
+  find: Callable[[bytes, int], int | None]
   back: int
   most: int
   cut: bool
 
 
-RECORDS = Rule(re.compile(rb"\n"), 1, MAX_RECORD_BYTES, False)
-LINES = Rule(RECORDS.end, 1, LONGEST, True)
-PARTS = Rule(RECORDS.end, 1, LOOK, True)  # of a document, preferably whole lines
-PARAGRAPHS = Rule(re.compile(rb"\n\s*\n(?=[^\S\n]*\S)"), 1, LONGEST, True)
+RECORDS = Rule(find_line, 1, MAX_RECORD_BYTES, False)
+LINES = Rule(find_line, 1, LONGEST, True)
+PARTS = Rule(find_line, 1, LOOK, True)  # of a document, preferably whole lines
+PARAGRAPHS = Rule(find_paragraph, BACK, LONGEST, True)
 BLANK = re.compile(rb"[ \t\r\n]")
+NUMBERED = 20
 LINE, LINE_END = re.compile(r"line (\d+)"), b"\n"
 
 
@@ -132,7 +147,7 @@ class _Window:
 
   def drop(self, place: int) -> None:
     """Forgets what is before a place, but for what `find_end` may look back at."""
-    kept = max(place - 1, self.start)
+    kept = max(place - BACK, self.start)
     self.content, self.start = self.content[kept - self.start :], kept
 
 
@@ -142,38 +157,20 @@ def find_end(read: Read, place: int, rule: Rule) -> tuple[int, bool]:
   before and the chunk behind it agree."""
   if place <= 0:
     return 0, True
-  since, content, look = place - rule.back, b"", LOOK
-  while len(content) <= rule.most:
+  since, content, look = max(place - rule.back, 0), b"", LOOK + rule.back
+  at = place - since
+  while len(content) <= at + rule.most:
     more = read(since + len(content), look)
-    known = max(len(content) - LOOK, 0)  # an end that reaches the end of what was read may go on
     content += more
-    found = rule.end.search(content, known)
-    if found and (found.end() < len(content) or not more):
-      return since + found.end(), True
+    if (found := rule.find(content, at)) is not None:
+      return since + found, True
     if len(more) < look:
       return since + len(content), True
     look = len(content)
-  if found := BLANK.search(content, rule.back, rule.back + LOOK):
+  if found := BLANK.search(content, at, at + LOOK):
     return since + found.end(), False
-  step = next((i for i in range(4) if content[rule.back + i] & 0xC0 != 0x80), 0)
+  step = next((i for i in range(4) if content[at + i] & 0xC0 != 0x80), 0)
   return place + step, False
-
-
-def sampled_digest(files: Sequence[paths.Path], *more: object) -> str:
-  """Returns the hex digest of the sizes of all files and of some thousand samples of their bytes,
-  the first and the last ones among them. What is not sampled may change unnoticed."""
-  content = hashlib.sha256(repr(more).encode())
-  each = max(2, min(64, SAMPLES // max(len(files), 1)))
-  stride = max(1, 2 * len(files) // SAMPLES)
-  for number, path in enumerate(files):
-    size = paths.size(path)
-    content.update(str(size).encode())
-    if number % stride == 0:
-      with path.open("rb") as file:
-        for i in range(each):
-          file.seek(max(0, size - SAMPLE_BYTES) * i // (each - 1))
-          content.update(file.read(SAMPLE_BYTES))
-  return content.hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,10 +186,10 @@ class ChunkedFiles(PickledByFields):
   fingerprint: str
   on_bad_record: str = "error"
   part: tuple[int, int] = (0, 100)  # percentages of each file's bytes
+  sizes: tuple[int, ...] = ()  # of the files, as all processes know them
 
-  @functools.cached_property
-  def _sizes(self) -> list[int]:
-    return [paths.size(path) for path in self.files]
+  def __post_init__(self):
+    object.__setattr__(self, "sizes", self.sizes or tuple(map(paths.size, self.files)))
 
   @property
   def num_bytes(self) -> int:
@@ -203,7 +200,7 @@ class ChunkedFiles(PickledByFields):
   def _first(self) -> list[int]:
     """Returns the number of each file's first shard, and the number of all shards."""
     counts = []
-    for path, size in zip(self.files, self._sizes):
+    for path, size in zip(self.files, self.sizes):
       start, stop = self._ends(size)
       counts.append(1 if is_compressed(path) else count(stop - start))
     return [0, *itertools.accumulate(counts)]
@@ -223,7 +220,12 @@ class ChunkedFiles(PickledByFields):
       found = read_in_order(path, rule, first)
     else:
       numbers = [shard - self._first[file]][first:]
-      ends = self._ends(self._sizes[file])
+      ends = self._ends(self.sizes[file])
+      if not paths.is_bucket(path) and paths.size(path) != self.sizes[file]:
+        raise UserError(
+          f"{path} has {paths.size(path):,} bytes, and {self.sizes[file]:,} when the run opened it:"
+          " data must not change during a run"
+        )
       found = (read_chunk(path, rule, number, *ends) for number in numbers)
     while True:
       with reading.named_errors(path):
@@ -250,16 +252,23 @@ class ChunkedFiles(PickledByFields):
 
 
 class ChunkBadRecords(CollectedBadRecords):
-  """The bad records of a chunk; names their lines in the file."""
+  """The bad records of a chunk; names their lines in the file, which is read up to there: beyond
+  the first NUMBERED chunks their lines in the chunk."""
+
+  numbered = 0  # chunks in this process
 
   def __init__(self, on_bad_record: str, start: int):
     super().__init__(on_bad_record)
     self._start, self._before = start, None
 
   def __call__(self, path, place: str, reason) -> None:
-    if self._before is None:
+    if self._before is None and ChunkBadRecords.numbered < NUMBERED:
+      ChunkBadRecords.numbered += 1
       self._before = count_lines(path, self._start)
-    place = LINE.sub(lambda match: f"line {int(match[1]) + self._before}", place)
+    if self._before is None:
+      place = f"{place} behind byte {self._start:,}"
+    else:
+      place = LINE.sub(lambda match: f"line {int(match[1]) + self._before}", place)
     super().__call__(path, place, reason)
 
 

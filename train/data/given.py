@@ -114,7 +114,9 @@ def _files(file: str) -> list[pathlib.Path]:
 
 
 def open_inputs(data: Mapping) -> Source:
-  """Opens the split SPLIT to predict from: its examples have answers, or none has."""
+  """Opens the split SPLIT to predict from, all of it in its order: its examples have answers, or
+  none has."""
+  data = {**data, "stream": False}
   try:
     return sources.open_split(data, SPLIT)
   except UserError as error:

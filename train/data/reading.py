@@ -9,6 +9,7 @@ yields None in place of a bad record, which it reports to `bad` (bad_records.Bad
 import contextlib
 import functools
 import gzip
+import hashlib
 import importlib.util
 import io
 import pathlib
@@ -28,6 +29,7 @@ MOST_RATIO = 200  # times the file's own size
 OTHER_NAMES = dict.fromkeys(("dev", "val", "valid", "eval"), "validation")
 BYTE_ORDER_MARK = "\ufeff"
 BUFFER = 1 << 17  # bytes that are unpacked at a time
+SAMPLES, SAMPLE_BYTES = 4096, 4096  # of all files together, for their fingerprint
 COMPRESSED = {".gz": "gzip", ".zst": "zstd"}  # ending -> format
 
 
@@ -146,6 +148,23 @@ def file_digest(path: pathlib.Path) -> str:
 def _file_digest(path: str, size: int, mtime_ns: int) -> str:
   # size and time are there to drop the cached digest when the file changes
   return paths.digest(paths.of(path))
+
+
+def sampled_digest(files: Sequence[pathlib.Path], *more: object) -> str:
+  """Returns the hex digest of the sizes of all files and of some thousand samples of their bytes,
+  the first and the last ones among them. What is not sampled may change unnoticed."""
+  content = hashlib.sha256(repr(more).encode())
+  each = max(2, min(64, SAMPLES // max(len(files), 1)))
+  stride = max(1, 2 * len(files) // SAMPLES)
+  for number, path in enumerate(files):
+    size = paths.size(path)
+    content.update(str(size).encode())
+    if number % stride == 0:
+      with path.open("rb") as file:
+        for i in range(each):
+          file.seek(max(0, size - SAMPLE_BYTES) * i // (each - 1))
+          content.update(file.read(SAMPLE_BYTES))
+  return content.hexdigest()
 
 
 def encode_utf8(key: str, text: str) -> bytes:

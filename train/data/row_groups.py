@@ -13,10 +13,11 @@ from typing import NamedTuple, Protocol
 from train.common.errors import UserError, as_user_error
 from train.data import reading
 from train.data.bad_records import BadRecords, log_once, nth_kept
-from train.data.chunks import CHUNK_BYTES, sampled_digest
+from train.data.chunks import CHUNK_BYTES
 from train.data.columns import WORDS, Cells, Column, find_columns
 from train.data.label_columns import LabelColumns
 from train.data.label_names import NamedLabels, name_labels
+from train.data.reading import sampled_digest
 from train.data.source import LARGE, Block, Example, PickledByFields, digest, is_large
 
 BLOCK_ROWS = 512  # rows of a block, at most

@@ -39,7 +39,7 @@ def open_rows(
   """
   files = [path for table in tables for path in table.paths]
   key = [[table.kind, len(table.paths), *table.key(fields)] for table in tables]
-  fingerprint = chunks.sampled_digest(files, "rows", key, fields, drop_blank, on_bad_record, part)
+  fingerprint = reading.sampled_digest(files, "rows", key, fields, drop_blank, on_bad_record, part)
   options = (fields, drop_blank)
   if all(table.kind in PARSERS for table in tables):
     chunks.check_part(where, files, *part)
@@ -145,8 +145,19 @@ class AlignedFiles(PickledByFields):
     return self._first[-1]
 
   @property
-  def num_examples(self) -> int:  # the last shard of each table may have fewer lines
-    return self.num_shards * LINES
+  def num_examples(self) -> int:
+    """Returns the number of lines; those of a part are counted as whole shards."""
+    if self.part != (0, 100):
+      return self.num_shards * LINES
+    lines = 0
+    for table, index in zip(self.tables, self._indices):
+      shards = index.shape[1] - 1
+      if shards:
+        with reading.named_errors(table.paths[0]), reading.open_bytes(table.paths[0]) as file:
+          file.seek(index[0, -2])
+          rest = file.read(index[0, -1] - index[0, -2])
+        lines += (shards - 1) * LINES + rest.count(b"\n") + (not rest.endswith(b"\n"))
+    return lines
 
   @functools.cached_property
   def num_bytes(self) -> int:
@@ -175,7 +186,7 @@ class AlignedFiles(PickledByFields):
 def _index_lines(files: Sequence[pathlib.Path]) -> np.ndarray:
   """Returns the places of every LINES-th line of line-aligned files, and their ends; raises
   UserError for files of different numbers of lines."""
-  key = [digest(path.name, chunks.sampled_digest([path])) for path in files]
+  key = [digest(path.name, reading.sampled_digest([path])) for path in files]
   cached = cache_dir("lines") / f"{digest(LINES, *key)[:32]}.npy"
   with contextlib.suppress(OSError, ValueError, EOFError):  # missing or damaged: written below
     return np.load(cached)

@@ -25,6 +25,7 @@ from train.data import (
 from train.data.bad_records import log_once
 from train.data.combined import First, Formatted, Joined, JoinedShards
 from train.data.source import (
+  LARGE,
   Ranges,
   Shards,
   Source,
@@ -61,8 +62,6 @@ def open_split(
   for key in ("on_bad_record", "stream"):  # the source has no bad record, or is always small
     if key not in known:
       options.pop(key, None)
-  if split != "train" and options.get("stream"):  # what is not for training is listed, see below
-    options["stream"] = None
   for key in options:
     if key not in known and len(known) == len(parameters):
       raise UserError(
@@ -80,13 +79,18 @@ def open_split(
     else:
       source = texts.InMemory(_read_sample, (source, limit[split]), fingerprint)
   elif split != "train" and as_shards(source) is not None:
-    if source.num_bytes > SAMPLE_BYTES:
+    # with stream=True a part is one of bytes for all splits, so that they share nothing
+    whole = options.get("stream") and source.num_bytes <= LARGE
+    if source.num_bytes > SAMPLE_BYTES and not whole:
       log_once(
         f"{split}: of {source.num_bytes:,} bytes a sample of {SAMPLE_BYTES:,} is read;"
         f" data.limit.{split} sets another number of examples, and data.stream=False reads all"
       )
     fingerprint = digest(source.fingerprint, "sample", SAMPLE_BYTES)
-    source = texts.InMemory(_read_sample, (source, None, SAMPLE_BYTES), fingerprint)
+    if whole:
+      source = texts.InMemory(_read_all, (source,), digest(source.fingerprint, "all"))
+    else:
+      source = texts.InMemory(_read_sample, (source, None, SAMPLE_BYTES), fingerprint)
   example = (first_example(source) if needs else None) or dict.fromkeys(needs)
   for field in needs:
     if field not in example:
@@ -103,6 +107,11 @@ def find_line(spec: Mapping[str, object], split: str, cell: str) -> str | None:
   if spec.get("name") != "files":
     return None
   return files.find_line(split, cell, **{key: spec[key] for key in spec if key != "name"})
+
+
+def _read_all(shards: Shards) -> list[dict]:
+  blocks = (block for shard in range(shards.num_shards) for block in shards.blocks(shard))
+  return [example for block in blocks for example in block.examples]
 
 
 def _read_sample(shards: Shards, count: int | None, num_bytes: float = math.inf) -> list[dict]:

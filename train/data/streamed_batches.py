@@ -24,6 +24,7 @@ from train.data.mixed_items import MixedItems
 from train.data.weaving import START, Rows, Weaver
 
 MOST_STREAMS = 64
+FIRST_RECORDS = 10_000  # of which as large a share may be bad as of all
 # What a tally counts -> its metric.
 LOGGED = dict(truncated="truncated_items", bad="skipped_records", dropped="blank_examples")
 Gather = Callable[[Any], list]  # returns the values of all processes, in their order
@@ -164,7 +165,8 @@ class StreamedBatches(Iterator, contextlib.AbstractContextManager):
       logging.warning("skipped: %s", note)
     self._logged["bad"] += len(notes)
     totals = self._totals(("bad", "examples"))
-    bad_records.check_share("data", totals["bad"], sum(totals.values()), notes[0])
+    total = max(sum(totals.values()), FIRST_RECORDS)  # the first ones may lie close together
+    bad_records.check_share("data", totals["bad"], total, notes[0])
 
   @property
   def delivered(self) -> Callable[[], list[list[tuple]]]:

@@ -104,6 +104,9 @@ class ShardSupply:
     self._items, self._shards, self._share, self._tally = given, given.shards, share, tally
     if not self._shards.num_shards:
       raise UserError("the data are empty: check the split and the files it names")
+    # A stream has other shards in each epoch: by chance it misses one with items so often at
+    # exp(-64).
+    self._most_empty = self._shards.num_shards + 64 * min(self._shards.num_shards, 1000)
     self._order, self._end = packing.permuted(self._shards.num_shards, share.seed), epochs
     self.set_state(dict(shard=0, block=-1, item=0))
 
@@ -126,14 +129,14 @@ class ShardSupply:
 
   def _advance(self) -> bool:
     """Reads the next block that has items, and returns whether there is one before the last epoch's
-    end; raises UserError where a whole epoch has none."""
+    end; raises UserError where very many shards have none."""
     first = self._shard
     while self._position(self._shard) < self._end * self._shards.num_shards:
       block = next(self._blocks, None)
       if block is None:
         self._shard, self._block = self._shard + 1, -1
         self._tally["shards"] += 1
-        if self._shard > first + self._shards.num_shards:
+        if self._shard > first + self._most_empty:
           raise UserError("the data have no item: check the files and the tokenizer")
         self._blocks = self._open(self._shard, 0)
         continue
@@ -167,13 +170,24 @@ class ShardSupply:
     return items.BlockItems(len(made), lambda number: made[int(order[number])])
 
 
+_LISTED: dict[tuple[int, int], tuple] = {}  # by id and seed, shared by the streams of a process
+
+
+def _list_items(given: Items, seed: int) -> tuple:
+  """Returns the lengths of all items, and their order, which are computed once in a process."""
+  key = (id(given), seed)
+  if key not in _LISTED:
+    lengths = given.lengths()
+    _LISTED[key] = lengths, items.order(given, len(lengths), seed), given  # so that no id is reused
+  return _LISTED[key][:2]
+
+
 class IndexedSupply:
   """Every `count`-th item of a shuffled sequence of items, whose lengths are all known."""
 
   def __init__(self, given: Items, share: Share, tally: Tally, epochs: float):
     self._items, self._share, self._tally = given, share, tally
-    self._lengths = given.lengths()
-    self._order = items.order(given, len(self._lengths), share.seed)
+    self._lengths, self._order = _list_items(given, share.seed)
     self._end = epochs * len(self._lengths)
     self.set_state(dict(at=0))
 

@@ -80,7 +80,7 @@ def open_text(
     return _open("documents", read_documents, split, splits, on_bad_record, unit, start, stop)
   chunks.check_part(f"data.splits.{split}", files, start, stop)
   kinds = [document_type(path) for path in files]
-  fingerprint = chunks.sampled_digest(files, "documents", unit, start, stop, kinds, on_bad_record)
+  fingerprint = reading.sampled_digest(files, "documents", unit, start, stop, kinds, on_bad_record)
   rules = {JSON_LINES: chunks.RECORDS}
   rules = tuple(rules.get(kind, RULES[unit]) for kind in kinds)
   parse = functools.partial(parse_documents, unit)
@@ -93,7 +93,6 @@ def document_type(path: pathlib.Path) -> str:
   return JSON_LINES if ending == ".json" else ending
 
 
-BLANK_END = re.compile(r"\n\s*\Z")  # what is between a chunk's last paragraph and the next chunk
 RULES = {"file": chunks.PARTS, "paragraph": chunks.PARAGRAPHS, "line": chunks.LINES}
 
 
@@ -105,7 +104,10 @@ def parse_documents(unit: str, path, chunk: chunks.Chunk, bad) -> tuple[list[dic
     texts = [row[0] for row in rows if row is not None]
   else:
     text = "\n".join(line for line in lines if line is not None)
-    texts = UNITS[unit](text if chunk.last or unit == "file" else BLANK_END.sub("", text))
+    if not chunk.last and unit == "paragraph":  # what is between it and the next chunk
+      end = text.find("\n", len(text.rstrip()))
+      text = text[:end] if end >= 0 else text
+    texts = UNITS[unit](text)
   kept = [{"text": text} for text in texts if text]
   return kept, len(texts) - len(kept)
 

@@ -69,8 +69,8 @@ class Stream:
       entry = self._supply.next()
       if entry is None:
         raise UserError(
-          "all parts of the mixture are read as often as their max_epochs allow: set fewer steps,"
-          " or allow more epochs"
+          "a virtual stream has read its share of all parts as often as their max_epochs allow: set"
+          " fewer steps, or allow more epochs"
         )
       self._entries[position] = entry
     return self._entries[position].made[:2]

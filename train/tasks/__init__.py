@@ -237,7 +237,8 @@ def _labels(task, section, path, write) -> tuple[str, ...]:
   """Returns the training split's labels from a file that is written first if need be: in the order
   of their names (label_names.py), else sorted."""
   if _is_to_write(path, write):
-    source = sources.open_split(section["data"], "train", (task.label_column,))
+    data = {**section["data"], "stream": False}  # as the task opens them
+    source = sources.open_split(data, "train", (task.label_column,))
     labels = task.find_labels(source, section)
     if task.label_column == "label":
       _check_swapped(source, labels)

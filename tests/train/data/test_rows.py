@@ -138,3 +138,20 @@ def test_large_files_are_streamed_by_their_size(tmp_path, monkeypatch):
   monkeypatch.setattr("train.data.source.LARGE", 1000)
   assert open_rows(split, None).num_shards > 10
   assert len(open_rows(split, None, "validation")) == 1200  # a sample, which is all here
+
+
+@pytest.mark.parametrize("kind", [".tsv", ".jsonl"])
+def test_parts_of_streamed_splits_share_nothing(tmp_path, kind):
+  path = write(tmp_path, kind)
+  spec = dict(name="files", stream=True)
+  spec["splits"] = {"train": f"{path}[:70%]", "validation": f"{path}[70%:]"}
+  train, validation = (sources.open_split(spec, split) for split in spec["splits"])
+  rows_of = {x["source"]: x for x in examples(train)}
+  assert not rows_of.keys() & {x["source"] for x in validation}
+  assert len(rows_of) + len(validation) == 1200 - 1200 // 25
+  assert [*validation] == sorted(validation, key=lambda x: int(x["source"].split()[1]))
+
+
+def test_aligned_lines_are_counted_exactly(tmp_path):
+  source = open_rows(write(tmp_path, "aligned"), True)
+  assert source.num_examples == 1200

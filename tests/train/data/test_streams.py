@@ -350,7 +350,7 @@ def test_a_dead_worker_is_replaced(tmp_path, monkeypatch):
 
 
 def test_bad_records_are_counted_as_they_come(monkeypatch):
-  refused = pytest.raises(UserError, match=r"data: 6 of \d+ records cannot be read")
+  refused = pytest.raises(UserError, match=r"data: 101 of 10,000 records cannot be read")
   with batches(source=Cut(3000, with_bad=True)) as stream, refused:
     take(stream, 400)
   with batches(source=Cut(200, with_bad=True)) as stream:
@@ -389,3 +389,29 @@ def test_small_data_are_streamed_where_streams_are_demanded():
       seen.update(sentences(batch))
   assert len(seen) == 60
   assert max(seen.values()) <= min(seen.values()) + 2
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_shards_without_items_are_passed_over(count):
+  class Sparse(Cut):
+    """Every third shard has examples."""
+
+    num_shards = 3
+
+    def blocks(self, shard, first=0):
+      return super().blocks(shard, first) if shard == 1 else iter(())
+
+  with batches(source=Sparse(), count=count) as stream:
+    seen = {number for batch in take(stream, 200) for number in sentences(batch)}
+  assert seen == set(range(21, 42))
+
+
+def test_data_without_any_item_are_refused():
+  class Empty(Cut):
+    num_shards = 3
+
+    def blocks(self, shard, first=0):
+      return iter(())
+
+  with batches(source=Empty(), count=1) as stream, pytest.raises(UserError, match="have no item"):
+    next(stream)

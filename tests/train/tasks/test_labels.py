@@ -115,3 +115,12 @@ def test_labels_are_in_the_order_of_their_names(folder):
   assert task.labels == ("very bad", "fair", "excellent")
   assert [item["labels"][0] for item in task.items("train").read(range(3), range(3))] == [2, 0, 2]
   assert task.hugging_face().labels == task.labels
+
+
+def test_labels_and_examples_of_large_data_are_listed(folder, monkeypatch):
+  """What a labelled task opens, and what its labels are found in, is read by index."""
+  monkeypatch.setattr("train.data.source.LARGE", 10)
+  rows = [f"text {i}\t{'ab'[i % 2]}" for i in range(30)]
+  task = build(put(folder, rows), folder)
+  assert task.labels == ("a", "b")
+  assert len(task.items("train").lengths()) == 30

@@ -95,6 +95,7 @@ def results_of(capsys, command, *words):
   return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_on_parquet_is_the_run_on_the_table(corpus, stored, tmp_path, capsys):
   runs = {}
   for name, folder in (("tsv", corpus), ("parquet", stored)):

@@ -60,6 +60,7 @@ def starts(folder):
   return json.loads((folder / "run.json").read_text())["starts"]
 
 
+@pytest.mark.slow
 def test_a_part_is_added_exactly_and_then_belongs_to_the_run(train, tmp_path, caplog):
   two = train("run", alpha=0.5)
   shutil.copytree(tmp_path / "run", tmp_path / "again")

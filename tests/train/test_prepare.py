@@ -101,6 +101,7 @@ def test_a_kill_changes_no_byte(folder, tmp_path):
   assert 3 <= len(before) < 31
   assert not (out / "manifest.json").exists()
   (out / "train" / ".part-00030-of-00031.array_record.0.partial").write_bytes(b"left by a kill")
+  (out / "train" / ".part-00030-of-00031.json.1.tmp").write_bytes(b"left by a kill")
   prepare(out, source, BYTES)
   assert contents(out) == contents(tmp_path / "whole")
   assert before == {path: path.stat().st_mtime_ns for path in before}  # not written again
@@ -117,6 +118,7 @@ def test_a_file_that_was_removed_is_written_again(folder, tmp_path):
   assert contents(tmp_path / "out") == before
 
 
+@pytest.mark.slow
 def test_a_bucket_gets_the_files_of_a_disk(google, folder, tmp_path):
   """They are read from a disk: ArrayRecord has no other files."""
   source = sources.open_split(spec_of(folder), "train")
@@ -257,6 +259,7 @@ def metrics(run):
   return [(line["loss"], line.get("chrf")) for line in lines]
 
 
+@pytest.mark.slow
 def test_a_translator_learns_and_is_scored_on_a_prepared_corpus(corpus, tmp_path, in_process):
   out = tmp_path / "prepared"
   assert not command.main(

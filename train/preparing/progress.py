@@ -61,5 +61,8 @@ def _read(job: Job, number: int) -> tuple[int, int] | None:
 def remove_notes(folder: paths.Path, partial: bool = False) -> None:
   """Removes the notes of workers that were killed from the folder of a split, and with `partial`
   their half-written files, which is for a split that is finished."""
-  for path in [*folder.glob(f"*{PROGRESS}"), *(folder.glob(f".*{PARTIAL}") if partial else ())]:
+  patterns = [f"*{PROGRESS}"]
+  if partial:
+    patterns += [f".*{PARTIAL}", ".*.tmp"]  # the last are those of write_atomically
+  for path in [path for pattern in patterns for path in folder.glob(pattern)]:
     path.unlink(missing_ok=True)

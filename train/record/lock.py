@@ -73,8 +73,12 @@ class Lease:
     self.folder, self.number, self.lost = folder / ".lock", 0, None
     process = dict(machine=_machine(), pid=os.getpid(), started=_started(os.getpid()))
     self.content = dict(holder=_own_name(), id=uuid.uuid4().hex, **process)
-    self._acquire(folder)
-    HELD.add(self.content["id"])
+    HELD.add(self.content["id"])  # before another thread of this process can see the lease
+    try:
+      self._acquire(folder)
+    except BaseException:
+      HELD.discard(self.content["id"])
+      raise
     self.closed = threading.Event()
     self.thread = threading.Thread(target=self._renew, name="lease", daemon=True)
     self.thread.start()

@@ -80,6 +80,7 @@ def test_a_run_of_several_directions(tmp_path, capsys):
     evaluate.main([*file, "--columns", "x+y+source_lang+target_lang+x"])
 
 
+@pytest.mark.slow
 def test_a_direction_is_written_and_read_again(tmp_path):
   (tmp_path / "a.csv").write_text("source,target\n" + "the fox,a dog\n" * 20)
   direction = "source_lang=fra_Latn,target_lang=eng_Latn"

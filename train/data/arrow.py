@@ -10,7 +10,7 @@ from train.common.errors import NoSplit, UserError, did_you_mean
 from train.data import reading, row_groups
 from train.data.columns import Column, pick
 from train.data.label_columns import LabelColumns
-from train.data.label_names import NamedLabels
+from train.data.label_names import NamedLabels, name_rows
 from train.data.row_groups import RowGroups, Rows
 
 SUFFIXES = (".arrow",)
@@ -97,7 +97,7 @@ def open_arrow(
     is_folder = path is not None and path.is_dir()
     files = _find_files(path) if is_folder else reading.list_files(split, splits, SUFFIXES)
   rows = row_groups.open_groups(split, files, tuple(part), Arrow, columns, on_bad_record, stream)
-  return row_groups.name_rows(rows, label_names, label_columns)
+  return name_rows(rows, label_names, label_columns)
 
 
 def _find_split(split: str, folder: pathlib.Path) -> list[pathlib.Path]:

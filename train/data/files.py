@@ -16,12 +16,12 @@ from train.data import bad_records, reading, record_cache
 from train.data.bad_records import BadRecords, log_once
 from train.data.chunks import unpacked_size
 from train.data.label_columns import LabelColumns
-from train.data.label_names import NamedLabels, name_labels
+from train.data.label_names import NamedLabels, name_rows
 from train.data.reading import file_digest, file_type, find_files
 from train.data.records import Records
 from train.data.rows import open_rows
 from train.data.source import Shards, digest, is_large
-from train.data.tables import ENDINGS, LIST, Row, Table, find_table, number_rows, read_rows
+from train.data.tables import ENDINGS, Row, Table, find_table, mark_empty, number_rows, read_rows
 
 FORMAT_VERSION = "1.0.0"  # part of the cache's key: raise it when the written records change
 DATASET = "text_files"
@@ -64,9 +64,7 @@ def open_files(
         f"data.splits.{split}: the part {part} of {len(dataclasses.replace(rows, split=SPLIT))}"
         " rows has none: take a larger part (dev=, test=), or another file"
       )
-  if label_columns:
-    return LabelColumns(rows, tuple(label_columns))
-  return name_labels(rows, label_names) if label_names else rows
+  return name_rows(rows, label_names, label_columns)
 
 
 def _find_large(split, splits, columns, header, stream) -> tuple | None:
@@ -120,15 +118,8 @@ def prepare(
 
 def _read_rows(where: str, tables: list[Table], fields, bad: BadRecords) -> Iterator[Row]:
   for table in tables:
-    rows = bad.drop_bad(_join(table.paths), read_rows(table, fields, bad))
-    yield from rows if LIST not in fields else _mark_empty(rows, fields.index(LIST))
+    yield from bad.drop_bad(_join(table.paths), mark_empty(read_rows(table, fields, bad), fields))
   bad.check_limit(where)
-
-
-def _mark_empty(rows: Iterator[Row], place: int) -> Iterator[Row]:
-  """Replaces a blank cell of LIST by an empty list, as training drops rows with a blank field."""
-  for row in rows:
-    yield row if row[place].strip() else [*row[:place], "[]", *row[place + 1 :]]
 
 
 def find_line(split: str, cell: str, *, splits, columns=FIELDS, header=None, **_) -> str | None:

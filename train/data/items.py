@@ -133,11 +133,8 @@ class Pairs:
     def make(number):
       roles, source, target = rows[number]
       item = self._item(roles, source, target, self.source_len, self.target_len)
-      source_len, target_len = (
-        len(roles.source(())) + len(source),
-        len(roles.target(())) + len(target),
-      )
-      is_cut = source_len > self.source_len or target_len > self.target_len
+      is_cut = len(roles.source(())) + len(source) > self.source_len
+      is_cut |= len(roles.target(())) + len(target) > self.target_len
       return Made(len(item["source"]), len(item["target"]), item, is_cut)
 
     return BlockItems(len(rows), make)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from train.common.errors import UserError
 from train.data.bad_records import BadRecords, log_once
+from train.data.label_columns import LabelColumns
 from train.data.reading import find_files, read_lines
 from train.data.source import Changed, Source, digest
 
@@ -48,3 +49,10 @@ def name_labels(source: Source, path: str | Sequence[str]) -> NamedLabels:
       raise UserError(f"{file}, line {number}: {problem}; give a name for each class")
   log_once(f"{file} names the {len(names)} classes", "info")
   return NamedLabels(source, str(file), tuple(names), digest(source.fingerprint, *names))
+
+
+def name_rows(rows: Source, label_names, label_columns: Sequence[str]) -> Source:
+  """Returns the rows with their labels as files.open_files describes the options."""
+  if label_columns:
+    return LabelColumns(rows, tuple(label_columns))
+  return name_labels(rows, label_names) if label_names else rows

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from train.data import reading, row_groups
 from train.data.columns import Column
 from train.data.label_columns import LabelColumns
-from train.data.label_names import NamedLabels
+from train.data.label_names import NamedLabels, name_rows
 from train.data.row_groups import RowGroups, Rows
 
 SUFFIXES = (".parquet",)
@@ -63,4 +63,4 @@ def open_parquet(
   splits, *part = reading.parse_part(split, splits)
   paths = reading.list_files(split, splits, SUFFIXES)
   rows = row_groups.open_groups(split, paths, tuple(part), Parquet, columns, on_bad_record, stream)
-  return row_groups.name_rows(rows, label_names, label_columns)
+  return name_rows(rows, label_names, label_columns)

@@ -12,11 +12,9 @@ from typing import NamedTuple, Protocol
 
 from train.common.errors import UserError, as_user_error
 from train.data import reading
-from train.data.bad_records import BadRecords, log_once, nth_kept
+from train.data.bad_records import BadRecords, CollectedBadRecords, log_once, nth_kept
 from train.data.chunks import CHUNK_BYTES
 from train.data.columns import WORDS, Cells, Column, find_columns
-from train.data.label_columns import LabelColumns
-from train.data.label_names import NamedLabels, name_labels
 from train.data.reading import sampled_digest
 from train.data.source import LARGE, Block, Example, PickledByFields, digest, is_large
 
@@ -76,12 +74,12 @@ class RowGroups(PickledByFields):
     return sum(x.stop - x.start for x in self.groups)
 
   def blocks(self, shard: int, first: int = 0) -> Iterator[Block]:
-    group, bad = self.groups[shard], BadRecords(self.on_bad_record)
+    group, bad = self.groups[shard], CollectedBadRecords(self.on_bad_record)
     most = min(CHUNK_BYTES * group.rows // max(group.num_bytes, 1), BLOCK_ROWS)
     for number, (start, cells) in enumerate(self.read(group, max(most, 1))):
       if number < first:
         continue
-      examples, messages, dropped = [], [], 0
+      examples, dropped, bad.messages = [], 0, []
       for row in range(cells.num_rows):
         try:
           example = cells.example(row)
@@ -90,10 +88,8 @@ class RowGroups(PickledByFields):
           else:
             examples.append(example)
         except ValueError as error:
-          place = self.place(group, start + row)
-          bad(*place, error)  # raises UserError, or the record is skipped
-          messages.append(f"{', '.join(map(str, place))}: {error}")
-      yield Block(examples, messages, dropped)
+          bad(*self.place(group, start + row), error)  # raises UserError, or the record is skipped
+      yield Block(examples, bad.messages, dropped)
 
   def read(self, group: Group, most: int | None = None) -> Iterator[tuple[int, Cells]]:
     """Yields the rows to read of a group, with the number of the first, at most `most` at once."""
@@ -140,9 +136,8 @@ class Rows(PickledByFields):
 
   def _getitems(self, indices: Sequence[int]) -> list[Example]:
     numbers = [nth_kept(self.left_out, index) for index in indices]
-    examples = {
-      number: self._read(number) for number in sorted(set(numbers))
-    }  # a group is read once
+    # in ascending order, so that a group is read once
+    examples = {number: self._read(number) for number in sorted(set(numbers))}
     return [examples[number] for number in numbers]
 
   def _read(self, number: int) -> Example:
@@ -196,13 +191,6 @@ def open_groups(
     return dataclasses.replace(shards, groups=_divide(groups), fingerprint=fingerprint)
   left_out = _find_left_out(where, shards)
   return Rows(shards, left_out, digest(*key, *map(reading.file_digest, paths)))
-
-
-def name_rows(rows, label_names, label_columns) -> RowGroups | Rows | NamedLabels | LabelColumns:
-  """Returns the rows with their labels as files.open_files describes the options."""
-  if label_columns:
-    return LabelColumns(rows, tuple(label_columns))
-  return name_labels(rows, label_names) if label_names else rows
 
 
 def _list_groups(paths, format, columns) -> list[Group]:

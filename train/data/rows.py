@@ -8,7 +8,7 @@ import itertools
 import os
 import pathlib
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from absl import logging
@@ -19,7 +19,7 @@ from train.common.files import cache_dir
 from train.data import chunks, reading
 from train.data.bad_records import CollectedBadRecords
 from train.data.source import Block, Example, PickledByFields, Shards, digest
-from train.data.tables import LIST, PARSERS, Row, Table, number_rows, parse_rows
+from train.data.tables import PARSERS, Row, Table, mark_empty, number_rows, parse_rows
 
 LINES = 512  # of each file in a shard of line-aligned files, and rows in a block of other tables
 
@@ -64,15 +64,13 @@ def _parse(tables: Mapping[pathlib.Path, Table], fields, drop_blank, path, chunk
   return _to_examples(parse_rows(table, fields, lines, bad), fields, drop_blank)
 
 
-def _to_examples(rows: Iterator[Row | None], fields, drop_blank) -> tuple[list[Example], int]:
+def _to_examples(rows: Iterable[Row | None], fields, drop_blank) -> tuple[list[Example], int]:
   """Returns the examples of rows, and the number of those with a blank field."""
   examples, dropped = [], 0
-  for row in rows:
+  for row in mark_empty(rows, fields):
     if row is None:
       continue
     example = dict(zip(fields, row))
-    if LIST in example and not example[LIST].strip():
-      example[LIST] = "[]"
     if drop_blank and not all(map(str.strip, example.values())):
       dropped += 1
     else:
@@ -105,7 +103,7 @@ class RowsInOrder(PickledByFields):
       part = list(itertools.islice(rows, LINES))
       messages, bad.messages = bad.messages, []
       if number >= first:
-        examples, dropped = _to_examples(iter(part), self.fields, self.drop_blank)
+        examples, dropped = _to_examples(part, self.fields, self.drop_blank)
         yield Block(examples, messages, dropped)
       if len(part) < LINES:
         return

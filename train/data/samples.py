@@ -68,9 +68,8 @@ class Sample:
       if is_full and self.examples:
         return False
       if is_full:
-        texts = [
-          text[: most_bytes // (4 * len(texts))] for text in texts
-        ]  # of 4 bytes each at most
+        longest = most_bytes // (4 * len(texts))  # characters, of 4 bytes each at most
+        texts = [text[:longest] for text in texts]
         size = sum(len(text.encode()) for text in texts)
       self.examples, self.bytes = self.examples + 1, self.bytes + size
       self._file.writelines(json.dumps(text).encode() + b"\n" for text in texts)

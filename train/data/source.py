@@ -98,8 +98,14 @@ def first_example(source: Source | Shards) -> Example | None:
   """Returns the first example, None if there is none."""
   if as_shards(source) is None:
     return source[0] if len(source) else None
-  blocks = (block for shard in range(source.num_shards) for block in source.blocks(shard))
-  return next((example for block in blocks for example in block.examples), None)
+  return next(all_examples(source), None)
+
+
+def all_examples(shards: Shards) -> Iterator[Example]:
+  """Yields the examples of all shards in their order."""
+  for shard in range(shards.num_shards):
+    for block in shards.blocks(shard):
+      yield from block.examples
 
 
 def count_examples(source: Source | Shards) -> tuple[int, bool]:

@@ -29,6 +29,7 @@ from train.data.source import (
   Ranges,
   Shards,
   Source,
+  all_examples,
   as_shards,
   digest,
   first_example,
@@ -86,10 +87,10 @@ def open_split(
         f"{split}: of {source.num_bytes:,} bytes a sample of {SAMPLE_BYTES:,} is read;"
         f" data.limit.{split} sets another number of examples, and data.stream=False reads all"
       )
-    fingerprint = digest(source.fingerprint, "sample", SAMPLE_BYTES)
     if whole:
-      source = texts.InMemory(_read_all, (source,), digest(source.fingerprint, "all"))
+      source = texts.InMemory(all_examples, (source,), digest(source.fingerprint, "all"))
     else:
+      fingerprint = digest(source.fingerprint, "sample", SAMPLE_BYTES)
       source = texts.InMemory(_read_sample, (source, None, SAMPLE_BYTES), fingerprint)
   example = (first_example(source) if needs else None) or dict.fromkeys(needs)
   for field in needs:
@@ -107,11 +108,6 @@ def find_line(spec: Mapping[str, object], split: str, cell: str) -> str | None:
   if spec.get("name") != "files":
     return None
   return files.find_line(split, cell, **{key: spec[key] for key in spec if key != "name"})
-
-
-def _read_all(shards: Shards) -> list[dict]:
-  blocks = (block for shard in range(shards.num_shards) for block in shards.blocks(shard))
-  return [example for block in blocks for example in block.examples]
 
 
 def _read_sample(shards: Shards, count: int | None, num_bytes: float = math.inf) -> list[dict]:

@@ -60,7 +60,7 @@ class Supply(Protocol):
 
 
 class Share(NamedTuple):
-  """One of `count` virtual streams."""
+  """Names one of `count` virtual streams."""
 
   number: int
   count: int

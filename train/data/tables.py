@@ -66,6 +66,14 @@ def parse_rows(
   return (row for _, row in PARSERS[table.kind](table, fields, lines, bad))
 
 
+def mark_empty(rows: Iterator[Row | None], fields: Sequence[str]) -> Iterator[Row | None]:
+  """Replaces a blank cell of LIST by an empty list, as training drops rows with a blank field."""
+  place = fields.index(LIST) if LIST in fields else None
+  for row in rows:
+    whole = place is None or row is None or row[place].strip()
+    yield row if whole else [*row[:place], "[]", *row[place + 1 :]]
+
+
 def find_table(path: pathlib.Path, columns: Sequence[str] | Mapping, header: bool | None) -> Table:
   """Returns the table in a file, with the places of its columns.
 

@@ -1,6 +1,7 @@
 """Packs the items of virtual streams into the rows of batches, and fills them."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -112,7 +113,7 @@ class Weaving:
   def __call__(self) -> Rows:
     """Returns the rows of the next batch."""
     rows = [row for stream in self._streams.values() for row in stream.next()]
-    numbers, found, keys = iter(range(2**62)), {}, []
+    numbers, found, keys = itertools.count(), {}, []
     for row in rows:
       keys.append([next(numbers) for _ in row])
       found |= {key: entry.made.item for key, entry in zip(keys[-1], row)}

@@ -34,12 +34,12 @@ class Meter:
     self.cost: Callable[[float], dict[str, float]] = lambda step_ms: {}
     self.compiles, self.recompiles, self.logged = 0, 0, False
     jax.monitoring.register_event_duration_secs_listener(self._count_compilation)
-    self._start_window()
+    self._start_window(0)
 
   def begin(self, cost: Callable[[float], dict[str, float]]) -> None:
     """Starts the clock; `cost` returns what to log beside a step's median time in milliseconds."""
     self.cost = cost
-    self._start_window()
+    self._start_window(self.batches.counts()["tokens"])
 
   def watch(self, train_step: Callable) -> Callable:
     """Returns `train_step`, which logs its compilation, in the first step, and warns when it is
@@ -108,7 +108,8 @@ class Meter:
     counts = dict(skipped=skipped, spikes=spikes)
     values |= {name: float(count) for name, count in counts.items() if count}
     data = self.batches.counts()
-    values["tokens_per_second"] = (data.pop("tokens") - self.tokens) / seconds
+    tokens = data.pop("tokens")
+    values["tokens_per_second"] = (tokens - self.tokens) / seconds
     values["step_ms"] = 1000 * statistics.median(self.step_seconds)
     values |= self.cost(values["step_ms"])
     values["stall_share"] = (self.batches.stall_seconds - self.stalled) / seconds
@@ -116,13 +117,14 @@ class Meter:
     values["compiles"], values["recompiles"] = self.compiles, self.recompiles
     values |= {name: float(count) for name, count in data.items()}
     self.total, self.logged = None, True
-    self._start_window()
+    self._start_window(tokens)
     return values
 
-  def _start_window(self):
+  def _start_window(self, tokens: int) -> None:
+    # `counts` asks all processes, so it is called once a window
     self.started = self.step_started = time.perf_counter()
     self.step_seconds: list[float] = []
-    self.stalled, self.tokens = self.batches.stall_seconds, self.batches.counts()["tokens"]
+    self.stalled, self.tokens = self.batches.stall_seconds, tokens
 
   def _flush(self):
     if self.pending is not None:

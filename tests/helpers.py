@@ -121,3 +121,10 @@ def train_config(text, folder, path, **changes):
     loop.train(cfg, run)
   with Checkpoints(path) as saved:
     return {name: np.asarray(x) for name, x in flatten(saved.params("latest")).items()}
+
+
+def assert_same_arrays(a, b):
+  """Asserts that two mappings have the same names, and equal arrays under each."""
+  assert a.keys() == b.keys()
+  for name in a:
+    np.testing.assert_array_equal(a[name], b[name], err_msg=name)

@@ -15,6 +15,7 @@ import pytest
 from experiments import compare
 from experiments.analysis import buckets as measuring
 from tests import helpers
+from tests.helpers import assert_same_arrays
 from train import api, checkpoints, evaluate, inference, predict, resolve
 from train.checkpoint import Checkpoints
 from train.common import buckets, paths
@@ -58,10 +59,7 @@ def weights(path):
 
 def assert_same(first, second):
   assert numbers(first) == numbers(second)
-  a, b = weights(first), weights(second)
-  assert a.keys() == b.keys()
-  for name in a:
-    np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+  assert_same_arrays(weights(first), weights(second))
 
 
 def files(path):

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from tests.helpers import assert_same_arrays
 from train import evaluate, inference, loop, main, predict, resolve, sharding, tasks
 from train.checkpoint import Checkpoints
 from train.common import entry
@@ -62,10 +63,7 @@ def losses(folder):
 
 def assert_same_run(one, other):
   assert losses(one) == losses(other)
-  a, b = weights(one), weights(other)
-  assert a.keys() == b.keys()
-  for name in a:
-    np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+  assert_same_arrays(weights(one), weights(other))
 
 
 def start(folder, *more, config=TINY, program=("-m", "train.main")):

@@ -1,5 +1,5 @@
-"""python -m train.main --config configs/c4.py:data=/mnt/BUCKET/c4 --workdir gs://BUCKET/t5_base \\
-    --coordinator=auto     # on each host of a v5e pod, with the bucket mounted by gcsfuse
+"""python -m train.main --config configs/c4.py:data=gs://BUCKET/c4 --workdir gs://BUCKET/t5_base \\
+    --coordinator=auto     # on each host of a v5e pod
 
 Pre-trains T5 (Raffel et al. 2020, section 3.7), or with style=ul2 the denoisers of UL2, on the
 English documents of C4: 1,000,000 updates of 2,048 rows of 512 tokens with Adafactor, whose rate
@@ -10,7 +10,7 @@ Parquet. Without data=, `c4/en` is read through TensorFlow Datasets. The vocabul
 for either style, so that one prepared corpus serves both.
 
 Preparing: python -m train.prepare --config "configs/c4.py:data=DIR/c4-train.*.json.gz" \\
-    --out /mnt/BUCKET/c4
+    --out gs://BUCKET/c4
 On paper, of 365 million documents and 156 billion tokens (Dodge et al. 2021, table 1): 312 GB at 2
 bytes a token, 1,220 files of 256 MB, 101 core hours at 430,000 tokens a second of a 2.2 GHz core.
 

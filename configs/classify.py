@@ -87,5 +87,5 @@ def label_names(arg) -> dict:
   """Returns the setting of the data that names a labels.txt beside them, if there is one."""
   single = common.is_file(arg.data, common.TABLES)
   path = os.path.join(os.path.dirname(arg.data) if single else arg.data, "labels.txt")
-  there = os.path.isfile(os.path.expanduser(path)) and not arg.regression
+  there = common.exists(path) and not arg.regression
   return dict(label_names=path) if there else {}

@@ -2,14 +2,13 @@
 
 import ast
 import dataclasses
-import os
 import types
 from collections.abc import Collection, Sequence
 
 from ml_collections import ConfigDict
 
 from configs.sections import ADAMW, ENCODER, SMALL
-from configs.stored import PACKED, PARQUET, has, is_file, table_source
+from configs.stored import PACKED, PARQUET, exists, has, is_file, table_source
 
 MASKED = dict(name="bpe", vocab_size=8000, special=("<mask>",))  # a tokenizer with <mask>
 
@@ -170,7 +169,7 @@ def splits(data: str, endings: str | Sequence[str], dev: str = "dev", test: str 
   if is_file(data, endings) or has(data, "state.json"):
     files = {"dev": "10%", "test": "10%"}
     return hold_out(data, files.get(dev, dev), files.get(test, test))
-  if os.path.isfile(os.path.expanduser(data)):
+  if exists(data):
     raise ValueError(f"data={data}: a file ends in {', '.join(endings)}, or is a folder of such")
   forms = [*endings, *(f"{ending}{packed}" for packed in PACKED for ending in endings)]
   if has(data, "dataset_dict.json"):

@@ -17,8 +17,6 @@ minutes on an H200. Expected: with form=wu2021 41.02 BLEU on test2016, as theirs
 mean of three seeds; on raw text 40.2 cased): experiments/wu2021_multi30k.py.
 """
 
-import os
-
 from configs import common, sections
 from configs.common import Argument
 
@@ -116,7 +114,7 @@ def parts_of_folder(arg, language):
 
   def path(name):
     forms = [f"{arg.data}/{name}.{language}{packed}" for packed in (".gz", "", ".zst")]
-    return next((form for form in forms if os.path.isfile(os.path.expanduser(form))), forms[0])
+    return next((form for form in forms if common.exists(form)), forms[0])
 
   files = {split: name if name.endswith("%") else path(name) for split, name in names.items()}
   parts = common.hold_out(files["train"], files["validation"], files["test"])

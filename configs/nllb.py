@@ -15,8 +15,6 @@ Time: 30 seconds with `small` on tests/fixtures/nllb. The 600 million weights of
 take 10 GB in training, on an accelerator; that was not measured.
 """
 
-import os
-
 from configs import common
 from configs.common import Argument
 
@@ -105,7 +103,7 @@ def folder(arg, path, source, target):
   def split_files(end):
     def file(name):
       forms = [f"{path}/{name}.{end}{packed}" for packed in ("", *common.PACKED)]
-      return next((x for x in forms if os.path.isfile(os.path.expanduser(x))), forms[0])
+      return next((x for x in forms if common.exists(x)), forms[0])
 
     names = (x if x.endswith("%") or x.isdecimal() else file(x) for x in (arg.dev, arg.test))
     return common.hold_out(file("train"), *names)

@@ -20,8 +20,6 @@ core before the first batch (measured: 2.0 GB and 49 s for the 8 streams of one 
 no number was measured.
 """
 
-import os
-
 from configs import common, wmt14
 from configs.common import Argument
 
@@ -76,7 +74,7 @@ def direction(data, source, target):
   def path(name, language):
     return f"{data}/{pair}/opus.{pair}-{name}.{language}"
 
-  there = [split for split, name in NAMES.items() if os.path.isfile(path(name, source))]
+  there = [split for split, name in NAMES.items() if common.exists(path(name, source))]
   splits = {
     split: dict(source=path(NAMES[split], source), target=path(NAMES[split], target))
     for split in there or NAMES

@@ -16,8 +16,27 @@ def is_file(data: str, endings: Sequence[str]) -> bool:
 
 
 def has(folder: str, pattern: str) -> bool:
-  """Returns whether a folder has a file that matches a pattern."""
-  return bool(glob.glob(f"{glob.escape(os.path.expanduser(folder))}/{pattern}"))
+  """Returns whether a folder, on a disk or in a bucket, has a file that matches a pattern."""
+  path = f"{glob.escape(os.path.expanduser(folder))}/{pattern}"
+  if system := _bucket(folder):
+    return bool(system.glob(path))
+  return bool(glob.glob(path))
+
+
+def exists(path: str) -> bool:
+  """Returns whether a path, on a disk or in a bucket, is a file."""
+  if system := _bucket(path):
+    return system.isfile(path)
+  return os.path.isfile(os.path.expanduser(path))
+
+
+def _bucket(path: str):
+  """Returns the file system of a path in a bucket, else None."""
+  if "://" not in path:
+    return None
+  import fsspec  # which comes with the packages for buckets
+
+  return fsspec.core.url_to_fs(path)[0]
 
 
 def table_source(path: str) -> str:

@@ -1,5 +1,5 @@
-"""python -m train.main --config configs/wikipedia.py:data=/mnt/BUCKET/wikipedia \\
-    --workdir gs://BUCKET/bert --coordinator=auto     # on each host of a v5e pod, with gcsfuse
+"""python -m train.main --config configs/wikipedia.py:data=gs://BUCKET/wikipedia \\
+    --workdir gs://BUCKET/bert --coordinator=auto     # on each host of a v5e pod
 
 Pre-trains BERT (Devlin et al. 2019) or the denoisers of UL2 (Tay et al. 2022) on the articles of
 Wikipedia: objective=bert is configs/mlm.py with BERT's rows, 256 of 512 tokens, 1,000,000 updates
@@ -10,7 +10,7 @@ files, of which the last hundredth is held out: Parquet as Hugging Face's wikime
 `wikipedia/20230601.en` is read through TensorFlow Datasets.
 
 Preparing: python -m train.prepare --config "configs/wikipedia.py:data=DIR/20231101.en/*.parquet" \\
-    --out /mnt/BUCKET/wikipedia
+    --out gs://BUCKET/wikipedia
 On paper, of 6.4 million articles and 20.2 GB of text: 4.6 billion tokens at 4.4 bytes of text each,
 9.2 GB at 2 bytes a token, 36 files of 256 MB, 3 core hours at 430,000 tokens a second of a 2.2 GHz
 core.

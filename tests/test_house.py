@@ -45,7 +45,7 @@ COMMANDS = (
 # Folder -> the packages of others that it may import.
 PACKAGES = {
   "model": {"jax", "flax", "optax", "numpy"},
-  "configs": {"ml_collections"},
+  "configs": {"ml_collections", "fsspec"},
 }
 # Folder -> the packages of others that it must not import.
 BANNED = {

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from ml_collections import ConfigDict
 
 from train import pretrained, schema, shares, tasks
+from train.common import buckets
 from train.common.errors import UserError
 from train.data import samples
 from train.data.sources import SOURCES
@@ -23,6 +24,7 @@ def load(text: str, overrides: Sequence[str] = (), check=schema.check) -> Config
   so the config equals itself read back from JSON. Raises UserError for an unknown file, argument or
   key, for a value of the wrong type and for a missing key, and Help for the argument `help`.
   """
+  buckets.register(text)  # as a config file may look for files in one
   written = config.read(text)
   try:
     cfg = _override(complete(written), overrides)

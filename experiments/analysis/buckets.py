@@ -6,13 +6,16 @@ time of all steps after the first ten, saves included, with its ratio to the fir
 repeat trains anew, in a folder of its own. On a busy machine the share is surer than the ratio.
 
 Without a bucket, `python -m tests.buckets gs --delay 0.03` serves one that answers after 30 ms; it
-prints the variables of the environment that name it.
+prints the variables of the environment that name it. `--record FILE` writes the table for
+experiments/RESULTS.md.
 """
 
+import pathlib
+import shlex
 import statistics
 import time
 
-from experiments.tools.report import tables
+from experiments.tools.report import measured
 from train import api
 from train.checkpoint import Checkpoints
 from train.common import entry, paths
@@ -47,25 +50,29 @@ def main(argv):
   parser.add_argument("--repeats", type=int, default=3)
   parser.add_argument("--steps", type=int, default=400)
   parser.add_argument("--every", type=int, default=100, help="steps between two checkpoints")
+  parser.add_argument("--record", type=pathlib.Path, metavar="FILE")
   args = parser.parse_args(argv)
   changes = {"steps": args.steps, "log_every": FIRST, "checkpoint.every": args.every}
   changes |= {"evaluate.every": args.steps, "evaluate.decode_every": 0}
   changes |= {"checkpoint.best_metric": "loss", "loggers": ()}
   cfg, results = api.config(args.config, changes), {path: [] for path in args.workdirs}
   for repeat in range(args.repeats):
-    for path, measured in results.items():
-      measured.append(train(cfg, path / f"{time.time_ns()}-{repeat}"))
+    for path, runs in results.items():
+      runs.append(train(cfg, path / f"{time.time_ns()}-{repeat}"))
   head = ["workdir", "ms a step", "ms a save holds", "stalls", "s of all steps", "ratio"]
   rows, first = [head], None
-  for path, measured in results.items():
-    seconds = statistics.median(seconds for *_, seconds in measured)
+  for path, runs in results.items():
+    seconds = statistics.median(seconds for *_, seconds in runs)
     first = first or seconds
-    held = statistics.median(hold for _, holds, _ in measured for hold in holds)
-    stalls = statistics.median(sum(holds) / 1000 / seconds for _, holds, seconds in measured)
-    step_ms = statistics.median(step_ms for step_ms, *_ in measured)
+    held = statistics.median(hold for _, holds, _ in runs for hold in holds)
+    stalls = statistics.median(sum(holds) / 1000 / seconds for _, holds, seconds in runs)
+    step_ms = statistics.median(step_ms for step_ms, *_ in runs)
     numbers = (f"{step_ms:.2f}", f"{held:.0f}", f"{stalls:.2%}", f"{seconds:.2f}")
     rows.append([str(path), *numbers, f"{seconds / first:.3f}"])
-  print(tables.markdown(rows))
+  words = [word for word in argv if word not in ("--record", str(args.record))]
+  command = shlex.join(["python", "-m", "experiments.analysis.buckets", *words])
+  title = "Runs in a bucket and on a disk"
+  measured.report(rows, args.record, title=title, section="Corpora", commands=[command])
 
 
 if __name__ == "__main__":

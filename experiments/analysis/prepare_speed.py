@@ -142,7 +142,7 @@ def main(argv):
   words = [word for word in argv if word not in ("--record", str(args.record))]
   command = shlex.join(["python", "-m", "experiments.analysis.prepare_speed", *words])
   title = "Preparing and reading a tokenised corpus"
-  measured.report(rows, args.record, title=title, section="Speed", commands=[command])
+  measured.report(rows, args.record, title=title, section="Corpora", commands=[command])
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from tests import corpus as texts
 from tests.helpers import train_config
 from tests.train.data.helpers import Docs, prepare
 from train import prepare as command
+from train import resolve
 from train.common import paths
 from train.common.errors import UserError
 from train.data import sources, token_corpus
@@ -119,18 +120,40 @@ def test_a_file_that_was_removed_is_written_again(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_bucket_gets_the_files_of_a_disk(google, folder, tmp_path):
-  """They are read from a disk: ArrayRecord has no other files."""
+def test_a_bucket_has_what_a_disk_has(google, folder, tmp_path):
   source = sources.open_split(spec_of(folder), "train")
-  prepare(tmp_path, source, BYTES, drop=True)
+  spec = prepare(tmp_path, source, BYTES, drop=True)
   place = paths.of(f"{google.prefix}/prepared")
-  spec = prepare(place, source, BYTES, drop=True)
+  spec_there = prepare(place, source, BYTES, drop=True)
   written = contents(tmp_path)
   assert paths.contents(place, digests=False).keys() == written.keys()
   for name in ("manifest.json", "train/part-00003-of-00031.array_record"):
     assert (place / name).read_bytes() == written[name]
-  with pytest.raises(UserError, match="mount the bucket"):
-    sources.open_split(spec, "train")
+  here, there = (sources.open_split(x, "train") for x in (spec, spec_there))
+  for shard in range(here.num_shards):
+    blocks = zip(here.blocks(shard), there.blocks(shard), strict=True)
+    for block, other in blocks:
+      assert [x["text"].tolist() for x in block.examples] == [
+        x["text"].tolist() for x in other.examples
+      ]
+  path = place / "train/part-00003-of-00031.array_record"
+  content = path.read_bytes()
+  path.write_bytes(content[:-1])
+  with pytest.raises(UserError, match=r"part-00003.*has .* bytes, and manifest.json names"):
+    sources.open_split(spec_there, "train")
+  path.write_bytes(content[:1000] + bytes(len(content) - 1000))
+  damaged = sources.open_split(spec_there, "train")
+  with pytest.raises(UserError, match=r"part-00003\S*, record 0 .* is damaged"):
+    list(damaged.blocks(3))
+
+
+@pytest.mark.slow
+def test_a_config_finds_a_prepared_corpus_in_a_bucket(google):
+  place = paths.of(f"{google.prefix}/corpus")
+  assert resolve.load(f"configs/mlm.py:data={place},small").task.data.name == "text"
+  (place / "manifest.json").write_text("{}")
+  data = resolve.load(f"configs/mlm.py:data={place},small").task.data
+  assert (data.name, data.folder) == ("prepared", str(place))
 
 
 # Duplicates

@@ -65,6 +65,13 @@ def file_system(scheme: str):
   return fsspec.filesystem(scheme)
 
 
+def register(text: str) -> None:
+  """Makes fsspec know the schemes that `text` has, for code that asks fsspec itself."""
+  for scheme, prefix in zip(SCHEMES, PREFIXES):
+    if prefix in text:
+      file_system(scheme)
+
+
 def _patient(base: type, method: str) -> type:
   """Returns a class of file systems that sends a request again while the bucket cannot be reached.
 

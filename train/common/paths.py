@@ -118,6 +118,15 @@ def size(path: Path) -> int:
   return path.stat().st_size
 
 
+def read_range(path: Path, start: int, stop: int) -> bytes:
+  """Returns the bytes of a file from `start` up to `stop`."""
+  if is_bucket(path):
+    return path.system.cat_file(str(path), start=start, end=stop)
+  with open(path, "rb") as file:
+    file.seek(start)
+    return file.read(stop - start)
+
+
 def glob(pattern: Path) -> Iterator[Path]:
   """Returns the paths that match a pattern, in which ** stands for any number of folders."""
   if is_bucket(pattern):

@@ -17,6 +17,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from train.common import json_files, paths
 from train.common.errors import NoSplit, UserError, did_you_mean
 from train.data import token_records
+from train.data.array_records import RangeReader
 from train.data.source import Block, Example, PickledByFields
 
 MANIFEST, TOKENIZER = "manifest.json", "tokenizer.json"
@@ -34,20 +35,16 @@ def open_prepared(
   Raises UserError for a manifest of another version, and for a file that is missing or has another
   size than the manifest names.
   """
-  if paths.is_bucket(folder):
-    raise UserError(
-      f"{folder}: ArrayRecord reads files on a disk alone: mount the bucket (gcsfuse, s3fs), or"
-      " copy the folder"
-    )
   known = read_manifest(folder)["splits"]
   if split not in known:
     hint = did_you_mean(split, known)
     raise NoSplit(f"{folder}: no split {split!r} was prepared, but {', '.join(known)}{hint}")
+  there = paths.contents(paths.of(folder), digests=False)
   for file in known[split]["files"]:
     path = paths.of(folder) / file["name"]
-    if not path.exists():
+    if file["name"] not in there:
       raise UserError(f"{path} is missing: {AGAIN}")
-    if (size := paths.size(path)) != file["bytes"]:
+    if (size := there[file["name"]][0]) != file["bytes"]:
       raise UserError(
         f"{path} has {size:,} bytes, and {MANIFEST} names {file['bytes']:,}: remove it and {AGAIN}"
       )
@@ -190,7 +187,9 @@ class TokenShards(PickledByFields):
   def _path(self, number: int):
     return paths.of(self.folder) / self._files[number]["name"]
 
-  def _open(self, number: int) -> ArrayRecordReader:
+  def _open(self, number: int) -> ArrayRecordReader | RangeReader:
+    if paths.is_bucket(self.folder):
+      return RangeReader(self._path(number), self.describe(number)["places"])
     # without readahead, since records are read in any order
     return ArrayRecordReader(str(self._path(number)), "readahead_buffer_size:0")
 

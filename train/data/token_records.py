@@ -1,11 +1,13 @@
 """Defines the records of prepared corpora: each holds the token ids of a block of documents.
 
-A record is a header, then for each field the documents' lengths (uint32) and their values one after
-another, all little-endian. A field of kind "uint16" or "uint32" has ids, one of kind "text" UTF-8.
-Where the one field is WHOLE, its text is the JSON of whole examples.
+A record is a header with the CRC-32 of what follows it: for each field the documents' lengths
+(uint32), then their values one after another, all little-endian. A field of kind "uint16" or
+"uint32" has ids, one of kind "text" UTF-8. Where the one field is WHOLE, its text is the JSON of
+whole examples.
 """
 
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,12 +15,14 @@ import numpy as np
 from train.common.errors import UserError
 from train.data.source import Example, digest
 
-VERSION = 1  # of records, files and manifests: raise it when one of them changes
+VERSION = 2  # of records, files and manifests: raise it when one of them changes
 WHOLE = "json"
 KINDS = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4"), "text": np.dtype("u1")}
 LENGTHS = np.dtype("<u4")
 # The tag is that of the tokenizer; the shard and the block are those of the raw corpus.
-HEADER = np.dtype([("tag", "<u8"), ("shard", "<u8"), ("block", "<u4"), ("documents", "<u4")])
+HEADER = np.dtype(
+  [("tag", "<u8"), ("shard", "<u8"), ("block", "<u4"), ("documents", "<u4"), ("checksum", "<u8")]
+)
 BINS = 33  # of a histogram of lengths: 0, 1, 2 to 3, 4 to 7, ...
 
 
@@ -39,13 +43,15 @@ def pack(
   the lengths in each field."""
   counts = {len(values[field]) for field in fields}
   (count,) = counts
-  parts, lengths = [np.array((tag, shard, block, count), HEADER).tobytes()], {}
+  parts, lengths = [], {}
   for field, kind in fields.items():
     rows = [row.encode() if isinstance(row, str) else row for row in values[field]]
     lengths[field] = np.fromiter(map(len, rows), LENGTHS, count)
     joined = b"".join(rows) if kind == "text" else _join_ids(rows, KINDS[kind])
     parts += [lengths[field].tobytes(), joined]
-  return b"".join(parts), lengths
+  body = b"".join(parts)
+  header = np.array((tag, shard, block, count, zlib.crc32(body)), HEADER)
+  return header.tobytes() + body, lengths
 
 
 def _join_ids(rows, dtype) -> bytes:
@@ -62,6 +68,8 @@ def unpack(record: bytes, fields: Mapping[str, str], tag: int, shard: int) -> li
     raise ValueError("the record is of another tokenizer or version")
   if header["shard"] != shard:
     raise ValueError(f"the record is of shard {header['shard']}, and that of {shard} belongs here")
+  if header["checksum"] != zlib.crc32(memoryview(record)[HEADER.itemsize :]):
+    raise ValueError("the record is damaged")
   count, start, columns = int(header["documents"]), HEADER.itemsize, []
   for kind in fields.values():
     ends = np.cumsum(np.frombuffer(record, LENGTHS, count, start), dtype=np.int64)
@@ -72,8 +80,6 @@ def unpack(record: bytes, fields: Mapping[str, str], tag: int, shard: int) -> li
     stops = ends.tolist()
     rows = [values[a:b] for a, b in zip([0, *stops], stops)]
     columns.append([row.tobytes().decode() for row in rows] if kind == "text" else rows)
-  if start != len(record):
-    raise ValueError(f"the record has {len(record)} bytes, not {start}")
   if [*fields] == [WHOLE]:
     return list(map(json.loads, columns[0]))
   return [dict(zip(fields, row)) for row in zip(*columns)]

@@ -52,7 +52,7 @@ class Stream:
     waiting = [*carried, *(i for i in self._entries if i >= self._state["position"])]
     return dict(
       supply=self._supply.get_state(),
-      pending=[list(self._entries[i].place) for i in waiting],
+      pending=[self._entries[i].place for i in waiting],
       carried=len(carried),
       counts=dict(self._tally),
     )

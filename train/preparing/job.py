@@ -14,6 +14,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from train.common import paths
 from train.common.files import write_atomically
 from train.data import token_records
+from train.data.array_records import find_records
 from train.data.bad_records import FEW
 from train.data.source import PickledByFields, Shards
 from train.data.token_corpus import TOKENIZER, sidecar
@@ -85,8 +86,8 @@ class Job(PickledByFields):
             writer.write(record)
             note.add_record(len(kept), len(out), lengths, block)
           note.end_shard(records)
-      size = os.path.getsize(path)
-    content = dict(name=self.name(number), bytes=size) | note.content
+      size, places = os.path.getsize(path), find_records(path)
+    content = dict(name=self.name(number), bytes=size) | note.content | dict(places=places)
     write_atomically(self.path(number), json.dumps(content) + "\n")
     with contextlib.suppress(OSError):
       note.progress.unlink()

@@ -108,15 +108,16 @@ def test_a_kill_changes_no_byte(folder, tmp_path):
   assert before == {path: path.stat().st_mtime_ns for path in before}  # not written again
 
 
-def test_a_file_that_was_removed_is_written_again(folder, tmp_path):
-  source = sources.open_split(spec_of(folder), "train")
-  prepare(tmp_path / "out", source, BYTES)
-  before = contents(tmp_path / "out")
-  for name in list(before):
-    if "part-00007" in name:
-      (tmp_path / "out" / name).unlink()
-  prepare(tmp_path / "out", source, BYTES)
-  assert contents(tmp_path / "out") == before
+def test_a_file_that_was_removed_or_cut_is_written_again(folder, tmp_path):
+  source, out = sources.open_split(spec_of(folder), "train"), tmp_path / "out"
+  prepare(out, source, BYTES)
+  before = contents(out)
+  for number, endings in (("00007", ("json", "array_record")), ("00003", ("array_record",))):
+    for ending in endings:
+      (out / "train" / f"part-{number}-of-00031.{ending}").unlink()
+  os.truncate(out / "train/part-00009-of-00031.array_record", 1000)
+  prepare(out, source, BYTES)
+  assert contents(out) == before
 
 
 @pytest.mark.slow

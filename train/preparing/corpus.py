@@ -87,7 +87,7 @@ def prepare_split(job: Job, indexed: bool, run_all: RunAll) -> dict:
   folder = paths.of(job.folder) / job.split
   with contextlib.suppress(FileNotFoundError):
     progress.remove_notes(folder)
-  waiting = [number for number in range(job.count) if not job.path(number).exists()]
+  waiting = _find_missing(job)
   if waiting and job.drop_duplicates:
     _find_duplicates(job, run_all)
   if waiting:
@@ -96,6 +96,19 @@ def prepare_split(job: Job, indexed: bool, run_all: RunAll) -> dict:
       run_all(job.write, waiting)
   progress.remove_notes(folder, partial=True)
   return _add_to_manifest(job, indexed)
+
+
+def _find_missing(job: Job) -> list[int]:
+  """Returns the numbers of the files that are not there, or not as long as they were written."""
+  there = paths.contents(paths.of(job.folder) / job.split, digests=False)
+
+  def is_whole(number):
+    note, records = job.path(number), job.name(number).removeprefix(f"{job.split}/")
+    if not {note.name, records} <= there.keys():
+      return False
+    return json_files.read(note)["bytes"] == there[records][0]
+
+  return [number for number in range(job.count) if not is_whole(number)]
 
 
 def _find_duplicates(job: Job, run_all: RunAll) -> None:

@@ -202,6 +202,9 @@ def test_other_settings_and_other_data_are_refused(folder, tmp_path):
   check_settings(tmp_path, settings)
   check_settings(tmp_path, settings)
   other = {"data": spec_of(folder, unit="file"), "drop_duplicates": True}
+  assert check_settings(tmp_path, other) == other  # nothing was made with the others
+  check_settings(tmp_path, settings)
+  (tmp_path / "tokenizer.json").touch()
   with pytest.raises(UserError, match=r"(?s)data.unit: 'line' there, 'file' here.*drop_dup"):
     check_settings(tmp_path, other)
   prepare(tmp_path, Docs(["a"], "one"), BYTES)

@@ -38,7 +38,10 @@ def open_prepared(
   known = read_manifest(folder)["splits"]
   if split not in known:
     hint = did_you_mean(split, known)
-    raise NoSplit(f"{folder}: no split {split!r} was prepared, but {', '.join(known)}{hint}")
+    raise NoSplit(
+      f"{folder}: no split {split!r} was prepared, but {', '.join(known)}{hint}; the train.prepare"
+      f" command of this folder with --split {split} adds it"
+    )
   there = paths.contents(paths.of(folder), digests=False)
   for file in known[split]["files"]:
     path = paths.of(folder) / file["name"]

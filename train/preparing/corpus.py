@@ -11,7 +11,7 @@ from train.common.errors import UserError, indented
 from train.common.files import write_atomically
 from train.data import bad_records, documents, items, languages, token_records
 from train.data.source import Ranges, Shards, as_shards, digest, first_example
-from train.data.token_corpus import MANIFEST
+from train.data.token_corpus import MANIFEST, TOKENIZER
 from train.data.tokenizer import Tokenizer
 from train.preparing import progress
 from train.preparing.job import Job, count_files
@@ -23,11 +23,11 @@ LISTED = ("name", "shards", "records", "bytes", "documents", "tokens")  # of a f
 
 
 def check_settings(folder: str, settings: Mapping) -> dict:
-  """Returns what the folder is prepared with, and writes it to a new folder first; raises UserError
-  where it was begun with other settings."""
+  """Returns what the folder is prepared with, and writes it to a new folder first, which has no
+  tokenizer yet; raises UserError where it was begun with other settings."""
   path = paths.of(folder) / SETTINGS
   settings = json.loads(json.dumps(settings))
-  if not path.exists():
+  if not path.exists() or not (paths.of(folder) / TOKENIZER).exists():
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(settings, indent=1) + "\n")
     return settings

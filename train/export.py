@@ -19,7 +19,7 @@ from absl import logging
 
 from model.settings import LEARNED
 from train import export_check, export_facts, inference, pretrained, tasks
-from train.common import entry
+from train.common import entry, paths
 from train.common.errors import UserError
 from train.common.trees import unstack_layers
 from train.data.tokenizer import Tokenizer
@@ -248,7 +248,7 @@ FORMATS = {"hf": as_hf, "ctranslate2": as_ctranslate2}
 
 def main(argv):
   parser = inference.parser(__doc__)
-  parser.add_argument("--out", required=True, type=pathlib.Path, help="the folder to write")
+  parser.add_argument("--out", required=True, type=paths.of, help="the folder to write")
   parser.add_argument("--format", choices=FORMATS, default="hf", help="whose files (default: hf)")
   parser.add_argument(
     "--no-check",
@@ -260,6 +260,8 @@ def main(argv):
     "--license", default="unknown", help="the license in the card's front matter (unknown)"
   )
   args = parser.parse_args(argv)
+  if paths.is_bucket(args.out):
+    raise UserError(f"--out {args.out} lies in a bucket: name a folder on a disk, and copy it there")
   options = dict(check=args.check, license=args.license)
   FORMATS[args.format](args.workdir, args.checkpoint, args.out, **options)
   print(args.out)

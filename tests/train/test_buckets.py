@@ -16,12 +16,12 @@ from experiments import compare
 from experiments.analysis import buckets as measuring
 from tests import helpers
 from tests.helpers import assert_same_arrays
-from train import api, checkpoints, evaluate, inference, predict, resolve
+from train import api, checkpoints, evaluate, export, inference, predict, resolve
 from train.checkpoint import Checkpoints
 from train.common import buckets, paths
 from train.common.errors import UserError
 from train.common.trees import flatten
-from train.data import reading
+from train.data import reading, sources
 from train.data.bad_records import BadRecords
 from train.record import checksums, lock, staging, workdir
 from train.record.writer import read_metrics
@@ -371,6 +371,14 @@ def train_as_a_command(folder):
   environment = os.environ | dict(SCRIPTORIUM_BUCKET_SECONDS="5")
   options = dict(cwd=helpers.ROOT, env=environment, capture_output=True, text=True, timeout=300)
   return subprocess.run(command, check=False, **options)
+
+
+def test_what_is_only_on_a_disk_is_refused_in_a_bucket(google):
+  with pytest.raises(UserError, match=f"--out {google.prefix}/export .*disk"):
+    export.main(["--workdir", "run", "--out", f"{google.prefix}/export"])
+  for given in ({"folder": "gs://b/d"}, {"splits": {"train": "gs://b/d/*.arrow"}}):
+    with pytest.raises(UserError, match=r"gs://b/d.* disk .*Parquet"):
+      sources.open_split({"name": "arrow", "columns": ("text",), **given}, "train")
 
 
 def test_a_missing_package_is_named(monkeypatch):

@@ -5,7 +5,7 @@ import functools
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
-from train.common import json_files
+from train.common import json_files, paths
 from train.common.errors import NoSplit, UserError, did_you_mean
 from train.data import reading, row_groups
 from train.data.columns import Column, pick
@@ -88,6 +88,11 @@ def open_arrow(
   if bool(folder) == bool(splits):
     raise UserError("data: give `folder`, which has a folder for each split, or `splits`")
   part = [0, 100]
+  if paths.is_bucket(place := str(folder or reading.get_split(split, splits))):
+    raise UserError(
+      f"data: {place} lies in a bucket, and Arrow files are read from a disk alone: copy the folder"
+      " to a disk, or write it as Parquet, which is read in a bucket too"
+    )
   if folder:
     files = _find_split(split, pathlib.Path(folder).expanduser())
   else:

@@ -176,9 +176,13 @@ def open_groups(
   data are read once for that, and bad records are reported.
   """
   where = f"data.splits.{split}"
-  columns = dict(columns if isinstance(columns, Mapping) else zip(columns, columns))
-  if not columns:
-    raise UserError("data.columns is empty: name the columns to read")
+  given, names = columns, () if isinstance(columns, str) else columns or ()
+  columns = dict(names if isinstance(names, Mapping) else zip(names, names))
+  if not columns or not all(isinstance(name, str) for name in columns.values()):
+    raise UserError(
+      f"data.columns is {given!r}: name the columns to read, as ('text',) or"
+      " dict(text='content')"
+    )
   groups = _cut(_list_groups(paths, format, columns), *part)
   if not groups:
     rows = f"the part [{part[0]}%:{part[1]}%] has" if part != (0, 100) else "the files have"

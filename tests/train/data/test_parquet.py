@@ -367,7 +367,10 @@ def test_other_values_are_refused(tmp_path, stream):
     ({"text": "bytes"}, "type binary; it is no text, number or boolean"),
     ({"text": "day"}, "type date32.*; it is no text"),
     ({"answers": "text"}, "answers have the fields text and answer_start"),
-    ((), "data.columns is empty"),
+    ((), r"data.columns is \(\): name"),
+    (None, "data.columns is None: name"),
+    ("text", "data.columns is 'text': name"),
+    ({"text": 1}, r"data.columns is \{'text': 1\}: name"),
   ],
 )
 def test_wrong_columns_are_reported_when_the_data_are_opened(tmp_path, columns, message):

@@ -261,7 +261,9 @@ def main(argv):
   )
   args = parser.parse_args(argv)
   if paths.is_bucket(args.out):
-    raise UserError(f"--out {args.out} lies in a bucket: name a folder on a disk, and copy it there")
+    raise UserError(
+      f"--out {args.out} lies in a bucket: name a folder on a disk, and copy it there"
+    )
   options = dict(check=args.check, license=args.license)
   FORMATS[args.format](args.workdir, args.checkpoint, args.out, **options)
   print(args.out)

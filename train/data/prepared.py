@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import tensorflow_datasets as tfds
 from google.protobuf import json_format
 
-from train.common import json_files
+from train.common import json_files, paths
 from train.common.errors import NoSplit, UserError, did_you_mean
 from train.data import reading
 from train.data.records import READ_ERRORS, Records, RecordShards
@@ -92,6 +92,11 @@ def _check_modules(dataset: str, data_dir: str | None) -> None:
 
 
 def _prepared_builder(dataset: str, data_dir: str | None):
+  if data_dir and paths.is_bucket(data_dir):
+    raise UserError(
+      f"data.data_dir: {data_dir} lies in a bucket, and TFDS datasets are read from a disk alone:"
+      " copy the folder to a disk, or give what train.prepare or Parquet has in the bucket"
+    )
   data_dir = data_dir and str(pathlib.Path(data_dir).expanduser())
   reason = ""
   try:

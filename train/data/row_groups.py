@@ -180,8 +180,7 @@ def open_groups(
   columns = dict(names if isinstance(names, Mapping) else zip(names, names))
   if not columns or not all(isinstance(name, str) for name in columns.values()):
     raise UserError(
-      f"data.columns is {given!r}: name the columns to read, as ('text',) or"
-      " dict(text='content')"
+      f"data.columns is {given!r}: name the columns to read, as ('text',) or dict(text='content')"
     )
   groups = _cut(_list_groups(paths, format, columns), *part)
   if not groups:

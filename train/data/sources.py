@@ -54,6 +54,7 @@ def open_split(
   """
   options = dict(spec)
   name, limit = options.pop("name", None), options.pop("limit", None) or {}
+  _check_limit(limit, options.get("splits"))
   open_source = choose(SOURCES, name, "data.name")
   if name == "blank":
     options["fields"] = tuple(needs)
@@ -100,6 +101,18 @@ def open_split(
         f" {', '.join(example)}{did_you_mean(field, example)}"
       )
   return source
+
+
+def _check_limit(limit, splits) -> None:
+  numbers = limit.values() if isinstance(limit, Mapping) else [0]
+  if not all(type(number) is int and number > 0 for number in numbers):
+    raise UserError(
+      f"data.limit is {limit!r}; it must map each split to a number of examples, as"
+      " dict(validation=5000)"
+    )
+  for split in limit if isinstance(splits, Mapping) else ():
+    if split not in splits and (hint := did_you_mean(split, splits)):
+      raise UserError(f"data.limit.{split}: data.splits has no such split{hint}")
 
 
 def find_line(spec: Mapping[str, object], split: str, cell: str) -> str | None:

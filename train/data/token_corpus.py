@@ -172,7 +172,10 @@ class TokenShards(PickledByFields):
 
   def describe(self, number: int) -> dict:
     """Returns the content of the .json beside a file."""
-    return json_files.read(paths.of(self.folder) / sidecar(self._files[number]["name"]))
+    try:
+      return json_files.read(paths.of(self.folder) / sidecar(self._files[number]["name"]))
+    except UserError as error:
+      raise UserError(f"{error}; remove it and {AGAIN}") from None
 
   def count_documents(self) -> Iterator[tuple[int, int, int, int]]:
     """Yields file, record, shard and number of documents of each record."""

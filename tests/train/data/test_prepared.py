@@ -266,6 +266,12 @@ def test_a_missing_or_cut_file_is_named_as_the_corpus_is_opened(copied):
   file.unlink()
   with pytest.raises(UserError, match=f"{file.name} is missing.*train.prepare"):
     sources.open_split(spec, "train")
+  file.write_bytes(content)
+  note = file.with_suffix(".json")
+  note.unlink()
+  source = sources.open_split(spec | {"stream": False}, "train")
+  with pytest.raises(UserError, match=f"{note.name}: No such file.*train.prepare"):
+    len(source)
 
 
 def damage(path, start):

@@ -54,6 +54,15 @@ def test_a_source_pickles_small_and_the_copy_reads_the_same(texts, kind):
     ({"name": "files", "splits": {"train": "", "test": ""}}, "tst", "train, test.*mean test"),
     ({"name": "files", "splits": {"train": {}}}, "train", "distinct, not empty"),
     ({"name": "tfds", "source": "de"}, "train", "data.dataset is missing"),
+    ({"name": "scan", "limit": {"train": -1}}, "train", "data.limit is .*-1"),
+    ({"name": "scan", "limit": {"train": "5"}}, "train", "data.limit is .*'5'"),
+    ({"name": "scan", "limit": 5}, "train", "data.limit is 5"),
+    (
+      {"name": "files", "splits": {"train": "x"}, "limit": {"trian": 5}},
+      "train",
+      r"data\.limit\.trian.*mean train",
+    ),
+    ({"name": "tfds", "dataset": "d", "data_dir": "gs://b/d"}, "train", "gs://b/d .* a disk"),
   ],
 )
 def test_wrong_specs_are_reported(spec, split, message):

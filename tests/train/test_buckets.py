@@ -373,6 +373,14 @@ def train_as_a_command(folder):
   return subprocess.run(command, check=False, **options)
 
 
+@pytest.mark.parametrize("place", ["gs://", "gs:///run", "s3://*/run", "gs://b[ab]/run"])
+def test_a_path_without_the_name_of_a_bucket_is_refused(place):
+  spec = {"name": "text", "splits": {"train": place}}
+  for use in (lambda: paths.of(place), lambda: sources.open_split(spec, "train")):
+    with pytest.raises(UserError, match=r"names no bucket: write .*://BUCKET/"):
+      use()
+
+
 def test_what_is_only_on_a_disk_is_refused_in_a_bucket(google):
   with pytest.raises(UserError, match=f"--out {google.prefix}/export .*disk"):
     export.main(["--workdir", "run", "--out", f"{google.prefix}/export"])

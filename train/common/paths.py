@@ -6,11 +6,13 @@ import hashlib
 import io
 import os
 import pathlib
+import re
 import shutil
 import types
 from collections.abc import Iterator
 
 from train.common import buckets
+from train.common.errors import UserError
 
 READ = 1 << 18  # bytes of a request
 
@@ -109,8 +111,14 @@ def is_bucket(path: str | os.PathLike) -> bool:
 
 
 def of(path: str | os.PathLike) -> Path:
-  """Returns the path, with the home folder in place of "~"."""
-  return BucketPath(path) if is_bucket(path) else pathlib.Path(path).expanduser()
+  """Returns the path, with the home folder in place of "~"; raises UserError for a bucket without
+  a name."""
+  if not is_bucket(path):
+    return pathlib.Path(path).expanduser()
+  scheme, _, rest = os.fspath(path).partition("://")
+  if not re.match(r"[^/*?\[]+(/|$)", rest):
+    raise UserError(f"{path} names no bucket: write {scheme}://BUCKET/FOLDER")
+  return BucketPath(path)
 
 
 def size(path: Path) -> int:

@@ -20,7 +20,6 @@ from train.data import batches, given
 from train.data.bad_records import LEFT_OUT
 from train.data.items import is_streamed
 from train.scoring import classes
-from train.step import make_eval_step, make_predict_step
 from train.tasks.windows import check_any_known
 
 
@@ -49,11 +48,11 @@ def main(argv):
   items = task.items(split)
   if is_streamed(items):
     raise UserError(f"--split {split}: the data are streamed: --limit N takes N examples of them")
-  eval_step = make_eval_step(task, run.graph)
   rows = args.batch_size or (run.cfg.batch_size if run.cfg else rows_of(task, items))
   layout = tasks.layout(task, evaluation.rounded_up(rows, run.mesh))
-  eval_batches = batches.eval_batches(items, layout)
-  results |= evaluation.loss(eval_step, run.params, run.mesh, eval_batches)
+  on_split = evaluation.Split(task, run.graph, run.mesh, split, items, layout)
+  evaluated = evaluation.Pass(on_split, run.params, batches.eval_batches(items, layout))
+  results |= evaluated.loss()
   parent = args.out or (args.workdir if run.cfg else None)
   folder = parent and parent / "evaluations"
   if folder:
@@ -62,8 +61,7 @@ def main(argv):
     settings = task.settings(**changes)
     results["settings"] = dataclasses.asdict(settings)
     name = "-".join([name, *settings.tag()])
-    step = make_predict_step(task, run.graph)
-    scores, decoded = evaluation.score(task, step, run.params, run.mesh, split, changes)
+    scores, decoded = evaluated.score(changes)
     results |= scores
     for part, outputs in decoded.items():
       path = folder and folder / evaluation.prefixed(part, name, "-")

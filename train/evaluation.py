@@ -1,6 +1,7 @@
 """Evaluates weights on a split (loss, decoded outputs, scores), in a run at the due steps."""
 
 import functools
+import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,11 +13,11 @@ from train import sharding, tasks
 from train.build import without_kernels
 from train.common import flops
 from train.common.errors import UserError
-from train.data import batches
+from train.data import batches, packing
 from train.data.items import Items, is_streamed
 from train.record.meter import means
 from train.state import make_graph
-from train.step import make_eval_step, make_predict_step
+from train.step import make_eval_step, make_predict_step, make_score_step
 
 
 class EarlyStopping:
@@ -54,8 +55,6 @@ class Evaluation:
 
   def __init__(self, cfg: ConfigDict, task, graph, mesh, early_stopping: EarlyStopping):
     self.cfg, self.task, self.mesh, self.early_stopping = cfg, task, mesh, early_stopping
-    self.eval_step = make_eval_step(task, graph)
-    self.predict_step = make_predict_step(task, graph)
     self.items = task.items(cfg.evaluate.split)  # a mistake in the split is named before training
     if is_streamed(self.items):
       raise UserError(
@@ -63,6 +62,7 @@ class Evaluation:
         f" task.data.limit.{cfg.evaluate.split} to a number of examples, or evaluate another split"
       )
     self.layout = tasks.layout(task, cfg.batch_size)
+    self.split = Split(task, graph, mesh, cfg.evaluate.split, self.items, self.layout)
 
   def is_due(self, step: int) -> bool:
     """Returns whether a loss or decoded scores are due after `step`."""
@@ -86,19 +86,21 @@ class Evaluation:
 
     Calls `before_batch()` before each batch, which leaves the evaluation if it raises.
     """
-    values, (loss_due, scores_due) = {}, self._due(step)
-    if loss_due:
-      values |= loss(self.eval_step, params, self.mesh, self._batches, before_batch)
+    loss_due, scores_due = self._due(step)
+    if not (loss_due or scores_due):
+      return {}
+    run = Pass(self.split, params, self._batches, before_batch)
+    values = run.loss() if loss_due else {}
     if scores_due:
-      values |= self._scores(params, before_batch)
+      values |= self._scores(run)
     self.early_stopping.add(values)
     if self.early_stopping.due and self.cfg.evaluate.decode_every and not scores_due:
-      values |= self._scores(params, before_batch)
+      values |= self._scores(run)
     return values
 
   def forward_flops(self, params) -> int:
     """Returns the FLOPs of the forward pass of a batch; evaluation reuses what is traced here."""
-    eval_step, cfg = self.eval_step, without_kernels(self.cfg)
+    eval_step, cfg = self.split.eval_step, without_kernels(self.cfg)
     if cfg is not self.cfg:
       eval_step = make_eval_step(self.task, make_graph(cfg, self.task, self.mesh))
     fill = batches.BatchBuilder(self.items, self.layout.source_len, self.layout.target_len)
@@ -111,12 +113,76 @@ class Evaluation:
     # The batches stay in host memory, as each evaluation would tokenize and pack the split again.
     return list(batches.eval_batches(self.items, self.layout))
 
-  def _scores(self, params, before_batch) -> dict[str, float]:
-    split, limit = self.cfg.evaluate.split, self.cfg.evaluate.decode_examples
-    values, _ = score(
-      self.task, self.predict_step, params, self.mesh, split, {}, limit, before_batch
-    )
+  def _scores(self, run: "Pass") -> dict[str, float]:
+    values, _ = run.score(limit=self.cfg.evaluate.decode_examples)
     return {name: value for name, value in values.items() if not isinstance(value, str)}
+
+
+class Split:
+  """A split of a task's data, and the programs that evaluate weights on it, each compiled once."""
+
+  def __init__(self, task, graph, mesh, name: str, items: Items, layout: batches.Layout):
+    self.task, self.mesh, self.name, self.items, self.layout = task, mesh, name, items, layout
+    make_step = make_score_step if task.one_pass else make_eval_step
+    self.eval_step, self.predict_step = make_step(task, graph), make_predict_step(task, graph)
+
+  @functools.cached_property
+  def rows(self) -> list[list[list[int]]]:
+    """Returns the numbers of the requests in each row of each packed batch."""
+    return [
+      [[number for item in row for number in self.items.request_numbers(item)] for row in rows]
+      for rows in batches.eval_rows(self.items, self.layout)
+    ]
+
+  @functools.cached_property
+  def lengths(self) -> list[int]:
+    """Returns the tokens of each request."""
+    return self.items.requests.lengths()[:, 0].tolist()
+
+
+class Pass:
+  """Evaluates weights on a split: the loss by packed rows, `eval_batches`, and the scores.
+
+  A task with `one_pass` is scored by predictions of the forward pass that computes the loss, which
+  runs once. Any other predicts from requests. Calls `before_batch()` before each batch.
+  """
+
+  def __init__(self, split: Split, params, eval_batches: Iterable[Mapping], before_batch=None):
+    self.split, self.params, self.eval_batches = split, params, eval_batches
+    self.before_batch = before_batch or (lambda: None)
+
+  def loss(self) -> dict[str, float]:
+    """Returns the means of the task's losses and metrics."""
+    return self._results[0]
+
+  def score(self, changes: Mapping = types.MappingProxyType({}), limit: int = 0):
+    """Returns what `score` does."""
+    return score(self.split.task, self._predict, self.split.name, changes, limit)
+
+  @functools.cached_property
+  def _results(self) -> tuple[dict[str, float], dict[int, dict[str, np.ndarray]]]:
+    """Returns the losses and, of a task with `one_pass`, the prediction for each request."""
+    split, predictions = self.split, {}
+    rows = iter(split.rows if split.task.one_pass else ())
+
+    def step(params, batch):
+      sums, predicted = split.eval_step(params, batch)
+      predicted = sharding.fetch(predicted)
+      for number, values in packing.unpack(next(rows), split.lengths, predicted):
+        whole = split.task.per_token
+        predictions[number] = values if whole else {key: x[0].copy() for key, x in values.items()}
+      return sums
+
+    step = step if split.task.one_pass else split.eval_step
+    losses = loss(step, self.params, split.mesh, self.eval_batches, self.before_batch)
+    return losses, predictions
+
+  def _predict(self, part, requests, settings) -> list[dict[str, np.ndarray]]:
+    split = self.split
+    if split.task.one_pass:  # the requests of the first examples are the first requests
+      return [self._results[1][number] for number in range(len(requests.index))]
+    step, before_batch = split.predict_step, self.before_batch
+    return predict(part, step, self.params, split.mesh, requests, settings, before_batch)
 
 
 def loss(
@@ -136,15 +202,13 @@ def loss(
   return means(total)
 
 
-def decode(
-  task, predict_step, params, mesh, examples: Sequence[Mapping], settings, before_batch=lambda: None
-) -> list[dict]:
+def decode(task, predict_step, params, mesh, examples: Sequence[Mapping], settings) -> list[dict]:
   """Returns `task.outputs` of the examples, in order. No output depends on the other examples.
 
   All processes decode the same examples together and get the same outputs.
   """
   requests = task.requests(examples)
-  predictions = predict(task, predict_step, params, mesh, requests, settings, before_batch)
+  predictions = predict(task, predict_step, params, mesh, requests, settings)
   return task.outputs(examples, requests, predictions, settings)
 
 
@@ -180,18 +244,12 @@ class Decoded(NamedTuple):
 
 
 def score(
-  task,
-  predict_step,
-  params,
-  mesh,
-  split: str,
-  changes: Mapping,
-  limit: int = 0,
-  before_batch=lambda: None,
+  task, predict: Callable, split: str, changes: Mapping, limit: int = 0
 ) -> tuple[dict, dict[str, Decoded]]:
   """Returns metrics from the first `limit` examples of a split (0: all), and what was decoded.
 
-  `changes` replace settings of the task's decoding. The parts of a mixture are scored one by one,
+  `predict(part, requests, settings)` returns what the function `predict` does. `changes` replace
+  settings of the task's decoding. The parts of a mixture are scored one by one,
   under their names; the name of any other task is "".
   """
   scores, decoded = {}, {}
@@ -199,7 +257,9 @@ def score(
     source = part.examples(split)
     examples = [source[i] for i in range(min(len(source), limit or len(source)))]
     settings = part.settings(**changes)
-    outputs = decode(part, predict_step, params, mesh, examples, settings, before_batch)
+    requests = part.requests(examples)
+    predictions = predict(part, requests, settings)
+    outputs = part.outputs(examples, requests, predictions, settings)
     for metric, value in part.score(outputs, examples).items():
       scores[prefixed(name, metric, "/")] = value
     decoded[name] = Decoded(part, outputs, examples)

@@ -126,6 +126,15 @@ def make_eval_step(task, graph):
   return compiled_by_all(jax.jit(eval_step))
 
 
+def make_score_step(task, graph):
+  """Returns the compiled `params, batch -> sums, predictions` of a task with `one_pass`."""
+
+  def score_step(params, batch):
+    return task.loss_and_predictions(nnx.merge(graph, params), batch)
+
+  return compiled_by_all(jax.jit(score_step))
+
+
 def make_predict_step(task, graph):
   """Returns the compiled prediction `params, batch, settings -> predictions`."""
 

@@ -232,10 +232,15 @@ class Batches(Iterator, contextlib.AbstractContextManager):
     self._pool.shutdown(cancel_futures=True)
 
 
+def eval_rows(items: Items, layout: Layout) -> list[list[list[int]]]:
+  """Returns the items in each row of `eval_batches`, those of all processes."""
+  return packing.pack_epoch(items.lengths().tolist(), **layout.row_limits)
+
+
 def eval_batches(items: Items, layout: Layout) -> Iterator[dict[str, np.ndarray]]:
   """Yields batches of training's shapes that hold each item once; the last has padding rows."""
   builder, own_rows = BatchBuilder(items, layout.source_len, layout.target_len), layout.own_rows
-  planned = packing.pack_epoch(items.lengths().tolist(), **layout.row_limits)
+  planned = eval_rows(items, layout)
   return (builder([[(i, i) for i in row] for row in rows[own_rows]]) for rows in planned)
 
 

@@ -60,7 +60,7 @@ class Choices(PickledByFields):
 
   @property
   def extras(self) -> Mapping[str, str]:
-    return self.rows.extras
+    return self.requests.extras
 
   @functools.cached_property
   def _examples(self) -> list[tuple[int, int]]:
@@ -69,7 +69,7 @@ class Choices(PickledByFields):
     return [(len(split_choices(example)), find_label(example)) for example in examples]
 
   @functools.cached_property
-  def rows(self) -> Labelled:
+  def requests(self) -> Labelled:
     """Returns the choices of all examples as items of their own."""
     flat = ListSource(
       {"text": example["text"], "choice": choice}
@@ -78,13 +78,17 @@ class Choices(PickledByFields):
     )
     return Labelled(flat, Classes(self.tokenizer, ("text", "choice"), ()), self.length)
 
+  def request_numbers(self, index: int) -> Sequence[int]:
+    """Returns the numbers of an example's choices among the requests."""
+    return range(self._starts[index], self._starts[index + 1])
+
   @functools.cached_property
-  def starts(self) -> list[int]:
-    """Returns the first of each example's rows, and the number of rows."""
+  def _starts(self) -> list[int]:
+    """Returns the first of each example's requests, and the number of requests."""
     return [0, *itertools.accumulate(count for count, _ in self._examples)]
 
   def lengths(self):
-    sums = np.add.reduceat(self.rows.lengths(), self.starts[:-1], axis=0)
+    sums = np.add.reduceat(self.requests.lengths(), self._starts[:-1], axis=0)
     return sums.astype(np.int32)
 
   def read(self, indices, positions):
@@ -92,8 +96,8 @@ class Choices(PickledByFields):
     return list(map(self._item, indices))
 
   def _item(self, index: int):
-    numbers = range(self.starts[index], self.starts[index + 1])
-    rows = self.rows.read(numbers, numbers)
+    numbers = self.request_numbers(index)
+    rows = self.requests.read(numbers, numbers)
     for number, row in enumerate(rows):
       row["weights"][0], row["labels"][0] = 1, number == self._examples[index][1]
     return {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}

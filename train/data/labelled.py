@@ -150,11 +150,25 @@ class Labelled(PickledByFields):
     return np.minimum(heads, np.maximum(self.length // 2, self.length - bodies - self._ends))
 
   @property
+  def requests(self) -> "Labelled":
+    """Returns the items from which is predicted, of which item `index` holds
+    `request_numbers(index)`: the items themselves."""
+    return self
+
+  def request_numbers(self, index: int) -> Sequence[int]:
+    return (index,)
+
+  @property
   def _ends(self) -> int:
     """Returns the number of special tokens behind a body."""
     return len(self.layout.tokenizer.roles.behind)
 
   def lengths(self) -> np.ndarray:
+    return self._lengths
+
+  @functools.cached_property
+  def _lengths(self) -> np.ndarray:
+    """Returns `lengths`; logs how many texts are cut."""
     (heads, bodies), kept = self._uncut.T, self._head_lengths
     if not self.stride and (cut_texts := int((kept + bodies + self._ends > self.length).sum())):
       logging.warning(

@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -195,6 +195,18 @@ def fill(
       if key in items[i]:
         batch[key][row, span] = items[i][key]
   return batch
+
+
+def unpack(
+  rows: Sequence[Sequence[int]], lengths: Sequence[int], arrays: Mapping[str, np.ndarray]
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+  """Yields each number in `rows` with its part of the arrays [rows, length, ...]: as many values
+  as its length, behind those of the numbers before it in the row."""
+  for row, numbers in enumerate(rows):
+    stop = 0
+    for number in numbers:
+      start, stop = stop, stop + lengths[number]
+      yield number, {name: values[row, start:stop] for name, values in arrays.items()}
 
 
 def _fill_side(batch, names, rows, items, side: str, length: int) -> dict[int, tuple[int, slice]]:

@@ -187,6 +187,8 @@ class Predictor:
   has_score = False  # whether `score` can rate outputs; otherwise the loss is the only measure
   settings_class = Settings  # of what `settings` returns; the commands have a flag for each field
   hf_kind = ""  # see HuggingFace
+  one_pass = False  # whether the forward pass of the loss predicts too, see `loss_and_predictions`
+  per_token = False  # with one_pass: a prediction has values at each token, else at the first alone
 
   def example(self, text: str) -> Mapping[str, Any]:
     """Returns a text from a person as an example without its answer; raises UserError for a text
@@ -216,6 +218,11 @@ class Predictor:
 
   def predict(self, model, batch, settings) -> dict[str, Any]:
     """Returns the predictions for a batch of requests, each array [B, ...]. Runs under jit."""
+    raise NotImplementedError
+
+  def loss_and_predictions(self, model, batch) -> tuple[dict, dict[str, Any]]:
+    """Returns `loss` without dropout and, by the same forward pass, predictions at each token of
+    the packed rows, each array [B, S, ...]. Runs under jit."""
     raise NotImplementedError
 
   def outputs(self, examples, requests: Items, predictions, settings) -> list[dict]:

@@ -57,10 +57,10 @@ class Choice(PooledTask):
     return items
 
   def requests(self, examples):
-    return choices.Choices(ListSource(examples), self.tokenizer, self.choice_len).rows
+    return choices.Choices(ListSource(examples), self.tokenizer, self.choice_len).requests
 
-  def loss(self, model, batch, key):
-    """Returns the cross-entropy of each example's choices."""
+  def logits(self, model, batch, key=None):
+    """Returns the logits [B, S, 1] of rows of examples, in which each choice reads itself alone."""
     body_key, head_key = layers.split(key, 2)
     first_BS, item_BS = batch["weights"] > 0, batch["source_segments"]
     place_S = jnp.arange(item_BS.shape[1])
@@ -69,7 +69,15 @@ class Choice(PooledTask):
     positions_BS = jnp.where(item_BS > 0, place_S - starts_BS, 0)
     own = dict(source_segments=segments_BS, source_positions=positions_BS)
     x_BSD = self.encode(model, batch | own, body_key)
-    logits_BS = model.head(x_BSD, segments_BS, head_key)[..., 0]
+    return model.head(x_BSD, segments_BS, head_key)
+
+  def predict(self, model, batch, settings):
+    return {"logits": super().logits(model, batch)[:, 0]}  # a row has one choice
+
+  def sums(self, logits_BSC, batch):
+    """Returns the cross-entropy of each example's choices."""
+    first_BS, item_BS = batch["weights"] > 0, batch["source_segments"]
+    logits_BS = logits_BSC[..., 0]
     same_BTS = (item_BS[:, :, None] == item_BS[:, None, :]) & first_BS[:, None, :]
     scores_BTS = jnp.where(same_BTS, logits_BS[:, None, :], -1e9)
     top_BT = scores_BTS.max(-1)

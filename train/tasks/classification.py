@@ -78,19 +78,19 @@ class Classification(PooledTask):
       check_numbers(self.data, split, (example["label"] for example in self.examples(split)))
     return super().items(split)
 
-  def loss(self, model, batch, key):
+  def sums(self, logits_BSC, batch):
     if self.class_weights:
-      return self._weighted_loss(model, batch, key)
+      return self._weighted_sums(logits_BSC, batch)
     if not self.regression:
-      return super().loss(model, batch, key)
+      return super().sums(logits_BSC, batch)
     weights_BS = batch["weights"]
-    error_BS = jnp.square(self.logits(model, batch, key)[..., 0] - batch["labels"])
+    error_BS = jnp.square(logits_BSC[..., 0] - batch["labels"])
     return {"loss": ((error_BS * weights_BS).sum(), weights_BS.sum())}
 
-  def _weighted_loss(self, model, batch, key):
-    """Returns the mean loss, in which an example counts as often as its label weighs; `nll` and
-    `right` are without these weights."""
-    logits_BSC, labels_BS = self.logits(model, batch, key), batch["labels"]
+  def _weighted_sums(self, logits_BSC, batch):
+    """Returns the loss in which an example counts as often as its label weighs; `nll` and `right`
+    are without these weights."""
+    labels_BS = batch["labels"]
     sums = losses.cross_entropy(logits_BSC, labels_BS, batch["weights"])
     weights_BS = batch["weights"] * jnp.asarray(self._label_weights)[labels_BS]
     weighted = losses.cross_entropy(

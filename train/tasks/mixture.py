@@ -38,6 +38,8 @@ class Mixture:
   target_len: int = 0
   pack: bool = True
 
+  one_pass = False  # parts are scored one by one
+
   def __post_init__(self):
     choose(self.parts, self.main, "task.main")
     for name, share in self.shares.items():

@@ -90,9 +90,8 @@ class MultiLabel(PooledTask):
     counts = [sum(label in labels for labels in sets) for label in self.labels]
     return [(len(sets) - count) / count if 0 < count < len(sets) else 1.0 for count in counts]
 
-  def loss(self, model, batch, key):
+  def sums(self, logits_BSC, batch):
     """Returns the mean over examples of the mean binary cross-entropy of all labels."""
-    logits_BSC = self.logits(model, batch, key)
     holds_BSC = self._bits(batch)
     loss_BSC = -jax.nn.log_sigmoid(jnp.where(holds_BSC, logits_BSC, -logits_BSC))
     if self.class_weights:

@@ -65,6 +65,9 @@ class PooledTask(EncoderTask):
       raise UserError(f"{text!r}: give two texts ({', '.join(self.fields)}) with a tab between")
     return dict(zip(self.fields, texts))
 
+  def predictions(self, logits_BSC):
+    return {"logits": logits_BSC}
+
   def predict(self, model, batch, settings):
     return {"logits": self.logits(model, batch)[:, 0]}
 

@@ -42,6 +42,7 @@ class Qa(EncoderTask):
   columns = ("question", "context")
   settings_class = Reading
   hf_kind = "qa"
+  per_token = True
 
   @property
   def loss_key(self):
@@ -69,9 +70,9 @@ class Qa(EncoderTask):
   def hugging_face(self):
     return HuggingFace("qa", (), self.head_activation, transform=self.transform)
 
-  def loss(self, model, batch, key):
+  def sums(self, logits_BSC, batch):
     """Returns the mean of the two ends' losses, each over the answerable tokens of its window."""
-    logits_BSC, segments_BS = self.logits(model, batch, key), batch["source_segments"]
+    segments_BS = batch["source_segments"]
     sums = [
       losses.pointer(logits_BSC[..., end], batch[name], segments_BS)
       for end, name in enumerate(("starts", "ends"))
@@ -97,8 +98,7 @@ class Qa(EncoderTask):
       raise UserError(f"{text!r}: give a question, a tab and the text that answers it")
     return {"question": question, "context": context}
 
-  def predict(self, model, batch, settings):
-    logits_BSC = self.logits(model, batch)
+  def predictions(self, logits_BSC):
     return {"starts": logits_BSC[..., 0], "ends": logits_BSC[..., 1]}
 
   def outputs(self, examples, requests, predictions, settings):

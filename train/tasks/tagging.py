@@ -26,6 +26,7 @@ class Tagging(EncoderTask):
   columns = ("words", "tags")
   label_column = "tags"
   hf_kind = "tagging"
+  per_token = True
 
   @property
   def encoder(self) -> label_layout.Tags:
@@ -57,8 +58,8 @@ class Tagging(EncoderTask):
     """Returns the words of a text with blanks between."""
     return {"words": text.split()}
 
-  def predict(self, model, batch, settings):
-    probs_BSC = jax.nn.softmax(self.logits(model, batch))
+  def predictions(self, logits_BSC):
+    probs_BSC = jax.nn.softmax(logits_BSC)
     return {"tags": probs_BSC.argmax(-1), "probs": probs_BSC.max(-1)}
 
   def outputs(self, examples, requests, predictions, settings):

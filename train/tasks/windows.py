@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from absl import logging
@@ -20,8 +21,8 @@ from train.tasks.states import label_states
 class EncoderTask(Task):
   """A task that predicts labels by a head on the states of an encoder, or of a decoder if the model
   has one (states.label_states). A subclass adds `encoder`, which lays labels along tokens
-  (train/data/labelled.py), `head`, `predict`, `outputs` and `score`, and with labels also `labels`
-  and `label_smoothing`, else `loss` and `loss_names`."""
+  (train/data/labelled.py), `head`, `predictions`, `outputs` and `score`, and with labels also
+  `labels` and `label_smoothing`, else `sums` and `loss_names`."""
 
   source_len: int = 128  # tokens in a row, special ones included
   stride: int = 0  # tokens from one window's start to the next's; 0: long texts are truncated
@@ -29,6 +30,7 @@ class EncoderTask(Task):
   labels = ()
   default_tokenizer = BPE_WITH_MASK
   has_score = True
+  one_pass = True
   any_stack = True
 
   @property
@@ -72,12 +74,25 @@ class EncoderTask(Task):
     states_BSD = label_states(model, batch, self.tokenizer.roles, body_key, self.global_mask(batch))
     return model.head(states_BSD, segments_BS, head_key)
 
-  def loss(self, model, batch, key):
-    """Returns the loss of the labels with weight."""
-    logits_BSC = self.logits(model, batch, key)
+  def sums(self, logits_BSC, batch) -> dict[str, tuple]:
+    """Returns the loss, as `loss` does, for the logits of a batch: that of labels with weight."""
     return losses.cross_entropy(
       logits_BSC, batch["labels"], batch["weights"], label_smoothing=self.label_smoothing
     )
+
+  def predictions(self, logits_BSC) -> dict[str, Any]:
+    """Returns the predictions at each token, [B, S, ...], for the logits of a batch."""
+    raise NotImplementedError
+
+  def loss(self, model, batch, key):
+    return self.sums(self.logits(model, batch, key), batch)
+
+  def predict(self, model, batch, settings):
+    return self.predictions(self.logits(model, batch))
+
+  def loss_and_predictions(self, model, batch):
+    logits_BSC = self.logits(model, batch)
+    return self.sums(logits_BSC, batch), self.predictions(logits_BSC)
 
 
 def _list_labels(labels: str | Sequence[str]) -> Sequence[str]:

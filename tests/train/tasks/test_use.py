@@ -15,7 +15,7 @@ from flax import nnx
 
 from configs import common, sections
 from tests.train.tasks.helpers import BOTH, DECODER, ENCODER, MASKS, MODEL, NOUNS, WORDS
-from train import evaluate, inference, predict, resolve, tasks
+from train import evaluate, evaluation, inference, predict, resolve, tasks
 from train.build import build_model
 from train.checkpoint import Checkpoints
 from train.common.errors import UserError
@@ -483,9 +483,9 @@ def test_a_test_file_without_answers_is_predicted_but_not_evaluated(loaded, tmp_
   examples = list(task.examples("test"))
   outputs = predictor(examples)
   assert outputs == predictor(["the dog\tthe dog runs", "a cat\tthe dog runs"])
-  for evaluation in (lambda: task.items("test"), lambda: task.score(outputs, examples)):
+  for score in (lambda: task.items("test"), lambda: task.score(outputs, examples)):
     with pytest.raises(UserError, match=r"no references: 2 of 2 questions .*train\.predict"):
-      evaluation()
+      score()
 
 
 def test_answers_without_a_place_count_in_scores_and_not_in_the_loss(loaded, tmp_path):
@@ -645,7 +645,7 @@ def evaluated(make, loaded, capsys, monkeypatch):
     monkeypatch.setattr(
       inference, "load_run", lambda *_, **__: predictor.run
     )  # with what is compiled
-    monkeypatch.setattr(evaluate, "make_predict_step", lambda *_: predictor.step)
+    monkeypatch.setattr(evaluation, "make_predict_step", lambda *_: predictor.step)
     evaluate.main(["--workdir", str(folder)])
     printed = capsys.readouterr()
     results = json.loads(printed.out)

@@ -87,8 +87,6 @@ class Evaluation:
     Calls `before_batch()` before each batch, which leaves the evaluation if it raises.
     """
     loss_due, scores_due = self._due(step)
-    if not (loss_due or scores_due):
-      return {}
     run = Pass(self.split, params, self._batches, before_batch)
     values = run.loss() if loss_due else {}
     if scores_due:
@@ -141,15 +139,17 @@ class Split:
 
 
 class Pass:
-  """Evaluates weights on a split: the loss by packed rows, `eval_batches`, and the scores.
+  """Evaluates weights on a split: the loss by its packed rows `eval_batches`, and the scores.
 
-  A task with `one_pass` is scored by predictions of the forward pass that computes the loss, which
-  runs once. Any other predicts from requests. Calls `before_batch()` before each batch.
+  For a task with `one_pass`, the forward pass that computes the loss predicts too and runs once;
+  any other task predicts from requests. Calls `before_batch()` before each batch.
   """
 
-  def __init__(self, split: Split, params, eval_batches: Iterable[Mapping], before_batch=None):
+  def __init__(
+    self, split: Split, params, eval_batches: Iterable[Mapping], before_batch=lambda: None
+  ):
     self.split, self.params, self.eval_batches = split, params, eval_batches
-    self.before_batch = before_batch or (lambda: None)
+    self.before_batch = before_batch
 
   def loss(self) -> dict[str, float]:
     """Returns the means of the task's losses and metrics."""
@@ -162,20 +162,24 @@ class Pass:
   @functools.cached_property
   def _results(self) -> tuple[dict[str, float], dict[int, dict[str, np.ndarray]]]:
     """Returns the losses and, of a task with `one_pass`, the prediction for each request."""
-    split, predictions = self.split, {}
-    rows = iter(split.rows if split.task.one_pass else ())
+    split = self.split
+    if not split.task.one_pass:
+      return self._loss(split.eval_step), {}
+    rows, predictions = iter(split.rows), {}
 
     def step(params, batch):
       sums, predicted = split.eval_step(params, batch)
       predicted = sharding.fetch(predicted)
       for number, values in packing.unpack(next(rows), split.lengths, predicted):
-        whole = split.task.per_token
-        predictions[number] = values if whole else {key: x[0].copy() for key, x in values.items()}
+        if not split.task.per_token:
+          values = {key: x[0].copy() for key, x in values.items()}
+        predictions[number] = values
       return sums
 
-    step = step if split.task.one_pass else split.eval_step
-    losses = loss(step, self.params, split.mesh, self.eval_batches, self.before_batch)
-    return losses, predictions
+    return self._loss(step), predictions
+
+  def _loss(self, eval_step) -> dict[str, float]:
+    return loss(eval_step, self.params, self.split.mesh, self.eval_batches, self.before_batch)
 
   def _predict(self, part, requests, settings) -> list[dict[str, np.ndarray]]:
     split = self.split

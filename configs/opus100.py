@@ -12,8 +12,8 @@ python -m train.evaluate --workdir runs/opus100 --split test   # BLEU of every d
 python -m train.predict --workdir runs/opus100 "<2fr> A dog runs."
 
 On paper: 55 million pairs, each in both directions, are 5.5 billion tokens at 50 a pair. They are
-read as text, as train.prepare does not take mixtures, from a disk of each host or a bucket; the lines of the
-files are counted once.
+read as text, as train.prepare does not take mixtures, from each host's disk or a bucket; the lines
+of the files are counted once.
 
 Time: not measured; with all directions each of a process's streams takes 250 MB and 6 seconds of a
 core before the first batch (measured: 2.0 GB and 49 s for the 8 streams of one process). Expected:

@@ -1,9 +1,9 @@
-"""python tests/parity/trainer.py TASK --data DIR --seed N [--scratch] [--out FILE]
+"""python tests/parity/trainer.py TASK --data DIR --seed N [--scratch] [--no_test] [--out FILE]
 
 Trains the tasks of experiments/minilm.py with `transformers`' Trainer: same weights, examples,
 scores and settings, but 32 examples an update where ours packs rows. Needs an environment with
-torch, transformers and accelerate beside our requirements (`make parity` makes one, without
-accelerate). Prints the test scores of the epoch that was best on validation, and the seconds.
+torch, transformers and accelerate beside our requirements (`make parity` makes one). Prints the
+test scores of the epoch that was best on validation, and the seconds.
 """
 
 import time
@@ -163,16 +163,26 @@ def unzip(rows, i):
   return {key: values[i] for key, values in rows.items()}
 
 
-def predict(trainer, features):
+def open_task(name, data, folder, splits):
+  """Returns the tokenizer, the kind of task, its examples by split, and its model's labels."""
+  config = f"configs/{minilm.TASKS[name].config}".format(data=data)
+  source = read_config(config).task.to_dict()["data"]
+  examples = {split: read(source, split) for split in splits}
+  tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+  kinds = {"classify": Classes, "tag": Tags, "qa": Answers}
+  kind = kinds[minilm.TASKS[name].config.split(".")[0]](tokenizer, examples["train"])
+  return tokenizer, kind, examples, dict(num_labels=len(kind.names)) if kind.names else {}
+
+
+def predict(model, tokenizer, features):
   """Returns logits in the order of features; Trainer's own predict sorts them by length."""
   logits = []
-  trainer.model.eval()
+  model.eval()
   for start in range(0, len(features), 64):
     keys = ("input_ids", "token_type_ids", "attention_mask")
     batch = [{key: row[key] for key in keys} for row in features[start : start + 64]]
     with torch.no_grad():
-      padded = trainer.processing_class.pad(batch, return_tensors="pt")
-      output = trainer.model(**padded.to(trainer.model.device))
+      output = model(**tokenizer.pad(batch, return_tensors="pt").to(model.device))
     ends = "logits" not in output
     logits.append((output.start_logits, output.end_logits) if ends else output.logits)
   if isinstance(logits[0], tuple):
@@ -188,16 +198,13 @@ def main():
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--scratch", action="store_true")
   parser.add_argument("--max_steps", type=int, default=-1, help="for a trial")
+  parser.add_argument("--no_test", action="store_true", help="scores validation alone")
   parser.add_argument("--out", type=pathlib.Path)
   args = parser.parse_args()
   task = minilm.TASKS[args.task]
-  data = read_config(f"configs/{task.config}".format(data=args.data)).task.to_dict()["data"]
-  examples = {split: read(data, split) for split in ("train", "validation", "test")}
+  splits = ("train", "validation") if args.no_test else ("train", "validation", "test")
   transformers.set_seed(args.seed)
-  tokenizer = transformers.AutoTokenizer.from_pretrained(args.model)
-  kind = {"classify": Classes, "tag": Tags, "qa": Answers}[task.config.split(".")[0]]
-  kind = kind(tokenizer, examples["train"])
-  labels = dict(num_labels=len(kind.names)) if kind.names else {}
+  tokenizer, kind, examples, labels = open_task(args.task, args.data, args.model, splits)
   if args.scratch:
     config = transformers.AutoConfig.from_pretrained(args.model, **labels)
     model = kind.model.from_config(config)
@@ -209,8 +216,12 @@ def main():
   class KeepBest(transformers.TrainerCallback):
     """Scores the validation set after each epoch, as our runs do."""
 
+    def on_step_end(self, args, state, control, **unused):
+      if state.global_step == 1:
+        print("first step", flush=True)  # which experiments/benchmark/start.py waits for
+
     def on_epoch_end(self, *unused, **also_unused):
-      results = kind.score(predict(trainer, held_out), held_out, examples["validation"])
+      results = kind.score(predict(model, tokenizer, held_out), held_out, examples["validation"])
       print(results, flush=True)
       if results[kind.best] > best["score"]:
         weights = {name: value.clone() for name, value in model.state_dict().items()}
@@ -246,8 +257,10 @@ def main():
     )
     trainer.train()
   model.load_state_dict(best["weights"])
+  if args.no_test:
+    return
   test = kind.features(examples["test"], training=False)
-  results = kind.score(predict(trainer, test), test, examples["test"])
+  results = kind.score(predict(model, tokenizer, test), test, examples["test"])
   seconds = round(time.monotonic() - BEGAN, 1)
   record = dict(task=args.task, seed=args.seed, scratch=args.scratch, seconds=seconds, **results)
   print(json.dumps(record))

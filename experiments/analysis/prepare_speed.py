@@ -124,6 +124,18 @@ def time_reading(folder: str, tokenizer: Tokenizer, crosses: bool) -> Times:
   return Times(tokens, time.perf_counter() - began, time.thread_time() - used)
 
 
+def tabulate(data: str, tokenizer_file: str, out: str) -> list[list[str]]:
+  """Returns the table of encoding, preparing and reading."""
+  tokenizer = Tokenizer.load(tokenizer_file)
+  alone = time_encoding(min(pathlib.Path(data).iterdir()), tokenizer)
+  preparing = time_preparing(data, tokenizer_file, out)
+  rows = [["", "million tokens a second", "a second of a core", "MB of memory"]]
+  rows += [alone.row("encode_batch_fast alone"), preparing.row("train.prepare")]
+  rows.append(time_reading(out, tokenizer, True).row("prepared, across documents"))
+  rows.append(time_reading(out, tokenizer, False).row("prepared, within documents"))
+  return rows
+
+
 def main(argv):
   parser = entry.make_parser(__doc__)
   parser.add_argument("--data", required=True, metavar="DIR")
@@ -131,14 +143,7 @@ def main(argv):
   parser.add_argument("--out", required=True, metavar="DIR")
   parser.add_argument("--record", type=pathlib.Path, metavar="FILE")
   args = parser.parse_args(argv)
-  tokenizer = Tokenizer.load(args.tokenizer)
-  first = next(path for path in sorted(pathlib.Path(args.data).iterdir()))
-  alone = time_encoding(first, tokenizer)
-  preparing = time_preparing(args.data, args.tokenizer, args.out)
-  rows = [["", "million tokens a second", "a second of a core", "MB of memory"]]
-  rows += [alone.row("encode_batch_fast alone"), preparing.row("train.prepare")]
-  rows.append(time_reading(args.out, tokenizer, True).row("prepared, across documents"))
-  rows.append(time_reading(args.out, tokenizer, False).row("prepared, within documents"))
+  rows = tabulate(args.data, args.tokenizer, args.out)
   words = [word for word in argv if word not in ("--record", str(args.record))]
   command = shlex.join(["python", "-m", "experiments.analysis.prepare_speed", *words])
   title = "Preparing and reading a tokenised corpus"

@@ -27,20 +27,19 @@ import tempfile
 from absl import logging
 
 from experiments.benchmark import accelerator, data, decode, finetune, start, toys, train
-from experiments.benchmark.comparison import table
 from experiments.benchmark.sides import CORES
 from experiments.tools.report import measured
 from train.common import entry
 from train.common.errors import UserError
 
-PARTS = {
-  "decode": (decode, "Translating, beside CTranslate2 and transformers"),
-  "train": (train, "Updates of a translator, beside transformers' Seq2SeqTrainer"),
-  "finetune": (finetune, "Fine-tuning MiniLM, beside transformers' Trainer"),
-  "start": (start, "Seconds from the command to the first step, beside transformers' Trainer"),
-  "data": (data, "Preparing and reading a corpus"),
-  "accelerator": (accelerator, "Steps on an accelerator"),
-}
+PARTS = dict(
+  decode=decode,
+  train=train,
+  finetune=finetune,
+  start=start,
+  data=data,
+  accelerator=accelerator,
+)
 NEED_DATA, NEED_MINILM = ("decode", "train", "finetune", "start"), ("finetune", "start")
 RESULTS = pathlib.Path("experiments/results") / measured.FOLDER
 PEERS = pathlib.Path(".parity/bin/python")
@@ -119,14 +118,14 @@ def main(argv):
     if options.quick:
       toys.write(options, parts)
     for part in parts:
-      module, title = PARTS[part]
       before = load()
-      rows = table(module.rows(options))
+      tables = PARTS[part].tables(options)
       note = f"Medians of {options.repeats}, in turns; {before} at the start, {load()} at the end."
-      print(f"\n## {title}\n\n{note}\n", flush=True)
-      file = options.record and options.record / f"benchmark_{part}.json"
-      fields = dict(title=title, section="Speed", commands=[command], note=note)
-      measured.report(rows, file, **fields)
+      for number, (title, table) in enumerate(tables.items()):
+        print(f"\n## {title}\n\n{note}\n", flush=True)
+        file = options.record and options.record / f"benchmark_{part}{number or ''}.json"
+        fields = dict(title=title, section="Speed", commands=[command], note=note)
+        measured.report(table, file, **fields)
 
 
 if __name__ == "__main__":

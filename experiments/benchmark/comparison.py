@@ -1,5 +1,6 @@
 """Tabulates what was measured: medians of ours and of a peer, and their ratio."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -27,7 +28,8 @@ class Row(NamedTuple):
     cells = [self.what, _cell(self.ours, self.unit), self.peer]
     if self.theirs:
       ratios = [_median(self.ours, part) / _median(self.theirs, part) for part in (0, 1)]
-      cells += [_cell(self.theirs, self.unit), *(f"{ratio:.2f}" for ratio in ratios)]
+      texts = ["" if math.isnan(ratio) else f"{ratio:.2f}" for ratio in ratios]
+      cells += [_cell(self.theirs, self.unit), *texts]
     else:
       cells += ["", "", ""]
     goal = "" if self.ratio is None else f"{'<=' if self.unit == 's' else '>='} {self.ratio:g}"

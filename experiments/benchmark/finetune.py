@@ -8,7 +8,7 @@ import sys
 import tempfile
 
 from experiments import minilm
-from experiments.benchmark.comparison import Row
+from experiments.benchmark.comparison import Row, table
 from experiments.benchmark.sides import Side, in_turns, run_command, serve, times
 from train import optimizer, pretrained, resolve, sharding
 from train.common import entry
@@ -16,6 +16,7 @@ from train.data import sources
 from train.evaluation import EarlyStopping, Evaluation
 from train.state import init
 
+TITLE = "Fine-tuning MiniLM, beside transformers' Trainer"
 TASKS = {"sst2": "SST-2", "ud_ewt": "tags", "qa": "questions"}  # of experiments/minilm.py
 STEPS = 60
 RATIO, SCORING_RATIO = 0.8, 1.0
@@ -47,14 +48,19 @@ def peers_command(options, name: str, steps: int) -> list:
   return [options.peers, TRAINER, name, *words, "--no_test"]
 
 
-def rows(options) -> list[Row]:
+def tables(options) -> dict[str, list[list[str]]]:
+  """Returns the table of this part."""
+  return {TITLE: table(_rows(options))}
+
+
+def _rows(options) -> list[Row]:
   """Returns seconds of whole commands, with full caches, and of scoring the validation split."""
   steps, measured = 3 if options.quick else STEPS, []
   for name, what in TASKS.items():
     calls = {"ours": lambda name=name: run_command(command(options, name, steps))}
     if options.peers:
       calls["Trainer"] = lambda name=name: run_command(peers_command(options, name, steps))
-    in_turns(1, calls)  # fills the caches
+    in_turns(0 if options.quick else 1, calls)  # fills the caches
     results = in_turns(options.repeats, calls)
     what = f"{what}: {steps} updates and scoring, the whole command"
     measured.append(Row(what, "s", results.pop("ours"), *_peer(results, RATIO)))

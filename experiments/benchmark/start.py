@@ -4,16 +4,22 @@ transformers' Trainer."""
 import functools
 import itertools
 
-from experiments.benchmark.comparison import Row
+from experiments.benchmark.comparison import Row, table
 from experiments.benchmark.finetune import TASKS, command, peers_command
 from experiments.benchmark.sides import in_turns, run_command
 
+TITLE = "Seconds from the command to the first step, beside transformers' Trainer"
 RATIOS = {"full": 1.0, "empty": 1.5}
 LINE = {"ours": "step 1 ", "Trainer": "first step"}  # that is printed after the first step
 STEPS = 10
 
 
-def rows(options) -> list[Row]:
+def tables(options) -> dict[str, list[list[str]]]:
+  """Returns the table of this part."""
+  return {TITLE: table(_rows(options))}
+
+
+def _rows(options) -> list[Row]:
   """Returns seconds until the end of the first step of fine-tuning MiniLM on SST-2."""
   number = itertools.count()
 

@@ -45,8 +45,8 @@ def _write_labelled(folder, rng):
     rows = [f"{line}\t{'dog' if 'dog' in line else 'none'}\n" for line in lines]
     _write(folder / "sst2" / f"{split}.tsv", "".join(rows))
     words = [line.split() for line in lines]
-    rows = [[f"{i}\t{x}\t_\t{'N' if x == 'dog' else 'V'}\n" for i, x in enumerate(w, 1)] for w in words]
-    _write(folder / "ud_ewt" / f"{split}.conllu", "\n".join(map("".join, rows)) + "\n")
+    tagged = ["".join(f"1\t{x}\t_\t{'N' if x == 'dog' else 'V'}\n" for x in w) for w in words]
+    _write(folder / "ud_ewt" / f"{split}.conllu", "\n".join(tagged) + "\n")
   paragraphs = []
   for number, line in enumerate(_sentences(rng)):
     answer = dict(text=line.split()[0], answer_start=0)
@@ -56,10 +56,11 @@ def _write_labelled(folder, rng):
 
 
 def _write_encoder(folder, rng) -> pathlib.Path:
-  """Returns a Hugging Face directory of a masked language model after two steps."""
+  """Returns a Hugging Face directory of a tiny BERT after two steps."""
   _write(folder / "prose" / "a.txt", "\n\n".join(_sentences(rng)))
   config = f"configs/mlm.py:small,data={folder}/prose"
   changes = {"steps": 2, "schedule.warmup_steps": 1, "evaluate.every": 2, "checkpoint.every": 2}
+  changes |= {"model.positions": "learned", "model.norm_position": "post", "model.max_len": 512}
   flags = [f"--config.{key}={value}" for key, value in changes.items()]
   python = [sys.executable, "-m"]
   run_command([*python, "train.main", "--config", config, "--workdir", folder / "run", *flags])

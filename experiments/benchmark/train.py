@@ -11,7 +11,7 @@ import tempfile
 import jax
 import jax.numpy as jnp
 
-from experiments.benchmark.comparison import Row
+from experiments.benchmark.comparison import Row, table
 from experiments.benchmark.sides import Side, in_turns, serve, stopwatch, times
 from train import optimizer, pretrained, resolve, sharding, tasks
 from train.common import entry, flops
@@ -19,6 +19,7 @@ from train.data.batches import Batches
 from train.state import init
 from train.step import make_train_step, settings
 
+TITLE = "Updates of a translator, beside transformers' Seq2SeqTrainer"
 SENTENCES = 64  # of an update
 VOCABULARY = 8000
 SHAPES = {
@@ -33,7 +34,12 @@ SHARES = {"small": 0.6, "base": 0.75}
 MATRIX = 2048  # rows and columns of the product that shows the machine's rate
 
 
-def rows(options) -> list[Row]:
+def tables(options) -> dict[str, list[list[str]]]:
+  """Returns the table of this part."""
+  return {TITLE: table(_rows(options))}
+
+
+def _rows(options) -> list[Row]:
   """Returns tokens a second beside the peer's, and the FLOP/s of products beside the machine's."""
   shapes = ["quick"] if options.quick else ["small", "base"]
   compared = []
@@ -45,7 +51,8 @@ def rows(options) -> list[Row]:
       if options.peers:
         pairs = options.temporary / "pairs.json"
         ours("write_pairs", file=str(pairs))
-        peer = stack.enter_context(Side(options.peers, "peers.train", pairs, json.dumps(SHAPES[shape])))
+        words = ["peers.train", pairs, json.dumps(SHAPES[shape])]
+        peer = stack.enter_context(Side(options.peers, *words))
       if shape != "base":
         compared += _updates(options, shape, ours, peer)
       compared += _products(options, shape, ours, peer)
@@ -59,9 +66,7 @@ def _updates(options, shape, ours, peer) -> list[Row]:
     calls[name] = functools.partial(peer, "train", steps=STEPS[shape], sampling=sampling)
   in_turns(1, calls)  # compiles
   answers = in_turns(options.repeats, calls)
-  rates = {
-    name: [times(x).rate(x["tokens"]) for x in several] for name, several in answers.items()
-  }
+  rates = {name: [times(x).rate(x["tokens"]) for x in several] for name, several in answers.items()}
   sentences = answers["ours"][0]["sentences"]
   what = f"updates, {shape} model, {sentences:.0f} sentences an update"
   ours = rates.pop("ours")
@@ -90,7 +95,7 @@ def _products(options, shape, ours, peer) -> list[Row]:
 
 
 def serve_updates(data: str, shape: str) -> None:
-  """Answers the requests of `rows`: updates of a run of configs/multi30k.py with another shape."""
+  """Answers the requests of `tables`: updates of configs/multi30k.py with another shape."""
   vocabulary = 400 if shape == "quick" else VOCABULARY
   changes = [f"model.{key}={value}" for key, value in SHAPES[shape].items()]
   changes += [f"task.tokenizer.vocab_size={vocabulary}", "model.norm_position=post"]

@@ -32,6 +32,7 @@ from train.record.config import read as read_config  # noqa: E402
 from train.scoring import schemes, scores  # noqa: E402
 
 IGNORED = -100  # torch's label of a token without a label
+INPUTS = ("input_ids", "token_type_ids", "attention_mask")  # of which a model may lack the second
 
 
 class Classes:
@@ -133,7 +134,7 @@ class Answers:
       last = next(span for span in reversed(spans) if span)
       whole = inside and first[0] <= start and stop <= last[1]
       ends = (inside[0], inside[-1]) if whole else (0, 0)
-      feature = {key: rows[key][i] for key in ("input_ids", "token_type_ids", "attention_mask")}
+      feature = {key: rows[key][i] for key in INPUTS if key in rows}
       features.append(feature | dict(start_positions=ends[0], end_positions=ends[1]))
       if not training:
         features[-1] |= dict(spans=spans, example=number)
@@ -179,8 +180,8 @@ def predict(model, tokenizer, features):
   logits = []
   model.eval()
   for start in range(0, len(features), 64):
-    keys = ("input_ids", "token_type_ids", "attention_mask")
-    batch = [{key: row[key] for key in keys} for row in features[start : start + 64]]
+    rows = features[start : start + 64]
+    batch = [{key: row[key] for key in INPUTS if key in row} for row in rows]
     with torch.no_grad():
       output = model(**tokenizer.pad(batch, return_tensors="pt").to(model.device))
     ends = "logits" not in output

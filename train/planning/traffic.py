@@ -14,20 +14,27 @@ SLICES = ("dynamic-slice", "slice", "gather")
 
 def moved(name: str, computations: dict[str, dict[str, Operation]]) -> int:
   """Returns the bytes that one run of the computation `name` moves, without those it calls."""
-  operations, total = computations[name], 0
-  for operation in operations.values():
-    if operation.kind in FREE or operation.kind.startswith(("all-", "reduce-scatter", "collect")):
-      continue
-    sizes = [operations[x].size if x in operations else 0 for x in operation.operands]
-    if operation.kind == "fusion" and (fused := operation.called("calls")):
-      total += _moved_by_fusion(sizes, computations[fused])
-    elif operation.kind in SLICES:
-      total += 2 * operation.size
-    elif operation.kind == "dynamic-update-slice":
-      total += 2 * sizes[1]
-    else:
-      total += operation.size + sum(sizes)
-  return total
+  operations = computations[name]
+  return sum(moved_by(operation, operations, computations) for operation in operations.values())
+
+
+def moved_by(
+  operation: Operation,
+  operations: dict[str, Operation],
+  computations: dict[str, dict[str, Operation]],
+) -> int:
+  """Returns the bytes that one of the `operations` of a computation moves, without what it calls
+  unless it is a fusion."""
+  if operation.kind in FREE or operation.kind.startswith(("all-", "reduce-scatter", "collect")):
+    return 0
+  sizes = [operations[x].size if x in operations else 0 for x in operation.operands]
+  if operation.kind == "fusion" and (fused := operation.called("calls")):
+    return _moved_by_fusion(sizes, computations[fused])
+  if operation.kind in SLICES:
+    return 2 * operation.size
+  if operation.kind == "dynamic-update-slice":
+    return 2 * sizes[1]
+  return operation.size + sum(sizes)
 
 
 def _moved_by_fusion(sizes, fused):

@@ -8,9 +8,7 @@ from tests.parity import trainer
 
 
 def main(name, data, folder):
-  tokenizer, kind, examples, labels = trainer.open_task(
-    name, data, folder, ("train", "validation")
-  )
+  tokenizer, kind, examples, labels = trainer.open_task(name, data, folder, ("train", "validation"))
   model = kind.model.from_pretrained(folder, **labels)
 
   def score():

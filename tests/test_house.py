@@ -55,7 +55,7 @@ BANNED = {
   "train/data": {"jax", "flax", "optax", "orbax"},
 }
 # Scripts that an environment of their own runs, with torch.
-ELSEWHERE = ("tests/fixtures", "tests/parity/trainer.py")
+ELSEWHERE = ("tests/fixtures", "tests/parity/trainer.py", "experiments/benchmark/peers")
 # What would run code that is in a file. Config files are Python on purpose: the user's own.
 RUNNING_MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
 RUNNING_CALLS = {"eval", "exec", "torch.load", "yaml.load", "os.system", "os.popen"}

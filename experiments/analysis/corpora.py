@@ -127,7 +127,9 @@ def speed(args):
   """Times the batches alone, beside `encode_batch`."""
   rows = [["corpus", "workers", "tokens/s", "encode_batch, tokens/s", "ratio", "padding"]]
   for data in args.data:
-    cfg = resolve.load(CAUSAL.format(data), overrides(args, "task.target_len", 512))
+    streamed = {} if _name(data) == "prepared" else {"task.data.stream": True}
+    changes = overrides(args, "task.target_len", 512, **streamed)
+    cfg = resolve.load(CAUSAL.format(data), changes)
     with tempfile.TemporaryDirectory() as folder:
       task = tasks.build(cfg.task, folder)
     layout = tasks.layout(task, cfg.batch_size)

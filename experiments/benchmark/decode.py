@@ -32,6 +32,8 @@ RATIOS = {  # issue 23
   ("greedy", "transformers generate"): 2,
 }
 FIRST_CALL = 3.0  # seconds
+QUICK = ("steps=2", "schedule.warmup_steps=1", "evaluate.every=2", "evaluate.decode_every=0")
+QUICK = [f"--config.{change}" for change in QUICK]
 
 
 def trained(options):
@@ -39,8 +41,9 @@ def trained(options):
   if options.model:
     return options.model
   folder, config = options.root / "multi30k", f"configs/multi30k.py:data={options.data}/multi30k"
+  changes = QUICK if options.quick else ()
   config += ",small" * options.quick
-  command = [sys.executable, "-m", "train.main", "--config", config, "--workdir", folder]
+  command = [sys.executable, "-m", "train.main", "--config", config, "--workdir", folder, *changes]
   logging.info("%s: training it takes some 15 minutes, unless it is trained", folder)
   logging.info("%s: ready after %.0f s", folder, run_command(command).seconds)
   return folder
@@ -68,9 +71,10 @@ def _rows(options) -> list[Row]:
   count = min(len(source), 20 if options.quick else SENTENCES)
   texts = [example["source"] for example in read_many(source, range(count))]
   tokenizer = Tokenizer.load(model / "tokenizer.json")
-  with Side(sys.executable, "decode", model) as ours:  # fills the cache of compiled programs
-    for beam in SEARCHES.values():
-      ours("decode", texts=texts, beam=beam)
+  if not options.quick:
+    with Side(sys.executable, "decode", model) as ours:  # fills the cache of compiled programs
+      for beam in SEARCHES.values():
+        ours("decode", texts=texts, beam=beam)
   with contextlib.ExitStack() as stack:
     sides = {"ours": stack.enter_context(Side(sys.executable, "decode", model))}
     for peer, (form, how) in PEERS.items() if options.peers else ():

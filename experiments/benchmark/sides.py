@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import resource
 import subprocess
 import sys
@@ -101,8 +102,8 @@ def in_turns(repeats: int, functions: Mapping[str, Callable[[], dict]]) -> dict[
 
 
 def run_command(command: Sequence[str | os.PathLike], until: str = "", **environment) -> Times:
-  """Returns the Times of a command from its start to its end, or to a line of its output with the
-  text `until`, where it is ended; raises UserError with its last output where it fails."""
+  """Returns the Times of a command from its start to its end, or to a line of its output that
+  matches `until`, where it is ended; raises UserError with its last output where it fails."""
   used, began = _children(), time.perf_counter()
   with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
     output = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
@@ -111,7 +112,7 @@ def run_command(command: Sequence[str | os.PathLike], until: str = "", **environ
     seconds = None
     for line in process.stdout:
       log.write(line)
-      if until and until in line and seconds is None:
+      if until and seconds is None and re.match(until, line):
         seconds = time.perf_counter() - began
         process.kill()
     status = process.wait()

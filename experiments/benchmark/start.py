@@ -10,7 +10,7 @@ from experiments.benchmark.sides import in_turns, run_command
 
 TITLE = "Seconds from the command to the first step, beside transformers' Trainer"
 RATIOS = {"full": 1.0, "empty": 1.5}
-LINE = {"ours": "step 1 ", "Trainer": "first step"}  # that is printed after the first step
+LINES = {"ours": r"step +1/", "Trainer": "first step"}  # that are printed after the first step
 STEPS = 10
 
 
@@ -26,10 +26,10 @@ def _rows(options) -> list[Row]:
   def ours(cache):
     folder = options.temporary / f"cache{next(number) if cache == 'empty' else ''}"
     environment = dict(SCRIPTORIUM_CACHE=str(folder), JAX_COMPILATION_CACHE_DIR=f"{folder}/jax")
-    return run_command(command(options, "sst2", STEPS), LINE["ours"], **environment)
+    return run_command(command(options, "sst2", STEPS), LINES["ours"], **environment)
 
   def theirs():
-    return run_command(peers_command(options, "sst2", STEPS), LINE["Trainer"])
+    return run_command(peers_command(options, "sst2", STEPS), LINES["Trainer"])
 
   measured = []
   for cache, ratio in RATIOS.items():

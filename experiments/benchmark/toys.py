@@ -61,6 +61,7 @@ def _write_encoder(folder, rng) -> pathlib.Path:
   config = f"configs/mlm.py:small,data={folder}/prose"
   changes = {"steps": 2, "schedule.warmup_steps": 1, "evaluate.every": 2, "checkpoint.every": 2}
   changes |= {"model.positions": "learned", "model.norm_position": "post", "model.max_len": 512}
+  changes |= {"model.token_types": 2}
   flags = [f"--config.{key}={value}" for key, value in changes.items()]
   python = [sys.executable, "-m"]
   run_command([*python, "train.main", "--config", config, "--workdir", folder / "run", *flags])

@@ -23,7 +23,7 @@ class ParsedError(Exception):
 def test_it_is_short_and_has_a_command_of_each_kind():
   assert len(TEXT.splitlines()) <= 120
   modules = {command.split()[0] for command in COMMANDS}
-  assert {f"experiments.{name}" for name in ("run", "search", "compare")} < modules
+  assert {f"experiments.{name}" for name in ("run", "search", "compare", "benchmark")} < modules
   assert "experiments.analysis.attention" in modules
 
 
@@ -33,7 +33,8 @@ def test_its_commands_parse(command, monkeypatch, tmp_path, capsys):
   for word in words:
     assert not word.startswith("experiments/") or (FOLDER.parent / word).parent.is_dir()
     assert not word.endswith(".py") or (FOLDER.parent / word).is_file()
-  main = importlib.import_module(module).main
+  package = (FOLDER.parent / module.replace(".", "/")).is_dir()
+  main = importlib.import_module(f"{module}.__main__" if package else module).main
   if "--dry_run" in words:
     monkeypatch.chdir(FOLDER.parent)
     assert main([*words, "--root", str(tmp_path)]) == 0

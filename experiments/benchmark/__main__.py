@@ -120,7 +120,8 @@ def main(argv):
     for part in parts:
       before = load()
       tables = PARTS[part].tables(options)
-      note = f"Medians of {options.repeats}, in turns; {before} at the start, {load()} at the end."
+      turns = "" if part == "accelerator" else f"medians of {options.repeats} turns; "
+      note = f"{turns}{before} at the start, {load()} at the end.".capitalize()
       for number, (title, table) in enumerate(tables.items()):
         print(f"\n## {title}\n\n{note}\n", flush=True)
         file = options.record and options.record / f"benchmark_{part}{number or ''}.json"

@@ -28,7 +28,10 @@ SHAPES = {
   "quick": dict(dim=32, num_heads=4, mlp_dim=64, encoder_layers=1, decoder_layers=1),
 }
 STEPS = {"small": 20, "base": 2, "quick": 4}  # of a turn
-PEERS = {"Seq2SeqTrainer, grouped by length": "group_by_length", "the same, its default": "random"}
+PEERS = {
+  "Seq2SeqTrainer, grouped by length": "group_by_length",
+  "Seq2SeqTrainer, its default": "random",
+}
 RATIOS = {"group_by_length": 1.5, "random": 2.8}
 SHARES = {"small": 0.6, "base": 0.75}
 MATRIX = 2048  # rows and columns of the product that shows the machine's rate

@@ -8,7 +8,6 @@ import dataclasses
 from typing import NamedTuple
 
 import jax
-from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
 from model import placement
 
@@ -70,6 +69,9 @@ class SplashAttention:
 
   def __call__(self, q_BTHK, k_BSGK, v_BSGK, key=None):
     """Returns the attention [B, T, H, K], without dropout, which TransformerConfig refuses."""
+    # a tenth of the time that all imports take, for TPUs alone
+    from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
     del key
     shape = (q_BTHK.shape[1], k_BSGK.shape[1])
     q, kv = (next(block for block in BLOCKS if length % block == 0) for length in shape)

@@ -36,13 +36,15 @@ def init(cfg: ConfigDict, task, tx, mesh):
 def blueprint(cfg: ConfigDict, task, tx, mesh):
   """Returns the model's graph, a function that builds the state, and the sharding of each leaf."""
   sharding.check(cfg, task, mesh)
-  make = _model_maker(cfg, task, mesh)
+  make, graphs = _model_maker(cfg, task, mesh), []
 
   def build():
-    params = nnx.to_pure_dict(nnx.state(make()))
-    return new_state(params, tx, cfg.ema, cfg.spike)
+    graph, params = nnx.split(make())
+    graphs.append(graph)
+    return new_state(nnx.to_pure_dict(params), tx, cfg.ema, cfg.spike)
 
-  return make_graph(cfg, task, mesh), build, sharding.place(jax.eval_shape(build), mesh)
+  place = sharding.place(jax.eval_shape(build), mesh)
+  return graphs[0], build, place
 
 
 def make_graph(cfg: ConfigDict, task, mesh):

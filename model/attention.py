@@ -14,7 +14,7 @@ from model.placement import bind, constrain
 from model.settings import DISENTANGLED
 
 Pattern = patterns.FullAttention | patterns.ChunkedAttention | kernels.SplashAttention
-Pattern |= patterns.OwnPattern
+Pattern |= patterns.OwnPattern | patterns.Beginning
 
 
 class Memory(NamedTuple):
@@ -92,7 +92,9 @@ class SelfAttention(Attention):
   ):
     """Returns the self-attention of `x` [B, T, D], and the cache with its keys and values.
 
-    With a cache, `x` attends to all cached keys; without one the returned cache is None.
+    With a cache, `x` attends to all cached keys; without one the returned cache is None. Its keys
+    and values are [B, G, S, N, K], of N hypotheses of a row: `x` is then the N tokens that follow,
+    or the first T tokens where N is 1.
     """
 
     def turn(x_BTHK):
@@ -110,7 +112,11 @@ class SelfAttention(Attention):
         keys=_write(cache["keys"], k_BSGK, positions_BT),
         values=_write(cache["values"], v_BSGK, positions_BT),
       )
-      k_BSGK, v_BSGK = cache["keys"], cache["values"]
+      k_BSGK, v_BSGK = _cached(cache["keys"]), _cached(cache["values"])
+      if own.first is None and own.blocks is None:
+        used = positions_BT.max() + 1
+        pattern = patterns.Beginning(own.added_to(pattern), cache["keys"].shape[2], used)
+        return self.attend(q_BTHK, k_BSGK, v_BSGK, pattern, key), cache
     return self.attend(q_BTHK, k_BSGK, v_BSGK, own.added_to(pattern), key), cache
 
   def _bias(self, pattern):
@@ -147,12 +153,20 @@ def _projection(cfg, name: str, heads: int, rngs: nnx.Rngs):
   return layers.linear(cfg, cfg.dim, size, f"{name}/kernel", bias=cfg.qkv_bias, rngs=rngs)
 
 
-def _write(cached_BSGK, new_BTGK, positions_BT):
-  """Returns the cache [B, S, G, K] with a new token at its position, or with the first T tokens."""
-  if new_BTGK.shape[1] > 1:
-    return cached_BSGK.at[:, : new_BTGK.shape[1]].set(new_BTGK)
-  here_BS = jnp.arange(cached_BSGK.shape[1]) == positions_BT
-  return jnp.where(here_BS[..., None, None], new_BTGK, cached_BSGK)
+def _write(cached_BGSNK, new_BTGK, positions_BT):
+  """Returns the cache with the tokens that N hypotheses add, or with the first T tokens of one."""
+  N, T = cached_BGSNK.shape[3], new_BTGK.shape[1]
+  new_BGTK = new_BTGK.swapaxes(1, 2)
+  if T > N:
+    return cached_BGSNK.at[:, :, :T, 0].set(new_BGTK)
+  rows_B = jnp.arange(len(cached_BGSNK))
+  return cached_BGSNK.at[rows_B, :, positions_BT[:, 0]].set(new_BGTK)
+
+
+def _cached(x_BGSNK):
+  """Returns keys or values of all hypotheses as those of a row, [B, S*N, G, K]."""
+  B, G, S, N, K = x_BGSNK.shape
+  return x_BGSNK.reshape(B, G, S * N, K).swapaxes(1, 2)
 
 
 _OBSERVER = contextvars.ContextVar("observer", default=None)

@@ -3,9 +3,9 @@
 Tasks and searches use a model by these methods, `logits`, and the `head` that a task adds:
   encode(source)            returns states [B, S, D]
   decode(inputs, memory)    returns states [B, T, D], which `logits` turns into words
-  init_cache(memory)        returns an empty cache, every leaf [B, ...]
+  init_cache(memory)        returns an empty cache (model/search.py) of a hypothesis of each row
   prefill(prompt, cache)    returns the cache with all but the last token of a prompt
-  decode_step(token, cache) returns logits [B, V] of the next token, and the cache one longer
+  decode_step(token, cache) returns logits [B, N, V] of the next tokens, and the cache one longer
 A model holds weights and nothing else: dropout takes its key as an argument and is off without one.
 """
 

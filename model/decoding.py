@@ -1,9 +1,9 @@
 """Decodes greedily, by sampling or by beam search with any model of the next token.
 
-A model is a function `step(token_B, cache) -> (logits_BV, cache)`. Every leaf of the cache is
-[B, ...]; `cache["moving"]` changes with each token and follows its hypothesis, `cache["fixed"]` is
-the same for all hypotheses of an input (the encoder's memory). All functions run under `jax.jit`;
-settings that are not arrays are static. The three searches share these rules:
+A model is a function `step(token_BN, cache) -> (logits_BNV, cache)`; model/search.py describes the
+cache, which a search gets with one hypothesis of each input. A search computes all inputs at once,
+or `rows` of them at a time (model/queue.py), with the same results. All functions run under
+`jax.jit`; settings that are not arrays are static. The three searches share these rules:
 - a hypothesis ends in an `eos`, whose probability counts; at a row's limit only `eos` is allowed;
 - `pad` and `bos` are never chosen (unless they are `eos`); their probability is lost, not shared;
 - constraints (model/constraints.py) forbid more tokens, and none of them holds at a row's limit;
@@ -16,24 +16,26 @@ beam search.
 Axes: B batch, N hypotheses of an input, V vocabulary, T target length, C candidates.
 """
 
-import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from model import queue
 from model.search import (
   Cache,
   Decoded,
   Limits,
   Step,
+  append,
   contains,
+  follow,
   log_probs,
   pick,
-  repeat_cache,
   restrict,
+  top,
 )
 
 STOPS = ("exact", "current", "full")  # when a beam search ends
@@ -57,17 +59,16 @@ def prefill(step: Step, cache: Cache, prompt_BT: Array, length_B: Array) -> tupl
   """
 
   def read(t, moving):
-    _, after = step(prompt_BT[:, t], {**cache, "moving": moving})
-    keep = functools.partial(jax.vmap(jnp.where), t < length_B - 1)
-    return jax.tree.map(keep, after["moving"], moving)
+    _, after = step(prompt_BT[:, t, None], cache._replace(moving=moving))
+    return queue.choose(t < length_B - 1, after.moving, moving)
 
-  moving = lax.fori_loop(0, prompt_BT.shape[1] - 1, read, cache["moving"])
-  return {**cache, "moving": moving}, pick(prompt_BT, length_B - 1)
+  moving = lax.fori_loop(0, prompt_BT.shape[1] - 1, read, cache.moving)
+  return cache._replace(moving=moving), pick(prompt_BT, length_B - 1)
 
 
-def greedy(step: Step, cache: Cache, limits: Limits) -> Decoded:
+def greedy(step: Step, cache: Cache, limits: Limits, *, rows: int | None = None) -> Decoded:
   """Returns the hypothesis (N = 1) of the most probable token at each step, by log-probability."""
-  return _follow(step, cache, lambda t, log_BV: log_BV.argmax(-1), 1, limits)
+  return _follow(step, cache, None, limits, rows)
 
 
 def sample(
@@ -81,6 +82,7 @@ def sample(
   temperature: float = 1.0,
   top_k: int | None = None,
   top_p: float = 1.0,
+  rows: int | None = None,
 ) -> Decoded:
   """Returns num_samples independent draws for each row, most probable first.
 
@@ -95,28 +97,32 @@ def sample(
     raise ValueError(
       f"temperature={temperature} must be >= 0, top_p={top_p} in (0, 1], top_k={top_k} None or >= 1"
     )
-  id_B = jnp.repeat(ids_B, num_samples)
-  number_B = jnp.tile(jnp.arange(num_samples), len(ids_B))
+  n = num_samples
+  id_B, number_B = jnp.repeat(ids_B, n), jnp.tile(jnp.arange(n), len(ids_B))
   key_B = jax.vmap(lambda i, n: jax.random.fold_in(jax.random.fold_in(key, i), n))(id_B, number_B)
+  cache, arrays = jax.tree.map(lambda x: jnp.repeat(x, n, axis=0), (cache, limits.arrays))
 
-  def choose(t, log_BV):
+  def draw(t_B, key_B, log_BV):
     if temperature == 0:
-      return log_BV.argmax(-1)
+      return _argmax(log_BV)
     scaled_BC, token_BC = log_BV / temperature, None
     if top_k is not None:
       scaled_BC, token_BC = lax.top_k(scaled_BC, min(top_k, log_BV.shape[1]))
     if top_p < 1:
       scaled_BC = _nucleus(scaled_BC, top_p)
-    step_key_B = jax.vmap(lambda k: jax.random.fold_in(k, t))(key_B)
-    drawn_B = jax.vmap(jax.random.categorical)(step_key_B, scaled_BC)
+    drawn_B = jax.vmap(jax.random.categorical)(jax.vmap(jax.random.fold_in)(key_B, t_B), scaled_BC)
     return drawn_B if token_BC is None else pick(token_BC, drawn_B)
 
-  return _follow(step, cache, choose, num_samples, limits)
+  drawn = _follow(step, cache, draw, limits.replace(arrays), rows and rows * n, key_B)
+  log_BN, order_BN = lax.top_k(drawn.scores.reshape(-1, n), n)
+  tokens_BNT, length_BN = drawn.tokens.reshape(-1, n, limits.max_len), drawn.lengths.reshape(-1, n)
+  return Decoded(pick(tokens_BNT, order_BN), log_BN, log_BN, pick(length_BN, order_BN))
 
 
-class _Search(NamedTuple):
-  t: Array  # tokens of each live hypothesis
-  moving: Any  # the cache's moving part, B*N rows
+class _Beams(NamedTuple):
+  """The search of each row."""
+
+  t_B: Array  # tokens of each live hypothesis
   live_BNT: Array
   live_log_BN: Array  # falling along N; -inf where there is no hypothesis
   last_BN: Array
@@ -135,10 +141,11 @@ def beam_search(
   before: int = 0,
   num_return: int = 1,
   stop: str = "exact",
+  rows: int | None = None,
 ) -> Decoded:
   """Returns the num_return best hypotheses of a search with num_beams live ones.
 
-  `cache` has a row for each input. A hypothesis has the score log-probability / lp(length + before)
+  A hypothesis has the score log-probability / lp(length + before)
   ** length_penalty, where lp is one of PENALTIES and `before` counts tokens of the output that were
   given. Each step ranks the continuations of all live beams. Continuations by eos among the first
   num_beams are finished; the first num_beams without eos live on, so beams never run out. One beam
@@ -152,36 +159,39 @@ def beam_search(
   """
   if not 1 <= num_return <= num_beams:
     raise ValueError(f"num_return={num_return} must lie between 1 and num_beams={num_beams}")
-  max_len, pad = limits.max_len, limits.pad
-  B, N = len(limits.limit_B), num_beams
+  max_len, N = limits.max_len, num_beams
   R = num_return if stop == "exact" else N  # finished hypotheses that are kept
   # each beam has one eos (or several), so of the first 2N continuations at least N live on
   ranked = 1 if N == 1 else (1 + len(limits.ends)) * N
-  limit_B = jnp.clip(limits.limit_B, 1, max_len)
   weight_T = jnp.asarray(length_weights(max_len, length_penalty, penalty, before))
-  cache = repeat_cache(cache, N)
 
-  def body(s: _Search) -> _Search:
-    length = s.t + 1
-    logits_BV, after = step(s.last_BN.reshape(-1), {**cache, "moving": s.moving})
-    last_B = jnp.repeat(limit_B, N) == length
-    log_BV = log_probs(logits_BV, last_B, limits)
-    log_BV = restrict(log_BV, last_B, s.live_BNT.reshape(B * N, -1), s.t, limits)
+  def start(limits, _):
+    B = len(limits.limit_B)
+    # One live beam at first: N equal ones would rank each continuation N times.
+    live_log_BN = jnp.full((B, N), -jnp.inf, jnp.float32).at[:, 0].set(0)
+    never_BR, zero_B = jnp.full((B, R), -jnp.inf), jnp.zeros(B, jnp.int32)
+    empty_BNT = jnp.full((B, N, max_len), limits.pad, jnp.int32)
+    finished = Decoded(empty_BNT[:, :R], never_BR, never_BR, jnp.zeros((B, R), jnp.int32))
+    last_BN = jnp.repeat(limits.last_B[:, None], N, axis=1)
+    return _Beams(zero_B, empty_BNT, live_log_BN, last_BN, finished, limits.limit_B < 0)
 
+  def advance(s: _Beams, cache: Cache, limits: Limits, _):
+    B, length_B, limit_B = len(s.t_B), s.t_B + 1, limits.clipped_B
+    logits_BNV, cache = step(s.last_BN, cache)
     # each beam's best, then the best of those: a quarter quicker on CPU than top_k over N*V
-    best_BV, token_BV = lax.top_k(log_BV, min(ranked, log_BV.shape[1]))
-    log_BNC = s.live_log_BN[:, :, None] + best_BV.reshape(B, N, -1)
+    best_BNC, token_BNC = top(logits_BNV, limit_B == length_B, limits, s.live_BNT, s.t_B, ranked)
+    log_BNC = s.live_log_BN[:, :, None] + best_BNC
     log_BC, index_BC = lax.top_k(log_BNC.reshape(B, -1), min(ranked, log_BNC[0].size))
-    token_BC = pick(token_BV.reshape(B, -1), index_BC)
+    token_BC = pick(token_BNC.reshape(B, -1), index_BC)
     beam_BC = index_BC // log_BNC.shape[2]
 
-    ends_BC = contains(limits.ends, token_BC)
+    ends_BC, weight_B = contains(limits.ends, token_BC), weight_T[length_B]
     end_log_BN = jnp.where(ends_BC & ~s.done_B[:, None], log_BC, -jnp.inf)[:, :N]
     ended = Decoded(
-      tokens=pick(s.live_BNT, beam_BC[:, :N]).at[:, :, s.t].set(token_BC[:, :N]),
-      scores=end_log_BN * weight_T[length],
+      tokens=append(pick(s.live_BNT, beam_BC[:, :N]), s.t_B, token_BC[:, :N]),
+      scores=end_log_BN * weight_B[:, None],
       log_probs=end_log_BN,
-      lengths=jnp.full((B, N), length),
+      lengths=jnp.repeat(length_B[:, None], N, axis=1),
     )
     # those kept stand first: an equal newcomer does not displace them, nor does one of -inf
     both = jax.tree.map(lambda old, new: jnp.concatenate([old, new], axis=1), s.finished, ended)
@@ -190,63 +200,77 @@ def beam_search(
 
     live_log_BN, live_BN = lax.top_k(jnp.where(ends_BC, -jnp.inf, log_BC), N)
     beam_BN, token_BN = pick(beam_BC, live_BN), pick(token_BC, live_BN)
-    row_B = (jnp.arange(B)[:, None] * N + beam_BN).reshape(-1)
 
     # A sum of log-probabilities is at most 0 and only falls, so a live beam can at best score its
     # sum now times the least weight ahead, which (monotone) is the next length's or the limit's.
-    ahead_B = jnp.minimum(weight_T[jnp.minimum(length + 1, limit_B)], weight_T[limit_B])
+    ahead_B = jnp.minimum(weight_T[jnp.minimum(length_B + 1, limit_B)], weight_T[limit_B])
     if stop != "exact":
-      ahead_B = weight_T[length]
+      ahead_B = weight_B
     hopeless_B = live_log_BN[:, 0] * ahead_B <= finished.scores[:, -1]
     if stop == "full":
       hopeless_B |= finished.scores[:, -1] > -jnp.inf
-    done_B = s.done_B | (limit_B <= length) | hopeless_B
-    moving = jax.tree.map(lambda x: x[row_B], after["moving"])
-    live_BNT = pick(s.live_BNT, beam_BN).at[:, :, s.t].set(token_BN)
-    return _Search(length, moving, live_BNT, live_log_BN, token_BN, finished, done_B)
+    done_B = s.done_B | (limit_B <= length_B) | hopeless_B
+    live_BNT = append(pick(s.live_BNT, beam_BN), s.t_B, token_BN)
+    t_B = jnp.where(s.done_B, s.t_B, length_B)
+    s = _Beams(t_B, live_BNT, live_log_BN, token_BN, finished, done_B)
+    return s, follow(cache, beam_BN)
 
-  # One live beam at first: N equal ones would rank each continuation N times.
-  live_log_BN = jnp.full((B, N), -jnp.inf, jnp.float32).at[:, 0].set(0)
-  never_BN, empty_BNT = jnp.full((B, R), -jnp.inf), jnp.full((B, N, max_len), pad, jnp.int32)
-  finished = Decoded(empty_BNT[:, :R], never_BN, never_BN, jnp.zeros((B, R), jnp.int32))
-  last_BN, done_B = jnp.repeat(limits.last_B[:, None], N, axis=1), jnp.zeros(B, bool)
-  start = _Search(0, cache["moving"], empty_BNT, live_log_BN, last_BN, finished, done_B)
-  finished = lax.while_loop(lambda s: ~s.done_B.all(), body, start).finished
+  finished = queue.run(
+    start, advance, lambda s: s.finished, cache, limits, beams=num_beams, rows=rows
+  )
   return jax.tree.map(lambda x: x[:, :num_return], finished)
 
 
-def _follow(step, cache, choose, n, limits: Limits) -> Decoded:
-  """Returns n hypotheses a row, each extended by `choose(t, scores_BV) -> token_B`, best first."""
-  max_len, pad = limits.max_len, limits.pad
-  limit_B = jnp.repeat(jnp.clip(limits.limit_B, 1, max_len), n)
-  B = len(limit_B)
-  cache = repeat_cache(cache, n)
+class _Followed(NamedTuple):
+  """The output of each row so far."""
 
-  def body(state):
-    t, moving, before_B, tokens_BT, log_B, length_B, done_B = state
-    logits_BV, after = step(before_B, {**cache, "moving": moving})
-    last_B = limit_B == t + 1
-    log_BV = log_probs(logits_BV, last_B, limits)
-    scores_BV = logits_BV.astype(jnp.float32) if limits.strict else log_BV
-    scores_BV = restrict(scores_BV, last_B, tokens_BT, t, limits)
-    token_B = choose(t, scores_BV)
+  t_B: Array  # tokens
+  before_B: Array  # the last token
+  tokens_BNT: Array  # N = 1
+  log_B: Array
+  done_B: Array
+
+
+def _follow(step: Step, cache: Cache, draw, limits: Limits, rows, keys=()) -> Decoded:
+  """Returns a hypothesis (N = 1) of each row, extended by `draw(t_B, key_B, scores_BV) -> token_B`
+  (None: by the most probable token)."""
+
+  def start(limits, _):
+    B = len(limits.limit_B)
+    zero_B, tokens_BNT = jnp.zeros(B, jnp.int32), jnp.full((B, 1, limits.max_len), limits.pad)
+    return _Followed(zero_B, limits.last_B, tokens_BNT, jnp.zeros(B), limits.limit_B < 0)
+
+  def advance(s: _Followed, cache: Cache, limits: Limits, key_B):
+    logits_B1V, cache = step(s.before_B[:, None], cache)
+    last_B = limits.clipped_B <= s.t_B + 1
+    if draw is None and not limits.strict:
+      log_BN1, token_BN1 = top(logits_B1V, last_B, limits, s.tokens_BNT, s.t_B, 1)
+      log_B, token_B = log_BN1[:, 0, 0], token_BN1[:, 0, 0]
+    else:
+      log_B1V = log_probs(logits_B1V, last_B, limits)
+      scores_B1V = logits_B1V.astype(jnp.float32) if limits.strict else log_B1V
+      scores_BV = restrict(scores_B1V, last_B, s.tokens_BNT, s.t_B, limits)[:, 0]
+      token_B = _argmax(scores_BV) if draw is None else draw(s.t_B, key_B, scores_BV)
+      log_B = pick(log_B1V[:, 0] if limits.strict else scores_BV, token_B)
     if not limits.strict:
-      log_BV = scores_BV
       # At the limit eos even if its probability is 0, so that the loop ends with any model.
       token_B = jnp.where(last_B & ~contains(limits.ends, token_B), limits.ends[0], token_B)
-    token_B = jnp.where(done_B, pad, token_B).astype(jnp.int32)
-    log_B = log_B + jnp.where(done_B, 0, pick(log_BV, token_B))
-    tokens_BT, length_B = tokens_BT.at[:, t].set(token_B), length_B + ~done_B
-    done_B = done_B | contains(limits.ends, token_B) | last_B
-    return t + 1, after["moving"], token_B, tokens_BT, log_B, length_B, done_B
+    token_B = token_B.astype(jnp.int32)
+    new = _Followed(
+      s.t_B + 1,
+      token_B,
+      append(s.tokens_BNT, s.t_B, token_B[:, None]),
+      s.log_B + log_B,
+      contains(limits.ends, token_B) | last_B,
+    )
+    return queue.choose(s.done_B, s, new), cache
 
-  zero_B, tokens_BT = jnp.zeros(B, jnp.int32), jnp.full((B, max_len), pad, jnp.int32)
-  first_B = jnp.repeat(limits.last_B, n)
-  start = (0, cache["moving"], first_B, tokens_BT, jnp.zeros(B), zero_B, zero_B > 0)
-  *_, tokens_BT, log_B, length_B, _ = lax.while_loop(lambda state: ~state[-1].all(), body, start)
-  log_BN, order_BN = lax.top_k(log_B.reshape(-1, n), n)
-  tokens_BNT, length_BN = tokens_BT.reshape(-1, n, max_len), length_B.reshape(-1, n)
-  return Decoded(pick(tokens_BNT, order_BN), log_BN, log_BN, pick(length_BN, order_BN))
+  s = queue.run(start, advance, lambda s: s, cache, limits, beams=1, rows=rows, more=keys)
+  return Decoded(s.tokens_BNT, s.log_B[:, None], s.log_B[:, None], s.t_B[:, None])
+
+
+def _argmax(x_BV: Array) -> Array:
+  return lax.top_k(x_BV, 1)[1][:, 0]  # on CPU a third of the time of argmax
 
 
 def _nucleus(scaled_BC: Array, top_p: float) -> Array:

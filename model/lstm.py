@@ -20,6 +20,7 @@ from model.config import LSTMConfig
 from model.embeddings import look_up
 from model.placement import constrain
 from model.recurrence import UNIFORM, Block, State, initial_state
+from model.search import Cache
 
 
 class Memory(NamedTuple):
@@ -73,15 +74,13 @@ class Stack(nnx.Module):
       x_BTD = self.attention(x_BTD, memory)
     return constrain(layers.dropout(x_BTD, self.dropout, last_key), "sublayer_input")
 
-  def step(self, x_BD, states: list[State], memory: Memory | None):
-    """Returns the output [B, D] of one more token, and the layers' states after it."""
+  def step(self, x_BND, states: list[State], memory: Memory | None):
+    """Returns the outputs [B, N, D] of a token of N hypotheses, and the layers' states after it."""
     new = []
     for block, state in zip(self.blocks, states):
-      new.append(block.forward.step(x_BD, state))
-      x_BD = new[-1].hidden
-    if memory is not None:
-      x_BD = self.attention(x_BD[:, None], memory)[:, 0]
-    return x_BD, new
+      new.append(block.forward.step(x_BND, state))
+      x_BND = new[-1].hidden
+    return x_BND if memory is None else self.attention(x_BND, memory), new
 
   def memory(self, states_BSD, mask_BTS) -> Memory:
     """Returns the encoder's states with the keys of this decoder."""
@@ -137,14 +136,14 @@ class LSTM(EncoderDecoder):
     return self.decoder(self._embed(self.embedding, inputs_BT), segments_BT, memory, key)
 
   def init_cache(self, batch: int, max_len: int, memory_BSD=None, memory_segments=None):
-    """Returns the cache before the first of any number of tokens, every leaf [B, ...]."""
+    """Returns the cache before the first of any number of tokens."""
     del max_len
     depth, fixed = self.cfg.decoder_layers, None
-    cells = [jnp.zeros((batch, self.cfg.dim))] * depth
+    cells = [jnp.zeros((batch, 1, self.cfg.dim))] * depth
     if memory_BSD is not None:
       fixed = self.decoder.memory(memory_BSD, memory_segments[:, None] > 0)
-      cells = [cell_BTD[:, 0] for cell_BTD in self.decoder.starts(fixed)]
-    return dict(moving=[initial_state(cell_BD, self.cfg.dtype) for cell_BD in cells], fixed=fixed)
+      cells = self.decoder.starts(fixed)
+    return Cache([initial_state(cell_BND, self.cfg.dtype) for cell_BND in cells], fixed)
 
   def prefill(self, prompt_BT, length_B, cache, *, prefix: bool = False):
     """Returns the cache with all but the last token of prompts [B, T], and that token [B].
@@ -155,11 +154,11 @@ class LSTM(EncoderDecoder):
     del prefix
     return decoding.prefill(self.decode_step, cache, prompt_BT, length_B)
 
-  def decode_step(self, token_B, cache):
-    """Returns the logits [B, V] of the token after `token_B`, and the cache one longer."""
-    x_BD = self._embed(self.embedding, token_B)
-    x_BD, moving = self.decoder.step(x_BD, cache["moving"], cache["fixed"])
-    return self.logits(x_BD), dict(moving=moving, fixed=cache["fixed"])
+  def decode_step(self, token_BN, cache: Cache):
+    """Returns the logits [B, N, V] of the tokens after `token_BN`, and the cache one longer."""
+    x_BND = self._embed(self.embedding, token_BN)
+    x_BND, moving = self.decoder.step(x_BND, cache.moving, cache.fixed)
+    return self.logits(x_BND), cache._replace(moving=moving)
 
   def _embed(self, table, ids):
     return look_up(table, ids) * self.cfg.dim**0.5

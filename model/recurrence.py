@@ -116,9 +116,9 @@ class Direction(nnx.Module):
     begins_TB = segment_starts(segments_TB, self.backward)
     return recurrence(kernel_DF, gates_TBF, begins_TB, starts_TBD, self.backward)
 
-  def step(self, x_BD, state: State) -> State:
-    """Returns the state after one more token."""
-    return advance(self.input(x_BD) + self.recurrent(state.hidden), state)
+  def step(self, x_BND, state: State) -> State:
+    """Returns the states of N hypotheses after one more token."""
+    return advance(self.input(x_BND) + self.recurrent(state.hidden), state)
 
 
 class Block(nnx.Module):

@@ -103,14 +103,17 @@ class Stack(nnx.Module):
       x_BTD, _ = jax.lax.scan(layers_of_period, x_BTD, each, length=self.scanned // period)
     return constrain(self._last(x_BTD), "sublayer_input")
 
-  def extend(self, x_BTD, query: Tokens, key: Tokens, cache: list, memories: list[Memory | None]):
+  def extend(
+    self, x_BTD, query: Tokens, key: Tokens, cache: list, memories: list[Memory | None], mask=True
+  ):
     """Returns the states [B, T, D] of new tokens, and the cache with them.
 
-    `cache` and `memories` have an entry for each layer; `key` holds the tokens of the cache.
+    `cache` and `memories` have an entry for each layer; `key` holds the tokens of the cache, to
+    which the new ones attend where `mask` [B, T, S] is True, too.
     """
     shared = self._shared(key)
     patterns = {
-      window: self.full_attention(window, query, key, shared) for window in self._windows()
+      window: self.full_attention(window, query, key, shared, mask) for window in self._windows()
     }
     new = []
     for index, block in enumerate(self.layers()):
@@ -171,10 +174,10 @@ class Stack(nnx.Module):
     return kernels.SplashAttention(self.cfg.scale, segments_BT, segments_BS, before, after, cap)
 
   def full_attention(
-    self, window: int | None, query: Tokens, key: Tokens, shared: patterns.Shared
+    self, window: int | None, query: Tokens, key: Tokens, shared: patterns.Shared, mask=True
   ) -> patterns.FullAttention:
     """Returns the pattern of self-attention over all pairs of a query and a key."""
-    bias, distance = self.bias(window, query, key), self._own_distance(query, key)
+    bias, distance = self.bias(window, query, key, mask), self._own_distance(query, key)
     return patterns.FullAttention(bias, self.dot_product, distance, shared)
 
   def _own_distance(self, query: Tokens, key: Tokens):
@@ -182,9 +185,9 @@ class Stack(nnx.Module):
     own = self.cfg.relative_per_layer or self.cfg.positions in DISENTANGLED
     return masks.distance(query, key) if own else None
 
-  def bias(self, window: int | None, query: Tokens, key: Tokens) -> jax.Array:
+  def bias(self, window: int | None, query: Tokens, key: Tokens, mask=True) -> jax.Array:
     """Returns mask and distances as one bias [..., H or 1, T, S] on the logits of attention."""
-    bias = masks.mask_bias(self._rule(window)(query, key))
+    bias = masks.mask_bias(self._rule(window)(query, key) & mask)
     if self.relative is not None:
       bias = bias + self.relative(masks.distance(query, key))
     elif self.cfg.positions == "alibi":

@@ -4,10 +4,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model import layers
+from model.attention import Memory
 from model.base import EncoderDecoder, positions_of, segments_of
 from model.config import TransformerConfig
 from model.embeddings import look_up
 from model.masks import Tokens
+from model.search import Cache
 from model.stack import Stack
 
 
@@ -65,56 +67,65 @@ class Transformer(EncoderDecoder):
     return self.decoder(x_BTD, patterns, positions_BT, encoded, stack_key)
 
   def init_cache(self, batch: int, max_len: int, memory_BSD=None, memory_segments=None):
-    """Returns an empty cache for `max_len` tokens, every leaf [B, ...].
-
-    `moving` changes with each token and follows its beam; `fixed` is the memory of each layer.
-    """
+    """Returns an empty cache for `max_len` tokens of one hypothesis of each row."""
     cfg = self.decoder.cfg
-    empty = jnp.zeros((batch, max_len, cfg.kv_heads, cfg.head_size), cfg.dtype)
-    moving = dict(
-      length=jnp.zeros(batch, jnp.int32),
-      layers=[dict(keys=empty, values=empty) for _ in range(self.decoder.depth)],
-    )
+    empty = jnp.zeros((batch, cfg.kv_heads, max_len, 1, cfg.head_size), cfg.dtype)
+    written = [dict(keys=empty, values=empty) for _ in range(self.decoder.depth)]
     fixed = [None] * self.decoder.depth
     if memory_BSD is not None:
       one_BT = jnp.ones((batch, 1), jnp.int32)  # a row is one segment, and so is its source
       segments_BS = (memory_segments > 0).astype(jnp.int32)
       encoded = self.decoder.read(memory_BSD, one_BT, segments_BS)
-      fixed = [block.memory(encoded) for block in self.decoder.layers()]
-    return dict(moving=moving, fixed=fixed)
+      fixed = [heads_first(block.memory(encoded)) for block in self.decoder.layers()]
+    length_BN = jnp.zeros((batch, 1), jnp.int32)
+    return Cache(length_BN, fixed, written, jnp.zeros((batch, 1, max_len), jnp.int32))
 
-  def prefill(self, prompt_BT, length_B, cache, *, prefix: bool = False):
+  def prefill(self, prompt_BT, length_B, cache: Cache, *, prefix: bool = False):
     """Returns the cache with all but the last token of prompts [B, T], and that token [B].
 
-    length_B is at least 1; ids beyond are not read. With `prefix` the tokens of a prompt attend to
-    all of it, as in a prefix language model.
+    The cache is empty, of one hypothesis. length_B is at least 1; ids beyond are not read. With
+    `prefix` the tokens of a prompt attend to all of it, as in a prefix language model.
     """
-    index_BS = _cache_index(cache)
+    index_BS = jnp.arange(cache.slots.shape[2])[None]
     index_BT = index_BS[:, : prompt_BT.shape[1]]
     prompt_BS = (index_BS < length_B[:, None]).astype(jnp.int32)
     query = Tokens(jnp.ones_like(index_BT), index_BT)
     key = Tokens(prompt_BS, index_BS, prompt_BS if prefix else None)
-    cache, _ = self._extend(prompt_BT, query, key, cache, length_B - 1)
+    cache, _ = self._extend(prompt_BT, query, key, cache)
+    cache = cache._replace(moving=length_B[:, None] - 1)
     return cache, jnp.take_along_axis(prompt_BT, length_B[:, None] - 1, axis=1)[:, 0]
 
-  def decode_step(self, token_B, cache):
-    """Returns the logits [B, V] of the token after `token_B`, and the cache one longer."""
-    length_B, index_BS = cache["moving"]["length"], _cache_index(cache)
-    query = Tokens(jnp.ones_like(length_B[:, None]), length_B[:, None])
-    key = Tokens(jnp.ones_like(index_BS), index_BS)
-    cache, x_BTD = self._extend(token_B[:, None], query, key, cache, length_B + 1)
-    return self.logits(x_BTD)[:, 0], cache
+  def decode_step(self, token_BN, cache: Cache):
+    """Returns the logits [B, N, V] of the tokens after `token_BN`, and the cache one longer.
 
-  def _extend(self, ids_BT, query, key, cache, length_B):
-    """Returns the cache, `length_B` long with the tokens `query`, and the tokens' states."""
-    x_BTD = self._embed(ids_BT, query.index)
-    x_BTD, new = self.decoder.extend(x_BTD, query, key, cache["moving"]["layers"], cache["fixed"])
-    return dict(moving=dict(length=length_B, layers=new), fixed=cache["fixed"]), x_BTD
+    The N hypotheses of a row have equal lengths. Each attends to the keys that its own tokens have
+    written, whichever slots they were in; keys and values stay where they are.
+    """
+    length_BN, (_, N, S) = cache.moving, cache.slots.shape
+    query = Tokens(jnp.ones_like(length_BN), length_BN)
+    index_BS = jnp.repeat(jnp.arange(S)[None], N, axis=1)
+    key, own_BNS = Tokens(jnp.ones_like(index_BS), index_BS), True
+    if N > 1:
+      here_BS = jnp.arange(S) == length_BN[:, :1]
+      slots_BNS = jnp.where(here_BS[:, None], jnp.arange(N)[:, None], cache.slots)
+      cache = cache._replace(slots=slots_BNS)
+      own_BNS = (slots_BNS[..., None] == jnp.arange(N)).reshape(-1, N, S * N)
+    cache, x_BND = self._extend(token_BN, query, key, cache, own_BNS)
+    return self.logits(x_BND), cache._replace(moving=length_BN + 1)
+
+  def _extend(self, ids_BT, query, key, cache: Cache, mask=True):
+    """Returns the cache with the tokens `query`, which attend to the tokens `key`, and their
+    states."""
+    x_BTD, memories = self._embed(ids_BT, query.index), [heads_first(x) for x in cache.fixed]
+    x_BTD, written = self.decoder.extend(x_BTD, query, key, cache.written, memories, mask)
+    return cache._replace(written=written), x_BTD
 
   def _embed(self, ids_BT, positions_BT, key=None):
     return self.decoder.embeddings(look_up(self.embedding, ids_BT), positions_BT, key=key)
 
 
-def _cache_index(cache):
-  """Returns the index of each place of the cache, [1, S]."""
-  return jnp.arange(cache["moving"]["layers"][0]["keys"].shape[1])[None]
+def heads_first(memory: Memory | None) -> Memory | None:
+  """Returns a memory with its axes S and G exchanged: products in each step read it as it is."""
+  if memory is None:
+    return None
+  return memory._replace(keys=memory.keys.swapaxes(1, 2), values=memory.values.swapaxes(1, 2))

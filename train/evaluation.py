@@ -222,12 +222,13 @@ def predict(
   """Returns a row of what `task.predict` returns for each request, in order."""
   predictions: list = [None] * len(requests.lengths())
   rows = rounded_up(task.decode_batch, mesh)
-  for batch in batches.requests(requests, rows, task.source_len or task.target_len):
+  longest = task.source_len or task.target_len
+  for batch in batches.requests(requests, rows, longest, task.search_tokens):
     before_batch()
     with sharding.activation_sharding(mesh):
       predicted = predict_step(params, sharding.put_whole(batch, mesh), settings)
     predicted = sharding.fetch(predicted)
-    for row, number in enumerate(batch["row"].tolist()):
+    for row, number in enumerate(batch["row"].reshape(-1).tolist()):
       if number >= 0:
         predictions[number] = {name: values[row] for name, values in predicted.items()}
   return predictions

@@ -65,6 +65,6 @@ def decode_step_by_step(model, inputs, cache):
   """Returns the logits [B, T, V] of `inputs`, decoded one token at a time."""
   steps = []
   for token in inputs.T:
-    logits, cache = model.decode_step(jnp.asarray(token), cache)
-    steps.append(np.asarray(logits))
+    logits, cache = model.decode_step(jnp.asarray(token)[:, None], cache)
+    steps.append(np.asarray(logits)[:, 0])
   return np.stack(steps, 1)

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model.decoding import Limits, beam_search, greedy, length_weights, repeat_cache, sample
+from model.decoding import Limits, beam_search, greedy, length_weights, sample
+from model.search import Cache, pick, top_of_blocks
 
 PAD, BOS, EOS, A, B, C = range(6)
 MAX_LEN = 6
@@ -27,16 +28,17 @@ class Remembering:
     self.max_len = max_len
 
   def cache(self, salts):
-    history = np.zeros((len(salts), self.max_len), np.int32)
-    moving = {"history": history, "length": np.zeros(len(salts), np.int32)}
-    return {"moving": moving, "fixed": [np.array(salts, np.int32)]}
+    history = np.zeros((len(salts), 1, self.max_len), np.int32)
+    moving = {"history": history, "length": np.zeros((len(salts), 1), np.int32)}
+    return Cache(moving, [np.array(salts, np.int32)])
 
-  def step(self, token_B, cache):
-    history, length = cache["moving"]["history"], cache["moving"]["length"]
-    history = history.at[jnp.arange(len(token_B)), length].set(token_B)
-    place_B = (cache["fixed"][0] + history @ self.weights) % len(self.table)
+  def step(self, token_BN, cache):
+    history, length = cache.moving["history"], cache.moving["length"]
+    here = jnp.arange(self.max_len) == length[..., None]
+    history = jnp.where(here, token_BN[..., None], history)
+    place_BN = (cache.fixed[0][:, None] + history @ self.weights) % len(self.table)
     moving = {"history": history, "length": length + 1}
-    return jnp.asarray(self.table)[place_B], {"moving": moving, "fixed": cache["fixed"]}
+    return jnp.asarray(self.table)[place_BN], cache._replace(moving=moving)
 
   def log_probs(self, tokens, salt):
     """What follows bos and the tokens, float64 [V]."""
@@ -58,12 +60,12 @@ class Chain:
   """The next token depends on the last one only, by the table of logits in the cache."""
 
   @staticmethod
-  def step(token_B, cache):
-    return cache["fixed"][jnp.arange(len(token_B)), token_B], cache
+  def step(token_BN, cache):
+    return pick(cache.fixed, token_BN), cache
 
 
 def chain(table, rows=1):
-  return {"moving": {}, "fixed": np.repeat(np.float32(table)[None], rows, axis=0)}
+  return Cache({}, np.repeat(np.float32(table)[None], rows, axis=0))
 
 
 def probabilities(**rows):
@@ -165,10 +167,32 @@ def assert_same(one, other):
   jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-def test_repeated_rows_lie_side_by_side():
-  cache = {"moving": [jnp.arange(6).reshape(3, 2)], "fixed": None}
-  repeated = repeat_cache(cache, 2)["moving"][0]
-  assert repeated.tolist() == [[0, 1], [0, 1], [2, 3], [2, 3], [4, 5], [4, 5]]
+@pytest.mark.parametrize("name", SEARCHES)
+@pytest.mark.parametrize("rows", [1, 5, 20])
+def test_rows_that_take_request_after_request_return_what_all_at_once_do(name, rows):
+  limits = [-1 if i % 7 == 3 else limit for i, limit in enumerate(LIMITS)]
+  at_once = SEARCHES[name](MODEL, MODEL.cache(SALTS), limits)
+  in_turn = SEARCHES[name](MODEL, MODEL.cache(SALTS), limits, rows=rows)
+  np.testing.assert_array_equal(in_turn.tokens, at_once.tokens)
+  np.testing.assert_allclose(in_turn.scores, at_once.scores, rtol=1e-6)
+  assert (at_once.lengths[3::7] == 0).all()
+  assert (at_once.lengths[:3, 0] > 0).all()
+
+
+@pytest.mark.parametrize("vocab", [1, 2, 7, 64, 250])
+@pytest.mark.parametrize("banned", [(), (0,), (0, 1)])
+def test_the_top_of_blocks_is_the_top(vocab, banned):
+  rng = np.random.default_rng(vocab)
+  x = rng.integers(-4, 4, (40, 3, vocab)).astype(np.float32)  # many are equal
+  allowed = np.where(np.isin(np.arange(vocab), banned), -np.inf, x)
+  for k in {1, min(8, vocab), vocab}:
+    most, best, token = top_of_blocks(jnp.asarray(x), k, banned)
+    np.testing.assert_array_equal(most, x.max(-1))
+    values, expected = jax.lax.top_k(allowed, k)
+    np.testing.assert_array_equal(best, values)
+    finite = values > -np.inf
+    np.testing.assert_array_equal(np.asarray(token)[finite], expected[finite])
+    assert (token < vocab).all()
 
 
 def test_length_weights_are_the_papers_and_monotone():
@@ -265,9 +289,9 @@ def test_an_exact_stop_is_early_where_it_can_be():
 
   class Counted:
     @staticmethod
-    def step(token_B, cache):
+    def step(token_BN, cache):
       jax.debug.callback(lambda: steps.append(1))
-      return Chain.step(token_B, cache)
+      return Chain.step(token_BN, cache)
 
   for alpha, count in ((0.6, 2), (3.0, 40)):
     steps.clear()

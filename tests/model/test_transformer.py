@@ -12,6 +12,7 @@ from flax import nnx
 from model import layers
 from model.config import TransformerConfig
 from model.masks import Tokens
+from model.search import follow, spread
 from model.settings import POSITIONS
 from model.transformer import Transformer
 from tests.model.helpers import (
@@ -215,15 +216,15 @@ def test_the_cache_is_grouped_and_every_leaf_leads_with_the_batch():
   memory = model.encode(batch["source"])
   cache = model.init_cache(5, T + 2, memory, batch["source_segments"])
   assert {leaf.shape[0] for leaf in jax.tree.leaves(cache)} == {5}
-  layer, cross = cache["moving"]["layers"][1], cache["fixed"][1]
+  layer, cross = cache.written[1], cache.fixed[1]
   groups, size = TINY["num_kv_heads"], TINY["dim"] // TINY["num_heads"]
-  assert layer["keys"].shape == layer["values"].shape == (5, T + 2, groups, size)
-  assert cross.keys.shape == cross.values.shape == (5, S, groups, size)
-  logits, after = model.decode_step(jnp.full(5, 4), cache)
+  assert layer["keys"].shape == layer["values"].shape == (5, groups, T + 2, 1, size)
+  assert cross.keys.shape == cross.values.shape == (5, groups, S, size)
+  logits, after = model.decode_step(jnp.full((5, 1), 4), cache)
   assert jax.tree.structure(after) == jax.tree.structure(cache)
   assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, cache)
-  assert after["moving"]["length"].tolist() == [1] * 5
-  assert logits.shape == (5, 16)
+  assert after.moving.tolist() == [[1]] * 5
+  assert logits.shape == (5, 1, 16)
 
 
 @pytest.mark.parametrize("positions", ["relative", "learned"])
@@ -232,7 +233,7 @@ def test_rows_of_the_cache_can_change_places_and_run_ahead(positions):
   model, batch = model_of(positions, "post"), batch_of(packed=False)
   memory = model.encode(batch["source"])
   cache = model.init_cache(5, T + 2, memory, batch["source_segments"])
-  token, order = jnp.array([4, 5, 6, 7, 8]), np.array([3, 3, 0, 4, 1])
+  token, order = jnp.array([[4], [5], [6], [7], [8]]), np.array([3, 3, 0, 4, 1])
   _, cache = model.decode_step(token, cache)
   logits, later = model.decode_step(token, cache)
   moved, _ = model.decode_step(token[order], jax.tree.map(lambda x: x[order], cache))
@@ -241,8 +242,30 @@ def test_rows_of_the_cache_can_change_places_and_run_ahead(positions):
   mixed = jax.tree.map(
     lambda a, b: jnp.where(ahead.reshape(-1, *[1] * (a.ndim - 1)), a, b), later, cache
   )
-  both = np.where(ahead[:, None], model.decode_step(token, later)[0], logits)
+  both = np.where(ahead[:, None, None], model.decode_step(token, later)[0], logits)
   np.testing.assert_allclose(model.decode_step(token, mixed)[0], both, atol=1e-6)
+
+
+@pytest.mark.parametrize("positions", ["sinusoidal", "relative", "rotary", "alibi"])
+def test_hypotheses_that_change_slots_go_on_as_rows_of_their_own(positions):
+  """Keys and values stay in the slots where they were written."""
+  model, batch = model_of(positions, "pre"), batch_of(packed=False)
+  memory = model.encode(batch["source"])
+  start = model.init_cache(5, 0, memory, batch["source_segments"])
+  cache, rng, texts = spread(start, 3, T), np.random.default_rng(0), np.zeros((5, 3, 0), int)
+  for _ in range(T):
+    token = rng.integers(4, 16, (5, 3))
+    texts = np.concatenate([texts, token[..., None]], axis=2)
+    logits, cache = model.decode_step(jnp.asarray(token), cache)
+    beams = rng.integers(0, 3, (5, 3))
+    texts = np.take_along_axis(texts, beams[..., None], axis=1)
+    logits = np.take_along_axis(np.asarray(logits), beams[..., None], axis=1)
+    cache = follow(cache, jnp.asarray(beams))
+    for n in range(3):
+      inputs = texts[:, n]
+      segments = np.ones_like(inputs)
+      x = model.decode(inputs, memory, batch["source_segments"], segments)
+      np.testing.assert_allclose(model.logits(x)[:, -1], logits[:, n], atol=2e-5)
 
 
 # Sizes
@@ -469,8 +492,8 @@ def test_bfloat16_is_close_and_its_logits_are_float32():
   error = (logits - run(exact, batch)[1])[batch["segments"] > 0]
   assert 0 < np.sqrt((error**2).mean()) < 0.03 * run(exact, batch)[1].std()
   cache = rough.init_cache(5, T, jnp.asarray(memory), batch["source_segments"])
-  assert {x.dtype for x in jax.tree.leaves(cache["moving"]["layers"])} == {jnp.dtype("bfloat16")}
-  step, after = rough.decode_step(jnp.array([4, 5, 6, 7, 8]), cache)
+  assert {x.dtype for x in jax.tree.leaves(cache.written)} == {jnp.dtype("bfloat16")}
+  step, after = rough.decode_step(jnp.array([[4], [5], [6], [7], [8]]), cache)
   assert step.dtype == np.float32
   assert jax.tree.map(lambda x: x.dtype, after) == jax.tree.map(lambda x: x.dtype, cache)
 
@@ -548,8 +571,8 @@ def test_stacked_layers_decode_step_by_step_as_one_by_one():
   for model in models:
     memory = model.encode(batch["source"])
     cache = model.init_cache(len(memory), 4, memory, batch["source"] > 0)
-    first, cache = model.decode_step(batch["inputs"][:, 0], cache)
-    second, _ = model.decode_step(batch["inputs"][:, 1], cache)
+    first, cache = model.decode_step(batch["inputs"][:, :1], cache)
+    second, _ = model.decode_step(batch["inputs"][:, 1:2], cache)
     steps.append(jnp.stack([first, second]))
   np.testing.assert_allclose(*steps, atol=1e-5)
 

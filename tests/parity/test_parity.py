@@ -219,7 +219,7 @@ def test_a_variation_generates_what_transformers_generates(name, tmp_path):
     cache, token = ours.prefill(ids, jnp.full(3, 9), ours.init_cache(3, 24))
   step, tokens = nnx.jit(lambda model, token, cache: model.decode_step(token, cache)), []
   for _ in range(12):
-    logits, cache = step(ours, token, cache)
-    token = logits.at[:, jnp.array(never)].set(-jnp.inf).argmax(-1)
+    logits, cache = step(ours, token[:, None], cache)
+    token = logits[:, 0].at[:, jnp.array(never)].set(-jnp.inf).argmax(-1)
     tokens.append(np.asarray(token))
   np.testing.assert_array_equal(np.stack(tokens, 1), expected)

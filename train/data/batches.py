@@ -244,12 +244,20 @@ def eval_batches(items: Items, layout: Layout) -> Iterator[dict[str, np.ndarray]
   return (builder([[(i, i) for i in row] for row in rows[own_rows]]) for rows in planned)
 
 
-def requests(items: Items, rows: int, longest: int) -> Iterator[dict[str, np.ndarray]]:
-  """Yields batches to predict from: a row has one source and the smallest of a few widths.
+def requests(
+  items: Items, rows: int, longest: int, tokens: int = 0
+) -> Iterator[dict[str, np.ndarray]]:
+  """Yields batches to predict from: a request has one source and the smallest of a few widths.
 
-  Each batch has `row` [rows]: the item's index, or -1 for a padding row.
+  Each batch has `row` [rows]: the item's index, or -1 for a padding row. With `tokens`, batches of
+  searches have up to so many tokens of sources in more requests than rows: `row` is then [rows, K],
+  the K requests that a row takes one after another, and the other arrays are [rows * K, ...].
   """
   widths = [width for width in WIDTHS if width < longest]
-  for width, members in packing.bucketed(items.lengths()[:, 0], [*widths, longest], rows):
-    batch = BatchBuilder(items, width, 0)([[(i, i)] if i >= 0 else [] for i in members])
-    yield batch | {"row": np.asarray(members, np.int32)}
+  lengths = items.lengths()[:, 0]
+  for width, members in packing.bucketed(lengths, [*widths, longest], rows, tokens):
+    # neighbours, of similar lengths, are in different rows, so that all rows have equal work
+    number = np.asarray(members, np.int32).reshape(-1, rows).T
+    flat = number.reshape(-1).tolist()
+    batch = BatchBuilder(items, width, 0)([[(i, i)] if i >= 0 else [] for i in flat])
+    yield batch | {"row": number if tokens else number[:, 0]}

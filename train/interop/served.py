@@ -59,12 +59,13 @@ def _by_tokens(generate: Callable, task, length: int) -> Callable:
     del params, settings
     source, segments = np.asarray(batch["source"]), np.asarray(batch["source_segments"])
     tokens = np.full((len(source), 1, length + 1), task.tokenizer.roles.pad, np.int32)
-    for row, number, ids, seen in zip(tokens, np.asarray(batch["row"]), source, segments > 0):
+    numbers = np.asarray(batch["row"]).reshape(-1)
+    for row, number, ids, seen in zip(tokens, numbers, source, segments > 0):
       if number >= 0:
         output = generate(ids[seen].tolist())[: length - 1]  # the last is eos
         row[0, : len(output) + 1] = [*output, task.tokenizer.roles.eos]
     zeros = np.zeros((len(source), 1), np.float32)
-    return dict(tokens=tokens, scores=zeros, lengths=zeros, row=np.asarray(batch["row"]))
+    return dict(tokens=tokens, scores=zeros, lengths=zeros, row=numbers)
 
   return step
 

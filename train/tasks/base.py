@@ -184,6 +184,7 @@ class Predictor:
 
   decode_batch: int = 32  # rows of requests that are predicted at a time
 
+  search_tokens = 0  # of sources that one search reads, in more requests than rows; 0: no more
   has_score = False  # whether `score` can rate outputs; otherwise the loss is the only measure
   settings_class = Settings  # of what `settings` returns; the commands have a flag for each field
   hf_kind = ""  # see HuggingFace

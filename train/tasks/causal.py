@@ -75,7 +75,7 @@ class Causal(DecoderTask):
   def predict(self, model, batch, settings):
     rows, length = batch["source"].shape
     length_B = jnp.maximum(batch["source_segments"].sum(1), 1)  # a row of padding has 0
-    cache = model.init_cache(rows, length + settings.longest(length))
+    cache = model.init_cache(rows, length)
     cache, last_B = model.prefill(batch["source"], length_B, cache, prefix=self.prefix)
     text_BT = align_right(batch["source"], length_B)
     return search(

@@ -1,6 +1,7 @@
 """Defines the base of tasks with a decoder, trained by teacher forcing, predicting by search."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -143,6 +144,7 @@ class DecoderTask(Task):
   decoding: Mapping | Decoding = Decoding()
 
   settings_class = Decoding
+  search_tokens = 2**14
   hf_kind = "translation"
   loss_name = "text to text"  # tasks with another loss have another name
 
@@ -197,13 +199,14 @@ class DecoderTask(Task):
   def predict(self, model, batch, settings):
     """Returns what follows each source [B, S]: tokens [B, N, T], scores [B, N], lengths [B, N]."""
     roles, segments_BS = languages.filled(self.tokenizer.roles, batch), batch["source_segments"]
-    rows, source_len = segments_BS.shape
+    rows = len(segments_BS)
     forced = languages.prompt(roles)
     prompt_BT = jnp.tile(np.asarray(forced, np.int32), (rows, 1))
     prompt_BT = batch.get("prompt", prompt_BT)[:, : len(forced)]  # a row may have its own language
-    length = len(forced) - 1 + settings.longest(source_len)
-    cache, first_B = model.init_cache(rows, length, self.encode(model, batch), segments_BS), None
-    if len(forced) > 1 or "prompt" in batch:
+    prompted = len(forced) > 1 or "prompt" in batch
+    memory_BSD, length = self.encode(model, batch), len(forced) if prompted else 0
+    cache, first_B = model.init_cache(rows, length, memory_BSD, segments_BS), None
+    if prompted:
       cache, first_B = model.prefill(prompt_BT, jnp.full(rows, len(forced), jnp.int32), cache)
     return search(
       model, cache, batch, settings, segments_BS.sum(1), roles, first_B, prompt_BT=prompt_BT
@@ -245,10 +248,11 @@ def search(
 ) -> dict:
   """Returns the outputs by `settings` for requests of `length_B` tokens, from a cache and the token
   before the outputs (None: the start). prompt_BT: the text before an output, which -1 begins."""
-  row_B, max_len = batch["row"], settings.longest(batch["source"].shape[1])
+  row_B, max_len = batch["row"].reshape(-1), settings.longest(batch["source"].shape[1])
   limit_B = (settings.max_len_ratio * length_B + settings.max_len_extra).astype(np.int32)
   if settings.max_len_total:
     limit_B = jnp.minimum(limit_B, settings.max_len_total - length_B)
+  limit_B = jnp.where(row_B < 0, -1, limit_B)  # requests that fill up the batch
   limits = decoding.Limits(
     max_len,
     limit_B,
@@ -260,33 +264,18 @@ def search(
     prompt_BT,
     settings.strict,
   )
+  method, options = decoding.greedy, dict(rows=len(batch["row"]))
   if settings.temperature:
-    outputs = decoding.sample(
-      model.decode_step,
-      cache,
-      limits,
-      jax.random.key(settings.seed),
-      ids_B=row_B,
-      num_samples=settings.nbest,
-      temperature=settings.temperature,
-      top_k=settings.top_k or None,
-      top_p=settings.top_p,
-    )
-  elif settings.beam == 1:
-    outputs = decoding.greedy(model.decode_step, cache, limits)
-  else:
-    options = dict(
-      num_beams=settings.beam,
-      num_return=settings.nbest,
-      length_penalty=settings.length_penalty,
-      stop=settings.stop,
-      before=len(roles.target_first) if roles.force else 0,
-    )
-    if settings.strict:
-      outputs = strict_beams.beam_search(model.decode_step, cache, limits, **options)
-    else:
-      options |= dict(penalty=settings.penalty)
-      outputs = decoding.beam_search(model.decode_step, cache, limits, **options)
+    method = functools.partial(decoding.sample, key=jax.random.key(settings.seed))
+    options |= dict(ids_B=row_B, num_samples=settings.nbest, temperature=settings.temperature)
+    options |= dict(top_k=settings.top_k or None, top_p=settings.top_p)
+  elif settings.beam > 1:
+    method = strict_beams.beam_search if settings.strict else decoding.beam_search
+    before = len(roles.target_first) if roles.force else 0
+    options |= dict(num_beams=settings.beam, num_return=settings.nbest, before=before)
+    options |= dict(length_penalty=settings.length_penalty, stop=settings.stop)
+    options |= {} if settings.strict else dict(penalty=settings.penalty)
+  outputs = method(model.decode_step, cache, limits, **options)
   return dict(tokens=outputs.tokens, scores=outputs.scores, lengths=outputs.lengths, row=row_B)
 
 

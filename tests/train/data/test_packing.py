@@ -198,14 +198,16 @@ def test_a_row_too_short_is_an_error():
   lengths=st.lists(st.integers(1, 80), max_size=50),
   extra=st.lists(st.integers(1, 80), max_size=10),
   rows=st.integers(1, 7),
+  tokens=st.sampled_from([0, 200, 1000]),
 )
 @settings(max_examples=40, deadline=None)
-def test_a_width_follows_from_the_sentence_alone(lengths, extra, rows):
+def test_a_width_follows_from_the_sentence_alone(lengths, extra, rows, tokens):
   widths = [8, 16, 32, 64]
 
   def width_of(lengths):
-    batches = packing.bucketed(lengths, widths, rows)
-    assert all(len(indices) == rows and max(indices) >= 0 for _, indices in batches)
+    batches = packing.bucketed(lengths, widths, rows, tokens)
+    assert all(len(indices) % rows == 0 and max(indices) >= 0 for _, indices in batches)
+    assert all(len(x) == rows or len(x) * width <= tokens for width, x in batches)
     held = {i: width for width, indices in batches for i in indices if i >= 0}
     times = Counter(i for _, indices in batches for i in indices if i >= 0)
     assert times == Counter(range(len(lengths)))

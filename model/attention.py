@@ -14,7 +14,7 @@ from model.placement import bind, constrain
 from model.settings import DISENTANGLED
 
 Pattern = patterns.FullAttention | patterns.ChunkedAttention | kernels.SplashAttention
-Pattern |= patterns.OwnPattern | patterns.Beginning
+Pattern |= patterns.OwnPattern
 
 
 class Memory(NamedTuple):
@@ -113,10 +113,6 @@ class SelfAttention(Attention):
         values=_write(cache["values"], v_BSGK, positions_BT),
       )
       k_BSGK, v_BSGK = _cached(cache["keys"]), _cached(cache["values"])
-      if own.first is None and own.blocks is None:
-        used = positions_BT.max() + 1
-        pattern = patterns.Beginning(own.added_to(pattern), cache["keys"].shape[2], used)
-        return self.attend(q_BTHK, k_BSGK, v_BSGK, pattern, key), cache
     return self.attend(q_BTHK, k_BSGK, v_BSGK, own.added_to(pattern), key), cache
 
   def _bias(self, pattern):

@@ -10,7 +10,6 @@ The axes beside those of model/layers.py are W, chunks of a row, and C, tokens o
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -110,11 +109,6 @@ class FullAttention:
       y_BTHK = _replace_first(y_BTHK, first_BTHK, self.shared.is_global)
     return y_BTHK
 
-  def beginning(self, count: int) -> "FullAttention":
-    """Returns the pattern of the first `count` keys."""
-    distance = None if self.distance is None else self.distance[..., :count]
-    return dataclasses.replace(self, bias=self.bias[..., :count], distance=distance)
-
 
 @dataclasses.dataclass(frozen=True)
 class OwnPattern:
@@ -126,10 +120,6 @@ class OwnPattern:
   def __call__(self, q_BTHK, k_BSGK, v_BSGK, key=None):
     """Returns [B, T, H, K]."""
     return self.pattern(q_BTHK, k_BSGK, v_BSGK, key, self.own)
-
-  def beginning(self, count: int) -> "OwnPattern":
-    """Returns the pattern of the first `count` keys, of which the additions have none."""
-    return dataclasses.replace(self, pattern=self.pattern.beginning(count))
 
   def with_values(self, v_BSGK) -> "OwnPattern":
     """Returns the pattern with these values of tokens for all projections, and 0 for blocks."""
@@ -257,31 +247,3 @@ class ChunkedAttention:
     bias = jnp.broadcast_to(bias, (B, *bias.shape[1:]))
     y_BTHK = self.dot_product(*map(as_rows, (q, k, v, bias)), key)
     return y_BTHK.reshape(B, -1, *y_BTHK.shape[2:])
-
-
-LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # of a cache's beginning
-
-
-@dataclasses.dataclass(frozen=True)
-class Beginning:
-  """Attention to a cache of `places`, each with N keys, of which those from `used` on are masked.
-
-  Only a beginning is read, of the least of a few lengths (at least an eighth of the places).
-  """
-
-  pattern: "FullAttention | OwnPattern"
-  places: int
-  used: jax.Array  # []
-
-  def __call__(self, q_BTHK, k_BSGK, v_BSGK, key=None):
-    """Returns [B, T, H, K]."""
-    lengths = [n for n in LENGTHS if self.places <= 8 * n < 8 * self.places] + [self.places]
-
-    def attend(length, q_BTHK, k_BSGK, v_BSGK):
-      count = length * (k_BSGK.shape[1] // self.places)
-      pattern = self.pattern.beginning(count)
-      return pattern(q_BTHK, k_BSGK[:, :count], v_BSGK[:, :count], key)
-
-    branches = [functools.partial(attend, length) for length in lengths]
-    index = jnp.searchsorted(jnp.asarray(lengths), self.used)
-    return jax.lax.switch(index, branches, q_BTHK, k_BSGK, v_BSGK)

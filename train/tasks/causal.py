@@ -11,7 +11,7 @@ from model.constraints import align_right
 from train.common.errors import UserError
 from train.data import documents
 from train.tasks.base import Rows
-from train.tasks.seq2seq import DecoderTask, Decoding, search
+from train.tasks.seq2seq import DecoderTask, Decoding
 
 SAMPLED = Decoding(
   beam=1, length_penalty=0.0, temperature=0.8, max_len_ratio=0.0, max_len_extra=200
@@ -72,15 +72,11 @@ class Causal(DecoderTask):
     framed = [[*roles.first, *ids[max(len(ids) - length, 0) :]] for ids in rows]
     return Rows([row or [roles.start] for row in framed])
 
-  def predict(self, model, batch, settings):
-    rows, length = batch["source"].shape
+  def begin(self, model, batch, roles):
     length_B = jnp.maximum(batch["source_segments"].sum(1), 1)  # a row of padding has 0
-    cache = model.init_cache(rows, length)
+    cache = model.init_cache(*batch["source"].shape)
     cache, last_B = model.prefill(batch["source"], length_B, cache, prefix=self.prefix)
-    text_BT = align_right(batch["source"], length_B)
-    return search(
-      model, cache, batch, settings, length_B, self.tokenizer.roles, last_B, prompt_BT=text_BT
-    )
+    return cache, last_B, length_B, align_right(batch["source"], length_B)
 
   def outputs(self, examples, requests, predictions, settings):
     """Returns the texts that were given, with their continuations."""

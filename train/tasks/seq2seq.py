@@ -196,11 +196,11 @@ class DecoderTask(Task):
     task.decoding.check_size(task.decode_batch, task.source_len or task.target_len)
     return task
 
-  def predict(self, model, batch, settings):
-    """Returns what follows each source [B, S]: tokens [B, N, T], scores [B, N], lengths [B, N]."""
-    roles, segments_BS = languages.filled(self.tokenizer.roles, batch), batch["source_segments"]
-    rows = len(segments_BS)
-    forced = languages.prompt(roles)
+  def begin(self, model, batch, roles):
+    """Returns what a search begins with: a cache, the token before each output (None: the start),
+    the lengths of the requests, and the texts before the outputs (None: that token)."""
+    segments_BS = batch["source_segments"]
+    rows, forced = len(segments_BS), languages.prompt(roles)
     prompt_BT = jnp.tile(np.asarray(forced, np.int32), (rows, 1))
     prompt_BT = batch.get("prompt", prompt_BT)[:, : len(forced)]  # a row may have its own language
     prompted = len(forced) > 1 or "prompt" in batch
@@ -208,9 +208,13 @@ class DecoderTask(Task):
     cache, first_B = model.init_cache(rows, length, memory_BSD, segments_BS), None
     if prompted:
       cache, first_B = model.prefill(prompt_BT, jnp.full(rows, len(forced), jnp.int32), cache)
-    return search(
-      model, cache, batch, settings, segments_BS.sum(1), roles, first_B, prompt_BT=prompt_BT
-    )
+    return cache, first_B, segments_BS.sum(1), prompt_BT
+
+  def predict(self, model, batch, settings):
+    """Returns what follows each source [B, S]: tokens [B, N, T], scores [B, N], lengths [B, N]."""
+    roles = languages.filled(self.tokenizer.roles, batch)
+    begun = in_turn(lambda batch: self.begin(model, batch, roles), batch)
+    return search(model, *begun, batch, settings, roles)
 
   def outputs(self, examples, requests, predictions, settings):
     """Returns the best output as `text` with its `score`, and `nbest`."""
@@ -243,27 +247,32 @@ def truncated(rows: Sequence[Sequence[int]], longest: int, frames: Sequence[Role
   return Rows(framed, languages.prompts(frames))
 
 
-def search(
-  model, cache, batch, settings: Decoding, length_B, roles: Roles, first_B=None, prompt_BT=None
-) -> dict:
-  """Returns the outputs by `settings` for requests of `length_B` tokens, from a cache and the token
-  before the outputs (None: the start). prompt_BT: the text before an output, which -1 begins."""
+def in_turn(function: Callable, batch):
+  """Returns the function of a batch, computed for as many requests at a time as there are rows, so
+  that its numbers do not depend on how many requests there are."""
+  rows, depth = batch["row"].shape
+  if depth == 1:
+    return function(batch)
+
+  def turns(x):
+    return x.reshape(rows, depth, *x.shape[1:]).swapaxes(0, 1)
+
+  flat = {**batch, "row": batch["row"].reshape(-1)}
+  parts = jax.lax.map(function, jax.tree.map(turns, flat))
+  return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(rows * depth, *x.shape[2:]), parts)
+
+
+def search(model, cache, first_B, length_B, prompt_BT, batch, settings, roles: Roles) -> dict:
+  """Returns the outputs by `settings` for requests of `length_B` tokens, from what
+  `DecoderTask.begin` returned; -1 begins the shorter ones of `prompt_BT`."""
   row_B, max_len = batch["row"].reshape(-1), settings.longest(batch["source"].shape[1])
   limit_B = (settings.max_len_ratio * length_B + settings.max_len_extra).astype(np.int32)
   if settings.max_len_total:
     limit_B = jnp.minimum(limit_B, settings.max_len_total - length_B)
   limit_B = jnp.where(row_B < 0, -1, limit_B)  # requests that fill up the batch
-  limits = decoding.Limits(
-    max_len,
-    limit_B,
-    roles.start,
-    roles.output_ends,
-    roles.pad,
-    first_B,
-    settings.rules,
-    prompt_BT,
-    settings.strict,
-  )
+  tokens = roles.start, roles.output_ends, roles.pad
+  rules = settings.rules, prompt_BT, settings.strict
+  limits = decoding.Limits(max_len, limit_B, *tokens, first_B, *rules)
   method, options = decoding.greedy, dict(rows=len(batch["row"]))
   if settings.temperature:
     method = functools.partial(decoding.sample, key=jax.random.key(settings.seed))

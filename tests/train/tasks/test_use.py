@@ -19,6 +19,7 @@ from train import evaluate, evaluation, inference, predict, resolve, tasks
 from train.build import build_model
 from train.checkpoint import Checkpoints
 from train.common.errors import UserError
+from train.data import batches
 from train.data.batches import eval_batches
 from train.data.roles import BOS
 from train.data.tokenizer import MASK
@@ -253,6 +254,18 @@ def test_an_output_does_not_depend_on_the_batch_and_order_is_kept(kind, loaded):
   for text, output in zip(inputs, together):
     assert json.loads(json.dumps(output)) == predictor([text])[0] == output
   assert predictor([]) == []
+
+
+@pytest.mark.parametrize("kind", ["causal", "prefix", "span"])
+def test_outputs_of_rows_that_take_request_after_request_are_those_of_one(kind, make):
+  """A batch of two rows has up to 32 requests of each, of any lengths."""
+  inputs = [" ".join(KINDS[kind][2][:i]) for i in (1, 2, 3, 1, 2)] + KINDS[kind][2]
+  at_a_time = inference.load(make(kind), batch_size=2)
+  requests = at_a_time.run.task.requests([at_a_time.run.task.example(text) for text in inputs])
+  batches_of = batches.requests(requests, 2, 24, at_a_time.run.task.search_tokens)
+  assert max(batch["row"].shape[1] for batch in batches_of) > 1
+  together = at_a_time(inputs)
+  assert [at_a_time([text])[0] for text in inputs] == together
 
 
 READ = {  # kind -> an output, as it is to be read without and with --scores

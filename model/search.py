@@ -17,7 +17,7 @@ pick = jax.vmap(lambda rows, index: rows[index])  # a row's own index, for leave
 
 
 class Cache(NamedTuple):
-  """What a model keeps of the tokens so far; `step(token_BN, cache)` returns it a token longer."""
+  """The tokens so far as a model keeps them; `step(token_BN, cache)` returns them one longer."""
 
   moving: Any  # [B, N, ...] follows its hypothesis
   fixed: Any = None  # [B, ...] the same for all hypotheses and steps, such as the encoder's memory

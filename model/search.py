@@ -139,8 +139,8 @@ def top_of_blocks(x_BNV: Array, k: int, banned: Sequence[int] = ()):
 
   They lie in the k blocks with the greatest maxima; each banned token may bring one block more.
   """
-  V = x_BNV.shape[-1]
-  size = max(math.isqrt(V), 1)
+  V, root = x_BNV.shape[-1], math.isqrt(x_BNV.shape[-1])
+  size = next((n for n in range(root, 2 * root) if V % n == 0), root)  # without padding if it can
   padded = jnp.pad(x_BNV, [(0, 0), (0, 0), (0, -V % size)], constant_values=-jnp.inf)
   blocks = padded.reshape(*x_BNV.shape[:2], -1, size)
   most_BNC = blocks.max(-1)

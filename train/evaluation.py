@@ -221,7 +221,7 @@ def predict(
 ) -> list[dict[str, np.ndarray]]:
   """Returns a row of what `task.predict` returns for each request, in order."""
   predictions: list = [None] * len(requests.lengths())
-  rows = rounded_up(task.decode_batch, mesh)
+  rows = rounded_up(task.rows_at_a_time(settings, mesh.devices.flat[0].platform), mesh)
   longest = task.source_len or task.target_len
   for batch in batches.requests(requests, rows, longest, task.search_tokens):
     before_batch()

@@ -26,7 +26,7 @@ from train import (
 from train.common.errors import Help, UserError
 from train.record import config, workdir
 from train.tasks import mixture
-from train.tasks.seq2seq import Decoding
+from train.tasks.decoding_settings import Decoding
 
 # What a config has to have.
 LEAST = dict(

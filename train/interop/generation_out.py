@@ -9,8 +9,8 @@ from train.interop.generation import STOPS
 
 
 def constant(decoding: Any, longest_source: int) -> Any:
-  """Returns the settings (a seq2seq.Decoding) with one limit for outputs of all sources, that of
-  the longest: neither transformers nor CTranslate2 has a limit by the source's length."""
+  """Returns the settings (a Decoding) with one limit for outputs of all sources, that of the
+  longest: neither transformers nor CTranslate2 has a limit by the source's length."""
   longest = decoding.longest(longest_source)
   return dataclasses.replace(decoding, max_len_ratio=0.0, max_len_extra=longest)
 

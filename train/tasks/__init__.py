@@ -25,6 +25,7 @@ from train.tasks.base import Settings, Task
 from train.tasks.causal import Causal
 from train.tasks.choice import Choice
 from train.tasks.classification import Classification
+from train.tasks.decoding_settings import Decoding
 from train.tasks.denoising import Denoising
 from train.tasks.electra import Electra
 from train.tasks.embedding import Embedding
@@ -34,7 +35,6 @@ from train.tasks.multi_label import MultiLabel
 from train.tasks.numbers import Numbers
 from train.tasks.qa import Qa
 from train.tasks.replaced import Replaced
-from train.tasks.seq2seq import Decoding
 from train.tasks.tagging import Tagging
 from train.tasks.text_to_text import TextToText
 from train.tasks.translation import Translation

@@ -49,7 +49,7 @@ class HuggingFace(NamedTuple):
   kind: str  # of train.interop.families.base.KINDS; "": the model has no counterpart there
   labels: tuple[str, ...] = ()
   pool_activation: str = "tanh"  # after the dense layer of a head
-  decoding: Any = None  # a seq2seq.Decoding, where outputs are generated
+  decoding: Any = None  # a Decoding, where outputs are generated
   problem: str = ""  # a classifier's problem_type; "": one class a text
   pool: str = "first"  # of a classifier
   transform: str = "none"  # see model/heads.py; of a head for tokens
@@ -203,6 +203,10 @@ class Predictor:
   def settings(self, **changes) -> Settings:
     """Returns the settings of prediction with `changes`: hashable, as they are static under jit."""
     return self.settings_class().changed(changes, self)
+
+  def rows_at_a_time(self, settings: Settings, platform: str) -> int:
+    """Returns the requests to predict from at a time, at most decode_batch."""
+    return self.decode_batch
 
   def configured(self, rows: int | None = None, **changes) -> "Task":
     """Returns the task with `settings(**changes)` as its own where it has a field for them, and

@@ -11,7 +11,8 @@ from model.constraints import align_right
 from train.common.errors import UserError
 from train.data import documents
 from train.tasks.base import Rows
-from train.tasks.seq2seq import DecoderTask, Decoding
+from train.tasks.decoding_settings import Decoding
+from train.tasks.seq2seq import DecoderTask
 
 SAMPLED = Decoding(
   beam=1, length_penalty=0.0, temperature=0.8, max_len_ratio=0.0, max_len_extra=200

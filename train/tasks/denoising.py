@@ -10,7 +10,8 @@ from train.data import documents
 from train.data.corruption import Corruption
 from train.data.roles import MASK, SPECIALS, Roles
 from train.tasks.base import BPE_WITH_MASK
-from train.tasks.seq2seq import DecoderTask, Decoding, output, truncated
+from train.tasks.decoding_settings import Decoding
+from train.tasks.seq2seq import DecoderTask, output, truncated
 
 GREEDY = Decoding(beam=1, length_penalty=0.0, max_len_extra=20)
 

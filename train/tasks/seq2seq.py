@@ -11,126 +11,18 @@ import numpy as np
 from absl import logging
 
 from model import decoding, layers, strict_beams
-from model.constraints import Constraints
 from train import losses
-from train.common.errors import UserError, choose
-from train.common.intervals import SEEDS
+from train.common.errors import UserError
 from train.data import languages
 from train.data.roles import Roles
-from train.tasks.base import HuggingFace, Rows, Settings, Task, option
+from train.tasks.base import HuggingFace, Rows, Task
+from train.tasks.decoding_settings import Decoding
 
-LEAST_TEMPERATURE = 1e-4  # logits divided by less leave float32
 OF_BEAMS = ("length_penalty", "penalty", "stop")  # settings of a search by several beams
 NO_SAMPLING = "does not sample (temperature 0): set --temperature"
 SAMPLING = "samples (temperature above 0): leave it out, or set --temperature 0"
+DEFAULT = Decoding()
 GREEDY = "is greedy (one beam): set --beam 2 or more"
-GENERATIONS = ("ours", "transformers")
-MOST_TOKENS = 2**24  # rows x hypotheses x length of one decoding batch
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Decoding(Settings):
-  """The search for outputs: by beams (greedily with one), or by sampling with a temperature."""
-
-  beam: int = option(4, "beams; 1: greedy", "[1, 1000]")
-  length_penalty: float = option(
-    0.6, "exponent of the length penalty (Wu et al. 2016); 0: none", "[-10, 10]"
-  )
-  penalty: str = option(
-    "wu", f"formula that is raised to length_penalty: {', '.join(decoding.PENALTIES)}"
-  )
-  stop: str = option("exact", f"when beam search ends: {', '.join(decoding.STOPS)}")
-  temperature: float = option(0.0, "above 0: sampling in place of beams", "[0, 1000]")
-  top_k: int = option(0, "sampling from so many of the likeliest tokens; 0: from all", "[0, inf)")
-  top_p: float = option(
-    1.0, "sampling from the likeliest tokens of this total probability", "(0, 1]"
-  )
-  nbest: int = option(1, "outputs for each input", "[1, 1000]")
-  max_len_ratio: float = option(
-    1.0, "tokens of an output for each token of its source, at most", "[0, 1000]"
-  )
-  max_len_extra: int = option(50, "additional tokens of an output, eos included", "[0, 1000000]")
-  max_len_total: int = option(
-    0, "tokens of a prompt and its output together, at most; 0: any", "[0, 1000000]"
-  )
-  min_len: int = option(0, "tokens of an output before it may end", "[0, 1000000]")
-  no_repeat_ngram: int = option(
-    0, "no so many tokens in a row occur twice in an output; 0: they may", "[0, 1000]"
-  )
-  repetition_penalty: float = option(
-    1.0, "above 1: makes tokens that an output has less likely (Keskar et al. 2019)", "(0, 1000]"
-  )
-  banned: tuple = option((), "sequences of ids that no output has")
-  begin_banned: tuple = option((), "ids that no output begins with")
-  forced_last: tuple = option(
-    (), "ids one of which ends a longest output (generation=transformers)"
-  )
-  generation: str = option(
-    "ours",
-    "whose search it is; transformers: token for token that of its generate, where an output of the"
-    " greatest length just ends",
-  )
-  seed: int = option(0, "seed of sampling", SEEDS)
-
-  def __post_init__(self):
-    super().__post_init__()
-    choose(dict.fromkeys(GENERATIONS), self.generation, "decoding.generation")
-    if self.strict and not self.temperature and self.beam > 1 and self.penalty != "length":
-      raise UserError(
-        f"generation is transformers and penalty {self.penalty}: there is only penalty=length"
-      )
-    if not self.temperature and self.nbest > self.beam:
-      raise UserError(
-        f"nbest is {self.nbest} and beam {self.beam}: a search returns at most as many outputs as"
-        f" it has beams; set beam to {self.nbest} or more"
-      )
-    if 0 < self.temperature < LEAST_TEMPERATURE:
-      raise UserError(
-        f"temperature is {self.temperature}: expects 0, or {LEAST_TEMPERATURE} or more; beam=1"
-        " takes the likeliest token"
-      )
-    if not self.max_len_ratio and not self.max_len_extra:
-      raise UserError("max_len_ratio and max_len_extra are 0: no output would have a token")
-    choose(decoding.PENALTIES, self.penalty, "decoding.penalty")
-    choose(dict.fromkeys(decoding.STOPS), self.stop, "decoding.stop")
-
-  @property
-  def strict(self) -> bool:
-    """Returns whether outputs are those of transformers' generate."""
-    return self.generation == "transformers"
-
-  @property
-  def rules(self) -> Constraints:
-    """Returns which tokens the search may not choose."""
-    last = self.forced_last if self.strict else ()
-    return Constraints(
-      self.min_len,
-      self.no_repeat_ngram,
-      self.repetition_penalty,
-      self.banned,
-      self.begin_banned,
-      last,
-    )
-
-  def tag(self):
-    search = ["sampled"] if self.temperature else [f"beam{self.beam}"]
-    return [*search, self.generation] if self.strict else search
-
-  def check_size(self, rows: int, source_len: int) -> None:
-    """Raises UserError where a batch of `rows` requests would hold more than MOST_TOKENS."""
-    tokens = rows * max(self.beam, self.nbest) * self.longest(source_len)
-    if tokens > MOST_TOKENS:
-      raise UserError(
-        f"decoding {rows} rows with beam {self.beam}, nbest {self.nbest} and outputs of up to"
-        f" {self.longest(source_len):,} tokens takes {tokens:,} tokens at a time, more than"
-        f" {MOST_TOKENS:,}: lower max_len_ratio, max_len_extra, beam or the rows (--batch_size,"
-        " task.decode_batch)"
-      )
-
-  def longest(self, source_len: int) -> int:
-    """Returns the most tokens of an output for a source of at most `source_len` tokens."""
-    longest = math.ceil(self.max_len_ratio * source_len + self.max_len_extra)
-    return min(longest, max(self.max_len_total - 1, 1)) if self.max_len_total else longest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -141,7 +33,7 @@ class DecoderTask(Task):
   label_smoothing: float = 0.0
   z_loss: float = 0.0
   loss_chunks: int = 1  # parts of a row whose logits are computed one by one, to save memory
-  decoding: Mapping | Decoding = Decoding()
+  decoding: Mapping | Decoding = DEFAULT
 
   settings_class = Decoding
   search_tokens = 2**14
@@ -195,6 +87,10 @@ class DecoderTask(Task):
     task = dataclasses.replace(super().configured(rows), decoding=self.settings(**changes))
     task.decoding.check_size(task.decode_batch, task.source_len or task.target_len)
     return task
+
+  def rows_at_a_time(self, settings, platform):
+    rows = self.decode_batch
+    return min(rows, settings.rows_on_cpu()) if platform == "cpu" else rows
 
   def begin(self, model, batch, roles):
     """Returns what a search begins with: a cache, the token before each output (None: the start),

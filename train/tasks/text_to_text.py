@@ -9,7 +9,7 @@ from absl import logging
 from train.common.errors import NoSplit, choose
 from train.data.source import read_many
 from train.scoring import classes, schemes, scores
-from train.tasks.seq2seq import Decoding
+from train.tasks.decoding_settings import Decoding
 from train.tasks.translation import PairTask
 from train.tasks.windows import check_numbers, unknown_labels
 

@@ -26,7 +26,7 @@ from train.common.trees import flatten
 from train.interop import card, ctranslate2, folding, generation_out, settings, writing
 from train.interop.directory import Directory
 from train.interop.families.known import FAMILIES
-from train.tasks.seq2seq import Decoding
+from train.tasks.decoding_settings import Decoding
 
 
 @pytest.mark.parametrize("family", SHAPES)

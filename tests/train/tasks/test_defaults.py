@@ -11,8 +11,8 @@ from train.data.tokenizer_training import train_tokenizer
 from train.record import older
 from train.tasks.base import Settings
 from train.tasks.causal import Causal
+from train.tasks.decoding_settings import Decoding
 from train.tasks.mixture import Mixture
-from train.tasks.seq2seq import Decoding
 from train.tasks.text_to_text import TextToText
 
 BYTES = train_tokenizer(dict(name="byte"), [])

@@ -49,6 +49,7 @@ def get_config(arg=""):
       encoder_layers=depth,
       decoder_layers=depth,
       dropout=dropout,
+      attention_impl="einsum" if arg.small else "auto",
       dtype="float32" if arg.small else "bfloat16",
     ),
     optimizer=sections.ADAM,

@@ -100,7 +100,9 @@ class TransformerConfig(Settings):
   dropout: float = 0.1  # on embeddings and on each sublayer's output
   attention_dropout: float = 0.0
   activation_dropout: float = 0.0
-  attention_impl: str = "einsum"  # einsum (ours); xla; cudnn (NVIDIA), splash (TPU): kernels.py
+  # einsum (ours); xla; cudnn (NVIDIA), splash (TPU): kernels.py; auto: einsum, but where a run's
+  # devices have a kernel that can compute the model (train/build.py), that kernel
+  attention_impl: str = "einsum"
   # activations of a layer that are computed again in the backward pass: none; full: all of them;
   # dots: all but products; sublayers: all but the sublayers' outputs
   remat: str = "none"
@@ -141,7 +143,7 @@ class TransformerConfig(Settings):
     if self.output_transform != "none" and not self.decoder_layers:
       raise ValueError("model.output_transform is a decoder's: an encoder has a head for its words")
     if self.attention_dropout and not kernels.IMPLS[self.attention_impl].dropout:
-      raise ValueError("model.attention_dropout needs model.attention_impl='einsum'")
+      raise ValueError("model.attention_dropout needs model.attention_impl='einsum' or 'auto'")
     if any(getattr(self, name) is not None for name in DECODER.values()):
       try:
         self.for_decoder()

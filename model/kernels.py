@@ -13,7 +13,7 @@ from model import placement
 
 
 class Abilities(NamedTuple):
-  """The abilities of an `attention_impl`; "einsum" has all."""
+  """The abilities of an `attention_impl`; "einsum" and "auto" have all."""
 
   platforms: tuple[str, ...] = ()  # none: all
   dtypes: tuple[str, ...] = ()  # none: all
@@ -24,6 +24,7 @@ class Abilities(NamedTuple):
 
 
 IMPLS = {
+  "auto": Abilities(dropout=True, softcap=True),
   "einsum": Abilities(dropout=True, softcap=True),
   "xla": Abilities(),
   "cudnn": Abilities(platforms=("gpu", "cuda"), dtypes=("bfloat16", "float16")),
@@ -49,6 +50,16 @@ def lacks(cfg, platform: str) -> str:
   if not impl.softcap and cfg.attention_softcap is not None:
     return "it has no model.attention_softcap"
   return ""
+
+
+def chosen(cfg, platform: str):
+  """Returns `cfg` with "auto" replaced by the platform's kernel where that can compute the model,
+  and else by "einsum"."""
+  for impl in ("splash", "cudnn") if not cfg.attention_dropout else ():
+    able = dataclasses.replace(cfg, attention_impl=impl)
+    if not lacks(able, platform):
+      return able
+  return dataclasses.replace(cfg, attention_impl="einsum")
 
 
 def divides(*lengths: int) -> bool:

@@ -27,12 +27,12 @@ class DotProduct:
 
   scale: float  # of the logits
   dropout: float  # of the weights; "einsum" only
-  impl: str  # einsum: written out below; other values: jax's, by cuDNN or XLA
+  impl: str  # einsum, auto: written out below; other values: jax's, by cuDNN or XLA
   softcap: float | None = None  # of the logits before the bias; "einsum" only
 
   def __call__(self, q_BTHK, k_BSGK, v_BSGK, bias, key=None):
     """Returns [B, T, H, K]; `bias` [B or 1, H or 1, T, S], float32, is added to the logits."""
-    if self.impl == "einsum" or self.softcap is not None:
+    if self.impl in ("einsum", "auto") or self.softcap is not None:
       return self._einsum(q_BTHK, k_BSGK, v_BSGK, bias, key)
     impl = "cudnn" if self.impl == "cudnn" else "xla"  # xla also where splash cannot
     return jax.nn.dot_product_attention(

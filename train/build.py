@@ -20,9 +20,10 @@ MODELS = {"transformer": (TransformerConfig, Transformer), "lstm": (LSTMConfig, 
 def build_model(cfg, task, seed: int, platform: str | None = None) -> Transformer | LSTM:
   """Returns the model of the section `model` with the task's head.
 
-  Where the kernel of model.attention_impl cannot compute the model on `platform` (by default this
-  process's), "xla" or "einsum" takes its place, which is logged. Raises UserError for settings that
-  describe no model, or a model that the task cannot use.
+  model.attention_impl "auto" becomes what computes the model fastest on `platform` (by default this
+  process's). Where a kernel named there cannot compute the model on it, "xla" or "einsum" takes its
+  place, which is logged. Raises UserError for settings that describe no model, or a model that the
+  task cannot use.
   """
   if cfg.get("positions") == "sinusoidal" and "position_offset" not in cfg:
     raise UserError(
@@ -99,6 +100,8 @@ def _fit(config: TransformerConfig, task, platform) -> TransformerConfig:
   Raises UserError where the task needs positions or rows that the config does not allow.
   """
   platform = platform or jax.default_backend()
+  if config.attention_impl == "auto":
+    config = kernels.chosen(config, platform)
   if lacks := kernels.lacks(config, platform):
     others = (dataclasses.replace(config, attention_impl=impl) for impl in ("xla", "einsum"))
     able = next(other for other in others if not kernels.lacks(other, platform))

@@ -65,7 +65,7 @@ def token_losses(logits_BTV, labels_BT, label_smoothing, z_loss):
 def _token_losses(logits_BTV, labels_BT, label_smoothing, z_loss):
   max_BT = logits_BTV.max(axis=-1)
   log_z_BT = max_BT + jnp.log(jnp.exp(logits_BTV - max_BT[..., None]).sum(axis=-1))
-  label_logit_BT = jnp.take_along_axis(logits_BTV, labels_BT[..., None], axis=-1)[..., 0]
+  label_logit_BT = jax.lax.platform_dependent(logits_BTV, labels_BT, tpu=_masked, default=_taken)
   nll_BT = loss_BT = log_z_BT - label_logit_BT
   if label_smoothing:
     uniform_BT = log_z_BT - logits_BTV.mean(axis=-1)
@@ -76,14 +76,30 @@ def _token_losses(logits_BTV, labels_BT, label_smoothing, z_loss):
   return (loss_BT, nll_BT, right_BT), (logits_BTV, labels_BT, log_z_BT)
 
 
+def _taken(logits_BTV, labels_BT):
+  """Returns the logits of the labels [B, T]."""
+  return jnp.take_along_axis(logits_BTV, labels_BT[..., None], axis=-1)[..., 0]
+
+
+def _masked(logits_BTV, labels_BT):
+  """Returns what `_taken` does, in the pass over the logits that sums them up.
+
+  For a lookup a TPU's compiler writes bfloat16 logits once more, in float32.
+  """
+  return jnp.where(_is_label(logits_BTV, labels_BT), logits_BTV, 0.0).sum(axis=-1)
+
+
+def _is_label(logits_BTV, labels_BT):
+  return jnp.arange(logits_BTV.shape[-1]) == labels_BT[..., None]
+
+
 def _token_losses_gradient(label_smoothing, z_loss, saved, cotangents):
   logits_BTV, labels_BT, log_z_BT = saved
   loss_BT, nll_BT, _ = cotangents
   softmax_BTV = jnp.exp(logits_BTV - log_z_BT[..., None])
   up_BT = loss_BT * (1.0 + 2.0 * z_loss * log_z_BT) + nll_BT
   down_BT = loss_BT * (1.0 - label_smoothing) + nll_BT
-  is_label_BTV = jnp.arange(logits_BTV.shape[-1]) == labels_BT[..., None]
-  target_BTV = jnp.where(is_label_BTV, down_BT[..., None], 0.0)
+  target_BTV = jnp.where(_is_label(logits_BTV, labels_BT), down_BT[..., None], 0.0)
   even_BT = loss_BT * (label_smoothing / logits_BTV.shape[-1])
   return softmax_BTV * up_BT[..., None] - target_BTV - even_BT[..., None], None
 

@@ -23,8 +23,8 @@ from train.record.staging import Staging, open_staging
 
 # Settings that may change when a run goes on, as they change no number (up to rounding).
 CHANGEABLE = ("log_every", "loggers", "workers", "mesh", "parallelism", "microbatches")
-CHANGEABLE += ("max_skipped", "watchdog_seconds", "model.remat", "task.loss_chunks")
-CHANGEABLE += ("task.data.stream",)  # the saved position decides
+CHANGEABLE += ("max_skipped", "watchdog_seconds", "model.remat", "model.attention_impl")
+CHANGEABLE += ("task.loss_chunks", "task.data.stream")  # of a stream the saved position decides
 # Settings that may change too, with what a change means, which the log reports. The schedule
 # follows steps, as train/loop.py logs.
 CADENCE = {

@@ -86,8 +86,12 @@ class SplashAttention:
     del key
     shape = (q_BTHK.shape[1], k_BSGK.shape[1])
     q, kv = (next(block for block in BLOCKS if length % block == 0) for length in shape)
+    # Vectors shorter than the 128 lanes of a TPU would be stored padded, lengths are whole tiles.
+    short = q_BTHK.shape[-1] < BLOCKS[-1]
+    layout = splash.QKVLayout.SEQ_MINOR if short else splash.QKVLayout.HEAD_DIM_MINOR
     sizes = splash.BlockSizes(
-      block_q=q, block_kv=kv, block_q_dkv=q, block_kv_dkv=kv, block_q_dq=q, block_kv_dq=kv
+      **dict(block_q=q, block_kv=kv, block_q_dkv=q, block_kv_dkv=kv, block_q_dq=q, block_kv_dq=kv),
+      **dict(q_layout=layout, k_layout=layout, v_layout=layout),
     )
 
     def kernel(q_BHTK, k_BGSK, v_BGSK, segments_BT, segments_BS):

@@ -1,5 +1,7 @@
 """Splash in Pallas's interpreter = attention over all pairs, masked; and what no kernel can do."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,7 +52,7 @@ def test_splash_is_attention_over_all_pairs(encoder_layers, window, monkeypatch)
   monkeypatch.setattr(kernels, "INTERPRET", True)
   sizes = dict(encoder_layers=encoder_layers, decoder_layers=1, window=window, positions="rotary")
   if isinstance(window, tuple):
-    sizes |= dict(decoder_layers=2, attention_softcap=1.5)
+    sizes |= dict(decoder_layers=2, attention_softcap=1.5, head_dim=128)  # a layout of its own
   ours, program = compute("splash", batch_of(), **sizes)
   assert "pallas_call" in program
   theirs, program = compute("einsum", batch_of(), **sizes)
@@ -103,3 +105,26 @@ def test_what_splash_cannot_do_in_a_row_is_done_without(rows):
 def test_what_a_kernel_lacks(settings, platform, message):
   lacks = kernels.lacks(TransformerConfig(vocab_size=8, **settings), platform)
   assert (message in lacks) if message else lacks == ""
+
+
+@pytest.mark.parametrize(
+  "settings, platform, impl",
+  [
+    ({}, "tpu", "splash"),
+    (dict(positions="relative"), "tpu", "einsum"),
+    (dict(attention_dropout=0.1), "tpu", "einsum"),
+    (dict(dtype="bfloat16"), "gpu", "cudnn"),
+    (dict(dtype="bfloat16"), "cuda", "cudnn"),
+    ({}, "gpu", "einsum"),
+    (dict(dtype="bfloat16"), "cpu", "einsum"),
+  ],
+)
+def test_auto_is_the_kernel_of_the_platform_that_can_compute_the_model(settings, platform, impl):
+  cfg = TransformerConfig(vocab_size=8, attention_impl="auto", **settings)
+  assert kernels.chosen(cfg, platform) == dataclasses.replace(cfg, attention_impl=impl)
+
+
+def test_auto_is_einsum_where_no_platform_is_known():
+  batch, sizes = batch_of(2), dict(positions="rotary")
+  auto, einsum = (compute(impl, batch, **sizes) for impl in ("auto", "einsum"))
+  jax.tree.map(np.testing.assert_array_equal, auto[0], einsum[0])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from model import layers, matmul
+from tests.platforms import compute_as
 
 ROWS, IN, OUT = (4, 8), (6,), (10,)
 
@@ -25,13 +26,15 @@ def numbers(rows, inputs):
   return (tuple(range(n, n + count)), tuple(range(count))), ((), ())
 
 
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("bfloat16", 2e-2)])
 @pytest.mark.parametrize(
   "rows, inputs, outs",
   [(ROWS, IN, OUT), (ROWS, IN, (3, 5)), (ROWS, (3, 5), OUT), ((4,), IN, OUT), ((2, 3, 4), IN, OUT)],
   ids=["dense", "to heads", "from heads", "one token", "three axes"],
 )
-def test_gradients_are_autodiffs(rows, inputs, outs, dtype, tolerance):
+def test_gradients_are_autodiffs(rows, inputs, outs, dtype, tolerance, platform, monkeypatch):
+  compute_as(platform, monkeypatch)
   x, weight, cotangent = arrays(rows, inputs, outs, dtype)
   dims = numbers(rows, inputs)
   ours, ours_back = jax.vjp(lambda *args: matmul.product(*args, dims), x, weight)
@@ -43,6 +46,19 @@ def test_gradients_are_autodiffs(rows, inputs, outs, dtype, tolerance):
     np.testing.assert_allclose(
       np.asarray(one, np.float32), np.asarray(other, np.float32), atol=tolerance * scale
     )
+
+
+def test_a_tpu_contracts_all_axes_of_rows_and_others_one():
+  """Programs are lowered for platforms that are not here, without their compilers."""
+
+  def gradient(x, weight, cotangent):
+    return jax.vjp(lambda w: matmul.product(x, w, numbers(ROWS, IN)), weight)[1](cotangent)
+
+  traced = jax.jit(gradient).trace(*arrays(ROWS, IN, OUT))
+  for platform, axes in (("tpu", "[0, 1] x [0, 1]"), ("cpu", "[0] x [0]"), ("cuda", "[0] x [0]")):
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    products = re.findall(r"dot_general .*contracting_dims = (\[.*?\] x \[.*?\])", text)
+    assert products == [axes]
 
 
 def transposed(function, size):

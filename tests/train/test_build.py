@@ -56,6 +56,12 @@ def test_what_no_kernel_computes_is_computed_by_einsum(asked, platform, caplog):
   assert plain.cfg.attention_impl == "xla"
 
 
+@pytest.mark.parametrize("platform, impl", [("cpu", "einsum"), ("tpu", "splash")])
+def test_auto_is_the_kernel_of_the_devices(platform, impl):
+  model = build_model(TRANSFORMER_OF | dict(attention_impl="auto"), task(), 0, platform)
+  assert model.cfg.attention_impl == model.decoder.dot_product.impl == impl
+
+
 @pytest.mark.parametrize("own", [dict(global_tokens=1), dict(global_blocks=2)])
 def test_what_counts_from_the_start_of_a_row_is_not_packed(own):
   sizes = dict(encoder_layers=1, decoder_layers=0, window=2, positions="relative")

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.platforms import compute_as
 from train import losses
 from train.common.errors import UserError
 
@@ -27,9 +28,11 @@ def plain(logits_BTV, label_smoothing, z_loss):
   return loss_BT, -(one_hot_BTV * log_probs_BTV).sum(-1)
 
 
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
 @pytest.mark.parametrize("label_smoothing, z_loss", SETTINGS)
-def test_value_and_gradient_are_autodiffs(label_smoothing, z_loss):
+def test_value_and_gradient_are_autodiffs(label_smoothing, z_loss, platform, monkeypatch):
   """Through both outputs at once, each token with weights of its own."""
+  compute_as(platform, monkeypatch)
   up = tuple(jnp.asarray(x, jnp.float32) for x in RNG.normal(size=(2, B, T)))
 
   def ours(logits):

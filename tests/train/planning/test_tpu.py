@@ -2,8 +2,6 @@
 
 import dataclasses
 import importlib.metadata
-import json
-import pathlib
 
 import pytest
 
@@ -20,13 +18,11 @@ from tests.train.helpers import (
   compile_states,
   exchanged_bytes,
 )
-from tests.train.planning import small
+from tests.train.planning import recorded, small
 from train import resolve, sharding
 from train.planning import chips, estimate
-from train.record import config
 
 BF16 = dict(dtype="bfloat16")
-FIGURES = pathlib.Path(__file__).with_name("figures.json")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -88,18 +84,9 @@ def test_each_weight_of_fsdp_is_gathered_twice(devices):
 
 
 @pytest.mark.slow
-def test_base_is_as_fast_and_as_small_as_recorded():
-  """Vaswani's base, 64 pairs of 256 a chip. A slower or larger program fails, and so does a better
-  one until figures.json has its figures."""
-  recorded, version = json.loads(FIGURES.read_text()), importlib.metadata.version("libtpu")
-  texts, overrides, rest = config.split(recorded["command"].split()[3:])
-  cfg = resolve.load(config.only(texts), overrides)
-  topology = chips.parse(rest[rest.index("--topology") + 1])
-  if version not in recorded["by_libtpu"]:
-    pytest.skip(f"figures.json has no figures of libtpu {version}: record those of the command")
-  plan = estimate.make_plan(cfg, topology)
-  figures = dict(milliseconds=1e3 * plan.seconds, temporaries_gb=plan.temporaries / 1e9)
-  assert figures == pytest.approx(recorded["by_libtpu"][version], rel=0.02)
+@pytest.mark.parametrize("command", recorded.commands("v5e"))
+def test_steps_are_as_fast_and_as_small_as_recorded(command):
+  recorded.check(command, "libtpu " + importlib.metadata.version("libtpu"))
 
 
 def test_the_splash_kernel_is_in_the_train_step():

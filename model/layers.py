@@ -137,8 +137,19 @@ def linear(cfg, inputs, outputs, name: str, *, bias: bool | None = None, rngs: n
     axes = tuple(range(-len(inputs), 0))
     return nnx.LinearGeneral(inputs, outputs, axis=axes, **options)
   if isinstance(outputs, tuple):
-    return nnx.LinearGeneral(inputs, outputs, **options)
+    return ToHeads(inputs, outputs, **options)
   return nnx.Linear(inputs, outputs, **options)
+
+
+class ToHeads(nnx.LinearGeneral):
+  """A linear layer from the last axis to several, whose bias `matmul.add_bias` adds."""
+
+  def __call__(self, x):
+    """Returns the product of `x` [..., in] with the weight, and its bias, [..., *out]."""
+    bias = None if self.bias is None else self.bias[...]
+    x, weight, bias = self.promote_dtype((x, self.kernel[...], bias), dtype=self.dtype)
+    y = self.dot_general(x, weight, (((x.ndim - 1,), (0,)), ((), ())))
+    return y if bias is None else matmul.add_bias(y, bias)
 
 
 class FeedForward(nnx.Module):

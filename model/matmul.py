@@ -6,10 +6,12 @@ import functools
 import math
 
 import jax
+import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from model import placement
 
+ONES = 8
 _AUTODIFF = contextvars.ContextVar("autodiff", default=False)
 
 
@@ -54,6 +56,36 @@ def product(x, weight, dimension_numbers, precision=None, **more):
     raise ValueError(f"not a layer's product: {dimension_numbers}, {more}")
   multiply = _multiply if _AUTODIFF.get() else _product
   return checkpoint_name(multiply(x, weight, count, precision), "product")
+
+
+def add_bias(y, bias):
+  """Returns [..., *out], the sum of `y` and a layer's bias [*out].
+
+  On a TPU the gradient of the bias is a product of ones and all rows. By its compiler's estimates
+  Vaswani's base is a twelfth faster so than by sums of gradients that come from attention kernels.
+  """
+  return y + bias if _AUTODIFF.get() else _add_bias(y, bias)
+
+
+@jax.custom_vjp
+def _add_bias(y, bias):
+  return y + bias
+
+
+def _add_bias_gradient(bias, gradient):
+  axes = tuple(range(gradient.ndim - bias.ndim))
+
+  def summed(gradient):
+    return jax.lax.reduce_sum(gradient, axes)
+
+  def product(gradient):  # with ONES columns, as XLA makes a sum of a product with one
+    ones = jnp.ones((*gradient.shape[: len(axes)], ONES), gradient.dtype)
+    return jax.lax.dot_general(ones, gradient, ((axes, axes), ((), ())))[0]
+
+  return gradient, jax.lax.platform_dependent(gradient, tpu=product, default=summed)
+
+
+_add_bias.defvjp(lambda y, bias: (y + bias, bias), _add_bias_gradient)
 
 
 def use_autodiff():

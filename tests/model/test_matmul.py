@@ -48,6 +48,23 @@ def test_gradients_are_autodiffs(rows, inputs, outs, dtype, tolerance, platform,
     )
 
 
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("bfloat16", 2e-2)])
+@pytest.mark.parametrize("rows, outs", [(ROWS, (3, 5)), (ROWS, OUT), ((4,), (3, 5))])
+def test_gradients_of_a_bias_are_sums(rows, outs, dtype, tolerance, platform, monkeypatch):
+  compute_as(platform, monkeypatch)
+  *_, y = arrays(rows, IN, outs, dtype)
+  bias = jnp.full(outs, 0.5, dtype)
+  result, back = jax.vjp(matmul.add_bias, y, bias)
+  np.testing.assert_array_equal(result, y + bias)
+  y_gradient, bias_gradient = back(y)
+  np.testing.assert_array_equal(y_gradient, y)
+  assert bias_gradient.dtype == y.dtype
+  total = np.asarray(y, np.float64).reshape(-1, *outs).sum(0)
+  scale = np.abs(total).max()
+  np.testing.assert_allclose(np.asarray(bias_gradient, np.float64), total, atol=tolerance * scale)
+
+
 def test_a_tpu_contracts_all_axes_of_rows_and_others_one():
   """Programs are lowered for platforms that are not here, without their compilers."""
 

@@ -45,7 +45,7 @@ ALIKE = [
   "electra.py:small,size=base,data={folder}/prose",
   "span.py:small,size=11b,data={folder}/prose",
   "span.py:small,data={folder}/prose,rate=0.5",
-  "span.py:small,data={folder}/prose,style=ul2",
+  "span.py:small,data={folder}/train.conll,style=ul2",
   "c4.py:small,style=ul2,data={folder}/c4/c4-train.*.json.gz",
   "opus100.py:small,data={folder},languages=de+fr",
   f"nllb.py:small,init=hf:{FIXTURES}/nllb,source_lang=eng_Latn,target_lang=deu_Latn,both,"

@@ -44,10 +44,9 @@ def product(x, weight, dimension_numbers, precision=None, **more):
   The gradient of the weight is a product of [N, in] with [N, out], where N counts all rows.
   Autodiff contracts several axes instead, for which XLA on CPU transposes the gradient of the
   output an element at a time: a third of the step of a small translation model. On a TPU autodiff's
-  is better: reshaped rows cost a copy of each head's vectors, an eighth of the step of Vaswani's
+  is the better one: reshaped rows cost copies of heads' vectors, an eighth of the step of Vaswani's
   base. The result is named "product" for layers.REMAT, whose policies see no product inside a
-  written-out gradient.
-  Raises ValueError for any other contraction.
+  written-out gradient. Raises ValueError for any other contraction.
   """
   (x_axes, w_axes), batch = dimension_numbers
   count = len(w_axes)

@@ -93,8 +93,8 @@ class SelfAttention(Attention):
     """Returns the self-attention of `x` [B, T, D], and the cache with its keys and values.
 
     With a cache, `x` attends to all cached keys; without one the returned cache is None. Its keys
-    and values are [B, G, S, N, K], of N hypotheses of a row: `x` is then the N tokens that follow,
-    or the first T tokens where N is 1.
+    are [B, G * K, S, N] and its values [B, G, S, N, K], of N hypotheses of a row: `x` is then the N
+    tokens that follow, or the first T tokens where N is 1.
     """
 
     def turn(x_BTHK):
@@ -108,11 +108,13 @@ class SelfAttention(Attention):
     q_BTHK, k_BSGK = turn(q_BTHK), turn(k_BSGK)
     own = patterns.Own(self._bias(pattern), self._first(x_BTD, turn), self._blocks(x_BTD, pattern))
     if cache is not None:
+      B, T, G, K = k_BSGK.shape
       cache = dict(
-        keys=_write(cache["keys"], k_BSGK, positions_BT),
-        values=_write(cache["values"], v_BSGK, positions_BT),
+        keys=_write(cache["keys"], k_BSGK.reshape(B, T, G * K).swapaxes(1, 2), positions_BT),
+        values=_write(cache["values"], v_BSGK.swapaxes(1, 2), positions_BT),
       )
-      k_BSGK, v_BSGK = _cached(cache["keys"]), _cached(cache["values"])
+      k_BSGK = cache["keys"].reshape(B, G, K, -1).transpose(0, 3, 1, 2)
+      v_BSGK = cache["values"].reshape(B, G, -1, K).swapaxes(1, 2)
     return self.attend(q_BTHK, k_BSGK, v_BSGK, own.added_to(pattern), key), cache
 
   def _bias(self, pattern):
@@ -149,20 +151,13 @@ def _projection(cfg, name: str, heads: int, rngs: nnx.Rngs):
   return layers.linear(cfg, cfg.dim, size, f"{name}/kernel", bias=cfg.qkv_bias, rngs=rngs)
 
 
-def _write(cached_BGSNK, new_BTGK, positions_BT):
-  """Returns the cache with the tokens that N hypotheses add, or with the first T tokens of one."""
-  N, T = cached_BGSNK.shape[3], new_BTGK.shape[1]
-  new_BGTK = new_BTGK.swapaxes(1, 2)
+def _write(cached_BXSN, new_BXT, positions_BT):
+  """Returns keys or values with those of a token of each of N hypotheses, or of one's first T
+  tokens. X stands for the axes between."""
+  N, T = cached_BXSN.shape[3], new_BXT.shape[2]
   if T > N:
-    return cached_BGSNK.at[:, :, :T, 0].set(new_BGTK)
-  rows_B = jnp.arange(len(cached_BGSNK))
-  return cached_BGSNK.at[rows_B, :, positions_BT[:, 0]].set(new_BGTK)
-
-
-def _cached(x_BGSNK):
-  """Returns keys or values of all hypotheses as those of a row, [B, S*N, G, K]."""
-  B, G, S, N, K = x_BGSNK.shape
-  return x_BGSNK.reshape(B, G, S * N, K).swapaxes(1, 2)
+    return cached_BXSN.at[:, :, :T, 0].set(new_BXT)
+  return cached_BXSN.at[jnp.arange(len(new_BXT)), :, positions_BT[:, 0]].set(new_BXT)
 
 
 _OBSERVER = contextvars.ContextVar("observer", default=None)

@@ -21,7 +21,7 @@ class Cache(NamedTuple):
 
   moving: Any  # [B, N, ...] follows its hypothesis
   fixed: Any = None  # [B, ...] the same for all hypotheses and steps, such as the encoder's memory
-  written: Any = None  # [B, G, S, N, ...] what the hypothesis in slot n has added at place s
+  written: Any = None  # [B, X, S, N, ...] what the hypothesis in slot n has added at place s
   slots: Array | None = None  # [B, N, S] the slots in which a hypothesis has written its tokens
 
 

@@ -218,7 +218,8 @@ def test_the_cache_is_grouped_and_every_leaf_leads_with_the_batch():
   assert {leaf.shape[0] for leaf in jax.tree.leaves(cache)} == {5}
   layer, cross = cache.written[1], cache.fixed[1]
   groups, size = TINY["num_kv_heads"], TINY["dim"] // TINY["num_heads"]
-  assert layer["keys"].shape == layer["values"].shape == (5, groups, T + 2, 1, size)
+  assert layer["keys"].shape == (5, groups * size, T + 2, 1)
+  assert layer["values"].shape == (5, groups, T + 2, 1, size)
   assert cross.keys.shape == cross.values.shape == (5, groups, S, size)
   logits, after = model.decode_step(jnp.full((5, 1), 4), cache)
   assert jax.tree.structure(after) == jax.tree.structure(cache)

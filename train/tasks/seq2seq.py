@@ -36,7 +36,7 @@ class DecoderTask(Task):
   decoding: Mapping | Decoding = DEFAULT
 
   settings_class = Decoding
-  search_tokens = 2**14
+  search_tokens = 2**13
   hf_kind = "translation"
   loss_name = "text to text"  # tasks with another loss have another name
 

@@ -12,8 +12,7 @@ from jax import lax
 
 from model.search import Cache, Limits, pick, spread
 
-# A row whose search is done waits until a sixteenth of all rows do: what comes after costs as much
-# as half a token.
+# Rows whose searches are done wait until they are a sixteenth of all, and go on together.
 WAITING = 16
 
 

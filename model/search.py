@@ -135,7 +135,7 @@ def top(logits_BNV: Array, last_B: Array, limits: Limits, tokens_BNT: Array, t_B
 
 def top_of_blocks(x_BNV: Array, k: int, banned: Sequence[int] = ()):
   """Returns the greatest of each row [B, N], and the k greatest, without tokens that are banned,
-  with their tokens, as lax.top_k does: it takes a third of the time.
+  with their tokens, as lax.top_k does, of whose time it takes less than half on a CPU.
 
   They lie in the k blocks with the greatest maxima; each banned token may bring one block more.
   """

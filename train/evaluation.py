@@ -4,7 +4,7 @@ import collections
 import concurrent.futures
 import functools
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -208,14 +208,14 @@ def loss(
   return means(total)
 
 
-def decode(task, predict_step, params, mesh, examples: Sequence[Mapping], settings) -> list[dict]:
+def decode(task, predict: Callable, examples: Sequence[Mapping], settings) -> list[dict]:
   """Returns `task.outputs` of the examples, in order. No output depends on the other examples.
 
-  All processes decode the same examples together and get the same outputs.
+  `predict(task, requests, settings)` returns what the function `predict` does. All processes decode
+  the same examples together and get the same outputs.
   """
   requests = task.requests(examples)
-  predictions = predict(task, predict_step, params, mesh, requests, settings)
-  return task.outputs(examples, requests, predictions, settings)
+  return task.outputs(examples, requests, predict(task, requests, settings), settings)
 
 
 def predict(
@@ -226,29 +226,38 @@ def predict(
   platform, longest = mesh.devices.flat[0].platform, task.source_len or task.target_len
   rows = rounded_up(task.rows_at_a_time(settings, platform), mesh)
   # The products of a search are too small for several cores: with two searches at a time a CPU
-  # writes 1.3 times the tokens a second. Several devices compute in one order.
+  # writes 1.3 times the tokens a second. Several devices compute in one order, in this thread, as
+  # `before_batch` may be an exchange of all processes.
   both = platform == "cpu" and task.search_tokens and mesh.size == 1
-  threads, pending = 2 if both else 1, collections.deque()
+  compute_all = _two_at_a_time if both else map
 
   def compute(batch):
     with sharding.activation_sharding(mesh):
       predicted = predict_step(params, sharding.put_whole(batch, mesh), settings)
     return batch["row"], sharding.fetch(predicted)
 
-  def keep(row, predicted):
-    for place, number in enumerate(row.reshape(-1).tolist()):
-      if number >= 0:
-        predictions[number] = {name: values[place] for name, values in predicted.items()}
-
-  with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+  def due():
     for batch in batches.requests(requests, rows, longest, task.search_tokens):
       before_batch()
-      pending.append(pool.submit(compute, batch))
-      if len(pending) > threads:
-        keep(*pending.popleft().result())
-    for future in pending:
-      keep(*future.result())
+      yield batch
+
+  for numbers, predicted in compute_all(compute, due()):
+    for row, number in enumerate(numbers.reshape(-1).tolist()):
+      if number >= 0:
+        predictions[number] = {name: values[row] for name, values in predicted.items()}
   return predictions
+
+
+def _two_at_a_time(function: Callable, values: Iterable) -> Iterator:
+  """Yields the function of each value, in order, as `map` does."""
+  pending = collections.deque()
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    for value in values:
+      pending.append(pool.submit(function, value))
+      if len(pending) > 2:
+        yield pending.popleft().result()
+    while pending:
+      yield pending.popleft().result()
 
 
 def rounded_up(rows: int, mesh) -> int:
@@ -270,18 +279,15 @@ def score(
 ) -> tuple[dict, dict[str, Decoded]]:
   """Returns metrics from the first `limit` examples of a split (0: all), and what was decoded.
 
-  `predict(part, requests, settings)` returns what the function `predict` does. `changes` replace
-  settings of the task's decoding. The parts of a mixture are scored one by one,
-  under their names; the name of any other task is "".
+  `predict` is as in `decode`. `changes` replace settings of the task's decoding. The parts of a
+  mixture are scored one by one, under their names; the name of any other task is "".
   """
   scores, decoded = {}, {}
   for name, part in task.scored_parts(split).items():
     source = part.examples(split)
     examples = [source[i] for i in range(min(len(source), limit or len(source)))]
     settings = part.settings(**changes)
-    requests = part.requests(examples)
-    predictions = predict(part, requests, settings)
-    outputs = part.outputs(examples, requests, predictions, settings)
+    outputs = decode(part, predict, examples, settings)
     for metric, value in part.score(outputs, examples).items():
       scores[prefixed(name, metric, "/")] = value
     decoded[name] = Decoded(part, outputs, examples)

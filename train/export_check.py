@@ -121,18 +121,9 @@ def _cut(task, examples, number: int) -> str:
 
 def _outputs(run, step: Callable, examples, settings) -> tuple[list[dict], list[dict]]:
   """Returns the outputs of the examples by `step`, and the predictions that they are made of."""
-  kept: list = []
-
-  class Task:
-    def __getattr__(self, name):
-      return getattr(run.task, name)
-
-    def outputs(self, examples, requests, predictions, settings):
-      kept.append((requests, predictions))
-      return run.task.outputs(examples, requests, predictions, settings)
-
-  outputs = evaluation.decode(Task(), step, run.params, run.mesh, examples, settings)
-  requests, predictions = kept[0]
+  requests = run.task.requests(examples)
+  predictions = evaluation.predict(run.task, step, run.params, run.mesh, requests, settings)
+  outputs = run.task.outputs(examples, requests, predictions, settings)
   numbers = _owners(requests, len(examples))
   return outputs, [
     dict(

@@ -79,8 +79,8 @@ class Predictor:
     An input is a text, a pair of texts (two texts to classify, a question and its context), or an
     example of the task's data.
     """
-    run, examples = self.run, self._examples(inputs)
-    return evaluation.decode(run.task, self.step, run.params, run.mesh, examples, self.settings)
+    examples = self._examples(inputs)
+    return evaluation.decode(self.run.task, self._predict, examples, self.settings)
 
   def arrays(self, inputs: Sequence) -> dict[str, np.ndarray]:
     """Returns what the model computes for the inputs, a row for each of their requests.
@@ -93,7 +93,7 @@ class Predictor:
     """
     run, examples = self.run, self._examples(inputs)
     requests = run.task.requests(examples)
-    rows = evaluation.predict(run.task, self.step, run.params, run.mesh, requests, self.settings)
+    rows = self._predict(run.task, requests, self.settings)
     index = getattr(requests, "index", None)
     numbers = range(len(rows)) if index is None else [number for number, _ in index]
     pad = run.task.tokenizer.roles.pad
@@ -119,6 +119,11 @@ class Predictor:
       task = Embedding(data={}, tokenizer=task.tokenizer, source_len=task.source_len, **settings)
     encoder = Predictor(dataclasses.replace(self.run, task=task), task.settings())
     return encoder.arrays(texts)["embedding"]
+
+  def _predict(self, task, requests, settings) -> list[dict[str, np.ndarray]]:
+    """Returns a row of what the task predicts for each request."""
+    run = self.run
+    return evaluation.predict(task, self.step, run.params, run.mesh, requests, settings)
 
   def _examples(self, inputs) -> list[Mapping]:
     """Returns the inputs as examples; raises UserError for what is no list of inputs."""

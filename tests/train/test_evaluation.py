@@ -1,6 +1,11 @@
 """What is evaluated when, early stopping, and the FLOPs that a run's MFU is made of."""
 
+import functools
+import threading
+from unittest import mock
+
 import jax
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +13,7 @@ from ml_collections import ConfigDict
 
 from train import optimizer, pretrained, resolve, sharding
 from train import state as state_module
-from train.evaluation import EarlyStopping, Evaluation
+from train.evaluation import EarlyStopping, Evaluation, predict
 from train.planning import estimate
 
 
@@ -97,3 +102,24 @@ def test_a_run_that_early_stopping_ends_is_decoded(tmp_path, monkeypatch):
   monkeypatch.setattr("train.evaluation.score", lambda *_: ({"exact_match": 9.0}, {}))
   assert run(1, None) == {"loss": 1.0}
   assert run(2, None) == {"loss": 1.0, "exact_match": 9.0}
+
+
+def test_several_devices_compute_each_batch_before_the_next_one_is_announced(monkeypatch):
+  """`before_batch` may be an exchange of all processes, whose order is that of their threads."""
+  events = []
+
+  def step(params, batch, settings):
+    events.append(("computed", threading.current_thread() is threading.main_thread()))
+    return dict(tokens=batch["row"])
+
+  blank = [dict(row=np.array([[number]])) for number in range(3)]
+  monkeypatch.setattr("train.evaluation.batches.requests", lambda *_: iter(blank))
+  task = mock.Mock(search_tokens=8, rows_at_a_time=lambda *_: 8)
+  requests = mock.Mock(lengths=lambda: [[1, 0]] * 3)
+  mesh = sharding.make_mesh(dict(data=-1, fsdp=1, tensor=1))
+  assert mesh.size > 1
+  monkeypatch.setattr("train.evaluation.sharding.put_whole", lambda batch, _: batch)
+  announce = functools.partial(events.append, "announced")
+  rows = predict(task, step, None, mesh, requests, None, announce)
+  assert [row["tokens"].item() for row in rows] == [0, 1, 2]
+  assert events == ["announced", ("computed", True)] * 3

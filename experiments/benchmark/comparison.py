@@ -2,7 +2,8 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from experiments.benchmark.sides import Times
@@ -36,6 +37,26 @@ class Row(NamedTuple):
     if self.most is not None:
       goal = f"<= {self.most:g} {self.unit}"
     return [*cells, goal, self.remark]
+
+
+def beside(
+  what: str,
+  unit: str,
+  results: Mapping[str, Sequence[Times]],
+  ratios: Mapping[str, float] = MappingProxyType({}),
+  remarks: Mapping[str, str] = MappingProxyType({}),
+) -> list[Row]:
+  """Returns a row of ours beside each peer, or one of ours alone where there is none.
+
+  The first of `results` is ours; `ratios` and `remarks` are those of peers.
+  """
+  (_, ours), *peers = results.items()
+  if not peers:
+    return [Row(what, unit, ours)]
+  return [
+    Row(what, unit, ours, peer, theirs, ratios.get(peer), remarks.get(peer, ""))
+    for peer, theirs in peers
+  ]
 
 
 def _median(values, part) -> float:

@@ -7,7 +7,7 @@ import sys
 
 from absl import logging
 
-from experiments.benchmark.comparison import Row, table
+from experiments.benchmark.comparison import Row, beside, table
 from experiments.benchmark.sides import Side, Times, in_turns, run_command, serve, times
 from train import inference
 from train.common import entry
@@ -26,10 +26,8 @@ PEERS = {
   "transformers generate": ("hf", "transformers"),
 }
 RATIOS = {  # issue 23
-  ("beam 4", "CTranslate2 float32"): 0.7,
-  ("beam 4", "transformers generate"): 5,
-  ("greedy", "CTranslate2 float32"): 0.7,
-  ("greedy", "transformers generate"): 2,
+  "beam 4": {"CTranslate2 float32": 0.7, "transformers generate": 5},
+  "greedy": {"CTranslate2 float32": 0.7, "transformers generate": 2},
 }
 FIRST_CALL = 3.0  # seconds
 QUICK = ("steps=2", "schedule.warmup_steps=1", "evaluate.every=2", "evaluate.decode_every=0")
@@ -81,19 +79,12 @@ def _rows(options) -> list[Row]:
       folder = export(options, model, form)
       sides[peer] = stack.enter_context(Side(options.peers, "peers.decode", how, folder))
     started = {name: [Times(side.started, float("nan"))] for name, side in sides.items()}
-    return _starts(started) + [
+    what = "translation: start until texts can be given"
+    return beside(what, "s", started) + [
       row
       for search, beam in SEARCHES.items()
       for row in _compare(options, search, beam, texts, sides, tokenizer)
     ]
-
-
-def _starts(started) -> list[Row]:
-  ours = started.pop("ours")
-  what = "translation: start until texts can be given"
-  if not started:
-    return [Row(what, "s", ours)]
-  return [Row(what, "s", ours, peer, theirs) for peer, theirs in started.items()]
 
 
 def _compare(options, search, beam, texts, sides, tokenizer):
@@ -112,17 +103,17 @@ def _compare(options, search, beam, texts, sides, tokenizer):
     return several
 
   what = f"{search}, {len(texts):,} sentences"
-  compared = [Row(what, "tokens/s", rates("ours"))]
-  for peer in list(sides)[1:]:
-    pairs = list(zip(answers["ours"][0]["texts"], answers[peer][0]["texts"]))
-    remark = f"{sum(a == b for a, b in pairs) / len(pairs):.1%} of the texts equal"
-    goal = RATIOS.get((search, peer))
-    compared.append(Row(what, "tokens/s", rates("ours"), peer, rates(peer), goal, remark))
+  remarks = {}
+  for name in sides:
+    pairs = list(zip(answers["ours"][0]["texts"], answers[name][0]["texts"]))
+    remarks[name] = f"{sum(a == b for a, b in pairs) / len(pairs):.1%} of the texts equal"
+  speeds = {name: rates(name) for name in sides}
+  compared = beside(what, "tokens/s", speeds, RATIOS[search], remarks)
   later = [times(answer) for answer in answers["ours"]]
   beyond = Times(*(max(a - min(b), 0.0) for a, b in zip(first["ours"], zip(*later))))
   remark = f"beyond a later one, with all programs cached; {beyond.cpu_seconds:.1f} s of cores"
   row = Row(f"{search}: the first call of a process", "s", [beyond], remark=remark, most=FIRST_CALL)
-  return [*(compared[1:] or compared), row]
+  return [*compared, row]
 
 
 def serve_run(workdir):

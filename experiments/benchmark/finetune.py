@@ -8,7 +8,7 @@ import sys
 import tempfile
 
 from experiments import minilm
-from experiments.benchmark.comparison import Row, table
+from experiments.benchmark.comparison import Row, beside, table
 from experiments.benchmark.sides import Side, in_turns, run_command, serve, times
 from train import optimizer, pretrained, resolve, sharding
 from train.common import entry
@@ -21,6 +21,7 @@ TASKS = {"sst2": "SST-2", "ud_ewt": "tags", "qa": "questions"}  # of experiments
 STEPS = 60
 RATIO, SCORING_RATIO = 0.8, 1.0
 TRAINER = "tests/parity/trainer.py"
+SORTED = "transformers, sorted"  # the peer that scores
 
 
 def config(options, name: str, steps: int) -> tuple[str, list[str]]:
@@ -63,29 +64,23 @@ def _rows(options) -> list[Row]:
     in_turns(0 if options.quick else 1, calls)  # fills the caches
     results = in_turns(options.repeats, calls)
     what = f"{what}: {steps} updates and scoring, the whole command"
-    measured.append(Row(what, "s", results.pop("ours"), *_peer(results, RATIO)))
-  return measured + [_score(options, name, what) for name, what in TASKS.items()]
+    measured += beside(what, "s", results, dict(Trainer=RATIO))
+  return measured + [row for name, what in TASKS.items() for row in _score(options, name, what)]
 
 
-def _peer(results, ratio) -> tuple:
-  """Returns the fields of a Row about the peer, if there is one."""
-  return next(((name, theirs, ratio) for name, theirs in results.items()), ())
-
-
-def _score(options, name: str, what: str) -> Row:
+def _score(options, name: str, what: str) -> list[Row]:
   text, changes = config(options, name, STEPS)
   with contextlib.ExitStack() as stack:
     sides = {"ours": stack.enter_context(Side(sys.executable, "finetune", text, *changes))}
     if options.peers:
       words = ["peers.score", name, options.data, options.minilm]
-      sides["transformers, sorted"] = stack.enter_context(Side(options.peers, *words))
+      sides[SORTED] = stack.enter_context(Side(options.peers, *words))
     calls = {side: functools.partial(call, "score") for side, call in sides.items()}
     in_turns(1, calls)  # compiles
     answers = in_turns(options.repeats, calls)
   results = {side: [times(answer) for answer in answers[side]] for side in answers}
   count = answers["ours"][0]["examples"]
-  row = Row(f"{what}: scoring {count:,} examples", "s", results.pop("ours"))
-  return row._replace(**dict(zip(("peer", "theirs", "ratio"), _peer(results, SCORING_RATIO))))
+  return beside(f"{what}: scoring {count:,} examples", "s", results, {SORTED: SCORING_RATIO})
 
 
 def serve_scoring(text: str, *changes: str) -> None:

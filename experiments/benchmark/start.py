@@ -4,7 +4,7 @@ transformers' Trainer."""
 import functools
 import itertools
 
-from experiments.benchmark.comparison import Row, table
+from experiments.benchmark.comparison import Row, beside, table
 from experiments.benchmark.finetune import TASKS, command, peers_command
 from experiments.benchmark.sides import in_turns, run_command
 
@@ -39,7 +39,6 @@ def _rows(options) -> list[Row]:
     if cache == "full":
       in_turns(1, calls)
     results = in_turns(options.repeats, calls)
-    peer = ("Trainer", results["Trainer"], ratio) if options.peers else ()
     what = f"{TASKS['sst2']}: start to first step, {cache} caches"
-    measured.append(Row(what, "s", results["ours"], *peer))
+    measured += beside(what, "s", results, dict(Trainer=ratio))
   return measured

@@ -11,7 +11,7 @@ import tempfile
 import jax
 import jax.numpy as jnp
 
-from experiments.benchmark.comparison import Row, table
+from experiments.benchmark.comparison import Row, beside, table
 from experiments.benchmark.sides import Side, in_turns, serve, stopwatch, times
 from train import optimizer, pretrained, resolve, sharding, tasks
 from train.common import entry, flops
@@ -72,13 +72,7 @@ def _updates(options, shape, ours, peer) -> list[Row]:
   rates = {name: [times(x).rate(x["tokens"]) for x in several] for name, several in answers.items()}
   sentences = answers["ours"][0]["sentences"]
   what = f"updates, {shape} model, {sentences:.0f} sentences an update"
-  ours = rates.pop("ours")
-  if not rates:
-    return [Row(what, "target tokens/s", ours)]
-  return [
-    Row(what, "target tokens/s", ours, name, theirs, RATIOS[PEERS[name]])
-    for name, theirs in rates.items()
-  ]
+  return beside(what, "target tokens/s", rates, {name: RATIOS[PEERS[name]] for name in PEERS})
 
 
 def _products(options, shape, ours, peer) -> list[Row]:
@@ -91,10 +85,8 @@ def _products(options, shape, ours, peer) -> list[Row]:
   in_turns(1, calls)
   answers = in_turns(options.repeats, calls)
   rates = {name: [times(x).rate(x["flops"] / 1e9) for x in answers[name]] for name in calls}
-  what, step = f"products of an update, {shape} model", rates.pop("step")
-  return [
-    Row(what, "GFLOP/s", step, name, theirs, SHARES.get(shape)) for name, theirs in rates.items()
-  ]
+  what = f"products of an update, {shape} model"
+  return beside(what, "GFLOP/s", rates, dict.fromkeys(rates, SHARES.get(shape)))
 
 
 def serve_updates(data: str, shape: str) -> None:

@@ -20,10 +20,8 @@ RECORD = ord("r") | 1 << 8  # the kind of a chunk with one record; a footer's ch
 
 
 def find_records(path: str | os.PathLike) -> list[int]:
-  """Returns where the chunk of each record of a file on a disk begins, and where the last one ends.
-
-  Raises ValueError for a chunk of another kind between them.
-  """
+  """Returns where the chunk of each record of a file on a disk begins, and where the last one ends,
+  up to the first chunk of another kind behind them. Raises ValueError for a file that is cut."""
   places, start, size = [], 0, os.path.getsize(path)
   with open(path, "rb") as file:
     while start < size:

@@ -21,8 +21,8 @@ from train.tasks.decoding_settings import Decoding
 OF_BEAMS = ("length_penalty", "penalty", "stop")  # settings of a search by several beams
 NO_SAMPLING = "does not sample (temperature 0): set --temperature"
 SAMPLING = "samples (temperature above 0): leave it out, or set --temperature 0"
-DEFAULT = Decoding()
 GREEDY = "is greedy (one beam): set --beam 2 or more"
+DEFAULT = Decoding()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

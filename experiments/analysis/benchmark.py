@@ -15,7 +15,6 @@ import functools
 import pathlib
 import shlex
 import statistics
-import tempfile
 import time
 
 import jax
@@ -23,15 +22,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from experiments.tools import initial
 from experiments.tools.report import measured
 from model import layers
 from model.config import TransformerConfig
 from model.transformer import Transformer
-from train import losses, optimizer, pretrained, resolve, sharding, tasks
+from train import losses, resolve, sharding, tasks
 from train.common import entry
 from train.data.batches import Batches
 from train.record import config
-from train.state import init
 from train.step import make_train_step, settings
 
 LENGTHS = (1024, 2048, 4096, 8192, 16384)
@@ -108,11 +107,7 @@ def attention(repeats):
 
 def step(repeats, cfg):
   """Times an update of a config on its first batch."""
-  mesh = sharding.make_mesh(cfg.mesh)
-  with tempfile.TemporaryDirectory() as folder:
-    task = pretrained.build_task(cfg.task, folder)
-  tx, _ = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
-  graph, state = init(cfg, task, tx, mesh)
+  mesh, task, tx, graph, state = initial.build(cfg)
   train_step = make_train_step(task, graph, tx, **settings(cfg))
   with Batches(task.items("train"), tasks.layout(task, cfg.batch_size), seed=cfg.seed) as batches:
     batch = sharding.put(next(batches), mesh)

@@ -17,11 +17,11 @@ from absl import logging
 
 from experiments.benchmark.hot_operations import costliest
 from experiments.benchmark.sides import ROOT
-from train import optimizer, pretrained, resolve, sharding
+from experiments.tools import initial
+from train import resolve, sharding
 from train.common import entry, flops
 from train.common.errors import UserError
 from train.planning import estimate
-from train.state import init
 from train.step import make_predict_step, make_train_step, settings
 
 TITLE = "Steps on an accelerator"
@@ -117,17 +117,13 @@ def measure(name: str, quick: bool) -> dict:
     changes += ["model.attention_dropout=0.0", f"model.attention_impl={impl}"]
   text = f"{text.partition(':')[0]}:small" if quick else text
   cfg = estimate.without_data(resolve.load(f"configs/{text}", changes))
-  mesh = sharding.make_mesh(cfg.mesh)
-  with tempfile.TemporaryDirectory() as folder:
-    task = pretrained.build_task(cfg.task, folder)
-  tx, _ = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
-  graph, state = init(cfg, task, tx, mesh)
+  mesh, task, tx, graph, state = initial.build(cfg)
   began = time.monotonic()
   if name.startswith("decoding"):
     length = 8 if quick else 64
     names = ("source", "source_segments", "source_positions")
     blank = np.zeros((cfg.batch_size, length), np.int32)
-    batch = full(dict.fromkeys(names, blank), cfg) | dict(row=np.arange(len(blank)))
+    batch = full(dict.fromkeys(names, blank), cfg) | dict(row=np.arange(len(blank))[:, None])
     batch = sharding.put_whole(batch, mesh)
     search, work = task.settings(beam=4, max_len_ratio=0.0, max_len_extra=length), 0
     step, params = make_predict_step(task, graph), state["params"]

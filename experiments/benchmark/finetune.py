@@ -5,16 +5,15 @@ import contextlib
 import functools
 import shutil
 import sys
-import tempfile
 
 from experiments import minilm
 from experiments.benchmark.comparison import Row, beside, table
 from experiments.benchmark.sides import Side, in_turns, run_command, serve, times
-from train import optimizer, pretrained, resolve, sharding
+from experiments.tools import initial
+from train import pretrained, resolve
 from train.common import entry
 from train.data import sources
 from train.evaluation import EarlyStopping, Evaluation
-from train.state import init
 
 TITLE = "Fine-tuning MiniLM, beside transformers' Trainer"
 TASKS = {"sst2": "SST-2", "ud_ewt": "tags", "qa": "questions"}  # of experiments/minilm.py
@@ -86,11 +85,7 @@ def _score(options, name: str, what: str) -> list[Row]:
 def serve_scoring(text: str, *changes: str) -> None:
   """Answers requests to score the validation split as a run does after its last update."""
   cfg = resolve.load(text, changes)
-  mesh = sharding.make_mesh(cfg.mesh)
-  with tempfile.TemporaryDirectory() as folder:
-    task = pretrained.build_task(cfg.task, folder)
-  tx, _ = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
-  graph, state = init(cfg, task, tx, mesh)
+  mesh, task, _, graph, state = initial.build(cfg)
   start = pretrained.init_from(state["params"], task.tokenizer, **cfg.init_from)
   evaluation = Evaluation(cfg, task, graph, mesh, EarlyStopping(0, "loss", "min"))
   examples = len(sources.open_split(cfg.task.data.to_dict(), "validation"))

@@ -249,9 +249,9 @@ def requests(
 ) -> Iterator[dict[str, np.ndarray]]:
   """Yields batches to predict from: a request has one source and the smallest of a few widths.
 
-  Each batch has `row` [rows]: the item's index, or -1 for a padding row. With `tokens`, batches of
-  searches have up to so many tokens of sources in more requests than rows: `row` is then [rows, K],
-  the K requests that a row takes one after another, and the other arrays are [rows * K, ...].
+  Each batch has `row` [rows, K]: the items' indices, -1 for padding, of the K requests that a row
+  of a search takes one after another. The other arrays are [rows * K, ...]. K is 1 but where more
+  than one request a row have at most so many `tokens`.
   """
   widths = [width for width in WIDTHS if width < longest]
   lengths = items.lengths()[:, 0]
@@ -260,4 +260,4 @@ def requests(
     number = np.asarray(members, np.int32).reshape(-1, rows).T
     flat = number.reshape(-1).tolist()
     batch = BatchBuilder(items, width, 0)([[(i, i)] if i >= 0 else [] for i in flat])
-    yield batch | {"row": number if tokens else number[:, 0]}
+    yield batch | {"row": number}

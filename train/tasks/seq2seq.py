@@ -146,8 +146,7 @@ def truncated(rows: Sequence[Sequence[int]], longest: int, frames: Sequence[Role
 def in_turn(function: Callable, batch):
   """Returns the function of a batch, computed for as many requests at a time as there are rows, so
   that its numbers do not depend on how many requests there are."""
-  rows = len(batch["row"])
-  depth = batch["row"].size // rows
+  rows, depth = batch["row"].shape
   if depth == 1:
     return function(batch)
 

@@ -48,7 +48,7 @@ def compare(folder, texts=TEXTS):
   width = max(map(len, rows))
   ids = np.array([[*row, *[0] * (width - len(row))] for row in rows])
   mask = np.array([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-  batch = dict(source=ids, source_segments=mask, row=np.arange(len(ids)))
+  batch = dict(source=ids, source_segments=mask, row=np.arange(len(ids))[:, None])
   batch["source_positions"] = np.tile(np.arange(width), (len(ids), 1))
   model, settings = build(source), task.decoding
   predictions = jax.jit(lambda batch: task.predict(model, batch, settings))(batch)

@@ -213,7 +213,7 @@ def test_what_is_put_is_fetched(put, mesh):
   batch = {
     "inputs": np.arange(8 * 3, dtype=np.int32).reshape(8, 3),
     "weights": np.random.default_rng(0).random((8, 5)).astype(np.float32),
-    "row": np.arange(8, dtype=np.int32),
+    "row": np.arange(8, dtype=np.int32)[:, None],
   }
   there = put(batch, mesh)
   back = sharding.fetch(there)

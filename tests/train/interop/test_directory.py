@@ -86,7 +86,7 @@ def test_generations_are_equal_token_for_token(name, search):
     ids, mask = references["input_ids"], references["attention_mask"]
   assert [list(row) for row in rows] == [row[:n].tolist() for row, n in zip(ids, mask.sum(1))]
   settings = task.settings(**SEARCHES[search], max_len_extra=24)
-  batch = dict(source=ids * mask, source_segments=mask, row=np.arange(len(ids)))
+  batch = dict(source=ids * mask, source_segments=mask, row=np.arange(len(ids))[:, None])
   batch["source_positions"] = np.tile(np.arange(ids.shape[1]), (len(ids), 1))
   model, roles = build(source), task.tokenizer.roles
   first = roles.target_first if roles.force else ()

@@ -42,7 +42,7 @@ def written(source, strict=True, text="The lazy fox jumps.", **settings):
   settings = task.settings(**settings)
   requests = task.requests([task.example(text)])
   ids = np.asarray([requests.read([0], [0])[0]["source"]])
-  batch = dict(source=ids, source_segments=np.ones_like(ids), row=np.arange(1))
+  batch = dict(source=ids, source_segments=np.ones_like(ids), row=np.zeros((1, 1), int))
   batch["source_positions"] = np.arange(ids.shape[1])[None]
   model = build(source)
   prediction = jax.jit(lambda batch: task.predict(model, batch, settings))(batch)

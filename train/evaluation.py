@@ -17,6 +17,7 @@ from train.common import flops
 from train.common.errors import UserError
 from train.data import batches, packing
 from train.data.items import Items, is_streamed
+from train.data.source import read_many
 from train.record.meter import means
 from train.state import make_graph
 from train.step import make_eval_step, make_predict_step, make_score_step
@@ -285,7 +286,7 @@ def score(
   scores, decoded = {}, {}
   for name, part in task.scored_parts(split).items():
     source = part.examples(split)
-    examples = [source[i] for i in range(min(len(source), limit or len(source)))]
+    examples = read_many(source, range(min(len(source), limit or len(source))))
     settings = part.settings(**changes)
     outputs = decode(part, predict, examples, settings)
     for metric, value in part.score(outputs, examples).items():

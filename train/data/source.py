@@ -134,6 +134,12 @@ def read_many(source: Source, indices: Sequence[int]) -> list[Example]:
   return getitems(indices) if getitems and len(indices) else [source[i] for i in indices]
 
 
+def read_all(source: Source) -> Iterator[Example]:
+  """Yields all examples, read CHUNK at a time."""
+  for first in range(0, len(source), CHUNK):
+    yield from read_many(source, range(first, min(first + CHUNK, len(source))))
+
+
 def read_in_chunks(source: Source) -> Iterator[tuple[int, list[Example]]]:
   """Yields all examples in chunks with the index of the first, and logs the progress.
 

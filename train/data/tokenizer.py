@@ -58,7 +58,7 @@ class Tokenizer:
     """Returns the number of ids, special ones included: the greatest id plus 1."""
     return self._size or max(self._inner.get_vocab().values()) + 1
 
-  @property
+  @functools.cached_property
   def fingerprint(self) -> str:
     """Returns the hex digest of all that determines the ids but the languages of frames."""
     inner, roles, *more = self._parts

@@ -17,6 +17,7 @@ from train.common import json_files, paths
 from train.common.errors import UserError, choose, did_you_mean
 from train.common.files import write_atomically
 from train.data import samples, sources, token_corpus
+from train.data.source import read_all
 from train.data.batches import Layout
 from train.data.tokenizer import Tokenizer
 from train.data.tokenizer_training import train_tokenizer
@@ -223,7 +224,7 @@ def _check_swapped(source, labels) -> None:
   if count < FEW_EXAMPLES or 2 * len(labels) <= count:
     return
   for field in source[0].keys() - {"label"}:
-    values = {example[field] for example in source}
+    values = {example[field] for example in read_all(source)}
     if 2 * len(values) <= count:
       raise UserError(
         f"data: {count} training examples have {len(labels)} different labels, such as"

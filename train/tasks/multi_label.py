@@ -10,7 +10,7 @@ import numpy as np
 
 from train.common.errors import UserError
 from train.data import label_vectors
-from train.data.source import read_many
+from train.data.source import read_all
 from train.scoring import classes, scores
 from train.tasks import class_weights
 from train.tasks.base import Settings, option
@@ -68,7 +68,7 @@ class MultiLabel(PooledTask):
   @classmethod
   def find_labels(cls, source, section):
     separator = section.get("separator", cls.separator)
-    cells = [example["labels"] for example in source]
+    cells = [example["labels"] for example in read_all(source)]
     label_vectors.check_separator(cells, separator)
     return {label for cell in cells for label in label_vectors.split_labels(cell, separator)}
 
@@ -86,7 +86,7 @@ class MultiLabel(PooledTask):
     if self.class_weights != class_weights.BALANCED:
       return class_weights.parse(self.class_weights, self.labels)
     training = self.examples("train")
-    sets = list(map(self.labels_of, read_many(training, range(len(training)))))
+    sets = list(map(self.labels_of, read_all(training)))
     counts = [sum(label in labels for labels in sets) for label in self.labels]
     return [(len(sets) - count) / count if 0 < count < len(sets) else 1.0 for count in counts]
 

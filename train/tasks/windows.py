@@ -13,6 +13,7 @@ from train import losses
 from train.common.decimals import parse_decimal
 from train.common.errors import UserError, choose
 from train.data import labelled, sources
+from train.data.source import read_all
 from train.tasks.base import BPE_WITH_MASK, Task
 from train.tasks.states import label_states
 
@@ -52,12 +53,12 @@ class EncoderTask(Task):
   @classmethod
   def find_labels(cls, source, section: Mapping) -> set[str]:
     """Returns the labels of a source's examples for the task of a section."""
-    return {label for example in source for label in _list_labels(example[cls.label_column])}
+    return {label for example in read_all(source) for label in _list_labels(example[cls.label_column])}
 
   def items(self, split):
     examples = self.examples(split)
     if self.labels:
-      labels = (label for example in examples for label in self.labels_of(example))
+      labels = (label for example in read_all(examples) for label in self.labels_of(example))
       check_labels(split, labels, self.labels)
     return labelled.Labelled(examples, self.encoder, self.source_len, self.stride)
 
@@ -116,7 +117,7 @@ def check_any_known(task, split: str, file: str) -> None:
   known = getattr(task, "labels", ())
   if not known:
     return
-  labels = [label for example in task.examples(split) for label in task.labels_of(example)]
+  labels = [label for example in read_all(task.examples(split)) for label in task.labels_of(example)]
   count, commonest = unknown_labels(labels, known)
   if labels and count == len(labels):
     raise UserError(

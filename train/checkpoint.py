@@ -140,23 +140,22 @@ class Checkpoints(contextlib.AbstractContextManager):
     """Returns the scores of the checkpoint of a step, {} if it was not evaluated."""
     return older.metrics(checksums.scores(self.directory / str(step)))
 
-  def restore(self, state: Mapping, data) -> Mapping:
-    """Returns the latest state, placed as `state` is, and passes its position to `data.set_state`.
+  def restore(self, shapes: Mapping, data) -> Mapping:
+    """Returns the latest state and passes its position to `data.set_state`.
 
-    Raises UserError if the shapes do not fit.
+    `shapes` are arrays or ShapeDtypeStructs with the state's shardings; the state lacks those of
+    LATER that the checkpoint lacks. Raises UserError if the shapes do not fit.
     """
     path = self.directory / str(self.latest)
-    self._check_shapes(path, state["params"])
-    parts = _parts(jax.tree.map(trees.abstract, state))
+    self._check_shapes(path, shapes["params"])
+    parts = _parts(jax.tree.map(trees.abstract, shapes))
     saved = self._metadata(path)["optimizer"]
     later = parts["optimizer"].keys() - saved.keys() & LATER
     parts["optimizer"] = {key: x for key, x in parts["optimizer"].items() if key not in later}
     saved = self.load(self.latest, parts | dict(data=None))
     data.set_state(saved["data"])
-    optimizer = saved["optimizer"] | {key: state[key] for key in later}
-    if "ema" not in state:
-      return dict(params=saved["params"], **optimizer)
-    return dict(ema=saved["params"], **optimizer)
+    kept = "ema" if "ema" in shapes else "params"
+    return {kept: saved["params"], **saved["optimizer"]}
 
   def params(self, which: str, like=None):
     """Returns the weights that `read` returns."""

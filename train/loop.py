@@ -5,7 +5,6 @@ import os
 import time
 
 import jax
-import jax.numpy as jnp
 from absl import logging
 from ml_collections import ConfigDict
 
@@ -27,7 +26,7 @@ from train.record.meter import Meter, SkippedUpdates
 from train.record.profile import Profile
 from train.record.workdir import Workdir
 from train.record.writer import FIXED, Writer, read_metrics
-from train.state import init, weights
+from train.state import Blueprint, blueprint, first_state, weights
 from train.step import make_train_step, settings
 
 PUT = {"jit": sharding.put, "pmap": sharding.put_by_device}
@@ -62,7 +61,7 @@ def train(
       task.check_metric(cfg.checkpoint.best_metric)
     tx, learning_rate = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
     optimizer.log_unused(cfg.optimizer, cfg.schedule)
-    graph, state = init(cfg, task, tx, mesh)
+    plan = blueprint(cfg, task, tx, mesh)
     layout = tasks.layout(task, cfg.batch_size)
     how = dict(seed=cfg.seed, workers=cfg.workers, count=cfg.streams, gather=processes.gather)
     items = task.items("train")
@@ -72,19 +71,19 @@ def train(
   activations = sharding.activation_sharding(mesh, cfg.mesh.sequence)
   with checkpoints, batches, activations, profile:
     meter = Meter(batches, SkippedUpdates(workdir.local, cfg.max_skipped, primary))
-    state = restore(cfg, task, state, checkpoints, meter)
+    state = restore(cfg, task, plan, checkpoints, meter)
     lines = lines_before(cfg, workdir)
     early_stopping = restore_early_stopping(cfg, workdir, lines)
-    evaluation = Evaluation(cfg, task, graph, mesh, early_stopping)
+    evaluation = Evaluation(cfg, task, plan.graph, mesh, early_stopping)
     unevaluated = start and not restore_scores(start, lines, evaluation, checkpoints)
     if not unevaluated and (start >= cfg.steps or early_stopping.due):
       logging.info("finished: %d of %d steps%s", start, cfg.steps, early_stopping)
       return 0
     log_changed_steps(cfg, workdir, learning_rate)
-    train_step = make_train_step(task, graph, tx, how=cfg.parallelism, **settings(cfg))
+    train_step = make_train_step(task, plan.graph, tx, how=cfg.parallelism, **settings(cfg))
     train_step = profile.watch(meter.watch(train_step))
     if debug_nans:
-      train_step = nans.watch(train_step, task, graph, cfg.seed)
+      train_step = nans.watch(train_step, task, plan.graph, cfg.seed)
     note_start(cfg, workdir, mesh, state["params"], items, batches.streams, evaluation)
     vote, watchdog = processes.Vote(mesh), Watchdog(workdir.local, cfg.watchdog_seconds)
     options = dict(total_steps=cfg.steps, loggers=cfg.loggers, config=flat(cfg))
@@ -147,15 +146,12 @@ def train(
       return log_end(step, cfg, stopping, early_stopping, checkpoints)
 
 
-def restore(cfg: ConfigDict, task, state, checkpoints: Checkpoints, meter: Meter):
-  """Returns the latest state of the run, else `state` with the weights of `init_from`, if any."""
-  if checkpoints.latest:
-    return checkpoints.restore(state, meter)
-  if cfg.init_from.workdir:
-    state["params"] = pretrained.init_from(state["params"], task.tokenizer, **cfg.init_from)
-    if cfg.ema:
-      state["ema"] = jax.tree.map(jnp.copy, state["params"])
-  return state
+def restore(cfg: ConfigDict, task, plan: Blueprint, checkpoints: Checkpoints, meter: Meter) -> dict:
+  """Returns the latest state of the run, else the first one."""
+  if not checkpoints.latest:
+    return first_state(cfg, task, plan)
+  saved = checkpoints.restore(plan.shapes, meter)
+  return saved if saved.keys() == plan.shapes.keys() else {**plan.make(), **saved}
 
 
 def lines_before(cfg: ConfigDict, workdir: Workdir) -> list[dict]:

@@ -241,12 +241,12 @@ def build_task(section, folder) -> tasks.Task:
 
 
 def init_from(params, tokenizer: Tokenizer, workdir: str, which: str, skip: Sequence[str]):
-  """Returns `params` with the weights of another run, or of hf:DIR, that have the same path and
-  shape.
+  """Returns the weights of another run, or of hf:DIR, that have the path and shape of one of
+  `params`, a tree of arrays or ShapeDtypeStructs, by path and placed as that one is.
 
-  The log reports what was taken. Weights whose path matches one of the patterns `skip` stay as they
-  are. Raises UserError for any other weight that only one side has or whose shapes differ, and for
-  a model of another tokenizer than `tokenizer`, unless its embeddings are skipped.
+  The log reports what was taken. Weights whose path matches one of the patterns `skip` are not.
+  Raises UserError for any other weight that only one side has or whose shapes differ, and for a
+  model of another tokenizer than `tokenizer`, unless its embeddings are skipped.
   """
 
   def skipped(name):
@@ -280,8 +280,7 @@ def init_from(params, tokenizer: Tokenizer, workdir: str, which: str, skip: Sequ
       f"init_from.workdir {workdir}: weights that do not match; patterns in init_from.skip allow"
       f" them:{indented(wrong)}"
     )
-  placed = {name: _place(theirs[name], ours[name]) for name in taken}
-  return jax.tree_util.tree_map_with_path(lambda path, x: placed.get(path_name(path), x), params)
+  return {name: _place(theirs[name], ours[name]) for name in taken}
 
 
 def _check_vocabulary(origin: Pretrained, tokenizer: Tokenizer) -> None:

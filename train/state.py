@@ -1,14 +1,18 @@
 """Makes the state of a run, weights, optimizer state and step, in its final sharding."""
 
 import functools
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from train import sharding
+from train import pretrained, sharding
 from train.build import build_model
+from train.common import trees
 
 RECENT = 100  # losses whose median is compared with a spike
 
@@ -27,24 +31,47 @@ def new_state(params, tx, ema: float = 0.0, spike: float = 0.0) -> dict:
   return state
 
 
-def init(cfg: ConfigDict, task, tx, mesh):
-  """Returns the model's graph and the state, made sharded: no device holds a whole split weight."""
-  graph, build, place = blueprint(cfg, task, tx, mesh)
-  return graph, jax.jit(build, out_shardings=place)()
+class Blueprint(NamedTuple):
+  """A model's graph and a run's state before it is made, or read from a checkpoint."""
+
+  graph: Any  # the model without its weights
+  build: Callable[[Mapping], dict]  # the state before the first step, of weights that are given
+  shapes: dict  # the state's leaves, as ShapeDtypeStructs with their shardings
+
+  def make(self, given: Mapping[str, jax.Array] = types.MappingProxyType({})) -> dict:
+    """Returns the state before the first step, made sharded: no device holds a whole split weight.
+
+    `given` are weights by path, which are then not drawn; their arrays become the state's.
+    """
+    place = jax.tree.map(lambda x: x.sharding, self.shapes)
+    return jax.jit(self.build, out_shardings=place, donate_argnums=0)(dict(given))
 
 
-def blueprint(cfg: ConfigDict, task, tx, mesh):
-  """Returns the model's graph, a function that builds the state, and the sharding of each leaf."""
+def blueprint(cfg: ConfigDict, task, tx, mesh) -> Blueprint:
+  """Returns the blueprint of the state of a run; raises UserError where the mesh cannot hold it."""
   sharding.check(cfg, task, mesh)
   make, graphs = _model_maker(cfg, task, mesh), []
 
-  def build():
+  @jax.jit  # traced once
+  def draw():
     graph, params = nnx.split(make())
     graphs.append(graph)
-    return new_state(nnx.to_pure_dict(params), tx, cfg.ema, cfg.spike)
+    return nnx.to_pure_dict(params)
 
-  place = sharding.place(jax.eval_shape(build), mesh)
-  return graphs[0], build, place
+  def build(given):
+    params = trees.replace(draw(), given)
+    return new_state(params, tx, cfg.ema, cfg.spike)
+
+  shapes = jax.eval_shape(build, {})
+  return Blueprint(graphs[0], build, sharding.abstract(shapes, sharding.place(shapes, mesh)))
+
+
+def first_state(cfg: ConfigDict, task, plan: Blueprint) -> dict:
+  """Returns the state before a run's first step, with the weights of `init_from`, if any."""
+  given = {}
+  if cfg.init_from.workdir:
+    given = pretrained.init_from(plan.shapes["params"], task.tokenizer, **cfg.init_from)
+  return plan.make(given)
 
 
 def make_graph(cfg: ConfigDict, task, mesh):

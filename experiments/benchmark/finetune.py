@@ -10,7 +10,7 @@ from experiments import minilm
 from experiments.benchmark.comparison import Row, beside, table
 from experiments.benchmark.sides import Side, in_turns, run_command, serve, times
 from experiments.tools import initial
-from train import pretrained, resolve
+from train import resolve
 from train.common import entry
 from train.data import sources
 from train.evaluation import EarlyStopping, Evaluation
@@ -86,12 +86,11 @@ def serve_scoring(text: str, *changes: str) -> None:
   """Answers requests to score the validation split as a run does after its last update."""
   cfg = resolve.load(text, changes)
   mesh, task, _, graph, state = initial.build(cfg)
-  start = pretrained.init_from(state["params"], task.tokenizer, **cfg.init_from)
   evaluation = Evaluation(cfg, task, graph, mesh, EarlyStopping(0, "loss", "min"))
   examples = len(sources.open_split(cfg.task.data.to_dict(), "validation"))
 
   def score():
-    return dict(examples=examples, **evaluation(cfg.steps, start))
+    return dict(examples=examples, **evaluation(cfg.steps, state["params"]))
 
   serve(score=score)
 

@@ -16,7 +16,7 @@ from experiments.benchmark.sides import Side, in_turns, serve, stopwatch, times
 from train import optimizer, pretrained, resolve, sharding, tasks
 from train.common import entry, flops
 from train.data.batches import Batches
-from train.state import init
+from train.state import blueprint
 from train.step import make_train_step, settings
 
 TITLE = "Updates of a translator, beside transformers' Seq2SeqTrainer"
@@ -101,8 +101,9 @@ def serve_updates(data: str, shape: str) -> None:
   items = task.items("train")
   cfg.batch_size = rows_of(items, task)
   tx, _ = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
-  graph, state = init(cfg, task, tx, mesh)
-  step = make_train_step(task, graph, tx, **settings(cfg))
+  plan = blueprint(cfg, task, tx, mesh)
+  state = plan.make()
+  step = make_train_step(task, plan.graph, tx, **settings(cfg))
   layout = tasks.layout(task, cfg.batch_size)
   with Batches(items, layout, seed=cfg.seed, workers=cfg.workers) as batches:
     first = sharding.put(next(batches), mesh)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from train import optimizer, pretrained, sharding
-from train.state import init
+from train.state import blueprint, first_state
 
 
 class Initial(NamedTuple):
@@ -25,4 +25,5 @@ def build(cfg) -> Initial:
   with tempfile.TemporaryDirectory() as folder:
     task = pretrained.build_task(cfg.task, folder)
   tx, _ = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
-  return Initial(mesh, task, tx, *init(cfg, task, tx, mesh))
+  plan = blueprint(cfg, task, tx, mesh)
+  return Initial(mesh, task, tx, plan.graph, first_state(cfg, task, plan))

@@ -4,7 +4,6 @@ import functools
 import threading
 from unittest import mock
 
-import jax
 import numpy as np
 import pytest
 from hypothesis import given
@@ -51,10 +50,9 @@ def evaluation(tmp_path, *overrides, **stopping):
   mesh = sharding.make_mesh(cfg.mesh)
   task = pretrained.build_task(cfg.task, tmp_path)
   tx, _ = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
-  graph, build, place = state_module.blueprint(cfg, task, tx, mesh)
-  state = sharding.abstract(jax.eval_shape(build), place)
+  plan = state_module.blueprint(cfg, task, tx, mesh)
   early_stopping = EarlyStopping(**dict(patience=0, metric="loss", mode="min") | stopping)
-  return Evaluation(cfg, task, graph, mesh, early_stopping), state
+  return Evaluation(cfg, task, plan.graph, mesh, early_stopping), plan.shapes
 
 
 def test_flops_are_those_of_the_plan_also_where_a_kernel_hides_them(tmp_path, monkeypatch):

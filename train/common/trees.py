@@ -79,6 +79,11 @@ def path_name(path) -> str:
   return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
 
 
+def replace(tree, leaves: Mapping):
+  """Returns the tree with the leaves that `leaves` has by path, in place of its own."""
+  return jax.tree_util.tree_map_with_path(lambda path, x: leaves.get(path_name(path), x), tree)
+
+
 def mean(trees: Sequence):
   """Returns the mean of trees in float32, or the only tree as it is."""
   if len(trees) == 1:

@@ -116,8 +116,8 @@ def make_plan(cfg: ConfigDict, topology: chips.Topology) -> Plan:
   with tempfile.TemporaryDirectory() as folder:
     task = pretrained.build_task(cfg.task, folder)
     tx, _ = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
-    graph, build, place = blueprint(cfg, task, tx, mesh)
-    state = sharding.abstract(jax.eval_shape(build), place)
+    plan = blueprint(cfg, task, tx, mesh)
+    graph, state = plan.graph, plan.shapes
     batch = blank_batch(task, cfg.batch_size)
     batch = sharding.abstract(batch, sharding.by_rows(batch, mesh))
   step = make_train_step(task, graph, tx, **settings(cfg))

@@ -17,8 +17,8 @@ from train.common import json_files, paths
 from train.common.errors import UserError, choose, did_you_mean
 from train.common.files import write_atomically
 from train.data import samples, sources, token_corpus
-from train.data.source import read_all
 from train.data.batches import Layout
+from train.data.source import read_all
 from train.data.tokenizer import Tokenizer
 from train.data.tokenizer_training import train_tokenizer
 from train.scoring import scores

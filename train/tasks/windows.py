@@ -53,7 +53,9 @@ class EncoderTask(Task):
   @classmethod
   def find_labels(cls, source, section: Mapping) -> set[str]:
     """Returns the labels of a source's examples for the task of a section."""
-    return {label for example in read_all(source) for label in _list_labels(example[cls.label_column])}
+    return {
+      label for example in read_all(source) for label in _list_labels(example[cls.label_column])
+    }
 
   def items(self, split):
     examples = self.examples(split)
@@ -117,7 +119,9 @@ def check_any_known(task, split: str, file: str) -> None:
   known = getattr(task, "labels", ())
   if not known:
     return
-  labels = [label for example in read_all(task.examples(split)) for label in task.labels_of(example)]
+  labels = [
+    label for example in read_all(task.examples(split)) for label in task.labels_of(example)
+  ]
   count, commonest = unknown_labels(labels, known)
   if labels and count == len(labels):
     raise UserError(

@@ -80,7 +80,7 @@ def train(
       logging.info("finished: %d of %d steps%s", start, cfg.steps, early_stopping)
       return 0
     log_changed_steps(cfg, workdir, learning_rate)
-    train_step = make_train_step(task, plan.graph, tx, how=cfg.parallelism, **settings(cfg))
+    train_step = make_train_step(task, plan.graph, tx, how=cfg.parallelism, **settings(cfg, mesh))
     train_step = profile.watch(meter.watch(train_step))
     if debug_nans:
       train_step = nans.watch(train_step, task, plan.graph, cfg.seed)

@@ -108,7 +108,7 @@ def attention(repeats):
 def step(repeats, cfg):
   """Times an update of a config on its first batch."""
   mesh, task, tx, graph, state = initial.build(cfg)
-  train_step = make_train_step(task, graph, tx, **settings(cfg))
+  train_step = make_train_step(task, graph, tx, **settings(cfg, mesh))
   with Batches(task.items("train"), tasks.layout(task, cfg.batch_size), seed=cfg.seed) as batches:
     batch = sharding.put(next(batches), mesh)
 

@@ -134,7 +134,7 @@ def measure(name: str, quick: bool) -> dict:
       return compiled(params, batch)
   else:
     batch = sharding.put(full(estimate.blank_batch(task, cfg.batch_size), cfg), mesh)
-    step = make_train_step(task, graph, tx, **settings(cfg))
+    step = make_train_step(task, graph, tx, **settings(cfg, mesh))
     counted = estimate.without_kernels(cfg)
     work = 3 * estimate.forward_flops(counted, task, mesh, state, batch)
     with sharding.activation_sharding(mesh):

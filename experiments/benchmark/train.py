@@ -103,7 +103,7 @@ def serve_updates(data: str, shape: str) -> None:
   tx, _ = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
   plan = blueprint(cfg, task, tx, mesh)
   state = plan.make()
-  step = make_train_step(task, plan.graph, tx, **settings(cfg))
+  step = make_train_step(task, plan.graph, tx, **settings(cfg, mesh))
   layout = tasks.layout(task, cfg.batch_size)
   with Batches(items, layout, seed=cfg.seed, workers=cfg.workers) as batches:
     first = sharding.put(next(batches), mesh)

@@ -260,3 +260,19 @@ def test_means_divide_once_and_perplexity_is_exp_of_the_nll():
   assert meter.means({"nll": (jnp.float32(1e9), jnp.float32(1.0))})["perplexity"] < math.inf
   nothing = meter.means({"nll": (jnp.float32(0), jnp.float32(0))})
   assert nothing == {"perplexity": 1.0}
+
+
+def test_options_for_a_cpu_change_rounding_alone_and_copy_less(batch):
+  """The weights and moments of Adam are written in place."""
+  graph, params = graph_and_weights()
+  tx, mesh, states, copies = optax.adamw(1e-2), mesh_of(1, 1, 1), {}, {}
+  for platform in ("", "cpu"):
+    train_step = step.make_train_step(TASK, graph, tx, microbatches=1, seed=0, platform=platform)
+    state, there = start(tx, params, mesh), sharding.put(batch, mesh)
+    text = train_step.lower(state, there).compile().as_text()
+    copies[platform] = text.count(" copy(")
+    for _ in range(3):
+      state, _ = train_step(state, there)
+    states[platform] = jax.device_get(state)
+  jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-7), *states.values())
+  assert copies["cpu"] + len(jax.tree.leaves(params)) <= copies[""]

@@ -120,7 +120,7 @@ def make_plan(cfg: ConfigDict, topology: chips.Topology) -> Plan:
     graph, state = plan.graph, plan.shapes
     batch = blank_batch(task, cfg.batch_size)
     batch = sharding.abstract(batch, sharding.by_rows(batch, mesh))
-  step = make_train_step(task, graph, tx, **settings(cfg))
+  step = make_train_step(task, graph, tx, **settings(cfg, mesh))
   began = time.monotonic()
   with sharding.activation_sharding(mesh, cfg.mesh.sequence):
     traced = step.trace(state, batch)

@@ -157,6 +157,25 @@ def test_a_config_finds_a_prepared_corpus_in_a_bucket(google):
   assert (data.name, data.folder) == ("prepared", str(place))
 
 
+def test_a_manifest_that_lacks_something_is_named(tmp_path):
+  spec = prepare(tmp_path / "prepared", Docs(["a text"] * 30), BYTES)
+  path = tmp_path / "prepared/manifest.json"
+  manifest = json.loads(path.read_text())
+  del manifest["splits"]["train"]["files"], manifest["tokenizer"]
+  path.write_text(json.dumps(manifest))
+  with pytest.raises(UserError, match=r"manifest.json lacks splits.train.files, tokenizer"):
+    sources.open_split(spec, "train")
+  path.write_text(json.dumps(manifest | dict(splits=["train"])))
+  with pytest.raises(UserError, match=r"manifest.json: splits is .* it must be dict"):
+    sources.open_split(spec, "train")
+
+
+@pytest.mark.parametrize("path", ["https://example.com/a.txt", "abfs://container/a.txt"])
+def test_a_url_of_another_kind_is_refused(path):
+  with pytest.raises(UserError, match=r"only gs:// and s3:// can be read beside disks"):
+    paths.of(path)
+
+
 # Duplicates
 
 

@@ -24,6 +24,8 @@ MANIFEST, TOKENIZER = "manifest.json", "tokenizer.json"
 READERS = 256  # files that a process keeps open
 # What ArrayRecord and the layout of records raise for what cannot be read.
 READ_ERRORS = (RuntimeError, OSError, ValueError, LookupError)
+FIELDS = {"tokenizer", "splits"}  # of a manifest, beside its version
+SPLIT_FIELDS = {"fields", "files", "fingerprint", "indexed", "num_bytes", "totals"}
 AGAIN = "run the train.prepare command of this folder again, which writes what is missing"
 
 
@@ -67,6 +69,12 @@ def read_manifest(folder: str | os.PathLike) -> dict:
       f"{path} has version {manifest.get('version')}, and version {token_records.VERSION} is read"
       " here: prepare the corpus anew, or use the commit that prepared it"
     )
+  json_files.check(manifest, path, dict(tokenizer=str, splits=dict[str, dict]))
+  lacks = FIELDS - manifest.keys()
+  for name, split in manifest.get("splits", {}).items():
+    lacks |= {f"splits.{name}.{field}" for field in SPLIT_FIELDS - split.keys()}
+  if lacks:
+    raise UserError(f"{path} lacks {', '.join(sorted(lacks))}: {AGAIN}")
   return manifest
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from train.common.errors import UserError
 from train.data.label_layout import Classes
 from train.data.labelled import Labelled, ListSource
-from train.data.source import PickledByFields, Source, read_many
+from train.data.source import PickledByFields, Source, read_all
 from train.data.tokenizer import Tokenizer
 
 
@@ -65,7 +65,7 @@ class Choices(PickledByFields):
   @functools.cached_property
   def _examples(self) -> list[tuple[int, int]]:
     """Returns each example's number of choices and right one."""
-    examples = read_many(self.source, range(len(self.source)))
+    examples = read_all(self.source)
     return [(len(split_choices(example)), find_label(example)) for example in examples]
 
   @functools.cached_property
@@ -73,7 +73,7 @@ class Choices(PickledByFields):
     """Returns the choices of all examples as items of their own."""
     flat = ListSource(
       {"text": example["text"], "choice": choice}
-      for example in read_many(self.source, range(len(self.source)))
+      for example in read_all(self.source)
       for choice in split_choices(example)
     )
     return Labelled(flat, Classes(self.tokenizer, ("text", "choice"), ()), self.length)

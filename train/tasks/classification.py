@@ -9,7 +9,7 @@ import numpy as np
 from train import losses
 from train.common.errors import UserError
 from train.data import label_layout
-from train.data.source import read_many
+from train.data.source import read_all
 from train.scoring import classes, scores
 from train.tasks import class_weights
 from train.tasks.pooled import PooledTask
@@ -61,9 +61,8 @@ class Classification(PooledTask):
     """Returns the weight of each label in the loss."""
     if self.class_weights != class_weights.BALANCED:
       return class_weights.parse(self.class_weights, self.labels)
-    training = self.examples("train")
-    examples = read_many(training, range(len(training)))
-    return class_weights.balance(self.labels, (example["label"] for example in examples))
+    labels = (example["label"] for example in read_all(self.examples("train")))
+    return class_weights.balance(self.labels, labels)
 
   @classmethod
   def loss_names(cls, section):
@@ -75,7 +74,8 @@ class Classification(PooledTask):
 
   def items(self, split):
     if self.regression:
-      check_numbers(self.data, split, (example["label"] for example in self.examples(split)))
+      labels = (example["label"] for example in read_all(self.examples(split)))
+      check_numbers(self.data, split, labels)
     return super().items(split)
 
   def sums(self, logits_BSC, batch):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from absl import logging
 
 from train.common.errors import NoSplit, choose
-from train.data.source import read_many
+from train.data.source import read_all
 from train.scoring import classes, schemes, scores
 from train.tasks.decoding_settings import Decoding
 from train.tasks.translation import PairTask
@@ -69,8 +69,7 @@ class TextToText(PairTask):
 
   def _known_labels(self, labels_of) -> set[str]:
     """Returns the labels of the training split; raises NoSplit if there is none."""
-    training = self.examples("train")
-    targets = {example["target"] for example in read_many(training, range(len(training)))}
+    targets = {example["target"] for example in read_all(self.examples("train"))}
     return {label for text in targets for label in labels_of(text)}
 
   def report(self, outputs, examples):

@@ -48,7 +48,7 @@ def make_train_step(
   updates by 9 / (10 + step). spike: a loss above `spike` times the median of the last RECENT counts
   in `spikes`, and with `skip_spikes` its update is skipped too. 0 turns either off.
 
-  platform: of the devices, whose compiler may have options.
+  platform: of the devices, for the options of its compiler ("cpu": CPU_OPTIONS).
 
   how="jit" compiles one program for the whole mesh, to which the compiler adds communication.
   how="pmap" is explicit data parallelism: `sharding.put_by_device` lays out the batch, every device

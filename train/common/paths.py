@@ -114,10 +114,10 @@ def of(path: str | os.PathLike) -> Path:
   """Returns the path, with the home folder in place of "~"; raises UserError for a bucket without
   a name, and for a URL of another kind."""
   scheme, is_url, rest = os.fspath(path).partition("://")
-  if is_url and scheme.isalnum() and not is_bucket(path):
-    known = " and ".join(buckets.PREFIXES)
-    raise UserError(f"{path}: only {known} can be read beside disks: copy it there first")
   if not is_bucket(path):
+    if is_url and scheme.isalnum():
+      known = " and ".join(buckets.PREFIXES)
+      raise UserError(f"{path}: only {known} can be read beside disks: copy it there first")
     return pathlib.Path(path).expanduser()
   if not re.match(r"[^/*?\[]+(/|$)", rest):
     raise UserError(f"{path} names no bucket: write {scheme}://BUCKET/FOLDER")

@@ -74,7 +74,7 @@ def read_manifest(folder: str | os.PathLike) -> dict:
   for name, split in manifest.get("splits", {}).items():
     lacks |= {f"splits.{name}.{field}" for field in SPLIT_FIELDS - split.keys()}
   if lacks:
-    raise UserError(f"{path} lacks {', '.join(sorted(lacks))}: {AGAIN}")
+    raise UserError(f"{path} lacks {', '.join(sorted(lacks))}: remove it and {AGAIN}")
   return manifest
 
 

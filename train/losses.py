@@ -107,6 +107,23 @@ def _token_losses_gradient(label_smoothing, z_loss, saved, cotangents):
 token_losses.defvjp(_token_losses, _token_losses_gradient)
 
 
+def divergence(logits_BTV, teacher_BTV, weights_BT, temperature: float):
+  """Returns (sum, weight) of the divergence KL(teacher || model) in nats of their distributions at
+  `temperature`, times its square, which keeps the gradient's size (Hinton et al. 2015, section 2).
+  """
+  model_BTV, target_BTV = (
+    jax.nn.log_softmax(x.astype(jnp.float32) / temperature) for x in (logits_BTV, teacher_BTV)
+  )
+  loss_BT = (jnp.exp(target_BTV) * (target_BTV - model_BTV)).sum(-1)
+  return temperature**2 * (loss_BT * weights_BT).sum(), weights_BT.sum()
+
+
+def squared_error(values_BTC, targets_BTC, weights_BT):
+  """Returns (sum, weight) of the mean squared error of the values at each place."""
+  loss_BT = jnp.square(values_BTC - targets_BTC).mean(-1)
+  return (loss_BT * weights_BT).sum(), weights_BT.sum()
+
+
 def pointer(logits_BS, marks_BS, segments_BS):
   """Returns the summed losses and hits of marks (1), each the right position of its segment."""
   same_BST = segments_BS[:, :, None] == segments_BS[:, None, :]

@@ -28,8 +28,6 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
-
 from train import losses
 from train.common import intervals
 from train.common.errors import UserError, choose, did_you_mean
@@ -55,30 +53,6 @@ class HuggingFace(NamedTuple):
   transform: str = "none"  # see model/heads.py; of a head for tokens
   global_attention: str = "first"  # one of states.GLOBALS
   head_bias: bool = True  # of a classifier's logits
-
-
-@dataclasses.dataclass(frozen=True)
-class Rows:
-  """Rows of tokens to predict from, as items."""
-
-  ids: Sequence[Sequence[int]]
-  prompts: Sequence[Sequence[int]] = ()  # a row's `prompt`, where they differ
-
-  fingerprint = ""  # nothing is cached
-
-  @property
-  def extras(self):
-    return {"prompt": "int32"} if self.prompts else {}
-
-  def lengths(self):
-    return np.asarray([[len(row), 0] for row in self.ids], np.int32).reshape(-1, 2)
-
-  def read(self, indices, positions):
-    rows = [{"source": self.ids[index]} for index in indices]
-    for row, index in zip(rows, indices if self.prompts else ()):
-      prompt = self.prompts[index]
-      row["prompt"] = [*prompt, *[0] * (len(row["source"]) - len(prompt))]
-    return rows
 
 
 def option(default, text: str, interval: str = "(-inf, inf)"):
@@ -168,6 +142,20 @@ class Objective:
     no dropout, and equal batches have equal losses.
     """
     raise NotImplementedError
+
+  def logits(self, model, batch, key=None):
+    """Returns the logits that the loss of a batch reads, of which `sums` makes the loss, for a
+    model and its teacher (train/compression). No key means no dropout."""
+    raise NotImplementedError
+
+  def sums(self, logits, batch) -> dict[str, tuple]:
+    """Returns what `loss` does, for logits."""
+    raise NotImplementedError
+
+  def soft_loss(self, logits, teacher, batch, temperature: float) -> tuple:
+    """Returns (sum, weight) of how far the logits are from a teacher's, each target with the weight
+    that it has in `loss`; 0, as its gradient, where they are equal."""
+    return losses.divergence(logits, teacher, batch["weights"], temperature)
 
   @classmethod
   def loss_names(cls, section: Mapping) -> Sequence[str]:

@@ -10,8 +10,8 @@ from absl import logging
 from model.constraints import align_right
 from train.common.errors import UserError
 from train.data import documents
-from train.tasks.base import Rows
 from train.tasks.decoding_settings import Decoding
+from train.tasks.requests import Rows
 from train.tasks.seq2seq import DecoderTask
 
 SAMPLED = Decoding(
@@ -52,9 +52,9 @@ class Causal(DecoderTask):
     objective = (documents.PrefixLm if self.prefix else documents.NextToken)(self.tokenizer.roles)
     return documents.Windows(tokens, self.target_len, objective, self.cross_documents, self.seed)
 
-  def loss(self, model, batch, key):
+  def _loss_of(self, logits_of, x_BTD, batch, chunks):
     """Adds `bits_per_byte`, which compares across tokenizers."""
-    sums = super().loss(model, batch, key)
+    sums = super()._loss_of(logits_of, x_BTD, batch, chunks)
     bytes_V = jnp.asarray(self.tokenizer.byte_lengths, jnp.float32)
     num_bytes = (bytes_V[batch["labels"]] * batch["weights"]).sum()
     return sums | {"bits_per_byte": (sums["nll"][0] / math.log(2), num_bytes)}

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from model import layers
+from train import losses
 from train.common.errors import UserError
 from train.data import choices
 from train.data.labelled import ListSource
@@ -85,6 +86,14 @@ class Choice(PooledTask):
     right_BT = (batch["labels"] > 0).astype(jnp.float32)
     loss, count = ((total_BT - logits_BS) * right_BT).sum(), right_BT.sum()
     return {"loss": (loss, count), "right": (((logits_BS >= top_BT) * right_BT).sum(), count)}
+
+  def soft_loss(self, logits_BSC, teacher_BSC, batch, temperature):
+    """Returns the divergence of the scores of each example's choices, as `sums` compares them."""
+    first_BS, item_BS = batch["weights"] > 0, batch["source_segments"]
+    same_BTS = (item_BS[:, :, None] == item_BS[:, None, :]) & first_BS[:, None, :]
+    both = (jnp.where(same_BTS, x[:, None, :, 0], -1e9) for x in (logits_BSC, teacher_BSC))
+    weights_BT = (batch["labels"] > 0).astype(jnp.float32)  # once in an example
+    return losses.divergence(*both, weights_BT, temperature)
 
   def example(self, text):
     """Returns a text and its choices, with tabs between; raises UserError for fewer than two."""

@@ -83,9 +83,15 @@ class Classification(PooledTask):
       return self._weighted_sums(logits_BSC, batch)
     if not self.regression:
       return super().sums(logits_BSC, batch)
+    return {"loss": losses.squared_error(logits_BSC, batch["labels"][..., None], batch["weights"])}
+
+  def soft_loss(self, logits_BSC, teacher_BSC, batch, temperature):
     weights_BS = batch["weights"]
-    error_BS = jnp.square(logits_BSC[..., 0] - batch["labels"])
-    return {"loss": ((error_BS * weights_BS).sum(), weights_BS.sum())}
+    if self.regression:
+      return losses.squared_error(logits_BSC, teacher_BSC, weights_BS)
+    if self.class_weights:
+      weights_BS = weights_BS * jnp.asarray(self._label_weights)[batch["labels"]]
+    return losses.divergence(logits_BSC, teacher_BSC, weights_BS, temperature)
 
   def _weighted_sums(self, logits_BSC, batch):
     """Returns the loss in which an example counts as often as its label weighs; `nll` and `right`

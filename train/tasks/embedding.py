@@ -6,7 +6,8 @@ import jax.numpy as jnp
 
 from model import heads
 from train.common.errors import UserError, choose
-from train.tasks.base import Rows, Task
+from train.tasks.base import Task
+from train.tasks.requests import Rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

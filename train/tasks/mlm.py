@@ -11,7 +11,8 @@ from train import losses
 from train.common.errors import UserError, choose
 from train.data import corruption, documents
 from train.data.tokenizer import MASK
-from train.tasks.base import BPE_WITH_MASK, HuggingFace, Rows, Settings, Task, option
+from train.tasks.base import BPE_WITH_MASK, HuggingFace, Settings, Task, option
+from train.tasks.requests import Rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,14 +80,28 @@ class Mlm(Task):
     """
     network = self.network(model)
     x_BSD = self.encode(network, batch, key)
-    weights_BT, place_BT = jax.lax.top_k(batch["weights"], self.most_hidden)
+    labels_BT, weights_BT, place_BT = self._targets(batch)
     x_BTD = jnp.take_along_axis(x_BSD, place_BT[..., None], axis=1)
-    labels_BT = jnp.take_along_axis(batch["labels"], place_BT, axis=1)
     return model.logits(network.head(x_BTD)), labels_BT, weights_BT, place_BT
 
+  def _targets(self, batch):
+    """Returns labels, weights and places [B, T] of the hidden tokens."""
+    weights_BT, place_BT = jax.lax.top_k(batch["weights"], self.most_hidden)
+    return jnp.take_along_axis(batch["labels"], place_BT, axis=1), weights_BT, place_BT
+
   def loss(self, model, batch, key):
-    logits_BTV, labels_BT, weights_BT, _ = self.hidden(model, batch, key)
+    return self.sums(self.logits(model, batch, key), batch)
+
+  def logits(self, model, batch, key=None):
+    """Returns the logits [B, T, V] of the hidden tokens, see `hidden`."""
+    return self.hidden(model, batch, key)[0]
+
+  def sums(self, logits_BTV, batch):
+    labels_BT, weights_BT, _ = self._targets(batch)
     return losses.cross_entropy(logits_BTV, labels_BT, weights_BT)
+
+  def soft_loss(self, logits_BTV, teacher_BTV, batch, temperature):
+    return losses.divergence(logits_BTV, teacher_BTV, self._targets(batch)[1], temperature)
 
   def settings(self, **changes):
     settings = super().settings(**changes)

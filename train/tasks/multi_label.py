@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from train import losses
 from train.common.errors import UserError
 from train.data import label_vectors
 from train.data.source import read_all
@@ -98,6 +99,13 @@ class MultiLabel(PooledTask):
       loss_BSC *= jnp.where(holds_BSC, jnp.asarray(self._label_weights), 1.0)
     weights_BS = batch["weights"]
     return {"loss": ((loss_BSC.mean(-1) * weights_BS).sum(), weights_BS.sum())}
+
+  def soft_loss(self, logits_BSC, teacher_BSC, batch, temperature):
+    """Returns the divergence of each label's yes and no, their mean over the labels."""
+    both = (jnp.stack([x, -x], axis=-1) / 2 for x in (logits_BSC, teacher_BSC))
+    weights_BSC = batch["weights"][..., None] / logits_BSC.shape[-1]
+    weights_BSC = jnp.broadcast_to(weights_BSC, logits_BSC.shape)
+    return losses.divergence(*both, weights_BSC, temperature)
 
   def _bits(self, batch):
     """Returns whether each label holds: bool [B, S, C]."""

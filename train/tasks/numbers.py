@@ -4,6 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from train import losses
 from train.common.errors import UserError
 from train.data import label_vectors
 from train.data.label_layout import parse_number
@@ -65,8 +66,10 @@ class Numbers(PooledTask):
   def sums(self, logits_BSC, batch):
     """Returns the mean over examples of the mean squared error of all numbers."""
     labels_BSC = jnp.stack([batch[f"labels_{i}"] for i in range(len(self.targets))], axis=-1)
-    error_BS = jnp.square(logits_BSC - labels_BSC).mean(-1)
-    return {"loss": ((error_BS * batch["weights"]).sum(), batch["weights"].sum())}
+    return {"loss": losses.squared_error(logits_BSC, labels_BSC, batch["weights"])}
+
+  def soft_loss(self, logits_BSC, teacher_BSC, batch, temperature):
+    return losses.squared_error(logits_BSC, teacher_BSC, batch["weights"])
 
   def output(self, logits, settings):
     """Returns the number of each target in `values` and, with tabs between, as `text`."""

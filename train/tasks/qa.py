@@ -81,6 +81,17 @@ class Qa(EncoderTask):
     loss, right = (sum(parts) / 2 for parts in zip(*sums))
     return {"loss": (loss, count), "right": (right, count)}
 
+  def soft_loss(self, logits_BSC, teacher_BSC, batch, temperature):
+    """Returns the mean divergence of the two ends' distributions over the tokens of each window."""
+    segments_BS = batch["source_segments"]
+    same_BTS = segments_BS[:, :, None] == segments_BS[:, None, :]
+    sums = []
+    for end, name in enumerate(("starts", "ends")):
+      both = (jnp.where(same_BTS, x[:, None, :, end], -1e9) for x in (logits_BSC, teacher_BSC))
+      marks_BT = batch[name].astype(jnp.float32)  # once in a window
+      sums.append(losses.divergence(*both, marks_BT, temperature)[0])
+    return sum(sums) / 2, batch["weights"].sum()
+
   def logits(self, model, batch, key=None):
     logits_BSC = super().logits(model, batch, key)
     return jnp.where(batch["answerable"][..., None] > 0, logits_BSC, -1e9)

@@ -15,8 +15,9 @@ from train import losses
 from train.common.errors import UserError
 from train.data import languages
 from train.data.roles import Roles
-from train.tasks.base import HuggingFace, Rows, Task
+from train.tasks.base import HuggingFace, Task
 from train.tasks.decoding_settings import Decoding
+from train.tasks.requests import Rows
 
 OF_BEAMS = ("length_penalty", "penalty", "stop")  # settings of a search by several beams
 NO_SAMPLING = "does not sample (temperature 0): set --temperature"
@@ -51,9 +52,20 @@ class DecoderTask(Task):
 
   def loss(self, model, batch, key):
     """Returns the cross-entropy of `labels` given `inputs` and `source`, if there is one."""
+    x_BTD = self.states(model, batch, key)
+    return self._loss_of(model.logits, x_BTD, batch, self.loss_chunks)
+
+  def logits(self, model, batch, key=None):
+    return model.logits(self.states(model, batch, key))
+
+  def sums(self, logits_BTV, batch):
+    return self._loss_of(lambda x: x, logits_BTV, batch, 1)
+
+  def states(self, model, batch, key=None):
+    """Returns the decoder's states [B, T, D] of a batch; no key means no dropout."""
     encoder_key, decoder_key = layers.split(key, 2)
     memory_BSD = self.encode(model, batch, encoder_key) if "source" in batch else None
-    x_BTD = model.decode(
+    return model.decode(
       batch["inputs"],
       memory_BSD,
       batch.get("source_segments"),
@@ -62,10 +74,10 @@ class DecoderTask(Task):
       decoder_key,
       prefix=batch.get("prefix"),
     )
+
+  def _loss_of(self, logits_of, x_BTD, batch, chunks: int):
     options = dict(label_smoothing=self.label_smoothing, z_loss=self.z_loss)
-    return losses.chunked(
-      model.logits, x_BTD, batch["labels"], batch["weights"], self.loss_chunks, **options
-    )
+    return losses.chunked(logits_of, x_BTD, batch["labels"], batch["weights"], chunks, **options)
 
   def settings(self, **changes) -> Decoding:
     """Returns the config's decoding with `changes`, where beams exclude sampling; raises UserError

@@ -5,7 +5,7 @@ train.jsonl, dev.jsonl and test.jsonl of a folder. A line has the keys text, cho
 label, the number of the right choice from 0 or its text.
 """
 
-from configs import common
+from configs import common, smaller
 from configs.common import Argument
 
 
@@ -20,6 +20,7 @@ def get_config(arg=""):
     steps=600,
     peak=1e-4,
     small=False,
+    **smaller.ARGUMENTS,
   )
   files = common.splits(arg.data, (".jsonl", *common.PARQUET), arg.dev, arg.test)
   name = common.table_source(files["train"])

@@ -14,7 +14,7 @@ The encoder is that of init=RUN, or the same as in configs/mlm.py with random we
 
 import os
 
-from configs import common
+from configs import common, smaller
 from configs.common import Argument
 
 
@@ -40,6 +40,7 @@ def get_config(arg=""):
     pool=Argument("", "the state to classify: first, last, mean or max; empty: by states"),
     states=Argument(("encoder", "decoder"), "whose: a decoder reads behind an encoder (BART)"),
     small=False,
+    **smaller.ARGUMENTS,
   )
   if sum(map(bool, (arg.regression, arg.multi_label, arg.targets))) > 1:
     raise ValueError("regression, multi_label and targets exclude each other: give one of them")

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 
 from ml_collections import ConfigDict
 
+from configs import smaller
 from configs.sections import ADAMW, ENCODER, SMALL
 from configs.stored import PACKED, PARQUET, exists, has, is_file, table_source
 
@@ -25,6 +26,9 @@ MEANINGS = dict(
   data_dir="the folder of TensorFlow Datasets (empty: its default)",
   init="a run's folder or hf:DIR to start from: its weights, model and tokenizer",
   tokenizer="a run's folder: random weights with its vocabulary",
+  teacher="a run's folder or hf:DIR whose outputs are learned too (settings: distill.KEY)",
+  layers="the layers of init to start from: 0+2+5 (empty: all)",
+  decoder_layers="the layers of its decoder likewise",
   steps="updates",
   peak="the highest learning rate",
   model="the architecture",
@@ -259,10 +263,11 @@ def fine_tune(task: dict, arg, *, best_metric: str, decoder: bool = False) -> Co
   The run starts from a pre-trained model (arg.init) or from random weights, with another run's
   tokenizer (arg.tokenizer) or one trained on its own data.
   """
+  taken = smaller.start(arg)
   if arg.init and arg.tokenizer:
     raise ValueError("init=RUN brings its tokenizer: tokenizer=RUN is for random weights")
   if arg.init:
-    start = inherit(arg.init, "model" if decoder else "encoder")
+    start = inherit(arg.init, "model" if decoder else "encoder", **taken)
   else:
     depths = dict(encoder_layers=3, decoder_layers=2) if decoder else {}
     if arg.small:
@@ -285,5 +290,6 @@ def fine_tune(task: dict, arg, *, best_metric: str, decoder: bool = False) -> Co
       every=every, decode_every=every, decode_examples=16 if arg.small and decoder else 1000
     ),
     checkpoint=dict(every=every, best_metric=best_metric, best_mode="max"),
+    **smaller.distill(arg),
     **start,
   )

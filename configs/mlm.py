@@ -9,7 +9,7 @@ plays with rate=0.3. Expected: a perplexity of 75.1 of the masked words
 (experiments/devlin2019_finetune.py).
 """
 
-from configs import common, sections
+from configs import common, sections, smaller
 from configs.common import Argument
 
 LARGE = sections.BERT | dict(dim=1024, num_heads=16, mlp_dim=4096, encoder_layers=24)
@@ -27,6 +27,7 @@ ARGUMENTS = dict(
   steps=2000,
   peak=1e-3,
   small=False,
+  **smaller.ARGUMENTS,
 )
 
 
@@ -42,9 +43,11 @@ def build(arg, **task):
   if arg.small:
     model |= sections.SMALL | dict(encoder_layers=1)
     batch_size, source_len, vocab_size = 8, 128, 400
+  taken = smaller.start(arg)
   if arg.init:
     changes = dict(output_bias=True, decoder_layers=0)  # where it was trained for something else
-    start, rates = common.inherit(arg.init, "pretraining", changes), ()
+    start = common.inherit(arg.init, "pretraining", changes, **taken)
+    rates = ()
   else:
     # The bias learns how often words are: at the common rate that takes thousands of steps, and
     # until then the embeddings learn it and come to point one way (measured: mean cosine 0.7).
@@ -55,5 +58,6 @@ def build(arg, **task):
     vocab_size=vocab_size,
     task=dict(name="mlm", source_len=source_len, rate=arg.rate, whole_words=arg.whole_words) | task,
     optimizer=sections.ADAMW | dict(rates=rates),
+    **smaller.distill(arg),
     **start,
   )

@@ -17,7 +17,7 @@ minutes on an H200. Expected: with form=wu2021 41.02 BLEU on test2016, as theirs
 mean of three seeds; on raw text 40.2 cased): experiments/wu2021_multi30k.py.
 """
 
-from configs import common, sections
+from configs import common, sections, smaller
 from configs.common import Argument
 
 FILES = {
@@ -51,6 +51,7 @@ def get_config(arg=""):
     test=Argument("", "the test file likewise"),
     init="",
     small=False,
+    **smaller.OF_BOTH,
   )
   if arg.model == "lstm" and (arg.recipe == "tiny" or arg.init):
     raise ValueError("model=lstm goes with recipe=quick and random weights")
@@ -73,9 +74,11 @@ def get_config(arg=""):
     cfg.task.bleu_tokenizer, cfg.task.piece_marker = "none", "@@ "
   if prepared:
     cfg.task.tokenizer = prepared["tokenizer"]
+  taken = smaller.start(arg)
   if arg.init:
-    start = common.inherit(arg.init)
+    start = common.inherit(arg.init, **taken)
     cfg.model, cfg.init_from = start["model"], start["init_from"]
+  cfg.update(smaller.distill(arg))
   return cfg
 
 

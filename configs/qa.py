@@ -5,7 +5,7 @@ Without a validation file, the last tenth of the training articles is held out (
 if there are fewer than ten articles).
 """
 
-from configs import common
+from configs import common, smaller
 from configs.common import Argument
 
 
@@ -23,6 +23,7 @@ def get_config(arg=""):
     steps=1000,
     peak=3e-4,
     small=False,
+    **smaller.ARGUMENTS,
   )
   splits = common.hold_out(arg.train, arg.validation or arg.dev, arg.test)
   name = common.table_source(arg.train)

@@ -5,7 +5,7 @@ Learns a tag for each word from the files train, dev and test of a folder, in co
 which the last two tenths are validation and test; dev=10%,test=10% does so with the file train.
 """
 
-from configs import common
+from configs import common, smaller
 from configs.common import Argument
 
 
@@ -23,6 +23,7 @@ def get_config(arg=""):
     steps=600,
     peak=3e-4,
     small=False,
+    **smaller.ARGUMENTS,
   )
   endings = arg.suffix or (*common.TAGS, *common.PARQUET)
   splits = common.splits(arg.data, endings, arg.dev, arg.test)

@@ -9,7 +9,7 @@ dev.json and test.json (SQuAD). Summaries are scored by ROUGE, which requirement
 installs.
 """
 
-from configs import common
+from configs import common, smaller
 from configs.common import Argument
 
 # The source, its files' endings, and how examples are written.
@@ -57,6 +57,7 @@ def get_config(arg=""):
     steps=400,
     peak=1e-3,
     small=False,
+    **smaller.OF_BOTH,
   )
   source, suffix, patterns = SOURCES[arg.task]
   kind, best_metric, source_len, target_len, output_len = LABELS[arg.task]

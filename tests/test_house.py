@@ -23,6 +23,7 @@ ARROWS = {
   "train/data": "train/common",
   "train/interop": "train/common train/data model",
   "train/tasks": "train/common train/data train/scoring train/losses model",
+  "train/compression": "train/common train/tasks train/losses model",
   "train/planning": "train -train/interop -train/loop model",
   "train/preparing": "train/common train/data",
   # the files of train/ itself: the main path, with the commands at its end

@@ -21,6 +21,7 @@ from train.record import checksums, older, orbax_context
 
 FORMAT = 3  # 1 has no number of its own, and no `recent`; up to 2 checksums may be missing
 LATER = {"recent"}  # parts of the state that format 1 lacks: they start as in a new run
+TRAINING_ONLY = ("distill",)  # weights that no prediction uses: they are saved with the optimizer's
 TRIES = 20  # to read a checkpoint that the training removes meanwhile
 
 
@@ -147,15 +148,16 @@ class Checkpoints(contextlib.AbstractContextManager):
     LATER that the checkpoint lacks. Raises UserError if the shapes do not fit.
     """
     path = self.directory / str(self.latest)
-    self._check_shapes(path, shapes["params"])
     parts = _parts(jax.tree.map(trees.abstract, shapes))
+    self._check_shapes(path, parts["params"])
     saved = self._metadata(path)["optimizer"]
     later = parts["optimizer"].keys() - saved.keys() & LATER
     parts["optimizer"] = {key: x for key, x in parts["optimizer"].items() if key not in later}
     saved = self.load(self.latest, parts | dict(data=None))
     data.set_state(saved["data"])
-    kept = "ema" if "ema" in shapes else "params"
-    return {kept: saved["params"], **saved["optimizer"]}
+    kept, rest = "ema" if "ema" in shapes else "params", dict(saved["optimizer"])
+    own = {key: rest.pop(key) for key in TRAINING_ONLY if key in rest}
+    return {kept: saved["params"] | own, **rest}
 
   def params(self, which: str, like=None):
     """Returns the weights that `read` returns."""
@@ -280,7 +282,9 @@ class Checkpoints(contextlib.AbstractContextManager):
 def _parts(state):
   """Returns the state as it is saved: the weights to use, and the rest."""
   use = "ema" if "ema" in state else "params"
-  return dict(params=state[use], optimizer={key: x for key, x in state.items() if key != use})
+  own = {key: x for key, x in state[use].items() if key in TRAINING_ONLY}
+  rest = {key: x for key, x in state.items() if key != use} | own
+  return dict(params={key: x for key, x in state[use].items() if key not in own}, optimizer=rest)
 
 
 def checkpoint_policy(cfg: ConfigDict) -> dict:

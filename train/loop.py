@@ -8,7 +8,7 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from train import nans, optimizer, pretrained, sharding, shares, tasks
+from train import nans, optimizer, pretrained, sharding, shares, tasks, teaching
 from train.checkpoint import Checkpoints, checkpoint_policy
 from train.cluster import processes
 from train.cluster.signals import Stopped, StopSignal, leave_on_ctrl_c
@@ -59,6 +59,7 @@ def train(
     cfg = shares.find_steps(cfg, task, workdir)
     if cfg.evaluate.decode_every:
       task.check_metric(cfg.checkpoint.best_metric)
+    lesson = teaching.lesson(cfg, task, mesh)
     tx, learning_rate = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
     optimizer.log_unused(cfg.optimizer, cfg.schedule)
     plan = blueprint(cfg, task, tx, mesh)
@@ -80,10 +81,11 @@ def train(
       logging.info("finished: %d of %d steps%s", start, cfg.steps, early_stopping)
       return 0
     log_changed_steps(cfg, workdir, learning_rate)
-    train_step = make_train_step(task, plan.graph, tx, how=cfg.parallelism, **settings(cfg, mesh))
-    train_step = profile.watch(meter.watch(train_step))
+    aim, fixed = lesson.objective, lesson.fixed(cfg.distill.which)
+    update = make_train_step(aim, plan.graph, tx, how=cfg.parallelism, **settings(cfg, mesh))
+    train_step = profile.watch(meter.watch(lambda *args: update(*args, fixed)))
     if debug_nans:
-      train_step = nans.watch(train_step, task, plan.graph, cfg.seed)
+      train_step = nans.watch(train_step, aim, plan.graph, cfg.seed, fixed)
     note_start(cfg, workdir, mesh, state["params"], items, batches.streams, evaluation)
     vote, watchdog = processes.Vote(mesh), Watchdog(workdir.local, cfg.watchdog_seconds)
     options = dict(total_steps=cfg.steps, loggers=cfg.loggers, config=flat(cfg))

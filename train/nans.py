@@ -5,20 +5,19 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
-from flax import nnx
 from jax.experimental import checkify
 
 from model import matmul
 from train.common.errors import UserError
 from train.common.trees import flatten
-from train.step import row_keys
+from train.step import losses_of, row_keys
 
 ROOT = pathlib.Path(__file__).parents[1]
 OURS = tuple(f"{ROOT}/{folder}/" for folder in ("model", "train"))
 SHOWN = 5  # lines of ours, weights
 
 
-def watch(train_step: Callable, task, graph, seed: int) -> Callable:
+def watch(train_step: Callable, task, graph, seed: int, fixed=None) -> Callable:
   """Returns `train_step`, which raises a UserError for an update that is skipped as not finite.
 
   The function waits for each step. The batch of such an update is computed again without
@@ -29,20 +28,20 @@ def watch(train_step: Callable, task, graph, seed: int) -> Callable:
     state, sums = train_step(state, batch)
     if sums["skipped"][0] and not sums["spikes"][0]:  # the weights are as they were before
       number = int(state["step"])
-      reason = find(task, graph, state["params"], batch, seed, number - 1)
+      reason = find(task, graph, state["params"], batch, seed, number - 1, fixed)
       raise UserError(f"step {number}: {reason}")
     return state, sums
 
   return step
 
 
-def find(task, graph, params, batch, seed: int, step: int) -> str:
+def find(task, graph, params, batch, seed: int, step: int, fixed=None) -> str:
   """Names the operation that made a batch's first NaN or, without a NaN, what is infinite."""
   keys_B = row_keys(seed, step, 0, len(jax.tree.leaves(batch)[0]))
 
   def loss(params):
     with matmul.use_autodiff():
-      return task.loss(nnx.merge(graph, params), batch, keys_B)["loss"][0]
+      return losses_of(task, graph)(params, batch, keys_B, fixed)["loss"][0]
 
   checked = checkify.checkify(jax.value_and_grad(loss), errors=checkify.nan_checks)
   error, (value, grads) = jax.jit(checked)(params)

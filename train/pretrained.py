@@ -3,19 +3,16 @@
 import functools
 import operator
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax
-import numpy as np
-from absl import logging
 
-from train import schema, tasks
+from train import schema, sharding, tasks
 from train.checkpoint import open_to_read
 from train.common import paths
-from train.common.errors import UserError, choose, indented
-from train.common.trees import flatten, match_layers, path_name
+from train.common.errors import UserError, choose
+from train.common.trees import flatten, path_name
 from train.data.tokenizer import Tokenizer
 from train.interop.directory import Directory
 from train.interop.families.base import question_tokens
@@ -141,7 +138,7 @@ class _HuggingFace:
       raise UserError(f"--checkpoint {which}: {self.name} has one set of weights")
     weights = self.directory.params
     return jax.tree_util.tree_map_with_path(
-      lambda path, x: _place(weights[path_name(path)], x), like
+      lambda path, x: sharding.put_weight(weights[path_name(path)], x), like
     ), []
 
   def task(self, pair=False, strict=False):
@@ -158,7 +155,9 @@ def resolve(config: Mapping) -> dict:
     model=dict(inherit="encoder", **changes)
 
   The section `model` becomes the origin's with `changes`, `task.tokenizer` the origin's,
-  `init_from.which` "latest", and `init_from.skip` HEAD and the parts left out. `inherit` is one of
+  `init_from.which` "latest", and `init_from.skip` HEAD and the parts left out. A model that takes
+  some of the origin's layers (`init_from.encoder_layers=(0, 2, 5)`) has no others. `inherit` is one
+  of
     "model": the whole model with the bias of its outputs, whose decoder's states get labels in a
       task with labels, without the bias;
     "encoder": its decoder is left out (and of hf:DIR the head, `which="body"`), unless it has no
@@ -215,7 +214,11 @@ def resolve(config: Mapping) -> dict:
     task |= dict(global_attention=which, pack=False)
     if which == "question":
       model = model | dict(global_tokens=question_tokens(model["max_len"])) | changes
-  return dict(config) | dict(model=model, task=task, init_from=start | config["init_from"])
+  start |= config["init_from"]
+  for stack in ("encoder", "decoder"):
+    if layers := start.get(f"{stack}_layers"):
+      model = model | {f"{stack}_layers": len(layers)}
+  return dict(config) | dict(model=model, task=task, init_from=start)
 
 
 def _without_words(model: Mapping) -> dict:
@@ -238,62 +241,3 @@ def build_task(section, folder) -> tasks.Task:
   if source and str(source).startswith(PREFIX) and not path.exists():
     open(source).tokenizer.save(path)
   return tasks.build(section, folder)
-
-
-def init_from(params, tokenizer: Tokenizer, workdir: str, which: str, skip: Sequence[str]):
-  """Returns the weights of another run, or of hf:DIR, that have the path and shape of one of
-  `params`, a tree of arrays or ShapeDtypeStructs, by path and placed as that one is.
-
-  The log reports what was taken. Weights whose path matches one of the patterns `skip` are not.
-  Raises UserError for any other weight that only one side has or whose shapes differ, and for a
-  model of another tokenizer than `tokenizer`, unless its embeddings are skipped.
-  """
-
-  def skipped(name):
-    return any(re.search(pattern, name) for pattern in skip)
-
-  origin = open(workdir, body=which == "body")
-  if not skipped(WORDS):
-    _check_vocabulary(origin, tokenizer)
-  theirs, steps = origin.weights(which)
-  own, ours = "source_embedding/embedding", flatten(params)
-  if own in theirs and not any(path.startswith("decoder/") for path in ours):  # a lone encoder
-    theirs = {path: theirs[path] for path in theirs if path != own} | {WORDS: theirs[own]}
-  theirs = match_layers(theirs, ours)
-
-  def describe(name):
-    there, here = (getattr(tree.get(name), "shape", "nothing") for tree in (theirs, ours))
-    return f"{name}: {there} there, {here} here"
-
-  taken = {
-    name
-    for name in ours.keys() & theirs.keys()
-    if ours[name].shape == theirs[name].shape and not skipped(name)
-  }
-  others = sorted((ours.keys() | theirs.keys()) - taken)
-  at = f" step {steps[-1]}" if steps else ""
-  logging.info("init_from %s%s: %d of %d weights taken", workdir, at, len(taken), len(ours))
-  for name in others:
-    logging.info("init_from: not taken %s", describe(name))
-  if wrong := [describe(name) for name in others if not skipped(name)]:
-    raise UserError(
-      f"init_from.workdir {workdir}: weights that do not match; patterns in init_from.skip allow"
-      f" them:{indented(wrong)}"
-    )
-  return {name: _place(theirs[name], ours[name]) for name in taken}
-
-
-def _check_vocabulary(origin: Pretrained, tokenizer: Tokenizer) -> None:
-  """Raises UserError if the origin's ids mean other tokens: equal shapes would hide the error."""
-  if origin.tokenizer and origin.tokenizer.fingerprint != tokenizer.fingerprint:
-    raise UserError(
-      f"init_from.workdir {origin.name}: its tokenizer is not this run's. Take that one too"
-      f" (task.tokenizer=dict(name='file', path='{origin.tokenizer_path}'); configs do so by"
-      f" init={origin.name}), or skip the embeddings (init_from.skip='embedding/embedding$')"
-    )
-
-
-def _place(weight, like):
-  """Returns the weight as an array of the type and sharding of `like`."""
-  whole = np.asarray(weight).astype(like.dtype, copy=False)
-  return jax.make_array_from_callback(like.shape, like.sharding, lambda index: whole[index])

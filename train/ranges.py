@@ -9,6 +9,7 @@ from train import optimizer
 from train.common import intervals
 from train.common.errors import choose
 from train.common.intervals import SEEDS
+from train.compression.distillation import HIDDEN_LOSSES
 from train.data import corruption
 from train.tasks.text_to_text import KINDS
 from train.tasks.translation import BLEU_TOKENIZERS
@@ -48,6 +49,12 @@ RANGES = {
   "schedule.warmup_steps": "[0, inf)",
   "schedule.final": "[0, inf)",
   "schedule.decay_steps": "[0, inf)",
+  "distill.temperature": "(0, inf)",
+  "distill.hard": "[0, inf)",
+  "distill.soft": "[0, inf)",
+  "distill.hidden": "[0, inf)",
+  "distill.attention": "[0, inf)",
+  "distill.relation_heads": "[0, inf)",
   "task.source_len": "[0, inf)",
   "task.target_len": "[0, inf)",
   "task.length": "[1, inf)",
@@ -72,6 +79,7 @@ CHOICES = {
   "optimizer.name": optimizer.OPTIMIZERS,
   "optimizer.mu_dtype": DTYPES,
   "schedule.name": optimizer.SCHEDULES,
+  "distill.hidden_loss": HIDDEN_LOSSES,
   "task.style": corruption.STYLES,
   "task.kind": KINDS,
   "task.pool": POOLS,

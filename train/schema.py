@@ -10,6 +10,7 @@ from train import optimizer, ranges, shares, tasks
 from train.build import MODELS, model_config
 from train.common import paths
 from train.common.errors import UserError, choose, did_you_mean
+from train.compression import distillation
 from train.record import config, older, workdir
 from train.record.loggers import registry
 
@@ -35,7 +36,8 @@ RUN = dict(
   mesh=dict(data=-1, fsdp=1, tensor=1, sequence=False),
   evaluate=dict(split="validation", decode_every=0, decode_examples=0),
   checkpoint=dict(keep_latest=1, keep_best=1, best_metric="loss", best_mode="min"),
-  init_from=dict(workdir="", which="latest", skip=()),
+  init_from=dict(workdir="", which="latest", skip=(), encoder_layers=(), decoder_layers=()),
+  distill=distillation.DISTILL,
 )
 # Keys without a default, with their types.
 REQUIRED = dict.fromkeys(("steps", "batch_size", "log_every"), int)
@@ -92,6 +94,7 @@ def check(cfg: ConfigDict) -> None:
   _check_batch(cfg)
   model_config(cfg.model)
   tasks.check(cfg.task.to_dict())
+  distillation.check(cfg.distill, cfg.task)
   cfg = shares.settle(cfg, cfg.steps or UNKNOWN_STEPS)
   optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
   _check_metric(cfg)

@@ -40,6 +40,7 @@ RULES = (
   (r"(^|/)head/(dense|labels|projections/\d+)/(kernel|bias)$", P()),  # [D, D], [D, labels]
   (r"(convolution|output_transform)/dense/kernel$", P("fsdp", None)),  # [width * D, D], [D, D]
   (r"(convolution|output_transform)/dense/bias$", P()),  # [D]
+  (r"(^|/)distill/(encoder|decoder)/kernel$", P()),  # [D, D of the teacher]
   (r"^opt_state/.*ns_coeffs$", P()),  # muon's three numbers
   (r"^recent$", P()),  # losses
   (r"(scale|out/bias|down/bias|norm/bias|projection/bias)$", P()),
@@ -86,6 +87,12 @@ def put(batch, mesh):
   """
   sharding = by_rows(batch, mesh, jax.process_count())
   return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def put_weight(weight, like):
+  """Returns a weight of the host as an array of the type and sharding of `like`."""
+  whole = np.asarray(weight).astype(like.dtype, copy=False)
+  return jax.make_array_from_callback(like.shape, like.sharding, lambda index: whole[index])
 
 
 def put_by_device(batch, mesh):

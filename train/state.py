@@ -1,6 +1,5 @@
 """Makes the state of a run, weights, optimizer state and step, in its final sharding."""
 
-import functools
 import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from train import pretrained, sharding
+from train import sharding, starting, teaching
 from train.build import build_model
 from train.common import trees
 
@@ -70,7 +69,7 @@ def first_state(cfg: ConfigDict, task, plan: Blueprint) -> dict:
   """Returns the state before a run's first step, with the weights of `init_from`, if any."""
   given = {}
   if cfg.init_from.workdir:
-    given = pretrained.init_from(plan.shapes["params"], task.tokenizer, **cfg.init_from)
+    given = starting.init_from(plan.shapes["params"], task.tokenizer, **cfg.init_from)
   return plan.make(given)
 
 
@@ -80,7 +79,12 @@ def make_graph(cfg: ConfigDict, task, mesh):
 
 
 def _model_maker(cfg, task, mesh):
-  return functools.partial(build_model, cfg.model, task, cfg.seed, mesh.devices.flat[0].platform)
+  def make():
+    model = build_model(cfg.model, task, cfg.seed, mesh.devices.flat[0].platform)
+    teaching.add_projections(model, cfg)
+    return model
+
+  return make
 
 
 def weights(state):

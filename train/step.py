@@ -36,7 +36,8 @@ def make_train_step(
   skip_spikes: bool = False,
   platform: str = "",
 ):
-  """Returns the compiled update `state, batch -> state, sums`.
+  """Returns the compiled update `state, batch, fixed -> state, sums`; `fixed` are weights that no
+  update moves (`losses_of`), by default none.
 
   `graph` is the model without its weights; the state is that of `new_state` and is donated. The
   result is the same for any number of microbatches and devices up to rounding: losses are sums,
@@ -56,23 +57,25 @@ def make_train_step(
   where the microbatches do not divide the rows.
   """
 
-  def loss_sum(params, batch, keys_B):
-    sums = task.loss(nnx.merge(graph, params), batch, keys_B)
+  sums_of = losses_of(task, graph)
+
+  def loss_sum(params, *rest):
+    sums = sums_of(params, *rest)
     return sums["loss"][0], sums
 
   gradient = jax.grad(loss_sum, has_aux=True)
 
-  def totals(state, batch, first_row):
+  def totals(state, batch, fixed, first_row):
     """Returns summed gradients and losses of the batch's rows from `first_row` on."""
     rows = len(jax.tree.leaves(batch)[0])
     keys_B = row_keys(seed, state["step"], first_row, rows)
     if microbatches == 1:
-      return gradient(state["params"], batch, keys_B)
+      return gradient(state["params"], batch, keys_B, fixed)
     if rows % microbatches:
       raise UserError(f"batch_size: {rows} rows are no multiple of microbatches {microbatches}")
 
     def add(total, batch_and_keys):
-      grads, sums = gradient(state["params"], *batch_and_keys)
+      grads, sums = gradient(state["params"], *batch_and_keys, fixed)
       return jax.tree.map(jnp.add, total, grads), sums
 
     # Interleaved, so that every microbatch keeps a part on every device.
@@ -105,18 +108,30 @@ def make_train_step(
     sums["spikes"] = (spiked * 1.0, jnp.float32(1.0))
     return dict(step=step + 1, **new), sums
 
-  def train_step(state, batch):
-    return update(state, *totals(state, batch, 0))
+  def train_step(state, batch, fixed=None):
+    return update(state, *totals(state, batch, fixed, 0))
 
-  def device_step(state, batch):
+  def device_step(state, batch, fixed):
     first_row = jax.lax.axis_index("data") * len(jax.tree.leaves(batch)[0])
     with placement.use(placement.NOTHING):  # one device computes here
-      return update(state, *jax.lax.psum(totals(state, batch, first_row), "data"))
+      return update(state, *jax.lax.psum(totals(state, batch, fixed, first_row), "data"))
 
   if how == "jit":
     options = CPU_OPTIONS if platform == "cpu" else None
     return compiled_by_all(jax.jit(train_step, donate_argnums=0, compiler_options=options))
-  return compiled_by_all(jax.pmap(device_step, "data", in_axes=(None, 0), out_axes=None))
+  pmapped = jax.pmap(device_step, "data", in_axes=(None, 0, None), out_axes=None)
+  pmapped = compiled_by_all(pmapped)
+  return lambda state, batch, fixed=None: pmapped(state, batch, fixed)
+
+
+def losses_of(task, graph):
+  """Returns the function `params, batch, keys, fixed -> sums` of a task and a model's graph; the
+  loss takes the `fixed` weights by name, such as those of a teacher."""
+
+  def sums_of(params, batch, keys_B, fixed=None):
+    return task.loss(nnx.merge(graph, params), batch, keys_B, **(fixed or {}))
+
+  return sums_of
 
 
 def row_keys(seed, step, first_row, rows):

@@ -84,6 +84,21 @@ def replace(tree, leaves: Mapping):
   return jax.tree_util.tree_map_with_path(lambda path, x: leaves.get(path_name(path), x), tree)
 
 
+def choose_layers(weights: Mapping, stack: str, layers: Sequence[int]) -> dict:
+  """Returns `path -> array` of which the layers of `stack` ("encoder") are those of `weights` with
+  these numbers, in this order; each layer has its own path (see `unstack_layers`)."""
+  chosen, start = {}, f"{stack}/blocks/"
+  for path, weight in weights.items():
+    if not path.startswith(start):
+      chosen[path] = weight
+      continue
+    number, rest = path.removeprefix(start).split("/", 1)
+    for new, old in enumerate(layers):
+      if old == int(number):
+        chosen[f"{start}{new}/{rest}"] = weight
+  return chosen
+
+
 def mean(trees: Sequence):
   """Returns the mean of trees in float32, or the only tree as it is."""
   if len(trees) == 1:

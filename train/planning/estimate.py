@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from train import optimizer, pretrained, sharding
+from train import optimizer, pretrained, sharding, teaching
 from train.build import without_kernels
 from train.common import flops
 from train.common.errors import UserError
@@ -116,14 +116,14 @@ def make_plan(cfg: ConfigDict, topology: chips.Topology) -> Plan:
   with tempfile.TemporaryDirectory() as folder:
     task = pretrained.build_task(cfg.task, folder)
     tx, _ = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
-    plan = blueprint(cfg, task, tx, mesh)
+    plan, lesson = blueprint(cfg, task, tx, mesh), teaching.lesson(cfg, task, mesh)
     graph, state = plan.graph, plan.shapes
     batch = blank_batch(task, cfg.batch_size)
     batch = sharding.abstract(batch, sharding.by_rows(batch, mesh))
-  step = make_train_step(task, graph, tx, **settings(cfg, mesh))
+  step = make_train_step(lesson.objective, graph, tx, **settings(cfg, mesh))
   began = time.monotonic()
   with sharding.activation_sharding(mesh, cfg.mesh.sequence):
-    traced = step.trace(state, batch)
+    traced = step.trace(state, batch, lesson.shapes)
     compiled, text = _compile(traced.lower(), topology)
   seconds = time.monotonic() - began
   outside_kernels = whole = forward_flops(cfg, task, mesh, state, batch)
@@ -134,7 +134,7 @@ def make_plan(cfg: ConfigDict, topology: chips.Topology) -> Plan:
     topology=topology,
     mesh=dict(mesh.shape),
     parameters=sum(x.size for x in jax.tree.leaves(state["params"])),
-    weights=local_bytes(state["params"]),
+    weights=local_bytes([state["params"], lesson.shapes]),
     moments=local_bytes([state[key] for key in state.keys() & {"opt_state", "ema"}]),
     batch=local_bytes(batch),
     temporaries=compiled.memory_analysis().temp_size_in_bytes,

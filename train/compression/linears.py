@@ -1,0 +1,64 @@
+"""Finds a model's linear layers by patterns of their paths, to give them other products.
+
+A layer is changed from outside: its class becomes a subclass, and it may get weights beside its
+kernel. Its kernel keeps its path.
+"""
+
+import functools
+import math
+import re
+from collections.abc import Sequence
+
+from flax import nnx
+
+from train.common.errors import UserError, did_you_mean
+from train.common.trees import is_stacked
+
+KINDS = (nnx.Linear, nnx.LinearGeneral)
+
+
+def find(model: nnx.Module, patterns: Sequence[str], key: str) -> dict[str, nnx.Module]:
+  """Returns path -> layer of the linear layers whose path (encoder/blocks/0/mlp/up) matches one of
+  the patterns by `re.search`; raises UserError with `key` for a pattern that matches none."""
+  every = {
+    "/".join(map(str, path)): module
+    for path, module in nnx.iter_modules(model)
+    if isinstance(module, KINDS)
+  }
+  for pattern in patterns:
+    try:
+      matches = any(re.search(pattern, path) for path in every)
+    except re.error as error:
+      raise UserError(f"{key}: {pattern!r} is no pattern: {error}") from None
+    if not matches:
+      known = dict.fromkeys(re.sub(r"\d+", "0", path) for path in every)
+      words = sorted({word for path in known for word in (path, path.rpartition("/")[2])})
+      raise UserError(
+        f"{key}: {pattern!r} matches no layer; there are {', '.join(sorted(known)[:8])}, ..."
+        + did_you_mean(pattern.strip("^$()"), words)
+      )
+  return {
+    path: module
+    for path, module in every.items()
+    if any(re.search(pattern, path) for pattern in patterns)
+  }
+
+
+def shapes(path: str, layer: nnx.Module) -> tuple[tuple, tuple, tuple]:
+  """Returns the axes of a layer's kernel: those of stacked layers (one or none), in and out."""
+  shape = layer.kernel.shape
+  stacked = shape[:1] if is_stacked(f"{path}/kernel") else ()
+  count = len(layer.axis) if isinstance(layer, nnx.LinearGeneral) else 1
+  return stacked, shape[len(stacked) :][:count], shape[len(stacked) + count :]
+
+
+def flat_product(x, weight, count: int):
+  """Returns [..., out], the product of the last `count` axes of `x` with `weight` [in, out]."""
+  size = math.prod(x.shape[x.ndim - count :])
+  return x.reshape(*x.shape[: x.ndim - count], size) @ weight
+
+
+@functools.cache
+def subclass(mixin: type, layer_class: type) -> type:
+  """Returns the class of layers of `layer_class` with the methods of `mixin`."""
+  return type(f"{mixin.__name__}{layer_class.__name__}", (mixin, layer_class), {})

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model import heads, layers, matmul
-from model.embeddings import attend, embedding_table
+from model.embeddings import embedding_table
 
 
 class EncoderDecoder(nnx.Module):
@@ -42,7 +42,7 @@ class EncoderDecoder(nnx.Module):
     """Returns the logits [..., V], float32."""
     if self.output_transform is not None:
       x_BTD = self.output_transform(x_BTD)
-    logits_BTV = attend(self.embedding, x_BTD) if self.output is None else self.output(x_BTD)
+    logits_BTV = self.embedding.attend(x_BTD) if self.output is None else self.output(x_BTD)
     logits_BTV = logits_BTV.astype(jnp.float32) * self.cfg.logits_scale
     if self.output_bias is not None:
       logits_BTV = logits_BTV + self.output_bias[...]

@@ -11,23 +11,25 @@ from model.settings import LEARNED
 SINUSOIDS = {"sinusoidal": positions.sinusoidal, "sinusoidal_t2t": positions.sinusoidal_t2t}
 
 
-def embedding_table(cfg, rows: int, rngs: nnx.Rngs) -> nnx.Embed:
+class Table(nnx.Embed):
+  """A table of vectors, such as those of words."""
+
+  def look_up(self, ids_BT):
+    """Returns the vectors [B, T, D] of ids, in the table's dtype."""
+    x_VD = constrain(self.embedding[...].astype(self.dtype), "table")
+    return jnp.take(x_VD, ids_BT, axis=0)
+
+  def attend(self, x_BTD):
+    """Returns the products of `x` with each vector, [B, T, V], in the table's dtype."""
+    both = x_BTD, self.embedding[...]
+    x_BTD, table_VD = self.promote_dtype(both, dtype=self.dtype)
+    return matmul.product(x_BTD, table_VD.T, (((x_BTD.ndim - 1,), (0,)), ((), ())))
+
+
+def embedding_table(cfg, rows: int, rngs: nnx.Rngs) -> Table:
   """Builds a table of `rows` vectors as wide as the config's words."""
   init = nnx.initializers.normal(cfg.table_std)
-  return nnx.Embed(rows, cfg.table_dim, embedding_init=init, dtype=cfg.dtype, rngs=rngs)
-
-
-def look_up(table: nnx.Embed, ids_BT):
-  """Returns the vectors [B, T, D] of ids, in the table's dtype."""
-  x_VD = constrain(table.embedding[...].astype(table.dtype), "table")
-  return jnp.take(x_VD, ids_BT, axis=0)
-
-
-def attend(table: nnx.Embed, x_BTD):
-  """Returns the products of `x` with each word's vector, [B, T, V], in the table's dtype."""
-  both = x_BTD, table.embedding[...]
-  x_BTD, table_VD = table.promote_dtype(both, dtype=table.dtype)
-  return matmul.product(x_BTD, table_VD.T, (((x_BTD.ndim - 1,), (0,)), ((), ())))
+  return Table(rows, cfg.table_dim, embedding_init=init, dtype=cfg.dtype, rngs=rngs)
 
 
 class Embeddings(nnx.Module):
@@ -47,7 +49,7 @@ class Embeddings(nnx.Module):
     if self.cfg.embed_scale:
       x_BTD = x_BTD * self.cfg.table_dim**0.5
     if self.positions is not None:
-      x_BTD = x_BTD + look_up(self.positions, positions_BT + self.cfg.position_offset)
+      x_BTD = x_BTD + self.positions.look_up(positions_BT + self.cfg.position_offset)
     elif self.cfg.positions in SINUSOIDS:
       if self.cfg.positions == "sinusoidal_t2t":
         positions_BT = positions_BT + self.cfg.position_offset
@@ -55,7 +57,7 @@ class Embeddings(nnx.Module):
       x_BTD = x_BTD + waves_BTD.astype(x_BTD.dtype)
     if self.types is not None:
       types_BT = jnp.zeros_like(positions_BT) if types_BT is None else types_BT
-      x_BTD = x_BTD + look_up(self.types, types_BT)
+      x_BTD = x_BTD + self.types.look_up(types_BT)
     if self.norm is not None:
       x_BTD = self.norm(x_BTD)
     x_BTD = constrain(layers.dropout(x_BTD, self.cfg.dropout, key), "residual")

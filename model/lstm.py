@@ -17,7 +17,6 @@ from flax import nnx
 from model import decoding, layers, masks, matmul
 from model.base import EncoderDecoder, segments_of
 from model.config import LSTMConfig
-from model.embeddings import look_up
 from model.placement import constrain
 from model.recurrence import UNIFORM, Block, State, initial_state
 from model.search import Cache
@@ -161,4 +160,4 @@ class LSTM(EncoderDecoder):
     return self.logits(x_BND), cache._replace(moving=moving)
 
   def _embed(self, table, ids):
-    return look_up(table, ids) * self.cfg.dim**0.5
+    return table.look_up(ids) * self.cfg.dim**0.5

@@ -7,7 +7,6 @@ from model import layers
 from model.attention import Memory
 from model.base import EncoderDecoder, positions_of, segments_of
 from model.config import TransformerConfig
-from model.embeddings import look_up
 from model.masks import Tokens
 from model.search import Cache
 from model.stack import Stack
@@ -34,7 +33,7 @@ class Transformer(EncoderDecoder):
     """
     segments_BS, positions_BS = segments_of(source_BS, segments), positions_of(source_BS, positions)
     embed_key, stack_key = layers.split(key, 2)
-    x_BSD = look_up(self.source_embedding or self.embedding, source_BS)
+    x_BSD = (self.source_embedding or self.embedding).look_up(source_BS)
     x_BSD = self.encoder.embeddings(x_BSD, positions_BS, types, embed_key)
     index_BS = jnp.arange(source_BS.shape[1])[None]
     tokens = Tokens(segments_BS, index_BS, global_mask=global_mask)
@@ -123,7 +122,7 @@ class Transformer(EncoderDecoder):
     return cache._replace(written=written), x_BTD
 
   def _embed(self, ids_BT, positions_BT, key=None):
-    return self.decoder.embeddings(look_up(self.embedding, ids_BT), positions_BT, key=key)
+    return self.decoder.embeddings(self.embedding.look_up(ids_BT), positions_BT, key=key)
 
 
 def heads_first(memory: Memory | None) -> Memory | None:

@@ -23,6 +23,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 FIXTURES = ROOT / "tests" / "fixtures" / "formats" / "2"
 KINDS = sorted(path.parent.name for path in FIXTURES.glob("*/config.json"))
 FAST = ("translation",)
+# The bias of both ends moves all tokens of a window alike, so its gradient is rounding alone, which
+# Adam makes as large as any other.
+WITHOUT_EFFECT = {"qa": {"head/labels/bias"}}
 CORRELATIONS = ("pearson", "spearman")  # of ten nearly equal predictions: noise
 
 
@@ -66,8 +69,8 @@ def test_a_run_goes_on_as_it_went(kind, tmp_path):
     weights = flatten(checkpoints.params("6"))
   expected = np.load(fixture / "after_6.npz")
   assert weights.keys() == set(expected)
-  for name, weight in weights.items():
-    np.testing.assert_allclose(weight, expected[name], atol=2e-5, err_msg=name)
+  for name in weights.keys() - WITHOUT_EFFECT.get(kind, set()):
+    np.testing.assert_allclose(weights[name], expected[name], atol=2e-5, err_msg=name)
 
 
 def test_there_is_a_run_of_each_kind_of_task():

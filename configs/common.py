@@ -227,7 +227,7 @@ def columns(names: str, fields: Sequence[str] | dict[str, str]) -> Sequence[str]
 
 def inherit(init: str, how: str = "model", changes=(), **start) -> dict:
   """Returns the sections `model` and `init_from` of a run that starts from another run, or from
-  hf:DIR; train/pretrained.py describes `how`, and also takes over the tokenizer."""
+  hf:DIR; train/inheriting.py describes `how`, and also takes over the tokenizer."""
   return dict(model=dict(changes, inherit=how), init_from=dict(workdir=init, **start))
 
 

@@ -50,15 +50,22 @@ def get_config(arg=""):
     dev=Argument("", "the validation file of the folder, or a share of train: 10%"),
     test=Argument("", "the test file likewise"),
     init="",
+    tokenizer="",
     small=False,
+    distilled=Argument("", "outputs of train.predict --split train: the targets to train on"),
     **smaller.OF_BOTH,
   )
+  if arg.init and arg.tokenizer:
+    raise ValueError("init=RUN brings its tokenizer: tokenizer=RUN is for random weights")
   if arg.model == "lstm" and (arg.recipe == "tiny" or arg.init):
     raise ValueError("model=lstm goes with recipe=quick and random weights")
   cfg = tiny() if arg.recipe == "tiny" else quick()
   cfg.task.name = "translation"
   prepared = common.prepared(arg.data)
-  cfg.task.data = prepared.get("data") or pairs(arg)
+  data = prepared.get("data") or pairs(arg)
+  if arg.distilled:
+    data["splits"]["train"] = arg.distilled
+  cfg.task.data = data
   if arg.small:
     cfg.steps, cfg.batch_size, cfg.log_every = 20, 8, 5
     cfg.schedule.warmup_steps = 5
@@ -78,6 +85,8 @@ def get_config(arg=""):
   if arg.init:
     start = common.inherit(arg.init, **taken)
     cfg.model, cfg.init_from = start["model"], start["init_from"]
+  if arg.tokenizer:
+    cfg.task.tokenizer = dict(name="file", path=f"{arg.tokenizer}/tokenizer.json")
   cfg.update(smaller.distill(arg))
   return cfg
 

@@ -89,6 +89,8 @@ def check_configs(chosen, paths) -> None:
   """Raises UserError where an override has an unknown key or a wrong type, before any run starts.
   A config that reads an unfinished run is checked when that run is finished."""
   for run in chosen:
+    if isinstance(run, runs.Derived):
+      continue
     if all((paths.root / name / "config.json").is_file() for name in run.dependencies()):
       try:
         cfg = resolve.load(paths.config(run), runs.overrides(run))

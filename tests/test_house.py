@@ -29,7 +29,10 @@ ARROWS = {
   # the files of train/ itself: the main path, with the commands at its end
   "train": "model -train/interop -train/planning -train/preparing",
   "train/pretrained": "train model -train/planning -train/loop -train/inference",
+  "train/inheriting": "train model -train/planning -train/loop -train/inference",
   "train/export": "train model -train/planning",
+  "train/export_source": "train model -train/planning",
+  "train/export_adapter": "train model -train/planning",
   "train/export_check": "train model -train/planning",
   "train/export_facts": "train model -train/planning",
   "train/plan": "train model -train/interop",
@@ -40,7 +43,7 @@ ARROWS = {
 # A person starts them; of the project only tests import them.
 COMMANDS = (
   *("train/main", "train/evaluate", "train/predict", "train/export", "train/plan"),
-  *("train/checkpoints", "train/prepare"),
+  *("train/checkpoints", "train/prepare", "train/prune", "train/soup"),
   *("experiments/run", "experiments/search", "experiments/compare"),
 )
 # Folder -> the packages of others that it may import.
@@ -261,6 +264,7 @@ WRONG_IMPORTS = [
   ("train/interop/weights.py", "from train import pretrained"),
   ("train/tasks/mlm.py", "from train import step"),
   ("train/tasks/mlm.py", "from train.interop import directory"),
+  ("train/compression/lora.py", "from train import pretrained"),
   ("train/planning/estimate.py", "from train import loop"),
   ("train/planning/estimate.py", "import train.interop.directory"),
   ("train/preparing/job.py", "from train import tasks"),
@@ -278,6 +282,9 @@ WRONG_IMPORTS = [
   ("train/pretrained.py", "from train import inference"),
   ("train/export.py", "from train import main"),
   ("train/export.py", "from train.planning import estimate"),
+  ("train/inheriting.py", "from train import loop"),
+  ("train/export_source.py", "from train.planning import estimate"),
+  ("train/export_adapter.py", "from train.planning import estimate"),
   ("train/export_check.py", "from train.planning import estimate"),
   ("train/export_facts.py", "from train.planning import estimate"),
   ("train/plan.py", "from train.interop import weights"),

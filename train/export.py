@@ -6,6 +6,8 @@ settings of the run; without such a family, the error names the settings without
 --format ctranslate2 writes a model for CTranslate2, which needs no family (and here the package
 ctranslate2 alone). Each has a README.md, a model card with lines to use it. Where the library is
 installed, the export and the run answer 20 inputs, and where they differ nothing is written.
+--format peft writes the adapters of a run (lora.rank) for PEFT, without the model that they adapt;
+--quantize int8 a run's folder with 8-bit weights, which predict, evaluate and init= read.
 """
 
 import contextlib
@@ -13,16 +15,14 @@ import json
 import pathlib
 import shutil
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
 
 from absl import logging
 
 from model.settings import LEARNED
-from train import export_check, export_facts, inference, pretrained, tasks
+from train import export_adapter, export_check, export_facts, export_run, inference
 from train.common import entry, paths
 from train.common.errors import UserError
-from train.common.trees import unstack_layers
-from train.data.tokenizer import Tokenizer
+from train.export_source import Source, open_source
 from train.interop import (
   card,
   ctranslate2,
@@ -31,61 +31,10 @@ from train.interop import (
   tokenizers_out,
   writing,
 )
-from train.interop.directory import Directory
-from train.interop.families.base import KINDS, Head
-from train.tasks.base import HuggingFace
+from train.interop.families.base import Head
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 TOKENIZER_FILES += ("sentencepiece.bpe.model", "vocab.json", "added_tokens.json")
-
-
-class Source(NamedTuple):
-  """A trained model in the form that is exported; its weights are read by `weights`."""
-
-  trained: pretrained.Pretrained
-  checkpoint: str
-  task: tasks.Task
-  model: dict  # the section `model`, with vocab_size
-  tokenizer: Tokenizer
-  facts: HuggingFace  # with one limit for all outputs
-  origin: Directory | None  # the Hugging Face directory that it is, or started from
-  notes: list[str]  # on settings of generation without a counterpart
-
-  def weights(self) -> tuple[Mapping[str, Any], list[int]]:
-    """Returns path -> weight, each layer under its own path, and the steps of the checkpoints."""
-    self.trained.check_sizes(self.checkpoint)
-    weights, steps = self.trained.weights(self.checkpoint)
-    return unstack_layers(weights), steps
-
-
-def open_source(workdir, checkpoint: str) -> Source:
-  """Opens a run or hf:DIR; raises UserError for a task without a counterpart elsewhere."""
-  trained = pretrained.open(workdir)
-  task = trained.task()
-  if directory := trained.directory:
-    if checkpoint != "latest":
-      raise UserError(f"--checkpoint {checkpoint}: {trained.name} has one set of weights")
-    kind, origin, model = directory.kind, directory, dict(directory.model)
-    labels = directory.labels if kind in ("classification", "tagging") else ()
-    pool, activation, transform, bias = directory.head
-    decoding = task.decoding if kind in ("causal", "translation") else None
-    problem = directory.problem if kind == "classification" else ""
-    usual = directory.family.globals_for(kind)
-    facts = HuggingFace(kind, labels, activation, decoding, problem, pool, transform, usual, bias)
-  else:
-    facts, model, start = task.hugging_face(), trained.model, trained.config.init_from.workdir
-    facts = facts._replace(global_attention=task.global_attention)
-    if not facts.kind:
-      name = type(task).__name__
-      raise UserError(f"a {name} run has no counterpart; there are {', '.join(KINDS)}")
-    model = dict(model, vocab_size=model.get("vocab_size") or task.tokenizer.vocab_size)
-    origin = pretrained.open(start).directory if start else None
-  notes = []
-  if decoding := facts.decoding:
-    notes = generation_out.notes(decoding)
-    constant = generation_out.constant(decoding, task.source_len or task.target_len)
-    facts = facts._replace(decoding=constant)
-  return Source(trained, checkpoint, task, model, task.tokenizer, facts, origin, notes)
 
 
 def as_hf(
@@ -129,10 +78,17 @@ def as_hf(
 
 
 def as_ctranslate2(
-  workdir, checkpoint: str, out: pathlib.Path, *, check: bool = False, license: str = "unknown"
+  workdir,
+  checkpoint: str,
+  out: pathlib.Path,
+  *,
+  check: bool = False,
+  license: str = "unknown",
+  quantize: str | None = None,
 ) -> None:
   """Writes the run for CTranslate2, with the arguments of its methods in generation.json; raises
-  UserError, before any work, for what it cannot serve. `check` and `license` are as in `as_hf`."""
+  UserError, before any work, for what it cannot serve. `check` and `license` are as in `as_hf`;
+  with `quantize` "int8", whose answers may differ, nothing is checked."""
   ctranslate2.require()
   source = open_source(workdir, checkpoint)
   model, facts, roles = source.model, source.facts, source.tokenizer.roles
@@ -141,7 +97,9 @@ def as_ctranslate2(
     params, steps = source.weights()
     model.pop("name", None)
     longest = max(ctranslate2.POSITIONS, _positions(source))
-    ctranslate2.write(folder, model, params, source.tokenizer, longest)
+    ctranslate2.write(folder, model, params, source.tokenizer, longest, quantize)
+    if quantize:
+      source.notes.append("Weights are 8-bit integers: answers may differ from the run's.")
     _write_tokenizer(source, folder, 10**9)
     if facts.decoding:
       names = ctranslate2.vocabulary(source.tokenizer, model["vocab_size"])
@@ -151,6 +109,7 @@ def as_ctranslate2(
       _write_json(folder / "generation.json", content)
       if forced := [names[i] for i in roles.target_first if roles.force]:
         source.notes.append(f"Each output begins with: target_prefix=[{forced}].")
+    check = check and not quantize
     _finish(source, folder, steps, "ctranslate2", "Transformer", license, check)
   logging.info("%s: a model for CTranslate2", out)
 
@@ -228,7 +187,7 @@ def _finish(source: Source, folder, steps, form: str, family: str, license: str,
   notes = [note if note.endswith(".") else f"{note}." for note in source.notes]
   for note in notes:
     logging.info("%s", note)
-  result = "not checked: --no-check"
+  result = "not checked"
   if check:
     result = export_check.check(
       source.trained.name, source.checkpoint, folder, form, source.task, facts.decoding
@@ -249,7 +208,10 @@ FORMATS = {"hf": as_hf, "ctranslate2": as_ctranslate2}
 def main(argv):
   parser = inference.parser(__doc__)
   parser.add_argument("--out", required=True, type=paths.of, help="the folder to write")
-  parser.add_argument("--format", choices=FORMATS, default="hf", help="whose files (default: hf)")
+  parser.add_argument(
+    "--format", choices=(*FORMATS, "peft", "run"), help="whose files (default: hf)"
+  )
+  export_run.add_arguments(parser)
   parser.add_argument(
     "--no-check",
     action="store_false",
@@ -264,8 +226,20 @@ def main(argv):
     raise UserError(
       f"--out {args.out} lies in a bucket: name a folder on a disk, and copy it there"
     )
+  if args.format == "run" or (args.quantize and not args.format):
+    export_run.run(args, ["python", "-m", "train.export", *argv])
+    print(args.out)
+    return
   options = dict(check=args.check, license=args.license)
-  FORMATS[args.format](args.workdir, args.checkpoint, args.out, **options)
+  if args.format == "ctranslate2" and args.quantize == "int8" and not args.activations:
+    options["quantize"] = "int8"
+  elif any((args.quantize, args.activations, args.calibrate, args.group, args.skip, args.layers)):
+    raise UserError(
+      f"--quantize: --format {args.format or 'hf'} holds floats, and ctranslate2 also int8 weights,"
+      " by its own rule; leave --format out"
+    )
+  writers = FORMATS | {"peft": export_adapter.as_peft}
+  writers[args.format or "hf"](args.workdir, args.checkpoint, args.out, **options)
   print(args.out)
 
 

@@ -11,13 +11,14 @@ from absl import logging
 from flax import nnx
 
 from train import evaluation, pretrained, sharding, tasks
-from train.build import build_model
 from train.common import entry, intervals, paths
 from train.common.errors import UserError
 from train.data import given
 from train.data.languages import FIELDS
 from train.step import make_predict_step
 from train.tasks.embedding import Embedding
+
+CHECKPOINTS = "latest, best, STEP, average:N (the last N) or average:STEP,STEP,..."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +59,7 @@ def load_run(
   strict = decoding.get("generation") == "transformers"
   task = origin.task(pair, strict).directed(source_lang, target_lang).configured(rows, **decoding)
   origin.check_sizes(checkpoint)
-  graph, shapes = nnx.split(nnx.eval_shape(lambda: build_model(origin.model, task, seed=0)))
+  graph, shapes = nnx.split(origin.build(origin.model, task))
   shapes = dict(params=nnx.to_pure_dict(shapes))
   like = sharding.abstract(shapes, sharding.place(shapes, mesh))["params"]
   params, steps = origin.place(checkpoint, like)
@@ -232,7 +233,7 @@ def parser(
   parser.add_argument(
     "--checkpoint",
     default="latest",
-    help="latest, best, STEP, average:N (the last N) or average:STEP,STEP,...",
+    help=CHECKPOINTS,
   )
   return parser
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import time
+from collections.abc import Mapping
 
 import jax
 from absl import logging
@@ -13,8 +14,9 @@ from train.checkpoint import Checkpoints, checkpoint_policy
 from train.cluster import processes
 from train.cluster.signals import Stopped, StopSignal, leave_on_ctrl_c
 from train.cluster.watchdog import Watchdog
+from train.common import trees
 from train.common.entry import INTERRUPTED
-from train.common.errors import choose
+from train.common.errors import UserError, choose
 from train.data.bad_records import LEFT_OUT
 from train.data.mixed_items import MixedItems
 from train.data.streamed_batches import open_batches
@@ -24,9 +26,9 @@ from train.record.config import flat
 from train.record.cost import Cost
 from train.record.meter import Meter, SkippedUpdates
 from train.record.profile import Profile
-from train.record.workdir import Workdir
+from train.record.workdir import Workdir, starts
 from train.record.writer import FIXED, Writer, read_metrics
-from train.state import Blueprint, blueprint, first_state, weights
+from train.state import Blueprint, blueprint, given_weights, weights
 from train.step import make_train_step, settings
 
 PUT = {"jit": sharding.put, "pmap": sharding.put_by_device}
@@ -46,6 +48,16 @@ def train(
   exits: may end the process some seconds after a signal, where its last step is saved.
   Returns the exit status: 0, or 130 or 143 if Ctrl-C or SIGTERM ended the run early, after saving.
   """
+  if cfg.quantize.stored:
+    raise UserError(
+      "quantize.stored=True is of runs that hold integers, which no update moves: train a run from"
+      " it (init=), or the run that it was made of"
+    )
+  if any("made_of" in begun for begun in starts(workdir.path)):
+    raise UserError(
+      f"{workdir.path} was made of another run, and has nothing to go on with: train a run from it"
+      " (init=)"
+    )
   start, primary = workdir.last_step, jax.process_index() == 0
   profile = Profile(workdir.local, profile_steps, start)
   put = choose(PUT, cfg.parallelism, "parallelism")
@@ -72,7 +84,9 @@ def train(
   activations = sharding.activation_sharding(mesh, cfg.mesh.sequence)
   with checkpoints, batches, activations, profile:
     meter = Meter(batches, SkippedUpdates(workdir.local, cfg.max_skipped, primary))
-    state = restore(cfg, task, plan, checkpoints, meter)
+    needed = plan.base or not checkpoints.latest
+    given, base = given_weights(cfg, task, plan) if needed else ({}, {})
+    state = restore(plan, checkpoints, meter, given)
     lines = lines_before(cfg, workdir)
     early_stopping = restore_early_stopping(cfg, workdir, lines)
     evaluation = Evaluation(cfg, task, plan.graph, mesh, early_stopping)
@@ -81,16 +95,19 @@ def train(
       logging.info("finished: %d of %d steps%s", start, cfg.steps, early_stopping)
       return 0
     log_changed_steps(cfg, workdir, learning_rate)
-    aim, fixed = lesson.objective, lesson.fixed(cfg.distill.which)
+    aim, fixed = (
+      lesson.objective,
+      lesson.fixed(cfg.distill.which) | ({"base": base} if base else {}),
+    )
     update = make_train_step(aim, plan.graph, tx, how=cfg.parallelism, **settings(cfg, mesh))
     train_step = profile.watch(meter.watch(lambda *args: update(*args, fixed)))
     if debug_nans:
       train_step = nans.watch(train_step, aim, plan.graph, cfg.seed, fixed)
-    note_start(cfg, workdir, mesh, state["params"], items, batches.streams, evaluation)
+    note_start(cfg, workdir, mesh, (state["params"], base), items, batches.streams, evaluation)
     vote, watchdog = processes.Vote(mesh), Watchdog(workdir.local, cfg.watchdog_seconds)
     options = dict(total_steps=cfg.steps, loggers=cfg.loggers, config=flat(cfg))
     writer = Writer(workdir.local, start, primary, **options)
-    meter.begin(Cost(lambda: evaluation.forward_flops(weights(state)), mesh.devices.flat))
+    meter.begin(Cost(lambda: evaluation.forward_flops(weights(state, base)), mesh.devices.flat))
     step = done = start  # done: those whose result is in `state`
 
     def leave(status):
@@ -115,7 +132,7 @@ def train(
         with meter.paused():
           began = time.perf_counter()
           try:
-            scores = evaluation(step, weights(state), before_batch)
+            scores = evaluation(step, weights(state, base), before_batch)
           except Stopped as stopped:
             return stopped.status
           seconds = {"seconds": time.perf_counter() - began}
@@ -148,10 +165,10 @@ def train(
       return log_end(step, cfg, stopping, early_stopping, checkpoints)
 
 
-def restore(cfg: ConfigDict, task, plan: Blueprint, checkpoints: Checkpoints, meter: Meter) -> dict:
-  """Returns the latest state of the run, else the first one."""
+def restore(plan: Blueprint, checkpoints: Checkpoints, meter: Meter, given: Mapping) -> dict:
+  """Returns the latest state of the run, else the first one, with the weights that are `given`."""
   if not checkpoints.latest:
-    return first_state(cfg, task, plan)
+    return plan.make(given)
   saved = checkpoints.restore(plan.shapes, meter)
   return saved if saved.keys() == plan.shapes.keys() else {**plan.make(), **saved}
 
@@ -231,15 +248,22 @@ def log_changed_steps(cfg: ConfigDict, workdir: Workdir, learning_rate) -> None:
 
 
 def note_start(
-  cfg: ConfigDict, workdir: Workdir, mesh, params, items, streams: int, evaluation
+  cfg: ConfigDict, workdir: Workdir, mesh, params_and_base, items, streams: int, evaluation
 ) -> None:
   """Logs model size, devices and steps, and records the data's fingerprints in run.json, with the
   rates of a mixture and the number of streams (0: the data are listed)."""
-  parameters, start = sum(x.size for x in jax.tree.leaves(params)), workdir.last_step
+  trained, fixed = (sum(x.size for x in jax.tree.leaves(tree)) for tree in params_and_base)
+  parameters, start = trained + fixed, workdir.last_step
   data = {"train": items.fingerprint, cfg.evaluate.split: evaluation.items.fingerprint}
   files = data_files.digests(workdir.path)
   workdir.note(data=data, files=files, left_out=LEFT_OUT, parameters=parameters)
   workdir.note(streams=streams)
+  if fixed:
+    origin = pretrained.open(cfg.init_from.workdir, body=cfg.init_from.which == "body")
+    base = trees.checksum(origin.weights(cfg.init_from.which)[0])
+    pretrained.check_base(workdir.path, origin.name, base)
+    workdir.note(trained=trained, base=base)
+    logging.info("%d of the parameters are trained, %.2f%%", trained, 100 * trained / parameters)
   if isinstance(items, MixedItems):
     workdir.note(rates=items.block_rates())
   if sample := tasks.TRAINED_ON.get(workdir.path):

@@ -8,6 +8,9 @@ stands for a word to predict. An input has one line of output, N with --nbest N,
 each mask. Line ends of an output are printed as \\n and \\r. --scores adds (log-)probabilities,
 --jsonl prints everything as JSON lines, with line ends as they are. Tags are coloured on a terminal
 (unless NO_COLOR is set).
+
+--split train --out FILE.jsonl writes pairs of sources and outputs, to train a smaller model on
+(configs/multi30k.py:distilled=FILE.jsonl). The same command goes on where it was interrupted.
 """
 
 import contextlib
@@ -20,8 +23,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from absl import logging
 
-from train import inference
-from train.common import entry
+from train import inference, split_outputs
+from train.common import entry, paths
 from train.common.errors import UserError
 from train.data import given, reading, tables
 from train.inference import load
@@ -87,15 +90,36 @@ def main(argv):
   parser.add_argument("inputs", nargs="*", metavar="TEXT", help="an input; several are a batch")
   parser.add_argument("--input", help="a file with an input on each line; - is standard input")
   inference.add_data(parser)
+  parser.add_argument("--split", help="a split of the run's data, whose outputs go to --out")
+  parser.add_argument(
+    "--out", type=paths.of, metavar="FILE", help="JSON lines with source and target, to train on"
+  )
+  parser.add_argument(
+    "--choose",
+    choices=split_outputs.CHOICES,
+    default="score",
+    help="the target: the best by score, or the one of the n best with the best BLEU",
+  )
   parser.add_argument("--scores", action="store_true", help="prints scores or probabilities too")
   parser.add_argument("--jsonl", action="store_true", help="prints a JSON object for each input")
   inference.add_decoding(parser)
   args = parser.parse_args(argv)
-  if sum(map(bool, (args.inputs, args.input, args.data))) != 1:
+  if sum(map(bool, (args.inputs, args.input, args.data, args.split))) != 1:
     raise UserError(
-      "pass either texts as arguments, or --input FILE (a line an input), --input -, or --data FILE"
+      "pass either texts as arguments, or --input FILE (a line an input), --input -, --data FILE or"
+      " --split SPLIT"
     )
+  if bool(args.split) != bool(args.out):
+    raise UserError("--split SPLIT writes its outputs to --out FILE.jsonl: give both")
+  if args.split and (args.limit or args.jsonl or args.scores or args.columns):
+    raise UserError(
+      "--split has no use for --limit, --jsonl, --scores and --columns: leave them out"
+    )
+  if not args.split and args.choose != "score":
+    raise UserError("--choose picks what --split SPLIT writes: give that too")
   changes = inference.decoding_changes(args)
+  if args.choose == "bleu" and changes.get("nbest", 1) < 2:
+    raise UserError("--choose bleu picks one of the n best: give --nbest N too")
   predictor = load(
     args.workdir,
     args.checkpoint,
@@ -105,6 +129,10 @@ def main(argv):
     **changes,
   )
   task = predictor.run.task
+  if args.split:
+    split_outputs.write(predictor, args.split, args.out, args.choose)
+    print(args.out)
+    return
   if args.input and reading.file_type(pathlib.Path(args.input)) in tables.ENDINGS:
     logging.warning("--input %s: each line is an input; --data reads a table's rows", args.input)
   waits = args.input == "-" and sys.stdin.isatty()  # a person waits for each answer

@@ -3,29 +3,36 @@
 import functools
 import operator
 import os
+import re
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax
+from flax import nnx
 
 from train import schema, sharding, tasks
+from train.build import build_model
 from train.checkpoint import open_to_read
 from train.common import paths
-from train.common.errors import UserError, choose
-from train.common.trees import flatten, path_name
+from train.common.errors import UserError
+from train.common.trees import (
+  checksum,
+  choose_layers,
+  flatten,
+  match_layers,
+  path_name,
+  unstack_layers,
+)
+from train.compression import lora, quantization
 from train.data.tokenizer import Tokenizer
-from train.interop.directory import Directory
-from train.interop.families.base import question_tokens
-from train.record import data_files
+from train.interop.directory import Directory, open_directory
+from train.record import data_files, workdir
 
 PREFIX = "hf:"
-# Weights that belong to what a model was trained for, by patterns of their paths.
-HEAD = ("^head/", "^output_bias")
 # Sizes in the section `model` that are sides of weights, or at most their number.
 SIZES = ("dim", "mlp_dim", "num_heads", "head_dim", "embedding_dim", "vocab_size", "encoder_layers")
 SIZES += ("decoder_layers", "decoder_heads", "decoder_head_dim", "decoder_mlp_dim")
-WORDS, OUTPUT = "embedding/embedding", "^output(_transform)?/"
-NO_WORDS = dict(output_bias=False, tie_output=True, output_transform="none")
+WORDS = "embedding/embedding"
 
 
 class Pretrained(Protocol):
@@ -49,6 +56,10 @@ class Pretrained(Protocol):
   def place(self, which: str, like) -> tuple[Any, list[int]]:
     """Returns the weights as a tree sharded as `like`, and the steps of the checkpoints."""
 
+  def build(self, model: Mapping, task, platform: str | None = None) -> nnx.Module:
+    """Builds a model of the section `model` with the task's head, without weights (nnx.eval_shape);
+    it computes as this one does, with rounded weights if this one's are."""
+
   def task(self, pair: bool = False, strict: bool = False) -> tasks.Task:
     """Builds the task to predict with.
 
@@ -58,7 +69,10 @@ class Pretrained(Protocol):
 
 def open(name: str | os.PathLike, body: bool = False) -> Pretrained:
   """Opens a run's folder or hf:DIR; `body` leaves out the head of the latter."""
-  return _HuggingFace(str(name), body) if str(name).startswith(PREFIX) else _Run(str(name))
+  if str(name).startswith(PREFIX):
+    return _HuggingFace(str(name), body)
+  run = _Run(str(name))
+  return Adapted(run.name) if run.has_adapters else run
 
 
 class _Run:
@@ -76,6 +90,11 @@ class _Run:
     return schema.load_run(self.path)
 
   @property
+  def has_adapters(self) -> bool:
+    """Returns whether the run has trained adapters of another model alone."""
+    return (self.path / "config.json").exists() and bool(self.config.get("lora", {}).get("rank"))
+
+  @property
   def model(self) -> dict:
     return self.config.model.to_dict()
 
@@ -90,7 +109,11 @@ class _Run:
       raise UserError(f"init_from.workdir {self.name} holds no checkpoints")
     with open_to_read(self.path) as checkpoints:
       params, steps = checkpoints.read(which)
-      return flatten(params), steps
+    weights, settings = flatten(params), quantized(self)
+    if settings and settings["stored"]:
+      model = nnx.eval_shape(lambda: build_model(self.model, self.task(), seed=0))
+      weights = quantization.floats(weights, settings, model)
+    return weights, steps
 
   def check_sizes(self, which):
     with open_to_read(self.path) as checkpoints:
@@ -108,11 +131,50 @@ class _Run:
     with open_to_read(self.path) as checkpoints:
       return checkpoints.read(which, like)
 
+  def build(self, model, task, platform=None):
+    def make():
+      built = build_model(model, task, 0, platform)
+      if settings := quantized(self):
+        quantization.apply(built, settings)
+      return built
+
+    return nnx.eval_shape(make)
+
   def task(self, pair=False, strict=False):
     if pair:
       raise UserError("--pair is for hf:DIR; the config of a run has this setting")
     data_files.check(self.path)
     return tasks.build(self.config.task, self.path, write=False)
+
+
+class Adapted(_Run):
+  """The folder of a run that trained adapters of another model (compression/lora.py), whose weights
+  are the other model's with the updates added."""
+
+  def adapters(self, which) -> tuple[dict[str, Any], list[int]]:
+    """Returns path -> array of what is saved, the adapters and the weights that are trained whole,
+    and the steps."""
+    return super().weights(which)
+
+  def weights(self, which):
+    own, steps = self.adapters(which)
+    start = self.config.init_from
+    origin = open(start.workdir, body=start.which == "body")
+    theirs, _ = origin.weights(start.which)
+    check_base(self.path, origin.name, checksum(theirs))
+    layers = dict(encoder=start.encoder_layers, decoder=start.decoder_layers)
+    theirs = parts(origin, theirs, layers, not self.model["decoder_layers"])
+    kept = {path for path in theirs if not any(re.search(skip, path) for skip in start.skip)}
+    whole = {path: theirs[path] for path in kept} | unstack_layers(own)
+    return lora.merge(whole, self.config.lora), steps
+
+  def check_sizes(self, which):
+    """Does nothing: what is saved is a part of the model."""
+
+  def place(self, which, like):
+    weights, steps = self.weights(which)
+    weights = match_layers(weights, flatten(like))
+    return _place(weights, like), steps
 
 
 class _HuggingFace:
@@ -125,7 +187,7 @@ class _HuggingFace:
 
   def __init__(self, name: str, body: bool):
     self.name = self.tokenizer_path = name
-    self.directory = Directory(paths.of(name.removeprefix(PREFIX)), body)
+    self.directory = open_directory(paths.of(name.removeprefix(PREFIX)), body)
 
   def weights(self, which):
     return self.directory.params, []
@@ -136,102 +198,61 @@ class _HuggingFace:
   def place(self, which, like):
     if which != "latest":
       raise UserError(f"--checkpoint {which}: {self.name} has one set of weights")
-    weights = self.directory.params
-    return jax.tree_util.tree_map_with_path(
-      lambda path, x: sharding.put_weight(weights[path_name(path)], x), like
-    ), []
+    return _place(self.directory.params, like), []
+
+  def build(self, model, task, platform=None):
+    return nnx.eval_shape(lambda: build_model(model, task, 0, platform))
 
   def task(self, pair=False, strict=False):
     with self.directory.naming_options():
       return tasks.make(self.directory.task(pair, strict))
 
 
-def resolve(config: Mapping) -> dict:
-  """Returns `config` (plain nested dicts) with its model taken over from another one.
+def check_base(path: paths.Path, name: str, base: int) -> None:
+  """Raises UserError where the run in `path` adapts other weights than those of the checksum
+  `base`, which the model `name` has now."""
+  noted = [start["base"] for start in workdir.starts(path) if "base" in start]
+  if noted and noted[0] != base:
+    raise UserError(
+      f"{path} adapts {name}, whose weights are no longer those that it was trained with: restore"
+      " them"
+    )
 
-  A config that starts from a trained model names it and inherits from it:
 
-    init_from=dict(workdir="runs/mlm")      # or "hf:DIR"; `which` and `skip` if not as below
-    model=dict(inherit="encoder", **changes)
+def quantized(origin: Pretrained) -> dict:
+  """Returns the section `quantize` of a run that quantizes, else {}."""
+  settings = {} if origin.config is None else origin.config.get("quantize", {})
+  return dict(settings) if settings.get("weights") else {}
 
-  The section `model` becomes the origin's with `changes`, `task.tokenizer` the origin's,
-  `init_from.which` "latest", and `init_from.skip` HEAD and the parts left out. A model that takes
-  some of the origin's layers (`init_from.encoder_layers=(0, 2, 5)`) has no others. `inherit` is one
-  of
-    "model": the whole model with the bias of its outputs, whose decoder's states get labels in a
-      task with labels, without the bias;
-    "encoder": its decoder is left out (and of hf:DIR the head, `which="body"`), unless it has no
-      encoder, which for labels is "model". A classification
-      takes over the head of hf:DIR (`pool_activation`, and where they are not BERT's `pool` and
-      `transform`) and, if task.pool is "first" or its own, its pooler;
-    "pretraining": the whole model with all its weights (skip=()) if task.name is the origin's; of
-      another task the body alone, with `changes`.
-  A config without `model.inherit` is returned as it is.
 
-  Raises UserError where there is no such model, or where it lacks the encoder or decoder that the
-  task reads with (task.source_len, task.target_len).
+def _place(weights: Mapping, like):
+  """Returns the weights as a tree sharded as `like`."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, x: sharding.put_weight(weights[path_name(path)], x), like
+  )
+
+
+def parts(origin: Pretrained, weights: Mapping, layers: Mapping, alone: bool) -> dict:
+  """Returns the origin's weights, each layer under its own path, with the `layers` of its stacks
+  ((): all) in their order; `alone`: for an encoder or decoder by itself, whose words have one path.
+
+  Raises UserError for a layer that the origin does not have.
   """
-  if "inherit" not in config["model"]:
-    return dict(config)
-  task, changes = dict(config["task"]), dict(config["model"])
-  inherit = changes.pop("inherit")
-  choose(dict.fromkeys(("model", "encoder", "pretraining")), inherit, "model.inherit")
-  origin = open(config["init_from"]["workdir"])
-  labels = tasks.predicts_labels(task["name"])
-  if labels and inherit == "encoder" and not origin.model["encoder_layers"]:
-    inherit = "model"
-  either = labels and inherit == "model"
-  for side, length in (("encoder", "source_len"), ("decoder", "target_len")):
-    if task.get(length) and not origin.model[f"{side}_layers"] and not either:
-      raise UserError(
-        f"init_from.workdir {origin.name} has no {side}, which a {task['name']} task needs"
-      )
-  task["tokenizer"] = dict(name="file", path=origin.tokenizer_path)
-  model = origin.model | changes
-  same = origin.model.get("output_bias") == model.get("output_bias")  # a translator's is learned
-  start = dict(which="latest", skip=HEAD[:1] if same else HEAD)
-  if either:  # a head on the states of the whole model
-    model, start["skip"] = _without_words(origin.model) | changes, (*HEAD, OUTPUT)
-    task |= origin.directory.head_settings(task) if origin.directory else {}
-  body = "body" if origin.directory else "latest"
-  if inherit == "encoder":
-    model = _without_words(origin.model) | dict(decoder_layers=0) | changes
-    start = dict(which=body, skip=(*HEAD, "^decoder/", OUTPUT))
-    if origin.directory:
-      directory = open(origin.name, body=True).directory
-      if not origin.model["decoder_layers"]:
-        task |= directory.head_settings(task)
-      if directory.pooler and task.get("pool") in ("first", directory.head.pool):
-        start["skip"] = ("^head/labels",)
-  elif inherit == "pretraining" and origin.kind == task["name"]:
-    model, start["skip"] = origin.model, ()
-    if "head_activation" in task:
-      task["head_activation"] = _mlm_activation(origin)
-  elif inherit == "pretraining":
-    start = dict(which=body, skip=(*HEAD, OUTPUT))
-  if origin.directory and model["global_tokens"] and task["name"] in tasks.TASKS:
-    which = origin.directory.family.globals_for(tasks.TASKS[task["name"]].hf_kind)
-    task |= dict(global_attention=which, pack=False)
-    if which == "question":
-      model = model | dict(global_tokens=question_tokens(model["max_len"])) | changes
-  start |= config["init_from"]
-  for stack in ("encoder", "decoder"):
-    if layers := start.get(f"{stack}_layers"):
-      model = model | {f"{stack}_layers": len(layers)}
-  return dict(config) | dict(model=model, task=task, init_from=start)
-
-
-def _without_words(model: Mapping) -> dict:
-  """Returns the section `model` without the layers that predict words alone; an LSTM has fewer."""
-  return model | {name: value for name, value in NO_WORDS.items() if name in model}
-
-
-def _mlm_activation(origin: Pretrained) -> str:
-  """Returns the activation of a masked-LM head, "" for the model's."""
-  if not origin.directory:
-    return origin.config.task.get("head_activation", "")
-  activation = origin.directory.head.activation
-  return "" if activation == origin.model["activation"] else activation
+  own = "source_embedding/embedding"
+  if alone and own in weights:
+    words = {WORDS: weights[own]}
+    weights = {path: weights[path] for path in weights if path != own} | words
+  weights = unstack_layers(weights)
+  for stack, chosen in layers.items():
+    count = origin.model[f"{stack}_layers"] if chosen else 0
+    for layer in chosen:
+      if not isinstance(layer, int) or not 0 <= layer < count:
+        there = f"layers 0 to {count - 1}" if count else "no such layers"
+        raise UserError(
+          f"init_from.{stack}_layers is {tuple(chosen)}: there is no layer {layer!r}, but {there}"
+        )
+    weights = choose_layers(weights, stack, chosen) if chosen else weights
+  return weights
 
 
 def build_task(section, folder) -> tasks.Task:

@@ -9,6 +9,7 @@ from train import optimizer
 from train.common import intervals
 from train.common.errors import choose
 from train.common.intervals import SEEDS
+from train.compression import integers
 from train.compression.distillation import HIDDEN_LOSSES
 from train.data import corruption
 from train.tasks.text_to_text import KINDS
@@ -49,6 +50,10 @@ RANGES = {
   "schedule.warmup_steps": "[0, inf)",
   "schedule.final": "[0, inf)",
   "schedule.decay_steps": "[0, inf)",
+  "quantize.group": "[0, inf)",
+  "lora.rank": "[0, inf)",
+  "lora.alpha": "(0, inf)",
+  "lora.dropout": "[0, 1)",
   "distill.temperature": "(0, inf)",
   "distill.hard": "[0, inf)",
   "distill.soft": "[0, inf)",
@@ -80,6 +85,8 @@ CHOICES = {
   "optimizer.mu_dtype": DTYPES,
   "schedule.name": optimizer.SCHEDULES,
   "distill.hidden_loss": HIDDEN_LOSSES,
+  "quantize.weights": ("", *integers.TYPES),
+  "quantize.activations": ("", "int8", "fp8"),
   "task.style": corruption.STYLES,
   "task.kind": KINDS,
   "task.pool": POOLS,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict
 
-from train import pretrained, schema, shares, tasks
+from train import inheriting, schema, shares, tasks
 from train.common import buckets
 from train.common.errors import UserError
 from train.data import samples
@@ -42,7 +42,7 @@ def complete(written: ConfigDict) -> ConfigDict:
   if "name" not in cfg.task:
     raise UserError(f"task.name is missing; known: {', '.join(tasks.NAMES)}")
   schema.fill(cfg, dict(task=schema.task_defaults(cfg.task)))
-  cfg = _replaced(cfg, pretrained.resolve)
+  cfg = _replaced(cfg, inheriting.resolve)
   schema.fill(cfg, schema.defaults(cfg))
   values = config.flat(cfg)
   if written.get("epochs"):

@@ -10,7 +10,7 @@ from train import optimizer, ranges, shares, tasks
 from train.build import MODELS, model_config
 from train.common import paths
 from train.common.errors import UserError, choose, did_you_mean
-from train.compression import distillation
+from train.compression import distillation, lora, quantization
 from train.record import config, older, workdir
 from train.record.loggers import registry
 
@@ -38,6 +38,8 @@ RUN = dict(
   checkpoint=dict(keep_latest=1, keep_best=1, best_metric="loss", best_mode="min"),
   init_from=dict(workdir="", which="latest", skip=(), encoder_layers=(), decoder_layers=()),
   distill=distillation.DISTILL,
+  lora=lora.LORA,
+  quantize=quantization.QUANTIZE,
 )
 # Keys without a default, with their types.
 REQUIRED = dict.fromkeys(("steps", "batch_size", "log_every"), int)
@@ -95,6 +97,9 @@ def check(cfg: ConfigDict) -> None:
   model_config(cfg.model)
   tasks.check(cfg.task.to_dict())
   distillation.check(cfg.distill, cfg.task)
+  model = cfg.model.get("name", "transformer")
+  lora.check(cfg.lora, cfg.init_from.workdir, model, cfg.quantize.weights)
+  quantization.check(cfg.quantize, model)
   cfg = shares.settle(cfg, cfg.steps or UNKNOWN_STEPS)
   optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
   _check_metric(cfg)

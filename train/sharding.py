@@ -40,6 +40,8 @@ RULES = (
   (r"(^|/)head/(dense|labels|projections/\d+)/(kernel|bias)$", P()),  # [D, D], [D, labels]
   (r"(convolution|output_transform)/dense/kernel$", P("fsdp", None)),  # [width * D, D], [D, D]
   (r"(convolution|output_transform)/dense/bias$", P()),  # [D]
+  (r"/input_range$", P()),
+  (r"/lora_[ab]$", P()),  # [in, rank], [rank, out]
   (r"(^|/)distill/(encoder|decoder)/kernel$", P()),  # [D, D of the teacher]
   (r"^opt_state/.*ns_coeffs$", P()),  # muon's three numbers
   (r"^recent$", P()),  # losses

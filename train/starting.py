@@ -7,7 +7,7 @@ from absl import logging
 
 from train import pretrained, sharding
 from train.common.errors import UserError, indented
-from train.common.trees import choose_layers, flatten, match_layers, unstack_layers
+from train.common.trees import flatten, match_layers
 from train.data.tokenizer import Tokenizer
 
 
@@ -19,33 +19,31 @@ def init_from(
   skip: Sequence[str],
   encoder_layers: Sequence[int] = (),
   decoder_layers: Sequence[int] = (),
+  new: str = "^$",
 ) -> dict:
   """Returns the weights of another run, or of hf:DIR, that have the path and shape of one of
   `params`, a tree of arrays or ShapeDtypeStructs, by path and placed as that one is.
 
   The log reports what was taken. Weights whose path matches one of the patterns `skip` are not.
   `encoder_layers` and `decoder_layers` number the origin's layers that become those of `params`, in
-  this order; (): all. Raises UserError for a layer that the origin does not have, for any other
-  weight that only one side has or whose shapes differ, and for a model of another tokenizer than
-  `tokenizer`, unless its embeddings are skipped.
+  this order; (): all. Weights whose path matches the pattern `new` are a run's own.
+
+  Raises UserError for a layer that the origin does not have, for any other weight that only one
+  side has or whose shapes differ, and for a model of another tokenizer than `tokenizer`, unless its
+  embeddings are skipped.
   """
 
   def skipped(name):
-    return any(re.search(pattern, name) for pattern in skip)
+    return any(re.search(pattern, name) for pattern in (*skip, new))
 
   origin = pretrained.open(workdir, body=which == "body")
   if not skipped(pretrained.WORDS):
     _check_vocabulary(origin, tokenizer)
   theirs, steps = origin.weights(which)
-  own, ours = "source_embedding/embedding", flatten(params)
-  if own in theirs and not any(path.startswith("decoder/") for path in ours):  # a lone encoder
-    words = {pretrained.WORDS: theirs[own]}
-    theirs = {path: theirs[path] for path in theirs if path != own} | words
-  theirs = unstack_layers(theirs)
-  for stack, layers in (("encoder", encoder_layers), ("decoder", decoder_layers)):
-    if layers:
-      check_layers(f"init_from.{stack}_layers", layers, origin.model[f"{stack}_layers"])
-      theirs = choose_layers(theirs, stack, layers)
+  ours = flatten(params)
+  layers = dict(encoder=encoder_layers, decoder=decoder_layers)
+  alone = not any(path.startswith("decoder/") for path in ours)
+  theirs = pretrained.parts(origin, theirs, layers, alone)
   theirs = match_layers(theirs, ours)
 
   def describe(name):
@@ -68,14 +66,6 @@ def init_from(
       f" them:{indented(wrong)}"
     )
   return {name: sharding.put_weight(theirs[name], ours[name]) for name in taken}
-
-
-def check_layers(key: str, layers: Sequence[int], count: int) -> None:
-  """Raises UserError for a number in `layers` that is none of `count` layers, or no number."""
-  for layer in layers:
-    if not isinstance(layer, int) or not 0 <= layer < count:
-      there = f"layers 0 to {count - 1}" if count else "no such layers"
-      raise UserError(f"{key} is {tuple(layers)}: there is no layer {layer!r}, but {there}")
 
 
 def _check_vocabulary(origin: pretrained.Pretrained, tokenizer: Tokenizer) -> None:

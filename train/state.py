@@ -12,6 +12,8 @@ from ml_collections import ConfigDict
 from train import sharding, starting, teaching
 from train.build import build_model
 from train.common import trees
+from train.common.errors import UserError
+from train.compression import lora, quantization
 
 RECENT = 100  # losses whose median is compared with a spike
 
@@ -36,6 +38,7 @@ class Blueprint(NamedTuple):
   graph: Any  # the model without its weights
   build: Callable[[Mapping], dict]  # the state before the first step, of weights that are given
   shapes: dict  # the state's leaves, as ShapeDtypeStructs with their shardings
+  base: dict  # the same of the model's weights that the state lacks, as no update moves them
 
   def make(self, given: Mapping[str, jax.Array] = types.MappingProxyType({})) -> dict:
     """Returns the state before the first step, made sharded: no device holds a whole split weight.
@@ -57,20 +60,44 @@ def blueprint(cfg: ConfigDict, task, tx, mesh) -> Blueprint:
     graphs.append(graph)
     return nnx.to_pure_dict(params)
 
+  trained = lora.is_trained(cfg.lora)
+
   def build(given):
-    params = trees.replace(draw(), given)
+    params = trees.keep(trees.replace(draw(), given), trained)
     return new_state(params, tx, cfg.ema, cfg.spike)
 
-  shapes = jax.eval_shape(build, {})
-  return Blueprint(graphs[0], build, sharding.abstract(shapes, sharding.place(shapes, mesh)))
+  def placed(shapes):
+    return sharding.abstract(shapes, sharding.place(shapes, mesh))
+
+  shapes, whole = jax.eval_shape(build, {}), jax.eval_shape(draw)
+  base = trees.keep(whole, lambda path: not trained(path))
+  lora.check_rates(trees.flatten(shapes["params"]), cfg.optimizer.rates)
+  return Blueprint(graphs[0], build, placed(shapes), placed(dict(params=base))["params"])
+
+
+def given_weights(cfg: ConfigDict, task, plan: Blueprint) -> tuple[dict, dict]:
+  """Returns the weights of `init_from`, if any: path -> array of those that the first state has,
+  and the tree of the base, which no update moves.
+
+  Raises UserError where the base would have random weights.
+  """
+  if not cfg.init_from.workdir:
+    return {}, {}
+  like = trees.join(plan.base, plan.shapes["params"])
+  given = starting.init_from(like, task.tokenizer, **cfg.init_from, new=f"{lora.NEW}|^distill/")
+  base = trees.flatten(plan.base)
+  if random := sorted(base.keys() - given.keys()):
+    raise UserError(
+      f"lora.train: {random[0]} is neither taken from init_from.workdir nor trained: add a pattern"
+      " for it"
+    )
+  first = {path: weight for path, weight in given.items() if path not in base}
+  return first, trees.replace(plan.base, given)
 
 
 def first_state(cfg: ConfigDict, task, plan: Blueprint) -> dict:
   """Returns the state before a run's first step, with the weights of `init_from`, if any."""
-  given = {}
-  if cfg.init_from.workdir:
-    given = starting.init_from(plan.shapes["params"], task.tokenizer, **cfg.init_from)
-  return plan.make(given)
+  return plan.make(given_weights(cfg, task, plan)[0])
 
 
 def make_graph(cfg: ConfigDict, task, mesh):
@@ -82,11 +109,16 @@ def _model_maker(cfg, task, mesh):
   def make():
     model = build_model(cfg.model, task, cfg.seed, mesh.devices.flat[0].platform)
     teaching.add_projections(model, cfg)
+    if cfg.quantize.weights:
+      quantization.apply(model, cfg.quantize)
+    if cfg.lora.rank:
+      lora.adapt(model, cfg.lora, nnx.Rngs(cfg.seed))
     return model
 
   return make
 
 
-def weights(state):
-  """Returns the weights to evaluate and export: their moving average where one is kept."""
-  return state["ema"] if "ema" in state else state["params"]
+def weights(state, base: Mapping = types.MappingProxyType({})) -> dict:
+  """Returns the weights to evaluate and export: their moving average where one is kept, and the
+  `base`, which no update moves."""
+  return trees.join(base, state["ema"] if "ema" in state else state["params"])

@@ -9,7 +9,9 @@ from flax import nnx
 
 from model import placement
 from train.cluster.processes import compiled_by_all
+from train.common import trees
 from train.common.errors import UserError
+from train.compression import lora
 from train.state import RECENT
 
 # XLA on a CPU writes weights and moments in place only with this analysis, and else copies them all
@@ -125,11 +127,17 @@ def make_train_step(
 
 
 def losses_of(task, graph):
-  """Returns the function `params, batch, keys, fixed -> sums` of a task and a model's graph; the
-  loss takes the `fixed` weights by name, such as those of a teacher."""
+  """Returns the function `params, batch, keys, fixed -> sums` of a task and a model's graph.
+
+  Of the `fixed` weights `base` are the model's that are not in `params`; the loss takes the others
+  by name, such as those of a teacher.
+  """
 
   def sums_of(params, batch, keys_B, fixed=None):
-    return task.loss(nnx.merge(graph, params), batch, keys_B, **(fixed or {}))
+    others = dict(fixed or {})
+    weights = trees.join(others.pop("base", {}), params)
+    with lora.dropout_keys(keys_B):
+      return task.loss(nnx.merge(graph, weights), batch, keys_B, **others)
 
   return sums_of
 

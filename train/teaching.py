@@ -1,19 +1,22 @@
 """Opens the teacher of a run that distils: what its loss follows, and the teacher's weights."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 from absl import logging
 from flax import nnx
 from ml_collections import ConfigDict
 
-from train import pretrained, sharding, starting
-from train.build import build_model
+from train import pretrained, sharding, starting, tasks
 from train.common.errors import UserError
 from train.compression import distillation
+from train.tasks.seq2seq import DecoderTask
+
+LENGTHS = {"source_len", "target_len", "choice_len", "length"}  # of a task's texts
 
 
 class Lesson(NamedTuple):
-  """What a run minimises, and weights that its updates read and do not move."""
+  """An objective, and weights that a run's updates read and do not move."""
 
   objective: Any  # the task, or a Distilled one
   shapes: dict  # of the fixed weights, as ShapeDtypeStructs with their shardings
@@ -40,9 +43,12 @@ def lesson(cfg: ConfigDict, task, mesh) -> Lesson:
   teacher = pretrained.open(settings["teacher"])
   layers = _layers(settings, cfg, teacher)
   own = _check(teacher, task)
+  _check_words(cfg, teacher, task)
+  if pretrained.quantized(teacher).get("stored"):
+    raise UserError(f"distill.teacher {teacher.name} holds integers: name the run it was made of")
   teacher.check_sizes(settings["which"])
   platform = mesh.devices.flat[0].platform
-  graph, shapes = nnx.split(nnx.eval_shape(lambda: build_model(teacher.model, own, 0, platform)))
+  graph, shapes = nnx.split(teacher.build(teacher.model, own, platform))
   shapes = dict(params=nnx.to_pure_dict(shapes))
   placed = sharding.abstract(shapes, sharding.place(shapes, mesh))["params"]
   objective = distillation.Distilled(task, graph, settings, layers)
@@ -71,30 +77,48 @@ def _layers(settings, cfg, teacher) -> dict[str, tuple[int, ...]]:
   return distillation.layer_map(settings, cfg.model, teacher.model)
 
 
+def _main(task):
+  """Returns the part of a mixture that defines its loss, or the task itself."""
+  return task.parts[task.main] if isinstance(task, tasks.Mixture) else task
+
+
 def _check(teacher: pretrained.Pretrained, task):
-  """Returns the teacher's task; raises UserError where it cannot answer what the task asks."""
+  """Returns the teacher's task, for texts of the student's lengths; raises UserError where it
+  cannot answer what the student's task asks."""
   if starting.differs(teacher, task.tokenizer):
     raise UserError(
       f"distill.teacher {teacher.name}: its tokenizer is not this run's, so its logits are of other"
       f" tokens. Take that one (task.tokenizer=dict(name='file', path='{teacher.tokenizer_path}');"
       f" configs do so by init={teacher.name} or, with random weights, tokenizer={teacher.name})"
     )
-  kind, ours = teacher.kind, getattr(task, "hf_kind", "")
-  if teacher.directory and kind != ours:
+  if teacher.kind == "body":
     raise UserError(
-      f"distill.teacher {teacher.name} is a model for {kind}, and this task is {ours or 'another'}:"
-      " fine-tune it first (init=), and name that run"
+      f"distill.teacher {teacher.name} has no head: fine-tune it first (init=), and name that run"
     )
-  theirs = teacher.task()
-  if not teacher.directory and type(theirs) is not type(task):
+  theirs, ours = teacher.task(), _main(task)
+  both = _main(theirs), ours
+  if type(both[0]) is not type(ours) and not all(isinstance(x, DecoderTask) for x in both):
     raise UserError(
-      f"distill.teacher {teacher.name} has a task of {type(theirs).__name__}, and this one is of"
-      f" {type(task).__name__}"
+      f"distill.teacher {teacher.name} has a task of {type(both[0]).__name__}, and this one is of"
+      f" {type(ours).__name__}"
     )
   for name in ("labels", "targets"):
-    if getattr(theirs, name, ()) != getattr(task, name, ()):
+    there, here = (getattr(x, name, ()) for x in both)
+    if there != here:
       raise UserError(
-        f"distill.teacher {teacher.name} has the {name} {', '.join(getattr(theirs, name))}, and"
-        f" this task {', '.join(getattr(task, name))}"
+        f"distill.teacher {teacher.name} has the {name} {', '.join(there)}, and this task"
+        f" {', '.join(here)}"
       )
-  return theirs
+  fields = {field.name for field in dataclasses.fields(ours)}
+  return dataclasses.replace(both[0], **{key: getattr(ours, key) for key in fields & LENGTHS})
+
+
+def _check_words(cfg, teacher: pretrained.Pretrained, task) -> None:
+  """Raises UserError where logits of words are of another number of words."""
+  words = task.tokenizer.vocab_size
+  there, here = (x.get("vocab_size") or words for x in (teacher.model, cfg.model))
+  if there != here and getattr(task, "hf_kind", "") in ("mlm", "causal", "translation"):
+    raise UserError(
+      f"distill.teacher {teacher.name} has logits of {there} words, and this model of {here}: set"
+      f" model.vocab_size={there}"
+    )

@@ -37,14 +37,29 @@ class Run:
 
   def dependencies(self) -> set[str]:
     """Returns the names of the runs from which this run starts."""
-    return set(re.findall(r"\{root\}/([^,:\s]+)", self.config))
+    return set(re.findall(r"\{root\}/([^,:\s/]+)", self.config))
+
+
+@dataclasses.dataclass(frozen=True)
+class Derived(Run):
+  """A folder or file that a command makes of other runs, such as ("train.prune", "--workdir",
+  "{root}/NAME"), to which --out is added, and the evaluations of that folder."""
+
+  config: str = ""
+  checkpoint: str = "latest"
+  made: Sequence[str] = ()
+  out: str = "run"  # in this run's folder: a folder, or a file
+
+  def dependencies(self) -> set[str]:
+    """Returns the names of the runs that it is made of."""
+    return set(re.findall(r"\{root\}/([^,:\s/]+)", " ".join(self.made)))
 
 
 def check_metrics(run: Run, names: Sequence[Sequence[str]]) -> None:
   """Raises UserError for a metric of a run, but the default one, that is among none of the `names`
   of its task."""
   known = [name for several in names for name in several]
-  for metric in run.metrics if run.splits and not isinstance(run, Estimate) else ():
+  for metric in run.metrics if run.splits and not isinstance(run, Estimate | Derived) else ():
     if metric not in (*known, *Run.metrics):
       raise UserError(
         f"metrics has {metric!r}{did_you_mean(metric, known)}; its evaluation reports"

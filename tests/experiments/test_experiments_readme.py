@@ -21,7 +21,8 @@ class ParsedError(Exception):
 
 
 def test_it_is_short_and_has_a_command_of_each_kind():
-  assert len(TEXT.splitlines()) <= 120
+  prose = [line for line in TEXT.splitlines() if not line.startswith("| [")]  # a row an experiment
+  assert len(prose) <= 106
   modules = {command.split()[0] for command in COMMANDS}
   assert {f"experiments.{name}" for name in ("run", "search", "compare", "benchmark")} < modules
   assert "experiments.analysis.attention" in modules

@@ -26,12 +26,14 @@ ROOT = pathlib.Path(__file__).parents[2]
 FILES = sorted((ROOT / "experiments").glob("*.py"))
 NAMES = [file.stem for file in FILES if re.search(r"^def runs\(", file.read_text(), re.M)]
 FILE = '''"""Mine."""
-from experiments.tools.runs import Estimate, Run
+from experiments.tools.runs import Derived, Estimate, Run
 def runs(scale):
   changes = {"steps": 2, "schedule.warmup_steps": 1, "task.data.holdout": 20}
   changes |= {"evaluate.every": 2, "evaluate.decode_every": 0, "task.decoding.max_len_extra": 4}
   told = dict(splits=("validation",), metrics=("exact_match",))
   yield Run("small", "configs/scan.py:small", changes, **told)
+  made = ("train.export", "--workdir", "{root}/small", "--quantize", "int8")
+  yield Derived("bytes", made=made, **told)
   yield Estimate("paper", "configs/scan.py:small", topology="cpu:2", metrics=("gigabytes", "chips"))
   changes = {"steps": 2, "schedule.warmup_steps": 1, "schedule.peak": "%s"}
   yield Run("broken", "configs/scan.py:small", changes)
@@ -49,7 +51,7 @@ def experiment(tmp_path, monkeypatch):
 
 
 def test_runs_what_is_not_finished_and_says_what_failed(experiment, tmp_path, capfd):
-  with pytest.raises(UserError, match="2 of 4 runs failed") as told:
+  with pytest.raises(UserError, match="2 of 5 runs failed") as told:
     run.main(experiment)
   assert "after: skipped, as broken is not finished" in str(told.value)
   assert re.search(r"broken: exit status 2 of python -m train.main ", str(told.value))
@@ -62,7 +64,11 @@ def test_runs_what_is_not_finished_and_says_what_failed(experiment, tmp_path, ca
   assert "| paper | plan/chips | 2.00 |  | 1 | " in first
   assert "paper: estimates" in first
   assert "| broken | UNFINISHED: not begun |" in first
+  assert "| bytes | validation/exact_match |" in first
+  made = json.loads((folder.with_name("bytes") / results.RECORD).read_text())
+  assert made["asked"]["made"][2] == "{root}/small"
   record = json.loads((folder / results.RECORD).read_text())
+  assert made["parameters"] > record["parameters"] > made["parameters"] / 2  # and its scales
   assert 0 < record["seconds"] < 1000
   assert record["parameters"] > 1000
   assert record["steps"] == 2
@@ -275,6 +281,12 @@ def test_every_experiment_lists_runs_whose_configs_are_real(name, scale, tmp_pat
   place = results.Paths("data", tmp_path)
   needed = {other for one in experiment.runs for other in one.dependencies()}
   for one in experiment.runs:
+    if isinstance(one, runs.Derived):
+      first, *_ = sorted(one.dependencies())
+      (tmp_path / one.name / one.out).mkdir(parents=True)
+      config = (tmp_path / first / "config.json").read_text()
+      (tmp_path / one.name / one.out / "config.json").write_text(config)
+      continue
     text = place.config(one)
     text = re.sub("hf:data/minilm", "hf:tests/fixtures/bert", text)
     cfg = resolve.load(text, [f"{key}={value}" for key, value in one.changes.items()])

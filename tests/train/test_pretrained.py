@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from tests.helpers import FIXTURES, load_config
-from train import pretrained
+from train import inheriting, pretrained
 from train.common.errors import UserError
 from train.data.tokenizer import Tokenizer
 from train.data.tokenizer_training import train_tokenizer
-from train.pretrained import HEAD, OUTPUT
+from train.inheriting import HEAD, OUTPUT
 from train.record import config as configs
 from train.record import workdir
 
@@ -55,7 +55,7 @@ def resolve(name, task, inherit, changes=(), **start):
     model=dict(changes, inherit=inherit),
     init_from=dict(workdir=name) | start,
   )
-  return pretrained.resolve(config)
+  return inheriting.resolve(config)
 
 
 NO_WORDS = dict(output_bias=False, tie_output=True, output_transform="none")
@@ -115,7 +115,7 @@ def test_what_a_config_says_of_init_from_stays(runs):
 
 def test_a_config_that_inherits_nothing_stays_as_it_is():
   config = dict(model=dict(dim=8), task=dict(name="mlm"), init_from=dict(workdir="nowhere"))
-  assert pretrained.resolve(config) == config
+  assert inheriting.resolve(config) == config
 
 
 @pytest.mark.parametrize(

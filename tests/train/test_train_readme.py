@@ -75,7 +75,7 @@ def test_its_configs_have_these_arguments_and_keys(command):
   module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
   known = [re.match(r"\w+", usage)[0] for usage, _ in configs.arguments(module)]
   assert set(names) <= set(known)
-  rest = [word for word in given.split(",") if not word.startswith("init=")]
+  rest = [word for word in given.split(",") if not word.startswith(("init=", "layers="))]
   resolve.load(f"{FOLDER.parent / file}:{','.join(rest)}", overrides)
 
 

@@ -7,7 +7,8 @@ of layers is no multiple of the period in which its layers differ (encoder/lead/
 
 import collections
 import re
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +83,39 @@ def path_name(path) -> str:
 def replace(tree, leaves: Mapping):
   """Returns the tree with the leaves that `leaves` has by path, in place of its own."""
   return jax.tree_util.tree_map_with_path(lambda path, x: leaves.get(path_name(path), x), tree)
+
+
+def join(*parts: Mapping) -> dict:
+  """Returns the nested dict of the leaves of several, of which no two have the same leaf."""
+  whole: dict = {}
+  for part in parts:
+    for key, value in part.items():
+      both = key in whole and isinstance(value, Mapping)
+      whole[key] = join(whole[key], value) if both else value
+  return whole
+
+
+def keep(tree: Mapping, wanted: Callable[[str], bool], above: str = "") -> dict:
+  """Returns the nested dict of the leaves of a tree whose paths are `wanted`."""
+  kept = {}
+  for key, value in tree.items():
+    path = f"{above}{key}"
+    if isinstance(value, Mapping):
+      if inner := keep(value, wanted, f"{path}/"):
+        kept[key] = inner
+    elif wanted(path):
+      kept[key] = value
+  return kept
+
+
+def checksum(weights: Mapping) -> int:
+  """Returns a checksum of the beginning of each weight (path -> array), by which others are told
+  apart."""
+  crc = 0
+  for path in sorted(weights):
+    start = np.asarray(weights[path]).reshape(-1)[:4096]
+    crc = zlib.crc32(path.encode() + start.tobytes(), crc)
+  return crc
 
 
 def choose_layers(weights: Mapping, stack: str, layers: Sequence[int]) -> dict:

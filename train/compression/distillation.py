@@ -35,7 +35,6 @@ DISTILL = dict(
 )
 PARTS = ("hard", "soft", "hidden", "attention")
 HIDDEN_LOSSES = ("cosine", "mse")
-SIDES = {"encoder": "source_segments", "decoder": "segments"}  # stack -> a batch's segments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +78,7 @@ class Distilled:
     total, count = 0.0, 0
     for stack, layers in self.layers.items():
       projection = getattr(model, "distill", {}).get(stack)
-      weights_BT = token_weights(batch, SIDES[stack])
+      weights_BT = token_weights(batch, stack, self.task.target_weights(batch))
       for x_BTD, layer in zip(ours[stack], layers, strict=True):
         x_BTD = x_BTD if projection is None else projection(x_BTD)
         y_BTD = jax.lax.stop_gradient(theirs[stack][layer])
@@ -91,8 +90,8 @@ class Distilled:
     """Returns the sum of the divergences of the relations of queries, keys and values."""
     total, count = 0.0, 0
     for stack, layers in self.layers.items():
-      segments_BT = batch[SIDES[stack]]
-      weights_BT = token_weights(batch, SIDES[stack])
+      segments_BT = segments_of(batch, stack)
+      weights_BT = token_weights(batch, stack, self.task.target_weights(batch))
       for vectors, layer in zip(ours[stack], layers, strict=True):
         for ours_BTHK, theirs_BTHK in zip(vectors, theirs[stack][layer]):
           heads = self.settings["relation_heads"] or theirs_BTHK.shape[2]
@@ -109,17 +108,24 @@ class Distilled:
     return total / count
 
 
-def token_weights(batch, side: str):
-  """Returns the weight [B, T] of each token of `side` in the means over a text's tokens.
+def segments_of(batch, stack: str):
+  """Returns the segments [B, T] of what a stack reads; a decoder that labels its source reads
+  that."""
+  of_decoder = stack == "decoder" and "segments" in batch
+  return batch["segments" if of_decoder else "source_segments"]
 
-  The tokens of a segment share the weight of its targets evenly, so that all parts of the loss are
-  divided by the same weight, however rows are packed or cut into microbatches.
+
+def token_weights(batch, stack: str, weights_BS):
+  """Returns the weight [B, T] of each token that a stack reads in the means over a text's tokens.
+
+  The tokens of a segment share the weight of its targets (`weights`) evenly, so that all parts of
+  the loss are divided by the same weight, however rows are packed or cut into microbatches.
   """
-  segments_BT = batch[side]
+  segments_BT = segments_of(batch, stack)
   # the targets stand on the decoder's side, if there is one
-  targets_BS = batch["segments" if "segments" in batch else "source_segments"]
+  targets_BS = segments_of(batch, "decoder")
   same_BTS = segments_BT[..., None] == targets_BS[:, None, :]
-  total_BT = (same_BTS * batch["weights"][:, None, :]).sum(-1)
+  total_BT = (same_BTS * weights_BS[:, None, :]).sum(-1)
   count_BT = (segments_BT[..., None] == segments_BT[:, None, :]).sum(-1)
   return jnp.where(segments_BT > 0, total_BT / count_BT, 0.0)
 
@@ -128,7 +134,8 @@ def relations(x_BTHK, segments_BT, heads: int):
   """Returns the scaled products [B, heads, T, S] of the vectors of a segment's tokens, whose
   entries are cut anew into `heads`; tokens of other segments have none."""
   x_BTHK = x_BTHK.reshape(*x_BTHK.shape[:2], heads, -1).astype(jnp.float32)
-  products_BHTS = jnp.einsum("BTHK,BSHK->BHTS", x_BTHK, x_BTHK) / x_BTHK.shape[-1] ** 0.5
+  x_BSHK, size = x_BTHK, x_BTHK.shape[-1]
+  products_BHTS = jnp.einsum("BTHK,BSHK->BHTS", x_BTHK, x_BSHK) / size**0.5
   same_BTS = segments_BT[:, :, None] == segments_BT[:, None, :]
   return jnp.where(same_BTS[:, None], products_BHTS, -1e9)
 
@@ -189,11 +196,12 @@ def check(settings: Mapping, task: Mapping) -> None:
     raise UserError(
       "distill.teacher is set, and the weights distill.soft, .hidden and .attention are all 0"
     )
-  if task["name"] == "electra":
-    raise UserError(
-      "distill.teacher: an electra task has a generator of its own to learn from: distil mlm"
-    )
-  if task.get("loss_chunks", 1) > 1:
-    raise UserError(
-      "task.loss_chunks: a student and its teacher are compared over whole rows: set it to 1"
-    )
+  for section in (task, *task.get("parts", {}).values()):
+    if section["name"] == "electra":
+      raise UserError(
+        "distill.teacher: an electra task has a generator of its own to learn from: distil mlm"
+      )
+    if section.get("loss_chunks", 1) > 1:
+      raise UserError(
+        "task.loss_chunks: a student and its teacher are compared over whole rows: set it to 1"
+      )

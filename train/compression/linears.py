@@ -7,7 +7,7 @@ kernel. Its kernel keeps its path.
 import functools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from flax import nnx
 
@@ -17,13 +17,18 @@ from train.common.trees import is_stacked
 KINDS = (nnx.Linear, nnx.LinearGeneral)
 
 
-def find(model: nnx.Module, patterns: Sequence[str], key: str) -> dict[str, nnx.Module]:
-  """Returns path -> layer of the linear layers whose path (encoder/blocks/0/mlp/up) matches one of
-  the patterns by `re.search`; raises UserError with `key` for a pattern that matches none."""
+def find(
+  model: nnx.Module, patterns: Sequence[str], key: str, *more: type
+) -> dict[str, nnx.Module]:
+  """Returns path -> layer of the linear layers, and modules of the types `more`, whose path
+  (encoder/blocks/0/mlp/up) matches one of the patterns by `re.search`.
+
+  Raises UserError with `key` for a pattern that matches none.
+  """
   every = {
     "/".join(map(str, path)): module
     for path, module in nnx.iter_modules(model)
-    if isinstance(module, KINDS)
+    if isinstance(module, (*KINDS, *more))
   }
   for pattern in patterns:
     try:
@@ -32,7 +37,7 @@ def find(model: nnx.Module, patterns: Sequence[str], key: str) -> dict[str, nnx.
       raise UserError(f"{key}: {pattern!r} is no pattern: {error}") from None
     if not matches:
       known = dict.fromkeys(re.sub(r"\d+", "0", path) for path in every)
-      words = sorted({word for path in known for word in (path, path.rpartition("/")[2])})
+      words = sorted({word for path in known for word in (path, *path.split("/"))})
       raise UserError(
         f"{key}: {pattern!r} matches no layer; there are {', '.join(sorted(known)[:8])}, ..."
         + did_you_mean(pattern.strip("^$()"), words)
@@ -58,7 +63,11 @@ def flat_product(x, weight, count: int):
   return x.reshape(*x.shape[: x.ndim - count], size) @ weight
 
 
+def change(module: nnx.Module, make: Callable[[type], type]) -> None:
+  """Gives the module the class that `make` returns for its own, a subclass of that."""
+  object.__setattr__(module, "__class__", _made(make, type(module)))
+
+
 @functools.cache
-def subclass(mixin: type, layer_class: type) -> type:
-  """Returns the class of layers of `layer_class` with the methods of `mixin`."""
-  return type(f"{mixin.__name__}{layer_class.__name__}", (mixin, layer_class), {})
+def _made(make: Callable[[type], type], module_class: type) -> type:
+  return make(module_class)

@@ -28,24 +28,28 @@ LORA = dict(
   train=(r"^head/",),  # patterns of the paths of other weights to train
 )
 A, B = "lora_a", "lora_b"
+NEW = rf"/({A}|{B})$"  # the weights that a model to start from lacks
 _KEYS = contextvars.ContextVar("keys", default=None)
 
 
-class Adapted:
-  """A linear layer with a low-rank update beside its kernel."""
+def adapted(layer_class: type) -> type:
+  """Returns the class of linear layers with a low-rank update beside their kernel."""
 
-  def __call__(self, inputs, *args, **kwargs):
-    """Returns the layer's output for `inputs`, with the update's."""
-    output = super().__call__(inputs, *args, **kwargs)
-    rank, dropout, scale, number = self.lora
-    axes = len(self.axis) if isinstance(self, nnx.LinearGeneral) else 1
-    a, b = (getattr(self, name)[...].astype(output.dtype) for name in (A, B))
-    x, keys_B = inputs.astype(output.dtype), _KEYS.get()
-    if dropout and keys_B is not None and len(x) == len(keys_B):
-      x = layers.dropout(x, dropout, jax.vmap(lambda key: jax.random.fold_in(key, number))(keys_B))
-    low = linears.flat_product(x, a.reshape(-1, rank), axes)
-    update = (low @ b.reshape(rank, -1)) * scale
-    return output + update.reshape(output.shape)
+  class Adapted(layer_class):
+    def __call__(self, inputs, *args, **kwargs):
+      output = super().__call__(inputs, *args, **kwargs)
+      rank, dropout, scale, number = self.lora
+      axes = len(self.axis) if isinstance(self, nnx.LinearGeneral) else 1
+      a, b = (getattr(self, name)[...].astype(output.dtype) for name in (A, B))
+      x, keys_B = inputs.astype(output.dtype), _KEYS.get()
+      if dropout and keys_B is not None and len(x) == len(keys_B):
+        own_B = jax.vmap(lambda key: jax.random.fold_in(key, number))(keys_B)
+        x = layers.dropout(x, dropout, own_B)
+      low = linears.flat_product(x, a.reshape(-1, rank), axes)
+      update = (low @ b.reshape(rank, -1)) * scale
+      return output + update.reshape(output.shape)
+
+  return Adapted
 
 
 def adapt(model: nnx.Module, settings: Mapping, rngs: nnx.Rngs) -> None:
@@ -63,7 +67,7 @@ def adapt(model: nnx.Module, settings: Mapping, rngs: nnx.Rngs) -> None:
     bound = float(np.prod(inputs)) ** -0.5
     shape = (*stacked, *inputs, rank)
     draw = jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound)
-    layer.__class__ = linears.subclass(Adapted, type(layer))
+    linears.change(layer, adapted)
     layer.lora = (rank, settings["dropout"], settings["alpha"] / rank, number)
     setattr(layer, A, nnx.Param(draw))
     setattr(layer, B, nnx.Param(jnp.zeros((*stacked, rank, *outputs))))
@@ -73,7 +77,7 @@ def is_trained(settings: Mapping) -> Callable[[str], bool]:
   """Returns whether the weight at a path is trained, as a function of the path."""
   if not settings["rank"]:
     return lambda path: True
-  patterns = (rf"/({A}|{B})$", *settings["train"])
+  patterns = (NEW, r"^distill/", *settings["train"])
   return lambda path: any(re.search(pattern, path) for pattern in patterns)
 
 
@@ -102,13 +106,20 @@ def dropout_keys(keys_B):
   return bind(_KEYS, keys_B)
 
 
-def check(settings: Mapping, init: str, rates: Sequence) -> None:
-  """Raises UserError for a section `lora` that cannot be: without weights to adapt (`init`), or
-  where `rates` of the optimizer freeze what it trains."""
+def check(settings: Mapping, init: str, model: str, weights: str) -> None:
+  """Raises UserError for a section `lora` without weights to adapt (`init`), or without layers; for
+  a `model` other than a Transformer, and for `weights` that are rounded (quantize.weights)."""
   if not settings["rank"]:
     return
   if not init:
     raise UserError("lora.rank: there is nothing to adapt: name a model (init_from.workdir)")
+  if model != "transformer":
+    raise UserError(f"lora.rank: a model of the kind {model} has no adapters")
+  if weights:
+    raise UserError(
+      f"lora.rank: quantize.weights={weights} rounds a kernel with its update in prediction and"
+      " without it in training: set one of the two"
+    )
   if not settings["layers"]:
     raise UserError("lora.layers is empty: name patterns of layers to adapt")
 

@@ -2,20 +2,20 @@
 
 import contextlib
 import contextvars
-import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from model import attention
 from model.attention import SelfAttention
 from model.placement import bind
+from train.compression import linears
 
 STACKS = ("encoder", "decoder")
 _SEEN = contextvars.ContextVar("seen", default=None)
 
 
 class Seen(NamedTuple):
-  """What the layers of a model's stacks have computed, by the name of the stack."""
+  """Arrays that the layers of a model's stacks have computed, by the name of the stack."""
 
   states: dict[str, list]  # [B, T, D] behind each layer
   vectors: dict[str, list]  # queries, keys and values of each self-attention, each [B, T, H, K]
@@ -38,7 +38,7 @@ def observe(model) -> Iterator[Seen]:
     for block in {id(block): block for block in stack.blocks}.values():  # layers may share one
       block.stack_name = name
       block.self_attention.stack_name = name
-      block.__class__ = _watched(type(block))
+      linears.change(block, watched)
 
   def attends(module, q_BTHK, k_BSGK, v_BSGK, pattern):
     del pattern
@@ -49,8 +49,7 @@ def observe(model) -> Iterator[Seen]:
     yield seen
 
 
-@functools.cache
-def _watched(block_class: type) -> type:
+def watched(block_class: type) -> type:
   """Returns the class of blocks that note the states behind them."""
 
   class Watched(block_class):

@@ -89,12 +89,18 @@ def _neutral(cfg: TransformerConfig, field: str):
 
 
 def write(
-  folder: pathlib.Path, model: Mapping, params: Mapping, tokenizer: Tokenizer, longest: int
+  folder: pathlib.Path,
+  model: Mapping,
+  params: Mapping,
+  tokenizer: Tokenizer,
+  longest: int,
+  quantization: str | None = None,
 ) -> None:
   """Writes model.bin, config.json and the vocabularies into `folder`.
 
   `params` has path -> array, each layer under its own path. `longest` is the number of positions
-  that inputs and outputs need, where positions are a table.
+  that inputs and outputs need, where positions are a table. quantization: "int8" stores layers and
+  tables of words as integers, by CTranslate2's own rule.
   """
   from ctranslate2.specs import transformer_spec
 
@@ -112,7 +118,7 @@ def write(
   # a name that is not in the vocabulary would be added to it
   spec.config.unk_token = names[roles.pad if roles.unk is None else roles.unk]
   spec.validate()
-  spec.optimize()
+  spec.optimize(quantization=quantization)
   spec.save(str(folder))
 
 

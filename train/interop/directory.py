@@ -16,7 +16,7 @@ from model.settings import LEARNED
 from model.transformer import Transformer
 from train.common.errors import UserError, choose
 from train.data.tokenizer import Tokenizer
-from train.interop import generation, sentence_transformers, tokenizers_in, weights
+from train.interop import generation, peft, sentence_transformers, tokenizers_in, weights
 from train.interop.families.base import POOLED, Family, Head
 from train.interop.families.known import FAMILIES
 from train.interop.settings import FIELDS, json_of, settings
@@ -36,6 +36,7 @@ class Directory:
 
   path: pathlib.Path
   as_body: bool = False  # leaves the head out
+  adapter: peft.Adapter | None = None  # of the model in the folder
 
   @property
   def file(self) -> pathlib.Path:
@@ -44,14 +45,18 @@ class Directory:
 
   @functools.cached_property
   def config(self) -> dict:
-    """Returns the content of config.json."""
-    return json_of(self.file, FIELDS, needed=True)
+    """Returns the content of config.json, with the head of the adapter."""
+    config = json_of(self.file, FIELDS, needed=True)
+    return self.adapter.with_head(config, self._family_of(config)) if self.adapter else config
 
   @functools.cached_property
   def family(self) -> Family:
     """Returns the family of config.json's `model_type`."""
-    family = choose(FAMILIES, self.config.get("model_type"), f"{self.file}: model_type")
-    return family.variant(self.config) or family
+    return self._family_of(self.config)
+
+  def _family_of(self, config) -> Family:
+    family = choose(FAMILIES, config.get("model_type"), f"{self.file}: model_type")
+    return family.variant(config) or family
 
   @functools.cached_property
   def kind(self) -> str:
@@ -63,8 +68,9 @@ class Directory:
 
   @functools.cached_property
   def tensors(self) -> weights.Tensors:
-    """Returns the tensors of the safetensors files."""
-    return weights.Tensors(self.path)
+    """Returns the tensors of the safetensors files, with the updates of the adapter."""
+    tensors = weights.Tensors(self.path)
+    return self.adapter.over(tensors) if self.adapter else tensors
 
   @functools.cached_property
   def tokenizer(self) -> Tokenizer:
@@ -276,3 +282,11 @@ class Directory:
   def generation(self) -> dict:
     """Returns the section `decoding`, from generation_config.json or else config.json."""
     return generation.decoding(self.options, self.tokenizer.roles, self.model)
+
+
+def open_directory(path: pathlib.Path, as_body: bool = False) -> Directory:
+  """Opens a Hugging Face directory, or that of an adapter with the model that it adapts."""
+  if not (path / peft.CONFIG).is_file():
+    return Directory(path, as_body)
+  adapter = peft.Adapter(path)
+  return Directory(adapter.base, as_body, adapter)

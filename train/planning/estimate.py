@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from train import optimizer, pretrained, sharding, teaching
 from train.build import without_kernels
-from train.common import flops
+from train.common import flops, trees
 from train.common.errors import UserError
 from train.data import batches
 from train.planning import chips, hlo
@@ -118,23 +118,24 @@ def make_plan(cfg: ConfigDict, topology: chips.Topology) -> Plan:
     tx, _ = optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
     plan, lesson = blueprint(cfg, task, tx, mesh), teaching.lesson(cfg, task, mesh)
     graph, state = plan.graph, plan.shapes
+    params = trees.join(plan.base, state["params"])
     batch = blank_batch(task, cfg.batch_size)
     batch = sharding.abstract(batch, sharding.by_rows(batch, mesh))
   step = make_train_step(lesson.objective, graph, tx, **settings(cfg, mesh))
   began = time.monotonic()
   with sharding.activation_sharding(mesh, cfg.mesh.sequence):
-    traced = step.trace(state, batch, lesson.shapes)
+    traced = step.trace(state, batch, lesson.shapes | ({"base": plan.base} if plan.base else {}))
     compiled, text = _compile(traced.lower(), topology)
   seconds = time.monotonic() - began
-  outside_kernels = whole = forward_flops(cfg, task, mesh, state, batch)
+  outside_kernels = whole = forward_flops(cfg, task, mesh, params, batch)
   counted = without_kernels(cfg)
   if counted is not cfg:
-    whole = forward_flops(counted, task, mesh, state, batch)
+    whole = forward_flops(counted, task, mesh, params, batch)
   return Plan(
     topology=topology,
     mesh=dict(mesh.shape),
-    parameters=sum(x.size for x in jax.tree.leaves(state["params"])),
-    weights=local_bytes([state["params"], lesson.shapes]),
+    parameters=sum(x.size for x in jax.tree.leaves(params)),
+    weights=local_bytes([state["params"], plan.base, lesson.shapes]),
     moments=local_bytes([state[key] for key in state.keys() & {"opt_state", "ema"}]),
     batch=local_bytes(batch),
     temporaries=compiled.memory_analysis().temp_size_in_bytes,
@@ -199,8 +200,8 @@ def local_bytes(tree) -> int:
   )
 
 
-def forward_flops(cfg, task, mesh, state, batch) -> int:
+def forward_flops(cfg, task, mesh, params, batch) -> int:
   """Returns the FLOPs of the forward pass on all devices together."""
   step = make_eval_step(task, make_graph(cfg, task, mesh))
   with sharding.activation_sharding(mesh, cfg.mesh.sequence):
-    return flops.count(step.trace(state["params"], batch).jaxpr, mesh.size)
+    return flops.count(step.trace(params, batch).jaxpr, mesh.size)

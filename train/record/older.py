@@ -61,6 +61,10 @@ ADDED_TO = {  # the same settings in the section of each task
   ),
   "reading": {"nbest": 1},
   "init_from": dict(encoder_layers=(), decoder_layers=()),
+  "quantize": dict(
+    weights="", activations="", static=False, group=0, layers=(".",), skip=(), stored=False
+  ),
+  "lora": dict(rank=0, alpha=16.0, dropout=0.0, layers=("(query|value)$",), train=("^head/",)),
   "distill": dict(
     teacher="",
     which="latest",

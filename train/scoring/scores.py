@@ -46,6 +46,13 @@ def texts(
   )
 
 
+def sentence(prediction: str, reference: str) -> float:
+  """Returns the smoothed BLEU of one sentence."""
+  import sacrebleu
+
+  return sacrebleu.sentence_bleu(prediction, [reference]).score
+
+
 def classes(predictions: Sequence[str], references: Sequence[str]) -> dict:
   """Returns accuracy and macro-averaged F1 in percent, and Matthews' correlation times 100."""
   from sklearn import metrics  # imported late: a second

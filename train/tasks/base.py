@@ -152,10 +152,14 @@ class Objective:
     """Returns what `loss` does, for logits."""
     raise NotImplementedError
 
+  def target_weights(self, batch) -> Any:
+    """Returns the weight of each target in `loss`, [B, T] or [B, S]."""
+    return batch["weights"]
+
   def soft_loss(self, logits, teacher, batch, temperature: float) -> tuple:
-    """Returns (sum, weight) of how far the logits are from a teacher's, each target with the weight
-    that it has in `loss`; 0, as its gradient, where they are equal."""
-    return losses.divergence(logits, teacher, batch["weights"], temperature)
+    """Returns (sum, weight) of how far the logits are from a teacher's, each target with its weight
+    in `loss`; 0, as its gradient, where they are equal."""
+    return losses.divergence(logits, teacher, self.target_weights(batch), temperature)
 
   @classmethod
   def loss_names(cls, section: Mapping) -> Sequence[str]:

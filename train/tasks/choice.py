@@ -87,13 +87,15 @@ class Choice(PooledTask):
     loss, count = ((total_BT - logits_BS) * right_BT).sum(), right_BT.sum()
     return {"loss": (loss, count), "right": (((logits_BS >= top_BT) * right_BT).sum(), count)}
 
+  def target_weights(self, batch):
+    return (batch["labels"] > 0).astype(jnp.float32)  # once in an example
+
   def soft_loss(self, logits_BSC, teacher_BSC, batch, temperature):
     """Returns the divergence of the scores of each example's choices, as `sums` compares them."""
     first_BS, item_BS = batch["weights"] > 0, batch["source_segments"]
     same_BTS = (item_BS[:, :, None] == item_BS[:, None, :]) & first_BS[:, None, :]
     both = (jnp.where(same_BTS, x[:, None, :, 0], -1e9) for x in (logits_BSC, teacher_BSC))
-    weights_BT = (batch["labels"] > 0).astype(jnp.float32)  # once in an example
-    return losses.divergence(*both, weights_BT, temperature)
+    return losses.divergence(*both, self.target_weights(batch), temperature)
 
   def example(self, text):
     """Returns a text and its choices, with tabs between; raises UserError for fewer than two."""

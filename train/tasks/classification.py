@@ -85,20 +85,22 @@ class Classification(PooledTask):
       return super().sums(logits_BSC, batch)
     return {"loss": losses.squared_error(logits_BSC, batch["labels"][..., None], batch["weights"])}
 
+  def target_weights(self, batch):
+    if not self.class_weights:
+      return batch["weights"]
+    return batch["weights"] * jnp.asarray(self._label_weights)[batch["labels"]]
+
   def soft_loss(self, logits_BSC, teacher_BSC, batch, temperature):
-    weights_BS = batch["weights"]
     if self.regression:
-      return losses.squared_error(logits_BSC, teacher_BSC, weights_BS)
-    if self.class_weights:
-      weights_BS = weights_BS * jnp.asarray(self._label_weights)[batch["labels"]]
-    return losses.divergence(logits_BSC, teacher_BSC, weights_BS, temperature)
+      return losses.squared_error(logits_BSC, teacher_BSC, batch["weights"])
+    return super().soft_loss(logits_BSC, teacher_BSC, batch, temperature)
 
   def _weighted_sums(self, logits_BSC, batch):
     """Returns the loss in which an example counts as often as its label weighs; `nll` and `right`
     are without these weights."""
     labels_BS = batch["labels"]
     sums = losses.cross_entropy(logits_BSC, labels_BS, batch["weights"])
-    weights_BS = batch["weights"] * jnp.asarray(self._label_weights)[labels_BS]
+    weights_BS = self.target_weights(batch)
     weighted = losses.cross_entropy(
       logits_BSC, labels_BS, weights_BS, label_smoothing=self.label_smoothing
     )

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from experiments.tools.launch import results
 from experiments.tools.launch.results import Paths
-from experiments.tools.runs import Estimate, Run, overrides
+from experiments.tools.runs import Derived, Estimate, Run, overrides
 from train.common import json_files
 from train.common.errors import UserError, as_user_error
 
@@ -35,13 +35,20 @@ os.execv(sys.argv[3], sys.argv[3:])
 
 
 def commands(run: Run, paths: Paths) -> list[list[str]]:
-  """Returns the commands of a run: train, then evaluate each split; or estimate."""
+  """Returns the commands of a run: train or derive, then evaluate each split; or estimate."""
   workdir = str(paths.workdir(run))
   changes = [f"--config.{change}" for change in overrides(run)]
   if isinstance(run, Estimate):
     plan = ["train.plan", "--config", paths.config(run), *changes, "--topology", run.topology]
     plan += ["--as_it_is", "--json", f"{workdir}/{PLAN}", *["--table"] * run.table]
     return [["python", "-m", *plan]]
+  if isinstance(run, Derived):
+    made = [word.replace("{root}", str(paths.root)) for word in run.made]
+    several, folder = [[*made, "--out", f"{workdir}/{run.out}"]], f"{workdir}/{run.out}"
+    for split in run.splits:
+      evaluate = ["train.evaluate", "--workdir", folder, "--out", workdir, "--split", split]
+      several.append([*evaluate, "--checkpoint", run.checkpoint])
+    return [["python", "-m", *command] for command in several]
   several = [["train.main", "--config", paths.config(run), "--workdir", workdir, *changes]]
   evaluate = ["train.evaluate", "--workdir", workdir, "--split"]
   several += [[*evaluate, split, "--checkpoint", run.checkpoint] for split in run.splits]
@@ -101,6 +108,8 @@ class Job:
     # the seconds of a resumed run are unknown, as those before the interruption were not kept
     self.began = None if self.workdir.exists() else time.monotonic()
     self.workdir.mkdir(parents=True, exist_ok=True)
+    if isinstance(run, Derived) and (self.workdir / run.out).is_dir():
+      shutil.rmtree(self.workdir / run.out)  # made again: of an interrupted start
     self.results, self.stopped = {}, False
     self._next()
 

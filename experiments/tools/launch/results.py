@@ -11,7 +11,7 @@ import pathlib
 import statistics
 from collections.abc import Sequence
 
-from experiments.tools.runs import Estimate, Experiment, Run
+from experiments.tools.runs import Derived, Estimate, Experiment, Run
 from train.common import json_files
 from train.common.files import write_atomically
 from train.record import older, provenance, workdir
@@ -83,6 +83,7 @@ def request(run: Run) -> dict:
   """Returns the fields that distinguish a run from others, as JSON holds them."""
   names = ["config", "changes", "splits", "checkpoint"]
   names += ["topology", "table"] if isinstance(run, Estimate) else []
+  names += ["made", "out"] if isinstance(run, Derived) else []
   return json.loads(json.dumps({name: getattr(run, name) for name in names}))
 
 
@@ -104,6 +105,9 @@ def write_record(run: Run, folder: pathlib.Path, results: dict, seconds: float |
   if isinstance(run, Estimate):
     start = provenance.describe_start([], "", [run.topology])
     steps, starts = 0, [start | {"parameters": results["plan"]["parameters"]}]
+  elif isinstance(run, Derived):
+    steps, starts = 0, workdir.starts(folder / run.out) if (folder / run.out).is_dir() else []
+    starts = starts or [provenance.describe_start([], "", [])]
   else:
     starts = workdir.starts(folder)
     steps = max((line["step"] for line in read_metrics(folder)), default=0)

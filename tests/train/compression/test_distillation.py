@@ -125,17 +125,15 @@ def test_all_parts_are_alike_for_packed_and_separate_rows_and_microbatches(data,
 
 
 def test_the_tokens_of_a_text_share_the_weight_of_its_targets():
-  batch = dict(
-    source_segments=np.asarray([[1, 1, 1, 2, 2, 0], [1, 1, 1, 1, 1, 1]]),
-    weights=np.asarray([[1.0, 0, 0, 1, 0, 0], [0, 1, 0, 1, 0, 0]]),
-  )
-  weights = token_weights(batch, "source_segments")
+  batch = dict(source_segments=np.asarray([[1, 1, 1, 2, 2, 0], [1, 1, 1, 1, 1, 1]]))
+  weights = np.asarray([[1.0, 0, 0, 1, 0, 0], [0, 1, 0, 1, 0, 0]])
   expected = [[1 / 3, 1 / 3, 1 / 3, 1 / 2, 1 / 2, 0], [1 / 3] * 6]
-  np.testing.assert_allclose(weights, expected, rtol=1e-6)
+  np.testing.assert_allclose(token_weights(batch, "encoder", weights), expected, rtol=1e-6)
   both = dict(batch, segments=np.asarray([[1, 2, 2], [1, 1, 0]]))
-  both["weights"] = np.asarray([[1.0, 1, 1], [1, 1, 0]])
+  weights = np.asarray([[1.0, 1, 1], [1, 1, 0]])
   expected = [[1 / 3, 1 / 3, 1 / 3, 1, 1, 0], [1 / 3] * 6]
-  np.testing.assert_allclose(token_weights(both, "source_segments"), expected, rtol=1e-6)
+  np.testing.assert_allclose(token_weights(both, "encoder", weights), expected, rtol=1e-6)
+  np.testing.assert_allclose(token_weights(both, "decoder", weights), weights, rtol=1e-6)
 
 
 @pytest.mark.parametrize("changes", [{}, dict(scan_layers=True), dict(remat="full")])

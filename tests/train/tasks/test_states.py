@@ -10,7 +10,7 @@ from model.config import TransformerConfig
 from model.heads import LabelHead
 from model.transformer import Transformer
 from tests.helpers import FIXTURES, train_config
-from train import predict, pretrained
+from train import inheriting, predict
 from train.common.errors import UserError
 from train.data.roles import Roles
 from train.interop import directory
@@ -111,7 +111,7 @@ def test_a_task_chooses_which_tokens_are_global(which, ones):
 def test_a_start_from_a_longformer_has_its_global_tokens(name, which, count):
   section = dict(name=name, source_len=24, pool="first", pool_activation="tanh", transform="")
   start = dict(workdir=f"hf:{FIXTURES / 'longformer_mlm'}")
-  config = pretrained.resolve(dict(model=dict(inherit="encoder"), init_from=start, task=section))
+  config = inheriting.resolve(dict(model=dict(inherit="encoder"), init_from=start, task=section))
   assert config["task"]["global_attention"] == which
   assert not config["task"]["pack"]
   assert config["model"]["global_tokens"] == count

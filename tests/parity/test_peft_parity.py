@@ -1,0 +1,56 @@
+"""Adapters mean the same to the package peft and here, both ways (make parity)."""
+
+import numpy as np
+import pytest
+
+from tests.helpers import FIXTURES, train_config
+from train import export, inference
+
+torch = pytest.importorskip("torch", reason="`make parity` compares with peft on torch")
+peft = pytest.importorskip("peft", reason="`make parity` compares with it")
+transformers = pytest.importorskip("transformers", reason="`make parity` compares with it")
+
+BERT = FIXTURES / "bert"
+TEXTS = ["the dog runs on two", "a red ball", "the man sees a woman with the red dog"]
+
+
+def logits(model, folder):
+  tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+  rows = tokenizer(TEXTS, padding=True, return_tensors="pt")
+  with torch.no_grad():
+    return model.eval()(**rows).logits.numpy()
+
+
+def base(labels=2):
+  return transformers.AutoModelForSequenceClassification.from_pretrained(BERT, num_labels=labels)
+
+
+def test_our_adapter_answers_there_as_here(corpus, tmp_path):
+  run, out = tmp_path / "run", tmp_path / "adapter"
+  changes = {"lora.rank": 2, "lora.alpha": 6.0, "schedule.peak": 0.1}
+  changes["task.source_len"] = 24
+  changes["lora.layers"] = ("query$", "value$", "out$", "down$")
+  train_config(f"classify.py:small,data={{folder}},init=hf:{BERT}", corpus, run, **changes)
+  export.main(["--workdir", str(run), "--out", str(out), "--format", "peft"])
+  theirs = logits(peft.PeftModel.from_pretrained(base(), out), BERT)
+  ours = inference.load(run).arrays(TEXTS)["logits"]
+  np.testing.assert_allclose(ours, theirs, atol=2e-5)
+  plain = logits(base(), BERT)
+  assert np.abs(theirs - plain).max() > 1e-3
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_an_adapter_of_peft_answers_here_as_there(rslora, tmp_path):
+  torch.manual_seed(0)
+  config = peft.LoraConfig(
+    task_type="SEQ_CLS", r=4, lora_alpha=12, target_modules=["query", "dense"], use_rslora=rslora
+  )
+  model = peft.get_peft_model(base(3), config)
+  with torch.no_grad():
+    for name, weight in model.named_parameters():
+      if "lora_B" in name:
+        weight.normal_(0, 0.2)
+  model.save_pretrained(tmp_path)
+  theirs = logits(model, BERT)
+  ours = inference.load(f"hf:{tmp_path}").arrays(TEXTS)["logits"]
+  np.testing.assert_allclose(ours, theirs, atol=2e-5)

@@ -1,0 +1,246 @@
+"""Quantized weights stay within their bound, and compute the same however they are held."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from tests.helpers import ROOT, train_config
+from tests.train.tasks import helpers
+from train import export, inference, resolve
+from train.checkpoint import Checkpoints
+from train.common.errors import UserError
+from train.common.trees import flatten, replace
+from train.compression import integers, quantization
+from train.compression.integers import Axes
+from train.compression.quantization import QUANTIZE
+from train.data import batches
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("data")
+  helpers.write_data(folder)
+  return folder
+
+
+@pytest.mark.parametrize("group", [0, 4])
+@pytest.mark.parametrize(
+  ("shape", "axes"),
+  [((8, 3, 4), Axes((0,), 0)), ((2, 8, 6), Axes((0, 1), 0)), ((5, 8), Axes((1,), 1))],
+)
+@pytest.mark.parametrize("kind", ["int8", "int4", "fp8"])
+def test_an_error_is_at_most_half_a_step(kind, shape, axes, group):
+  weight = RNG.normal(size=shape).astype(np.float32)
+  values, scale = integers.quantize(weight, kind, axes, group)
+  back = np.asarray(integers.dequantize(values, scale, kind, axes))
+  step = np.broadcast_to(np.asarray(integers.spread(scale, shape)), shape)
+  bound = step / 2 if kind != "fp8" else np.maximum(np.abs(weight) * 2.0**-4, step * 2.0**-10)
+  assert (np.abs(back - weight) <= bound * 1.0001).all()
+  assert values.nbytes == weight.nbytes / dict(int8=4, fp8=4, int4=8)[kind]
+  # a scale for each output, or for each group of its inputs
+  outputs = [shape[axis] for axis in axes.channels(len(shape))]
+  inputs = [shape[axis] for axis in axes.inputs]
+  assert scale.size == np.prod(outputs) * (1 if not group else np.prod(inputs) // group)
+  # the largest of each takes the last step
+  largest = np.abs(np.asarray(integers.values_of(values, kind, axes), np.float32)).max()
+  assert largest >= dict(int8=127, int4=7, fp8=448)[kind]
+
+
+def test_packed_numbers_are_unpacked():
+  numbers = RNG.integers(-8, 8, (6, 4)).astype(np.int8)
+  for axis in (0, 1):
+    packed = integers.pack(jnp.asarray(numbers, jnp.int4), axis)
+    assert packed.dtype == jnp.uint8
+    np.testing.assert_array_equal(integers.unpack(packed, axis), numbers)
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4", "fp8"])
+def test_a_rounded_weight_has_its_own_gradient(kind):
+  weight, axes = jnp.asarray(RNG.normal(size=(8, 4)), jnp.float32), Axes((0,), 0)
+
+  def loss(weight):
+    return (integers.fake(weight, kind, axes) ** 2).sum()
+
+  rounded = integers.dequantize(*integers.quantize(weight, kind, axes), kind, axes)
+  np.testing.assert_allclose(jax.grad(loss)(weight), 2 * rounded, rtol=1e-5)
+
+
+SETTINGS = [
+  dict(weights="int8"),
+  dict(weights="int8", activations="int8"),
+  dict(weights="int4", group=8),
+  dict(weights="fp8", activations="fp8"),
+  dict(weights="int8", skip=("embedding$", "mlp/")),
+]
+
+
+def built(settings, body, task, params=None):
+  model = helpers.build_model(body, task, seed=0)
+  if params is not None:
+    graph, _ = nnx.split(model)
+    model = nnx.merge(graph, params)
+  if settings:
+    quantization.apply(model, settings)
+  return model
+
+
+def models(name, data, folder, settings, **changes):
+  """Returns a task, and its model rounded as in training and as stored."""
+  task, *_ = helpers.build(name, data, folder)
+  body = helpers.MODEL | helpers.KINDS[name][2] | changes
+  settings = QUANTIZE | settings
+  rounded = built(settings, body, task)
+  plain = helpers.build_model(body, task, seed=0)
+  weights = flatten(nnx.to_pure_dict(nnx.state(plain)))
+  stored = quantization.store(plain, settings, weights, {})
+  model = helpers.build_model(body, task, seed=0)
+  quantization.apply(model, settings | dict(stored=True))
+  graph, state = nnx.split(model)
+  params = replace(nnx.to_pure_dict(state), stored.weights)
+  assert flatten(params).keys() == stored.weights.keys()
+  for path, x in flatten(nnx.to_pure_dict(state)).items():
+    assert (stored.weights[path].shape, stored.weights[path].dtype) == (x.shape, x.dtype), path
+  return task, plain, rounded, nnx.merge(graph, params), stored
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("name", ["classes", "span", "causal"])
+def test_stored_integers_compute_what_training_rounds(name, settings, data, tmp_path):
+  task, plain, rounded, model, stored = models(name, data, tmp_path, settings, num_kv_heads=1)
+  batch = helpers.first_batch(task)
+  loss = jax.jit(lambda model: task.loss(model, batch, None)["loss"][0])
+  exact, trained, held = (float(loss(x)) for x in (plain, rounded, model))
+  np.testing.assert_allclose(trained, held, rtol=2e-3 if settings.get("activations") else 2e-5)
+  assert abs(exact / held - 1) > 1e-6
+  assert max(stored.errors.values()) < dict(int8=0.02, int4=0.2, fp8=0.05)[settings["weights"]]
+  if name != "classes" and not settings.get("activations"):  # a search reads the same integers
+    request, settings = requests(task), task.settings(beam=2, nbest=2)
+    search = jax.jit(lambda model: task.predict(model, request, settings)["tokens"])
+    np.testing.assert_array_equal(search(rounded), search(model))
+
+
+def requests(task):
+  examples = [task.example("the dog runs"), task.example("a red ball")]
+  items = task.requests(examples)
+  longest = task.source_len or task.target_len
+  return next(iter(batches.requests(items, 2, longest, 0)))
+
+
+def test_scanned_layers_are_rounded_as_single_ones(data, tmp_path):
+  settings = QUANTIZE | dict(weights="int8")
+  task, *_ = helpers.build("classes", data, tmp_path)
+  batch, losses = helpers.first_batch(task), []
+  for scan in (False, True):
+    body = helpers.MODEL | dict(encoder_layers=2, decoder_layers=0, scan_layers=scan)
+    losses.append(float(jax.jit(task.loss)(built(settings, body, task), batch, None)["loss"][0]))
+  np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def test_floats_come_back(data, tmp_path):
+  settings = QUANTIZE | dict(weights="int4", group=8)
+  _, plain, _, _, stored = models("classes", data, tmp_path, settings)
+  weights = flatten(nnx.to_pure_dict(nnx.state(plain)))
+  back = quantization.floats(stored.weights, settings, plain)
+  assert back.keys() == weights.keys()
+  for path, weight in weights.items():
+    error = np.linalg.norm(back[path] - weight) / max(np.linalg.norm(weight), 1e-9)
+    assert error <= stored.errors.get(path, 0.0) * 1.001, path
+
+
+def test_patterns_and_sizes_are_checked(data, tmp_path):
+  for settings, message in (
+    (dict(weights="int8", skip=("hed",)), r"quantize.skip: 'hed' matches no layer.*mean head"),
+    (dict(weights="int8", group=7), r"quantize.group 7 does not divide"),
+  ):
+    with pytest.raises(UserError, match=message):
+      models("classes", data, tmp_path, settings)
+  text = f"{ROOT}/configs/scan.py:small"
+  for change, message in (
+    ("quantize.activations=int8", "no effect while quantize.weights is ''"),
+    ("quantize.weights=int3", "int8"),
+  ):
+    with pytest.raises(UserError, match=message):
+      resolve.load(text, [change])
+  with pytest.raises(UserError, match="multiplied as floats"):
+    resolve.load(text, ["quantize.weights=int4", "quantize.activations=int8"])
+
+
+# Runs
+
+
+@pytest.fixture(scope="module")
+def run(corpus, tmp_path_factory):
+  path = tmp_path_factory.mktemp("runs") / "run"
+  changes = {"quantize.weights": "int8", "quantize.activations": "int8"}
+  train_config("classify.py:small,data={folder}", corpus, path, **changes)
+  return path
+
+
+def exported(run, out, *more):
+  export.main(["--workdir", str(run), "--out", str(out), "--quantize", "int8", *more])
+  return json.loads((out / "quantized.json").read_text())
+
+
+def close(report, share):
+  before, after = (report["losses"][when]["loss"] for when in ("before", "after"))
+  return after == pytest.approx(before, rel=share)
+
+
+def test_an_exported_run_is_predicted_with_evaluated_and_started_from(
+  run, corpus, tmp_path, capsys
+):
+  out = tmp_path / "int8"
+  report = exported(run, out, "--activations", "int8")
+  assert report["bytes"]["after"] < 0.3 * report["bytes"]["before"]
+  assert close(report, 0.02)
+  assert "bytes of the weights" in capsys.readouterr().out
+  texts = ["the dog runs", "a ball", "two red balls"]
+  held, trained = (inference.load(path) for path in (out, run))
+  kinds = {str(x.dtype) for x in jax.tree.leaves(held.run.params)}
+  assert kinds == {"int8", "float32"}
+  for ours, theirs in zip(held.arrays(texts)["logits"], trained.arrays(texts)["logits"]):
+    # as training rounded them, but for numbers between two integers
+    np.testing.assert_allclose(ours, theirs, atol=5e-3)
+  with Checkpoints(out) as checkpoints:
+    saved = {str(x.dtype) for x in flatten(checkpoints.params("latest")).values()}
+  assert saved == {"int8", "float32"}
+  after = train_config(
+    f"classify.py:small,data={corpus},init={out}",
+    corpus,
+    tmp_path / "next",
+    **{"schedule.peak": 0.0},
+  )
+  assert {str(x.dtype) for x in after.values()} == {"float32"}
+  with pytest.raises(UserError, match="are integers already"):
+    exported(out, tmp_path / "again")
+  with pytest.raises(UserError, match="name a new folder"):
+    exported(run, out)
+  with pytest.raises(UserError, match="which no update moves"):
+    train_config(
+      f"classify.py:small,data={corpus}",
+      corpus,
+      tmp_path / "trained",
+      **{"quantize.weights": "int8", "quantize.stored": True},
+    )
+
+
+def test_ranges_are_those_of_the_split(run, tmp_path):
+  report = exported(run, tmp_path / "a", "--activations", "int8", "--calibrate", "validation")
+  assert close(report, 0.05)
+  ranges = [
+    float(x)
+    for path, x in flatten(inference.load_run(tmp_path / "a", "latest").params).items()
+    if path.endswith(quantization.RANGE)
+  ]
+  assert ranges
+  assert min(ranges) > 0
+  with pytest.raises(UserError, match="give --activations"):
+    exported(run, tmp_path / "b", "--calibrate", "validation")
+  with pytest.raises(UserError, match=r"nothing"):
+    exported(run, tmp_path / "c", "--activations", "int8", "--calibrate", "nothing")

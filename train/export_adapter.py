@@ -1,0 +1,45 @@
+"""Writes the adapters of a run (lora.rank) as an adapter for Hugging Face's PEFT."""
+
+import pathlib
+
+from absl import logging
+
+from train import pretrained
+from train.common.errors import UserError
+from train.common.trees import unstack_layers
+from train.export_source import open_source
+from train.interop import peft, writing
+from train.interop.families.base import Head
+
+
+def as_peft(
+  workdir, checkpoint: str, out: pathlib.Path, *, check: bool = False, license: str = "unknown"
+) -> None:
+  """Writes the adapters and the other trained weights of a run into the new folder `out`.
+
+  Raises UserError for a run without adapters, and for one whose base is no Hugging Face directory.
+  """
+  del check, license  # nothing is compared, and there is no card
+  trained = pretrained.open(workdir)
+  if not isinstance(trained, pretrained.Adapted):
+    raise UserError(f"--format peft: {workdir} has no adapters (lora.rank=0): leave --format out")
+  source = open_source(workdir, checkpoint)
+  if source.origin is None:
+    raise UserError(
+      f"--format peft: {workdir} adapts a run, and PEFT a Hugging Face directory: export that run,"
+      " and train adapters from it (init=hf:DIR)"
+    )
+  if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    raise UserError(f"--out {out} is there: name a new folder")
+  facts, model = source.facts, source.model
+  activation = facts.pool_activation or model["activation"]
+  head = Head(facts.pool, activation, facts.transform, facts.head_bias)
+  family = source.origin.family
+  fit = writing.best(model, facts.kind, head, family.model_type)
+  if fit.family.model_type != family.model_type or fit.is_folded:
+    raise UserError(f"--format peft: {workdir} is no {family.model_type} any more: use --format hf")
+  weights, _ = trained.adapters(checkpoint)
+  out.mkdir(parents=True, exist_ok=True)
+  written = family, facts.kind, fit.model, unstack_layers(weights), trained.config.lora
+  peft.write(out, *written, str(source.origin.path))
+  logging.info("%s: an adapter of %s", out, source.origin.path)

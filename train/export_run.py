@@ -1,0 +1,116 @@
+"""Writes a quantized run: the folder of a run whose weights are integers, and what that changed."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+
+import numpy as np
+from flax import nnx
+
+from train import derived, inference, on_split, pretrained
+from train.build import build_model
+from train.common import paths
+from train.common.errors import UserError
+from train.common.trees import unstack_layers
+from train.compression import integers, quantization
+
+SHOWN = 8  # layers with the largest errors
+CALIBRATED_BATCHES = 16
+KEPT = ("group", "layers", "skip")  # settings that a run was trained with, which an export keeps
+
+
+def add_arguments(parser) -> None:
+  """Adds the flags of train.export that quantize."""
+  add = parser.add_argument_group("quantized (--format run)").add_argument
+  add("--quantize", choices=integers.TYPES, help="writes a run whose weights are of this type")
+  add("--activations", choices=("int8", "fp8"), help="quantizes what layers read, too")
+  add("--calibrate", metavar="SPLIT", help="... by ranges found on a split, not by each row's own")
+  add("--group", type=int, metavar="N", help="N inputs share a scale (0: all)")
+  add("--layers", nargs="+", metavar="PATTERN", help="the layers (all, or the run's)")
+  add("--skip", nargs="+", metavar="PATTERN", help="layers that stay floats (none, or the run's)")
+
+
+def run(args, command) -> None:
+  """Writes a quantized run by the arguments of train.export."""
+  if not args.quantize:
+    raise UserError("--format run: a run is there already; --quantize TYPE writes another of it")
+  if args.calibrate and not args.activations:
+    raise UserError("--calibrate finds ranges of activations: give --activations int8 too")
+  settings = dict(weights=args.quantize, activations=args.activations or "")
+  given = dict(group=args.group, layers=args.layers, skip=args.skip)
+  settings |= {key: tuple(x) if key != "group" else x for key, x in given.items() if x is not None}
+  calibrate = args.calibrate or ""
+  as_run(str(args.workdir), args.checkpoint, args.out, settings, command, calibrate=calibrate)
+
+
+def as_run(
+  name: str, checkpoint: str, out: paths.Path, settings: Mapping, command, *, calibrate: str = ""
+) -> None:
+  """Writes the run `name` with the weights that `settings` (of the section `quantize`) name as
+  integers, and reports the error of each layer and the loss before and after.
+
+  calibrate: a split of the run's data, on whose first batches the ranges of activations are found.
+  Raises UserError for a run that is quantized already, and for hf:DIR, which has no config.
+  """
+  trained = pretrained.open(name)
+  derived.check_new(out)
+  if trained.config is None:
+    raise UserError(f"--quantize: {name} is no run: train it first (init={name})")
+  trained_with = pretrained.quantized(trained)
+  if trained_with.get("stored"):
+    raise UserError(f"--quantize: the weights of {name} are integers already")
+  usual = quantization.QUANTIZE | {key: trained_with[key] for key in KEPT if trained_with}
+  settings = usual | settings | dict(stored=True, static=bool(calibrate))
+  cfg = derived.changed(trained.config, quantize=settings)
+  quantization.check(settings, cfg.model.name)
+  task = trained.task()
+  trained.check_sizes(checkpoint)
+  weights, steps = trained.weights(checkpoint)
+  weights = unstack_layers(weights)
+
+  def build():
+    return build_model(cfg.model, task, seed=0)
+
+  data, ranges = on_split.OnSplit(trained.config, task), {}
+  if calibrate:
+    watching = nnx.eval_shape(build)
+    quantization.watch_ranges(watching, settings)
+    # logits in parts would keep what they read to themselves
+    whole = inference.main_part(task)
+    whole = dataclasses.replace(whole, loss_chunks=1) if hasattr(whole, "loss_chunks") else whole
+    observe = quantization.ranges_of(whole.loss)
+    how = (lambda model, batch: observe(model, batch, None)[1]), max, CALIBRATED_BATCHES
+    ranges = data.gather(watching, weights, calibrate, *how)
+  model = nnx.eval_shape(build)
+  stored = quantization.store(model, settings, weights, ranges)
+  quantized = nnx.eval_shape(build)
+  quantization.apply(quantized, settings)
+  facts = dict(origin=trained, step=steps[-1], command=command)
+  derived.write(out, cfg, stored.weights, quantized, **facts)
+  before, after = (
+    sum(np.asarray(x).nbytes for x in tree.values()) for tree in (weights, stored[0])
+  )
+  losses = {
+    "before": data.loss(trained.build(cfg.model, task), weights),
+    "after": data.loss(quantized, stored.weights),
+  }
+  report = dict(bytes=dict(before=before, after=after), losses=losses, errors=stored.errors)
+  (out / "quantized.json").write_text(json.dumps(report, indent=2) + "\n")
+  print(table(report))
+
+
+def table(report: Mapping) -> str:
+  """Returns bytes and losses before and after, and the layers with the largest errors, as
+  Markdown."""
+  rows = ["| what | before | after |\n|---|---|---|\n| bytes of the weights | {} | {} |"]
+  before, after = report["bytes"]["before"], report["bytes"]["after"]
+  text = rows[0].format(f"{before:,}", f"{after:,} ({after / before:.3f})")
+  for key, value in report["losses"]["before"].items():
+    text += f"\n| {key} | {value:.5g} | {report['losses']['after'][key]:.5g} |"
+  worst = sorted(report["errors"].items(), key=lambda pair: -pair[1])
+  text += "\n\n| layer | error: norm of the change over that of the weight |\n|---|---|"
+  for path, error in worst[:SHOWN]:
+    text += f"\n| {path} | {error:.5f} |"
+  if len(worst) > SHOWN:
+    text += f"\n| {len(worst) - SHOWN} others, at most | {worst[SHOWN][1]:.5f} |"
+  return text

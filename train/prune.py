@@ -1,0 +1,75 @@
+"""python -m train.prune --workdir runs/sst2 --heads 0.5 --mlp 0.5 --out runs/smaller
+
+Writes a smaller run: each layer keeps the attention heads and feed-forward units that matter most
+for the loss (Michel et al. 2019) on the first batches of a split. Training goes on from it by
+init=OUT (with --config.init_from.skip="()" the head is taken over too); predict, evaluate and
+export read it. Layers go by a config's layers=0+2+5.
+"""
+
+import numpy as np
+
+from train import derived, inference, on_split, pretrained
+from train.common import entry, intervals, paths
+from train.common.errors import UserError
+from train.common.trees import unstack_layers
+from train.compression import pruning
+
+
+def main(argv):
+  args = build_parser().parse_args(argv)
+  for name in ("heads", "mlp"):
+    intervals.check(f"--{name}", getattr(args, name), float, "(0, 1]")
+  intervals.check("--batches", args.batches, int, "[1, inf)")
+  if args.heads == args.mlp == 1.0:
+    raise UserError("--heads and --mlp are both 1, which leaves the run as it is")
+  derived.check_new(args.out)
+  trained = pretrained.open(args.workdir)
+  if trained.config is None:
+    raise UserError(f"{args.workdir} is no run: train it first (init={args.workdir})")
+  if pretrained.quantized(trained).get("stored"):
+    raise UserError(f"{args.workdir} holds integers: prune the run that it was made of")
+  task = trained.task()
+  trained.check_sizes(args.checkpoint)
+  weights, steps = trained.weights(args.checkpoint)
+  weights = unstack_layers(weights)
+  section = derived.changed(trained.config).model.to_dict()
+  if section["name"] != "transformer":
+    raise UserError(f"{args.workdir} is an {section['name']}, which has no heads")
+  if section["share_layers"]:
+    raise UserError("model.share_layers: layers with the same weights cannot lose other heads")
+  gated = trained.build(section, task)
+  sizes = pruning.add_gates(gated)
+  data = on_split.OnSplit(trained.config, task)
+
+  def compute(model, batch):
+    return pruning.importance(task, model, sizes, batch)
+
+  values = data.gather(gated, weights, args.split, compute, np.add, args.batches)
+  kept = pruning.choose(values, section, heads=args.heads, units=args.mlp)
+  smaller = pruning.cut(weights, kept)
+  cfg = derived.changed(trained.config, model=pruning.smaller_config(section, kept))
+  model = trained.build(cfg.model, task)
+  command = ["python", "-m", "train.prune", *argv]
+  facts = dict(origin=trained, step=steps[-1], command=command)
+  derived.write(args.out, cfg, smaller, model, **facts)
+  before, after = (sum(x.size for x in tree.values()) for tree in (weights, smaller))
+  print(f"| what | before | after |\n|---|---|---|\n| weights | {before:,} | {after:,} |")
+  losses = data.loss(trained.build(section, task), weights), data.loss(model, smaller)
+  for name, value in losses[0].items():
+    print(f"| {name} | {value:.5g} | {losses[1][name]:.5g} |")
+
+
+def build_parser():
+  parser = inference.parser(__doc__, model="a run's folder")
+  parser.add_argument("--out", required=True, type=paths.of, help="the folder to write")
+  parser.add_argument("--heads", type=float, default=1.0, help="the share of heads to keep (1)")
+  parser.add_argument(
+    "--mlp", type=float, default=1.0, help="the share of feed-forward units to keep (1)"
+  )
+  parser.add_argument("--split", default="train", help="whose batches are read (train)")
+  parser.add_argument("--batches", type=int, default=32, help="how many of them (32)")
+  return parser
+
+
+if __name__ == "__main__":
+  entry.run(main)

@@ -10,8 +10,8 @@ import pathlib
 import shutil
 import sys
 
-from train import evaluate, inference, loop
-from train.record import workdir
+from train import evaluate, inference, loop, schema
+from train.record import config, workdir
 
 FIXTURES = pathlib.Path("tests/fixtures/formats/2")
 
@@ -23,8 +23,10 @@ def main(kind: str, out: str) -> None:
     inputs = [item["input"] for item in json.loads(predictions.read_text())]
     outputs = inference.load(run)(inputs)
     pathlib.Path(out, f"{kind}.json").write_text(json.dumps(outputs))
-  with workdir.open_run(run, workdir.again(run), ["again"]) as opened:
-    assert loop.train(workdir.again(run), opened) == 0
+  cfg = schema.complete(workdir.again(run))  # as --rerun does
+  defaults = config.flat(schema.defaults(cfg))
+  with workdir.open_run(run, cfg, ["again"], defaults=defaults) as opened:
+    assert loop.train(cfg, opened) == 0
   evaluate.main(["--workdir", str(run), "--split", "validation"])
 
 

@@ -94,10 +94,10 @@ def test_ctrl_c_saves_and_is_raised(corpus, tmp_path, monkeypatch):
   def interrupted(*args, **options):
     step = make(*args, **options)
 
-    def call(state, batch):
+    def call(state, batch, *fixed):
       if int(state["step"]) == 1:
         os.kill(os.getpid(), signal.SIGINT)
-      return step(state, batch)
+      return step(state, batch, *fixed)
 
     return call
 

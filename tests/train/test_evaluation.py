@@ -58,7 +58,7 @@ def evaluation(tmp_path, *overrides, **stopping):
 def test_flops_are_those_of_the_plan_also_where_a_kernel_hides_them(tmp_path, monkeypatch):
   run, state = evaluation(tmp_path)
   batch = estimate.blank_batch(run.task, run.cfg.batch_size)
-  planned = estimate.forward_flops(run.cfg, run.task, run.mesh, state, batch)
+  planned = estimate.forward_flops(run.cfg, run.task, run.mesh, state["params"], batch)
   assert run.forward_flops(state["params"]) == planned > 10**6
   traced = []
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from train import checkpoint, loop
+from train import checkpoint, loop, schema
 from train.checkpoint import Checkpoints
 from train.common.errors import UserError
 from train.common.trees import flatten
@@ -28,9 +28,10 @@ def old(tmp_path):
 
 
 def test_a_run_of_the_first_format_goes_on_as_it_went(old):
-  cfg = workdir.again(old)
+  cfg = schema.complete(workdir.again(old))
   told = [json.loads(line) for line in (old / "metrics.jsonl").read_text().splitlines()]
-  with workdir.open_run(old, cfg, ["again"]) as run:
+  defaults = config.flat(schema.defaults(cfg))
+  with workdir.open_run(old, cfg, ["again"], defaults=defaults) as run:
     assert loop.train(cfg, run) == 0
   again = [json.loads(line) for line in (old / "metrics.jsonl").read_text().splitlines()]
   assert len(again) == len(told) == 3

@@ -18,7 +18,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from tests.helpers import assert_same_arrays
-from train import evaluate, inference, loop, main, predict, resolve, sharding, tasks
+from train import evaluate, inference, loop, main, predict, pretrained, resolve, sharding, tasks
 from train.checkpoint import Checkpoints
 from train.common import entry
 from train.common.errors import UserError
@@ -539,7 +539,7 @@ def test_a_model_larger_than_what_is_saved_is_refused_before_it_is_built(
   cfg = json.loads((folder / "config.json").read_text())
   cfg["model"][key] = value
   (folder / "config.json").write_text(json.dumps(cfg))
-  monkeypatch.setattr(inference, "build_model", None)
+  monkeypatch.setattr(pretrained, "build_model", None)
   with pytest.raises(UserError, match=rf"config\.json: model\.{key} is {value}, and no side of"):
     predict.main(["--workdir", str(folder), "walk"])
 

@@ -39,7 +39,7 @@ class Screen(contextlib.ExitStack):
 
   def _state(self, run):
     if run.name in self.local.running:
-      return STATES[self.local.running[run.name].command[2]]  # python -m MODULE
+      return STATES.get(self.local.running[run.name].command[2], "makes")  # python -m MODULE
     if run.name in self.local.ended:
       return self.local.ended[run.name].partition("\n")[0]
     return "finished before" if run.name in self.local.done else "waits"

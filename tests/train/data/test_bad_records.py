@@ -262,6 +262,7 @@ CONFIGS = {path.stem for path in ROOT.glob("configs/[a-z]*.py")} - {
   "common",
   "corpora",
   "sections",
+  "smaller",
   "stored",
 }
 

@@ -66,7 +66,7 @@ def as_run(
   task = trained.task()
   trained.check_sizes(checkpoint)
   weights, steps = trained.weights(checkpoint)
-  weights = unstack_layers(weights)
+  weights = {path: np.asarray(x) for path, x in unstack_layers(weights).items()}
 
   def build():
     return build_model(cfg.model, task, seed=0)

@@ -31,7 +31,7 @@ def main(argv):
   task = trained.task()
   trained.check_sizes(args.checkpoint)
   weights, steps = trained.weights(args.checkpoint)
-  weights = unstack_layers(weights)
+  weights = {path: np.asarray(x) for path, x in unstack_layers(weights).items()}
   section = derived.changed(trained.config).model.to_dict()
   if section["name"] != "transformer":
     raise UserError(f"{args.workdir} is an {section['name']}, which has no heads")

@@ -200,7 +200,7 @@ def write(
     lora_alpha=settings["alpha"],
     lora_dropout=settings["dropout"],
     target_modules=sorted(targets),
-    modules_to_save=sorted({name.rpartition(".")[2] for name in whole}) or None,
+    modules_to_save=sorted(whole) or None,  # whole names: PEFT compares their ends
     fan_in_fan_out=transposed,
     bias="none",
     inference_mode=True,

@@ -22,7 +22,13 @@ from train.compression.distillation import DISTILL, Distilled, layer_map, token_
 from train.data.batches import BatchBuilder
 from train.step import losses_of, make_train_step
 
-LEARNED = [name for name in helpers.KINDS if name != "electra"]
+# Kinds whose loss another kind has too.
+ALIKE = {"prefix decoder", "prefix", "drop", "mask", "bert", "deshuffle", "windows of classes"}
+LEARNED = [
+  pytest.param(name, marks=[pytest.mark.slow] if name in ALIKE else [])
+  for name in helpers.KINDS
+  if name != "electra"
+]
 DEEP = dict(encoder_layers=2, decoder_layers=0)
 
 

@@ -190,6 +190,7 @@ def test_a_run_saves_adapters_and_head_and_is_used_as_any_other(base, corpus, tm
       np.testing.assert_allclose(after[name], merged[name], rtol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_run_resumes_as_if_it_had_not_stopped(base, corpus, tmp_path):
   changes = {"lora.dropout": 0.1, "ema": 0.9}
   whole = adapt(base, corpus, tmp_path / "whole", **changes, steps=4)

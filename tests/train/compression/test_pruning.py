@@ -31,10 +31,22 @@ def gated(body, task):
   return model, sizes
 
 
+SLOW = pytest.mark.slow
+RELATIVE = dict(positions="relative")
+
+
 @pytest.mark.parametrize(
-  "changes", [{}, dict(positions="relative"), dict(positions="relative", relative_per_layer=True)]
+  ("name", "changes"),
+  [
+    ("span", {}),
+    ("classes", RELATIVE),
+    ("causal", RELATIVE | dict(relative_per_layer=True)),
+    pytest.param("classes", {}, marks=SLOW),
+    pytest.param("causal", {}, marks=SLOW),
+    pytest.param("span", RELATIVE, marks=SLOW),
+    pytest.param("span", RELATIVE | dict(relative_per_layer=True), marks=SLOW),
+  ],
 )
-@pytest.mark.parametrize("name", ["classes", "span", "causal"])
 def test_a_pruned_model_is_the_masked_one(name, changes, data, tmp_path):
   task, *_ = helpers.build(name, data, tmp_path)
   depths = {key: 2 * depth for key, depth in helpers.KINDS[name][2].items()}

@@ -109,8 +109,15 @@ def models(name, data, folder, settings, **changes):
   return task, plain, rounded, nnx.merge(graph, params), stored
 
 
-@pytest.mark.parametrize("settings", SETTINGS)
-@pytest.mark.parametrize("name", ["classes", "span", "causal"])
+# Each kind with one of the settings; all pairs are slow.
+PAIRS = [
+  pytest.param(name, settings, marks=[] if (i + j) % 3 == 0 else pytest.mark.slow)
+  for i, name in enumerate(("classes", "span", "causal"))
+  for j, settings in enumerate(SETTINGS)
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), PAIRS)
 def test_stored_integers_compute_what_training_rounds(name, settings, data, tmp_path):
   task, plain, rounded, model, stored = models(name, data, tmp_path, settings, num_kv_heads=1)
   batch = helpers.first_batch(task)

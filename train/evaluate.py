@@ -105,7 +105,7 @@ def prepare(run: inference.Run, args) -> tuple:
     task = inference.limited(task, split, args.limit)
     name, results["limit"] = f"{name}-first{args.limit}", args.limit
   if args.data:
-    check_any_known(inference.main_part(task), split, args.data)
+    check_any_known(tasks.main_part(task), split, args.data)
   return task, split, "-".join([name, re.sub("[:,]", "-", args.checkpoint)]), results
 
 

@@ -4,7 +4,7 @@ import pathlib
 
 from absl import logging
 
-from train import pretrained
+from train import derived, pretrained
 from train.common.errors import UserError
 from train.common.trees import unstack_layers
 from train.export_source import open_source
@@ -29,8 +29,7 @@ def as_peft(
       f"--format peft: {workdir} adapts a run, and PEFT a Hugging Face directory: export that run,"
       " and train adapters from it (init=hf:DIR)"
     )
-  if out.exists() and (not out.is_dir() or any(out.iterdir())):
-    raise UserError(f"--out {out} is there: name a new folder")
+  derived.check_new(out)
   facts, model = source.facts, source.model
   activation = facts.pool_activation or model["activation"]
   head = Head(facts.pool, activation, facts.transform, facts.head_bias)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from flax import nnx
 
-from train import derived, inference, on_split, pretrained
+from train import derived, on_split, pretrained, tasks
 from train.build import build_model
 from train.common import paths
 from train.common.errors import UserError
@@ -76,7 +76,7 @@ def as_run(
     watching = nnx.eval_shape(build)
     quantization.watch_ranges(watching, settings)
     # logits in parts would keep what they read to themselves
-    whole = inference.main_part(task)
+    whole = tasks.main_part(task)
     whole = dataclasses.replace(whole, loss_chunks=1) if hasattr(whole, "loss_chunks") else whole
     observe = quantization.ranges_of(whole.loss)
     how = (lambda model, batch: observe(model, batch, None)[1]), max, CALIBRATED_BATCHES

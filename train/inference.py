@@ -154,16 +154,11 @@ def on_file(task, file: str, columns: str = ""):
   """Returns the task with a file as its split given.SPLIT, which its other settings read as they
   read the data of the run; of a mixture the part `main` has the file."""
   if isinstance(task, tasks.Mixture):
-    main = on_file(main_part(task), file, columns)
+    main = on_file(tasks.main_part(task), file, columns)
     return dataclasses.replace(task, parts={**task.parts, task.main: main})
   labels = task.labels if task.label_column == "label" and not task.data else ()
   data = given.describe(file, task.data, task.columns, columns, labels)
   return dataclasses.replace(task, data=data)
-
-
-def main_part(task):
-  """Returns the part of a mixture that predicts, or the task itself if it is none."""
-  return task.parts[task.main] if isinstance(task, tasks.Mixture) else task
 
 
 def limited(task, split: str, count: int):

@@ -20,6 +20,7 @@ from train.common.errors import UserError, choose
 from train.data.bad_records import LEFT_OUT
 from train.data.mixed_items import MixedItems
 from train.data.streamed_batches import open_batches
+from train.derived import MADE_OF
 from train.evaluation import EarlyStopping, Evaluation
 from train.record import data_files
 from train.record.config import flat
@@ -53,7 +54,7 @@ def train(
       "quantize.stored=True is of runs that hold integers, which no update moves: train a run from"
       " it (init=), or the run that it was made of"
     )
-  if any("made_of" in begun for begun in starts(workdir.path)):
+  if any(MADE_OF in begun for begun in starts(workdir.path)):
     raise UserError(
       f"{workdir.path} was made of another run, and has nothing to go on with: train a run from it"
       " (init=)"

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from absl import logging
 
-from train import inference, split_outputs
+from train import inference, split_outputs, tasks
 from train.common import entry, paths
 from train.common.errors import UserError
 from train.data import given, reading, tables
@@ -67,7 +67,7 @@ def read_data(task, file: str, columns: str) -> Iterable[Mapping]:
 
   Raises UserError for a file of plain text.
   """
-  task = inference.on_file(inference.main_part(task), file, columns)
+  task = inference.on_file(tasks.main_part(task), file, columns)
   if task.data["name"] == "text" and given.file_types(file) != {".jsonl"}:
     raise UserError(f"--data {file} is a text without examples; --input {file} reads its lines")
   source = given.open_inputs(task.data)

@@ -121,8 +121,8 @@ def make_train_step(
   if how == "jit":
     options = CPU_OPTIONS if platform == "cpu" else None
     return compiled_by_all(jax.jit(train_step, donate_argnums=0, compiler_options=options))
-  pmapped = jax.pmap(device_step, "data", in_axes=(None, 0, None), out_axes=None)
-  pmapped = compiled_by_all(pmapped)
+  axes = dict(in_axes=(None, 0, None), out_axes=None)
+  pmapped = compiled_by_all(jax.pmap(device_step, "data", **axes))
   return lambda state, batch, fixed=None: pmapped(state, batch, fixed)
 
 

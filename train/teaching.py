@@ -77,11 +77,6 @@ def _layers(settings, cfg, teacher) -> dict[str, tuple[int, ...]]:
   return distillation.layer_map(settings, cfg.model, teacher.model)
 
 
-def _main(task):
-  """Returns the part of a mixture that defines its loss, or the task itself."""
-  return task.parts[task.main] if isinstance(task, tasks.Mixture) else task
-
-
 def _check(teacher: pretrained.Pretrained, task):
   """Returns the teacher's task, for texts of the student's lengths; raises UserError where it
   cannot answer what the student's task asks."""
@@ -95,8 +90,8 @@ def _check(teacher: pretrained.Pretrained, task):
     raise UserError(
       f"distill.teacher {teacher.name} has no head: fine-tune it first (init=), and name that run"
     )
-  theirs, ours = teacher.task(), _main(task)
-  both = _main(theirs), ours
+  theirs, ours = teacher.task(), tasks.main_part(task)
+  both = tasks.main_part(theirs), ours
   if type(both[0]) is not type(ours) and not all(isinstance(x, DecoderTask) for x in both):
     raise UserError(
       f"distill.teacher {teacher.name} has a task of {type(both[0]).__name__}, and this one is of"

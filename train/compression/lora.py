@@ -87,18 +87,11 @@ def merge(weights: Mapping, settings: Mapping) -> dict:
   for path in [path for path in weights if path.endswith(f"/{A}")]:
     layer = path.removesuffix(A)
     a, b = (np.asarray(merged.pop(layer + name), np.float32) for name in (A, B))
-    kernel = np.asarray(merged[f"{layer}kernel"])
-    axes = "L" if is_stacked(path) else ""
-    flat = [x.reshape(*x.shape[: len(axes)], *size) for x, size in _flat(a, b, len(axes))]
-    update = scale * np.matmul(*flat)
+    kernel, rank = np.asarray(merged[f"{layer}kernel"]), a.shape[-1]
+    stacked = a.shape[:1] if is_stacked(path) else ()
+    update = scale * (a.reshape(*stacked, -1, rank) @ b.reshape(*stacked, rank, -1))
     merged[f"{layer}kernel"] = kernel + update.reshape(kernel.shape).astype(kernel.dtype)
   return merged
-
-
-def _flat(a, b, stacked: int):
-  """Returns A and B with the sizes of their matrices [in, rank] and [rank, out]."""
-  rank = a.shape[-1]
-  return (a, (-1, rank)), (b, (rank, int(np.prod(b.shape[stacked + 1 :]))))
 
 
 def dropout_keys(keys_B):
@@ -126,9 +119,9 @@ def check(settings: Mapping, init: str, model: str, weights: str) -> None:
 
 def check_rates(names: Sequence[str], rates: Sequence) -> None:
   """Raises UserError where the first rate that matches the path of an adapter is 0."""
-  for name in names:
+  for name in filter(re.compile(NEW).search, names):
     first = next((factor for pattern, factor in rates if re.search(pattern, name)), 1.0)
-    if name.endswith((A, B)) and first == 0:
+    if first == 0:
       raise UserError(
         f"optimizer.rates freezes {name}, which lora trains: lora freezes all other weights itself;"
         " leave rates out"

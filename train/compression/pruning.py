@@ -22,6 +22,9 @@ from train.compression import linears
 
 # The layers that read what heads and units compute.
 HEADS, UNITS = r"(self_attention|cross_attention)/out$", r"mlp/down$"
+# Those of an attention that make the vectors of its heads.
+PROJECTIONS = ("query", "key", "value", "position_query", "position_key")
+PROJECTIONS += ("query_global", "key_global", "value_global")
 _GATES = contextvars.ContextVar("gates", default=None)
 
 
@@ -106,11 +109,8 @@ def cut(weights: Mapping, kept: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
     layer = path.rpartition("/")[0]
     if path.endswith("out"):
       take(f"{path}/kernel", chosen, 0)  # [H, K, D]
-      for name in ("query", "key", "value", "position_query", "position_key"):
+      for name in PROJECTIONS:
         take(f"{layer}/{name}/kernel", chosen, 1)  # [D, H, K]
-        take(f"{layer}/{name}/bias", chosen, 0)
-      for name in ("query_global", "key_global", "value_global"):
-        take(f"{layer}/{name}/kernel", chosen, 1)
         take(f"{layer}/{name}/bias", chosen, 0)
       take(f"{layer}/relative/embedding", chosen, 1)  # [buckets, H]
       stack = path.partition("/blocks/")[0]
@@ -127,7 +127,7 @@ def cut(weights: Mapping, kept: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
 
 def smaller_config(config: Mapping, kept: Mapping[str, np.ndarray]) -> dict:
   """Returns the section `model` of the model with the kept heads and units."""
-  changed = dict(config, scan_layers=False)
+  changed = dict(config)
   for stack, prefix in (("encoder", ""), ("decoder", "decoder_")):
     heads = {len(x) for path, x in kept.items() if path.startswith(stack) and path.endswith("out")}
     units = {len(x) for path, x in kept.items() if path.startswith(stack) and path.endswith("down")}

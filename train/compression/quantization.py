@@ -87,10 +87,7 @@ def stored_layer(layer_class: type) -> type:
   class StoredLayer(layer_class):
     def __call__(self, inputs, *args, **kwargs):
       del args, kwargs
-      how, x = self.how, inputs.astype(self.dtype or jnp.float32)
-      span = getattr(self, RANGE)[...] if hasattr(self, RANGE) else None
-      kernel, scale = self.kernel[...], self.kernel_scale[...]
-      y = integers.product(x, kernel, scale, how.weights, how.axes, how.activations, span)
+      y = _product(self, inputs.astype(self.dtype or jnp.float32), "kernel")
       return y if self.bias is None else y + self.bias[...].astype(y.dtype)
 
   return StoredLayer
@@ -106,12 +103,16 @@ def stored_table(table_class: type) -> type:
       return integers.dequantize(rows, scales, self.how.weights, axes, self.dtype)
 
     def attend(self, x):
-      how, span = self.how, getattr(self, RANGE)[...] if hasattr(self, RANGE) else None
-      table, scale = self.embedding[...], self.embedding_scale[...]
-      x = x.astype(self.dtype)
-      return integers.product(x, table, scale, how.weights, how.axes, how.activations, span)
+      return _product(self, x.astype(self.dtype), "embedding")
 
   return StoredTable
+
+
+def _product(module: nnx.Module, x, name: str):
+  """Returns the product of `x` with the module's weight `name`, which is stored as integers."""
+  how, span = module.how, getattr(module, RANGE)[...] if hasattr(module, RANGE) else None
+  values, scale = (getattr(module, key)[...] for key in (name, name + SCALE))
+  return integers.product(x, values, scale, how.weights, how.axes, how.activations, span)
 
 
 def find(model: nnx.Module, settings: Mapping) -> dict[str, tuple[nnx.Module, How]]:

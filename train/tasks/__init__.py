@@ -173,6 +173,11 @@ def make(settings, folder=None, shared=types.MappingProxyType({}), write: bool =
   return task(**settings)
 
 
+def main_part(task: Task | Mixture) -> Task:
+  """Returns the part of a mixture that defines its loss and predicts, or the task itself."""
+  return task.parts[task.main] if isinstance(task, Mixture) else task
+
+
 def _class(name) -> tuple[type, dict[str, str]]:
   """Returns the class of the task of that name, and the style that the name stands for."""
   if name in STYLES:

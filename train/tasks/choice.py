@@ -77,24 +77,25 @@ class Choice(PooledTask):
 
   def sums(self, logits_BSC, batch):
     """Returns the cross-entropy of each example's choices."""
-    first_BS, item_BS = batch["weights"] > 0, batch["source_segments"]
-    logits_BS = logits_BSC[..., 0]
-    same_BTS = (item_BS[:, :, None] == item_BS[:, None, :]) & first_BS[:, None, :]
-    scores_BTS = jnp.where(same_BTS, logits_BS[:, None, :], -1e9)
+    logits_BS, scores_BTS = logits_BSC[..., 0], self._scores(logits_BSC, batch)
     top_BT = scores_BTS.max(-1)
     total_BT = top_BT + jnp.log(jnp.exp(scores_BTS - top_BT[..., None]).sum(-1))
-    right_BT = (batch["labels"] > 0).astype(jnp.float32)
+    right_BT = self.target_weights(batch)
     loss, count = ((total_BT - logits_BS) * right_BT).sum(), right_BT.sum()
     return {"loss": (loss, count), "right": (((logits_BS >= top_BT) * right_BT).sum(), count)}
+
+  def _scores(self, logits_BSC, batch):
+    """Returns the scores [B, T, S] of the choices of each token's example, -1e9 elsewhere."""
+    first_BS, item_BS = batch["weights"] > 0, batch["source_segments"]
+    same_BTS = (item_BS[:, :, None] == item_BS[:, None, :]) & first_BS[:, None, :]
+    return jnp.where(same_BTS, logits_BSC[:, None, :, 0], -1e9)
 
   def target_weights(self, batch):
     return (batch["labels"] > 0).astype(jnp.float32)  # once in an example
 
   def soft_loss(self, logits_BSC, teacher_BSC, batch, temperature):
     """Returns the divergence of the scores of each example's choices, as `sums` compares them."""
-    first_BS, item_BS = batch["weights"] > 0, batch["source_segments"]
-    same_BTS = (item_BS[:, :, None] == item_BS[:, None, :]) & first_BS[:, None, :]
-    both = (jnp.where(same_BTS, x[:, None, :, 0], -1e9) for x in (logits_BSC, teacher_BSC))
+    both = (self._scores(x, batch) for x in (logits_BSC, teacher_BSC))
     return losses.divergence(*both, self.target_weights(batch), temperature)
 
   def example(self, text):

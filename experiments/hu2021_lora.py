@@ -1,7 +1,9 @@
 """python -m experiments.run experiments/hu2021_lora.py --data DIR
 
 Hu et al. 2021, "LoRA": adapters of rank 8 beside full fine-tuning, of MiniLM (`make data`) on
-SST-2, TREC and UD English EWT, three seeds each with the steps of minilm.py.
+SST-2, TREC and UD English EWT, three seeds each with the steps of minilm.py. Adapters of queries
+and values alone, as in the paper, lost 1.1 points of tags and 1.0 of SST-2 (a seed each): those of
+feed-forward layers are trained too.
 """
 
 import dataclasses
@@ -11,7 +13,12 @@ from experiments.tools.runs import Value, seeds
 
 TASKS = ("sst2", "trec", "ud_ewt")
 # Adapters learn at ten times the rate of full fine-tuning (their table 11: 1e-4 to 5e-4 for BERTs).
-ADAPTERS = {"lora.rank": 8, "lora.alpha": 16.0, "schedule.peak": 2e-3}
+ADAPTERS = {
+  "lora.rank": 8,
+  "lora.alpha": 16.0,
+  "lora.layers": ("(query|value|up|down)$",),
+  "schedule.peak": 2e-3,
+}
 SOURCE = "table 2: LoRA within half a point of full fine-tuning"
 
 

@@ -9,7 +9,7 @@ feed-forward layers are trained too.
 import dataclasses
 
 from experiments import minilm
-from experiments.tools.runs import Value, seeds
+from experiments.tools.runs import Order, seeds
 
 TASKS = ("sst2", "trec", "ud_ewt")
 # Adapters learn at ten times the rate of full fine-tuning (their table 11: 1e-4 to 5e-4 for BERTs).
@@ -32,5 +32,7 @@ def runs(scale):  # there is one scale
 
 def expected(scale):  # there is one scale
   for name in TASKS:
-    for kind in ("full", "lora"):
-      yield Value(f"{name}: {kind}", rf"{name}-{kind}-seed\d", "test/accuracy", source=SOURCE)
+    lora, full = (rf"{name}-{kind}-seed\d" for kind in ("lora", "full"))
+    yield Order(f"{name}: LoRA over full", lora, full, "test/accuracy", SOURCE, by=-1.0)
+    for size, share in (("trained", 0.02), ("optimizer_bytes", 0.03)):
+      yield Order(f"{name}: full over LoRA, {size}", full, lora, size, times=1 / share)

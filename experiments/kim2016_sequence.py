@@ -41,5 +41,6 @@ EXPECTED = [
     "test/bleu",
     SOURCE,
     by=1.0,
-  )
+  ),
+  Order("teacher over student, parameters", r"teacher-.*", r"student-.*", "parameters", times=2),
 ]

@@ -6,7 +6,7 @@ SST-2 and TREC as in minilm.py loses half of its heads (`pruned`), and learns fo
 """
 
 from experiments import minilm
-from experiments.tools.runs import Derived, Run, Value, evaluate_every, seeds
+from experiments.tools.runs import Derived, Order, Run, Value, evaluate_every, seeds
 
 TASKS = ("sst2", "trec")
 SOURCE = "section 4: 20 to 40% of the heads go without a noticeable loss"
@@ -30,5 +30,7 @@ def runs(scale):  # there is one scale
 
 def expected(scale):  # there is one scale
   for name in TASKS:
-    for kind in ("full", "pruned", "tuned"):
-      yield Value(f"{name}: {kind}", rf"{name}-{kind}-seed\d", "test/accuracy", source=SOURCE)
+    full, pruned, tuned = (rf"{name}-{kind}-seed\d" for kind in ("full", "pruned", "tuned"))
+    yield Order(f"{name}: tuned over full", tuned, full, "test/accuracy", SOURCE, by=-1.0)
+    yield Value(f"{name}: pruned alone", pruned, "test/accuracy", source=SOURCE)
+    yield Order(f"{name}: full over tuned", full, tuned, "weights_bytes")

@@ -16,6 +16,7 @@ import jax
 from ml_collections import ConfigDict
 
 from train import loop, resolve, schema, shares
+from train.adapters import load_adapters
 from train.cluster import processes
 from train.common import paths
 from train.common.entry import INTERRUPTED, set_compile_cache
@@ -27,7 +28,7 @@ from train.record import provenance, workdir
 from train.record.loggers import registry
 from train.record.writer import read_metrics
 
-__all__ = ["config", "load", "run", "train"]
+__all__ = ["config", "load", "load_adapters", "run", "train"]
 ALONE = argparse.Namespace(coordinator=None, process_count=None, process_index=None)
 
 

@@ -31,6 +31,8 @@ def changed(cfg: ConfigDict, **changes) -> ConfigDict:
   teacher, after `changes` by dotted key."""
   cfg = ConfigDict(schema.complete(cfg).to_dict())
   own = {"init_from": dict(schema.RUN["init_from"]), "distill.teacher": "", "lora.rank": 0}
+  if cfg.lora.rank:  # the merged weights are floats
+    own["quantize"] = dict(schema.RUN["quantize"])
   if cfg.model.name == "transformer":
     own |= {"model.scan_layers": False, "model.remat": "none"}
   for key, value in (own | changes).items():

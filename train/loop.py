@@ -49,7 +49,7 @@ def train(
   exits: may end the process some seconds after a signal, where its last step is saved.
   Returns the exit status: 0, or 130 or 143 if Ctrl-C or SIGTERM ended the run early, after saving.
   """
-  if cfg.quantize.stored:
+  if cfg.quantize.stored and not cfg.lora.rank:
     raise UserError(
       "quantize.stored=True is of runs that hold integers, which no update moves: train a run from"
       " it (init=), or the run that it was made of"
@@ -79,7 +79,7 @@ def train(
     layout = tasks.layout(task, cfg.batch_size)
     how = dict(seed=cfg.seed, workers=cfg.workers, count=cfg.streams, gather=processes.gather)
     items = task.items("train")
-    batches = open_batches(items, layout, **how)
+    batches = open_batches(lesson.items(items, layout), layout, **how)
   policy = dict(before_record=workdir.upload, **checkpoint_policy(cfg))
   checkpoints = Checkpoints(workdir.path, clean=True, **policy)
   activations = sharding.activation_sharding(mesh, cfg.mesh.sequence)

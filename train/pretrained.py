@@ -156,17 +156,32 @@ class Adapted(_Run):
     and the steps."""
     return super().weights(which)
 
-  def weights(self, which):
-    own, steps = self.adapters(which)
+  def origin(self) -> tuple[Pretrained, Mapping]:
+    """Returns the other model and its weights; raises UserError where they have changed."""
     start = self.config.init_from
     origin = open(start.workdir, body=start.which == "body")
     theirs, _ = origin.weights(start.which)
     check_base(self.path, origin.name, checksum(theirs))
+    return origin, theirs
+
+  def weights(self, which):
+    own, steps = self.adapters(which)
+    origin, theirs = self.origin()
+    start = self.config.init_from
     layers = dict(encoder=start.encoder_layers, decoder=start.decoder_layers)
     theirs = parts(origin, theirs, layers, not self.model["decoder_layers"])
     kept = {path for path in theirs if not any(re.search(skip, path) for skip in start.skip)}
-    whole = {path: theirs[path] for path in kept} | unstack_layers(own)
-    return lora.merge(whole, self.config.lora), steps
+    base = self._rounded({path: theirs[path] for path in kept})
+    return lora.merge(base | unstack_layers(own), self.config.lora), steps
+
+  def _rounded(self, base: Mapping) -> dict:
+    """Returns the base as the run held it: rounded to integers, if its config says so."""
+    settings, trained = self.config.get("quantize", {}), lora.is_trained(self.config.lora)
+    if not settings.get("weights"):
+      return dict(base)
+    model = nnx.eval_shape(lambda: build_model(self.model, self.task(), seed=0))
+    stored = quantization.store(model, settings, base, leave=trained).weights
+    return quantization.floats(stored, settings, model, trained)
 
   def check_sizes(self, which):
     """Does nothing: what is saved is a part of the model."""
@@ -220,8 +235,10 @@ def check_base(path: paths.Path, name: str, base: int) -> None:
 
 
 def quantized(origin: Pretrained) -> dict:
-  """Returns the section `quantize` of a run that quantizes, else {}."""
-  settings = {} if origin.config is None else origin.config.get("quantize", {})
+  """Returns the section `quantize` of a run that quantizes, else {}; the weights of adapters are
+  merged into floats."""
+  plain = origin.config is None or isinstance(origin, Adapted)
+  settings = {} if plain else origin.config.get("quantize", {})
   return dict(settings) if settings.get("weights") else {}
 
 

@@ -60,6 +60,7 @@ RANGES = {
   "distill.hidden": "[0, inf)",
   "distill.attention": "[0, inf)",
   "distill.relation_heads": "[0, inf)",
+  "distill.cache_top": "[1, inf)",
   "task.source_len": "[0, inf)",
   "task.target_len": "[0, inf)",
   "task.length": "[1, inf)",

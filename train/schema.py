@@ -98,7 +98,7 @@ def check(cfg: ConfigDict) -> None:
   tasks.check(cfg.task.to_dict())
   distillation.check(cfg.distill, cfg.task)
   model = cfg.model.get("name", "transformer")
-  lora.check(cfg.lora, cfg.init_from.workdir, model, cfg.quantize.weights)
+  lora.check(cfg.lora, cfg.init_from.workdir, model, cfg.quantize)
   quantization.check(cfg.quantize, model)
   cfg = shares.settle(cfg, cfg.steps or UNKNOWN_STEPS)
   optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)

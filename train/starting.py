@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from train import pretrained, sharding
+from train import pretrained
 from train.common.errors import UserError, indented
 from train.common.trees import flatten, match_layers
 from train.data.tokenizer import Tokenizer
@@ -22,7 +22,7 @@ def init_from(
   new: str = "^$",
 ) -> dict:
   """Returns the weights of another run, or of hf:DIR, that have the path and shape of one of
-  `params`, a tree of arrays or ShapeDtypeStructs, by path and placed as that one is.
+  `params`, a tree of arrays or ShapeDtypeStructs, by path.
 
   The log reports what was taken. Weights whose path matches one of the patterns `skip` are not.
   `encoder_layers` and `decoder_layers` number the origin's layers that become those of `params`, in
@@ -65,7 +65,7 @@ def init_from(
       f"init_from.workdir {workdir}: weights that do not match; patterns in init_from.skip allow"
       f" them:{indented(wrong)}"
     )
-  return {name: sharding.put_weight(theirs[name], ours[name]) for name in taken}
+  return {name: theirs[name] for name in taken}
 
 
 def _check_vocabulary(origin: pretrained.Pretrained, tokenizer: Tokenizer) -> None:

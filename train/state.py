@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from train import sharding, starting, teaching
+from train import pretrained, sharding, starting, teaching
 from train.build import build_model
 from train.common import trees
 from train.common.errors import UserError
@@ -83,8 +83,9 @@ def given_weights(cfg: ConfigDict, task, plan: Blueprint) -> tuple[dict, dict]:
   """
   if not cfg.init_from.workdir:
     return {}, {}
-  like = trees.join(plan.base, plan.shapes["params"])
-  given = starting.init_from(like, task.tokenizer, **cfg.init_from, new=f"{lora.NEW}|^distill/")
+  like = trees.flatten(trees.join(plan.base, plan.shapes["params"]))
+  given = taken_weights(cfg, task, like)
+  given = {path: sharding.put_weight(weight, like[path]) for path, weight in given.items()}
   base = trees.flatten(plan.base)
   if random := sorted(base.keys() - given.keys()):
     raise UserError(
@@ -93,6 +94,23 @@ def given_weights(cfg: ConfigDict, task, plan: Blueprint) -> tuple[dict, dict]:
     )
   first = {path: weight for path, weight in given.items() if path not in base}
   return first, trees.replace(plan.base, given)
+
+
+def taken_weights(cfg: ConfigDict, task, like: Mapping) -> dict:
+  """Returns path -> weight of those of `init_from` that are in the run's model, whose weights are
+  `like`; as integers what the run's config stores so (QLoRA)."""
+  origin, new = cfg.init_from.workdir, f"{lora.NEW}|^distill/"
+  if not cfg.quantize.stored:
+    return starting.init_from(like, task.tokenizer, **cfg.init_from, new=new)
+  if pretrained.quantized(pretrained.open(origin)).get("stored"):
+    raise UserError(
+      f"quantize.stored: {origin} holds integers already, and rounding twice errs twice: name the"
+      " run that it was made of (init_from.workdir)"
+    )
+  model = nnx.eval_shape(lambda: build_model(cfg.model, task, cfg.seed))
+  like = nnx.to_pure_dict(nnx.state(model))
+  floats = starting.init_from(like, task.tokenizer, **cfg.init_from, new=new)
+  return quantization.store(model, cfg.quantize, floats, leave=lora.is_trained(cfg.lora)).weights
 
 
 def first_state(cfg: ConfigDict, task, plan: Blueprint) -> dict:
@@ -107,15 +125,22 @@ def make_graph(cfg: ConfigDict, task, mesh):
 
 def _model_maker(cfg, task, mesh):
   def make():
-    model = build_model(cfg.model, task, cfg.seed, mesh.devices.flat[0].platform)
+    model = changed_model(cfg, task, mesh)
     teaching.add_projections(model, cfg)
-    if cfg.quantize.weights:
-      quantization.apply(model, cfg.quantize)
-    if cfg.lora.rank:
-      lora.adapt(model, cfg.lora, nnx.Rngs(cfg.seed))
     return model
 
   return make
+
+
+def changed_model(cfg: ConfigDict, task, mesh) -> nnx.Module:
+  """Builds the model of a run, with rounded weights or integers and adapters as its config says."""
+  model = build_model(cfg.model, task, cfg.seed, mesh.devices.flat[0].platform)
+  if cfg.quantize.weights:
+    kept = lora.is_trained(cfg.lora) if cfg.lora.rank else quantization.none
+    quantization.apply(model, cfg.quantize, kept)
+  if cfg.lora.rank:
+    lora.adapt(model, cfg.lora, nnx.Rngs(cfg.seed))
+  return model
 
 
 def weights(state, base: Mapping = types.MappingProxyType({})) -> dict:

@@ -11,7 +11,9 @@ from train import pretrained, sharding, starting, tasks
 from train.common.errors import UserError
 from train.compression import distillation
 from train.tasks.seq2seq import DecoderTask
+from train.teacher_cache import TeacherCache
 
+OF_WORDS = ("mlm", "causal", "translation")
 LENGTHS = {"source_len", "target_len", "choice_len", "length"}  # of a task's texts
 
 
@@ -21,14 +23,20 @@ class Lesson(NamedTuple):
   objective: Any  # the task, or a Distilled one
   shapes: dict  # of the fixed weights, as ShapeDtypeStructs with their shardings
   teacher: pretrained.Pretrained | None = None
+  cache: TeacherCache | None = None  # of its logits, which batches then have
 
   def fixed(self, which: str) -> dict:
     """Returns the fixed weights, those of the teacher's checkpoint `which`."""
-    if self.teacher is None:
+    if self.teacher is None or self.cache:
       return {}
     weights, steps = self.teacher.place(which, self.shapes["teacher"])
     logging.info("distill.teacher %s: checkpoint %s, steps %s", self.teacher.name, which, steps)
     return dict(teacher=weights)
+
+  def items(self, items, layout):
+    """Returns the training items of batches of a layout, with the teacher's logits if they are
+    kept."""
+    return self.cache.items(items, layout) if self.cache else items
 
 
 def lesson(cfg: ConfigDict, task, mesh) -> Lesson:
@@ -51,8 +59,11 @@ def lesson(cfg: ConfigDict, task, mesh) -> Lesson:
   graph, shapes = nnx.split(teacher.build(teacher.model, own, platform))
   shapes = dict(params=nnx.to_pure_dict(shapes))
   placed = sharding.abstract(shapes, sharding.place(shapes, mesh))["params"]
-  objective = distillation.Distilled(task, graph, settings, layers)
-  return Lesson(objective, dict(teacher=placed), teacher)
+  if not settings["cache"]:
+    objective = distillation.Distilled(task, graph, settings, layers)
+    return Lesson(objective, dict(teacher=placed), teacher)
+  cache = TeacherCache(settings, task, teacher, graph, placed, mesh, _of_words(task))
+  return Lesson(distillation.Distilled(task, None, settings, layers), {}, teacher, cache)
 
 
 def add_projections(model, cfg: ConfigDict) -> None:
@@ -112,8 +123,13 @@ def _check_words(cfg, teacher: pretrained.Pretrained, task) -> None:
   """Raises UserError where logits of words are of another number of words."""
   words = task.tokenizer.vocab_size
   there, here = (x.get("vocab_size") or words for x in (teacher.model, cfg.model))
-  if there != here and getattr(task, "hf_kind", "") in ("mlm", "causal", "translation"):
+  if there != here and _of_words(task):
     raise UserError(
       f"distill.teacher {teacher.name} has logits of {there} words, and this model of {here}: set"
       f" model.vocab_size={there}"
     )
+
+
+def _of_words(task) -> bool:
+  """Returns whether a task's logits are of the words of a vocabulary."""
+  return getattr(task, "hf_kind", "") in OF_WORDS

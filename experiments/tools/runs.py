@@ -84,7 +84,8 @@ class Value:
   """A number of a paper, compared with the mean of our runs and checked if it has a tolerance.
 
   `metric` is SPLIT/NAME of an evaluation, train/NAME (the median over the log without its first
-  line; train/milliseconds is the time of a step), or parameters, seconds or steps.
+  line; train/milliseconds is the time of a step), parameters, seconds or steps, or one of
+  sizes.NAMES.
   """
 
   name: str
@@ -98,7 +99,7 @@ class Value:
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-  """A paper's claim that one group of runs exceeds another by more than `by`."""
+  """A paper's claim that one group of runs exceeds `times` another by more than `by`."""
 
   name: str
   more: str  # pattern for names of runs
@@ -106,6 +107,7 @@ class Order:
   metric: str
   source: str = ""
   by: float = 0.0
+  times: float = 1.0
   why: str = ""
 
 

@@ -72,6 +72,8 @@ def verdict(one):
     (Order("o", r"big.*", r"little.*", "test/accuracy"), False, "holds, +11.00"),
     (Order("o", r"big.*", r"little.*", "test/accuracy", by=11.0), True, "MISSED, +11.00"),
     (Order("o", r"little.*", r"big.*", "test/accuracy"), True, "MISSED, -11.00"),
+    (Order("o", r"big.*", r"little.*", "test/accuracy", times=1.1), False, "holds, 1.15 times"),
+    (Order("o", r"big.*", r"little.*", "test/accuracy", times=1.2), True, "MISSED, 1.15 times"),
     (Order("o", r"big.*", "alone", "test/accuracy"), True, "UNFINISHED: alone (step 5 of 20)"),
   ],
 )  # fmt: skip

@@ -32,9 +32,13 @@ DISTILL = dict(
   layers=(),  # the teacher's layer behind which each of the student's learns; (): spread evenly
   decoder_layers=(),
   relation_heads=0,  # into which vectors are cut for `attention`; 0: the teacher's heads
+  cache="",  # a folder for the teacher's logits, which is filled once; "": the teacher is asked
+  cache_top=32,  # logits of words that are kept for each token; all logits of labels are
 )
 PARTS = ("hard", "soft", "hidden", "attention")
 HIDDEN_LOSSES = ("cosine", "mse")
+VALUES, IDS = "teacher_values", "teacher_ids"  # a teacher's logits that are in a batch
+NONE = -1e9  # the logarithm of no probability, whose gradient is 0 and not nan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,17 +46,20 @@ class Distilled:
   """A task whose loss also follows a teacher."""
 
   task: Any
-  graph: Any  # the teacher's, without its weights
+  graph: Any  # the teacher's, without its weights; None: batches hold its logits
   settings: Mapping  # the section `distill`
   layers: Mapping[str, tuple[int, ...]]  # stack -> the teacher's layer for each of the student's
 
-  def loss(self, model, batch, key, teacher) -> dict[str, tuple]:
+  def loss(self, model, batch, key, teacher=None) -> dict[str, tuple]:
     """Returns what the task's `loss` does, with the parts of the teacher by name; `teacher` are its
     weights."""
-    teacher = nnx.merge(self.graph, jax.lax.stop_gradient(teacher))
     settings, task = self.settings, self.task
     deep = settings["hidden"] or settings["attention"]
-    if deep:
+    if self.graph is not None:
+      teacher = nnx.merge(self.graph, jax.lax.stop_gradient(teacher))
+    if self.graph is None:
+      logits, targets = task.logits(model, batch, key), batch[VALUES]
+    elif deep:
       with observing.observe(model) as ours:
         logits = task.logits(model, batch, key)
       with observing.observe(teacher) as theirs:
@@ -62,7 +69,7 @@ class Distilled:
     sums = task.sums(logits, batch)
     parts = {"hard": sums["loss"][0]}
     if settings["soft"]:
-      parts["soft"] = task.soft_loss(logits, targets, batch, settings["temperature"])[0]
+      parts["soft"] = self._soft(logits, targets, batch)
     if settings["hidden"]:
       parts["hidden"] = self._hidden(model, ours.states, theirs.states, batch)
     if settings["attention"]:
@@ -71,6 +78,16 @@ class Distilled:
     weight = sums["loss"][1]
     total = sum(settings[name] * part for name, part in parts.items())
     return sums | {name: (part, weight) for name, part in parts.items()} | {"loss": (total, weight)}
+
+  def _soft(self, logits, targets, batch):
+    """Returns the sum of the divergences from the teacher's logits, of which a batch may have the
+    largest alone."""
+    temperature = self.settings["temperature"]
+    if self.graph is None and IDS in batch:
+      own = reduced(logits, batch[IDS], temperature)
+      total, _ = losses.divergence(own, targets, self.task.target_weights(batch), 1.0)
+      return temperature**2 * total
+    return self.task.soft_loss(logits, targets, batch, temperature)[0]
 
   def _hidden(self, model, ours, theirs, batch):
     """Returns the sum of the distances of the states behind the mapped layers."""
@@ -106,6 +123,16 @@ class Distilled:
           total += losses.divergence(student_BTHS, teacher_BTHS, weights_BTH, 1.0)[0]
           count += 1
     return total / count
+
+
+def reduced(logits_BTV, ids_BTK, temperature: float):
+  """Returns logits [B, T, K + 1] of a distribution at `temperature` in which all words but K count
+  as one, the last: their divergence is 0 where the words' is, and never above it."""
+  logits_BTV = logits_BTV.astype(jnp.float32) / temperature
+  top_BTK = jnp.take_along_axis(logits_BTV, ids_BTK, axis=-1)
+  rest_BTV = jnp.put_along_axis(logits_BTV, ids_BTK, NONE, axis=-1, inplace=False)
+  rest_BT = jax.nn.logsumexp(rest_BTV, axis=-1)
+  return jnp.concatenate([top_BTK, rest_BT[..., None]], axis=-1)
 
 
 def segments_of(batch, stack: str):
@@ -191,7 +218,11 @@ def layer_map(settings: Mapping, model: Mapping, teacher: Mapping) -> dict[str, 
 def check(settings: Mapping, task: Mapping) -> None:
   """Raises UserError for a section `distill` that cannot be, before anything is read."""
   if not settings["teacher"]:
+    if settings["cache"]:
+      raise UserError("distill.cache keeps the logits of distill.teacher, which is '': name it")
     return
+  if settings["cache"]:
+    _check_cache(settings)
   if not any(settings[part] for part in PARTS[1:]):
     raise UserError(
       "distill.teacher is set, and the weights distill.soft, .hidden and .attention are all 0"
@@ -205,3 +236,13 @@ def check(settings: Mapping, task: Mapping) -> None:
       raise UserError(
         "task.loss_chunks: a student and its teacher are compared over whole rows: set it to 1"
       )
+
+
+def _check_cache(settings: Mapping) -> None:
+  for part in ("hidden", "attention"):
+    if settings[part]:
+      raise UserError(
+        f"distill.{part}: distill.cache holds logits alone: set it to 0, or leave the cache out"
+      )
+  if "://" in settings["cache"]:
+    raise UserError(f"distill.cache {settings['cache']}: name a folder on a disk")

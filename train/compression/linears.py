@@ -50,11 +50,11 @@ def find(
 
 
 def shapes(path: str, layer: nnx.Module) -> tuple[tuple, tuple, tuple]:
-  """Returns the axes of a layer's kernel: those of stacked layers (one or none), in and out."""
-  shape = layer.kernel.shape
-  stacked = shape[:1] if is_stacked(f"{path}/kernel") else ()
-  count = len(layer.axis) if isinstance(layer, nnx.LinearGeneral) else 1
-  return stacked, shape[len(stacked) :][:count], shape[len(stacked) + count :]
+  """Returns the axes of a layer's kernel: those of stacked layers (one or none), in and out; the
+  kernel itself may be packed."""
+  stacked = layer.kernel.shape[:1] if is_stacked(f"{path}/kernel") else ()
+  sides = layer.in_features, layer.out_features
+  return stacked, *((side,) if isinstance(side, int) else tuple(side) for side in sides)
 
 
 def flat_product(x, weight, count: int):

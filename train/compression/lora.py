@@ -99,19 +99,24 @@ def dropout_keys(keys_B):
   return bind(_KEYS, keys_B)
 
 
-def check(settings: Mapping, init: str, model: str, weights: str) -> None:
+def check(settings: Mapping, init: str, model: str, quantize: Mapping) -> None:
   """Raises UserError for a section `lora` without weights to adapt (`init`), or without layers; for
-  a `model` other than a Transformer, and for `weights` that are rounded (quantize.weights)."""
+  a `model` other than a Transformer, and for a section `quantize` that does not store the base."""
   if not settings["rank"]:
     return
   if not init:
     raise UserError("lora.rank: there is nothing to adapt: name a model (init_from.workdir)")
   if model != "transformer":
     raise UserError(f"lora.rank: a model of the kind {model} has no adapters")
-  if weights:
+  if quantize["weights"] and not quantize["stored"]:
     raise UserError(
-      f"lora.rank: quantize.weights={weights} rounds a kernel with its update in prediction and"
-      " without it in training: set one of the two"
+      f"lora.rank: quantize.weights={quantize['weights']} rounds a kernel with its update in"
+      " prediction and without it in training: set quantize.stored=True, which holds the frozen"
+      " weights as integers (QLoRA), or one of the two alone"
+    )
+  if quantize["activations"]:
+    raise UserError(
+      "lora.rank: quantize.activations has no gradient, and adapters below need one: set it to ''"
     )
   if not settings["layers"]:
     raise UserError("lora.layers is empty: name patterns of layers to adapt")

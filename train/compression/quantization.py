@@ -7,6 +7,7 @@ stores the integers, with which prediction computes.
 
 import contextvars
 import dataclasses
+import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -115,9 +116,17 @@ def _product(module: nnx.Module, x, name: str):
   return integers.product(x, values, scale, how.weights, how.axes, how.activations, span)
 
 
-def find(model: nnx.Module, settings: Mapping) -> dict[str, tuple[nnx.Module, How]]:
-  """Returns the path of each weight that the settings name -> its layer or table, and how that is
-  quantized.
+def none(path: str) -> bool:
+  """Returns that the weight at a path is not left as it is."""
+  del path
+  return False
+
+
+def find(
+  model: nnx.Module, settings: Mapping, leave: Callable[[str], bool] = none
+) -> dict[str, tuple[nnx.Module, How]]:
+  """Returns the path of each weight that the settings name, and `leave` does not, -> its layer or
+  table, and how that is quantized.
 
   Raises UserError for a pattern that matches nothing, and for a weight that cannot be cut into the
   settings' groups.
@@ -133,15 +142,17 @@ def find(model: nnx.Module, settings: Mapping) -> dict[str, tuple[nnx.Module, Ho
     else:
       _, inputs, outputs = linears.shapes(path, module)
       path, shape, axes = f"{path}/kernel", inputs + outputs, Axes(tuple(range(len(inputs))), 0)
+    if leave(path):
+      continue
     _check_size(path, shape, axes, settings)
     found[path] = module, How(settings["weights"], settings["activations"], settings["group"], axes)
   return found
 
 
-def apply(model: nnx.Module, settings: Mapping) -> None:
+def apply(model: nnx.Module, settings: Mapping, leave: Callable[[str], bool] = none) -> None:
   """Changes the model's layers to those that compute with rounded weights or, where they are
-  stored, with integers, whose values and scales are 0."""
-  for path, (module, how) in find(model, settings).items():
+  stored, with integers, whose values and scales are 0; weights that `leave` names stay."""
+  for path, (module, how) in find(model, settings, leave).items():
     is_table, name = isinstance(module, Table), path.rpartition("/")[2]
     if settings["stored"]:
       shape = getattr(module, name).shape
@@ -169,14 +180,19 @@ class Stored(NamedTuple):
 
 
 def store(
-  model: nnx.Module, settings: Mapping, weights: Mapping, ranges: Mapping[str, float]
+  model: nnx.Module,
+  settings: Mapping,
+  weights: Mapping,
+  ranges: Mapping[str, float] = types.MappingProxyType({}),
+  leave: Callable[[str], bool] = none,
 ) -> Stored:
-  """Returns the weights (path -> array) of a model with those integers that the settings name.
+  """Returns the weights (path -> array) of a model with those integers that the settings name, and
+  `leave` does not.
 
   `ranges` are those of what each layer reads (`ranges_of`), where settings.static is True.
   """
   stored, errors = dict(weights), {}
-  for path, (module, how) in find(model, settings).items():
+  for path, (module, how) in find(model, settings, leave).items():
     weight = jnp.asarray(weights[path], jnp.float32)
     values, scale = integers.quantize(weight, how.weights, how.axes, how.group)
     rounded = integers.dequantize(values, scale, how.weights, how.axes)
@@ -192,14 +208,16 @@ def store(
   return Stored(stored, errors)
 
 
-def floats(weights: Mapping, settings: Mapping, model: nnx.Module) -> dict[str, Any]:
+def floats(
+  weights: Mapping, settings: Mapping, model: nnx.Module, leave: Callable[[str], bool] = none
+) -> dict[str, Any]:
   """Returns path -> array of weights that `store` returned, as floats again."""
   whole = {
     path: x
     for path, x in weights.items()
     if not path.endswith((f"kernel{SCALE}", f"embedding{SCALE}", f"/{RANGE}"))
   }
-  for path, (_, how) in find(model, settings).items():
+  for path, (_, how) in find(model, settings, leave).items():
     scale = jnp.asarray(weights[path + SCALE])
     values = jnp.asarray(weights[path])
     whole[path] = np.asarray(integers.dequantize(values, scale, how.weights, how.axes))

@@ -146,6 +146,11 @@ class Windows(PickledByFields):
     return self.objective.extras
 
   @property
+  def draws(self) -> bool:
+    """Returns whether an item differs between epochs."""
+    return self.objective.draws and not self.fixed_masks
+
+  @property
   def start(self) -> int:
     return self.tokens.tokenizer.roles.start
 

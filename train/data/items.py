@@ -72,6 +72,11 @@ def is_streamed(items: Items) -> bool:
   return getattr(items, "is_streamed", False) or getattr(items, "shards", None) is not None
 
 
+def is_drawn(items: Items) -> bool:
+  """Returns whether anything in the items is random, so that it differs between epochs."""
+  return getattr(items, "draws", False)
+
+
 def order(items: Items, count: int, seed: int) -> Callable[[int], int]:
   """Returns the function from a position in an endless stream to the index of an item. Every epoch
   is shuffled anew, unless the items have an `order` of their own (a mixture's)."""

@@ -45,6 +45,11 @@ class MixedItems:
     """Returns whether some part is read shard by shard."""
     return any(map(items.is_streamed, self.parts.values()))
 
+  @property
+  def draws(self) -> bool:
+    """Returns whether items of some part differ between epochs."""
+    return any(map(items.is_drawn, self.parts.values()))
+
   @functools.cached_property
   def _lengths(self) -> list[np.ndarray]:
     lengths = [part.lengths() for part in self.parts.values()]

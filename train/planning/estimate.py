@@ -112,6 +112,8 @@ def make_plan(cfg: ConfigDict, topology: chips.Topology) -> Plan:
     raise UserError(
       f"parallelism={cfg.parallelism} compiles only for installed devices: plan parallelism=jit"
     )
+  if cfg.distill.cache:
+    raise UserError("distill.cache: a plan is of a teacher that is asked: set it to ''")
   mesh = sharding.make_mesh(cfg.mesh, chips.devices(topology))
   with tempfile.TemporaryDirectory() as folder:
     task = pretrained.build_task(cfg.task, folder)

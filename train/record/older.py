@@ -77,6 +77,8 @@ ADDED_TO = {  # the same settings in the section of each task
     layers=(),
     decoder_layers=(),
     relation_heads=0,
+    cache="",
+    cache_top=32,
   ),
   "task": dict(
     class_weights="",

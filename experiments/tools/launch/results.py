@@ -11,6 +11,7 @@ import pathlib
 import statistics
 from collections.abc import Sequence
 
+from experiments.tools.launch import sizes
 from experiments.tools.runs import Derived, Estimate, Experiment, Run
 from train.common import json_files
 from train.common.files import write_atomically
@@ -115,6 +116,7 @@ def write_record(run: Run, folder: pathlib.Path, results: dict, seconds: float |
   record = dict(
     asked=request(run),
     results={split: _plain(values) for split, values in results.items()},
+    **_sizes(run, folder),
     seconds=seconds,
     steps=steps,
     parameters=next((start["parameters"] for start in starts if "parameters" in start), None),
@@ -133,9 +135,16 @@ def _plain(values):
   return {key: x for key, x in kept.items() if key not in ("workdir", "split")}
 
 
+def _sizes(run: Run, folder: pathlib.Path) -> dict[str, int]:
+  out = folder / run.out if isinstance(run, Derived) else folder
+  return {} if isinstance(run, Estimate) else sizes.sizes(out)
+
+
 def read_folder(run: Run, folder: pathlib.Path) -> Outcome:
   """Returns the outcome of a run from its folder, finished or not."""
   record = read_record(run, folder)
+  if record and sizes.NAMES[0] not in record:  # of an older version
+    record |= _sizes(run, folder)
   metrics = read_metrics(folder) if (folder / "metrics.jsonl").is_file() else []
   state = NOT_BEGUN if record is None else "finished"
   if metrics and record is None:

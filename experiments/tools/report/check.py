@@ -54,9 +54,11 @@ def _judge(expected, outcomes):
     text = "not checked"
   else:
     first, *others = [tables.mean(sample.values) for sample in samples]
-    gap = first - (others[0] if order else expected.paper)
+    gap = first - (expected.times * others[0] if order else expected.paper)
     missed = not (gap > expected.by if order else abs(gap) <= expected.tolerance)  # NaN is a miss
-    text = f"{'MISSED' if missed else 'holds'}, {gap:+.2f}"
+    is_ratio = order and expected.times != 1
+    found = f"{first / others[0]:.3g} times" if is_ratio else f"{gap:+.2f}"
+    text = f"{'MISSED' if missed else 'holds'}, {found}"
   return Verdict(expected, samples, checked, missed, text)
 
 
@@ -90,6 +92,7 @@ def tabulate(verdicts: Sequence[Verdict]) -> tuple[list[list[list[str]]], list[s
     expected, samples = verdict.expected, verdict.samples
     order = isinstance(expected, Order)
     by = f" by {expected.by:g}" if order and expected.by else ""
+    by += f", above {expected.times:.3g} times" if order and expected.times != 1 else ""
     cells = [expected.name + by + note(expected.source)]
     cells.append(verdict.text + note(expected.why if verdict.missed else ""))
     if not order:

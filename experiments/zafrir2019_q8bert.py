@@ -14,10 +14,9 @@ from experiments.tools.runs import Derived, Order, Run, Value, evaluate_every, s
 
 AWARE = {"quantize.weights": "int8", "quantize.activations": "int8"}
 TRAINED_SO = ("sst2", "trec", "ud_ewt")
-INT4 = ("--quantize", "int4", "--group", "32")
 STORED = {  # the origin, and flags of train.export
   "int8": ("full", ("--quantize", "int8")),
-  "int4": ("full", (*INT4, "--skip", "^head/")),
+  "int4": ("full", ("--quantize", "int4", "--group", "32")),
   "aware": ("trained", ("--quantize", "int8", "--activations", "int8")),
 }
 TRANSLATOR = "configs/multi30k.py:data={data}/multi30k"

@@ -6,6 +6,7 @@ lowest and highest value. PART:
   train        target tokens a second of updates, beside transformers' Seq2SeqTrainer, and their
                products beside the largest rate of this machine's
   finetune     seconds to fine-tune MiniLM and to score a split, beside Trainer
+  smaller      predictions a second by quantized, pruned and distilled models, beside whole ones
   start        seconds from the command to the first step, beside Trainer
   data         the speed of preparing and reading a corpus
   accelerator  milliseconds, MFU and memory of steps on a GPU or TPU, their costliest operations,
@@ -26,7 +27,7 @@ import tempfile
 
 from absl import logging
 
-from experiments.benchmark import accelerator, data, decode, finetune, start, toys, train
+from experiments.benchmark import accelerator, data, decode, finetune, smaller, start, toys, train
 from experiments.benchmark.sides import CORES
 from experiments.tools.report import measured
 from train.common import entry
@@ -36,11 +37,18 @@ PARTS = dict(
   decode=decode,
   train=train,
   finetune=finetune,
+  smaller=smaller,
   start=start,
   data=data,
   accelerator=accelerator,
 )
-NEED_DATA, NEED_MINILM = ("decode", "train", "finetune", "start"), ("finetune", "start")
+NEED_DATA = ("decode", "train", "finetune", "smaller", "start")
+NEED_MINILM = ("finetune", "start")
+FOR_SMALLER = {
+  "student": "smaller: a smaller translator than --model",
+  "classifier": "smaller: a run of configs/classify.py on DIR/sst2",
+  "pruned": "smaller: a run that lost heads of the classifier",
+}
 RESULTS = pathlib.Path("experiments/results") / measured.FOLDER
 PEERS = pathlib.Path(".parity/bin/python")
 PACKAGES = ("torch", "transformers", "accelerate", "ctranslate2")
@@ -63,6 +71,8 @@ def build_parser():
   parser.add_argument("--repeats", type=int, default=0, help="of a measurement (5; quick: 1)")
   parser.add_argument("--minutes", type=float, default=8.0, help="of the part accelerator, at most")
   parser.add_argument("--model", type=pathlib.Path, help="a trained run of configs/multi30k.py")
+  for name, what in FOR_SMALLER.items():
+    parser.add_argument(f"--{name}", type=pathlib.Path, metavar="RUN", help=what)
   parser.add_argument("--minilm", type=pathlib.Path, default=pathlib.Path("data/minilm"))
   parser.add_argument("--root", type=pathlib.Path, default=pathlib.Path("runs/benchmark"))
   parser.add_argument("--record", nargs="?", const=RESULTS, type=pathlib.Path, metavar="FOLDER")

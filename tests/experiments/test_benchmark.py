@@ -35,6 +35,7 @@ def one_device(monkeypatch):
     ("decode", 5),
     ("train", 2),
     pytest.param("data", 1, marks=slow),
+    pytest.param("smaller", 6, marks=slow),
     pytest.param("finetune", 6, marks=slow),
     pytest.param("start", 2, marks=slow),
     pytest.param("accelerator", 3, marks=slow),

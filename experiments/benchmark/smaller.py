@@ -15,6 +15,7 @@ from train.data import sources
 from train.data.source import read_many
 from train.data.tokenizer import Tokenizer
 from train.record.config import read as read_config
+from train.scoring import scores
 
 TITLE = "Smaller models, beside the whole ones"
 WHOLE, CTRANSLATE2 = "float32", "CTranslate2 int8"
@@ -34,7 +35,7 @@ def tables(options) -> dict[str, list[list[str]]]:
 
 def _translating(options) -> list[Row]:
   model = decode.trained(options)
-  texts = _texts(options, "multi30k.py", "multi30k", "source")
+  texts, references = _columns(options, "multi30k.py", "multi30k", ("source", "target"))
   tokenizer = Tokenizer.load(model / "tokenizer.json")
   others = {"student": options.student} if options.student else {}
   with contextlib.ExitStack() as stack:
@@ -54,7 +55,11 @@ def _translating(options) -> list[Row]:
         name: [times(answer).rate(_count(tokenizer, answer["texts"])) for answer in several]
         for name, several in answers.items()
       }
-      rows += _rows(f"{search}, {len(texts):,} sentences", "tokens/s", speeds)
+      found = {
+        name: f"{scores.texts(several[0]['texts'], references)['bleu']:.2f} BLEU"
+        for name, several in answers.items()
+      }
+      rows += _rows(f"{search}, {len(texts):,} sentences", "tokens/s", speeds, found)
   return rows
 
 
@@ -63,7 +68,7 @@ def _count(tokenizer, texts) -> int:
 
 
 def _classifying(options) -> list[Row]:
-  texts = _texts(options, "classify.py", "sst2", "text")
+  texts, labels = _columns(options, "classify.py", "sst2", ("text", "label"))
   others = {"half of the heads": options.pruned} if options.pruned else {}
   with contextlib.ExitStack() as stack:
     sides = _sides(stack, options, options.classifier, others)
@@ -74,14 +79,20 @@ def _classifying(options) -> list[Row]:
     name: [times(answer).rate(len(texts)) for answer in several]
     for name, several in answers.items()
   }
-  return _rows(f"classes of {len(texts):,} texts", "texts/s", speeds)
+  found = {
+    name: f"{scores.classes(several[0]['texts'], labels)['accuracy']:.2f}% right"
+    for name, several in answers.items()
+  }
+  return _rows(f"classes of {len(texts):,} texts", "texts/s", speeds, found)
 
 
-def _texts(options, config: str, folder: str, column: str) -> list[str]:
+def _columns(options, config: str, folder: str, names) -> list[list[str]]:
+  """Returns two columns of the first examples of the test split."""
   data = read_config(f"configs/{config}:data={options.data}/{folder}").task.data.to_dict()
   source = sources.open_split(data, "test")
   count = min(len(source), 20 if options.quick else decode.SENTENCES)
-  return [example[column] for example in read_many(source, range(count))]
+  examples = read_many(source, range(count))
+  return [[example[name] for example in examples] for name in names]
 
 
 def _sides(stack, options, model, others: Mapping) -> dict[str, Side]:
@@ -99,7 +110,7 @@ def _sides(stack, options, model, others: Mapping) -> dict[str, Side]:
   }
 
 
-def _rows(what: str, unit: str, speeds: Mapping) -> list[Row]:
+def _rows(what: str, unit: str, speeds: Mapping, found: Mapping[str, str]) -> list[Row]:
   """Returns the rows of each smaller model beside the whole one, of int8 beside CTranslate2's."""
   rows = []
   for name in speeds:
@@ -107,7 +118,8 @@ def _rows(what: str, unit: str, speeds: Mapping) -> list[Row]:
       peers = [WHOLE, *([CTRANSLATE2] if name in QUANTIZED and CTRANSLATE2 in speeds else [])]
       results = {peer: speeds[peer] for peer in (name, *peers)}
       ratios = {WHOLE: FASTER} if name == "student" else {}
-      rows += beside(f"{what}: {name}", unit, results, ratios)
+      remarks = {peer: f"{found[name]}, there {found[peer]}" for peer in peers}
+      rows += beside(f"{what}: {name}", unit, results, ratios, remarks)
   return rows
 
 

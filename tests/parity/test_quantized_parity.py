@@ -49,4 +49,4 @@ def test_integers_translate_as_floats_do_here_and_there(name, tmp_path):
     assert np.mean([a == b for a, b in zip(answers, of_whole)]) > 0.95
   assert translated(integers, sources, "int8") == translated(floats, sources, "int8")
   size = (integers / "model.bin").stat().st_size
-  assert size < 0.65 * (floats / "model.bin").stat().st_size
+  assert size < 0.7 * (floats / "model.bin").stat().st_size

@@ -1,4 +1,5 @@
-"""Integers mean the same to CTranslate2 and here: a translator that is really trained."""
+"""Smaller models answer in transformers and CTranslate2 as they do here: of runs that are really
+trained (make parity)."""
 
 import json
 
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.train.interop.helpers import TRAINED
-from train import export, inference
+from train import export, inference, prune
 from train.scoring import scores
 
 transformers = pytest.importorskip("transformers", reason="`make parity` compares with it")
@@ -50,3 +51,20 @@ def test_integers_translate_as_floats_do_here_and_there(name, tmp_path):
   assert translated(integers, sources, "int8") == translated(floats, sources, "int8")
   size = (integers / "model.bin").stat().st_size
   assert size < 0.7 * (floats / "model.bin").stat().st_size
+
+
+@pytest.mark.parametrize(
+  ("name", "flags", "form"),
+  [
+    ("pre_norm", ("--heads", "0.5", "--mlp", "0.5"), "ctranslate2"),
+    ("post_norm", ("--heads", "0.75"), "ctranslate2"),
+    ("post_norm", ("--mlp", "0.5"), "hf"),
+    ("classifier", ("--mlp", "0.5"), "hf"),
+  ],
+)
+def test_a_pruned_run_gives_the_same_texts_there(name, flags, form, tmp_path):
+  words = ["--workdir", str(TRAINED / name), "--split", "train", "--out", str(tmp_path / "run")]
+  prune.main([*words, *flags])
+  export.FORMATS[form](tmp_path / "run", "latest", tmp_path / "out", check=True)
+  card = (tmp_path / "out" / "README.md").read_text()
+  assert "for 20 inputs." in card

@@ -64,6 +64,11 @@ def get_config(arg=""):
   prepared = common.prepared(arg.data)
   data = prepared.get("data") or pairs(arg)
   if arg.distilled:
+    if prepared or common.is_table(arg.data):
+      raise ValueError(
+        "distilled=FILE has columns source and target: give the texts that it was made of as a"
+        " folder, or as line-aligned files"
+      )
     data["splits"]["train"] = arg.distilled
   cfg.task.data = data
   if arg.small:

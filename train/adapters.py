@@ -1,7 +1,9 @@
 """Loads several runs that adapt one model (lora.rank), whose weights are in memory once."""
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import jax
 from absl import logging
 from flax import nnx
 
@@ -9,41 +11,66 @@ from train import pretrained, schema, sharding, state
 from train.common import trees
 from train.common.errors import UserError
 from train.compression import lora
-from train.inference import Predictor, Run
+from train.inference import Predictor, Run, task_of
 
-ALIKE = ("init_from", "model", "quantize")  # sections of the runs
+
+class Base(NamedTuple):
+  """The model that all runs adapt: facts that tell it from others, and its weights by path."""
+
+  facts: dict[str, Any]
+  weights: dict[str, jax.Array]
 
 
 def load_adapters(
-  workdirs: Sequence, checkpoint="latest", *, batch_size: int | None = None, **decoding
+  workdirs: Sequence,
+  checkpoint="latest",
+  *,
+  batch_size: int | None = None,
+  source_lang: str = "",
+  target_lang: str = "",
+  **decoding,
 ) -> list[Predictor]:
   """Loads runs that trained adapters of one model, with the weights of that model once.
 
   Adapters stay beside the kernels, which are integers where the runs were trained on such (QLoRA).
-  checkpoint, batch_size and `decoding` are those of `load`. Raises UserError for a run without
-  adapters, and for runs of different models.
+  The other arguments are those of `load`. Raises UserError for a run without adapters, and for runs
+  of different models.
   """
-  runs = [pretrained.open(workdir) for workdir in workdirs]
+  runs, loaded, base = [pretrained.open(workdir) for workdir in workdirs], [], None
   for run in runs:
     if not isinstance(run, pretrained.Adapted):
       raise UserError(f"{run.name} has no adapters (lora.rank): load it by itself")
-  configs = [schema.complete(run.config) for run in runs]
-  for run, cfg in zip(runs, configs):
-    for key in ALIKE:
-      if cfg[key] != configs[0][key]:
-        raise UserError(f"{run.name} and {runs[0].name} adapt different models: compare {key}")
-  mesh, base, loaded = sharding.make_mesh(dict(data=-1, fsdp=1, tensor=1)), {}, []
-  for run, cfg in zip(runs, configs):
-    task = run.task().configured(batch_size, **decoding)
-    one = _load(run, cfg, task, str(checkpoint), mesh, base)
+  mesh = sharding.make_mesh(dict(data=-1, fsdp=1, tensor=1))
+  for run in runs:
+    facts = _facts(run)
+    base = base or Base(facts, {})
+    if differ := [key for key in facts if facts[key] != base.facts[key]]:
+      raise UserError(
+        f"{run.name} adapts another model than {runs[0].name}: {differ[0]} is {facts[differ[0]]},"
+        f" and there {base.facts[differ[0]]}"
+      )
+    task = task_of(run, batch_size, source_lang, target_lang, decoding)
+    one = _load(run, task, str(checkpoint), mesh, base.weights)
     loaded.append(Predictor(one, task.settings(**decoding)))
   return loaded
 
 
-def _load(run: pretrained.Adapted, cfg, task, checkpoint: str, mesh, base: dict) -> Run:
+def _facts(run: pretrained.Adapted) -> dict[str, Any]:
+  """Returns what tells the model that a run adapts from others."""
+  cfg, (_, weights) = schema.complete(run.config), run.origin()
+  start = cfg.init_from
+  return {
+    "the checksum of its weights": trees.checksum(weights),
+    "init_from.encoder_layers": start.encoder_layers,
+    "init_from.decoder_layers": start.decoder_layers,
+    "quantize": cfg.quantize.to_dict(),
+  }
+
+
+def _load(run: pretrained.Adapted, task, checkpoint: str, mesh, base: dict) -> Run:
   """Returns a run with the weights `base` (path -> array) of the other model, to which those are
   added that it lacks."""
-  run.origin()  # raises where it has changed
+  cfg = schema.complete(run.config)
   graph, shapes = nnx.split(nnx.eval_shape(lambda: state.changed_model(cfg, task, mesh)))
   shapes = dict(params=nnx.to_pure_dict(shapes))
   tree = sharding.abstract(shapes, sharding.place(shapes, mesh))["params"]

@@ -13,6 +13,7 @@ from train import pretrained, schema
 from train.checkpoint import Checkpoints
 from train.common import paths, trees
 from train.common.errors import UserError
+from train.compression import quantization
 from train.record import config, data_files, workdir
 
 MADE_OF = "made_of"  # in run.json: the run that this one was made of
@@ -26,11 +27,22 @@ class _NoData:
     return {}
 
 
+def config_of(trained: pretrained.Pretrained) -> ConfigDict:
+  """Returns the config of a run; of hf:DIR, one without data, which predicts alone."""
+  if trained.config is not None:
+    return trained.config
+  tokenizer = dict(name="file", path=trained.tokenizer_path)
+  task = trained.directory.task() | dict(tokenizer=tokenizer)
+  alone = dict(steps=1, batch_size=1, log_every=1, evaluate=dict(every=1), checkpoint=dict(every=1))
+  model = dict(name="transformer") | trained.model
+  return ConfigDict(dict(alone, task=task, model=model, optimizer={}, schedule={}))
+
+
 def changed(cfg: ConfigDict, **changes) -> ConfigDict:
   """Returns the config of a derived run: whole, with single layers of its own weights and no
   teacher, after `changes` by dotted key."""
   cfg = ConfigDict(schema.complete(cfg).to_dict())
-  own = {"init_from": dict(schema.RUN["init_from"]), "distill.teacher": "", "lora.rank": 0}
+  own = {key: dict(schema.RUN[key]) for key in ("init_from", "distill", "lora")}
   if cfg.lora.rank:  # the merged weights are floats
     own["quantize"] = dict(schema.RUN["quantize"])
   if cfg.model.name == "transformer":
@@ -74,12 +86,14 @@ def write(
     raise ValueError(f"{origin.name}: these weights are not the model's: {wrong[:5]}")
   params = jax.tree.map(jax.device_put, trees.replace(shapes, leaves))
   with workdir.open_run(out, cfg, command) as folder:
+    if origin.directory:
+      origin.tokenizer.save(folder.path / "tokenizer.json")
     for name in workdir.MADE_OF_DATA:
       source = paths.of(origin.name) / name
-      if source.exists():
+      if not origin.directory and source.exists():
         with source.open("rb") as read, (folder.path / name).open("wb") as written:
           shutil.copyfileobj(read, written)
-    parameters = sum(x.size for x in leaves.values())
+    parameters = quantization.count(leaves)
     files = data_files.digests(folder.path)
     folder.note(files=files, parameters=parameters, **{MADE_OF: origin.name}, **facts)
     with Checkpoints(folder.path, clean=True) as checkpoints:

@@ -7,7 +7,8 @@ settings of the run; without such a family, the error names the settings without
 ctranslate2 alone). Each has a README.md, a model card with lines to use it. Where the library is
 installed, the export and the run answer 20 inputs, and where they differ nothing is written.
 --format peft writes the adapters of a run (lora.rank) for PEFT, without the model that they adapt;
---quantize int8 a run's folder with 8-bit weights, which predict, evaluate and init= read.
+--quantize int8 a run's folder with 8-bit weights, which predict, evaluate and init= read; --format
+run one with floats, adapters merged and integers multiplied out.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from absl import logging
 
 from model.settings import LEARNED
-from train import export_adapter, export_check, export_facts, export_run, inference
+from train import export_adapter, export_check, export_facts, export_run, inference, pretrained
 from train.common import entry, paths
 from train.common.errors import UserError
 from train.export_source import Source, open_source
@@ -91,6 +92,8 @@ def as_ctranslate2(
   with `quantize` "int8", whose answers may differ, nothing is checked."""
   ctranslate2.require()
   source = open_source(workdir, checkpoint)
+  if quantize and pretrained.quantized(source.trained).get("stored"):
+    raise UserError(f"--quantize: the weights of {workdir} are integers already")
   model, facts, roles = source.model, source.facts, source.tokenizer.roles
   ctranslate2.check(model, facts.kind)
   with _new_folder(out) as folder:

@@ -12,7 +12,7 @@ from train.build import build_model
 from train.common import paths
 from train.common.errors import UserError
 from train.common.trees import unstack_layers
-from train.compression import integers, quantization
+from train.compression import calibration, integers, quantization
 
 SHOWN = 8  # layers with the largest errors
 CALIBRATED_BATCHES = 16
@@ -33,7 +33,11 @@ def add_arguments(parser) -> None:
 def run(args, command) -> None:
   """Writes a quantized run by the arguments of train.export."""
   if not args.quantize:
-    raise UserError("--format run: a run is there already; --quantize TYPE writes another of it")
+    for name in ("activations", "calibrate", "group", "layers", "skip"):
+      if getattr(args, name) is not None:
+        raise UserError(f"--{name} has no effect without --quantize TYPE")
+    as_floats(str(args.workdir), args.checkpoint, args.out, command)
+    return
   if args.calibrate and not args.activations:
     raise UserError("--calibrate finds ranges of activations: give --activations int8 too")
   settings = dict(weights=args.quantize, activations=args.activations or "")
@@ -43,6 +47,24 @@ def run(args, command) -> None:
   as_run(str(args.workdir), args.checkpoint, args.out, settings, command, calibrate=calibrate)
 
 
+def as_floats(name: str, checkpoint: str, out: paths.Path, command) -> None:
+  """Writes a run with the weights of `name` as floats: with its adapters merged, with its integers
+  multiplied out, or taken from hf:DIR. Raises UserError for a run that has such weights."""
+  trained = pretrained.open(name)
+  derived.check_new(out)
+  is_stored = pretrained.quantized(trained).get("stored")
+  if not (trained.directory or is_stored or isinstance(trained, pretrained.Adapted)):
+    raise UserError("--format run: a run is there already; --quantize TYPE writes another of it")
+  changes = dict(quantize=quantization.QUANTIZE) if is_stored else {}
+  cfg = derived.changed(derived.config_of(trained), **changes)
+  trained.check_sizes(checkpoint)
+  weights, steps = trained.weights(checkpoint)
+  weights = {path: np.asarray(x) for path, x in unstack_layers(weights).items()}
+  model = nnx.eval_shape(lambda: build_model(cfg.model, trained.task(), seed=0))
+  step = steps[-1] if steps else 1
+  derived.write(out, cfg, weights, model, origin=trained, step=step, command=command)
+
+
 def as_run(
   name: str, checkpoint: str, out: paths.Path, settings: Mapping, command, *, calibrate: str = ""
 ) -> None:
@@ -50,18 +72,19 @@ def as_run(
   integers, and reports the error of each layer and the loss before and after.
 
   calibrate: a split of the run's data, on whose first batches the ranges of activations are found.
-  Raises UserError for a run that is quantized already, and for hf:DIR, which has no config.
+  Raises UserError for a run that is quantized already. hf:DIR has no data: its losses are left out.
   """
   trained = pretrained.open(name)
   derived.check_new(out)
-  if trained.config is None:
-    raise UserError(f"--quantize: {name} is no run: train it first (init={name})")
+  if trained.directory and calibrate:
+    raise UserError(f"--calibrate: {name} has no data: train a run from it first (init={name})")
   trained_with = pretrained.quantized(trained)
   if trained_with.get("stored"):
     raise UserError(f"--quantize: the weights of {name} are integers already")
   usual = quantization.QUANTIZE | {key: trained_with[key] for key in KEPT if trained_with}
   settings = usual | settings | dict(stored=True, static=bool(calibrate))
-  cfg = derived.changed(trained.config, quantize=settings)
+  origin = derived.config_of(trained)
+  cfg = derived.changed(origin, quantize=settings)
   quantization.check(settings, cfg.model.name)
   task = trained.task()
   trained.check_sizes(checkpoint)
@@ -71,29 +94,30 @@ def as_run(
   def build():
     return build_model(cfg.model, task, seed=0)
 
-  data, ranges = on_split.OnSplit(trained.config, task), {}
+  data = None if trained.directory else on_split.OnSplit(origin, task)
+  ranges = {}
   if calibrate:
     watching = nnx.eval_shape(build)
-    quantization.watch_ranges(watching, settings)
+    calibration.watch_ranges(watching, settings)
     # logits in parts would keep what they read to themselves
     whole = tasks.main_part(task)
     whole = dataclasses.replace(whole, loss_chunks=1) if hasattr(whole, "loss_chunks") else whole
-    observe = quantization.ranges_of(whole.loss)
+    observe = calibration.ranges_of(whole.loss)
     how = (lambda model, batch: observe(model, batch, None)[1]), max, CALIBRATED_BATCHES
     ranges = data.gather(watching, weights, calibrate, *how)
   model = nnx.eval_shape(build)
   stored = quantization.store(model, settings, weights, ranges)
   quantized = nnx.eval_shape(build)
   quantization.apply(quantized, settings)
-  facts = dict(origin=trained, step=steps[-1], command=command)
+  facts = dict(origin=trained, step=steps[-1] if steps else 1, command=command)
   derived.write(out, cfg, stored.weights, quantized, **facts)
   before, after = (
     sum(np.asarray(x).nbytes for x in tree.values()) for tree in (weights, stored[0])
   )
-  losses = {
-    "before": data.loss(trained.build(cfg.model, task), weights),
-    "after": data.loss(quantized, stored.weights),
-  }
+  losses = {"before": {}, "after": {}}
+  if data:
+    losses["before"] = data.loss(trained.build(cfg.model, task), weights)
+    losses["after"] = data.loss(quantized, stored.weights)
   report = dict(bytes=dict(before=before, after=after), losses=losses, errors=stored.errors)
   (out / "quantized.json").write_text(json.dumps(report, indent=2) + "\n")
   print(table(report))

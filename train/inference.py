@@ -52,12 +52,9 @@ def load_run(
   """
   if not isinstance(pair, bool):
     raise UserError(f"pair is {pair!r}: expects True or False")
-  if rows is not None:
-    intervals.check("batch_size", rows, int, "[1, inf)")
   mesh = sharding.make_mesh(dict(data=-1, fsdp=1, tensor=1))
   origin = pretrained.open(workdir)
-  strict = decoding.get("generation") == "transformers"
-  task = origin.task(pair, strict).directed(source_lang, target_lang).configured(rows, **decoding)
+  task = task_of(origin, rows, source_lang, target_lang, decoding, pair)
   origin.check_sizes(checkpoint)
   graph, shapes = nnx.split(origin.build(origin.model, task))
   shapes = dict(params=nnx.to_pure_dict(shapes))
@@ -65,6 +62,21 @@ def load_run(
   params, steps = origin.place(checkpoint, like)
   logging.info("%s: checkpoint %s, steps %s", workdir, checkpoint, steps)
   return Run(origin.config, task, graph, params, mesh, steps)
+
+
+def task_of(
+  origin: pretrained.Pretrained,
+  rows: int | None,
+  source_lang: str,
+  target_lang: str,
+  decoding: Mapping,
+  pair: bool = False,
+):
+  """Returns the task of a trained model with settings of prediction, see `load_run`."""
+  if rows is not None:
+    intervals.check("batch_size", rows, int, "[1, inf)")
+  strict = decoding.get("generation") == "transformers"
+  return origin.task(pair, strict).directed(source_lang, target_lang).configured(rows, **decoding)
 
 
 class Predictor:

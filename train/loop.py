@@ -17,6 +17,7 @@ from train.cluster.watchdog import Watchdog
 from train.common import trees
 from train.common.entry import INTERRUPTED
 from train.common.errors import UserError, choose
+from train.compression import quantization
 from train.data.bad_records import LEFT_OUT
 from train.data.mixed_items import MixedItems
 from train.data.streamed_batches import open_batches
@@ -253,7 +254,7 @@ def note_start(
 ) -> None:
   """Logs model size, devices and steps, and records the data's fingerprints in run.json, with the
   rates of a mixture and the number of streams (0: the data are listed)."""
-  trained, fixed = (sum(x.size for x in jax.tree.leaves(tree)) for tree in params_and_base)
+  trained, fixed = (quantization.count(trees.flatten(tree)) for tree in params_and_base)
   parameters, start = trained + fixed, workdir.last_step
   data = {"train": items.fingerprint, cfg.evaluate.split: evaluation.items.fingerprint}
   files = data_files.digests(workdir.path)

@@ -27,7 +27,10 @@ def main(argv):
   if trained.config is None:
     raise UserError(f"{args.workdir} is no run: train it first (init={args.workdir})")
   if pretrained.quantized(trained).get("stored"):
-    raise UserError(f"{args.workdir} holds integers: prune the run that it was made of")
+    raise UserError(
+      f"{args.workdir} holds integers: prune the run that it was made of, or"
+      " one that `train.export --format run` writes of it"
+    )
   task = trained.task()
   trained.check_sizes(args.checkpoint)
   weights, steps = trained.weights(args.checkpoint)

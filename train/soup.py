@@ -68,7 +68,9 @@ def _check(runs) -> pretrained.Pretrained:
   first = runs[0]
   for run in runs:
     if run.config is None or pretrained.quantized(run).get("stored"):
-      raise UserError(f"--runs: {run.name} is no run with floats")
+      raise UserError(
+        f"--runs: {run.name} is no run with floats: `train.export --format run` writes one"
+      )
     ours, theirs = flat(derived.changed(first.config)), flat(derived.changed(run.config))
     differ = [key for key in ours if key.startswith(SAME) and theirs.get(key) != ours[key]]
     if differ:

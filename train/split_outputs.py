@@ -1,7 +1,9 @@
 """Writes what a run predicts for a split of its data as a file to train on (sequence-level
 distillation: Kim & Rush 2016)."""
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 from collections.abc import Callable, Mapping
 
@@ -11,6 +13,7 @@ from train.common import json_files, paths
 from train.common.errors import UserError, indented
 from train.common.files import write_atomically
 from train.common.trees import checksum, flatten
+from train.data.languages import FIELDS
 from train.data.source import read_many
 from train.scoring import scores
 
@@ -50,14 +53,33 @@ def write(predictor, split: str, out: paths.Path, choice: str) -> None:
         settings=dataclasses.asdict(predictor.settings),
         choice=choice,
         split=split,
+        languages=[getattr(task, field, "") for field in FIELDS],
+        source_len=task.source_len,
         data=examples.fingerprint,
         examples=len(examples),
       )
     )
   )
   record = out.with_name(f"{out.name}.made.json")
-  done = _continued(out, record, made)
-  write_atomically(record, json.dumps(made, indent=2) + "\n")
+  with _alone(out):
+    done = _continued(out, record, made)
+    write_atomically(record, json.dumps(made, indent=2) + "\n")
+    _append(predictor, examples, out, done, choice)
+
+
+@contextlib.contextmanager
+def _alone(out: paths.Path):
+  """Keeps other processes from writing to `out`."""
+  with out.open("a") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise UserError(f"--out {out}: another process is writing to it") from None
+    yield
+
+
+def _append(predictor, examples, out: paths.Path, done: int, choice: str) -> None:
+  """Adds the lines of the examples behind the first `done` ones."""
   with out.open("a", encoding="utf-8") as file:
     for start in range(done, len(examples), CHUNK):
       chunk = read_many(examples, range(start, min(start + CHUNK, len(examples))))
@@ -71,7 +93,7 @@ def write(predictor, split: str, out: paths.Path, choice: str) -> None:
 def _continued(out: paths.Path, record: paths.Path, made: Mapping) -> int:
   """Returns how many examples the file has, after a line that was cut off is removed; raises
   UserError for one that was made otherwise."""
-  if not out.exists():
+  if not out.stat().st_size:
     return 0
   if not record.exists():
     raise UserError(f"--out {out} is there, and {record.name} is not: name a new file")

@@ -87,11 +87,7 @@ def given_weights(cfg: ConfigDict, task, plan: Blueprint) -> tuple[dict, dict]:
   given = taken_weights(cfg, task, like)
   given = {path: sharding.put_weight(weight, like[path]) for path, weight in given.items()}
   base = trees.flatten(plan.base)
-  if random := sorted(base.keys() - given.keys()):
-    raise UserError(
-      f"lora.train: {random[0]} is neither taken from init_from.workdir nor trained: add a pattern"
-      " for it"
-    )
+  _check_taken(base.keys(), given)
   first = {path: weight for path, weight in given.items() if path not in base}
   return first, trees.replace(plan.base, given)
 
@@ -108,9 +104,20 @@ def taken_weights(cfg: ConfigDict, task, like: Mapping) -> dict:
       " run that it was made of (init_from.workdir)"
     )
   model = nnx.eval_shape(lambda: build_model(cfg.model, task, cfg.seed))
-  like = nnx.to_pure_dict(nnx.state(model))
+  like = trees.flatten(nnx.to_pure_dict(nnx.state(model)))
   floats = starting.init_from(like, task.tokenizer, **cfg.init_from, new=new)
-  return quantization.store(model, cfg.quantize, floats, leave=lora.is_trained(cfg.lora)).weights
+  trained = lora.is_trained(cfg.lora)
+  _check_taken({path for path in like if not trained(path)}, floats)
+  return quantization.store(model, cfg.quantize, floats, leave=trained).weights
+
+
+def _check_taken(base, given) -> None:
+  """Raises UserError where a weight of the base (paths) would be random."""
+  if random := sorted(base - given.keys()):
+    raise UserError(
+      f"lora.train: {random[0]} is neither taken from init_from.workdir nor trained: add a pattern"
+      " for it"
+    )
 
 
 def first_state(cfg: ConfigDict, task, plan: Blueprint) -> dict:

@@ -53,7 +53,10 @@ def lesson(cfg: ConfigDict, task, mesh) -> Lesson:
   own = _check(teacher, task)
   _check_words(cfg, teacher, task)
   if pretrained.quantized(teacher).get("stored"):
-    raise UserError(f"distill.teacher {teacher.name} holds integers: name the run it was made of")
+    raise UserError(
+      f"distill.teacher {teacher.name} holds integers: name the run it was made of, or one that"
+      " `train.export --format run` writes of it"
+    )
   teacher.check_sizes(settings["which"])
   platform = mesh.devices.flat[0].platform
   graph, shapes = nnx.split(teacher.build(teacher.model, own, platform))

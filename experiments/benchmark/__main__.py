@@ -105,6 +105,8 @@ def check(options, parts) -> None:
   if options.peers:
     options.peers = options.peers.absolute()
     check_peers(options.peers)
+  if options.pruned and not options.classifier:
+    raise UserError("--pruned is compared with --classifier: give it too")
   if options.quick:
     return
   if not options.data and not set(parts).isdisjoint(NEED_DATA):

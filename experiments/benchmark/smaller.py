@@ -97,13 +97,13 @@ def _columns(options, config: str, folder: str, names) -> list[list[str]]:
 
 def _sides(stack, options, model, others: Mapping) -> dict[str, Side]:
   """Returns a process for each form of a run, and for each of `others`."""
-  folders, group = {WHOLE: (model, "best")}, "8" if options.quick else "32"
+  folders, group = {WHOLE: (model, "best")}, "8" if options.quick else "16"
   for number, (name, flags) in enumerate(QUANTIZED.items()):
     out = options.temporary / f"{model.name}-{number}"
     command = [sys.executable, "-m", "train.export", "--workdir", model, "--checkpoint", "best"]
     run_command([*command, *(flag.format(group=group) for flag in flags), "--out", out])
     folders[name] = out, "latest"
-  folders |= {name: (folder, "latest") for name, folder in others.items()}
+  folders |= {name: (folder, "best") for name, folder in others.items()}
   return {
     name: stack.enter_context(Side(sys.executable, "smaller", *words))
     for name, words in folders.items()

@@ -11,11 +11,12 @@ import pytest
 from tests.helpers import assert_same_arrays, load_config, train_config
 from tests.train.helpers import mesh_of
 from tests.train.tasks import helpers
-from train import schema, sharding
+from train import export, inference, schema, sharding
 from train.common.errors import UserError
 from train.common.trees import flatten
 from train.compression.distillation import DISTILL, IDS, Distilled
 from train.data.batches import BatchBuilder
+from train.record.lock import KernelLock
 from train.step import losses_of
 from train.teacher_cache import TeacherCache
 
@@ -37,6 +38,8 @@ def cache_of(task, graph, params, folder, words, **settings):
   like = sharding.abstract(tree, sharding.place(tree, mesh))["params"]
   teacher = types.SimpleNamespace(
     name="teacher",
+    model={},
+    config=None,
     weights=lambda which: (flatten(params), [1]),
     place=lambda which, like: (params, [1]),
   )
@@ -116,6 +119,62 @@ def test_inputs_that_are_drawn_anew_are_refused(name, data, tmp_path):
   assert not (tmp_path / "cache").exists()
 
 
+def test_logits_of_some_tokens_alone_are_refused(data, tmp_path):
+  task, graph, params = helpers.build("mlm", data, tmp_path, fixed_masks=True)
+  cache = cache_of(task, graph, params, tmp_path / "cache", True)
+  with pytest.raises(UserError, match="some tokens alone have logits"):
+    cache.items(task.items("train"), helpers.layout(task))
+
+
+class Reversed:
+  """Items of the same data and lengths whose inputs are others."""
+
+  def __init__(self, of):
+    self._of = of
+
+  def __getattr__(self, name):
+    return getattr(self._of, name)
+
+  def read(self, indices, positions):
+    return [item | dict(source=item["source"][::-1]) for item in self._of.read(indices, positions)]
+
+
+def test_files_that_are_not_whole_or_of_other_inputs_are_named(data, tmp_path):
+  task, graph, params = helpers.build("classes", data, tmp_path)
+  folder, layout = tmp_path / "cache", helpers.layout(task)
+  cache = cache_of(task, graph, params, folder, False)
+  folder.mkdir()
+  (folder / "starts.npy").touch()  # left by a process that was killed while it made the files
+  cache.items(task.items("train"), layout)
+  with pytest.raises(UserError, match="logits of another inputs"):
+    cache.items(Reversed(task.items("train")), layout)
+  file = folder / "teacher_values.bin"
+  whole = file.read_bytes()
+  file.write_bytes(whole[:-4])
+  with pytest.raises(UserError, match=r"teacher_values\.bin has [\d,]+ of [\d,]+ bytes"):
+    cache.items(task.items("train"), layout)
+  file.unlink()
+  with pytest.raises(UserError, match=r"teacher_values\.bin has 0 of"):
+    cache.items(task.items("train"), layout)
+
+
+def test_a_process_waits_for_the_one_that_fills_the_folder(data, tmp_path, monkeypatch):
+  task, graph, params = helpers.build("classes", data, tmp_path)
+  folder, waited = tmp_path / "cache", []
+  folder.mkdir()
+  lock = KernelLock(folder)
+
+  def sleep(seconds):
+    waited.append(seconds)
+    if len(waited) == 2:
+      lock.close()
+
+  monkeypatch.setattr("train.teacher_cache.time.sleep", sleep)
+  cache_of(task, graph, params, folder, False).items(task.items("train"), helpers.layout(task))
+  assert len(waited) == 2
+  assert json.loads((folder / "facts.json").read_text())["done"]
+
+
 def test_a_folder_that_was_interrupted_is_completed(data, tmp_path, monkeypatch):
   monkeypatch.setattr("train.teacher_cache.BLOCK", 3)
   task, graph, params = helpers.build("tagging", data, tmp_path)
@@ -170,22 +229,22 @@ def test_students_of_a_folder_learn_what_those_of_the_teacher_do(teacher, corpus
   again = student(teacher, corpus, tmp_path / "again", **changes, workers=1)
   assert sum("GB of logits of" in line for line in caplog.messages) == 1
   assert_same_arrays(kept, again)
+  # what is made of such a student is read as any other run
+  out = tmp_path / "int8"
+  export.main(["--workdir", str(tmp_path / "kept"), "--quantize", "int8", "--out", str(out)])
+  assert inference.load(out)(["the dog runs"])[0]["text"] in ("dog", "none")
 
 
 def test_a_folder_of_other_logits_is_refused(teacher, corpus, tmp_path):
   changes = {"distill.cache": str(tmp_path / "cache")}
   student(teacher, corpus, tmp_path / "first", **changes)
-  facts = tmp_path / "cache/facts.json"
-  text = facts.read_text()
-  for name in ("teacher", "data", "tokenizer"):
-    there = json.loads(text)
-    facts.write_text(json.dumps(there | {name: "x"}))
-    with pytest.raises(UserError, match=f"logits of another {name}"):
-      student(teacher, corpus, tmp_path / name, **changes)
+  another = tmp_path / "another"
+  train_config(f"classify.py:small,data={corpus},init={teacher}", corpus, another)
+  with pytest.raises(UserError, match="logits of another teacher"):
+    student(another, corpus, tmp_path / "of another", **changes)
   lines = (corpus / "train.tsv").read_text().splitlines(keepends=True)
   for name in ("train", "dev", "test"):
     (tmp_path / f"{name}.tsv").write_text("".join(lines[1:]))
-  facts.write_text(text)
   with pytest.raises(UserError, match="logits of another data"):
     student(teacher, tmp_path, tmp_path / "shorter", **changes)
   (tmp_path / "notes").mkdir()

@@ -98,7 +98,7 @@ class Distilled:
       weights_BT = token_weights(batch, stack, self.task.target_weights(batch))
       for x_BTD, layer in zip(ours[stack], layers, strict=True):
         x_BTD = x_BTD if projection is None else projection(x_BTD)
-        y_BTD = jax.lax.stop_gradient(theirs[stack][layer])
+        y_BTD = jax.lax.stop_gradient(theirs[stack][layer]).astype(jnp.float32)
         total += (distance(x_BTD.astype(jnp.float32), y_BTD) * weights_BT).sum()
         count += 1
     return total / count

@@ -87,10 +87,11 @@ def product(x, values, scale, kind: str, axes: Axes, activations: str = "", rang
     return qwix.dot_general(quantized_rows(x, activations, count, range_of_x), weight, numbers)
   outputs = [values.shape[axis] for axis in axes.channels(values.ndim)]
   if math.prod(scale.shape) == math.prod(outputs):
-    y = jax.lax.dot_general(x, values.astype(x.dtype), numbers)
-    return y * scale.astype(x.dtype).reshape(outputs)
-  weight = values.astype(x.dtype) * spread(scale, values.shape).astype(x.dtype)
-  return jax.lax.dot_general(x, weight, numbers)
+    floats = dict(preferred_element_type=jnp.float32)
+    y = jax.lax.dot_general(x, values.astype(x.dtype), numbers, **floats)
+    return (y * scale.reshape(outputs)).astype(x.dtype)
+  weight = values.astype(jnp.float32) * spread(scale, values.shape)
+  return jax.lax.dot_general(x, weight.astype(x.dtype), numbers)
 
 
 def quantized_rows(x, kind: str, count: int, range_of_x=None):

@@ -5,7 +5,6 @@ et al. 2019) weights stay floats, and each product reads them rounded. `train.ex
 stores the integers, with which prediction computes.
 """
 
-import contextvars
 import dataclasses
 import types
 from collections.abc import Callable, Mapping
@@ -17,7 +16,6 @@ import numpy as np
 from flax import nnx
 
 from model.embeddings import Table
-from model.placement import bind
 from train.common.errors import UserError
 from train.common.trees import is_stacked
 from train.compression import integers, linears
@@ -34,7 +32,7 @@ QUANTIZE = dict(
   stored=False,  # weights are stored as integers, as `train.export --quantize` writes them
 )
 SCALE, RANGE = "_scale", "input_range"  # a weight's scale is beside it: kernel_scale
-_RANGES = contextvars.ContextVar("ranges", default=None)
+BESIDE = (f"kernel{SCALE}", f"embedding{SCALE}", f"/{RANGE}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +187,7 @@ def store(
   """Returns the weights (path -> array) of a model with those integers that the settings name, and
   `leave` does not.
 
-  `ranges` are those of what each layer reads (`ranges_of`), where settings.static is True.
+  `ranges` are those of what each layer reads (calibration.py), where settings.static is True.
   """
   stored, errors = dict(weights), {}
   for path, (module, how) in find(model, settings, leave).items():
@@ -198,7 +196,7 @@ def store(
     rounded = integers.dequantize(values, scale, how.weights, how.axes)
     norm = jnp.maximum(jnp.linalg.norm(weight), 1e-30)
     errors[path] = float(jnp.linalg.norm(rounded - weight) / norm)
-    stored[path], stored[path + SCALE] = values, scale
+    stored[path], stored[path + SCALE] = np.asarray(values), np.asarray(scale)
     if settings["static"]:
       layer = path.rpartition("/")[0]
       if layer not in ranges and not isinstance(module, Table):
@@ -212,11 +210,7 @@ def floats(
   weights: Mapping, settings: Mapping, model: nnx.Module, leave: Callable[[str], bool] = none
 ) -> dict[str, Any]:
   """Returns path -> array of weights that `store` returned, as floats again."""
-  whole = {
-    path: x
-    for path, x in weights.items()
-    if not path.endswith((f"kernel{SCALE}", f"embedding{SCALE}", f"/{RANGE}"))
-  }
+  whole = {path: x for path, x in weights.items() if not path.endswith(BESIDE)}
   for path, (_, how) in find(model, settings, leave).items():
     scale = jnp.asarray(weights[path + SCALE])
     values = jnp.asarray(weights[path])
@@ -224,41 +218,10 @@ def floats(
   return whole
 
 
-def observed(module_class: type) -> type:
-  """Returns the class of layers and tables that note the largest magnitude of what they read."""
-
-  def note(module, inputs):
-    seen, span = _RANGES.get(), jnp.abs(inputs).max().astype(jnp.float32)
-    seen[module.path] = jnp.maximum(seen.get(module.path, 0.0), span)
-
-  class Observed(module_class):
-    def __call__(self, inputs, *args, **kwargs):
-      note(self, inputs)
-      return super().__call__(inputs, *args, **kwargs)
-
-    def attend(self, x):
-      note(self, x)
-      return super().attend(x)
-
-  return Observed
-
-
-def watch_ranges(model: nnx.Module, settings: Mapping) -> None:
-  """Makes the layers that the settings name note what they read (`ranges_of`)."""
-  for path, (module, _) in find(model, settings).items():
-    linears.change(module, observed)
-    module.path = path.rpartition("/")[0]
-
-
-def ranges_of(compute: Callable) -> Callable:
-  """Returns the function that returns what `compute` does, and path -> the largest magnitude that
-  each layer has read."""
-
-  def computed(*args):
-    with bind(_RANGES, {}):
-      return compute(*args), dict(_RANGES.get())
-
-  return computed
+def count(weights: Mapping) -> int:
+  """Returns how many weights (path -> array) there are: two in a byte, and no scales."""
+  own = (x for path, x in weights.items() if not path.endswith(BESIDE))
+  return sum(x.size * (2 if x.dtype == jnp.uint8 else 1) for x in own)
 
 
 def check(settings: Mapping, model: str = "transformer") -> None:

@@ -8,25 +8,32 @@ number of items whose rows are written (`done`).
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from train.common import json_files
+from train.common.errors import UserError
 from train.common.files import write_atomically
 from train.data import items
 from train.data.source import PickledByFields
 
-FACTS, STARTS = "facts.json", "starts.npy"
+FACTS, STARTS, LOCK = "facts.json", "starts.npy", ".lock"
 Columns = Mapping[str, tuple[int, str]]  # array -> the numbers in a row, and their type
 
 
 def create(folder: pathlib.Path, lengths: np.ndarray, columns: Columns, facts: Mapping) -> None:
-  """Makes the files for items of these lengths [items], none of them written yet."""
-  folder.mkdir(parents=True, exist_ok=True)
-  np.save(folder / STARTS, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
-  open_arrays(folder, columns, "w+")
+  """Makes the files for items of these lengths [items], none of them written yet. Their space is
+  taken at once: a page that a full disk lacks later would end the process without a message."""
+  starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+  np.save(folder / STARTS, starts)
+  for name, size in _sizes(starts, columns).items():
+    with open(folder / name, "wb") as file:
+      if hasattr(os, "posix_fallocate") and size:
+        os.posix_fallocate(file.fileno(), 0, size)
+      file.truncate(size)
   note(folder, facts, 0)
 
 
@@ -35,9 +42,35 @@ def note(folder: pathlib.Path, facts: Mapping, done: int) -> None:
   write_atomically(folder / FACTS, json.dumps({**facts, "done": done}, indent=2) + "\n")
 
 
-def read_facts(folder: pathlib.Path) -> dict:
-  """Returns what `note` has recorded, {} where there is nothing."""
-  return json_files.read(folder / FACTS) if (folder / FACTS).is_file() else {}
+def read_facts(folder: pathlib.Path, columns: Columns) -> dict:
+  """Returns what `note` has recorded, {} where there is nothing yet.
+
+  Raises UserError for a folder with other files, or with arrays of another size.
+  """
+  own = {STARTS, LOCK, *(f"{name}.bin" for name in columns)}
+  there = {path.name: path for path in folder.iterdir()} if folder.is_dir() else {}
+  if FACTS not in there:
+    if others := [name for name in there if name not in own and not name.endswith(".tmp")]:
+      raise UserError(f"{folder} holds other files ({min(others)}): name a new folder")
+    return {}
+  facts = json_files.read(there[FACTS])
+  if facts.get("columns") != {name: list(kind) for name, kind in columns.items()}:
+    return facts
+  for name, size in _sizes(np.load(folder / STARTS), columns).items():
+    found = there[name].stat().st_size if name in there else 0
+    if found != size:
+      raise UserError(
+        f"{folder}/{name} has {found:,} of {size:,} bytes: restore the file, or remove the folder"
+      )
+  return facts
+
+
+def _sizes(starts: np.ndarray, columns: Columns) -> dict[str, int]:
+  """Returns the bytes of each file of an array."""
+  rows = int(starts[-1])
+  return {
+    f"{name}.bin": rows * count * np.dtype(kind).itemsize for name, (count, kind) in columns.items()
+  }
 
 
 def open_arrays(folder: pathlib.Path, columns: Columns, mode: str = "r") -> dict[str, np.memmap]:

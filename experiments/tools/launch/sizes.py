@@ -6,16 +6,17 @@ import numpy as np
 
 from train.checkpoint import open_to_read
 from train.common.trees import flatten
-from train.record import workdir
+from train.record import checksums, workdir
 
-# trained: weights that updates move; weights_bytes: of the weights as they are saved and held;
-# disk_bytes: of their files; optimizer_bytes: of the files of the optimizer's state.
+# trained: weights that updates move; weights_bytes: of the weights as they are saved (of adapters
+# alone, where the model is another's); disk_bytes: of their files; optimizer_bytes: of the files of
+# the optimizer's state.
 NAMES = ("trained", "weights_bytes", "disk_bytes", "optimizer_bytes")
 
 
 def sizes(folder: pathlib.Path) -> dict[str, int]:
   """Returns NAMES -> number of the run in a folder, {} where it holds no checkpoint."""
-  if not (folder / "checkpoints").is_dir():
+  if not checksums.committed(folder / "checkpoints"):
     return {}
   with open_to_read(folder) as checkpoints:
     weights, steps = checkpoints.read("latest")

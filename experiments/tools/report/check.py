@@ -1,5 +1,6 @@
 """Compares our numbers with a paper's: each value by its tolerance, and each claimed order."""
 
+import math
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -57,7 +58,7 @@ def _judge(expected, outcomes):
     gap = first - (expected.times * others[0] if order else expected.paper)
     missed = not (gap > expected.by if order else abs(gap) <= expected.tolerance)  # NaN is a miss
     is_ratio = order and expected.times != 1
-    found = f"{first / others[0]:.3g} times" if is_ratio else f"{gap:+.2f}"
+    found = f"{first / (others[0] or math.nan):.3g} times" if is_ratio else f"{gap:+.2f}"
     text = f"{'MISSED' if missed else 'holds'}, {found}"
   return Verdict(expected, samples, checked, missed, text)
 

@@ -1,13 +1,15 @@
 """Adapters of a base that is held as integers, and several runs that adapt one base."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 from flax import nnx
 
-from tests.helpers import ROOT, train_config
+from tests.helpers import FIXTURES, ROOT, assert_same_arrays, train_config
 from tests.train.tasks import helpers
-from train import api, inference, pretrained, resolve
+from train import api, export, inference, pretrained, resolve
 from train.checkpoint import Checkpoints
 from train.common import trees
 from train.common.errors import UserError
@@ -106,6 +108,41 @@ def test_a_run_holds_integers_and_saves_adapters_alone(base, corpus, tmp_path, c
   assert not pretrained.quantized(pretrained.open(tmp_path))
 
 
+@pytest.mark.slow
+def test_a_run_is_written_with_floats_and_counts_weights_and_not_bytes(base, corpus, tmp_path):
+  int4 = STORED | {"quantize.weights": "int4", "quantize.group": 4}
+  held, plain, floats = (tmp_path / name for name in ("held", "plain", "floats"))
+  adapt(LABELS, base, corpus, held, **int4)
+  adapt(LABELS, base, corpus, plain)
+  noted = [json.loads((run / "run.json").read_text())["starts"][-1] for run in (held, plain)]
+  for key in ("parameters", "trained"):
+    assert noted[0][key] == noted[1][key]
+  export.main(["--workdir", str(held), "--format", "run", "--out", str(floats)])
+  a, b = (flatten(inference.load_run(run, "latest").params) for run in (held, floats))
+  assert_same_arrays(a, b)
+  with pytest.raises(UserError, match="a run is there already"):
+    export.main(["--workdir", str(floats), "--format", "run", "--out", str(tmp_path / "more")])
+  stored, back = tmp_path / "stored", tmp_path / "back"
+  export.main(["--workdir", str(floats), "--quantize", "int8", "--out", str(stored)])
+  export.main(["--workdir", str(stored), "--format", "run", "--out", str(back)])
+  params = flatten(inference.load_run(back, "latest").params)
+  assert {str(x.dtype) for x in params.values()} == {"float32"}
+  values = flatten(inference.load_run(floats, "latest").params)
+  for path, value in params.items():
+    np.testing.assert_allclose(value, values[path], atol=0.01, err_msg=path)
+
+
+def test_runs_that_adapt_a_published_model_share_it(corpus, tmp_path):
+  """One takes its pooler over, and the other does not."""
+  base = (f"hf:{FIXTURES / 'bert'}",)
+  labels, tags, length = tmp_path / "labels", tmp_path / "tags", {"task.source_len": 24}
+  adapt(LABELS, base, corpus, labels, **length)
+  adapt(TAGS, base, corpus, tags, **length, **{"task.stride": 12})
+  one, two = (flatten(x.run.params) for x in api.load_adapters([labels, tags]))
+  path = "encoder/blocks/0/self_attention/query/kernel"
+  assert one[path] is two[path]
+
+
 def test_several_runs_share_the_weights_that_they_adapt(base, corpus, tmp_path):
   labels, tags = tmp_path / "labels", tmp_path / "tags"
   adapt(LABELS, base, corpus, labels)
@@ -129,7 +166,7 @@ def test_what_cannot_share_a_base_is_refused(base, corpus, tmp_path):
   labels, other = tmp_path / "labels", tmp_path / "other"
   adapt(LABELS, base, corpus, labels)
   adapt(LABELS, base, corpus, other, **STORED)
-  with pytest.raises(UserError, match="adapt different models: compare quantize"):
+  with pytest.raises(UserError, match=r"adapts another model than .*: quantize is"):
     api.load_adapters([labels, other])
   with pytest.raises(UserError, match="has no adapters"):
     api.load_adapters([labels, base[0]])
@@ -143,5 +180,7 @@ def test_integers_and_adapters_that_do_not_go_together_are_refused(base, corpus,
     resolve.load(text, [rank, "quantize.weights=int8"])
   with pytest.raises(UserError, match=r"quantize\.activations has no gradient"):
     resolve.load(text, [rank, *words])
+  with pytest.raises(UserError, match=r"lora\.train: head/.* is neither taken"):
+    adapt(LABELS, base, corpus, tmp_path / "head", **STORED, **{"lora.train": ()})
   with pytest.raises(UserError, match="set it to False"):
     adapt(LABELS, base, corpus, tmp_path, **STORED, **{"model.scan_layers": True})

@@ -2,9 +2,9 @@
 
 Zafrir et al. 2019, "Q8BERT": MiniLM (`make data`) fine-tuned on five tasks as in minilm.py, and the
 translator of configs/multi30k.py, with weights stored in 8 bits (`int8`) and in 4 bits by groups of
-32 or 24 (`int4`). On SST-2, TREC, tags and Multi30k weights and activations in 8 bits too, after training
-that knows of it (`aware`): the translator goes on for 200 updates, MiniLM is fine-tuned so. Three
-seeds each.
+32 or 24 (`int4`). On SST-2, TREC, tags and Multi30k also with weights and activations in 8 bits
+after training that knows of it (`aware`): the translator goes on for 200 updates, MiniLM is
+fine-tuned so. Three seeds each.
 """
 
 import dataclasses

@@ -38,7 +38,7 @@ def runs(scale):  # there is one scale
     for seed in range(3) if name in TRAINED_SO else ():
       steps = task.steps // LESS
       start = f"{{root}}/{name}-full-seed{seed}"
-      config = f"configs/{task.config},steps={steps},peak=2e-5,init={start}"
+      config = f"configs/{task.config},steps={steps},peak=5e-6,init={start}"
       changes = {"batch_size": task.rows, **minilm.OPTIMIZER, **evaluate_every(steps), **AWARE}
       changes |= {"init_from.skip": (), "init_from.which": "best", "seed": seed}
       yield Run(f"{name}-trained-seed{seed}", config, changes, metrics=task.metrics)

@@ -71,9 +71,8 @@ def _load(run: pretrained.Adapted, task, checkpoint: str, mesh, base: dict) -> R
   """Returns a run with the weights `base` (path -> array) of the other model, to which those are
   added that it lacks."""
   cfg = schema.complete(run.config)
-  graph, shapes = nnx.split(nnx.eval_shape(lambda: state.changed_model(cfg, task, mesh)))
-  shapes = dict(params=nnx.to_pure_dict(shapes))
-  tree = sharding.abstract(shapes, sharding.place(shapes, mesh))["params"]
+  model = nnx.eval_shape(lambda: state.changed_model(cfg, task, mesh))
+  graph, tree = sharding.split(model, mesh)
   like, trained = trees.flatten(tree), lora.is_trained(cfg.lora)
   frozen = [path for path in like if not trained(path)]
   if missing := [path for path in frozen if path not in base]:

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
-from flax import nnx
 
 from train import evaluation, pretrained, sharding, tasks
 from train.common import entry, intervals, paths
@@ -56,9 +55,7 @@ def load_run(
   origin = pretrained.open(workdir)
   task = task_of(origin, rows, source_lang, target_lang, decoding, pair)
   origin.check_sizes(checkpoint)
-  graph, shapes = nnx.split(origin.build(origin.model, task))
-  shapes = dict(params=nnx.to_pure_dict(shapes))
-  like = sharding.abstract(shapes, sharding.place(shapes, mesh))["params"]
+  graph, like = sharding.split(origin.build(origin.model, task), mesh)
   params, steps = origin.place(checkpoint, like)
   logging.info("%s: checkpoint %s, steps %s", workdir, checkpoint, steps)
   return Run(origin.config, task, graph, params, mesh, steps)

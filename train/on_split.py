@@ -59,9 +59,7 @@ class OnSplit:
     return found
 
   def _placed(self, model, weights):
-    graph, shapes = nnx.split(model)
-    shapes = dict(params=nnx.to_pure_dict(shapes))
-    like = sharding.abstract(shapes, sharding.place(shapes, self.mesh))["params"]
+    graph, like = sharding.split(model, self.mesh)
     names = flatten(like)
     placed = {path: sharding.put_weight(weights[path], names[path]) for path in names}
     return graph, replace(like, placed)

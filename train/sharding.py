@@ -10,6 +10,7 @@ import re
 
 import jax
 import numpy as np
+from flax import nnx
 from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -177,6 +178,13 @@ def abstract(tree, shardings):
     tree,
     jax.tree.broadcast(shardings, tree),
   )
+
+
+def split(model: nnx.Module, mesh: jax.sharding.Mesh) -> tuple[nnx.GraphDef, dict]:
+  """Returns the graph of an abstract model, and ShapeDtypeStructs of its weights with shardings."""
+  graph, weights = nnx.split(model)
+  weights = dict(params=nnx.to_pure_dict(weights))
+  return graph, abstract(weights, place(weights, mesh))["params"]
 
 
 def check(cfg, task, mesh):

@@ -59,9 +59,7 @@ def lesson(cfg: ConfigDict, task, mesh) -> Lesson:
     )
   teacher.check_sizes(settings["which"])
   platform = mesh.devices.flat[0].platform
-  graph, shapes = nnx.split(teacher.build(teacher.model, own, platform))
-  shapes = dict(params=nnx.to_pure_dict(shapes))
-  placed = sharding.abstract(shapes, sharding.place(shapes, mesh))["params"]
+  graph, placed = sharding.split(teacher.build(teacher.model, own, platform), mesh)
   if not settings["cache"]:
     objective = distillation.Distilled(task, graph, settings, layers)
     return Lesson(objective, dict(teacher=placed), teacher)

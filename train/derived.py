@@ -53,6 +53,15 @@ def changed(cfg: ConfigDict, **changes) -> ConfigDict:
   return config.frozen(cfg)
 
 
+def read(trained: pretrained.Pretrained, checkpoint: str) -> tuple[dict, int]:
+  """Returns path -> numpy array of a checkpoint, with single layers, and its step: the
+  last of several that are averaged, and 1 of hf:DIR."""
+  trained.check_sizes(checkpoint)
+  weights, steps = trained.weights(checkpoint)
+  weights = trees.unstack_layers(weights)
+  return {path: np.asarray(x) for path, x in weights.items()}, max(steps, default=1)
+
+
 def check_new(out: paths.Path) -> None:
   """Raises UserError where `out` is there and not empty."""
   if out.exists() and (not out.is_dir() or any(out.iterdir())):

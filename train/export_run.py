@@ -11,7 +11,6 @@ from train import derived, on_split, pretrained, tasks
 from train.build import build_model
 from train.common import paths
 from train.common.errors import UserError
-from train.common.trees import unstack_layers
 from train.compression import calibration, integers, quantization
 
 SHOWN = 8  # layers with the largest errors
@@ -57,11 +56,8 @@ def as_floats(name: str, checkpoint: str, out: paths.Path, command) -> None:
     raise UserError("--format run: a run is there already; --quantize TYPE writes another of it")
   changes = dict(quantize=quantization.QUANTIZE) if is_stored else {}
   cfg = derived.changed(derived.config_of(trained), **changes)
-  trained.check_sizes(checkpoint)
-  weights, steps = trained.weights(checkpoint)
-  weights = {path: np.asarray(x) for path, x in unstack_layers(weights).items()}
+  weights, step = derived.read(trained, checkpoint)
   model = nnx.eval_shape(lambda: build_model(cfg.model, trained.task(), seed=0))
-  step = steps[-1] if steps else 1
   derived.write(out, cfg, weights, model, origin=trained, step=step, command=command)
 
 
@@ -87,9 +83,7 @@ def as_run(
   cfg = derived.changed(origin, quantize=settings)
   quantization.check(settings, cfg.model.name)
   task = trained.task()
-  trained.check_sizes(checkpoint)
-  weights, steps = trained.weights(checkpoint)
-  weights = {path: np.asarray(x) for path, x in unstack_layers(weights).items()}
+  weights, step = derived.read(trained, checkpoint)
 
   def build():
     return build_model(cfg.model, task, seed=0)
@@ -109,7 +103,7 @@ def as_run(
   stored = quantization.store(model, settings, weights, ranges)
   quantized = nnx.eval_shape(build)
   quantization.apply(quantized, settings)
-  facts = dict(origin=trained, step=steps[-1] if steps else 1, command=command)
+  facts = dict(origin=trained, step=step, command=command)
   derived.write(out, cfg, stored.weights, quantized, **facts)
   before, after = (
     sum(np.asarray(x).nbytes for x in tree.values()) for tree in (weights, stored[0])

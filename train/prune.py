@@ -11,7 +11,6 @@ import numpy as np
 from train import derived, inference, on_split, pretrained
 from train.common import entry, intervals, paths
 from train.common.errors import UserError
-from train.common.trees import unstack_layers
 from train.compression import pruning
 
 
@@ -32,9 +31,7 @@ def main(argv):
       " one that `train.export --format run` writes of it"
     )
   task = trained.task()
-  trained.check_sizes(args.checkpoint)
-  weights, steps = trained.weights(args.checkpoint)
-  weights = {path: np.asarray(x) for path, x in unstack_layers(weights).items()}
+  weights, step = derived.read(trained, args.checkpoint)
   section = derived.changed(trained.config).model.to_dict()
   if section["name"] != "transformer":
     raise UserError(f"{args.workdir} is an {section['name']}, which has no heads")
@@ -53,7 +50,7 @@ def main(argv):
   cfg = derived.changed(trained.config, model=pruning.smaller_config(section, kept))
   model = trained.build(cfg.model, task)
   command = ["python", "-m", "train.prune", *argv]
-  facts = dict(origin=trained, step=steps[-1], command=command)
+  facts = dict(origin=trained, step=step, command=command)
   derived.write(args.out, cfg, smaller, model, **facts)
   before, after = (sum(x.size for x in tree.values()) for tree in (weights, smaller))
   print(f"| what | before | after |\n|---|---|---|\n| weights | {before:,} | {after:,} |")

@@ -14,7 +14,6 @@ import numpy as np
 from train import derived, inference, on_split, pretrained
 from train.common import entry, paths
 from train.common.errors import UserError, indented
-from train.common.trees import unstack_layers
 from train.record.config import flat
 
 SAME = ("model.", "task.")  # of all runs; lengths and losses may differ in no run either
@@ -44,9 +43,7 @@ def main(argv):
 
   weights, steps = {}, {}
   for run in opened:
-    run.check_sizes(args.checkpoint)
-    read, steps[run.name] = run.weights(args.checkpoint)
-    weights[run.name] = {path: np.asarray(x) for path, x in unstack_layers(read).items()}
+    weights[run.name], steps[run.name] = derived.read(run, args.checkpoint)
   values = {name: value(own) for name, own in weights.items()}
   ranked = sorted(values, key=lambda name: -sign * values[name])
   taken, best = ranked[:1], values[ranked[0]]
@@ -58,7 +55,7 @@ def main(argv):
     taken, best = ([*taken, name], with_it) if is_taken else (taken, best)
     print(f"| {name} | {values[name]:.5g} | {with_it:.5g} | {'taken' if is_taken else 'left'} |")
   soup, command = _mean([weights[name] for name in taken]), ["python", "-m", "train.soup", *argv]
-  facts = dict(origin=first, step=max(steps[first.name]), command=command, soup=taken)
+  facts = dict(origin=first, step=steps[first.name], command=command, soup=taken)
   derived.write(args.out, cfg, soup, model, **facts)
   print(json.dumps({"taken": taken, metric: best}))
 

@@ -117,9 +117,9 @@ class TeacherCache:
     lengths, columns = builder.items.lengths(), facts["columns"]
     facts = {**facts, "items": len(lengths), "made_by": self.teacher.name}
     of_tokens = lengths[:, 1 if layout.target_len else 0]
-    if not token_arrays.read_facts(folder, columns):
+    if not (there := token_arrays.read_facts(folder, columns)):
       token_arrays.create(folder, of_tokens, columns, facts)
-    first = token_arrays.read_facts(folder, columns)["done"]
+    first = there.get("done", 0)
     arrays = token_arrays.open_arrays(folder, columns, "r+")
     starts = np.load(folder / token_arrays.STARTS)
     total, count = sum(x.nbytes for x in arrays.values()) / 1e9, len(lengths)

@@ -4,6 +4,7 @@ from our own exports of the same weights."""
 import contextlib
 import functools
 import sys
+from collections.abc import Mapping, Sequence
 
 from absl import logging
 
@@ -56,6 +57,21 @@ def export(options, model, form: str):
   return folder
 
 
+def columns(options, config: str, folder: str, names: Sequence[str]) -> list[list[str]]:
+  """Returns columns of the first examples of a test split, each as a list."""
+  data = read_config(f"configs/{config}:data={options.data}/{folder}").task.data.to_dict()
+  source = sources.open_split(data, "test")
+  count = min(len(source), 20 if options.quick else SENTENCES)
+  examples = read_many(source, range(count))
+  return [[example[name] for example in examples] for name in names]
+
+
+def rates(tokenizer: Tokenizer, answers: Sequence[Mapping]) -> list[Times]:
+  """Returns how many tokens a second each answer has written."""
+  counts = (sum(map(len, tokenizer.encode_targets(answer["texts"]))) for answer in answers)
+  return [times(answer).rate(count) for answer, count in zip(answers, counts)]
+
+
 def tables(options) -> dict[str, list[list[str]]]:
   """Returns the table of this part."""
   return {TITLE: table(_rows(options))}
@@ -64,10 +80,7 @@ def tables(options) -> dict[str, list[list[str]]]:
 def _rows(options) -> list[Row]:
   """Returns tokens a second of each search, and the seconds of the first call of a process."""
   model = trained(options)
-  data = read_config(f"configs/multi30k.py:data={options.data}/multi30k").task.data.to_dict()
-  source = sources.open_split(data, "test")
-  count = min(len(source), 20 if options.quick else SENTENCES)
-  texts = [example["source"] for example in read_many(source, range(count))]
+  (texts,) = columns(options, "multi30k.py", "multi30k", ["source"])
   tokenizer = Tokenizer.load(model / "tokenizer.json")
   if not options.quick:
     with Side(sys.executable, "decode", model) as ours:  # fills the cache of compiled programs
@@ -95,19 +108,12 @@ def _compare(options, search, beam, texts, sides, tokenizer):
   first = {name: times(call()) for name, call in calls.items()}
   answers = in_turns(options.repeats, calls)
 
-  def rates(name):
-    several = []
-    for answer in answers[name]:
-      tokens = sum(map(len, tokenizer.encode_targets(answer["texts"])))
-      several.append(times(answer).rate(tokens))
-    return several
-
   what = f"{search}, {len(texts):,} sentences"
   remarks = {}
   for name in sides:
     pairs = list(zip(answers["ours"][0]["texts"], answers[name][0]["texts"]))
     remarks[name] = f"{sum(a == b for a, b in pairs) / len(pairs):.1%} of the texts equal"
-  speeds = {name: rates(name) for name in sides}
+  speeds = {name: rates(tokenizer, answers[name]) for name in sides}
   compared = beside(what, "tokens/s", speeds, RATIOS[search], remarks)
   later = [times(answer) for answer in answers["ours"]]
   beyond = Times(*(max(a - min(b), 0.0) for a, b in zip(first["ours"], zip(*later))))

@@ -11,10 +11,7 @@ from experiments.benchmark.comparison import Row, beside, table
 from experiments.benchmark.sides import Side, in_turns, run_command, serve, times
 from train import inference
 from train.common import entry
-from train.data import sources
-from train.data.source import read_many
 from train.data.tokenizer import Tokenizer
-from train.record.config import read as read_config
 from train.scoring import scores
 
 TITLE = "Smaller models, beside the whole ones"
@@ -35,7 +32,7 @@ def tables(options) -> dict[str, list[list[str]]]:
 
 def _translating(options) -> list[Row]:
   model = decode.trained(options)
-  texts, references = _columns(options, "multi30k.py", "multi30k", ("source", "target"))
+  texts, references = decode.columns(options, "multi30k.py", "multi30k", ("source", "target"))
   tokenizer = Tokenizer.load(model / "tokenizer.json")
   others = {"student": options.student} if options.student else {}
   with contextlib.ExitStack() as stack:
@@ -51,10 +48,7 @@ def _translating(options) -> list[Row]:
       }
       in_turns(1, calls)  # compiles
       answers = in_turns(options.repeats, calls)
-      speeds = {
-        name: [times(answer).rate(_count(tokenizer, answer["texts"])) for answer in several]
-        for name, several in answers.items()
-      }
+      speeds = {name: decode.rates(tokenizer, several) for name, several in answers.items()}
       found = {
         name: f"{scores.texts(several[0]['texts'], references)['bleu']:.2f} BLEU"
         for name, several in answers.items()
@@ -63,12 +57,8 @@ def _translating(options) -> list[Row]:
   return rows
 
 
-def _count(tokenizer, texts) -> int:
-  return sum(map(len, tokenizer.encode_targets(texts)))
-
-
 def _classifying(options) -> list[Row]:
-  texts, labels = _columns(options, "classify.py", "sst2", ("text", "label"))
+  texts, labels = decode.columns(options, "classify.py", "sst2", ("text", "label"))
   others = {"half of the heads": options.pruned} if options.pruned else {}
   with contextlib.ExitStack() as stack:
     sides = _sides(stack, options, options.classifier, others)
@@ -84,15 +74,6 @@ def _classifying(options) -> list[Row]:
     for name, several in answers.items()
   }
   return _rows(f"classes of {len(texts):,} texts", "texts/s", speeds, found)
-
-
-def _columns(options, config: str, folder: str, names) -> list[list[str]]:
-  """Returns two columns of the first examples of the test split."""
-  data = read_config(f"configs/{config}:data={options.data}/{folder}").task.data.to_dict()
-  source = sources.open_split(data, "test")
-  count = min(len(source), 20 if options.quick else decode.SENTENCES)
-  examples = read_many(source, range(count))
-  return [[example[name] for example in examples] for name in names]
 
 
 def _sides(stack, options, model, others: Mapping) -> dict[str, Side]:

@@ -80,6 +80,10 @@ def train(
     layout = tasks.layout(task, cfg.batch_size)
     how = dict(seed=cfg.seed, workers=cfg.workers, count=cfg.streams, gather=processes.gather)
     items = task.items("train")
+    lines = lines_before(cfg, workdir)
+    early_stopping = restore_early_stopping(cfg, workdir, lines)
+    # Before a teacher's pass over the data: a mistake in the split is named at once.
+    evaluation = Evaluation(cfg, task, plan.graph, mesh, early_stopping)
     batches = open_batches(lesson.items(items, layout), layout, **how)
   policy = dict(before_record=workdir.upload, **checkpoint_policy(cfg))
   checkpoints = Checkpoints(workdir.path, clean=True, **policy)
@@ -89,9 +93,6 @@ def train(
     needed = plan.base or not checkpoints.latest
     given, base = given_weights(cfg, task, plan) if needed else ({}, {})
     state = restore(plan, checkpoints, meter, given)
-    lines = lines_before(cfg, workdir)
-    early_stopping = restore_early_stopping(cfg, workdir, lines)
-    evaluation = Evaluation(cfg, task, plan.graph, mesh, early_stopping)
     unevaluated = start and not restore_scores(start, lines, evaluation, checkpoints)
     if not unevaluated and (start >= cfg.steps or early_stopping.due):
       logging.info("finished: %d of %d steps%s", start, cfg.steps, early_stopping)

@@ -254,6 +254,13 @@ def test_a_folder_of_other_logits_is_refused(teacher, corpus, tmp_path):
   assert [*(tmp_path / "notes").iterdir()] == [tmp_path / "notes/a.txt"]
 
 
+def test_a_wrong_split_is_named_before_the_teacher_computes(teacher, corpus, tmp_path):
+  changes = {"distill.cache": str(tmp_path / "cache"), "evaluate.split": "dev2"}
+  with pytest.raises(UserError, match="dev2"):
+    student(teacher, corpus, tmp_path / "run", **changes)
+  assert not (tmp_path / "cache").exists()
+
+
 @pytest.mark.parametrize(
   ("changes", "message"),
   [

@@ -57,10 +57,10 @@ def load_adapters(
 
 def _facts(run: pretrained.Adapted) -> dict[str, Any]:
   """Returns what tells the model that a run adapts from others."""
-  cfg, (_, weights) = schema.complete(run.config), run.origin()
+  cfg, base = schema.complete(run.config), pretrained.noted_base(run.path)
   start = cfg.init_from
   return {
-    "the checksum of its weights": trees.checksum(weights),
+    "the checksum of its weights": trees.checksum(run.origin()[1]) if base is None else base,
     "init_from.encoder_layers": start.encoder_layers,
     "init_from.decoder_layers": start.decoder_layers,
     "quantize": cfg.quantize.to_dict(),
@@ -76,6 +76,7 @@ def _load(run: pretrained.Adapted, task, checkpoint: str, mesh, base: dict) -> R
   like, trained = trees.flatten(tree), lora.is_trained(cfg.lora)
   frozen = [path for path in like if not trained(path)]
   if missing := [path for path in frozen if path not in base]:
+    run.origin()  # whose weights must be those that were adapted
     taken = state.taken_weights(cfg, task, like)
     base |= {path: sharding.put_weight(taken[path], like[path]) for path in missing}
   own, steps = run.adapters(checkpoint)

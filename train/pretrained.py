@@ -223,11 +223,16 @@ class _HuggingFace:
       return tasks.make(self.directory.task(pair, strict))
 
 
+def noted_base(path: paths.Path) -> int | None:
+  """Returns the checksum of the weights that the run in `path` adapts, as it noted it at its start;
+  None where it did not."""
+  return next((start["base"] for start in workdir.starts(path) if "base" in start), None)
+
+
 def check_base(path: paths.Path, name: str, base: int) -> None:
   """Raises UserError where the run in `path` adapts other weights than those of the checksum
   `base`, which the model `name` has now."""
-  noted = [start["base"] for start in workdir.starts(path) if "base" in start]
-  if noted and noted[0] != base:
+  if noted_base(path) not in (None, base):
     raise UserError(
       f"{path} adapts {name}, whose weights are no longer those that it was trained with: restore"
       " them"

@@ -13,7 +13,7 @@ from flax import nnx
 from tests.helpers import ROOT, train_config
 from tests.train.helpers import start
 from tests.train.tasks import helpers
-from train import inference, resolve
+from train import api, inference, resolve
 from train.checkpoint import Checkpoints
 from train.common import trees
 from train.common.errors import UserError
@@ -208,6 +208,8 @@ def test_a_base_of_other_weights_is_named(base, corpus, tmp_path):
   train_config("mlm.py:small,data={folder}/prose", corpus, other, seed=4)
   with pytest.raises(UserError, match="whose weights are no longer those"):
     inference.load(tmp_path / "lora")
+  with pytest.raises(UserError, match="whose weights are no longer those"):
+    api.load_adapters([tmp_path / "lora"])
 
 
 def test_what_cannot_be_adapted_is_refused(base, corpus, tmp_path):

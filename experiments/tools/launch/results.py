@@ -143,8 +143,6 @@ def _sizes(run: Run, folder: pathlib.Path) -> dict[str, int]:
 def read_folder(run: Run, folder: pathlib.Path) -> Outcome:
   """Returns the outcome of a run from its folder, finished or not."""
   record = read_record(run, folder)
-  if record and sizes.NAMES[0] not in record:  # of an older version
-    record |= _sizes(run, folder)
   metrics = read_metrics(folder) if (folder / "metrics.jsonl").is_file() else []
   state = NOT_BEGUN if record is None else "finished"
   if metrics and record is None:

@@ -35,5 +35,5 @@ def expected(scale):  # there is one scale
   for name in TASKS:
     student, alone, teacher = (rf"{name}-{kind}-seed\d" for kind in ("student", "alone", "teacher"))
     what, metric = f"{name}: the student with a teacher", "test/accuracy"
-    yield Order(f"{what} over the one without", student, alone, metric, SOURCE)
+    yield Order(f"{what} over the one without", student, alone, metric, SOURCE, spread=True)
     yield Order(f"{what} over its teacher", student, teacher, metric, SOURCE, times=0.97)

@@ -57,7 +57,7 @@ def load_adapters(
 
 def _facts(run: pretrained.Adapted) -> dict[str, Any]:
   """Returns what tells the model that a run adapts from others."""
-  cfg, base = schema.complete(run.config), pretrained.noted_base(run.path)
+  cfg, base = schema.complete(run.config), pretrained.noted(run.path, "base")
   start = cfg.init_from
   return {
     "the checksum of its weights": trees.checksum(run.origin()[1]) if base is None else base,

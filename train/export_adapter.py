@@ -29,6 +29,13 @@ def as_peft(
       f"--format peft: {workdir} adapts a run, and PEFT a Hugging Face directory: export that run,"
       " and train adapters from it (init=hf:DIR)"
     )
+  start = trained.config.init_from
+  if start.encoder_layers or start.decoder_layers or source.origin.adapter:
+    what = "an adapter itself" if source.origin.adapter else "of other layers than the run's"
+    raise UserError(
+      f"--format peft: {source.origin.path} is {what}, and an adapter there would be of another"
+      " model: merge it (--format hf)"
+    )
   derived.check_new(out)
   facts, model = source.facts, source.model
   activation = facts.pool_activation or model["activation"]

@@ -1,16 +1,18 @@
-"""Writes a quantized run: the folder of a run whose weights are integers, and what that changed."""
+"""Writes a run of another form: with weights as integers, and what that changed, or as floats."""
 
 import dataclasses
 import json
 from collections.abc import Mapping
 
 import numpy as np
+from absl import logging
 from flax import nnx
 
 from train import derived, on_split, pretrained, tasks
 from train.build import build_model
 from train.common import paths
 from train.common.errors import UserError
+from train.common.trees import flatten
 from train.compression import calibration, integers, quantization
 
 SHOWN = 8  # layers with the largest errors
@@ -56,8 +58,8 @@ def as_floats(name: str, checkpoint: str, out: paths.Path, command) -> None:
     raise UserError("--format run: a run is there already; --quantize TYPE writes another of it")
   changes = dict(quantize=quantization.QUANTIZE) if is_stored else {}
   cfg = derived.changed(derived.config_of(trained), **changes)
-  weights, step = derived.read(trained, checkpoint)
   model = nnx.eval_shape(lambda: build_model(cfg.model, trained.task(), seed=0))
+  weights, step = _read(trained, checkpoint, model)
   derived.write(out, cfg, weights, model, origin=trained, step=step, command=command)
 
 
@@ -83,11 +85,11 @@ def as_run(
   cfg = derived.changed(origin, quantize=settings)
   quantization.check(settings, cfg.model.name)
   task = trained.task()
-  weights, step = derived.read(trained, checkpoint)
 
   def build():
     return build_model(cfg.model, task, seed=0)
 
+  weights, step = _read(trained, checkpoint, nnx.eval_shape(build))
   data = None if trained.directory else on_split.OnSplit(origin, task)
   ranges = {}
   if calibrate:
@@ -115,6 +117,18 @@ def as_run(
   report = dict(bytes=dict(before=before, after=after), losses=losses, errors=stored.errors)
   (out / "quantized.json").write_text(json.dumps(report, indent=2) + "\n")
   print(table(report))
+
+
+def _read(trained: pretrained.Pretrained, checkpoint: str, model: nnx.Module) -> tuple[dict, int]:
+  """Returns path -> array of the weights of `model`, and the step; logs what else hf:DIR holds, a
+  pooler that its task leaves out."""
+  weights, step = derived.read(trained, checkpoint)
+  if not trained.directory:
+    return weights, step
+  own = flatten(nnx.to_pure_dict(nnx.state(model)))
+  for path in sorted(weights.keys() - own.keys()):
+    logging.info("%s: not taken %s %s", trained.name, path, weights[path].shape)
+  return {path: weights[path] for path in own}, step
 
 
 def table(report: Mapping) -> str:

@@ -23,13 +23,14 @@ class Source(NamedTuple):
   tokenizer: Tokenizer
   facts: HuggingFace  # with one limit for all outputs
   origin: Directory | None  # the Hugging Face directory that it is, or started from
-  notes: list[str]  # on settings of generation without a counterpart
+  notes: list[str]  # on settings without a counterpart
 
   def weights(self) -> tuple[Mapping[str, Any], list[int]]:
-    """Returns path -> weight, each layer under its own path, and the steps of the checkpoints."""
+    """Returns path -> weight, each layer under its own path, and the steps of the checkpoints;
+    rounded, where the run computes with rounded ones."""
     self.trained.check_sizes(self.checkpoint)
     weights, steps = self.trained.weights(self.checkpoint)
-    return unstack_layers(weights), steps
+    return pretrained.rounded(self.trained, unstack_layers(weights)), steps
 
 
 def open_source(workdir, checkpoint: str) -> Source:
@@ -55,8 +56,10 @@ def open_source(workdir, checkpoint: str) -> Source:
     model = dict(model, vocab_size=model.get("vocab_size") or task.tokenizer.vocab_size)
     origin = pretrained.open(start).directory if start else None
   notes = []
+  if rounds := pretrained.quantized(trained).get("activations"):
+    notes.append(f"The run rounds what its layers read ({rounds}); here nothing does.")
   if decoding := facts.decoding:
-    notes = generation_out.notes(decoding)
+    notes += generation_out.notes(decoding)
     constant = generation_out.constant(decoding, task.source_len or task.target_len)
     facts = facts._replace(decoding=constant)
   return Source(trained, checkpoint, task, model, task.tokenizer, facts, origin, notes)

@@ -9,6 +9,7 @@ from train.interop.families.base import question_tokens
 # Weights that belong to what a model was trained for, by patterns of their paths.
 HEAD = ("^head/", "^output_bias")
 OUTPUT = "^output(_transform)?/"
+PATTERNS = ("window", "rope_theta", "rope_scale")  # settings of single layers in a model's section
 NO_WORDS = dict(output_bias=False, tie_output=True, output_transform="none")
 
 
@@ -83,10 +84,39 @@ def resolve(config: Mapping) -> dict:
   start |= config["init_from"]
   if start.get("encoder_layers") and not origin.model["encoder_layers"]:  # a lone decoder's layers
     start = start | dict(encoder_layers=(), decoder_layers=start["encoder_layers"])
+  model = model | _patterns(model, origin.model, start)
   for stack in ("encoder", "decoder"):
     if layers := start.get(f"{stack}_layers"):
       model = model | {f"{stack}_layers": len(layers)}
   return dict(config) | dict(model=model, task=task, init_from=start)
+
+
+def _patterns(model: Mapping, origin: Mapping, start: Mapping) -> dict:
+  """Returns the settings of single layers that `model` has from the origin, in the order of the
+  origin's layers that it takes over (`start`, the section `init_from`).
+
+  Raises UserError where the encoder's layers would need others than the decoder's, with which they
+  share a setting.
+  """
+  own, stacks = {}, ("encoder", "decoder")
+  shared = dict.fromkeys(PATTERNS, stacks)
+  if model.get("decoder_window") is not None:
+    shared |= {"window": stacks[:1], "decoder_window": stacks[1:]}
+  for name, several in ((name, model.get(name)) for name in shared):
+    taken = any(start.get(f"{stack}_layers") for stack in shared[name])
+    if not taken or not isinstance(several, list | tuple) or several != origin.get(name):
+      continue
+    counts = {stack: model[f"{stack}_layers"] for stack in shared[name]}
+    orders = [start.get(f"{stack}_layers") or range(count) for stack, count in counts.items()]
+    rows = [tuple(several[layer % len(several)] for layer in order) for order in orders]
+    longest = max(rows, key=len)
+    if any(row != longest[: len(row)] for row in rows):
+      raise UserError(
+        f"init_from.encoder_layers: model.{name} is {tuple(several)} of encoder and decoder alike,"
+        f" and these layers would need {' and '.join(map(str, rows))}: choose the same of both"
+      )
+    own[name] = longest if len(set(longest)) > 1 else longest[:1]
+  return own
 
 
 def _without_words(model: Mapping) -> dict:

@@ -106,7 +106,8 @@ def train(
     train_step = profile.watch(meter.watch(lambda *args: update(*args, fixed)))
     if debug_nans:
       train_step = nans.watch(train_step, aim, plan.graph, cfg.seed, fixed)
-    note_start(cfg, workdir, mesh, (state["params"], base), items, batches.streams, evaluation)
+    weights_here = state["params"], base
+    note_start(cfg, workdir, mesh, weights_here, lesson, items, batches.streams, evaluation)
     vote, watchdog = processes.Vote(mesh), Watchdog(workdir.local, cfg.watchdog_seconds)
     options = dict(total_steps=cfg.steps, loggers=cfg.loggers, config=flat(cfg))
     writer = Writer(workdir.local, start, primary, **options)
@@ -251,7 +252,7 @@ def log_changed_steps(cfg: ConfigDict, workdir: Workdir, learning_rate) -> None:
 
 
 def note_start(
-  cfg: ConfigDict, workdir: Workdir, mesh, params_and_base, items, streams: int, evaluation
+  cfg: ConfigDict, workdir: Workdir, mesh, params_and_base, lesson, items, streams: int, evaluation
 ) -> None:
   """Logs model size, devices and steps, and records the data's fingerprints in run.json, with the
   rates of a mixture and the number of streams (0: the data are listed)."""
@@ -264,9 +265,13 @@ def note_start(
   if fixed:
     origin = pretrained.open(cfg.init_from.workdir, body=cfg.init_from.which == "body")
     base = trees.checksum(origin.weights(cfg.init_from.which)[0])
-    pretrained.check_base(workdir.path, origin.name, base)
+    pretrained.check_noted(workdir.path, "base", origin.name, base)
     workdir.note(trained=trained, base=base)
     logging.info("%d of the parameters are trained, %.2f%%", trained, 100 * trained / parameters)
+  if lesson.teacher:
+    teacher = trees.checksum(lesson.teacher.weights(cfg.distill.which)[0])
+    pretrained.check_noted(workdir.path, "teacher", lesson.teacher.name, teacher)
+    workdir.note(teacher=teacher)
   if isinstance(items, MixedItems):
     workdir.note(rates=items.block_rates())
   if sample := tasks.TRAINED_ON.get(workdir.path):

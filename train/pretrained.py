@@ -33,6 +33,7 @@ PREFIX = "hf:"
 SIZES = ("dim", "mlp_dim", "num_heads", "head_dim", "embedding_dim", "vocab_size", "encoder_layers")
 SIZES += ("decoder_layers", "decoder_heads", "decoder_head_dim", "decoder_mlp_dim")
 WORDS = "embedding/embedding"
+NOTED = {"base": "adapts", "teacher": "learns from"}  # other models in run.json
 
 
 class Pretrained(Protocol):
@@ -161,7 +162,7 @@ class Adapted(_Run):
     start = self.config.init_from
     origin = open(start.workdir, body=start.which == "body")
     theirs, _ = origin.weights(start.which)
-    check_base(self.path, origin.name, checksum(theirs))
+    check_noted(self.path, "base", origin.name, checksum(theirs))
     return origin, theirs
 
   def weights(self, which):
@@ -177,11 +178,7 @@ class Adapted(_Run):
   def _rounded(self, base: Mapping) -> dict:
     """Returns the base as the run held it: rounded to integers, if its config says so."""
     settings, trained = self.config.get("quantize", {}), lora.is_trained(self.config.lora)
-    if not settings.get("weights"):
-      return dict(base)
-    model = nnx.eval_shape(lambda: build_model(self.model, self.task(), seed=0))
-    stored = quantization.store(model, settings, base, leave=trained).weights
-    return quantization.floats(stored, settings, model, trained)
+    return _rounded(self, base, settings, trained) if settings.get("weights") else dict(base)
 
   def check_sizes(self, which):
     """Does nothing: what is saved is a part of the model."""
@@ -223,19 +220,19 @@ class _HuggingFace:
       return tasks.make(self.directory.task(pair, strict))
 
 
-def noted_base(path: paths.Path) -> int | None:
-  """Returns the checksum of the weights that the run in `path` adapts, as it noted it at its start;
-  None where it did not."""
-  return next((start["base"] for start in workdir.starts(path) if "base" in start), None)
+def noted(path: paths.Path, key: str) -> int | None:
+  """Returns the checksum of other weights that the run in `path` noted at its first start: of those
+  that it adapts (`base`) or learns from (`teacher`); None where it did not."""
+  return next((start[key] for start in workdir.starts(path) if key in start), None)
 
 
-def check_base(path: paths.Path, name: str, base: int) -> None:
-  """Raises UserError where the run in `path` adapts other weights than those of the checksum
-  `base`, which the model `name` has now."""
-  if noted_base(path) not in (None, base):
+def check_noted(path: paths.Path, key: str, name: str, now: int) -> None:
+  """Raises UserError where the weights of the model `name`, of the checksum `now`, are not those
+  that the run in `path` noted (see `noted`)."""
+  if noted(path, key) not in (None, now):
     raise UserError(
-      f"{path} adapts {name}, whose weights are no longer those that it was trained with: restore"
-      " them"
+      f"{path} {NOTED[key]} {name}, whose weights are no longer those that it was trained with:"
+      " restore them"
     )
 
 
@@ -245,6 +242,22 @@ def quantized(origin: Pretrained) -> dict:
   plain = origin.config is None or isinstance(origin, Adapted)
   settings = {} if plain else origin.config.get("quantize", {})
   return dict(settings) if settings.get("weights") else {}
+
+
+def rounded(origin: Pretrained, weights: Mapping) -> Mapping:
+  """Returns weights (path -> array of single layers) as the model computes with them: those of a
+  run that is aware of integers (the section `quantize`) rounded."""
+  settings = quantized(origin)
+  if not settings or settings["stored"]:
+    return weights
+  return _rounded(origin, weights, settings, quantization.none)
+
+
+def _rounded(run: Pretrained, weights: Mapping, settings: Mapping, leave) -> dict:
+  section = dict(run.model, scan_layers=False)  # the weights are of single layers
+  model = nnx.eval_shape(lambda: build_model(section, run.task(), seed=0))
+  stored = quantization.store(model, settings, weights, leave=leave).weights
+  return quantization.floats(stored, settings, model, leave)
 
 
 def _place(weights: Mapping, like):

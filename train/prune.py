@@ -30,13 +30,15 @@ def main(argv):
       f"{args.workdir} holds integers: prune the run that it was made of, or"
       " one that `train.export --format run` writes of it"
     )
-  task = trained.task()
-  weights, step = derived.read(trained, args.checkpoint)
   section = derived.changed(trained.config).model.to_dict()
   if section["name"] != "transformer":
     raise UserError(f"{args.workdir} is an {section['name']}, which has no heads")
+  if trained.kind == "electra":
+    raise UserError(f"{args.workdir} is an electra: prune a run that is fine-tuned from it")
   if section["share_layers"]:
     raise UserError("model.share_layers: layers with the same weights cannot lose other heads")
+  task = trained.task()
+  weights, step = derived.read(trained, args.checkpoint)
   gated = trained.build(section, task)
   sizes = pruning.add_gates(gated)
   data = on_split.OnSplit(trained.config, task)

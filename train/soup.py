@@ -7,6 +7,7 @@ run's folder, which predict, evaluate, export and init= read. --uniform averages
 """
 
 import json
+import math
 
 import jax
 import numpy as np
@@ -45,6 +46,8 @@ def main(argv):
   for run in opened:
     weights[run.name], steps[run.name] = derived.read(run, args.checkpoint)
   values = {name: value(own) for name, own in weights.items()}
+  if diverged := [name for name in values if not math.isfinite(values[name])]:
+    raise UserError(f"--runs: {metric} of {diverged[0]} is {values[diverged[0]]}: leave it out")
   ranked = sorted(values, key=lambda name: -sign * values[name])
   taken, best = ranked[:1], values[ranked[0]]
   print(f"| run | {metric} alone | {metric} of the soup | |\n|---|---|---|---|")

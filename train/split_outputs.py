@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 from absl import logging
 
+from train import tasks
 from train.common import json_files, paths
 from train.common.errors import UserError, indented
 from train.common.files import write_atomically
@@ -16,18 +17,21 @@ from train.common.trees import checksum, flatten
 from train.data.languages import FIELDS
 from train.data.source import read_many
 from train.scoring import scores
+from train.tasks.translation import Translation
 
 CHUNK = 512  # examples that are predicted, and written, together
 
 
-def best_by_bleu(output: Mapping, example: Mapping) -> str:
-  """Returns the one of the n best outputs that is most like the reference (section 3.3)."""
+def best_by_bleu(task, output: Mapping, example: Mapping) -> str:
+  """Returns the one of the n best outputs that is most like the reference (section 3.3), by the
+  task's kind of BLEU."""
+  options = task.bleu_options() if isinstance(task, Translation) else {}
   texts = [x["text"] for x in output["nbest"]]
-  return max(texts, key=lambda text: scores.sentence(text, example["target"]))
+  return max(texts, key=lambda text: scores.sentence(text, example["target"], **options))
 
 
-CHOICES: dict[str, Callable[[Mapping, Mapping], str]] = {
-  "score": lambda output, example: output["text"],
+CHOICES: dict[str, Callable[..., str]] = {
+  "score": lambda task, output, example: output["text"],
   "bleu": best_by_bleu,
 }
 
@@ -39,7 +43,7 @@ def write(predictor, split: str, out: paths.Path, choice: str) -> None:
   choice: which of the n best is the target, one of CHOICES. Raises UserError for a task without
   sources and targets.
   """
-  task, run = predictor.run.task, predictor.run
+  task, run = tasks.main_part(predictor.run.task), predictor.run
   if task.columns != ("source", "target"):
     raise UserError(f"--split: {type(task).__name__} is no task of sources and targets")
   if getattr(task, "piece_marker", ""):
@@ -64,7 +68,7 @@ def write(predictor, split: str, out: paths.Path, choice: str) -> None:
   with _alone(out):
     done = _continued(out, record, made)
     write_atomically(record, json.dumps(made, indent=2) + "\n")
-    _append(predictor, examples, out, done, choice)
+    _append(predictor, task, examples, out, done, choice)
 
 
 @contextlib.contextmanager
@@ -78,13 +82,13 @@ def _alone(out: paths.Path):
     yield
 
 
-def _append(predictor, examples, out: paths.Path, done: int, choice: str) -> None:
+def _append(predictor, task, examples, out: paths.Path, done: int, choice: str) -> None:
   """Adds the lines of the examples behind the first `done` ones."""
   with out.open("a", encoding="utf-8") as file:
     for start in range(done, len(examples), CHUNK):
       chunk = read_many(examples, range(start, min(start + CHUNK, len(examples))))
       for example, output in zip(chunk, predictor(chunk), strict=True):
-        pair = dict(example, target=CHOICES[choice](output, example))
+        pair = dict(example, target=CHOICES[choice](task, output, example))
         file.write(json.dumps(pair, ensure_ascii=False) + "\n")
       file.flush()
       logging.info("%d of %d examples", start + len(chunk), len(examples))

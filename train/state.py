@@ -71,6 +71,8 @@ def blueprint(cfg: ConfigDict, task, tx, mesh) -> Blueprint:
 
   shapes, whole = jax.eval_shape(build, {}), jax.eval_shape(draw)
   base = trees.keep(whole, lambda path: not trained(path))
+  if cfg.lora.rank:
+    lora.check_train(trees.flatten(whole), cfg.lora.train)
   lora.check_rates(trees.flatten(shapes["params"]), cfg.optimizer.rates)
   return Blueprint(graphs[0], build, placed(shapes), placed(dict(params=base))["params"])
 

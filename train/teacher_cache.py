@@ -65,7 +65,7 @@ class TeacherCache:
       raise UserError("distill.cache: of this task some tokens alone have logits: leave it out")
     columns = {name: (x.shape[-1], str(x.dtype)) for name, x in shapes.items()}
     facts = self._facts(items, columns)
-    taught = token_arrays.WithTokenArrays(items, str(folder), columns)
+    taught = token_arrays.with_arrays(items, str(folder), columns)
     if all(processes.gather(self._is_done(folder, facts))):
       return taught
     if jax.process_count() > 1:

@@ -14,7 +14,7 @@ from train.tasks.seq2seq import DecoderTask
 from train.teacher_cache import TeacherCache
 
 OF_WORDS = ("mlm", "causal", "translation")
-LENGTHS = {"source_len", "target_len", "choice_len", "length"}  # of a task's texts
+OWN = {"source_len", "target_len", "choice_len", "length", "pack"}  # of a student's rows
 
 
 class Lesson(NamedTuple):
@@ -102,22 +102,34 @@ def _check(teacher: pretrained.Pretrained, task):
     raise UserError(
       f"distill.teacher {teacher.name} has no head: fine-tune it first (init=), and name that run"
     )
-  theirs, ours = teacher.task(), tasks.main_part(task)
-  both = tasks.main_part(theirs), ours
-  if type(both[0]) is not type(ours) and not all(isinstance(x, DecoderTask) for x in both):
+  theirs, ours = tasks.main_part(teacher.task()), tasks.main_part(task)
+  of_words = all(isinstance(x, DecoderTask) for x in (theirs, ours))
+  if type(theirs) is not type(ours) and not of_words:
     raise UserError(
-      f"distill.teacher {teacher.name} has a task of {type(both[0]).__name__}, and this one is of"
+      f"distill.teacher {teacher.name} has a task of {type(theirs).__name__}, and this one is of"
       f" {type(ours).__name__}"
     )
+  if bool(theirs.source_len) != bool(ours.source_len):
+    raise UserError(
+      f"distill.teacher {teacher.name} reads {'' if theirs.source_len else 'no '}sources, and this"
+      f" task ({type(ours).__name__}) {'does' if ours.source_len else 'does not'}"
+    )
+  if teacher.model.get("global_tokens") and theirs.global_attention != ours.global_attention:
+    raise UserError(
+      f"distill.teacher {teacher.name} has task.global_attention={theirs.global_attention}: set it"
+      " to that, which changes no student without global tokens"
+    )
   for name in ("labels", "targets"):
-    there, here = (getattr(x, name, ()) for x in both)
+    there, here = (getattr(x, name, ()) for x in (theirs, ours))
     if there != here:
       raise UserError(
         f"distill.teacher {teacher.name} has the {name} {', '.join(there)}, and this task"
         f" {', '.join(here)}"
       )
+  if of_words:  # without heads
+    return ours
   fields = {field.name for field in dataclasses.fields(ours)}
-  return dataclasses.replace(both[0], **{key: getattr(ours, key) for key in fields & LENGTHS})
+  return dataclasses.replace(theirs, **{key: getattr(ours, key) for key in fields & OWN})
 
 
 def _check_words(cfg, teacher: pretrained.Pretrained, task) -> None:

@@ -99,7 +99,8 @@ class Value:
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-  """A paper's claim that one group of runs exceeds `times` another by more than `by`."""
+  """A paper's claim that one group of runs exceeds `times` another by more than `by`; with `spread`
+  also by more than either group's largest value is above its smallest."""
 
   name: str
   more: str  # pattern for names of runs
@@ -108,6 +109,7 @@ class Order:
   source: str = ""
   by: float = 0.0
   times: float = 1.0
+  spread: bool = False
   why: str = ""
 
 

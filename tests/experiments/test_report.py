@@ -74,6 +74,8 @@ def verdict(one):
     (Order("o", r"little.*", r"big.*", "test/accuracy"), True, "MISSED, -11.00"),
     (Order("o", r"big.*", r"little.*", "test/accuracy", times=1.1), False, "holds, 1.15 times"),
     (Order("o", r"big.*", r"little.*", "test/accuracy", times=1.2), True, "MISSED, 1.15 times"),
+    (Order("o", r"big.*", r"little.*", "test/accuracy", spread=True), False, "holds, +11.00"),
+    (Order("o", r"big.*", r"big-seed0", "test/accuracy", spread=True), True, "MISSED, +2.00"),
     (Order("o", r"big.*", "alone", "test/accuracy"), True, "UNFINISHED: alone (step 5 of 20)"),
   ],
 )  # fmt: skip

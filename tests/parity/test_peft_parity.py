@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import FIXTURES, train_config
+from tests.train.interop.helpers import TRAINED
 from train import export, inference
 
 torch = pytest.importorskip("torch", reason="`make parity` compares with peft on torch")
@@ -14,9 +15,9 @@ BERT = FIXTURES / "bert"
 TEXTS = ["the dog runs on two", "a red ball", "the man sees"]
 
 
-def logits(model, folder):
+def logits(model, folder, texts=TEXTS):
   tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-  rows = tokenizer(TEXTS, padding=True, return_tensors="pt")
+  rows = tokenizer(texts, padding=True, return_tensors="pt")
   with torch.no_grad():
     return model.eval()(**rows).logits.numpy()
 
@@ -37,6 +38,32 @@ def test_our_adapter_answers_there_as_here(corpus, tmp_path):
   np.testing.assert_allclose(ours, theirs, atol=2e-5)
   plain = logits(base(), BERT)
   assert np.abs(theirs - plain).max() > 1e-3
+
+
+def test_adapters_of_a_trained_model_give_the_same_labels_there(tmp_path):
+  """The model knows the last verb of a command, and its adapters learn the first one."""
+  base, run, out = (tmp_path / name for name in ("base", "run", "adapter"))
+  export.main(["--workdir", str(TRAINED / "classifier"), "--no-check", "--out", str(base)])
+  for split in ("train", "dev", "test"):
+    rows = (TRAINED / "data" / f"{split}.tsv").read_text().splitlines()
+    commands = [row.partition("\t")[0] for row in rows]
+    lines = [f"{text}\t{first_verb(text)}\n" for text in commands]
+    (tmp_path / f"{split}.tsv").write_text("".join(lines))
+  changes = {"lora.rank": 8, "lora.alpha": 16.0, "lora.layers": ("(query|value|up|down)$",)}
+  changes |= {"steps": 300, "batch_size": 32, "schedule.peak": 1e-2, "evaluate.every": 300}
+  train_config(f"classify.py:data={{folder}},init=hf:{base}", tmp_path, run, **changes)
+  export.main(["--workdir", str(run), "--out", str(out), "--format", "peft"])
+  known = transformers.AutoModelForSequenceClassification.from_pretrained(base)
+  theirs = logits(peft.PeftModel.from_pretrained(known, out), base, commands).argmax(1)
+  answers = [output["text"] for output in inference.load(run)(commands)]
+  labels = inference.load_run(run, "latest").task.labels
+  assert [labels[number] for number in theirs] == answers
+  assert np.mean([answer == first_verb(text) for answer, text in zip(answers, commands)]) > 0.9
+
+
+def first_verb(command):
+  first, after, second = command.partition(" after ")
+  return (second if after else first).split()[0]
 
 
 @pytest.mark.parametrize("rslora", [False, True])

@@ -1,9 +1,13 @@
 """A run's folder and hf:DIR are one thing to start from."""
 
+import json
+import shutil
+
 import jax
 import numpy as np
 import pytest
 
+from model.config import TransformerConfig
 from tests.helpers import FIXTURES, load_config
 from train import inheriting, pretrained
 from train.common.errors import UserError
@@ -95,6 +99,40 @@ def test_a_config_inherits(origin, task, inherit, changes, which, skip, differen
   assert config["task"]["tokenizer"] == dict(name="file", path=path)
   assert config["steps"] == 3
   assert "inherit" not in config["model"]
+
+
+@pytest.mark.parametrize("layers", [(0, 2), (2, 1), (1, 2)])
+def test_chosen_layers_keep_their_own_windows_and_positions(layers, runs):
+  name, patterns = name_of("modernbert_mlm", runs), ("window", "rope_theta", "rope_scale")
+  before = pretrained.open(name).model
+  after = resolve(name, "tagging", "encoder", encoder_layers=layers)["model"]
+  of_layer = [TransformerConfig(**{**model, "vocab_size": 8}).layer for model in (before, after)]
+  assert after["encoder_layers"] == len(layers)
+  assert any(isinstance(before[pattern], tuple) for pattern in patterns)
+  for ours, theirs in enumerate(layers):
+    for pattern in patterns:
+      there, here = (getattr(of(i), pattern) for of, i in zip(of_layer, (theirs, ours)))
+      assert there == here, pattern
+  changed = resolve(name, "tagging", "encoder", dict(window=5), encoder_layers=layers)
+  assert changed["model"]["window"] == 5
+
+
+def test_encoder_and_decoder_share_patterns_or_have_their_own(runs, tmp_path):
+  """T5Gemma has (6, None) and (None, 3), LongT5 3 and no window in its decoder."""
+  start = dict(encoder_layers=(0,), decoder_layers=(1, 0))
+  for name, windows in (("t5gemma", ((6,), (3, None))), ("longt5", (3, (None,)))):
+    model = resolve(name_of(name, runs), "translation", "model", **start)["model"]
+    assert (model["window"], model["decoder_window"]) == windows
+  shutil.copytree(runs["span"], tmp_path / "run")
+  file = tmp_path / "run/config.json"
+  config = json.loads(file.read_text())
+  config["model"] |= dict(window=[3, None], encoder_layers=2, decoder_layers=2)
+  file.write_text(json.dumps(config))
+  run = str(tmp_path / "run")
+  both = resolve(run, "translation", "model", encoder_layers=(1,), decoder_layers=(1, 0))["model"]
+  assert both["window"] == (None, 3)
+  with pytest.raises(UserError, match="choose the same of both"):
+    resolve(run, "translation", "model", encoder_layers=(1,))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from tests.helpers import train_config
 from train import inference, soup
 from train.common.errors import UserError
 from train.common.trees import flatten
+from train.on_split import OnSplit
 
 LOSS = ("--metric", "loss", "--mode", "min")
 
@@ -51,6 +52,13 @@ def test_a_uniform_soup_takes_all(runs, tmp_path, capsys):
   for name, weight in loaded.items():
     mean = np.mean([weights[name] for weights in runs.values()], axis=0)
     np.testing.assert_allclose(weight, mean, rtol=1e-5, atol=1e-7, err_msg=name)
+
+
+def test_a_run_that_diverged_is_named(runs, tmp_path, capsys, monkeypatch):
+  values = iter([1.0, float("nan"), 2.0])
+  monkeypatch.setattr(OnSplit, "scores", lambda *args, **options: {"loss": next(values)})
+  with pytest.raises(UserError, match=r"loss of .*seed1 is nan: leave it out"):
+    cook(runs, tmp_path / "x", capsys, *LOSS)
 
 
 def test_runs_of_other_models_are_refused(runs, corpus, tmp_path, capsys):

@@ -5,10 +5,11 @@ import json
 import pytest
 
 from tests.helpers import load_config, train_config
-from train import inference, predict, split_outputs
+from train import inference, predict, split_outputs, tasks
 from train.common.errors import UserError
 from train.data import sources
 from train.scoring import scores
+from train.tasks.translation import Translation
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,23 @@ def test_a_student_trains_on_the_outputs(run, corpus, tmp_path, monkeypatch):
   assert given == [pair["target"] for pair in pairs if pair["target"].strip()]
   held = sources.open_split(data, "validation")
   assert len(held) == len(inference.load_run(run, "latest").task.examples("validation"))
+
+
+@pytest.mark.slow
+def test_outputs_of_a_mixture_are_those_of_its_main_part(corpus, tmp_path):
+  run, out = tmp_path / "run", tmp_path / "outputs.jsonl"
+  train_config("mixture.py:small,data={folder}", corpus, run)
+  predict.main(["--workdir", str(run), "--split", "validation", "--out", str(out)])
+  main = tasks.main_part(inference.load_run(run, "latest").task)
+  assert [x["source"] for x in lines(out)] == [x["source"] for x in main.examples("validation")]
+
+
+def test_the_best_is_by_the_tasks_own_bleu():
+  texts = ["他们在公园里面踢足球了", "一只狗"]
+  output = dict(text=texts[1], nbest=[dict(text=text) for text in reversed(texts)])
+  task = Translation(data={}, tokenizer=None, source_len=8, target_len=8, bleu_tokenizer="zh")
+  example = dict(target="他们在公园里踢足球")
+  assert split_outputs.best_by_bleu(task, output, example) == texts[0]
 
 
 def test_the_best_of_n_is_most_like_the_reference(run, tmp_path):

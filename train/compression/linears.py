@@ -7,7 +7,7 @@ kernel. Its kernel keeps its path.
 import functools
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from flax import nnx
 
@@ -36,17 +36,22 @@ def find(
     except re.error as error:
       raise UserError(f"{key}: {pattern!r} is no pattern: {error}") from None
     if not matches:
-      known = dict.fromkeys(re.sub(r"\d+", "0", path) for path in every)
-      words = sorted({word for path in known for word in (path, *path.split("/"))})
-      raise UserError(
-        f"{key}: {pattern!r} matches no layer; there are {', '.join(sorted(known)[:8])}, ..."
-        + did_you_mean(pattern.strip("^$()"), words)
-      )
+      raise no_match(key, pattern, every, "layer")
   return {
     path: module
     for path, module in every.items()
     if any(re.search(pattern, path) for pattern in patterns)
   }
+
+
+def no_match(key: str, pattern: str, paths: Iterable[str], what: str) -> UserError:
+  """Returns the error of a pattern of `key` that matches none of the paths, with near ones."""
+  known = sorted({re.sub(r"\d+", "0", path) for path in paths})
+  words = sorted({word for path in known for word in (path, *path.split("/"))})
+  return UserError(
+    f"{key}: {pattern!r} matches no {what}; there are {', '.join(known[:8])}, ..."
+    + did_you_mean(pattern.strip("^$()"), words)
+  )
 
 
 def shapes(path: str, layer: nnx.Module) -> tuple[tuple, tuple, tuple]:

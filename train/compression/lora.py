@@ -122,6 +122,14 @@ def check(settings: Mapping, init: str, model: str, quantize: Mapping) -> None:
     raise UserError("lora.layers is empty: name patterns of layers to adapt")
 
 
+def check_train(names: Sequence[str], patterns: Sequence[str]) -> None:
+  """Raises UserError for a pattern of `lora.train` that matches none of the paths `names` of a
+  model's weights; the usual one may, as models without a head have no such."""
+  for pattern in patterns:
+    if pattern not in LORA["train"] and not any(re.search(pattern, name) for name in names):
+      raise linears.no_match("lora.train", pattern, names, "weight")
+
+
 def check_rates(names: Sequence[str], rates: Sequence) -> None:
   """Raises UserError where the first rate that matches the path of an adapter is 0."""
   for name in filter(re.compile(NEW).search, names):

@@ -18,6 +18,7 @@ from train.common import json_files
 from train.common.errors import UserError
 from train.common.files import write_atomically
 from train.data import items
+from train.data.mixed_items import MixedItems
 from train.data.source import PickledByFields
 
 FACTS, STARTS, LOCK = "facts.json", "starts.npy", ".lock"
@@ -82,6 +83,17 @@ def open_arrays(folder: pathlib.Path, columns: Columns, mode: str = "r") -> dict
   }
 
 
+def with_arrays(given: items.Items, folder: str, columns: Columns) -> items.Items:
+  """Returns the items with the rows of a folder; a mixture stays one, of parts with such rows."""
+  if not isinstance(given, MixedItems):
+    return WithTokenArrays(given, folder, columns)
+  parts, first = {}, 0
+  for name, part in given.parts.items():
+    parts[name] = WithTokenArrays(part, folder, columns, first)
+    first += len(part.lengths())
+  return dataclasses.replace(given, parts=parts)
+
+
 @dataclasses.dataclass(frozen=True)
 class WithTokenArrays(PickledByFields):
   """Items that have, beside their own arrays, those of a folder under the same names."""
@@ -89,6 +101,7 @@ class WithTokenArrays(PickledByFields):
   of: items.Items
   folder: str
   columns: Columns
+  first: int = 0  # the number in the folder of the first of these items
 
   shards = None
 
@@ -114,7 +127,7 @@ class WithTokenArrays(PickledByFields):
 
   def read(self, indices: Sequence[int], positions: Sequence[int]) -> list[items.Item]:
     own = self.of.read(indices, positions)
-    return [{**item, **self._rows(index)} for item, index in zip(own, indices)]
+    return [{**item, **self._rows(self.first + index)} for item, index in zip(own, indices)]
 
   def _rows(self, index: int) -> dict[str, np.ndarray]:
     starts, arrays = self._opened

@@ -24,10 +24,21 @@ from train.interop.weights_out import to_theirs
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 A, B = ".lora_A.weight", ".lora_B.weight"
-# Settings that change what an adapter computes, and the only values that are read.
-PLAIN = dict(use_dora=False, bias="none", lora_bias=False, use_qalora=False)
-PLAIN |= dict(rank_pattern={}, alpha_pattern={})
-PLAIN |= dict.fromkeys(("megatron_config", "alora_invocation_tokens", "trainable_token_indices"))
+# Settings that are read, or that do not change what an adapter computes; others must be empty.
+KNOWN = {"peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path"}
+KNOWN |= {"revision", "inference_mode", "r", "lora_alpha", "lora_dropout", "use_rslora"}
+KNOWN |= {"fan_in_fan_out", "target_modules", "exclude_modules", "modules_to_save"}
+KNOWN |= {"layers_to_transform", "layers_pattern", "megatron_core", "qalora_group_size"}
+KNOWN |= {"init_lora_weights", "eva_config"}
+EMPTY = (None, False, {}, [], "none")
+KEEPING = (
+  True,
+  False,
+  None,
+  "gaussian",
+  "eva",
+  "orthogonal",
+)  # starts that leave the base as it is
 TASKS = dict(classification="SEQ_CLS", tagging="TOKEN_CLS", qa="QUESTION_ANS", causal="CAUSAL_LM")
 TASKS |= dict(translation="SEQ_2_SEQ_LM")
 
@@ -45,9 +56,14 @@ class Adapter:
     config = json_files.read(file, dict)
     if config.get("peft_type") != "LORA":
       raise UserError(f"{file}: peft_type is {config.get('peft_type')!r}; LORA is read")
-    for name, plain in PLAIN.items():
-      if config.get(name, plain) not in (plain, None):
-        raise UserError(f"{file}: {name} is {config[name]!r}, and only {plain!r} is read")
+    for name, value in config.items():
+      if name not in KNOWN and value not in EMPTY:
+        raise UserError(f"{file}: {name} is {value!r}: adapters with this setting are not read")
+    if (start := config.get("init_lora_weights")) not in KEEPING:
+      raise UserError(
+        f"{file}: init_lora_weights is {start!r}, which changes the weights of the model that is"
+        " adapted, too: save the adapter by PEFT's path_initial_model_for_weight_conversion"
+      )
     for name in ("r", "lora_alpha"):
       if not isinstance(config.get(name), int | float) or config[name] <= 0:
         raise UserError(f"{file}: {name} is {config.get(name)!r}: expects a number above 0")
@@ -99,6 +115,7 @@ class Adapter:
     return Adapted(base, self, scale)
 
 
+HEADS = ("classifier", "score")  # PEFT takes each for a module that is trained as a whole
 # The tensors of heads with a row for each label.
 LABELS = ("classifier.weight", "score.weight", "classifier.out_proj.weight")
 
@@ -170,28 +187,44 @@ def write(
   """Writes the adapters among `weights` (path -> array), and the others as tensors trained whole.
 
   `settings` is the section `lora` of the run, `model` its section `model`, `base` the folder of the
-  model that is adapted. Raises UserError for an adapter of a part of a tensor (fused projections).
+  model that is adapted. Raises UserError for a part of a tensor (fused projections), and for a
+  layer with an adapter of which other tensors are trained whole.
   """
   rows, prefix = family.rows_of(kind, model), family.prefix_of(kind)
   tensors, targets, whole, transposed = {}, [], set(), False
   for path, weight in weights.items():
     match = re.fullmatch(r"(.*)/lora_([ab])", path)
     name, row = tensor_of(f"{match[1]}/kernel" if match else path, rows, prefix)
-    if match is None:
-      tensors[f"{PREFIX}{name}"] = to_theirs(np.asarray(weight, np.float32), row)
-      whole.add(name.rpartition(".")[0])
-      continue
     if row.part is not None:
       raise UserError(
-        f"--format peft: {match[1]} is a part of {name}, which has one adapter there: merge it"
-        " (--format hf)"
+        f"--format peft: {match[1] if match else path} is a part of {name}, which has one adapter"
+        " there, or is trained whole: merge it (--format hf)"
       )
+    if match is None:
+      tensors[f"{PREFIX}{name}"] = to_theirs(np.asarray(weight, np.float32), row)
+      head, module = name.partition(".")[0], name.rpartition(".")[0]
+      whole.add(head if head in HEADS else module)
+      continue
     module, array = name.removesuffix(".weight"), np.asarray(weight, np.float32)
     rank = array.shape[-1] if match[2] == "a" else array.shape[0]
     matrix = array.reshape(-1, rank) if match[2] == "a" else array.reshape(rank, -1)
     tensors[f"{PREFIX}{module}{A if match[2] == 'a' else B}"] = np.ascontiguousarray(matrix.T)
     transposed = transposed or row.how == "conv"
     targets += [module] if match[2] == "a" else []
+  for head in whole & set(HEADS):
+    names = [
+      row.theirs for row in rows.values() if row.theirs.startswith(f"{head}.") and not row.switch
+    ]
+    if frozen := [name for name in names if f"{PREFIX}{name}" not in tensors]:
+      raise UserError(
+        f"--format peft: {frozen[0]} is not trained, and PEFT keeps all of {head} or nothing: name"
+        " it in lora.train, or merge the adapters (--format hf)"
+      )
+  if both := sorted(whole & set(targets)):
+    raise UserError(
+      f"--format peft: {both[0]} has an adapter, and lora.train names its other weights; PEFT has"
+      " one of the two for a layer: merge it (--format hf)"
+    )
   config = dict(
     peft_type="LORA",
     task_type=TASKS.get(kind),

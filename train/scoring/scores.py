@@ -46,11 +46,11 @@ def texts(
   )
 
 
-def sentence(prediction: str, reference: str) -> float:
-  """Returns the smoothed BLEU of one sentence."""
+def sentence(prediction: str, reference: str, **options) -> float:
+  """Returns the smoothed BLEU of one sentence; `options` are sacrebleu's."""
   import sacrebleu
 
-  return sacrebleu.sentence_bleu(prediction, [reference]).score
+  return sacrebleu.sentence_bleu(prediction, [reference], **options).score
 
 
 def classes(predictions: Sequence[str], references: Sequence[str]) -> dict:

@@ -98,8 +98,11 @@ class Translation(PairTask):
   def score(self, outputs, examples):
     predictions = [output["text"] for output in outputs]
     references = [self._joined(example["target"]) for example in examples]
-    options = dict(tokenize=self.bleu_tokenizer, lowercase=self.lowercase_scores)
-    return scores.texts(predictions, references, **options)
+    return scores.texts(predictions, references, **self.bleu_options())
+
+  def bleu_options(self) -> dict:
+    """Returns sacrebleu's options for this task's BLEU."""
+    return dict(tokenize=self.bleu_tokenizer, lowercase=self.lowercase_scores)
 
   def _joined(self, text):
     return text.replace(self.piece_marker, "") if self.piece_marker else text

@@ -56,11 +56,18 @@ def _judge(expected, outcomes):
   else:
     first, *others = [tables.mean(sample.values) for sample in samples]
     gap = first - (expected.times * others[0] if order else expected.paper)
-    missed = not (gap > expected.by if order else abs(gap) <= expected.tolerance)  # NaN is a miss
+    # NaN is a miss
+    missed = not (gap > _least(expected, samples) if order else abs(gap) <= expected.tolerance)
     is_ratio = order and expected.times != 1
     found = f"{first / (others[0] or math.nan):.3g} times" if is_ratio else f"{gap:+.2f}"
     text = f"{'MISSED' if missed else 'holds'}, {found}"
   return Verdict(expected, samples, checked, missed, text)
+
+
+def _least(order: Order, samples: Sequence[Sample]) -> float:
+  """Returns what the gap between two groups must exceed."""
+  spreads = (max(sample.values) - min(sample.values) for sample in samples)
+  return max(order.by, *spreads) if order.spread else order.by
 
 
 def _sample(pattern, metric, outcomes):
@@ -94,6 +101,7 @@ def tabulate(verdicts: Sequence[Verdict]) -> tuple[list[list[list[str]]], list[s
     order = isinstance(expected, Order)
     by = f" by {expected.by:g}" if order and expected.by else ""
     by += f", above {expected.times:.3g} times" if order and expected.times != 1 else ""
+    by += " by more than the spread of seeds" if order and expected.spread else ""
     cells = [expected.name + by + note(expected.source)]
     cells.append(verdict.text + note(expected.why if verdict.missed else ""))
     if not order:

@@ -1,5 +1,6 @@
 """A student follows its teacher: equations of the loss, and runs that distil."""
 
+import functools
 import json
 import re
 
@@ -266,6 +267,35 @@ def test_a_teacher_that_cannot_answer_is_refused(text, message, teacher, corpus,
   text = text.format(folder=corpus, other=tmp_path, run=teacher[0])
   with pytest.raises(UserError, match=message):
     train_config(text, corpus, tmp_path / "run")
+
+
+def test_a_teacher_of_other_texts_or_global_tokens_is_refused(corpus, tmp_path):
+  words, tags = tmp_path / "words", tmp_path / "tags"
+  train_config("causal.py:small,data={folder}/prose", corpus, words)
+  text = f"multi30k.py:small,data={corpus},tokenizer={words},teacher={words}"
+  with pytest.raises(UserError, match=r"reads no sources, and this task \(Translation\) does"):
+    train_config(text, corpus, tmp_path / "a")
+  whole = {"model.window": 4, "model.global_tokens": 2, "task.pack": False}
+  tag = "tag.py:small,suffix=.conll,data={folder}"
+  train_config(tag, corpus, tags, **whole)
+  text = f"{tag},tokenizer={tags},teacher={tags}"
+  with pytest.raises(UserError, match=r"model.global_tokens are those of a row"):
+    train_config(text, corpus, tmp_path / "b")
+  separate = {"task.pack": False, "task.global_attention": "question"}
+  with pytest.raises(UserError, match=r"has task.global_attention=first: set it"):
+    train_config(text, corpus, tmp_path / "c", **separate)
+
+
+def test_another_teacher_under_the_same_name_is_refused(corpus, tmp_path):
+  path, run = tmp_path / "teacher", tmp_path / "run"
+  make = functools.partial(train_config, "classify.py:small,data={folder}", corpus)
+  make(path)
+  text = f"classify.py:small,data={corpus},tokenizer={path},teacher={path}"
+  train_config(text, corpus, run, steps=2)
+  make(path, steps=6)
+  with pytest.raises(UserError, match=r"learns from .*no longer those that it was trained with"):
+    train_config(text, corpus, run, steps=4)
+  train_config(text, corpus, tmp_path / "other")
 
 
 def test_settings_without_effect_are_refused(teacher, corpus):

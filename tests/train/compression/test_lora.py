@@ -223,3 +223,5 @@ def test_what_cannot_be_adapted_is_refused(base, corpus, tmp_path):
     adapt(base, corpus, tmp_path / "a", **{"optimizer.rates": rates})
   with pytest.raises(UserError, match=r"neither taken from init_from.workdir nor trained"):
     adapt(base, corpus, tmp_path / "b", **{"lora.train": ()})
+  with pytest.raises(UserError, match=r"lora.train: '_nrom/' matches no weight.*norm"):
+    adapt(base, corpus, tmp_path / "c", **{"lora.train": ("^head/", "_nrom/")})

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests.helpers import ROOT, train_config
+from tests.helpers import FIXTURES, ROOT, train_config
 from tests.train.tasks import helpers
 from train import export, inference, resolve
 from train.checkpoint import Checkpoints
@@ -235,6 +235,32 @@ def test_an_exported_run_is_predicted_with_evaluated_and_started_from(
       tmp_path / "trained",
       **{"quantize.weights": "int8", "quantize.stored": True},
     )
+
+
+@pytest.mark.parametrize("name", ["bert", "bert_classification"])
+def test_a_directory_is_quantized_and_becomes_a_run(name, tmp_path):
+  """Also one whose pooler the task leaves out."""
+  model, texts = f"hf:{FIXTURES / name}", ["the dog runs", "a ball"]
+  kind = "embedding" if name == "bert" else "logits"
+  whole = inference.load(model).arrays(texts)[kind]
+  words = ["--workdir", model, "--out"]
+  export.main([*words, str(tmp_path / "floats"), "--format", "run"])
+  export.main([*words, str(tmp_path / "int8"), "--quantize", "int8"])
+  same, close = (inference.load(tmp_path / x).arrays(texts)[kind] for x in ("floats", "int8"))
+  np.testing.assert_allclose(same, whole, atol=1e-6)
+  np.testing.assert_allclose(close, whole, atol=0.05)
+  assert np.abs(close - whole).max() > 0
+
+
+def test_an_aware_run_is_exported_as_it_computes(corpus, tmp_path):
+  run, out = tmp_path / "run", tmp_path / "out"
+  changes = {"quantize.weights": "int4", "quantize.group": 4, "schedule.peak": 0.01}
+  changes["model.scan_layers"] = True
+  train_config("classify.py:small,data={folder}", corpus, run, **changes)
+  export.main(["--workdir", str(run), "--out", str(out), "--no-check"])
+  texts = ["the dog runs", "a ball"]
+  ours, theirs = (inference.load(x).arrays(texts)["logits"] for x in (run, f"hf:{out}"))
+  np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 def test_ranges_are_those_of_the_split(run, tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.train.data.helpers import assert_same_batches, take
 from train.common.errors import UserError
-from train.data import items
+from train.data import items, token_arrays
 from train.data.batches import Batches, Layout
 from train.data.mixed_items import BLOCK, MixedItems
 from train.data.roles import BOS, EOS
@@ -41,6 +41,24 @@ class Numbers:
 RATES = {"a": 5, "b": 3, "c": 2}
 PARTS = {"a": Numbers(0, 70), "b": Numbers(1, 300), "c": Numbers(2, 11)}
 LAYOUT = Layout(4, 0, 24)
+
+
+def test_each_part_has_its_own_rows_of_a_folder(tmp_path):
+  """Also in a mixture, which stays one, with its rates and epochs."""
+  mixed = MixedItems(PARTS, RATES, {"c": 2.0})
+  lengths, columns = mixed.lengths()[:, 1], {"number": (1, "int32")}
+  token_arrays.create(tmp_path, lengths, columns, {})
+  arrays = token_arrays.open_arrays(tmp_path, columns, "r+")
+  arrays["number"][:, 0] = np.repeat(np.arange(len(lengths)), lengths)
+  arrays["number"].flush()
+  taught = token_arrays.with_arrays(mixed, str(tmp_path), columns)
+  assert isinstance(taught, MixedItems)
+  assert (taught.rates, taught.epochs) == (RATES, {"c": 2.0})
+  assert taught.fingerprint == mixed.fingerprint
+  chosen = [0, 69, 70, 369, 370, 380]
+  for index, item in zip(chosen, taught.read(chosen, chosen)):
+    np.testing.assert_array_equal(item["number"], np.full((lengths[index], 1), index))
+  assert [taught.order(0)(i) for i in range(50)] == [mixed.order(0)(i) for i in range(50)]
 
 
 @settings(max_examples=15)

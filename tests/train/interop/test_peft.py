@@ -71,6 +71,9 @@ def test_a_run_starts_from_an_adapter(adapter, corpus, tmp_path):
     (dict(peft_type="LOHA"), "peft_type is 'LOHA'"),
     (dict(use_dora=True), "use_dora is True"),
     (dict(rank_pattern={"query": 4}), "rank_pattern is"),
+    (dict(layer_replication=[[0, 1], [0, 2]]), "layer_replication is"),
+    (dict(of_a_later_version={"a": 1}), "of_a_later_version is"),
+    (dict(init_lora_weights="olora"), "which changes the weights of the model that is adapted"),
     (dict(r=0), "r is 0: expects"),
     (dict(base_model_name_or_path="someone/else"), "no such folder holds a config.json"),
   ],
@@ -92,6 +95,50 @@ def test_an_adapter_of_another_model_is_refused(adapter, tmp_path):
   (tmp_path / "adapter_config.json").write_text(json.dumps(config))
   with pytest.raises(UserError, match=r"does not have|update of"):
     dict(pretrained.open(f"hf:{tmp_path}").weights("latest")[0])
+
+
+@pytest.mark.parametrize(
+  ("base", "config", "changes", "message"),
+  [
+    (BERT, "classify.py:small,layers=1", {}, "bert is of other layers than the run's"),
+    ("{adapter}", "classify.py:small", {}, "bert is an adapter itself"),
+    (BERT, "classify.py:small", {"lora.train": ("^head/", "query/bias$")}, "query has an adapter"),
+    (
+      f"hf:{FIXTURES / 'roberta_classification'}",
+      "classify.py:small",
+      {
+        "lora.train": ("^head/labels",),
+        "init_from.skip": ("^head/labels",),
+        "init_from.which": "latest",
+      },
+      "classifier.dense.weight is not trained",
+    ),
+    (
+      f"hf:{FIXTURES / 'gpt2'}",
+      "causal.py:small",
+      {
+        "task.target_len": 16,
+        "task.decoding.max_len_extra": 8,
+        "lora.layers": ("down$",),
+        "lora.train": ("value/bias$",),
+      },
+      "is a part of .*c_attn.bias",
+    ),
+  ],
+)
+def test_what_no_adapter_there_can_say_is_refused(
+  base, config, changes, message, adapter, corpus, tmp_path
+):
+  """Updates of another model, of parts of tensors, and of layers that are trained otherwise too."""
+  length = {} if config.startswith("causal") else {"task.source_len": 24}
+  changes = {"lora.rank": 2, "lora.layers": ("query$",)} | length | changes
+  text = f"{config},data={{folder}},init={base.format(adapter=f'hf:{adapter}')}"
+  if config.startswith("causal"):
+    text = text.replace("{folder}", "{folder}/prose")
+  train_config(text, corpus, tmp_path / "run", **changes)
+  words = ["--workdir", str(tmp_path / "run"), "--out", str(tmp_path / "out"), "--format", "peft"]
+  with pytest.raises(UserError, match=message):
+    export.main(words)
 
 
 def test_a_run_without_adapters_has_none_to_write(corpus, tmp_path):

@@ -99,7 +99,8 @@ def tabulate(verdicts: Sequence[Verdict]) -> tuple[list[list[list[str]]], list[s
   for verdict in verdicts:
     expected, samples = verdict.expected, verdict.samples
     order = isinstance(expected, Order)
-    by = f" by {expected.by:g}" if order and expected.by else ""
+    sign = "by" if order and expected.by > 0 else "minus"
+    by = f" {sign} {abs(expected.by):g}" if order and expected.by else ""
     by += f", above {expected.times:.3g} times" if order and expected.times != 1 else ""
     by += " by more than the spread of seeds" if order and expected.spread else ""
     cells = [expected.name + by + note(expected.source)]

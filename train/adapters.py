@@ -12,6 +12,7 @@ from train.common import trees
 from train.common.errors import UserError
 from train.compression import lora
 from train.inference import Predictor, Run, task_of
+from train.record import others
 
 
 class Base(NamedTuple):
@@ -57,7 +58,7 @@ def load_adapters(
 
 def _facts(run: pretrained.Adapted) -> dict[str, Any]:
   """Returns what tells the model that a run adapts from others."""
-  cfg, base = schema.complete(run.config), pretrained.noted(run.path, "base")
+  cfg, base = schema.complete(run.config), others.noted(run.path, "base")
   start = cfg.init_from
   return {
     "the checksum of its weights": trees.checksum(run.origin()[1]) if base is None else base,

@@ -31,10 +31,10 @@ def as_peft(
     )
   start = trained.config.init_from
   if start.encoder_layers or start.decoder_layers or source.origin.adapter:
-    what = "an adapter itself" if source.origin.adapter else "of other layers than the run's"
+    what = "an adapter itself" if source.origin.adapter else "a model with other layers"
     raise UserError(
-      f"--format peft: {source.origin.path} is {what}, and an adapter there would be of another"
-      " model: merge it (--format hf)"
+      f"--format peft: {start.workdir} is {what}, and the run's adapters are of another model than"
+      " its folder holds: merge them (--format hf)"
     )
   derived.check_new(out)
   facts, model = source.facts, source.model
@@ -44,8 +44,8 @@ def as_peft(
   fit = writing.best(model, facts.kind, head, family.model_type)
   if fit.family.model_type != family.model_type or fit.is_folded:
     raise UserError(f"--format peft: {workdir} is no {family.model_type} any more: use --format hf")
-  weights, _ = trained.adapters(checkpoint)
+  weights, merged = unstack_layers(trained.adapters(checkpoint)[0]), source.weights()[0]
   out.mkdir(parents=True, exist_ok=True)
-  written = family, facts.kind, fit.model, unstack_layers(weights), trained.config.lora
+  written = family, facts.kind, fit.model, weights, merged, trained.config.lora
   peft.write(out, *written, str(source.origin.path))
   logging.info("%s: an adapter of %s", out, source.origin.path)

@@ -84,16 +84,16 @@ def resolve(config: Mapping) -> dict:
   start |= config["init_from"]
   if start.get("encoder_layers") and not origin.model["encoder_layers"]:  # a lone decoder's layers
     start = start | dict(encoder_layers=(), decoder_layers=start["encoder_layers"])
-  model = model | _patterns(model, origin.model, start)
+  model = model | _patterns(model, origin.model, start, changes)
   for stack in ("encoder", "decoder"):
     if layers := start.get(f"{stack}_layers"):
       model = model | {f"{stack}_layers": len(layers)}
   return dict(config) | dict(model=model, task=task, init_from=start)
 
 
-def _patterns(model: Mapping, origin: Mapping, start: Mapping) -> dict:
-  """Returns the settings of single layers that `model` has from the origin, in the order of the
-  origin's layers that it takes over (`start`, the section `init_from`).
+def _patterns(model: Mapping, origin: Mapping, start: Mapping, changes: Mapping) -> dict:
+  """Returns the settings of single layers that `model` has from the origin (not by `changes`), in
+  the order of the origin's layers that it takes over (`start`, the section `init_from`).
 
   Raises UserError where the encoder's layers would need others than the decoder's, with which they
   share a setting.
@@ -103,8 +103,10 @@ def _patterns(model: Mapping, origin: Mapping, start: Mapping) -> dict:
   if model.get("decoder_window") is not None:
     shared |= {"window": stacks[:1], "decoder_window": stacks[1:]}
   for name, several in ((name, model.get(name)) for name in shared):
-    taken = any(start.get(f"{stack}_layers") for stack in shared[name])
-    if not taken or not isinstance(several, list | tuple) or several != origin.get(name):
+    taken = [layer for stack in shared[name] for layer in start.get(f"{stack}_layers") or ()]
+    # those that are no numbers are named when weights are taken
+    known = bool(taken) and all(isinstance(layer, int) for layer in taken)
+    if not known or not isinstance(several, list | tuple) or name in changes:
       continue
     counts = {stack: model[f"{stack}_layers"] for stack in shared[name]}
     orders = [start.get(f"{stack}_layers") or range(count) for stack, count in counts.items()]
@@ -115,8 +117,17 @@ def _patterns(model: Mapping, origin: Mapping, start: Mapping) -> dict:
         f"init_from.encoder_layers: model.{name} is {tuple(several)} of encoder and decoder alike,"
         f" and these layers would need {' and '.join(map(str, rows))}: choose the same of both"
       )
-    own[name] = longest if len(set(longest)) > 1 else longest[:1]
+    own[name] = _shortest(longest, as_tuple=name == "decoder_window")
   return own
+
+
+def _shortest(pattern: tuple, as_tuple: bool):
+  """Returns the shortest tuple whose repetition is `pattern`; its value if it has one, unless that
+  means something else."""
+  lengths = range(1, len(pattern) + 1)
+  repeated = (pattern[:length] * len(pattern) for length in lengths)
+  length = next(n for n, whole in zip(lengths, repeated) if whole[: len(pattern)] == pattern)
+  return pattern[:length] if length > 1 or as_tuple else pattern[0]
 
 
 def _without_words(model: Mapping) -> dict:

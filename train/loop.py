@@ -23,7 +23,7 @@ from train.data.mixed_items import MixedItems
 from train.data.streamed_batches import open_batches
 from train.derived import MADE_OF
 from train.evaluation import EarlyStopping, Evaluation
-from train.record import data_files
+from train.record import data_files, others
 from train.record.config import flat
 from train.record.cost import Cost
 from train.record.meter import Meter, SkippedUpdates
@@ -106,8 +106,8 @@ def train(
     train_step = profile.watch(meter.watch(lambda *args: update(*args, fixed)))
     if debug_nans:
       train_step = nans.watch(train_step, aim, plan.graph, cfg.seed, fixed)
-    weights_here = state["params"], base
-    note_start(cfg, workdir, mesh, weights_here, lesson, items, batches.streams, evaluation)
+    models = state["params"], base, fixed.get("teacher")
+    note_start(cfg, workdir, mesh, models, items, batches.streams, evaluation)
     vote, watchdog = processes.Vote(mesh), Watchdog(workdir.local, cfg.watchdog_seconds)
     options = dict(total_steps=cfg.steps, loggers=cfg.loggers, config=flat(cfg))
     writer = Writer(workdir.local, start, primary, **options)
@@ -252,11 +252,12 @@ def log_changed_steps(cfg: ConfigDict, workdir: Workdir, learning_rate) -> None:
 
 
 def note_start(
-  cfg: ConfigDict, workdir: Workdir, mesh, params_and_base, lesson, items, streams: int, evaluation
+  cfg: ConfigDict, workdir: Workdir, mesh, models, items, streams: int, evaluation
 ) -> None:
   """Logs model size, devices and steps, and records the data's fingerprints in run.json, with the
   rates of a mixture and the number of streams (0: the data are listed)."""
-  trained, fixed = (quantization.count(trees.flatten(tree)) for tree in params_and_base)
+  *own, teacher = (trees.flatten(tree) if tree else {} for tree in models)
+  trained, fixed = map(quantization.count, own)
   parameters, start = trained + fixed, workdir.last_step
   data = {"train": items.fingerprint, cfg.evaluate.split: evaluation.items.fingerprint}
   files = data_files.digests(workdir.path)
@@ -265,12 +266,14 @@ def note_start(
   if fixed:
     origin = pretrained.open(cfg.init_from.workdir, body=cfg.init_from.which == "body")
     base = trees.checksum(origin.weights(cfg.init_from.which)[0])
-    pretrained.check_noted(workdir.path, "base", origin.name, base)
+    if start:
+      others.check(workdir.path, "base", origin.name, base)
     workdir.note(trained=trained, base=base)
     logging.info("%d of the parameters are trained, %.2f%%", trained, 100 * trained / parameters)
-  if lesson.teacher:
-    teacher = trees.checksum(lesson.teacher.weights(cfg.distill.which)[0])
-    pretrained.check_noted(workdir.path, "teacher", lesson.teacher.name, teacher)
+  if teacher:
+    teacher = trees.checksum(sharding.fetch(trees.beginnings(teacher)))
+    if start:
+      others.check(workdir.path, "teacher", cfg.distill.teacher, teacher)
     workdir.note(teacher=teacher)
   if isinstance(items, MixedItems):
     workdir.note(rates=items.block_rates())

@@ -26,14 +26,13 @@ from train.common.trees import (
 from train.compression import lora, quantization
 from train.data.tokenizer import Tokenizer
 from train.interop.directory import Directory, open_directory
-from train.record import data_files, workdir
+from train.record import data_files, others
 
 PREFIX = "hf:"
 # Sizes in the section `model` that are sides of weights, or at most their number.
 SIZES = ("dim", "mlp_dim", "num_heads", "head_dim", "embedding_dim", "vocab_size", "encoder_layers")
 SIZES += ("decoder_layers", "decoder_heads", "decoder_head_dim", "decoder_mlp_dim")
 WORDS = "embedding/embedding"
-NOTED = {"base": "adapts", "teacher": "learns from"}  # other models in run.json
 
 
 class Pretrained(Protocol):
@@ -162,7 +161,7 @@ class Adapted(_Run):
     start = self.config.init_from
     origin = open(start.workdir, body=start.which == "body")
     theirs, _ = origin.weights(start.which)
-    check_noted(self.path, "base", origin.name, checksum(theirs))
+    others.check(self.path, "base", origin.name, checksum(theirs))
     return origin, theirs
 
   def weights(self, which):
@@ -220,22 +219,6 @@ class _HuggingFace:
       return tasks.make(self.directory.task(pair, strict))
 
 
-def noted(path: paths.Path, key: str) -> int | None:
-  """Returns the checksum of other weights that the run in `path` noted at its first start: of those
-  that it adapts (`base`) or learns from (`teacher`); None where it did not."""
-  return next((start[key] for start in workdir.starts(path) if key in start), None)
-
-
-def check_noted(path: paths.Path, key: str, name: str, now: int) -> None:
-  """Raises UserError where the weights of the model `name`, of the checksum `now`, are not those
-  that the run in `path` noted (see `noted`)."""
-  if noted(path, key) not in (None, now):
-    raise UserError(
-      f"{path} {NOTED[key]} {name}, whose weights are no longer those that it was trained with:"
-      " restore them"
-    )
-
-
 def quantized(origin: Pretrained) -> dict:
   """Returns the section `quantize` of a run that quantizes, else {}; the weights of adapters are
   merged into floats."""
@@ -254,8 +237,12 @@ def rounded(origin: Pretrained, weights: Mapping) -> Mapping:
 
 
 def _rounded(run: Pretrained, weights: Mapping, settings: Mapping, leave) -> dict:
-  section = dict(run.model, scan_layers=False)  # the weights are of single layers
-  model = nnx.eval_shape(lambda: build_model(section, run.task(), seed=0))
+  single = dict(run.model, scan_layers=False)
+  model, own = (
+    nnx.eval_shape(functools.partial(build_model, section, run.task(), seed=0))
+    for section in (single, run.model)
+  )
+  settings = quantization.of_single_layers(settings, own)
   stored = quantization.store(model, settings, weights, leave=leave).weights
   return quantization.floats(stored, settings, model, leave)
 

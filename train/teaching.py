@@ -126,8 +126,9 @@ def _check(teacher: pretrained.Pretrained, task):
         f"distill.teacher {teacher.name} has the {name} {', '.join(there)}, and this task"
         f" {', '.join(here)}"
       )
-  if of_words:  # without heads
-    return ours
+  if of_words:  # without heads, and a teacher writes nothing
+    decoding = dict(max_len_ratio=0.0, max_len_extra=1, max_len_total=0)
+    return dataclasses.replace(ours, decoding=dataclasses.replace(ours.decoding, **decoding))
   fields = {field.name for field in dataclasses.fields(ours)}
   return dataclasses.replace(theirs, **{key: getattr(ours, key) for key in fields & OWN})
 

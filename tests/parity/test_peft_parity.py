@@ -22,21 +22,31 @@ def logits(model, folder, texts=TEXTS):
     return model.eval()(**rows).logits.numpy()
 
 
-def base(labels=2):
-  return transformers.AutoModelForSequenceClassification.from_pretrained(BERT, num_labels=labels)
+def base(labels, folder=BERT):
+  load = transformers.AutoModelForSequenceClassification.from_pretrained
+  return load(folder, num_labels=labels, ignore_mismatched_sizes=True)
 
 
-def test_our_adapter_answers_there_as_here(corpus, tmp_path):
-  run, out = tmp_path / "run", tmp_path / "adapter"
-  changes = {"lora.rank": 2, "lora.alpha": 6.0, "schedule.peak": 0.1}
+# of a head of which a part stays as it is
+FROZEN = {"init_from.which": "latest", "init_from.skip": ("^head/labels",)}
+FROZEN |= {"lora.train": ("^head/labels",)}
+
+
+@pytest.mark.parametrize(
+  ("name", "changes"),
+  [("bert", {}), *((f"{x}_classification", FROZEN) for x in ("distilbert", "roberta"))],
+)
+def test_our_adapter_answers_there_as_here(name, changes, corpus, tmp_path):
+  origin, run, out = FIXTURES / name, tmp_path / "run", tmp_path / "adapter"
+  changes = {"lora.rank": 2, "lora.alpha": 6.0, "schedule.peak": 0.1} | changes
   changes["task.source_len"] = 24
-  changes["lora.layers"] = ("query$", "value$", "out$", "down$")
-  train_config(f"classify.py:small,data={{folder}},init=hf:{BERT}", corpus, run, **changes)
+  changes["lora.layers"] = (r"blocks/.*(query|value|out|down)$",)
+  train_config(f"classify.py:small,data={{folder}},init=hf:{origin}", corpus, run, **changes)
   export.main(["--workdir", str(run), "--out", str(out), "--format", "peft"])
-  theirs = logits(peft.PeftModel.from_pretrained(base(), out), BERT)
+  theirs = logits(peft.PeftModel.from_pretrained(base(2, origin), out), origin)
   ours = inference.load(run).arrays(TEXTS)["logits"]
   np.testing.assert_allclose(ours, theirs, atol=2e-5)
-  plain = logits(base(), BERT)
+  plain = logits(base(2, origin), origin)
   assert np.abs(theirs - plain).max() > 1e-3
 
 

@@ -120,7 +120,7 @@ def test_chosen_layers_keep_their_own_windows_and_positions(layers, runs):
 def test_encoder_and_decoder_share_patterns_or_have_their_own(runs, tmp_path):
   """T5Gemma has (6, None) and (None, 3), LongT5 3 and no window in its decoder."""
   start = dict(encoder_layers=(0,), decoder_layers=(1, 0))
-  for name, windows in (("t5gemma", ((6,), (3, None))), ("longt5", (3, (None,)))):
+  for name, windows in (("t5gemma", (6, (3, None))), ("longt5", (3, (None,)))):
     model = resolve(name_of(name, runs), "translation", "model", **start)["model"]
     assert (model["window"], model["decoder_window"]) == windows
   shutil.copytree(runs["span"], tmp_path / "run")

@@ -6,6 +6,7 @@ of layers is no multiple of the period in which its layers differ (encoder/lead/
 """
 
 import collections
+import math
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+BEGINNING = 4096  # numbers of a weight that its checksum is of
 _ONE = re.compile(r"(^|.*/)blocks/(\d+)/(.*)")
 _ALL = re.compile(r"(^|.*/)blocks/(?!\d+/)(.*)")
 _LEAD = re.compile(r"(^|.*/)lead/(\d+)/(.*)")
@@ -113,9 +115,15 @@ def checksum(weights: Mapping) -> int:
   apart."""
   crc = 0
   for path in sorted(weights):
-    start = np.asarray(weights[path]).reshape(-1)[:4096]
+    start = np.asarray(weights[path]).reshape(-1)[:BEGINNING]
     crc = zlib.crc32(path.encode() + start.tobytes(), crc)
   return crc
+
+
+def beginnings(weights: Mapping) -> dict:
+  """Returns path -> the first rows of each array, which have what `checksum` reads of it."""
+  rows = {path: -(-BEGINNING // max(1, math.prod(x.shape[1:]))) for path, x in weights.items()}
+  return {path: x[: rows[path]] if x.ndim else x for path, x in weights.items()}
 
 
 def choose_layers(weights: Mapping, stack: str, layers: Sequence[int]) -> dict:

@@ -6,6 +6,7 @@ stores the integers, with which prediction computes.
 """
 
 import dataclasses
+import re
 import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -216,6 +217,14 @@ def floats(
     values = jnp.asarray(weights[path])
     whole[path] = np.asarray(integers.dequantize(values, scale, how.weights, how.axes))
   return whole
+
+
+def of_single_layers(settings: Mapping, model: nnx.Module) -> dict:
+  """Returns the settings with patterns of the same layers where each has its own path; those of
+  `model` may be stacked."""
+  names = {path.rpartition("/")[0] for path in find(model, settings)}
+  paths = {re.sub(r"/(blocks/(?!\d)|lead/\d+/)", r"/blocks/\\d+/", name) for name in names}
+  return {**settings, "layers": tuple(sorted(f"^{path}$" for path in paths)), "skip": ()}
 
 
 def count(weights: Mapping) -> int:

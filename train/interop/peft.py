@@ -31,14 +31,8 @@ KNOWN |= {"fan_in_fan_out", "target_modules", "exclude_modules", "modules_to_sav
 KNOWN |= {"layers_to_transform", "layers_pattern", "megatron_core", "qalora_group_size"}
 KNOWN |= {"init_lora_weights", "eva_config"}
 EMPTY = (None, False, {}, [], "none")
-KEEPING = (
-  True,
-  False,
-  None,
-  "gaussian",
-  "eva",
-  "orthogonal",
-)  # starts that leave the base as it is
+# starts that leave the base as it is
+KEEPING = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 TASKS = dict(classification="SEQ_CLS", tagging="TOKEN_CLS", qa="QUESTION_ANS", causal="CAUSAL_LM")
 TASKS |= dict(translation="SEQ_2_SEQ_LM")
 
@@ -62,7 +56,7 @@ class Adapter:
     if (start := config.get("init_lora_weights")) not in KEEPING:
       raise UserError(
         f"{file}: init_lora_weights is {start!r}, which changes the weights of the model that is"
-        " adapted, too: save the adapter by PEFT's path_initial_model_for_weight_conversion"
+        " adapted, too: merge the adapter by PEFT, or convert it to a plain one as it is saved"
       )
     for name in ("r", "lora_alpha"):
       if not isinstance(config.get(name), int | float) or config[name] <= 0:
@@ -115,7 +109,9 @@ class Adapter:
     return Adapted(base, self, scale)
 
 
-HEADS = ("classifier", "score")  # PEFT takes each for a module that is trained as a whole
+# Kind of task -> ends of the names of modules that PEFT trains whole by itself.
+USUAL = dict.fromkeys(("classification", "tagging"), ("classifier", "score"))
+USUAL |= dict(qa=("qa_outputs",))
 # The tensors of heads with a row for each label.
 LABELS = ("classifier.weight", "score.weight", "classifier.out_proj.weight")
 
@@ -181,16 +177,19 @@ def write(
   kind: str,
   model: Mapping,
   weights: Mapping[str, np.ndarray],
+  merged: Mapping[str, np.ndarray],
   settings: Mapping,
   base: str,
 ) -> None:
-  """Writes the adapters among `weights` (path -> array), and the others as tensors trained whole.
+  """Writes the adapters among the trained `weights` (path -> array), and each module whole of which
+  another weight is trained, or which PEFT trains by itself.
 
-  `settings` is the section `lora` of the run, `model` its section `model`, `base` the folder of the
-  model that is adapted. Raises UserError for a part of a tensor (fused projections), and for a
-  layer with an adapter of which other tensors are trained whole.
+  `merged` are all weights of the model, with the updates; `settings` is the section `lora` of the
+  run, `model` its section `model`, `base` the folder of the model that is adapted. Raises UserError
+  for a part of a tensor (fused projections), and for a layer with an adapter that is kept whole.
   """
   rows, prefix = family.rows_of(kind, model), family.prefix_of(kind)
+  usual = USUAL.get(kind, ())
   tensors, targets, whole, transposed = {}, [], set(), False
   for path, weight in weights.items():
     match = re.fullmatch(r"(.*)/lora_([ab])", path)
@@ -201,9 +200,7 @@ def write(
         " there, or is trained whole: merge it (--format hf)"
       )
     if match is None:
-      tensors[f"{PREFIX}{name}"] = to_theirs(np.asarray(weight, np.float32), row)
-      head, module = name.partition(".")[0], name.rpartition(".")[0]
-      whole.add(head if head in HEADS else module)
+      whole.add(_module(name, usual))
       continue
     module, array = name.removesuffix(".weight"), np.asarray(weight, np.float32)
     rank = array.shape[-1] if match[2] == "a" else array.shape[0]
@@ -211,19 +208,16 @@ def write(
     tensors[f"{PREFIX}{module}{A if match[2] == 'a' else B}"] = np.ascontiguousarray(matrix.T)
     transposed = transposed or row.how == "conv"
     targets += [module] if match[2] == "a" else []
-  for head in whole & set(HEADS):
-    names = [
-      row.theirs for row in rows.values() if row.theirs.startswith(f"{head}.") and not row.switch
-    ]
-    if frozen := [name for name in names if f"{PREFIX}{name}" not in tensors]:
-      raise UserError(
-        f"--format peft: {frozen[0]} is not trained, and PEFT keeps all of {head} or nothing: name"
-        " it in lora.train, or merge the adapters (--format hf)"
-      )
-  if both := sorted(whole & set(targets)):
+  for path, weight in merged.items():
+    name, row = tensor_of(path, rows, prefix)
+    module = _module(name, usual)
+    if module in whole or module.endswith(usual):
+      whole.add(module)
+      tensors[f"{PREFIX}{name}"] = to_theirs(np.asarray(weight, np.float32), row)
+  if both := [name for name in targets if any(f"{name}.".startswith(f"{x}.") for x in whole)]:
     raise UserError(
-      f"--format peft: {both[0]} has an adapter, and lora.train names its other weights; PEFT has"
-      " one of the two for a layer: merge it (--format hf)"
+      f"--format peft: {both[0]} has an adapter, and PEFT keeps it whole, as other weights of it"
+      " are trained (lora.train) or it is a head: merge it (--format hf)"
     )
   config = dict(
     peft_type="LORA",
@@ -240,3 +234,11 @@ def write(
   )
   safetensors.numpy.save_file(tensors, folder / TENSORS, {"format": "pt"})
   (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _module(name: str, usual: tuple[str, ...]) -> str:
+  """Returns the name of the module of a tensor: the outermost that PEFT trains whole by itself
+  (`usual`, ends of names), else the innermost."""
+  parts = name.split(".")[:-1]
+  ends = (end for end, part in enumerate(parts, start=1) if part.endswith(usual))
+  return ".".join(parts[: next(ends, len(parts))])

@@ -182,7 +182,9 @@ def _of_decoder(cfg: TransformerConfig) -> dict:
   own = cfg.for_decoder()
   used = dict(max_len=cfg.positions in LEARNED)
   values = {name: getattr(own, name) if used.get(name, True) else None for name in DECODER}
-  values |= dict(num_kv_heads=own.kv_heads, head_dim=own.head_size)
+  layers = range(cfg.decoder_layers or cfg.encoder_layers)
+  windows = tuple(own.layer(index).window for index in layers)
+  values |= dict(num_kv_heads=own.kv_heads, head_dim=own.head_size, window=windows)
   return {DECODER[name]: value for name, value in values.items()}
 
 

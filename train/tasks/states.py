@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 
 from model import layers
+from model.lstm import LSTM
 
 # Which of a row's first model.global_tokens tokens are global: all of them; those before the first
 # eos, which ends a question; none.
@@ -22,7 +23,8 @@ def encode(model, batch, key=None, global_mask=None):
   """Returns the encoder's states [B, S, D] for a batch; no key means no dropout. `global_mask` is
   as in `Transformer.encode`."""
   options = {"types": batch["source_types"]} if "source_types" in batch else {}
-  options |= {} if global_mask is None else {"global_mask": global_mask}
+  if global_mask is not None and not isinstance(model, LSTM):  # which reads all tokens alike
+    options["global_mask"] = global_mask
   return model.encode(
     batch["source"], batch["source_segments"], batch["source_positions"], key=key, **options
   )

@@ -12,10 +12,10 @@ import pytest
 import scipy.special
 from flax import nnx
 
-from tests.helpers import ROOT, train_config
+from tests.helpers import FIXTURES, ROOT, train_config
 from tests.train.helpers import start
 from tests.train.tasks import helpers
-from train import inference, losses, resolve
+from train import export, inference, losses, resolve
 from train.checkpoint import Checkpoints
 from train.common.errors import UserError
 from train.common.trees import flatten, match_layers, replace
@@ -267,6 +267,24 @@ def test_a_teacher_that_cannot_answer_is_refused(text, message, teacher, corpus,
   text = text.format(folder=corpus, other=tmp_path, run=teacher[0])
   with pytest.raises(UserError, match=message):
     train_config(text, corpus, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+  ("origin", "layers"),
+  [
+    ("modernbert_mlm", "0+2"),
+    *(pytest.param("gemma2", x, marks=pytest.mark.slow) for x in ("1", "1+0")),
+  ],
+)
+def test_chosen_layers_with_windows_of_their_own_are_exported(origin, layers, corpus, tmp_path):
+  run, out = tmp_path / "run", tmp_path / "out"
+  text = f"classify.py:small,data={{folder}},init=hf:{FIXTURES / origin},layers={layers}"
+  changes = {"task.source_len": 24, "schedule.peak": 0.01}
+  train_config(text, corpus, run, **changes)
+  export.main(["--workdir", str(run), "--out", str(out), "--no-check"])
+  texts = ["the dog runs", "a ball"]
+  ours, theirs = (inference.load(x).arrays(texts)["logits"] for x in (run, f"hf:{out}"))
+  np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 def test_a_teacher_of_other_texts_or_global_tokens_is_refused(corpus, tmp_path):

@@ -255,7 +255,7 @@ def test_a_directory_is_quantized_and_becomes_a_run(name, tmp_path):
 def test_an_aware_run_is_exported_as_it_computes(corpus, tmp_path):
   run, out = tmp_path / "run", tmp_path / "out"
   changes = {"quantize.weights": "int4", "quantize.group": 4, "schedule.peak": 0.01}
-  changes["model.scan_layers"] = True
+  changes |= {"model.scan_layers": True, "quantize.layers": ("blocks/mlp/", "query$", "labels$")}
   train_config("classify.py:small,data={folder}", corpus, run, **changes)
   export.main(["--workdir", str(run), "--out", str(out), "--no-check"])
   texts = ["the dog runs", "a ball"]

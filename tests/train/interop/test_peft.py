@@ -100,18 +100,14 @@ def test_an_adapter_of_another_model_is_refused(adapter, tmp_path):
 @pytest.mark.parametrize(
   ("base", "config", "changes", "message"),
   [
-    (BERT, "classify.py:small,layers=1", {}, "bert is of other layers than the run's"),
-    ("{adapter}", "classify.py:small", {}, "bert is an adapter itself"),
+    (BERT, "classify.py:small,layers=1", {}, "bert is a model with other layers"),
+    ("{adapter}", "classify.py:small", {}, "adapter is an adapter itself"),
     (BERT, "classify.py:small", {"lora.train": ("^head/", "query/bias$")}, "query has an adapter"),
     (
       f"hf:{FIXTURES / 'roberta_classification'}",
       "classify.py:small",
-      {
-        "lora.train": ("^head/labels",),
-        "init_from.skip": ("^head/labels",),
-        "init_from.which": "latest",
-      },
-      "classifier.dense.weight is not trained",
+      {"lora.layers": (".",)},
+      "classifier.dense has an adapter, and PEFT keeps it whole",
     ),
     (
       f"hf:{FIXTURES / 'gpt2'}",

@@ -33,6 +33,8 @@ gc.set_threshold(50_000, 50, 100)
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 
+from tests import slow_list  # noqa: E402
+
 hypothesis.settings.register_profile("busy", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("busy")
 
@@ -45,3 +47,12 @@ def corpus(tmp_path_factory):
   folder = tmp_path_factory.mktemp("corpus")
   helpers.write_data(folder)
   return folder
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+  """Marks the tests of slow.txt as slow, before those are left out."""
+  slow = set(slow_list.read())
+  for item in items:
+    if item.nodeid in slow:
+      item.add_marker(pytest.mark.slow)

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from tests import slow_list
+
 ROOT = pathlib.Path(__file__).parent.parent
 ROOMS = ("model", "train", "configs", "experiments")
 OURS = {*ROOMS, "tests"}
@@ -406,6 +408,15 @@ def test_no_two_files_of_tests_have_one_name():
   names = [file.name for file in (ROOT / "tests").rglob("test_*.py")]
   assert len(names) > 100
   assert not {name for name in names if names.count(name) > 1}
+
+
+def test_every_test_of_the_slow_list_is_there():
+  ids = slow_list.read()
+  assert ids == sorted(set(ids))
+  assert len(ids) > 100
+  for name in ids:
+    file, _, test = name.partition("::")
+    assert f"def {test.partition('[')[0]}(" in (ROOT / file).read_text(encoding="utf-8"), name
 
 
 NO_VERBS = {"Of", "As", "By", "Its", "Within", "What", "Whether", "Where", "Which", "Who", "How"}

@@ -99,7 +99,8 @@ def test_an_adapter_of_another_model_is_refused(adapter, tmp_path):
 
 @pytest.mark.parametrize(
   ("base", "config", "changes", "message"),
-  [
+  ids=["layers", "adapter", "bias", "head", "part"],
+  argvalues=[
     (BERT, "classify.py:small,layers=1", {}, "bert is a model with other layers"),
     ("{adapter}", "classify.py:small", {}, "adapter is an adapter itself"),
     (BERT, "classify.py:small", {"lora.train": ("^head/", "query/bias$")}, "query has an adapter"),

@@ -1,0 +1,59 @@
+"""python -m tests.slow_list LOG [--over 3]
+
+Writes tests/slow.txt, the tests that `make test` leaves to `make test-all` because of their time
+alone: those whose call took more than `--over` seconds in LOG, the output of pytest with
+--durations=0. Tests of the list that LOG did not measure stay.
+"""
+
+import argparse
+import pathlib
+import re
+
+FILE = pathlib.Path(__file__).with_name("slow.txt")
+# Tried before every change lands, whatever it takes: what breaks most dearly, and one test of each
+# of the properties that the list's tests have in common.
+KEPT = (
+  "test_killed_and_interrupted_and_started_again_is_the_same_run",
+  "test_a_killed_process_stops_the_others_and_two_started_again_are_one_alone",
+  "test_one_device_is_eight[sizes0-transformer]",
+  "test_one_batch_is_",
+  "test_a_run_is_the_same_on_every_mesh[2x2x2]",
+  "test_takes_a_step_at_small_and_reads_every_key[scan.py:small]",
+  "test_merged_weights_compute_what_base_and_adapters_do[classes-False]",
+  "test_an_exported_run_is_predicted_with_evaluated_and_started_from",
+  "test_init_from_takes_the_weights",
+  "test_a_window_is_cached_as_it_is_parallel",
+  "test_masked_loss_is_that_of_the_logits_of_all_tokens",
+  "test_data_reaches_no_jax_by_a_detour",
+  "test_its_example_runs",
+)
+
+
+def read() -> list[str]:
+  """Returns the ids of the list."""
+  lines = FILE.read_text(encoding="utf-8").splitlines() if FILE.exists() else []
+  return [line for line in lines if not line.startswith("#")]
+
+
+def calls(log: str) -> dict[str, float]:
+  """Returns test id -> seconds of its call."""
+  found = re.findall(r"^ *([0-9.]+)s call +(\S.*?) *$", log, re.MULTILINE)
+  return {name: float(seconds) for seconds, name in found}
+
+
+def main(argv=None):
+  parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[2])
+  parser.add_argument("log", type=pathlib.Path)
+  parser.add_argument("--over", type=float, default=3.0, help="seconds")
+  args = parser.parse_args(argv)
+  measured = calls(args.log.read_text(encoding="utf-8", errors="replace"))
+  slow = {name for name, seconds in measured.items() if seconds > args.over}
+  slow |= set(read()) - measured.keys()
+  ids = sorted(name for name in slow if not any(text in name for text in KEPT))
+  first = "# Left to `make test-all` for their time; written by tests/slow_list.py"
+  FILE.write_text("\n".join([first, *ids]) + "\n", encoding="utf-8")
+  print(f"{FILE}: {len(ids)} tests")
+
+
+if __name__ == "__main__":
+  main()

@@ -18,7 +18,6 @@ KEPT = (
   "test_one_device_is_eight[sizes0-transformer]",
   "test_one_batch_is_",
   "test_a_run_is_the_same_on_every_mesh[2x2x2]",
-  "test_takes_a_step_at_small_and_reads_every_key[scan.py:small]",
   "test_merged_weights_compute_what_base_and_adapters_do[classes-False]",
   "test_an_exported_run_is_predicted_with_evaluated_and_started_from",
   "test_init_from_takes_the_weights",

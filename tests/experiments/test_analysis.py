@@ -12,6 +12,9 @@ from train.record.workdir import open_run
 TEXT = "the cat sat on the mat . a dog barked at the cat all night . nobody slept well . " * 30
 
 
+pytestmark = pytest.mark.slow  # trains what is analysed
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
   """A masked language model and a denoiser of a few steps."""

@@ -557,6 +557,7 @@ def two_runs(tmp_path_factory):
   return folder
 
 
+@pytest.mark.slow
 def test_two_runs_side_by_side(two_runs, tmp_path, capsys):
   runs = [two_runs / "a", two_runs / "b"]
   before = sorted((file, file.stat().st_mtime_ns) for file in two_runs.rglob("*"))
@@ -581,6 +582,7 @@ def test_two_runs_side_by_side(two_runs, tmp_path, capsys):
   assert "no outputs" not in text
 
 
+@pytest.mark.slow
 def test_parameters_and_flops_are_the_trained_models(two_runs):
   run = trained.read([two_runs / "a", two_runs / "b"])[0]
   parameters, flops = cost.cost(run)

@@ -11,6 +11,7 @@ from train.common.errors import UserError
 from train.common.trees import flatten
 from train.on_split import OnSplit
 
+pytestmark = pytest.mark.slow  # three runs to begin with
 LOSS = ("--metric", "loss", "--mode", "min")
 
 

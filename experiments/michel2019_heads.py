@@ -33,4 +33,4 @@ def expected(scale):  # there is one scale
     full, pruned, tuned = (rf"{name}-{kind}-seed\d" for kind in ("full", "pruned", "tuned"))
     yield Order(f"{name}: tuned over full", tuned, full, "test/accuracy", SOURCE, by=-1.0)
     yield Value(f"{name}: pruned alone", pruned, "test/accuracy", source=SOURCE)
-    yield Order(f"{name}: full over tuned", full, tuned, "weights_bytes")
+    yield Order(f"{name}: full over tuned, weights_bytes", full, tuned, "weights_bytes")

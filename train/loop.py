@@ -255,7 +255,11 @@ def note_start(
   cfg: ConfigDict, workdir: Workdir, mesh, models, items, streams: int, evaluation
 ) -> None:
   """Logs model size, devices and steps, and records the data's fingerprints in run.json, with the
-  rates of a mixture and the number of streams (0: the data are listed)."""
+  rates of a mixture, the number of streams (0: the data are listed), and checksums of what is read
+  beside. `models` are the weights that are trained, the base of adapters, and the teacher's.
+
+  Raises UserError where base or teacher are not what they were.
+  """
   *own, teacher = (trees.flatten(tree) if tree else {} for tree in models)
   trained, fixed = map(quantization.count, own)
   parameters, start = trained + fixed, workdir.last_step

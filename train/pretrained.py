@@ -242,7 +242,7 @@ def _rounded(run: Pretrained, weights: Mapping, settings: Mapping, leave) -> dic
     nnx.eval_shape(functools.partial(build_model, section, run.task(), seed=0))
     for section in (single, run.model)
   )
-  settings = quantization.of_single_layers(settings, own)
+  settings = quantization.of_single_layers(settings, own, leave)
   stored = quantization.store(model, settings, weights, leave=leave).weights
   return quantization.floats(stored, settings, model, leave)
 

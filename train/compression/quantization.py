@@ -219,10 +219,12 @@ def floats(
   return whole
 
 
-def of_single_layers(settings: Mapping, model: nnx.Module) -> dict:
+def of_single_layers(
+  settings: Mapping, model: nnx.Module, leave: Callable[[str], bool] = none
+) -> dict:
   """Returns the settings with patterns of the same layers where each has its own path; those of
-  `model` may be stacked."""
-  names = {path.rpartition("/")[0] for path in find(model, settings)}
+  `model` may be stacked. `leave` is that of `find`."""
+  names = {path.rpartition("/")[0] for path in find(model, settings, leave)}
   paths = {re.sub(r"/(blocks/(?!\d)|lead/\d+/)", r"/blocks/\\d+/", name) for name in names}
   return {**settings, "layers": tuple(sorted(f"^{path}$" for path in paths)), "skip": ()}
 

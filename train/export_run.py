@@ -89,7 +89,8 @@ def as_run(
   def build():
     return build_model(cfg.model, task, seed=0)
 
-  weights, step = _read(trained, checkpoint, nnx.eval_shape(build))
+  model = nnx.eval_shape(build)
+  weights, step = _read(trained, checkpoint, model)
   data = None if trained.directory else on_split.OnSplit(origin, task)
   ranges = {}
   if calibrate:
@@ -101,7 +102,6 @@ def as_run(
     observe = calibration.ranges_of(whole.loss)
     how = (lambda model, batch: observe(model, batch, None)[1]), max, CALIBRATED_BATCHES
     ranges = data.gather(watching, weights, calibrate, *how)
-  model = nnx.eval_shape(build)
   stored = quantization.store(model, settings, weights, ranges)
   quantized = nnx.eval_shape(build)
   quantization.apply(quantized, settings)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from train import pretrained, tasks
 from train.common.errors import UserError, choose
 from train.interop.families.base import question_tokens
+from train.interop.families.rope import shortest
 
 # Weights that belong to what a model was trained for, by patterns of their paths.
 HEAD = ("^head/", "^output_bias")
@@ -117,17 +118,10 @@ def _patterns(model: Mapping, origin: Mapping, start: Mapping, changes: Mapping)
         f"init_from.encoder_layers: model.{name} is {tuple(several)} of encoder and decoder alike,"
         f" and these layers would need {' and '.join(map(str, rows))}: choose the same of both"
       )
-    own[name] = _shortest(longest, as_tuple=name == "decoder_window")
+    value = shortest(longest)
+    # None would mean the encoder's window
+    own[name] = (value,) if name == "decoder_window" and not isinstance(value, tuple) else value
   return own
-
-
-def _shortest(pattern: tuple, as_tuple: bool):
-  """Returns the shortest tuple whose repetition is `pattern`; its value if it has one, unless that
-  means something else."""
-  lengths = range(1, len(pattern) + 1)
-  repeated = (pattern[:length] * len(pattern) for length in lengths)
-  length = next(n for n, whole in zip(lengths, repeated) if whole[: len(pattern)] == pattern)
-  return pattern[:length] if length > 1 or as_tuple else pattern[0]
 
 
 def _without_words(model: Mapping) -> dict:

@@ -237,12 +237,14 @@ def rounded(origin: Pretrained, weights: Mapping) -> Mapping:
 
 
 def _rounded(run: Pretrained, weights: Mapping, settings: Mapping, leave) -> dict:
-  single = dict(run.model, scan_layers=False)
-  model, own = (
-    nnx.eval_shape(functools.partial(build_model, section, run.task(), seed=0))
-    for section in (single, run.model)
-  )
-  settings = quantization.of_single_layers(settings, own, leave)
+  task = run.task()
+
+  def build(**changes):
+    return nnx.eval_shape(lambda: build_model(run.model | changes, task, seed=0))
+
+  model = build(scan_layers=False)
+  if run.model.get("scan_layers"):  # whose patterns are of stacked layers
+    settings = quantization.of_single_layers(settings, build(), leave)
   stored = quantization.store(model, settings, weights, leave=leave).weights
   return quantization.floats(stored, settings, model, leave)
 

@@ -4,7 +4,7 @@ Zafrir et al. 2019, "Q8BERT": MiniLM (`make data`) fine-tuned on five tasks as i
 translator of configs/multi30k.py, with weights stored in 8 bits (`int8`) and in 4 bits by groups of
 32 or 24 (`int4`). On SST-2, TREC, tags and Multi30k also with weights and activations in 8 bits
 after going on with training that knows of it (`aware`): for a fifth of the translator's updates,
-and a third of MiniLM's. Three seeds each.
+and a third of MiniLM's; `longer` goes on as long with floats. Three seeds each.
 """
 
 from experiments import minilm
@@ -13,6 +13,7 @@ from experiments.tools.runs import Derived, Order, Run, Value, evaluate_every, s
 LESS = 3  # times the steps of minilm.py
 AWARE = {"quantize.weights": "int8", "quantize.activations": "int8"}
 TRAINED_SO = ("sst2", "trec", "ud_ewt")
+MORE = {"trained": AWARE, "longer": {}}  # training that goes on from `full`
 STORED = {  # the origin, and flags of train.export
   "int8": ("full", ("--quantize", "int8")),
   "int4": ("full", ("--quantize", "int4", "--group", "{group}")),
@@ -39,9 +40,10 @@ def runs(scale):  # there is one scale
       steps = task.steps // LESS
       start = f"{{root}}/{name}-full-seed{seed}"
       config = f"configs/{task.config},steps={steps},peak=5e-6,init={start}"
-      changes = {"batch_size": task.rows, **minilm.OPTIMIZER, **evaluate_every(steps), **AWARE}
+      changes = {"batch_size": task.rows, **minilm.OPTIMIZER, **evaluate_every(steps)}
       changes |= {"init_from.skip": (), "init_from.which": "best", "seed": seed}
-      yield Run(f"{name}-trained-seed{seed}", config, changes, metrics=task.metrics)
+      for kind, more in MORE.items():
+        yield Run(f"{name}-{kind}-seed{seed}", config, changes | more, metrics=task.metrics)
     yield from stored(name, task.metrics)
   metrics = ("bleu", "chrf")
   full = Run("multi30k-full", TRANSLATOR, metrics=metrics)
@@ -49,8 +51,9 @@ def runs(scale):  # there is one scale
   for seed in range(3):
     changes = {"steps": 200, "schedule.peak": 3e-4, "init_from.which": "best", "seed": seed}
     start = f"{TRANSLATOR},init={{root}}/multi30k-full-seed{seed}"
-    changes |= AWARE | evaluate_every(200)
-    yield Run(f"multi30k-trained-seed{seed}", start, changes, metrics=metrics)
+    changes |= evaluate_every(200)
+    for kind, more in MORE.items():
+      yield Run(f"multi30k-{kind}-seed{seed}", start, changes | more, metrics=metrics)
   yield from stored("multi30k", metrics)
 
 
@@ -74,6 +77,10 @@ def expected(scale):  # there is one scale
       yield Value(f"{name}: {kind}", own, f"test/{metric}", source=SOURCE)
       if lost:
         yield Order(f"{name}: {kind} over full", own, full, f"test/{metric}", SOURCE, by=-lost)
+      if kind == "aware":  # without what the updates alone bring
+        longer, what = rf"{name}-longer-seed\d", f"{name}: aware over longer"
+        yield Value(f"{name}: longer", longer, f"test/{metric}")
+        yield Order(what, own, longer, f"test/{metric}", SOURCE, by=-lost)
     for size in ("weights_bytes", "disk_bytes"):
       yield Order(
         f"{name}: full over int8, {size}", full, rf"{name}-int8-seed\d", size, times=SMALLER

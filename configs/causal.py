@@ -10,7 +10,7 @@ the last tenth of a file of all plays (measured: 2.389 and 2.391 on the same fil
 python -m train.predict --workdir runs/causal "ROMEO:"
 """
 
-from configs import common, sections
+from configs import common, sections, smaller
 from configs.common import Argument
 
 
@@ -25,6 +25,7 @@ def get_config(arg=""):
     steps=2000,
     peak=1e-3,
     small=False,
+    **smaller.ARGUMENTS,
   )
   if arg.init and arg.model != "transformer":
     raise ValueError(f"init={arg.init} brings its model: model={arg.model} is for random weights")
@@ -32,8 +33,9 @@ def get_config(arg=""):
     raise ValueError(f"init={arg.init} brings its tokenizer: tokenizer=bpe is for random weights")
   if arg.model == "lstm" and arg.window != 64:
     raise ValueError(f"window={arg.window} is for a Transformer: an LSTM has none")
+  taken = smaller.start(arg)
   if arg.init:
-    start = common.inherit(arg.init, skip=())
+    start = common.inherit(arg.init, skip=(), **taken)
   else:
     start = dict(model=lstm(arg.small) if arg.model == "lstm" else transformer(arg))
   every = 10 if arg.small else arg.steps // 4
@@ -52,6 +54,7 @@ def get_config(arg=""):
     schedule=dict(name="cosine", peak=arg.peak, warmup_steps=5 if arg.small else 100, final=0.1),
     evaluate=dict(every=every),
     checkpoint=dict(every=every),
+    **smaller.distill(arg),
     **start,
   )
 

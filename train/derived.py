@@ -28,7 +28,12 @@ class _NoData:
 
 
 def config_of(trained: pretrained.Pretrained) -> ConfigDict:
-  """Returns the config of a run; of hf:DIR, one without data, which predicts alone."""
+  """Returns the config of a run, with what it rounds by patterns of single layers; of hf:DIR, one
+  without data, which predicts alone."""
+  if settings := pretrained.quantized(trained):
+    cfg = ConfigDict(trained.config.to_dict())
+    cfg.quantize = pretrained.of_single_layers(trained, settings)
+    return config.frozen(cfg)
   if trained.config is not None:
     return trained.config
   tokenizer = dict(name="file", path=trained.tokenizer_path)

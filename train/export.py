@@ -234,12 +234,13 @@ def main(argv):
     print(args.out)
     return
   options = dict(check=args.check, license=args.license)
-  if args.format == "ctranslate2" and args.quantize == "int8" and not args.activations:
+  given = [name for name in export_run.FLAGS if getattr(args, name) is not None]
+  if args.format == "ctranslate2" and args.quantize == "int8" and given == ["quantize"]:
     options["quantize"] = "int8"
-  elif any((args.quantize, args.activations, args.calibrate, args.group, args.skip, args.layers)):
+  elif given:
     raise UserError(
-      f"--quantize: --format {args.format or 'hf'} holds floats, and ctranslate2 also int8 weights,"
-      " by its own rule; leave --format out"
+      f"--{given[-1]}: --format {args.format or 'hf'} holds floats, and ctranslate2 also int8"
+      " weights (--quantize int8), all of them by its own rule; leave --format out"
     )
   writers = FORMATS | {"peft": export_adapter.as_peft}
   writers[args.format or "hf"](args.workdir, args.checkpoint, args.out, **options)

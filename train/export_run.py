@@ -18,13 +18,15 @@ from train.compression import calibration, integers, quantization
 SHOWN = 8  # layers with the largest errors
 CALIBRATED_BATCHES = 16
 KEPT = ("group", "layers", "skip")  # settings that a run was trained with, which an export keeps
+FLAGS = ("quantize", "activations", "calibrate", "group", "layers", "skip")
 
 
 def add_arguments(parser) -> None:
   """Adds the flags of train.export that quantize."""
   add = parser.add_argument_group("quantized (--format run)").add_argument
   add("--quantize", choices=integers.TYPES, help="writes a run whose weights are of this type")
-  add("--activations", choices=("int8", "fp8"), help="quantizes what layers read, too")
+  known = dict(choices=("int8", "fp8", "none"), help="quantizes what layers read (as the run does)")
+  add("--activations", **known)
   add("--calibrate", metavar="SPLIT", help="... by ranges found on a split, not by each row's own")
   add("--group", type=int, metavar="N", help="N inputs share a scale (0: all)")
   add("--layers", nargs="+", metavar="PATTERN", help="the layers (all, or the run's)")
@@ -34,16 +36,16 @@ def add_arguments(parser) -> None:
 def run(args, command) -> None:
   """Writes a quantized run by the arguments of train.export."""
   if not args.quantize:
-    for name in ("activations", "calibrate", "group", "layers", "skip"):
+    for name in FLAGS[1:]:
       if getattr(args, name) is not None:
         raise UserError(f"--{name} has no effect without --quantize TYPE")
     as_floats(str(args.workdir), args.checkpoint, args.out, command)
     return
-  if args.calibrate and not args.activations:
-    raise UserError("--calibrate finds ranges of activations: give --activations int8 too")
-  settings = dict(weights=args.quantize, activations=args.activations or "")
   given = dict(group=args.group, layers=args.layers, skip=args.skip)
-  settings |= {key: tuple(x) if key != "group" else x for key, x in given.items() if x is not None}
+  settings = {key: tuple(x) if key != "group" else x for key, x in given.items() if x is not None}
+  settings |= dict(weights=args.quantize)
+  if args.activations:
+    settings |= dict(activations=args.activations.replace("none", ""))
   calibrate = args.calibrate or ""
   as_run(str(args.workdir), args.checkpoint, args.out, settings, command, calibrate=calibrate)
 
@@ -76,12 +78,20 @@ def as_run(
   derived.check_new(out)
   if trained.directory and calibrate:
     raise UserError(f"--calibrate: {name} has no data: train a run from it first (init={name})")
-  trained_with = pretrained.quantized(trained)
+  origin, usual = derived.config_of(trained), dict(quantization.QUANTIZE)
+  if trained_with := pretrained.quantized(trained):
+    usual |= {key: origin.quantize[key] for key in KEPT}
+    same = settings["weights"] == trained_with["weights"]
+    usual["activations"] = trained_with["activations"] if same else ""
   if trained_with.get("stored"):
     raise UserError(f"--quantize: the weights of {name} are integers already")
-  usual = quantization.QUANTIZE | {key: trained_with[key] for key in KEPT if trained_with}
   settings = usual | settings | dict(stored=True, static=bool(calibrate))
-  origin = derived.config_of(trained)
+  for key in ("weights", "activations") if trained_with else ():
+    if settings[key] != trained_with[key]:
+      here, there = settings[key] or "floats", trained_with[key] or "floats"
+      logging.info("--quantize: the %s are %s; %s was trained with %s", key, here, name, there)
+  if calibrate and not settings["activations"]:
+    raise UserError("--calibrate finds ranges of activations: give --activations int8 too")
   cfg = derived.changed(origin, quantize=settings)
   quantization.check(settings, cfg.model.name)
   task = trained.task()

@@ -49,7 +49,7 @@ class OnSplit:
     if is_streamed(items):
       raise UserError(f"the split {split} is streamed, endlessly: name another split")
     if not len(items.lengths()):
-      raise UserError(f"the split {split} has no examples")
+      raise UserError(f"the split {split} has no examples: name another split")
     graph, params = self._placed(model, weights)
     step, found = jax.jit(lambda params, batch: compute(nnx.merge(graph, params), batch)), None
     with sharding.activation_sharding(self.mesh):

@@ -132,9 +132,12 @@ class _Run:
       return checkpoints.read(which, like)
 
   def build(self, model, task, platform=None):
+    if (settings := quantized(self)) and not model.get("scan_layers"):
+      settings = of_single_layers(self, settings)
+
     def make():
       built = build_model(model, task, 0, platform)
-      if settings := quantized(self):
+      if settings:
         quantization.apply(built, settings)
       return built
 
@@ -236,15 +239,19 @@ def rounded(origin: Pretrained, weights: Mapping) -> Mapping:
   return _rounded(origin, weights, settings, quantization.none)
 
 
+def of_single_layers(run: Pretrained, settings: Mapping, leave=quantization.none) -> dict:
+  """Returns the section `quantize` of a run with patterns of single layers, where the run's are
+  stacked; `leave` is that of `quantization.find`."""
+  if not run.model.get("scan_layers"):
+    return dict(settings)
+  stacked = nnx.eval_shape(lambda: build_model(run.model, run.task(), seed=0))
+  return quantization.of_single_layers(settings, stacked, leave)
+
+
 def _rounded(run: Pretrained, weights: Mapping, settings: Mapping, leave) -> dict:
-  task = run.task()
-
-  def build(**changes):
-    return nnx.eval_shape(lambda: build_model(run.model | changes, task, seed=0))
-
-  model = build(scan_layers=False)
-  if run.model.get("scan_layers"):  # whose patterns are of stacked layers
-    settings = quantization.of_single_layers(settings, build(), leave)
+  single, task = run.model | dict(scan_layers=False), run.task()
+  model = nnx.eval_shape(lambda: build_model(single, task, seed=0))
+  settings = of_single_layers(run, settings, leave)
   stored = quantization.store(model, settings, weights, leave=leave).weights
   return quantization.floats(stored, settings, model, leave)
 

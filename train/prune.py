@@ -30,7 +30,8 @@ def main(argv):
       f"{args.workdir} holds integers: prune the run that it was made of, or"
       " one that `train.export --format run` writes of it"
     )
-  section = derived.changed(trained.config).model.to_dict()
+  origin = derived.config_of(trained)
+  section = derived.changed(origin).model.to_dict()
   if section["name"] != "transformer":
     raise UserError(f"{args.workdir} is an {section['name']}, which has no heads")
   if trained.kind == "electra":
@@ -49,7 +50,7 @@ def main(argv):
   values = data.gather(gated, weights, args.split, compute, np.add, args.batches)
   kept = pruning.choose(values, section, heads=args.heads, units=args.mlp)
   smaller = pruning.cut(weights, kept)
-  cfg = derived.changed(trained.config, model=pruning.smaller_config(section, kept))
+  cfg = derived.changed(origin, model=pruning.smaller_config(section, kept))
   model = trained.build(cfg.model, task)
   command = ["python", "-m", "train.prune", *argv]
   facts = dict(origin=trained, step=step, command=command)

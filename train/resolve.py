@@ -14,6 +14,7 @@ from train.data.sources import SOURCES
 from train.record import config, older, workdir
 
 TOKENIZER = ("vocab_size", "special", "sentinels", "path", *samples.KEYS)  # keys of some tokenizers
+LAYERS = ("init_from.encoder_layers", "init_from.decoder_layers")
 
 
 def load(text: str, overrides: Sequence[str] = (), check=schema.check) -> ConfigDict:
@@ -27,6 +28,7 @@ def load(text: str, overrides: Sequence[str] = (), check=schema.check) -> Config
   buckets.register(text)  # as a config file may look for files in one
   written = config.read(text)
   try:
+    written, overrides = _with_layers(written, overrides)
     cfg = _override(complete(written), overrides)
     check(cfg)
   except UserError as error:
@@ -62,9 +64,31 @@ def load_again(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Config
   that cannot be.
   """
   schema.load_run(path)
-  cfg = _override(schema.complete(workdir.again(path)), overrides)
+  cfg = schema.complete(workdir.again(path))
+  before = config.flat(cfg)
+  cfg = _override(cfg, overrides)
+  after = config.flat(cfg)
+  if wrong := [key for key in LAYERS if after[key] != before[key]]:
+    raise UserError(
+      f"--config.{wrong[0]}: settings of the model depend on the layers that it has from another:"
+      f" start anew from the config file of {path}"
+    )
   schema.check(cfg)
   return cfg
+
+
+def _with_layers(written: ConfigDict, overrides: Sequence[str]) -> tuple[ConfigDict, list[str]]:
+  """Returns the config as if its file had named the layers to start from that `overrides` name, as
+  settings of an inherited model depend on them, and the other overrides."""
+  early = [text for text in overrides if text.partition("=")[0] in LAYERS]
+  if not early or "inherit" not in written.get("model", {}):
+    return written, list(overrides)
+  written = ConfigDict(written).unlock()
+  usual = {key.partition(".")[2]: () for key in LAYERS}
+  start = usual | {key: written.init_from[key] for key in usual if key in written.init_from}
+  named = config.override(ConfigDict(dict(init_from=start)), early)
+  written.init_from.update(named.init_from.to_dict())
+  return written, [text for text in overrides if text not in early]
 
 
 def _override(whole: ConfigDict, overrides: Sequence[str]) -> ConfigDict:

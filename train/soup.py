@@ -3,7 +3,8 @@
 Averages the weights of runs that were fine-tuned from the same model: a greedy soup (Wortsman et
 al. 2022, recipe 1). The runs are sorted by their checkpoint.best_metric on the split that they
 evaluate; each in turn is added if the mean of all weights so far does not get worse. The soup is a
-run's folder, which predict, evaluate, export and init= read. --uniform averages all of them.
+run's folder, which predict, evaluate, export and init= read. --uniform averages all of them. Runs
+may differ in what is of training alone; the first one's settings judge all.
 """
 
 import json
@@ -15,9 +16,11 @@ import numpy as np
 from train import derived, inference, on_split, pretrained
 from train.common import entry, paths
 from train.common.errors import UserError, indented
+from train.interop import writing
 from train.record.config import flat
 
-SAME = ("model.", "task.")  # of all runs; lengths and losses may differ in no run either
+SAME = ("model.", "task.")  # of all runs, but for settings of training alone
+TASK_FREE = ("label_smoothing", "z_loss", "class_weights", "seed", "pack", "loss_chunks")
 
 
 def main(argv):
@@ -27,7 +30,7 @@ def main(argv):
   derived.check_new(args.out)
   opened = [pretrained.open(name) for name in args.runs]
   first = _check(opened)
-  cfg = derived.changed(first.config)
+  cfg = derived.changed(derived.config_of(first))
   task, metric = first.task(), args.metric or cfg.checkpoint.best_metric
   mode = args.mode or cfg.checkpoint.best_mode
   if metric != cfg.checkpoint.best_metric and not args.mode:
@@ -71,8 +74,8 @@ def _check(runs) -> pretrained.Pretrained:
       raise UserError(
         f"--runs: {run.name} is no run with floats: `train.export --format run` writes one"
       )
-    ours, theirs = flat(derived.changed(first.config)), flat(derived.changed(run.config))
-    differ = [key for key in ours if key.startswith(SAME) and theirs.get(key) != ours[key]]
+    ours, theirs = (flat(derived.changed(x.config)) for x in (first, run))
+    differ = [key for key in ours if _matters(key) and theirs.get(key) != ours[key]]
     if differ:
       lines = (f"{key}: {ours[key]!r} and {theirs.get(key)!r}" for key in differ)
       raise UserError(f"--runs: {first.name} and {run.name} differ:{indented(lines)}")
@@ -81,6 +84,12 @@ def _check(runs) -> pretrained.Pretrained:
     if getattr(run.task(), "labels", ()) != getattr(first.task(), "labels", ()):
       raise UserError(f"--runs: {first.name} and {run.name} have other labels")
   return first
+
+
+def _matters(key: str) -> bool:
+  """Returns whether a setting changes what a run's weights mean, or by what they are judged."""
+  free = writing.FREE if key.startswith("model.") else TASK_FREE
+  return key.startswith(SAME) and (".data." in key or key.split(".")[-1] not in free)
 
 
 def _mean(parts) -> dict:

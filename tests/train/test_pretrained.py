@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from model.config import TransformerConfig
-from tests.helpers import FIXTURES, load_config
+from tests.helpers import FIXTURES, ROOT, load_config
 from train import inheriting, pretrained
 from train.common.errors import UserError
 from train.data.tokenizer import Tokenizer
@@ -16,6 +16,7 @@ from train.data.tokenizer_training import train_tokenizer
 from train.inheriting import HEAD, OUTPUT
 from train.record import config as configs
 from train.record import workdir
+from train.resolve import load
 
 RUNS = {
   "mlm": "mlm.py:small,data=nowhere",
@@ -133,6 +134,18 @@ def test_encoder_and_decoder_share_patterns_or_have_their_own(runs, tmp_path):
   assert both["window"] == (None, 3)
   with pytest.raises(UserError, match="choose the same of both"):
     resolve(run, "translation", "model", encoder_layers=(1,))
+
+
+@pytest.mark.parametrize("key", ["encoder_layers", "decoder_layers"])
+def test_layers_are_chosen_by_override_as_by_argument(key):
+  """Of Gemma 2, whose layers have windows in turn."""
+  text = f"{ROOT}/configs/causal.py:small,init=hf:{FIXTURES / 'gemma2'}"
+  ours = load(text, [f"init_from.{key}=(1,)"])
+  assert ours.to_dict() == load(f"{text},layers=1").to_dict()
+  assert (ours.model.window, ours.model.decoder_layers) == (None, 1)
+  assert load(text).model.window == (5, None)
+  with pytest.raises(UserError, match=rf"init_from.{key}=\(1,\) has no effect while .*workdir"):
+    load(f"{ROOT}/configs/causal.py:small", [f"init_from.{key}=(1,)"])
 
 
 @pytest.mark.parametrize(

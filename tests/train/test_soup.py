@@ -62,6 +62,15 @@ def test_a_run_that_diverged_is_named(runs, tmp_path, capsys, monkeypatch):
     cook(runs, tmp_path / "x", capsys, *LOSS)
 
 
+def test_runs_may_differ_in_what_training_alone_reads(runs, corpus, tmp_path, capsys):
+  other = tmp_path / "other"
+  changes = {"model.dropout": 0.3, "task.class_weights": "balanced", "seed": 5}
+  train_config("classify.py:small,data={folder}", corpus, other, **changes)
+  found = cook([*[*runs][:1], other], tmp_path / "soup", capsys, *LOSS, "--uniform")
+  assert len(found["taken"]) == 2
+  inference.load(tmp_path / "soup")(["the dog runs"])
+
+
 def test_runs_of_other_models_are_refused(runs, corpus, tmp_path, capsys):
   other = tmp_path / "other"
   train_config("classify.py:small,data={folder}", corpus, other, **{"model.mlp_dim": 32})

@@ -56,6 +56,17 @@ def indented(lines: Iterable[str], most: int = 12) -> str:
   return "".join(f"\n  {line}" for line in [*lines[:most], *more])
 
 
+def refuse_idle(section: str, settings: Mapping, usual: Mapping, switch: str, keys=()) -> None:
+  """Raises UserError for a setting of `section` (all, or `keys`) that is not the usual one while
+  its setting `switch` is off and nothing reads it."""
+  for key in keys or usual:
+    if settings[key] != usual[key]:
+      raise UserError(
+        f"{section}.{key}={settings[key]!r} has no effect while {section}.{switch} is"
+        f" {settings[switch]!r}"
+      )
+
+
 def choose(table: Mapping, name, key: str):
   """Returns `table[name]`; raises UserError with `key` and the known names for another name."""
   if name not in table:

@@ -8,6 +8,7 @@ MiniLMv2), each with its weight. The teacher is frozen and reads without dropout
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from train import losses
-from train.common.errors import UserError
+from train.common.errors import UserError, refuse_idle
 from train.compression import observing
 
 # Defaults of the config's section `distill`.
@@ -36,6 +37,9 @@ DISTILL = dict(
   cache_top=32,  # logits of words that are kept for each token; all logits of labels are
 )
 PARTS = ("hard", "soft", "hidden", "attention")
+# Parts, and the cache, with a setting that nothing else reads.
+SWITCHES = dict(soft="temperature", hidden="hidden_loss", attention="relation_heads")
+SWITCHES |= dict(cache="cache_top")
 HIDDEN_LOSSES = ("cosine", "mse")
 VALUES, IDS = "teacher_values", "teacher_ids"  # a teacher's logits that are in a batch
 NONE = -1e9  # the logarithm of no probability, whose gradient is 0 and not nan
@@ -168,8 +172,9 @@ def relations(x_BTHK, segments_BT, heads: int):
 
 
 def _cosine(x_BTD, y_BTD):
-  norms_BT = jnp.linalg.norm(x_BTD, axis=-1) * jnp.linalg.norm(y_BTD, axis=-1)
-  return 1.0 - (x_BTD * y_BTD).sum(-1) / jnp.maximum(norms_BT, 1e-6)
+  # below the root: the gradient of a norm is nan at zero, a padded token's state in some models
+  squares = (jnp.maximum(jnp.square(z).sum(-1), 1e-12) for z in (x_BTD, y_BTD))
+  return 1.0 - (x_BTD * y_BTD).sum(-1) / jnp.sqrt(math.prod(squares))
 
 
 def _mse(x_BTD, y_BTD):
@@ -218,9 +223,11 @@ def layer_map(settings: Mapping, model: Mapping, teacher: Mapping) -> dict[str, 
 def check(settings: Mapping, task: Mapping) -> None:
   """Raises UserError for a section `distill` that cannot be, before anything is read."""
   if not settings["teacher"]:
-    if settings["cache"]:
-      raise UserError("distill.cache keeps the logits of distill.teacher, which is '': name it")
+    refuse_idle("distill", settings, DISTILL, "teacher")
     return
+  for switch, key in SWITCHES.items():
+    if not settings[switch]:
+      refuse_idle("distill", settings, DISTILL, switch, (key,))
   if settings["cache"]:
     _check_cache(settings)
   if not any(settings[part] for part in PARTS[1:]):

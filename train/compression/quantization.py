@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 
 from model.embeddings import Table
-from train.common.errors import UserError
+from train.common.errors import UserError, refuse_idle
 from train.common.trees import is_stacked
 from train.compression import integers, linears
 from train.compression.integers import Axes
@@ -239,9 +239,7 @@ def check(settings: Mapping, model: str = "transformer") -> None:
   """Raises UserError for a section `quantize` that cannot be, and for a `model` other than a
   Transformer, before anything is read."""
   if not settings["weights"]:
-    for key in ("activations", "static", "group", "stored"):
-      if settings[key]:
-        raise UserError(f"quantize.{key} has no effect while quantize.weights is ''")
+    refuse_idle("quantize", settings, QUANTIZE, "weights")
     return
   if model != "transformer":
     raise UserError(f"quantize.weights: a model of the kind {model} is not quantized")

@@ -221,6 +221,8 @@ def test_a_student_starts_from_chosen_layers(teacher, corpus, tmp_path):
   for name in before:
     if not name.startswith(("encoder/blocks/", "head/")):
       np.testing.assert_array_equal(after[name], before[name], err_msg=name)
+  with pytest.raises(UserError, match=r"init_from.encoder_layers: .*start anew"):
+    resolve.load_again(tmp_path, ["init_from.encoder_layers=(0,)"])
 
 
 def test_a_run_that_distils_writes_the_parts_and_is_loaded_as_any_other(teacher, corpus, tmp_path):
@@ -326,6 +328,26 @@ def test_settings_without_effect_are_refused(teacher, corpus):
     resolve.load(f"{text},init={teacher[0]},teacher={teacher[0]}", ["distill.soft=0.0"])
   with pytest.raises(UserError, match="hidden_loss"):
     resolve.load(f"{text},init={teacher[0]}", ["distill.hidden_loss=l1"])
+
+
+@pytest.mark.parametrize(
+  ("settings", "message"),
+  [
+    (["distill.hidden=1.0"], r"distill.hidden=1.0 has no effect while distill.teacher is ''"),
+    (["distill.cache=logits"], r"distill.cache='logits' has no effect while distill.teacher"),
+    (["distill.teacher=runs/x", "distill.relation_heads=7"], "while distill.attention is 0.0"),
+    (["distill.teacher=runs/x", "distill.hidden_loss=mse"], "while distill.hidden is 0.0"),
+    (["distill.teacher=runs/x", "distill.soft=0", "distill.hidden=1", "distill.temperature=3"],
+     "while distill.soft is 0.0"),
+    (["distill.teacher=runs/x", "distill.cache_top=3"], "while distill.cache is ''"),
+    (["lora.alpha=32"], r"lora.alpha=32.0 has no effect while lora.rank is 0"),
+    (["lora.layers=('nonsense',)"], r"lora.layers=\('nonsense',\) has no effect"),
+    (["quantize.skip=('^head/',)"], r"quantize.skip=.* while quantize.weights is ''"),
+  ],
+)  # fmt: skip
+def test_a_setting_whose_switch_is_off_is_refused(settings, message, corpus):
+  with pytest.raises(UserError, match=message):
+    resolve.load(f"{ROOT}/configs/classify.py:small,data={corpus}", settings)
 
 
 def test_a_map_without_states_to_follow_is_refused(teacher, corpus, tmp_path):

@@ -1,6 +1,7 @@
 """Quantized weights stay within their bound, and compute the same however they are held."""
 
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from flax import nnx
 
 from tests.helpers import FIXTURES, ROOT, train_config
 from tests.train.tasks import helpers
-from train import export, inference, resolve
+from train import export, inference, prune, resolve, schema, soup
 from train.checkpoint import Checkpoints
 from train.common.errors import UserError
 from train.common.trees import flatten, replace
@@ -252,15 +253,53 @@ def test_a_directory_is_quantized_and_becomes_a_run(name, tmp_path):
   assert np.abs(close - whole).max() > 0
 
 
-def test_an_aware_run_is_exported_as_it_computes(corpus, tmp_path):
-  run, out = tmp_path / "run", tmp_path / "out"
+def stacked(corpus, path):
+  """Trains a run that is aware of the integers of some of its scanned layers."""
   changes = {"quantize.weights": "int4", "quantize.group": 4, "schedule.peak": 0.01}
   changes |= {"model.scan_layers": True, "quantize.layers": ("blocks/mlp/", "query$", "labels$")}
-  train_config("classify.py:small,data={folder}", corpus, run, **changes)
+  train_config("classify.py:small,data={folder}", corpus, path, **changes)
+  return path
+
+
+TEXTS = ["the dog runs", "a ball"]
+
+
+def test_an_aware_run_is_exported_as_it_computes(corpus, tmp_path):
+  run, out, held = stacked(corpus, tmp_path / "run"), tmp_path / "out", tmp_path / "held"
   export.main(["--workdir", str(run), "--out", str(out), "--no-check"])
-  texts = ["the dog runs", "a ball"]
-  ours, theirs = (inference.load(x).arrays(texts)["logits"] for x in (run, f"hf:{out}"))
-  np.testing.assert_allclose(ours, theirs, atol=1e-5)
+  export.main(["--workdir", str(run), "--out", str(held), "--quantize", "int4"])
+  ours, *theirs = (inference.load(x).arrays(TEXTS)["logits"] for x in (run, f"hf:{out}", held))
+  np.testing.assert_allclose(theirs[0], ours, atol=1e-5)
+  np.testing.assert_allclose(theirs[1], ours, atol=1e-5)
+  kinds = {path: str(x.dtype) for path, x in flatten(inference.load(held).run.params).items()}
+  assert {path for path, kind in kinds.items() if kind == "uint8"} == {
+    path
+    for path in kinds
+    if re.search(r"blocks/\d+/mlp/.*kernel$|query/kernel$|labels/kernel$", path)
+  }
+
+
+@pytest.mark.slow
+def test_an_aware_run_of_scanned_layers_is_averaged_and_pruned(corpus, tmp_path):
+  run = stacked(corpus, tmp_path / "run")
+  same, pruned = tmp_path / "same", tmp_path / "pruned"
+  loss = ("--metric", "loss", "--mode", "min")
+  soup.main(["--runs", str(run), str(run), "--out", str(same), *loss])
+  ours, theirs = (inference.load(x).arrays(TEXTS)["logits"] for x in (run, same))
+  np.testing.assert_allclose(theirs, ours, atol=1e-5)
+  prune.main(["--workdir", str(run), "--out", str(pruned), "--mlp", "0.5"])
+  inference.load(pruned).arrays(TEXTS)
+  assert schema.load_run(pruned).quantize.weights == "int4"
+
+
+def test_an_aware_runs_activations_are_kept(run, corpus, tmp_path, caplog):
+  caplog.set_level("INFO")
+  exported(run, tmp_path / "kept")
+  assert schema.load_run(tmp_path / "kept").quantize.activations == "int8"
+  assert "was trained with" not in caplog.text
+  exported(run, tmp_path / "none", "--activations", "none")
+  assert schema.load_run(tmp_path / "none").quantize.activations == ""
+  assert "the activations are floats" in caplog.text
 
 
 def test_ranges_are_those_of_the_split(run, tmp_path):
@@ -274,6 +313,6 @@ def test_ranges_are_those_of_the_split(run, tmp_path):
   assert ranges
   assert min(ranges) > 0
   with pytest.raises(UserError, match="give --activations"):
-    exported(run, tmp_path / "b", "--calibrate", "validation")
+    exported(run, tmp_path / "b", "--activations", "none", "--calibrate", "validation")
   with pytest.raises(UserError, match=r"nothing"):
     exported(run, tmp_path / "c", "--activations", "int8", "--calibrate", "nothing")

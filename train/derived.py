@@ -43,6 +43,12 @@ def config_of(trained: pretrained.Pretrained) -> ConfigDict:
   return ConfigDict(dict(alone, task=task, model=model, optimizer={}, schedule={}))
 
 
+def made_of(run: pretrained.Pretrained) -> str:
+  """Returns the name of the run, or hf:DIR, that a run was made of; of a trained one, ""."""
+  begun = workdir.starts(paths.of(run.name))
+  return next((start[MADE_OF] for start in begun if MADE_OF in start), "")
+
+
 def changed(cfg: ConfigDict, **changes) -> ConfigDict:
   """Returns the config of a derived run: whole, with single layers of its own weights and no
   teacher, after `changes` by dotted key."""

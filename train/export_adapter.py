@@ -24,12 +24,12 @@ def as_peft(
   if not isinstance(trained, pretrained.Adapted):
     raise UserError(f"--format peft: {workdir} has no adapters (lora.rank=0): leave --format out")
   source = open_source(workdir, checkpoint)
-  if source.origin is None:
+  start = trained.config.init_from
+  if pretrained.open(start.workdir).directory is None:
     raise UserError(
       f"--format peft: {workdir} adapts a run, and PEFT a Hugging Face directory: export that run,"
       " and train adapters from it (init=hf:DIR)"
     )
-  start = trained.config.init_from
   if start.encoder_layers or start.decoder_layers or source.origin.adapter:
     what = "an adapter itself" if source.origin.adapter else "a model with other layers"
     raise UserError(
@@ -37,6 +37,8 @@ def as_peft(
       " its folder holds: merge them (--format hf)"
     )
   derived.check_new(out)
+  if trained.config.quantize.weights:
+    logging.info("the adapters were trained over %s weights", trained.config.quantize.weights)
   facts, model = source.facts, source.model
   activation = facts.pool_activation or model["activation"]
   head = Head(facts.pool, activation, facts.transform, facts.head_bias)

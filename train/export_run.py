@@ -76,9 +76,10 @@ def as_run(
   """
   trained = pretrained.open(name)
   derived.check_new(out)
-  if trained.directory and calibrate:
-    raise UserError(f"--calibrate: {name} has no data: train a run from it first (init={name})")
   origin, usual = derived.config_of(trained), dict(quantization.QUANTIZE)
+  has_data = on_split.has_data(origin)
+  if calibrate and not has_data:
+    raise UserError(f"--calibrate: {name} has no data: train a run from it first (init={name})")
   if trained_with := pretrained.quantized(trained):
     usual |= {key: origin.quantize[key] for key in KEPT}
     same = settings["weights"] == trained_with["weights"]
@@ -101,7 +102,7 @@ def as_run(
 
   model = nnx.eval_shape(build)
   weights, step = _read(trained, checkpoint, model)
-  data = None if trained.directory else on_split.OnSplit(origin, task)
+  data = on_split.OnSplit(origin, task) if has_data else None
   ranges = {}
   if calibrate:
     watching = nnx.eval_shape(build)

@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from train import pretrained, tasks
+from absl import logging
+
+from train import derived, pretrained, starting, tasks
+from train.common import paths
 from train.common.errors import UserError
 from train.common.trees import unstack_layers
 from train.data.tokenizer import Tokenizer
@@ -22,7 +25,7 @@ class Source(NamedTuple):
   model: dict  # the section `model`, with vocab_size
   tokenizer: Tokenizer
   facts: HuggingFace  # with one limit for all outputs
-  origin: Directory | None  # the Hugging Face directory that it is, or started from
+  origin: Directory | None  # the Hugging Face directory that it is, or that it comes from
   notes: list[str]  # on settings without a counterpart
 
   def weights(self) -> tuple[Mapping[str, Any], list[int]]:
@@ -48,13 +51,13 @@ def open_source(workdir, checkpoint: str) -> Source:
     usual = directory.family.globals_for(kind)
     facts = HuggingFace(kind, labels, activation, decoding, problem, pool, transform, usual, bias)
   else:
-    facts, model, start = task.hugging_face(), trained.model, trained.config.init_from.workdir
+    facts, model = task.hugging_face(), trained.model
     facts = facts._replace(global_attention=task.global_attention)
     if not facts.kind:
       name = type(task).__name__
       raise UserError(f"a {name} run has no counterpart; there are {', '.join(KINDS)}")
     model = dict(model, vocab_size=model.get("vocab_size") or task.tokenizer.vocab_size)
-    origin = pretrained.open(start).directory if start else None
+    origin = _origin(trained)
   notes = []
   if rounds := pretrained.quantized(trained).get("activations"):
     notes.append(f"The run rounds what its layers read ({rounds}); here nothing does.")
@@ -63,3 +66,20 @@ def open_source(workdir, checkpoint: str) -> Source:
     constant = generation_out.constant(decoding, task.source_len or task.target_len)
     facts = facts._replace(decoding=constant)
   return Source(trained, checkpoint, task, model, task.tokenizer, facts, origin, notes)
+
+
+def _origin(trained: pretrained.Pretrained) -> Directory | None:
+  """Returns the Hugging Face directory from which a run has its tokenizer: it started from it, or
+  from a run that did, or was made of such a run."""
+  run = trained
+  while run.directory is None:
+    name = run.config.init_from.workdir or derived.made_of(run)
+    if not name:
+      return None
+    if not paths.of(name.removeprefix(pretrained.PREFIX)).exists():
+      logging.warning("%s, from which %s comes, is not there any more", name, run.name)
+      return None
+    run = pretrained.open(name)
+    if run.directory is None and starting.differs(run, trained.tokenizer):
+      return None
+  return run.directory

@@ -14,10 +14,17 @@ from train.data.items import is_streamed
 from train.step import make_eval_step
 
 
+def has_data(cfg) -> bool:
+  """Returns whether a config names data; that of hf:DIR, and of what is made of one, does not."""
+  return "parts" in cfg.task or bool(cfg.task.get("data", {}).get("name"))
+
+
 class OnSplit:
   """The task of a run, whose splits are read in its batches, on all devices of this machine."""
 
   def __init__(self, cfg, task):
+    if not has_data(cfg):
+      raise UserError("this was made of hf:DIR and has no data: train a run from it first (init=)")
     if not isinstance(task, tasks.Mixture):  # listed, so that a part of a large split can be taken
       task = dataclasses.replace(task, data={**task.data, "stream": False})
     self.task, self.split = task, cfg.evaluate.split

@@ -199,6 +199,11 @@ def write(
         f"--format peft: {match[1] if match else path} is a part of {name}, which has one adapter"
         " there, or is trained whole: merge it (--format hf)"
       )
+    if match and row.how == "conv1d":
+      raise UserError(
+        f"--format peft: {match[1]} is a convolution there, of which PEFT has other adapters: leave"
+        " it out of lora.layers, or merge it (--format hf)"
+      )
     if match is None:
       whole.add(_module(name, usual))
       continue

@@ -253,6 +253,20 @@ def test_a_directory_is_quantized_and_becomes_a_run(name, tmp_path):
   assert np.abs(close - whole).max() > 0
 
 
+def test_what_is_made_of_a_directory_is_exported_with_its_tokenizer(tmp_path):
+  """Marian's two sets of pieces fit no tokenizer.json, so its files are copied."""
+  one, two, three, out = (tmp_path / name for name in ("one", "two", "three", "out"))
+  origin = FIXTURES / "marian"
+  export.main(["--workdir", f"hf:{origin}", "--out", str(one), "--format", "run"])
+  export.main(["--workdir", str(one), "--out", str(two), "--quantize", "int8"])
+  export.main(["--workdir", str(two), "--out", str(three), "--format", "run"])
+  export.main(["--workdir", str(three), "--out", str(out), "--no-check"])
+  for name in ("source.spm", "target.spm", "vocab.json"):
+    assert (out / name).read_bytes() == (origin / name).read_bytes()
+  ours, theirs = (inference.load(x)(TEXTS) for x in (three, f"hf:{out}"))
+  assert [x["text"] for x in ours] == [x["text"] for x in theirs]
+
+
 def stacked(corpus, path):
   """Trains a run that is aware of the integers of some of its scanned layers."""
   changes = {"quantize.weights": "int4", "quantize.group": 4, "schedule.peak": 0.01}

@@ -65,6 +65,19 @@ def test_a_run_starts_from_an_adapter(adapter, corpus, tmp_path):
   assert np.abs(after[name] - np.asarray(before[name])).max() > 1e-3
 
 
+@pytest.mark.slow
+def test_an_adapted_convolution_is_refused(corpus, tmp_path):
+  init = f"hf:{FIXTURES / 'deberta_v2_classification'}"
+  changes = {"lora.rank": 2, "lora.layers": ("convolution",), "task.source_len": 24}
+  train_config(
+    f"classify.py:small,data={{folder}},init={init}", corpus, tmp_path / "run", **changes
+  )
+  out = tmp_path / "out"
+  with pytest.raises(UserError, match=r"convolution/dense is a convolution there"):
+    export.main(["--workdir", str(tmp_path / "run"), "--out", str(out), "--format", "peft"])
+  assert not any(out.glob("*"))
+
+
 @pytest.mark.parametrize(
   ("change", "message"),
   [

@@ -71,7 +71,8 @@ def as_run(
   """Writes the run `name` with the weights that `settings` (of the section `quantize`) name as
   integers, and reports the error of each layer and the loss before and after.
 
-  calibrate: a split of the run's data, on whose first batches the ranges of activations are found.
+  calibrate: a split of the run's data, on some batches of which the ranges of activations are
+  found; padding counts, as it does in prediction.
   Raises UserError for a run that is quantized already. hf:DIR has no data: its losses are left out.
   """
   trained = pretrained.open(name)

@@ -50,8 +50,8 @@ class OnSplit:
   def gather(
     self, model: nnx.Module, weights: Mapping, split: str, compute: Callable, merge: Callable, most
   ) -> dict:
-    """Returns `compute(model, batch)`, a dict of arrays, of the first `most` batches of a split,
-    merged by `merge(one, other)`; raises UserError for a split without examples."""
+    """Returns `compute(model, batch)`, a dict of arrays, of `most` batches spread evenly over a
+    split, merged by `merge(one, other)`; raises UserError for a split without examples."""
     items = self.task.items(split)
     if is_streamed(items):
       raise UserError(f"the split {split} is streamed, endlessly: name another split")
@@ -60,7 +60,7 @@ class OnSplit:
     graph, params = self._placed(model, weights)
     step, found = jax.jit(lambda params, batch: compute(nnx.merge(graph, params), batch)), None
     with sharding.activation_sharding(self.mesh):
-      for _, batch in zip(range(most), batches.eval_batches(items, self.layout)):
+      for batch in batches.eval_batches(items, self.layout, most):
         values = jax.device_get(step(params, sharding.put(batch, self.mesh)))
         found = values if found is None else jax.tree.map(merge, found, values)
     return found

@@ -211,7 +211,9 @@ class _HuggingFace:
 
   def place(self, which, like):
     if which != "latest":
-      raise UserError(f"--checkpoint {which}: {self.name} has one set of weights")
+      raise UserError(
+        f"{self.name} has one set of weights, latest, and no {which} (--checkpoint, distill.which)"
+      )
     return _place(self.directory.params, like), []
 
   def build(self, model, task, platform=None):

@@ -1,7 +1,7 @@
 """python -m train.prune --workdir runs/sst2 --heads 0.5 --mlp 0.5 --out runs/smaller
 
 Writes a smaller run: each layer keeps the attention heads and feed-forward units that matter most
-for the loss (Michel et al. 2019) on the first batches of a split. Training goes on from it by
+for the loss (Michel et al. 2019) on batches from all over a split. Training goes on from it by
 init=OUT (with --config.init_from.skip="()" the head is taken over too); predict, evaluate and
 export read it. Layers go by a config's layers=0+2+5.
 """
@@ -70,7 +70,9 @@ def build_parser():
     "--mlp", type=float, default=1.0, help="the share of feed-forward units to keep (1)"
   )
   parser.add_argument("--split", default="train", help="whose batches are read (train)")
-  parser.add_argument("--batches", type=int, default=32, help="how many of them (32)")
+  parser.add_argument(
+    "--batches", type=int, default=32, help="how many of them, spread evenly (32)"
+  )
   return parser
 
 

@@ -34,6 +34,7 @@ FORMAT = 1
 BLOCK = 4096  # items whose logits are written together
 SECONDS = 10  # between two lines of progress
 WAIT = 2  # seconds between looks at another process's lock
+SAID = {"columns": "number (distill.cache_top)"}  # names of facts, in a message
 PROBED = 256  # items whose inputs are compared
 NOT_READ = {"labels", "weights"}  # by no model
 
@@ -107,8 +108,8 @@ class TeacherCache:
     for name, here in facts.items() if there else ():
       if there.get(name) != here:
         raise UserError(
-          f"distill.cache {folder} holds logits of another {name} ({there.get(name)}; here it is"
-          f" {here}): name another folder, or remove this one"
+          f"distill.cache {folder} holds logits of another {SAID.get(name, name)}"
+          f" ({there.get(name)}; here it is {here}): name another folder, or remove this one"
         )
     return bool(there) and there["done"] == there["items"]
 

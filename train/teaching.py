@@ -59,7 +59,10 @@ def lesson(cfg: ConfigDict, task, mesh) -> Lesson:
     )
   teacher.check_sizes(settings["which"])
   platform = mesh.devices.flat[0].platform
-  graph, placed = sharding.split(teacher.build(teacher.model, own, platform), mesh)
+  try:
+    graph, placed = sharding.split(teacher.build(teacher.model, own, platform), mesh)
+  except UserError as error:
+    raise UserError(f"distill.teacher {teacher.name}: {error}") from error
   if not settings["cache"]:
     objective = distillation.Distilled(task, graph, settings, layers)
     return Lesson(objective, dict(teacher=placed), teacher)

@@ -104,7 +104,10 @@ def prepare(
 
   def write(partial):
     bad = BadRecords(on_bad_record)
-    _write_records(partial, fields, _read_rows(where, tables, fields, bad), drop_blank)
+    rows = _read_rows(where, tables, fields, bad)
+    paths = [str(path) for table in tables for path in table.paths]
+    named = f"{where} ({', '.join(paths[:2])}{', ...' if len(paths) > 2 else ''})"
+    _write_records(named, partial, fields, rows, drop_blank)
     dropped = tfds.builder_from_directory(partial).info.metadata["dropped"]
     return {"dropped": dropped, "left_out": bad.counts}
 
@@ -168,16 +171,18 @@ def _list_tables(where: str, value, columns, header) -> tuple[tuple[str, ...], l
   return tuple(value), [Table("aligned", row) for row in zip(*paths.values())]
 
 
-def _write_records(folder: pathlib.Path, fields, rows: Iterable[Row], drop_blank: bool) -> None:
+def _write_records(
+  where: str, folder: pathlib.Path, fields, rows: Iterable[Row], drop_blank: bool
+) -> None:
   number = itertools.count()  # of the rows that are read
   kept = (row for row, _ in zip(rows, number) if not drop_blank or all(map(str.strip, row)))
   lengths, size = record_cache.write_shards(folder, (_serialize(fields, row) for row in kept))
   dropped = next(number) - sum(lengths)
   if not lengths:
     raise UserError(
-      f"all {dropped} training examples have a blank field ({fields})"
+      f"{where}: all {dropped} training examples have a blank field ({fields})"
       if dropped
-      else "the files have no example (a first line that names the columns is none)"
+      else f"{where}: there is no example (a first line that names the columns is none)"
     )
   template = tfds.core.ShardedFileTemplate(
     dataset_name=DATASET, data_dir=folder, split=SPLIT, filetype_suffix="array_record"

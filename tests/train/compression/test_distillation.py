@@ -19,6 +19,7 @@ from train import export, inference, losses, resolve
 from train.checkpoint import Checkpoints
 from train.common.errors import UserError
 from train.common.trees import flatten, match_layers, replace
+from train.compression import distillation, observing
 from train.compression.distillation import DISTILL, Distilled, layer_map, token_weights
 from train.data.batches import BatchBuilder
 from train.step import losses_of, make_train_step
@@ -102,6 +103,82 @@ def test_states_and_relations_equal_the_teachers_cost_nothing(name, part, data, 
     value = sums_of(other(params), batch, None, dict(teacher=params))
     assert float(value["loss"][0]) > 1e-3
     assert float(value[part][1]) == float(value["hard"][1])
+
+
+def texts_of(values, segments):
+  """Yields the values [L, ...] of each text of rows that several share."""
+  for row, numbers in zip(np.asarray(values), np.asarray(segments)):
+    for number in range(1, numbers.max() + 1):
+      yield row[numbers == number]
+
+
+def relations_of(vectors, heads):
+  """Returns the distribution [heads, L, L] of each token over a text's tokens."""
+  cut = vectors.reshape(len(vectors), heads, -1)
+  products = np.stack([cut[:, i] @ cut[:, i].T for i in range(heads)])
+  return scipy.special.softmax(products / np.sqrt(cut.shape[-1]), -1)
+
+
+@pytest.mark.parametrize("relation_heads", [0, 2])
+def test_states_and_relations_are_compared_text_by_text(relation_heads, data, tmp_path):
+  """By loops in numpy, with a teacher of other heads, of which keys and values have fewer."""
+  own = helpers.MODEL | dict(num_heads=2)
+  task, graph, params = helpers.build("classes", data, tmp_path, own, pool="mean")
+  more = dict(num_heads=8, num_kv_heads=4, encoder_layers=2)
+  teacher_graph, teacher = helpers.split(own | DEEP | more, task)
+  batch = helpers.first_batch(task)
+  segments = batch["source_segments"]
+  seen = []
+  for one, weights in ((graph, params), (teacher_graph, teacher)):
+    model = nnx.merge(one, weights)
+    with observing.observe(model) as found:
+      task.logits(model, batch)
+    seen.append(found)
+  ours, theirs = (found.states["encoder"][i] for found, i in zip(seen, (0, 1)))
+  pairs = [*zip(texts_of(ours, segments), texts_of(theirs, segments), strict=True)]
+  assert len(pairs) > len(segments)
+  norm = np.linalg.norm
+  distances = dict(
+    mse=sum(np.square(x - y).mean() for x, y in pairs),
+    cosine=sum(
+      np.mean([1 - a @ b / (norm(a) * norm(b)) for a, b in zip(x, y, strict=True)])
+      for x, y in pairs
+    ),
+  )
+  for name, expected in distances.items():
+    objective = distilled(task, teacher_graph, {"encoder": (1,)}, hidden=1.0, hidden_loss=name)
+    sums = losses_of(objective, graph)(params, batch, None, dict(teacher=teacher))
+    np.testing.assert_allclose(sums["hidden"][0], expected, rtol=1e-4)
+  expected = 0.0
+  for mine, other, heads in zip(
+    seen[0].vectors["encoder"][0], seen[1].vectors["encoder"][1], (8, 4, 4), strict=True
+  ):
+    heads = relation_heads or heads
+    for x, y in zip(texts_of(mine, segments), texts_of(other, segments), strict=True):
+      p, q = relations_of(y, heads), relations_of(x, heads)
+      expected += scipy.special.rel_entr(p, q).sum(-1).mean() / 3
+  settings = dict(attention=1.0, relation_heads=relation_heads)
+  objective = distilled(task, teacher_graph, {"encoder": (1,)}, **settings)
+  sums = losses_of(objective, graph)(params, batch, None, dict(teacher=teacher))
+  np.testing.assert_allclose(sums["attention"][0], expected, rtol=1e-3)
+
+
+def test_vectors_that_cannot_be_cut_are_refused(data, tmp_path):
+  task, graph, params = helpers.build("classes", data, tmp_path)
+  objective = distilled(task, graph, {"encoder": (0,)}, attention=1.0, relation_heads=7)
+  with pytest.raises(UserError, match=r"vectors of 32 numbers cannot be cut into 7"):
+    losses_of(objective, graph)(params, helpers.first_batch(task), None, dict(teacher=params))
+
+
+def test_a_state_of_zeros_has_a_gradient():
+  """That of a padded token in a model without biases may be so; its weight is 0."""
+
+  def loss(x):
+    return (distillation._cosine(x, jnp.ones((2, 3))) * jnp.asarray([1.0, 0.0])).sum()
+
+  gradient = jax.grad(loss)(jnp.asarray([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]]))
+  assert np.isfinite(gradient).all()
+  assert np.abs(gradient[0]).max() > 0
 
 
 def test_all_parts_are_alike_for_packed_and_separate_rows_and_microbatches(data, tmp_path):

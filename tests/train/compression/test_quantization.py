@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -330,3 +331,14 @@ def test_ranges_are_those_of_the_split(run, tmp_path):
     exported(run, tmp_path / "b", "--activations", "none", "--calibrate", "validation")
   with pytest.raises(UserError, match=r"nothing"):
     exported(run, tmp_path / "c", "--activations", "int8", "--calibrate", "nothing")
+
+
+def test_an_empty_split_is_named(run, corpus, tmp_path):
+  other, folder = tmp_path / "run", tmp_path / "data"
+  shutil.copytree(run, other)
+  shutil.copytree(corpus, folder)
+  config = (other / "config.json").read_text()
+  (other / "config.json").write_text(config.replace(str(corpus), str(folder)))
+  (folder / "dev.tsv").write_text("text\tlabel\n")
+  with pytest.raises(UserError, match=r"data.splits.validation .*dev.tsv.*: there is no example"):
+    exported(other, tmp_path / "out", "--activations", "int8", "--calibrate", "validation")

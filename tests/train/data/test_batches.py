@@ -183,6 +183,15 @@ def test_evaluation_holds_each_example_once(pack):
   assert_same_batches(join(parts), evaluated)
 
 
+def test_a_part_of_evaluation_is_spread_evenly():
+  layout = Layout(**SIZES)
+  whole = list(eval_batches(pairs(Texts(61)), layout))
+  assert len(whole) > 4
+  part = list(eval_batches(pairs(Texts(61)), layout, most=3))
+  assert_same_batches(part, [whole[i * len(whole) // 3] for i in range(3)])
+  assert_same_batches(list(eval_batches(pairs(Texts(61)), layout, most=99)), whole)
+
+
 def test_truncated_sides_end_in_eos_and_are_counted_and_unpacked_is_one_a_row(warnings):
   longer = (LENGTHS > (7, 5)).sum(0)
   assert min(longer) > 0

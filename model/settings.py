@@ -42,6 +42,8 @@ POSITIVE = ("rope_theta", "rope_scale", "rope_low_turns", "rope_high_turns")
 POSITIVE += ("logits_scale", "attention_scale")
 POSITIVE += ("attention_softcap", "logits_softcap")
 RATES = ("dropout", "attention_dropout", "activation_dropout")
+# Those that change no output of a trained model, or only how it is computed.
+FREE = (*RATES, "attention_impl", "remat", "scan_layers", "dtype", "init_std")
 
 
 def _fits(value, kind) -> bool:

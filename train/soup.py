@@ -13,10 +13,10 @@ import math
 import jax
 import numpy as np
 
+from model import settings
 from train import derived, inference, on_split, pretrained
 from train.common import entry, paths
 from train.common.errors import UserError, indented
-from train.interop import writing
 from train.record.config import flat
 
 SAME = ("model.", "task.")  # of all runs, but for settings of training alone
@@ -88,7 +88,7 @@ def _check(runs) -> pretrained.Pretrained:
 
 def _matters(key: str) -> bool:
   """Returns whether a setting changes what a run's weights mean, or by what they are judged."""
-  free = writing.FREE if key.startswith("model.") else TASK_FREE
+  free = settings.FREE if key.startswith("model.") else TASK_FREE
   return key.startswith(SAME) and (".data." in key or key.split(".")[-1] not in free)
 
 

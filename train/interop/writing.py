@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from model.config import TransformerConfig
-from model.settings import DECODER, DISENTANGLED, LEARNED, RELATIVE
+from model.settings import DECODER, DISENTANGLED, FREE, LEARNED, RELATIVE
 from model.transformer import Transformer
 from train.common.errors import UserError
 from train.data.roles import Roles
@@ -20,17 +20,6 @@ from train.interop.families.base import POOLED, Family, Head
 from train.interop.families.known import FAMILIES
 from train.interop.settings import floats, settings
 
-# The settings that change no output of a trained model, or only how it is computed.
-FREE = (
-  "attention_dropout",
-  "activation_dropout",
-  "attention_impl",
-  "remat",
-  "scan_layers",
-  "dropout",
-  "dtype",
-  "init_std",
-)
 WORDS = ("mlm", "causal", "translation")  # the kinds that predict tokens
 BARE = ("body", "causal", "translation")  # those without a head
 

@@ -82,6 +82,11 @@ def _with_layers(written: ConfigDict, overrides: Sequence[str]) -> tuple[ConfigD
   settings of an inherited model depend on them, and the other overrides."""
   early = [text for text in overrides if text.partition("=")[0] in LAYERS]
   if not early or "inherit" not in written.get("model", {}):
+    starts = "init_from" in written or any(
+      text.startswith("init_from.workdir=") for text in overrides
+    )
+    if early and not starts:
+      raise UserError(f"--config.{early[0]} has no effect: there is no model to start from (init=)")
     return written, list(overrides)
   written = ConfigDict(written).unlock()
   usual = {key.partition(".")[2]: () for key in LAYERS}

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from train import optimizer, ranges, shares, tasks
 from train.build import MODELS, model_config
 from train.common import paths
-from train.common.errors import UserError, choose, did_you_mean, refuse_idle
+from train.common.errors import UserError, choose, did_you_mean
 from train.compression import distillation, lora, quantization
 from train.record import config, older, workdir
 from train.record.loggers import registry
@@ -96,8 +96,6 @@ def check(cfg: ConfigDict) -> None:
   _check_batch(cfg)
   model_config(cfg.model)
   tasks.check(cfg.task.to_dict())
-  if not cfg.init_from.workdir:
-    refuse_idle("init_from", cfg.init_from, RUN["init_from"], "workdir")
   distillation.check(cfg.distill, cfg.task)
   model = cfg.model.get("name", "transformer")
   lora.check(cfg.lora, cfg.init_from.workdir, model, cfg.quantize)

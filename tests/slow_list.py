@@ -19,6 +19,8 @@ KEPT = (
   "test_one_batch_is_",
   "test_a_run_is_the_same_on_every_mesh[2x2x2]",
   "test_merged_weights_compute_what_base_and_adapters_do[classes-False]",
+  "test_an_update_moves_adapters_alone_and_keeps_no_moments_of_the_base",
+  "test_logits_of_the_folder_are_the_teachers[classes]",
   "test_an_exported_run_is_predicted_with_evaluated_and_started_from",
   "test_init_from_takes_the_weights",
   "test_a_window_is_cached_as_it_is_parallel",

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 import jax
+from absl import logging
 from ml_collections import ConfigDict
 
 from train import loop, resolve, schema, shares
@@ -77,6 +78,8 @@ def run(
     devices = [provenance.device_name(device) for device in jax.devices()]
     primary = jax.process_index() == 0
     defaults = configs.flat(schema.defaults(cfg))
+    for sentence in schema.idle_settings(cfg) if primary else ():
+      logging.warning("%s", sentence)
     with workdir.open_run(path, cfg, command, devices, primary, defaults) as folder:
       processes.wait_for_all("the first has opened the workdir")
       with _disk_errors(path):

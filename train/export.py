@@ -237,9 +237,11 @@ def main(argv):
   given = [name for name in export_run.FLAGS if getattr(args, name) is not None]
   if args.format == "ctranslate2" and args.quantize == "int8" and given == ["quantize"]:
     options["quantize"] = "int8"
+  elif given and not args.format:
+    raise UserError(f"--{given[0]} has no effect without --quantize TYPE")
   elif given:
     raise UserError(
-      f"--{given[-1]}: --format {args.format or 'hf'} holds floats, and ctranslate2 also int8"
+      f"--{given[-1]}: --format {args.format} holds floats, and ctranslate2 also int8"
       " weights (--quantize int8), all of them by its own rule; leave --format out"
     )
   writers = FORMATS | {"peft": export_adapter.as_peft}

@@ -83,8 +83,8 @@ def as_run(
     raise UserError(f"--calibrate: {name} has no data: train a run from it first (init={name})")
   if trained_with := pretrained.quantized(trained):
     usual |= {key: origin.quantize[key] for key in KEPT}
-    same = settings["weights"] == trained_with["weights"]
-    usual["activations"] = trained_with["activations"] if same else ""
+    if settings["weights"] == trained_with["weights"] and not settings.get("group"):
+      usual["activations"] = trained_with["activations"]
   if trained_with.get("stored"):
     raise UserError(f"--quantize: the weights of {name} are integers already")
   settings = usual | settings | dict(stored=True, static=bool(calibrate))

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 from absl import logging
 
 from train import derived, pretrained, starting, tasks
-from train.common import paths
 from train.common.errors import UserError
 from train.common.trees import unstack_layers
 from train.data.tokenizer import Tokenizer
@@ -70,16 +69,17 @@ def open_source(workdir, checkpoint: str) -> Source:
 
 def _origin(trained: pretrained.Pretrained) -> Directory | None:
   """Returns the Hugging Face directory from which a run has its tokenizer: it started from it, or
-  from a run that did, or was made of such a run."""
-  run = trained
-  while run.directory is None:
-    name = run.config.init_from.workdir or derived.made_of(run)
-    if not name:
+  from a run that did, or was made of such a run. None where one of them is not there any more."""
+  run, seen = trained, set()
+  while run.directory is None and run.name not in seen:  # a run may have got its origin's name
+    seen.add(run.name)
+    if not (name := run.config.init_from.workdir or derived.made_of(run)):
       return None
-    if not paths.of(name.removeprefix(pretrained.PREFIX)).exists():
-      logging.warning("%s, from which %s comes, is not there any more", name, run.name)
-      return None
-    run = pretrained.open(name)
-    if run.directory is None and starting.differs(run, trained.tokenizer):
+    try:
+      run = pretrained.open(name)
+      if starting.differs(run, trained.tokenizer):
+        return None
+    except UserError as error:
+      logging.warning("%s, from which %s comes, is not read: %s", name, trained.name, error)
       return None
   return run.directory

@@ -84,6 +84,11 @@ def resolve(config: Mapping) -> dict:
       model = model | dict(global_tokens=question_tokens(model["max_len"])) | changes
   start |= config["init_from"]
   if start.get("encoder_layers") and not origin.model["encoder_layers"]:  # a lone decoder's layers
+    if start.get("decoder_layers"):
+      raise UserError(
+        f"init_from.encoder_layers is {start['encoder_layers']} and .decoder_layers"
+        f" {start['decoder_layers']}, and {origin.name} has one stack: name its layers once"
+      )
     start = start | dict(encoder_layers=(), decoder_layers=start["encoder_layers"])
   model = model | _patterns(model, origin.model, start, changes)
   for stack in ("encoder", "decoder"):

@@ -14,6 +14,7 @@ from train.data.sources import SOURCES
 from train.record import config, older, workdir
 
 TOKENIZER = ("vocab_size", "special", "sentinels", "path", *samples.KEYS)  # keys of some tokenizers
+WORKDIR = "init_from.workdir="
 LAYERS = ("init_from.encoder_layers", "init_from.decoder_layers")
 
 
@@ -68,7 +69,8 @@ def load_again(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Config
   before = config.flat(cfg)
   cfg = _override(cfg, overrides)
   after = config.flat(cfg)
-  if wrong := [key for key in LAYERS if after[key] != before[key]]:
+  wrong = [key for key in LAYERS if after[key] != before[key]]
+  if wrong and cfg.init_from.workdir:
     raise UserError(
       f"--config.{wrong[0]}: settings of the model depend on the layers that it has from another:"
       f" start anew from the config file of {path}"
@@ -82,11 +84,10 @@ def _with_layers(written: ConfigDict, overrides: Sequence[str]) -> tuple[ConfigD
   settings of an inherited model depend on them, and the other overrides."""
   early = [text for text in overrides if text.partition("=")[0] in LAYERS]
   if not early or "inherit" not in written.get("model", {}):
-    starts = "init_from" in written or any(
-      text.startswith("init_from.workdir=") for text in overrides
-    )
-    if early and not starts:
-      raise UserError(f"--config.{early[0]} has no effect: there is no model to start from (init=)")
+    starts = "init_from" in written or any(text.startswith(WORKDIR) for text in overrides)
+    named = [text for text in early if text.partition("=")[2] not in ("", "()", "[]")]
+    if named and not starts:
+      raise UserError(f"--config.{named[0]} has no effect: there is no model to start from (init=)")
     return written, list(overrides)
   written = ConfigDict(written).unlock()
   usual = {key.partition(".")[2]: () for key in LAYERS}

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from train import optimizer, ranges, shares, tasks
 from train.build import MODELS, model_config
 from train.common import paths
-from train.common.errors import UserError, choose, did_you_mean
+from train.common.errors import UserError, choose, did_you_mean, idle
 from train.compression import distillation, lora, quantization
 from train.record import config, older, workdir
 from train.record.loggers import registry
@@ -103,6 +103,16 @@ def check(cfg: ConfigDict) -> None:
   cfg = shares.settle(cfg, cfg.steps or UNKNOWN_STEPS)
   optimizer.build(cfg.optimizer, cfg.schedule, cfg.steps)
   _check_metric(cfg)
+
+
+def idle_settings(cfg: ConfigDict) -> list[str]:
+  """Returns a sentence for each setting of what makes a model smaller that nothing reads, as it is
+  switched off. Such a config can be: of a search, a trial may switch off what another one sets."""
+  return [
+    *distillation.idle_settings(cfg.distill),
+    *idle("lora", cfg.lora, lora.LORA, "rank"),
+    *idle("quantize", cfg.quantize, quantization.QUANTIZE, "weights"),
+  ]
 
 
 def check_keys(cfg: ConfigDict) -> None:

@@ -3,8 +3,9 @@
 Averages the weights of runs that were fine-tuned from the same model: a greedy soup (Wortsman et
 al. 2022, recipe 1). The runs are sorted by their checkpoint.best_metric on the split that they
 evaluate; each in turn is added if the mean of all weights so far does not get worse. The soup is a
-run's folder, which predict, evaluate, export and init= read. --uniform averages all of them. Runs
-may differ in what is of training alone; the first one's settings judge all.
+run's folder, which predict, evaluate, export and init= read. --uniform averages all of them. Of
+the sections model and task, runs may differ in dropout, label_smoothing, z_loss, class_weights,
+seed and how they compute; the first one's settings judge all.
 """
 
 import json

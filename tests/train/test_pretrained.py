@@ -144,6 +144,13 @@ def test_layers_are_chosen_by_override_as_by_argument(key):
   assert ours.to_dict() == load(f"{text},layers=1").to_dict()
   assert (ours.model.window, ours.model.decoder_layers) == (None, 1)
   assert load(text).model.window == (5, None)
+  if key == "decoder_layers":
+    with pytest.raises(UserError, match=r"layers is \(0,\) and .* has one stack"):
+      load(f"{text},layers=0", ["init_from.decoder_layers=(1,)"])
+  else:
+    assert load(f"{text},layers=0", [f"init_from.{key}=(1,)"]).to_dict() == ours.to_dict()
+  usual = load(f"{ROOT}/configs/causal.py:small", [f"init_from.{key}=()"])
+  assert usual.to_dict() == load(f"{ROOT}/configs/causal.py:small").to_dict()
   with pytest.raises(UserError, match=rf"init_from.{key}=\(1,\) has no effect: there is no model"):
     load(f"{ROOT}/configs/causal.py:small", [f"init_from.{key}=(1,)"])
 

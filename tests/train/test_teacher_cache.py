@@ -265,7 +265,7 @@ def test_a_wrong_split_is_named_before_the_teacher_computes(teacher, corpus, tmp
   ("changes", "message"),
   [
     ({"distill.hidden": 1.0}, "distill.hidden: distill.cache holds logits alone"),
-    ({"distill.teacher": ""}, "has no effect while distill.teacher is ''"),
+    ({"distill.teacher": ""}, "distill.teacher, which is ''"),
     ({"distill.cache": "gs://bucket/cache"}, "a folder on a disk"),
   ],
 )

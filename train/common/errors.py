@@ -56,15 +56,15 @@ def indented(lines: Iterable[str], most: int = 12) -> str:
   return "".join(f"\n  {line}" for line in [*lines[:most], *more])
 
 
-def refuse_idle(section: str, settings: Mapping, usual: Mapping, switch: str, keys=()) -> None:
-  """Raises UserError for a setting of `section` (all, or `keys`) that is not the usual one while
-  its setting `switch` is off and nothing reads it."""
-  for key in keys or usual:
+def idle(
+  section: str, settings: Mapping, usual: Mapping, switch: str, keys: Iterable[str] = ()
+) -> Iterator[str]:
+  """Yields a sentence for each setting of `section` (all, or `keys`) that is not the usual one, and
+  that nothing reads, as its setting `switch` is off."""
+  for key in () if settings[switch] else keys or usual:
     if settings[key] != usual[key]:
-      raise UserError(
-        f"{section}.{key}={settings[key]!r} has no effect while {section}.{switch} is"
-        f" {settings[switch]!r}"
-      )
+      off = f"{section}.{switch} is {settings[switch]!r}"
+      yield f"{section}.{key}={settings[key]!r} has no effect while {off}"
 
 
 def choose(table: Mapping, name, key: str):

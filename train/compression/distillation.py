@@ -9,7 +9,7 @@ MiniLMv2), each with its weight. The teacher is frozen and reads without dropout
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from train import losses
-from train.common.errors import UserError, refuse_idle
+from train.common.errors import UserError, idle
 from train.compression import observing
 
 # Defaults of the config's section `distill`.
@@ -220,14 +220,21 @@ def layer_map(settings: Mapping, model: Mapping, teacher: Mapping) -> dict[str, 
   return maps
 
 
+def idle_settings(settings: Mapping) -> Iterator[str]:
+  """Yields a sentence for each setting that nothing reads, as its switch is off."""
+  if not settings["teacher"]:
+    yield from idle("distill", settings, DISTILL, "teacher")
+    return
+  for switch, key in SWITCHES.items():
+    yield from idle("distill", settings, DISTILL, switch, (key,))
+
+
 def check(settings: Mapping, task: Mapping) -> None:
   """Raises UserError for a section `distill` that cannot be, before anything is read."""
   if not settings["teacher"]:
-    refuse_idle("distill", settings, DISTILL, "teacher")
+    if settings["cache"]:
+      raise UserError("distill.cache keeps the logits of distill.teacher, which is '': name it")
     return
-  for switch, key in SWITCHES.items():
-    if not settings[switch]:
-      refuse_idle("distill", settings, DISTILL, switch, (key,))
   if settings["cache"]:
     _check_cache(settings)
   if not any(settings[part] for part in PARTS[1:]):

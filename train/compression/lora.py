@@ -15,7 +15,7 @@ from flax import nnx
 
 from model import layers
 from model.placement import bind
-from train.common.errors import UserError, refuse_idle
+from train.common.errors import UserError
 from train.common.trees import is_stacked
 from train.compression import linears
 
@@ -103,7 +103,6 @@ def check(settings: Mapping, init: str, model: str, quantize: Mapping) -> None:
   """Raises UserError for a section `lora` without weights to adapt (`init`), or without layers; for
   a `model` other than a Transformer, and for a section `quantize` that does not store the base."""
   if not settings["rank"]:
-    refuse_idle("lora", settings, LORA, "rank")
     return
   if not init:
     raise UserError("lora.rank: there is nothing to adapt: name a model (init_from.workdir)")

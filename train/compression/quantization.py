@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 
 from model.embeddings import Table
-from train.common.errors import UserError, refuse_idle
+from train.common.errors import UserError, idle
 from train.common.trees import is_stacked
 from train.compression import integers, linears
 from train.compression.integers import Axes
@@ -33,6 +33,7 @@ QUANTIZE = dict(
   stored=False,  # weights are stored as integers, as `train.export --quantize` writes them
 )
 SCALE, RANGE = "_scale", "input_range"  # a weight's scale is beside it: kernel_scale
+SWITCHED = ("activations", "static", "group", "stored")  # refused without `weights`
 BESIDE = (f"kernel{SCALE}", f"embedding{SCALE}", f"/{RANGE}")
 
 
@@ -239,7 +240,8 @@ def check(settings: Mapping, model: str = "transformer") -> None:
   """Raises UserError for a section `quantize` that cannot be, and for a `model` other than a
   Transformer, before anything is read."""
   if not settings["weights"]:
-    refuse_idle("quantize", settings, QUANTIZE, "weights")
+    for sentence in idle("quantize", settings, QUANTIZE, "weights", SWITCHED):
+      raise UserError(sentence)
     return
   if model != "transformer":
     raise UserError(f"quantize.weights: a model of the kind {model} is not quantized")

@@ -12,7 +12,7 @@ from flax import nnx
 
 from tests.helpers import FIXTURES, ROOT, train_config
 from tests.train.tasks import helpers
-from train import export, inference, prune, resolve, schema, soup
+from train import export, export_source, inference, prune, resolve, schema, soup
 from train.checkpoint import Checkpoints
 from train.common.errors import UserError
 from train.common.trees import flatten, replace
@@ -266,6 +266,10 @@ def test_what_is_made_of_a_directory_is_exported_with_its_tokenizer(tmp_path):
     assert (out / name).read_bytes() == (origin / name).read_bytes()
   ours, theirs = (inference.load(x)(TEXTS) for x in (three, f"hf:{out}"))
   assert [x["text"] for x in ours] == [x["text"] for x in theirs]
+  # a run under the name of its own origin has none
+  shutil.rmtree(two)
+  three.rename(two)
+  assert export_source.open_source(two, "latest").origin is None
 
 
 def stacked(corpus, path):
@@ -312,6 +316,8 @@ def test_an_aware_runs_activations_are_kept(run, corpus, tmp_path, caplog):
   exported(run, tmp_path / "kept")
   assert schema.load_run(tmp_path / "kept").quantize.activations == "int8"
   assert "was trained with" not in caplog.text
+  exported(run, tmp_path / "groups", "--group", "4")
+  assert schema.load_run(tmp_path / "groups").quantize.activations == ""
   exported(run, tmp_path / "none", "--activations", "none")
   assert schema.load_run(tmp_path / "none").quantize.activations == ""
   assert "the activations are floats" in caplog.text

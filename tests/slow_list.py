@@ -1,8 +1,9 @@
-"""python -m tests.slow_list LOG [--over 3]
+"""python -m tests.slow_list LOG [--over 2.5] [--cases 1.4]
 
 Writes tests/slow.txt, the tests that `make test` leaves to `make test-all` because of their time
 alone: those whose call took more than `--over` seconds in LOG, the output of pytest with
---durations=0. Tests of the list that LOG did not measure stay.
+--durations=0, and cases of more than `--cases` of a test that has quicker ones. Tests of the list
+that LOG did not measure stay.
 """
 
 import argparse
@@ -26,6 +27,8 @@ KEPT = (
   "test_a_window_is_cached_as_it_is_parallel",
   "test_masked_loss_is_that_of_the_logits_of_all_tokens",
   "tests/test_house.py",
+  "test_it_computes_what_a_loop_in_numpy_does[one way]",
+  "test_lstm.py::test_cached_is_parallel[one way]",
   "test_outputs_are_those_of_transformers[bert]",
   "test_outputs_are_those_of_transformers[llama]",
   "test_a_batch_is_learned_by_heart[classes]",
@@ -54,10 +57,18 @@ def calls(log: str) -> dict[str, float]:
 def main(argv=None):
   parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[2])
   parser.add_argument("log", type=pathlib.Path)
-  parser.add_argument("--over", type=float, default=3.0, help="seconds")
+  parser.add_argument("--over", type=float, default=2.5, help="seconds")
+  parser.add_argument(
+    "--cases", type=float, default=1.4, help="seconds of one of several cases of a test"
+  )
   args = parser.parse_args(argv)
   measured = calls(args.log.read_text(encoding="utf-8", errors="replace"))
-  slow = {name for name, seconds in measured.items() if seconds > args.over}
+  quick = {name.partition("[")[0] for name, seconds in measured.items() if seconds <= args.cases}
+  slow = {
+    name
+    for name, seconds in measured.items()
+    if seconds > (args.cases if name.partition("[")[0] in quick else args.over)
+  }
   slow |= set(read()) - measured.keys()
   ids = sorted(name for name in slow if not any(text in name for text in KEPT))
   first = "# Left to `make test-all` for their time; written by tests/slow_list.py"

@@ -93,7 +93,9 @@ def as_ctranslate2(
   ctranslate2.require()
   source = open_source(workdir, checkpoint)
   if quantize and pretrained.quantized(source.trained).get("stored"):
-    raise UserError(f"--quantize: the weights of {workdir} are integers already")
+    raise UserError(
+      f"--quantize: the weights of {workdir} are integers already: name the run that it was made of"
+    )
   model, facts, roles = source.model, source.facts, source.tokenizer.roles
   ctranslate2.check(model, facts.kind)
   with _new_folder(out) as folder:

@@ -30,6 +30,11 @@ def as_peft(
       f"--format peft: {workdir} adapts a run, and PEFT a Hugging Face directory: export that run,"
       " and train adapters from it (init=hf:DIR)"
     )
+  if source.origin is None:
+    raise UserError(
+      f"--format peft: {workdir} has another tokenizer than {start.workdir}: merge its adapters"
+      " (--format hf)"
+    )
   if start.encoder_layers or start.decoder_layers or source.origin.adapter:
     what = "an adapter itself" if source.origin.adapter else "a model with other layers"
     raise UserError(

@@ -86,7 +86,10 @@ def as_run(
     if settings["weights"] == trained_with["weights"] and not settings.get("group"):
       usual["activations"] = trained_with["activations"]
   if trained_with.get("stored"):
-    raise UserError(f"--quantize: the weights of {name} are integers already")
+    raise UserError(
+      f"--quantize: the weights of {name} are integers already: name the run that it was made of,"
+      " or one that `train.export --format run` writes of it"
+    )
   settings = usual | settings | dict(stored=True, static=bool(calibrate))
   for key in ("weights", "activations") if trained_with else ():
     if settings[key] != trained_with[key]:
@@ -103,7 +106,7 @@ def as_run(
 
   model = nnx.eval_shape(build)
   weights, step = _read(trained, checkpoint, model)
-  data = on_split.OnSplit(origin, task) if has_data else None
+  data = on_split.OnSplit(origin, task, name) if has_data else None
   ranges = {}
   if calibrate:
     watching = nnx.eval_shape(build)

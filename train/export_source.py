@@ -73,13 +73,14 @@ def _origin(trained: pretrained.Pretrained) -> Directory | None:
   run, seen = trained, set()
   while run.directory is None and run.name not in seen:  # a run may have got its origin's name
     seen.add(run.name)
-    if not (name := run.config.init_from.workdir or derived.made_of(run)):
-      return None
     try:
-      run = pretrained.open(name)
-      if starting.differs(run, trained.tokenizer):
+      if not (name := run.config.init_from.workdir or derived.made_of(run)):
+        return None
+      origin = pretrained.open(name)
+      if starting.differs(origin, trained.tokenizer):
         return None
     except UserError as error:
-      logging.warning("%s, from which %s comes, is not read: %s", name, trained.name, error)
+      logging.warning("%s, from which %s comes, is not read: %s", run.name, trained.name, error)
       return None
+    run = origin
   return run.directory

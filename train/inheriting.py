@@ -93,6 +93,11 @@ def resolve(config: Mapping) -> dict:
   model = model | _patterns(model, origin.model, start, changes)
   for stack in ("encoder", "decoder"):
     if layers := start.get(f"{stack}_layers"):
+      if not model[f"{stack}_layers"]:
+        raise UserError(
+          f"init_from.{stack}_layers is {layers}, and a {task['name']} task takes no {stack} from"
+          f" {origin.name}: leave it out"
+        )
       model = model | {f"{stack}_layers": len(layers)}
   return dict(config) | dict(model=model, task=task, init_from=start)
 

@@ -20,11 +20,14 @@ def has_data(cfg) -> bool:
 
 
 class OnSplit:
-  """The task of a run, whose splits are read in its batches, on all devices of this machine."""
+  """The task of the run `name`, whose splits are read in its batches, on all devices of this
+  machine."""
 
-  def __init__(self, cfg, task):
+  def __init__(self, cfg, task, name: str):
     if not has_data(cfg):
-      raise UserError("this was made of hf:DIR and has no data: train a run from it first (init=)")
+      raise UserError(
+        f"{name} was made of hf:DIR and has no data: train a run from it first (init={name})"
+      )
     if not isinstance(task, tasks.Mixture):  # listed, so that a part of a large split can be taken
       task = dataclasses.replace(task, data={**task.data, "stream": False})
     self.task, self.split = task, cfg.evaluate.split

@@ -42,16 +42,20 @@ def main(argv):
   weights, step = derived.read(trained, args.checkpoint)
   gated = trained.build(section, task)
   sizes = pruning.add_gates(gated)
-  data = on_split.OnSplit(trained.config, task)
+  shares = dict(heads=args.heads, units=args.mlp)
+  like = pruning.choose({path: np.zeros(size) for path, size in sizes.items()}, section, **shares)
+  cfg = derived.changed(origin, model=pruning.smaller_config(section, like))
+  try:  # before the dear part
+    model = trained.build(cfg.model, task)
+  except UserError as error:
+    raise UserError(f"--heads {args.heads} --mlp {args.mlp}: {error}; or other shares") from error
+  data = on_split.OnSplit(trained.config, task, trained.name)
 
   def compute(model, batch):
     return pruning.importance(task, model, sizes, batch)
 
   values = data.gather(gated, weights, args.split, compute, np.add, args.batches)
-  kept = pruning.choose(values, section, heads=args.heads, units=args.mlp)
-  smaller = pruning.cut(weights, kept)
-  cfg = derived.changed(origin, model=pruning.smaller_config(section, kept))
-  model = trained.build(cfg.model, task)
+  smaller = pruning.cut(weights, pruning.choose(values, section, **shares))
   command = ["python", "-m", "train.prune", *argv]
   facts = dict(origin=trained, step=step, command=command)
   derived.write(args.out, cfg, smaller, model, **facts)

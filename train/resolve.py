@@ -16,6 +16,8 @@ from train.record import config, older, workdir
 TOKENIZER = ("vocab_size", "special", "sentinels", "path", *samples.KEYS)  # keys of some tokenizers
 WORKDIR = "init_from.workdir="
 LAYERS = ("init_from.encoder_layers", "init_from.decoder_layers")
+NO_LAYERS = ("", "()", "[]")
+NO_START = "has no effect: there is no model to start from (init=)"
 
 
 def load(text: str, overrides: Sequence[str] = (), check=schema.check) -> ConfigDict:
@@ -70,7 +72,9 @@ def load_again(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Config
   cfg = _override(cfg, overrides)
   after = config.flat(cfg)
   wrong = [key for key in LAYERS if after[key] != before[key]]
-  if wrong and cfg.init_from.workdir:
+  if wrong and not cfg.init_from.workdir:
+    raise UserError(f"--config.{wrong[0]} {NO_START}")
+  if wrong:
     raise UserError(
       f"--config.{wrong[0]}: settings of the model depend on the layers that it has from another:"
       f" start anew from the config file of {path}"
@@ -84,10 +88,11 @@ def _with_layers(written: ConfigDict, overrides: Sequence[str]) -> tuple[ConfigD
   settings of an inherited model depend on them, and the other overrides."""
   early = [text for text in overrides if text.partition("=")[0] in LAYERS]
   if not early or "inherit" not in written.get("model", {}):
-    starts = "init_from" in written or any(text.startswith(WORKDIR) for text in overrides)
-    named = [text for text in early if text.partition("=")[2] not in ("", "()", "[]")]
-    if named and not starts:
-      raise UserError(f"--config.{named[0]} has no effect: there is no model to start from (init=)")
+    start = [written.get("init_from", {}).get("workdir")]
+    start += [text.removeprefix(WORKDIR) for text in overrides if text.startswith(WORKDIR)]
+    named = [text for text in early if text.partition("=")[2] not in NO_LAYERS]
+    if named and not start[-1]:
+      raise UserError(f"--config.{named[0]} {NO_START}")
     return written, list(overrides)
   written = ConfigDict(written).unlock()
   usual = {key.partition(".")[2]: () for key in LAYERS}

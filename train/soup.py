@@ -4,10 +4,11 @@ Averages the weights of runs that were fine-tuned from the same model: a greedy 
 al. 2022, recipe 1). The runs are sorted by their checkpoint.best_metric on the split that they
 evaluate; each in turn is added if the mean of all weights so far does not get worse. The soup is a
 run's folder, which predict, evaluate, export and init= read. --uniform averages all of them. Of
-the sections model and task, runs may differ in dropout, label_smoothing, z_loss, class_weights,
-seed and how they compute; the first one's settings judge all.
+the sections model, task and quantize, runs may differ in dropout, label_smoothing, z_loss,
+class_weights, seed and how they compute; the first one's settings judge all.
 """
 
+import collections
 import json
 import math
 
@@ -20,7 +21,7 @@ from train.common import entry, paths
 from train.common.errors import UserError, indented
 from train.record.config import flat
 
-SAME = ("model.", "task.")  # of all runs, but for settings of training alone
+SAME = ("model.", "task.", "quantize.")  # of all runs, but for settings of training alone
 TASK_FREE = ("label_smoothing", "z_loss", "class_weights", "seed", "pack", "loss_chunks")
 
 
@@ -28,6 +29,9 @@ def main(argv):
   args = build_parser().parse_args(argv)
   if len(args.runs) < 2:
     raise UserError("--runs: give two runs or more")
+  (name, times), *_ = collections.Counter(str(paths.of(x)) for x in args.runs).most_common()
+  if times > 1:
+    raise UserError(f"--runs: {name} is named {times} times")
   derived.check_new(args.out)
   opened = [pretrained.open(name) for name in args.runs]
   first = _check(opened)
@@ -38,7 +42,7 @@ def main(argv):
     raise UserError(f"--metric {metric}: say whether it is to be large, --mode max, or --mode min")
   sign = {"min": -1, "max": 1}[mode]
   model = first.build(cfg.model, task)
-  on = on_split.OnSplit(cfg, task)
+  on = on_split.OnSplit(cfg, task, first.name)
 
   def value(weights) -> float:
     scores = on.scores(model, weights, decodes=bool(cfg.evaluate.decode_every))

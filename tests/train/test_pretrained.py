@@ -151,8 +151,16 @@ def test_layers_are_chosen_by_override_as_by_argument(key):
     assert load(f"{text},layers=0", [f"init_from.{key}=(1,)"]).to_dict() == ours.to_dict()
   usual = load(f"{ROOT}/configs/causal.py:small", [f"init_from.{key}=()"])
   assert usual.to_dict() == load(f"{ROOT}/configs/causal.py:small").to_dict()
-  with pytest.raises(UserError, match=rf"init_from.{key}=\(1,\) has no effect: there is no model"):
-    load(f"{ROOT}/configs/causal.py:small", [f"init_from.{key}=(1,)"])
+  for start in ([], ["init_from.workdir="]):
+    with pytest.raises(UserError, match=rf"init_from.{key}=\(1,\) has no effect: there is no"):
+      load(f"{ROOT}/configs/causal.py:small", [*start, f"init_from.{key}=(1,)"])
+
+
+@pytest.mark.parametrize("name", ["bart", "bert"])
+def test_layers_of_a_stack_that_a_task_leaves_out_are_refused(name, corpus):
+  text = f"{ROOT}/configs/tag.py:data={corpus},init=hf:{FIXTURES / name}"
+  with pytest.raises(UserError, match=r"decoder_layers is \(0,\), and a tagging task takes no"):
+    load(text, ["init_from.decoder_layers=(0,)"])
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,8 @@ def test_runs_of_other_models_are_refused(runs, corpus, tmp_path, capsys):
   train_config("classify.py:small,data={folder}", corpus, other, **{"model.mlp_dim": 32})
   with pytest.raises(UserError, match=r"differ:\n  model.mlp_dim"):
     cook([*runs, other], tmp_path / "x", capsys)
+  with pytest.raises(UserError, match="seed0 is named 2 times"):
+    cook([*[*runs][:1], f"{next(iter(runs))}/"], tmp_path / "x", capsys)
   with pytest.raises(UserError, match="two runs or more"):
     cook([*runs][:1], tmp_path / "x", capsys)
   with pytest.raises(UserError, match="--mode max, or"):

@@ -28,7 +28,7 @@ def is_stacked(path: str) -> bool:
 
 def unstack_layers(weights: Mapping) -> dict:
   """Returns `path -> array` with each layer's weights under its own path."""
-  split, leads = {}, _leads(weights)
+  split, leads = {}, leading(weights)
   for path, weight in weights.items():
     if match := _ALL.fullmatch(path):
       for layer, part in enumerate(weight, start=leads[match[1]]):
@@ -46,7 +46,7 @@ def stack_layers(weights: Mapping, like: Mapping | None = None) -> dict:
   All layers of all stacks are, or those that are stacked in the paths of `like`.
   """
   others, layers = {}, collections.defaultdict(dict)
-  leads = _leads(like or {})
+  leads = leading(like or {})
   stacked = None if like is None else {m[1] for m in map(_ALL.fullmatch, like) if m}
   for path, weight in weights.items():
     match = _ONE.fullmatch(path)
@@ -66,8 +66,18 @@ def match_layers(weights: Mapping, others: Mapping) -> dict:
   return stack_layers(unstack_layers(weights), like=others)
 
 
-def _leads(paths) -> collections.Counter:
-  """Returns the number of layers of each stack that stand before the stacked ones."""
+def single_layers(path: str, leads: Mapping[str, int]) -> str:
+  """Returns a pattern of the paths that `path` has where each layer has its own; `leads` are those
+  of the weights (`leading`)."""
+  if match := _ALL.fullmatch(path):
+    first = "|".join(map(str, range(leads[match[1]])))
+    number = rf"(?!(?:{first})/)\d+" if first else r"\d+"
+    return f"{match[1]}blocks/{number}/{match[2]}"
+  return _LEAD.sub(r"\1blocks/\2/\3", path)
+
+
+def leading(paths) -> collections.Counter:
+  """Returns the number of layers of each stack ("encoder/") that stand before the stacked ones."""
   layers = {(match[1], match[2]) for match in map(_LEAD.fullmatch, paths) if match}
   return collections.Counter(stack for stack, _ in layers)
 

@@ -237,6 +237,9 @@ def check(settings: Mapping, task: Mapping) -> None:
     return
   if settings["cache"]:
     _check_cache(settings)
+  for key in ("layers", "decoder_layers"):
+    if wrong := [layer for layer in settings[key] if type(layer) is not int]:
+      raise UserError(f"distill.{key} is {settings[key]}: {wrong[0]!r} is no number of a layer")
   if not any(settings[part] for part in PARTS[1:]):
     raise UserError(
       "distill.teacher is set, and the weights distill.soft, .hidden and .attention are all 0"

@@ -6,7 +6,6 @@ stores the integers, with which prediction computes.
 """
 
 import dataclasses
-import re
 import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from flax import nnx
 
 from model.embeddings import Table
 from train.common.errors import UserError, idle
-from train.common.trees import is_stacked
+from train.common.trees import flatten, is_stacked, leading, single_layers
 from train.compression import integers, linears
 from train.compression.integers import Axes
 
@@ -226,8 +225,9 @@ def of_single_layers(
   """Returns the settings with patterns of the same layers where each has its own path; those of
   `model` may be stacked. `leave` is that of `find`."""
   names = {path.rpartition("/")[0] for path in find(model, settings, leave)}
-  paths = {re.sub(r"/(blocks/(?!\d)|lead/\d+/)", r"/blocks/\\d+/", name) for name in names}
-  return {**settings, "layers": tuple(sorted(f"^{path}$" for path in paths)), "skip": ()}
+  leads = leading(flatten(nnx.to_pure_dict(nnx.state(model))))
+  patterns = {f"^{single_layers(name, leads)}$" for name in names}
+  return {**settings, "layers": tuple(sorted(patterns)), "skip": ()}
 
 
 def count(weights: Mapping) -> int:
@@ -246,7 +246,9 @@ def check(settings: Mapping, model: str = "transformer") -> None:
   if model != "transformer":
     raise UserError(f"quantize.weights: a model of the kind {model} is not quantized")
   if settings["activations"] and settings["group"]:
-    raise UserError("quantize.group: with activations, all inputs share a scale: set it to 0")
+    raise UserError(
+      "quantize.group: with activations, all inputs share a scale: set it to 0 (--group 0)"
+    )
   if settings["activations"] and settings["weights"] == "int4":
     raise UserError("quantize.activations: int4 weights are multiplied as floats: set it to ''")
   if settings["activations"] == "int8" and settings["weights"] == "fp8":
@@ -265,7 +267,10 @@ def _stored_shapes(shape, how: How):
 def _check_size(path: str, shape, axes: Axes, settings: Mapping) -> None:
   size, group = shape[axes.inputs[-1]], settings["group"]
   if group and size % group:
-    raise UserError(f"quantize.group {group} does not divide the {size} inputs of {path}")
+    raise UserError(
+      f"quantize.group {group} does not divide the {size} inputs of {path}: set it to a number that"
+      " does, or name the layer in quantize.skip"
+    )
   if settings["weights"] == "int4" and shape[axes.packed] % 2:
     raise UserError(
       f"quantize.weights=int4: {path} has {shape[axes.packed]} rows, an odd number, of which no two"

@@ -300,6 +300,8 @@ def test_a_student_starts_from_chosen_layers(teacher, corpus, tmp_path):
       np.testing.assert_array_equal(after[name], before[name], err_msg=name)
   with pytest.raises(UserError, match=r"init_from.encoder_layers: .*start anew"):
     resolve.load_again(tmp_path, ["init_from.encoder_layers=(0,)"])
+  with pytest.raises(UserError, match=r"init_from.encoder_layers has no effect"):
+    resolve.load_again(path, ["init_from.encoder_layers=(0,)"])
 
 
 def test_a_run_that_distils_writes_the_parts_and_is_loaded_as_any_other(teacher, corpus, tmp_path):
@@ -403,6 +405,8 @@ def test_settings_without_effect_are_refused(teacher, corpus):
     resolve.load(f"{text},init={teacher[0]},layers=0-2")
   with pytest.raises(UserError, match="are all 0"):
     resolve.load(f"{text},init={teacher[0]},teacher={teacher[0]}", ["distill.soft=0.0"])
+  with pytest.raises(UserError, match=r"distill.layers is \('0\+1',\): '0\+1' is no number"):
+    resolve.load(f"{text},init={teacher[0]},teacher={teacher[0]}", ["distill.layers=0+1"])
   with pytest.raises(UserError, match="hidden_loss"):
     resolve.load(f"{text},init={teacher[0]}", ["distill.hidden_loss=l1"])
 

@@ -1,5 +1,6 @@
 """Quantized weights stay within their bound, and compute the same however they are held."""
 
+import collections
 import json
 import re
 import shutil
@@ -12,11 +13,12 @@ from flax import nnx
 
 from tests.helpers import FIXTURES, ROOT, train_config
 from tests.train.tasks import helpers
-from train import export, export_source, inference, prune, resolve, schema, soup
+from train import export, export_source, inference, pretrained, prune, resolve, schema, soup, tasks
+from train.build import build_model
 from train.checkpoint import Checkpoints
 from train.common.errors import UserError
-from train.common.trees import flatten, replace
-from train.compression import integers, quantization
+from train.common.trees import flatten, replace, unstack_layers
+from train.compression import integers, linears, quantization
 from train.compression.integers import Axes
 from train.compression.quantization import QUANTIZE
 from train.data import batches
@@ -141,13 +143,22 @@ def requests(task):
   return next(iter(batches.requests(items, 2, longest, 0)))
 
 
-def test_scanned_layers_are_rounded_as_single_ones(data, tmp_path):
-  settings = QUANTIZE | dict(weights="int8")
+@pytest.mark.parametrize("how", [{}, dict(layers=("blocks/mlp/",)), dict(skip=("lead/", "query"))])
+@pytest.mark.parametrize("depth", [2, 3])
+def test_scanned_layers_are_rounded_as_single_ones(depth, how, data, tmp_path):
+  """Of three layers, whose windows repeat after two, the first stands before the scan."""
+  settings = QUANTIZE | dict(weights="int4") | how
   task, *_ = helpers.build("classes", data, tmp_path)
   batch, losses = helpers.first_batch(task), []
-  for scan in (False, True):
-    body = helpers.MODEL | dict(encoder_layers=2, decoder_layers=0, scan_layers=scan)
-    losses.append(float(jax.jit(task.loss)(built(settings, body, task), batch, None)["loss"][0]))
+  body = helpers.MODEL | dict(encoder_layers=depth, decoder_layers=0, window=(4, None))
+  if how.get("skip") and depth == 2:
+    settings["skip"] = ("query",)
+  for scan in (True, False):
+    model = helpers.build_model(body | dict(scan_layers=scan), task, seed=0)
+    if scan:
+      single = quantization.of_single_layers(settings, model)
+    quantization.apply(model, settings if scan else single)
+    losses.append(float(jax.jit(task.loss)(model, batch, None)["loss"][0]))
   np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
@@ -226,8 +237,14 @@ def test_an_exported_run_is_predicted_with_evaluated_and_started_from(
     **{"schedule.peak": 0.0},
   )
   assert {str(x.dtype) for x in after.values()} == {"float32"}
-  with pytest.raises(UserError, match="are integers already"):
+  with pytest.raises(UserError, match="are integers already: name the run that it was made of"):
     exported(out, tmp_path / "again")
+  with pytest.raises(UserError, match="holds integers: prune the run that it was made of"):
+    prune.main(["--workdir", str(out), "--heads", "0.5", "--out", str(tmp_path / "pruned")])
+  with pytest.raises(UserError, match=r"is no run with floats: `train.export --format run` writes"):
+    soup.main(["--runs", str(run), str(out), "--out", str(tmp_path / "soup")])
+  with pytest.raises(UserError, match=r"distill.teacher .* holds integers: name the run"):
+    train_config(f"classify.py:small,data={corpus},teacher={out}", corpus, tmp_path / "student")
   with pytest.raises(UserError, match="name a new folder"):
     exported(run, out)
   with pytest.raises(UserError, match="which no update moves"):
@@ -266,15 +283,16 @@ def test_what_is_made_of_a_directory_is_exported_with_its_tokenizer(tmp_path):
     assert (out / name).read_bytes() == (origin / name).read_bytes()
   ours, theirs = (inference.load(x)(TEXTS) for x in (three, f"hf:{out}"))
   assert [x["text"] for x in ours] == [x["text"] for x in theirs]
-  # a run under the name of its own origin has none
+  # a run under the name of its own origin has none, nor has one whose origin is gone
   shutil.rmtree(two)
+  assert export_source.open_source(three, "latest").origin is None
   three.rename(two)
   assert export_source.open_source(two, "latest").origin is None
 
 
-def stacked(corpus, path):
+def stacked(corpus, path, **changes):
   """Trains a run that is aware of the integers of some of its scanned layers."""
-  changes = {"quantize.weights": "int4", "quantize.group": 4, "schedule.peak": 0.01}
+  changes |= {"quantize.weights": "int4", "quantize.group": 4, "schedule.peak": 0.01}
   changes |= {"model.scan_layers": True, "quantize.layers": ("blocks/mlp/", "query$", "labels$")}
   train_config("classify.py:small,data={folder}", corpus, path, **changes)
   return path
@@ -300,13 +318,26 @@ def test_an_aware_run_is_exported_as_it_computes(corpus, tmp_path):
 
 @pytest.mark.slow
 def test_an_aware_run_of_scanned_layers_is_averaged_and_pruned(corpus, tmp_path):
-  run = stacked(corpus, tmp_path / "run")
-  same, pruned = tmp_path / "same", tmp_path / "pruned"
-  loss = ("--metric", "loss", "--mode", "min")
-  soup.main(["--runs", str(run), str(run), "--out", str(same), *loss])
-  ours, theirs = (inference.load(x).arrays(TEXTS)["logits"] for x in (run, same))
-  np.testing.assert_allclose(theirs, ours, atol=1e-5)
-  prune.main(["--workdir", str(run), "--out", str(pruned), "--mlp", "0.5"])
+  runs = [stacked(corpus, tmp_path / f"run{seed}", seed=seed) for seed in (0, 1)]
+  run, mean, pruned = runs[0], tmp_path / "mean", tmp_path / "pruned"
+  more = ("--uniform", "--metric", "loss", "--mode", "min", "--out", str(mean))
+  soup.main(["--runs", *map(str, runs), *more])
+  *parts, whole = (inference.load_run(x, "latest").params for x in (*runs, mean))
+  parts = [unstack_layers(flatten(x)) for x in parts]
+  for path, x in flatten(whole).items():
+    np.testing.assert_allclose(x, (parts[0][path] + parts[1][path]) / 2, atol=1e-7, err_msg=path)
+  # it rounds as they do
+  how = schema.load_run(mean).quantize
+  assert (how.weights, how.group, len(how.layers)) == ("int4", 4, 4)
+  other = tmp_path / "other"
+  shutil.copytree(run, other)
+  (other / "config.json").write_text((run / "config.json").read_text().replace("int4", "int8"))
+  with pytest.raises(UserError, match=r"differ:\n  quantize.weights: 'int4' and 'int8'"):
+    soup.main(["--runs", str(run), str(other), "--out", str(tmp_path / "x")])
+  words = ["--workdir", str(run), "--out", str(pruned), "--mlp"]
+  with pytest.raises(UserError, match=r"--mlp 0.3: quantize.group 4 does not .*; or other shares"):
+    prune.main([*words, "0.3"])
+  prune.main([*words, "0.5"])
   inference.load(pruned).arrays(TEXTS)
   assert schema.load_run(pruned).quantize.weights == "int4"
 
@@ -323,16 +354,38 @@ def test_an_aware_runs_activations_are_kept(run, corpus, tmp_path, caplog):
   assert "the activations are floats" in caplog.text
 
 
-def test_ranges_are_those_of_the_split(run, tmp_path):
+def ranges_read(run, split, monkeypatch):
+  """Returns path -> the largest magnitude that each linear layer of a run reads on a split, by
+  calling its model without jit."""
+  trained = pretrained.open(run)
+  task, cfg = trained.task(), trained.config
+  model = build_model(cfg.model, task, seed=0)
+  params = nnx.to_pure_dict(nnx.state(model))
+  nnx.update(model, replace(params, trained.weights("latest")[0]))
+  for path, layer in linears.find(model, (".",), "test").items():
+    layer.path = path
+  seen = collections.defaultdict(float)
+  for layer_class in (nnx.Linear, nnx.LinearGeneral):
+
+    def call(self, inputs, *args, whole=layer_class.__call__, **kwargs):
+      seen[self.path] = max(seen[self.path], float(np.abs(inputs).max()))
+      return whole(self, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(layer_class, "__call__", call)
+  for batch in batches.eval_batches(task.items(split), tasks.layout(task, cfg.batch_size)):
+    task.loss(model, batch, None)
+  return seen
+
+
+def test_ranges_are_those_of_the_split(run, tmp_path, monkeypatch):
   report = exported(run, tmp_path / "a", "--activations", "int8", "--calibrate", "validation")
   assert close(report, 0.05)
-  ranges = [
-    float(x)
-    for path, x in flatten(inference.load_run(tmp_path / "a", "latest").params).items()
-    if path.endswith(quantization.RANGE)
-  ]
-  assert ranges
-  assert min(ranges) > 0
+  held = flatten(inference.load_run(tmp_path / "a", "latest").params)
+  with monkeypatch.context() as patched:
+    expected = ranges_read(run, "validation", patched)
+  assert len(expected) == 5  # query, key and value are one product there
+  for layer, span in expected.items():
+    np.testing.assert_allclose(held[f"{layer}/{quantization.RANGE}"], span, rtol=1e-5)
   with pytest.raises(UserError, match="give --activations"):
     exported(run, tmp_path / "b", "--activations", "none", "--calibrate", "validation")
   with pytest.raises(UserError, match=r"nothing"):

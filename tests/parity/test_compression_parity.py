@@ -68,3 +68,11 @@ def test_a_pruned_run_gives_the_same_texts_there(name, flags, form, tmp_path):
   export.FORMATS[form](tmp_path / "run", "latest", tmp_path / "out", check=True)
   card = (tmp_path / "out" / "README.md").read_text()
   assert "for 20 inputs." in card
+
+
+@pytest.mark.parametrize("name", ["post_norm", "classifier"])
+def test_a_run_of_integers_gives_the_same_texts_in_transformers(name, tmp_path):
+  stored, out = tmp_path / "int8", tmp_path / "out"
+  export.main(["--workdir", str(TRAINED / name), "--quantize", "int8", "--out", str(stored)])
+  export.as_hf(stored, "latest", out, check=True)
+  assert "for 20 inputs." in (out / "README.md").read_text()

@@ -68,6 +68,7 @@ def test_adapters_of_a_trained_model_give_the_same_labels_there(tmp_path):
   answers = [output["text"] for output in inference.load(run)(commands)]
   labels = inference.load_run(run, "latest").task.labels
   assert [labels[number] for number in theirs] == answers
+  assert [output["text"] for output in inference.load(f"hf:{out}")(commands)] == answers
   assert np.mean([answer == first_verb(text) for answer, text in zip(answers, commands)]) > 0.9
 
 

@@ -111,15 +111,15 @@ def test_two_workers_share_a_search_and_resume_the_trial_of_a_third(tmp_path):
 
 @pytest.mark.slow
 def test_real_trainings_of_a_killed_worker_are_resumed(tmp_path):
-  """The training is killed when it has saved step 5 and not step 10."""
+  """The training is killed when it has saved and sealed step 5 and not saved step 10."""
   (tmp_path / "mine.py").write_text(FILE)
   folder = tmp_path / "mine" / "small" / "search"
   first = start_worker("experiments.search", tmp_path, 3, grace=60)
   while True:
     assert first.poll() is None, first.stdout.read()
     time.sleep(0.01)
-    saved = list(folder.glob("trials/*/checkpoints/5/commit_success.txt"))
-    saved = [file.parents[1] for file in saved if not (file.parents[1] / "10").exists()]
+    saved = [file.parents[1] / "checkpoints" for file in folder.glob("trials/*/checksums/5.json")]
+    saved = [checkpoints for checkpoints in saved if not (checkpoints / "10").exists()]
     if saved:
       os.killpg(first.pid, signal.SIGSTOP)
       if not (saved[0] / "10").exists():
